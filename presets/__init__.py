@@ -1,0 +1,1 @@
+"""Presets: parameter files that come with PyPty."""

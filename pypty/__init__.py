@@ -1,0 +1,53 @@
+"""PyPty: quantitative phase images from 4D-STEM data by iterative ptychography.
+
+The names below are loaded on first use, so that ``import pypty`` is cheap and needs no GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "3.0.0"
+
+if TYPE_CHECKING:
+    from pypty.iterative import check, evaluate, plan, run, simulate
+    from pypty.output.checkpoints import load_checkpoint
+    from pypty.params.presets import load_preset
+    from pypty.result import Result
+
+_WHERE = {
+    "run": "pypty.iterative",
+    "evaluate": "pypty.iterative",
+    "simulate": "pypty.iterative",
+    "check": "pypty.iterative",
+    "plan": "pypty.iterative",
+    "Result": "pypty.result",
+    "load_checkpoint": "pypty.output.checkpoints",
+    "load_preset": "pypty.params.presets",
+}
+_MODULES = ("backend", "errors", "iterative", "optics", "params", "plots", "result")
+
+__all__ = [
+    "Result",
+    "__version__",
+    "check",
+    "evaluate",
+    "load_checkpoint",
+    "load_preset",
+    "plan",
+    "run",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"pypty.{name}")
+    raise AttributeError(f"module 'pypty' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_MODULES})

@@ -1,0 +1,135 @@
+"""Which array library computes: NumPy, or CuPy on a CUDA device. The only place that decides."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pypty.errors import BackendError
+
+Array: TypeAlias = Any
+"""A NumPy or CuPy array: the two share one interface, but no type."""
+
+PRECISIONS = {
+    "single": (np.dtype(np.float32), np.dtype(np.complex64)),
+    "double": (np.dtype(np.float64), np.dtype(np.complex128)),
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An array library with the precision of the waves.
+
+    Attributes
+    ----------
+    name : "cpu" or "gpu"
+    xp : the array module (numpy or cupy)
+    real, complex : dtypes of intensities and waves
+    """
+
+    name: str
+    xp: Any
+    real: np.dtype
+    complex: np.dtype
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.name == "gpu"
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        """Copy ``array`` to the device of this backend (no copy where it is there already)."""
+        return self.xp.asarray(array, dtype=dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.zeros(shape, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class GpuStatus:
+    """What was found when looking for a GPU; ``reason`` is empty when it is usable."""
+
+    usable: bool
+    reason: str
+    device: str = ""
+    cupy_version: str = ""
+
+
+def to_host(array: Array) -> np.ndarray:
+    """The array as NumPy array (a copy only when it comes from a device)."""
+    get = getattr(array, "get", None)
+    return np.asarray(get() if callable(get) else array)
+
+
+def array_module(array: Array) -> Any:
+    """The module (numpy or cupy) whose functions take ``array``."""
+    if isinstance(array, np.ndarray) or np.isscalar(array):
+        return np
+    return importlib.import_module(type(array).__module__.split(".")[0])
+
+
+def cupy_module() -> Any:
+    """CuPy, or None where it is not installed."""
+    try:
+        return importlib.import_module("cupy")
+    except ImportError:
+        return None
+
+
+def gpu_status() -> GpuStatus:
+    """Look for a usable CUDA device, and say why there is none.
+
+    ``import cupy`` succeeds on machines without a driver, so the import alone decides nothing.
+    """
+    cupy = cupy_module()
+    if cupy is None:
+        return GpuStatus(False, "CuPy is not installed; install it with  pip install 'pypty[gpu]'  "
+                                "(CUDA 12) or  pip install 'pypty[gpu13]'  (CUDA 13)")
+    version = str(cupy.__version__)
+    if not cupy.is_available():
+        return GpuStatus(False, "CuPy is installed, but finds no CUDA device (no driver, or no visible GPU)",
+                         cupy_version=version)
+    try:
+        probe = cupy.arange(4, dtype=cupy.float32).sum()
+        working = float(probe.get()) == 6.0
+        name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    except (RuntimeError, ImportError, OSError) as error:
+        return GpuStatus(False, f"CuPy finds a device, but a first sum on it fails: {error}",
+                         cupy_version=version)
+    reason = "" if working else "the device returned a wrong sum"
+    return GpuStatus(working, reason, device=name, cupy_version=version)
+
+
+def select(name: str = "auto", precision: str = "double") -> Backend:
+    """Choose the device.
+
+    Parameters
+    ----------
+    name : "auto" (a GPU where one works, else the CPU), "cpu" or "gpu"
+    precision : "single" or "double"
+
+    Raises
+    ------
+    BackendError
+        ``name="gpu"`` and no GPU can be used.
+    """
+    real, complex_ = PRECISIONS[precision]
+    if name == "cpu":
+        return Backend("cpu", np, real, complex_)
+    status = gpu_status()
+    if status.usable:
+        return Backend("gpu", cupy_module(), real, complex_)
+    if name == "gpu":
+        raise BackendError(f"backend='gpu' was asked for, but: {status.reason}. "
+                           "Use backend='cpu' or 'auto', or see  pypty doctor.")
+    return Backend("cpu", np, real, complex_)
+
+
+def available_cores() -> int:
+    """Number of cores this process may use (its affinity, not the machine's size)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)

@@ -1,0 +1,1 @@
+"""Measured patterns: where they are, how they are prepared, how they reach the device."""

@@ -1,0 +1,112 @@
+"""Batches of patterns on the device, in the layout of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.backend.array import Array, Backend
+from pypty.data.preprocess import Preprocess, to_corner
+from pypty.data.sources import PatternSource
+from pypty.data.survey import blank_ignored
+
+_CHUNK_PATTERNS = 256
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some scan positions that are computed together.
+
+    Attributes
+    ----------
+    index : (B,) int, host
+        Which patterns.
+    corners : (B, 2) int, host
+        [y, x] of the first pixel of each window in the object.
+    data : (B, ky, kx) on the device, zero frequency first; None when simulating
+    weights : broadcasts to data, or None (all 1)
+    """
+
+    index: np.ndarray
+    corners: np.ndarray
+    data: Array = None
+    weights: Array = None
+
+
+class Feed:
+    """Gives batches; keeps the patterns in memory, in their own type, when told to.
+
+    Parameters
+    ----------
+    source : where patterns come from; None gives batches without data
+    weights : detector weights (ky, kx) or (N, ky, kx) as measured, "nan", or None
+    multiplier : factor on every count, applied on the device
+    """
+
+    def __init__(self, backend: Backend, source: PatternSource | None, corners: np.ndarray,
+                 preprocess: Preprocess | None = None, weights: np.ndarray | str | None = None,
+                 multiplier: float = 1.0) -> None:
+        self.backend = backend
+        self.source = source
+        self.corners = corners
+        self.preprocess = preprocess or Preprocess()
+        self.multiplier = multiplier
+        self._weights = weights
+        self._common_weights = (backend.asarray(to_corner(self.preprocess.weights(weights)), backend.real)
+                                if isinstance(weights, np.ndarray) and weights.ndim == 2 else None)
+        self._resident: np.ndarray | None = None
+
+    @property
+    def n_patterns(self) -> int:
+        return len(self.corners)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that :meth:`make_resident` takes."""
+        if self.source is None:
+            return 0
+        n, *measured = self.source.shape
+        ky, kx = self.preprocess.pattern_shape((measured[0], measured[1]))
+        return n * ky * kx * max(self.source.dtype.itemsize, 1)
+
+    def make_resident(self) -> None:
+        """Read and prepare all patterns once, keeping their type."""
+        if self.source is None or self._resident is not None:
+            return
+        n = self.source.shape[0]
+        for start in range(0, n, _CHUNK_PATTERNS):
+            part = self._prepare(np.arange(start, min(start + _CHUNK_PATTERNS, n)))
+            if self._resident is None:
+                self._resident = np.empty((n, *part.shape[1:]), part.dtype)
+            self._resident[start:start + len(part)] = part
+
+    def _prepare(self, indices: np.ndarray) -> np.ndarray:
+        assert self.source is not None
+        data = blank_ignored(self.source.read(indices), indices, self._weights)
+        return to_corner(self.preprocess.patterns(data))
+
+    def patterns(self, indices: np.ndarray) -> np.ndarray:
+        """Prepared patterns on the host, zero frequency first, in their own type, without the multiplier."""
+        return self._prepare(indices) if self._resident is None else self._resident[indices]
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """The batch of these patterns (sorted indices)."""
+        corners = self.corners[indices]
+        if self.source is None:
+            return Batch(indices, corners)
+        data = self.backend.asarray(self.patterns(indices)).astype(self.backend.real)
+        if self.multiplier != 1:
+            data *= self.multiplier
+        return Batch(indices, corners, data, self._batch_weights(indices))
+
+    def _batch_weights(self, indices: np.ndarray) -> Array:
+        if self._weights is None or self._common_weights is not None:
+            return self._common_weights
+        if isinstance(self._weights, str):
+            assert self.source is not None
+            raw = self.source.read(indices)
+            mask = (~np.isnan(raw)).astype(float) if raw.dtype.kind == "f" else np.ones(raw.shape)
+        else:
+            mask = self._weights[indices]
+        return self.backend.asarray(to_corner(self.preprocess.weights(mask)), self.backend.real)

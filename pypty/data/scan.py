@@ -1,0 +1,104 @@
+"""Scan positions: which window of the object each pattern sees, and how large the object must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.errors import ParameterError
+from pypty.params.settings import Settings
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Windows on the object.
+
+    Attributes
+    ----------
+    positions : (N, 2) float64
+        [y, x] of each window's top-left corner in pixels of the object, sub-pixel part included.
+    corners : (N, 2) int64
+        The whole pixels of it; the probe is shifted by the rest.
+    object_shape : (Y, X)
+    moved : (2,) float64
+        What was added to the positions that the user gave.
+    """
+
+    positions: np.ndarray
+    corners: np.ndarray
+    object_shape: tuple[int, int]
+    moved: np.ndarray
+
+    @property
+    def has_subpixel(self) -> bool:
+        """Whether any window is off the pixel grid."""
+        return bool((self.positions != self.corners).any())
+
+
+def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> Scan:
+    """Place the scan on the object.
+
+    Unless ``skip_preprocessing`` or an earlier run is continued (``epoch_prev`` > 0), positions are moved so
+    that the smallest is ``extra_space_on_side_px``. Their whole part is ``round()``.
+
+    Parameters
+    ----------
+    window : (ny, nx) of a probe
+    used : indices of the patterns that count when ``use_full_FOV`` is False
+
+    Raises
+    ------
+    ParameterError
+        A window would begin outside the object (negative), which only happens when nothing is moved.
+    """
+    positions, corners = _split(settings)
+    moved = np.zeros(2)
+    counting = slice(None) if settings["use_full_FOV"] else used
+    extra = 0 if settings["skip_preprocessing"] else settings["extra_space_on_side_px"]
+    if not (settings["skip_preprocessing"] or settings["epoch_prev"] > 0):
+        moved = extra - positions[counting].min(axis=0)
+        whole = settings["positions_correction"] is None
+        positions = positions + moved
+        corners = np.round(positions).astype(np.int64) if whole else corners + np.round(moved).astype(np.int64)
+        if not settings["allow_subPixel_shift"]:
+            positions = corners.astype(float)
+    outside = np.flatnonzero((corners[counting] < 0).any(axis=1))
+    if len(outside):
+        row = corners[counting][outside[0]]
+        raise ParameterError(
+            f"positions: {len(outside)} windows begin outside the object, the first at [y, x] = {row.tolist()} px; with "
+            "skip_preprocessing=True (or epoch_prev > 0) positions are taken as they are and must be >= 0")
+    needed = corners[counting].max(axis=0) + np.array(window) + extra
+    obj = settings["obj"]
+    given = (1, 1) if obj is None else obj.shape[:2]
+    shape = (int(max(given[0], needed[0])), int(max(given[1], needed[1])))
+    return Scan(positions, corners, shape, moved)
+
+
+def _split(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+    """Full positions and their whole part; with positions_correction the given positions are the whole part."""
+    given = settings["positions"]
+    correction = settings["positions_correction"]
+    corners = np.round(given).astype(np.int64)
+    positions = given if correction is None else given + correction
+    return (positions if settings["allow_subPixel_shift"] else corners.astype(float)), corners
+
+
+def sort_sequence(sequence: np.ndarray | None, n_patterns: int) -> np.ndarray:
+    """Sorted, unique indices of the patterns to use.
+
+    Raises
+    ------
+    ParameterError
+        An index is out of range.
+    """
+    if sequence is None:
+        return np.arange(n_patterns)
+    indices = np.unique(np.asarray(sequence, dtype=np.int64))
+    if len(indices) == 0:
+        raise ParameterError("sequence: given no index; name at least one pattern")
+    if indices[0] < 0 or indices[-1] >= n_patterns:
+        bad = int(indices[0] if indices[0] < 0 else indices[-1])
+        raise ParameterError(f"sequence: index {bad} given, but there are {n_patterns} patterns (0 to {n_patterns - 1})")
+    return indices

@@ -1,0 +1,197 @@
+"""Files and arrays as lazily read patterns (N, ky, kx), in the detector's own type."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+
+from pypty.errors import DataError
+from pypty.params.settings import Settings
+
+
+class PatternSource(Protocol):
+    """Patterns that are read when asked for."""
+
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, ky, kx)."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values as stored."""
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The patterns with these sorted indices, (n, ky, kx)."""
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+@dataclass
+class ArraySource:
+    """Patterns of an array in memory, or memory-mapped: (N, ky, kx) or (sy, sx, ky, kx)."""
+
+    array: Any
+    name: str = "dataset"
+
+    def __post_init__(self) -> None:
+        _check_layout(tuple(self.array.shape), np.dtype(self.array.dtype), self.name)
+        if self.array.ndim == 4:
+            self.array = self.array.reshape(-1, *self.array.shape[2:])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.array.dtype)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(self.array[_as_slice(indices)])
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class Hdf5Source:
+    """Patterns of a data set in an HDF5 file, read lazily in contiguous runs."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.name = f"{path}:{key}"
+        self._file = _open_hdf5(path)
+        try:
+            self._data = _find_dataset(self._file, key, path)
+            _check_layout(self._data.shape, self._data.dtype, self.name)
+        except DataError:
+            self._file.close()
+            raise
+        self._scan_columns = self._data.shape[1] if self._data.ndim == 4 else 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        shape = self._data.shape
+        return shape if self._data.ndim == 3 else (shape[0] * shape[1], shape[2], shape[3])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self._data.dtype)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        out = np.empty((len(indices), *self.shape[1:]), dtype=self.dtype)
+        try:
+            for start, stop in _runs(indices):
+                out[start:stop] = self._read_run(int(indices[start]), int(indices[stop - 1]) + 1)
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{self.name} cannot be read: {error}. The file may be truncated, or a compression filter "
+                            "missing (pip install 'pypty[io]')") from error
+        return out
+
+    def _read_run(self, first: int, stop: int) -> np.ndarray:
+        if not self._scan_columns:
+            return self._data[first:stop]
+        top, bottom = first // self._scan_columns, -(-stop // self._scan_columns)
+        rows = self._data[top:bottom].reshape(-1, *self.shape[1:])
+        return rows[first - top * self._scan_columns:stop - top * self._scan_columns]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _open_hdf5(path: Path) -> Any:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be opened as HDF5: {error}. Is it complete, and is it HDF5?") from error
+
+
+def _find_dataset(file: Any, key: str, path: Path) -> Any:
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    if key not in names and key.strip("/") not in names:
+        found = ", ".join(names[:8]) or "none"
+        raise DataError(f"{str(path)!r} has no data set {key!r}; its data sets are: {found}. Name one with data_key")
+    return file[key]
+
+
+def _check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+    if len(shape) not in (3, 4):
+        raise DataError(f"{name} has shape {shape}, expected 3-D (N, ky, kx) or 4-D (sy, sx, ky, kx) patterns")
+    if 0 in shape:
+        raise DataError(f"{name} has shape {shape}: there are no patterns in it")
+    if dtype.kind == "c":
+        raise DataError(f"{name} is complex ({dtype}); measured patterns are real counts. Take the squared modulus, "
+                        "or give the right data set")
+    if dtype.kind not in "biuf":
+        raise DataError(f"{name} has dtype {dtype}, which does not hold numbers; expected integers or floats")
+
+
+def _as_slice(indices: np.ndarray) -> Any:
+    """A slice where the indices are one run (no copy), else the indices."""
+    if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
+        return slice(int(indices[0]), int(indices[-1]) + 1)
+    return indices
+
+
+def _runs(indices: np.ndarray) -> list[tuple[int, int]]:
+    """(start, stop) into ``indices`` for each run of consecutive numbers."""
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    edges = [0, *breaks.tolist(), len(indices)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+class OpenedSource:
+    """Context manager that closes a source."""
+
+    def __init__(self, source: PatternSource) -> None:
+        self.source = source
+
+    def __enter__(self) -> PatternSource:
+        return self.source
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.source.close()
+
+
+def open_source(settings: Settings) -> PatternSource | None:
+    """The patterns that the parameters name; None when they name none.
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged, or holds no real 3-D or 4-D array.
+    """
+    dataset = settings["dataset"]
+    if dataset is not None:
+        return ArraySource(dataset)
+    if not settings["data_path"]:
+        return None
+    path = Path(settings["data_path"]).expanduser()
+    if not path.is_file():
+        raise DataError(f"data_path: there is no file {str(path)!r} (looked from {str(Path.cwd())!r})")
+    if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs"):
+        return Hdf5Source(path, settings["data_key"])
+    if path.suffix.lower() == ".npy":
+        try:
+            return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
+    raise DataError(f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read")
+
+
+def fingerprint(source: PatternSource) -> str:
+    """A short hash of shape, type and a few patterns: tells whether a resumed run has the same data."""
+    n = source.shape[0]
+    digest = hashlib.sha256(f"{source.shape}{source.dtype}".encode())
+    for index in sorted({0, n // 3, n // 2, n - 1}):
+        digest.update(np.ascontiguousarray(source.read(np.array([index]))).tobytes())
+    return digest.hexdigest()[:16]

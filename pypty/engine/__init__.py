@@ -1,0 +1,1 @@
+"""Puts everything together: checked parameters in, epochs out."""

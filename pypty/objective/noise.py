@@ -1,0 +1,107 @@
+"""Noise models: a loss between modelled and measured counts, and its derivative.
+
+Sums run over all pixels. D = measured, I = modelled counts. A model intensity of exactly zero (outside the band
+limit) is replaced by 1 where it would be a divisor: the wave there is zero, and so is its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from pypty.backend import kernels
+from pypty.backend.array import Array, array_module
+
+
+class NoiseModel(Protocol):
+    """A loss l(I, D) per pixel.
+
+    ``curvature`` is the mean second derivative of the loss with respect to the amplitude sqrt(I) at I = D, in
+    units of that of ``lsq_sqrt`` (2); it scales the preconditioner.
+    """
+
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+        """Loss per pixel, and its derivative with respect to I."""
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        """See above; ``mean_pattern`` is the mean measured pattern."""
+
+
+def _one_where_zero(array: Array) -> Array:
+    return array_module(array).where(array == 0, array.dtype.type(1), array)
+
+
+class LsqSqrt:
+    """Amplitudes: (sqrt I - sqrt D)^2, the variance-stabilised Gaussian approximation of Poisson noise
+    (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004)."""
+
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+        xp = array_module(intensity)
+        amplitude = xp.sqrt(intensity)
+        difference = amplitude - xp.sqrt(data)
+        return difference ** 2, difference / _one_where_zero(amplitude)
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        return 1.0
+
+
+class Poisson:
+    """Maximum likelihood for counts (``ml``): I - D log I, without the constant log D!."""
+
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+        safe = _one_where_zero(intensity)
+        return intensity - data * array_module(safe).log(safe), (intensity - data) / safe
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        return 2.0
+
+
+class Lsq:
+    """Intensities: (I - D)^2."""
+
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+        difference = intensity - data
+        return difference ** 2, 2 * difference
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        """8 I / 2, averaged over the counts."""
+        return float(4 * (mean_pattern ** 2).sum() / mean_pattern.sum())
+
+
+class LsqSqrt2:
+    """(D - I)^2 / (2 D) where D > 1/2, else I: the second-order expansion of the Poisson likelihood."""
+
+    threshold = 0.5
+
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+        xp = array_module(intensity)
+        counted = data > self.threshold
+        safe = xp.where(counted, data, data.dtype.type(1))
+        loss = xp.where(counted, (data - intensity) ** 2 / (2 * safe), intensity)
+        return loss, xp.where(counted, intensity / safe - 1, intensity.dtype.type(1))
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        return 2.0
+
+
+NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType({
+    "lsq_sqrt": LsqSqrt(), "ml": Poisson(), "lsq": Lsq(), "lsq_sqrt_2": LsqSqrt2(),
+})
+
+
+def score(noise: NoiseModel, intensity: Array, data: Array, weights: Array) -> tuple[float, float, Array]:
+    """Weighted loss, weighted sum of squared errors (both accumulated in float64), and dLoss/dI.
+
+    Parameters
+    ----------
+    intensity, data : (batch, ky, kx)
+    weights : broadcasts to them, or None for 1
+    """
+    loss, slope = noise.loss_and_slope(intensity, data)
+    errors = (intensity - data) ** 2
+    if weights is not None:
+        loss, slope, errors = loss * weights, slope * weights, errors * weights
+    return kernels.total(loss), kernels.total(errors), slope

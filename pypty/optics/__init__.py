@@ -1,0 +1,1 @@
+"""Pure formulas of electron optics, with units. No state, no parameters dict."""

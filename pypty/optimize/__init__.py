@@ -1,0 +1,1 @@
+"""Ordinary optimisation mathematics on vectors and callables; nothing of microscopy."""

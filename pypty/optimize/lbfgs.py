@@ -1,0 +1,151 @@
+"""Limited-memory BFGS over blocks, with a preconditioner as initial inverse Hessian.
+
+Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 7.4 and 7.5. The initial inverse Hessian is
+gamma M, M the preconditioner given by the caller and gamma = <s, y>/<y, M y> of the newest pair (eq. 7.20 in the
+metric of M), one number for each block where that is positive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pypty.optimize.line_search import LineSearch, Point, WolfeOptions, strong_wolfe
+from pypty.optimize.vector import BlockVector
+
+Precondition = Callable[[BlockVector], BlockVector]
+"""A symmetric positive definite map of gradients to steps."""
+
+CURVATURE_FLOOR = 1e-10
+"""A pair is kept only if <s, y> exceeds this fraction of |s| |y|."""
+SCALE_RANGE = 1e3
+"""A block's own gamma may differ from the common one by this factor at most."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Value and gradient at a point, and whatever the caller wants to keep with them."""
+
+    value: float
+    gradient: BlockVector
+    info: Any = None
+
+
+Function = Callable[[BlockVector], Sample]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A step s and the change of gradient y along it."""
+
+    s: BlockVector
+    y: BlockVector
+
+    @property
+    def rho(self) -> float:
+        return 1 / self.s.dot(self.y)
+
+
+@dataclass
+class Step:
+    """What one iteration did.
+
+    Attributes
+    ----------
+    x, sample : the new point (the old one if the step was rejected)
+    search : the line search, with all its trials
+    slope : directional derivative at the start
+    fell_back : the quasi-Newton direction did not descend and steepest descent was used
+    """
+
+    x: BlockVector
+    sample: Sample
+    search: LineSearch
+    slope: float
+    fell_back: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        return self.search.point is not None
+
+
+@dataclass
+class Lbfgs:
+    """State of the optimiser: its pairs, oldest first."""
+
+    pairs: list[Pair] = field(default_factory=list)
+
+    def reset(self) -> None:
+        """Forget the history."""
+        self.pairs.clear()
+
+    def step(self, x: BlockVector, sample: Sample, function: Function, precondition: Precondition,
+             hist_length: float, first_step: float, options: WolfeOptions) -> Step:
+        """One iteration from ``x``, where ``sample`` is the function.
+
+        Parameters
+        ----------
+        hist_length : number of pairs to keep; 0 gives preconditioned steepest descent, inf keeps all
+        first_step : first trial of the line search
+        """
+        direction = self.direction(sample.gradient, precondition, hist_length)
+        slope = direction.dot(sample.gradient)
+        fell_back = slope >= 0 and bool(self.pairs)
+        if fell_back:
+            self.reset()
+            direction = precondition(sample.gradient).scaled(-1.0)
+            slope = direction.dot(sample.gradient)
+        if not slope < 0 or not math.isfinite(slope):
+            return Step(x, sample, LineSearch(reason="the gradient is zero"), slope, fell_back)
+
+        def trial(step: float) -> Point:
+            new = function(x.plus(step, direction))
+            return Point(step, new.value, direction.dot(new.gradient), new)
+
+        search = strong_wolfe(trial, Point(0.0, sample.value, slope), first_step, options)
+        if search.point is None:
+            return Step(x, sample, search, slope, fell_back)
+        accepted: Sample = search.point.payload
+        self._remember(direction.scaled(search.point.step), accepted.gradient.plus(-1.0, sample.gradient), hist_length)
+        return Step(x.plus(search.point.step, direction), accepted, search, slope, fell_back)
+
+    def direction(self, gradient: BlockVector, precondition: Precondition, hist_length: float) -> BlockVector:
+        """-H gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs."""
+        pairs = self.pairs[-int(min(hist_length, len(self.pairs))):] if hist_length >= 1 else []
+        q = gradient.copy()
+        rhos = [pair.rho for pair in pairs]
+        alphas = []
+        for pair, rho in zip(reversed(pairs), reversed(rhos), strict=True):
+            alphas.append(rho * pair.s.dot(q))
+            q.add(-alphas[-1], pair.y)
+        r = precondition(q).scaled(self._scales(precondition)) if self.pairs else precondition(q)
+        for pair, rho, alpha in zip(pairs, rhos, reversed(alphas), strict=True):
+            beta = rho * pair.y.dot(r)
+            r.add(alpha - beta, pair.s)
+        return r.scaled(-1.0)
+
+    def _scales(self, precondition: Precondition) -> dict[str, float]:
+        """gamma of every block, from the newest pair."""
+        newest = self.pairs[-1]
+        sy = newest.s.dot_blocks(newest.y)
+        ymy = newest.y.dot_blocks(precondition(newest.y))
+        common = sum(sy.values()) / max(sum(ymy.values()), 1e-300)
+        scales = {}
+        for name in sy:
+            own = sy[name] / ymy[name] if ymy[name] > 0 else 0.0
+            usable = own > 0 and common / SCALE_RANGE <= own <= common * SCALE_RANGE
+            scales[name] = own if usable else common
+        return scales
+
+    def _remember(self, s: BlockVector, y: BlockVector, hist_length: float) -> None:
+        """Append a pair whose curvature is positive beyond rounding; keep the newest ``hist_length``.
+
+        One pair is kept even for ``hist_length`` 0: it gives the length of the next step (gamma), and no
+        direction.
+        """
+        if s.dot(y) > CURVATURE_FLOOR * s.norm() * y.norm():
+            self.pairs.append(Pair(s, y))
+        while len(self.pairs) > max(hist_length, 1):
+            self.pairs.pop(0)

@@ -1,0 +1,172 @@
+"""A line search for the strong Wolfe conditions: bracketing, then zooming, both by cubic interpolation.
+
+Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 3.5 and 3.6 and eq. 3.59. Deterministic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Trial = Callable[[float], "Point"]
+"""Evaluates phi at a step length."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """phi(step) with its derivative, and whatever the caller wants back for the accepted step."""
+
+    step: float
+    value: float
+    slope: float
+    payload: Any = None
+
+
+@dataclass(frozen=True)
+class WolfeOptions:
+    """Constants of the search.
+
+    Attributes
+    ----------
+    c1 : sufficient decrease: phi(a) <= phi(0) + c1 a phi'(0)
+    c2 : curvature: |phi'(a)| <= c2 |phi'(0)|; 0 < c1 < c2 < 1
+    shrink : a step is reduced at most by this factor at a time
+    grow : a step is enlarged at most by this factor at a time
+    max_evaluations : limit on trials
+    min_step : shorter steps are not tried
+    """
+
+    c1: float = 0.1
+    c2: float = 0.9
+    shrink: float = 0.1
+    grow: float = 3.0
+    max_evaluations: int = 20
+    min_step: float = 1e-20
+
+
+@dataclass
+class LineSearch:
+    """Outcome of a search.
+
+    Attributes
+    ----------
+    point : the accepted point, or None when no step decreases phi sufficiently
+    trials : every point that was evaluated, in order
+    reason : why nothing, or only sufficient decrease, was reached; "" for a strong Wolfe point
+    """
+
+    point: Point | None = None
+    trials: list[Point] = field(default_factory=list)
+    reason: str = ""
+
+
+class _Search:
+    def __init__(self, trial: Trial, start: Point, options: WolfeOptions) -> None:
+        self.trial, self.start, self.options = trial, start, options
+        self.trials: list[Point] = []
+
+    def evaluate(self, step: float) -> Point:
+        point = self.trial(step)
+        self.trials.append(point)
+        return point
+
+    @property
+    def exhausted(self) -> bool:
+        return len(self.trials) >= self.options.max_evaluations
+
+    def decreases(self, point: Point) -> bool:
+        """Wolfe 1."""
+        limit = self.start.value + self.options.c1 * point.step * self.start.slope
+        return math.isfinite(point.value) and point.value <= limit
+
+    def flat(self, point: Point) -> bool:
+        """Strong Wolfe 2."""
+        return abs(point.slope) <= -self.options.c2 * self.start.slope
+
+
+def strong_wolfe(trial: Trial, start: Point, first_step: float, options: WolfeOptions) -> LineSearch:
+    """Find a step that satisfies the strong Wolfe conditions.
+
+    Parameters
+    ----------
+    trial : evaluates a step
+    start : phi at step 0, with negative slope
+    first_step : the step tried first
+
+    Returns
+    -------
+    LineSearch; when the evaluations run out, the best point with sufficient decrease is accepted, with a
+    reason.
+    """
+    search = _Search(trial, start, options)
+    point, reason = _bracket(search, first_step)
+    if point is None:
+        decreasing = [p for p in search.trials if search.decreases(p)]
+        point = min(decreasing, key=lambda p: p.value, default=None)
+    return LineSearch(point, search.trials, reason)
+
+
+def _bracket(search: _Search, step: float) -> tuple[Point | None, str]:
+    """Algorithm 3.5: enlarge the step until it is accepted or an interval holds an acceptable one."""
+    previous = search.start
+    while not search.exhausted:
+        point = search.evaluate(step)
+        if not search.decreases(point) or (previous is not search.start and point.value >= previous.value):
+            return _zoom(search, previous, point)
+        if search.flat(point):
+            return point, ""
+        if point.slope >= 0:
+            return _zoom(search, point, previous)
+        longest = search.options.grow * step
+        wanted = _cubic_minimum(previous, point)
+        step = longest if wanted is None or wanted <= step else min(max(wanted, 1.1 * step), longest)
+        previous = point
+    return None, f"no bracket after {len(search.trials)} evaluations"
+
+
+def _zoom(search: _Search, low: Point, high: Point) -> tuple[Point | None, str]:
+    """Algorithm 3.6: shrink the interval between ``low`` (the best so far) and ``high``."""
+    while not search.exhausted:
+        step = _inside(search, low, high)
+        if step < search.options.min_step or abs(high.step - low.step) <= 1e-14 * max(high.step, low.step):
+            return None, "the step became too small"
+        point = search.evaluate(step)
+        if not search.decreases(point) or point.value >= low.value:
+            high = point
+            continue
+        if search.flat(point):
+            return point, ""
+        if point.slope * (high.step - low.step) >= 0:
+            high = low
+        low = point
+    return None, f"no Wolfe point after {len(search.trials)} evaluations"
+
+
+def _inside(search: _Search, low: Point, high: Point) -> float:
+    """The interpolated step, kept away from the ends of the interval."""
+    left, right = sorted((low.step, high.step))
+    width = right - left
+    step = _cubic_minimum(low, high) if math.isfinite(high.value) else None
+    if step is None:
+        step = left + (search.options.shrink if not math.isfinite(high.value) else 0.5) * width
+    if left == 0:
+        return min(max(step, search.options.shrink * right), right - 0.1 * width)
+    return min(max(step, left + 0.1 * width), right - 0.1 * width)
+
+
+def _cubic_minimum(a: Point, b: Point) -> float | None:
+    """Minimiser of the cubic through two points with slopes (eq. 3.59), or None where it has none."""
+    if not (math.isfinite(a.value) and math.isfinite(b.value) and math.isfinite(b.slope)) or a.step == b.step:
+        return None
+    d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.step - b.step)
+    square = d1 ** 2 - a.slope * b.slope
+    if square < 0:
+        return None
+    d2 = math.copysign(math.sqrt(square), b.step - a.step)
+    denominator = b.slope - a.slope + 2 * d2
+    if denominator == 0:
+        return None
+    step = b.step - (b.step - a.step) * (b.slope + d2 - d1) / denominator
+    return step if math.isfinite(step) else None

@@ -1,0 +1,262 @@
+"""What a parameter's value may be: each kind describes itself, finds fault, and converts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Kind(Protocol):
+    """The type of a parameter."""
+
+    def describe(self) -> str:
+        """What is expected, in words."""
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with ``value`` ("given ..."), or None."""
+
+    def convert(self, value: Any) -> Any:
+        """The value in its canonical type; only called when there is no problem."""
+
+
+def brief(value: Any) -> str:
+    """A value in an error message: short, with shape and dtype for arrays."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite real number, or an integer, within bounds."""
+
+    low: float = -np.inf
+    high: float = np.inf
+    integer: bool = False
+    open_low: bool = False
+    infinite: bool = False
+
+    def describe(self) -> str:
+        word = "an integer" if self.integer else "a number"
+        low = "" if self.low == -np.inf else f" {'>' if self.open_low else '>='} {self.low:g}"
+        high = "" if self.high == np.inf else f" <= {self.high:g}"
+        joined = " and".join(part for part in (low, high) if part)
+        return word + joined + (" (inf allowed)" if self.infinite else "")
+
+    def problem(self, value: Any) -> str | None:
+        if not _is_number(value):
+            return f"given {brief(value)}"
+        number = float(value)
+        if np.isnan(number) or (np.isinf(number) and not (self.infinite and number > 0)):
+            return f"given {brief(value)}, which is not finite"
+        if self.integer and np.isfinite(number) and number != round(number):
+            return f"given {brief(value)}, which is not whole"
+        if number < self.low or (self.open_low and number == self.low) or number > self.high:
+            return f"given {brief(value)}, which is out of range"
+        return None
+
+    def convert(self, value: Any) -> Any:
+        number = float(value)
+        return int(number) if self.integer and np.isfinite(number) else number
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False; 0 and 1 are taken too, as PyPty's presets use them."""
+
+    def describe(self) -> str:
+        return "True or False"
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and float(value) in (0.0, 1.0)):
+            return None
+        return f"given {brief(value)}"
+
+    def convert(self, value: Any) -> bool:
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """An update flag: True/False or any number; a number > 0 means on (its size has no meaning)."""
+
+    def describe(self) -> str:
+        return "True/False, or a number (> 0 means on)"
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and np.isfinite(float(value))):
+            return None
+        return f"given {brief(value)}"
+
+    def convert(self, value: Any) -> bool:
+        return bool(float(value) > 0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    options: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "one of " + ", ".join(repr(option) for option in self.options)
+
+    def problem(self, value: Any) -> str | None:
+        return None if isinstance(value, str) and value in self.options else f"given {brief(value)}"
+
+    def convert(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string; with ``path`` also a path object."""
+
+    path: bool = False
+
+    def describe(self) -> str:
+        return "a path" if self.path else "a string"
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, str) or (self.path and isinstance(value, os.PathLike)):
+            return "given a path with a NUL character" if "\0" in str(value) else None
+        return f"given {brief(value)}"
+
+    def convert(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Null:
+    """None."""
+
+    def describe(self) -> str:
+        return "None"
+
+    def problem(self, value: Any) -> str | None:
+        return None if value is None else f"given {brief(value)}"
+
+    def convert(self, value: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class ArrayOf:
+    """A finite numeric array (or nested list, or the path of a .npy file) of given dimensions.
+
+    ``dims`` holds one tuple of axis names per accepted number of dimensions. With ``lazy`` the array is
+    taken as it is: not copied, not scanned, any dtype that holds real numbers (for data sets).
+    """
+
+    dims: tuple[tuple[str, ...], ...]
+    complex: bool = False
+    integer: bool = False
+    boolean: bool = False
+    lazy: bool = False
+    allow_nan: bool = False
+
+    def describe(self) -> str:
+        shapes = " or ".join("(" + ", ".join(names) + ("," if len(names) == 1 else "") + ")" for names in self.dims)
+        word = "complex" if self.complex else "integer" if self.integer else "real"
+        return f"a {word} array of shape {shapes}" + ("" if self.lazy else ", or the path of a .npy file")
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, (str, os.PathLike)):
+            if self.lazy:
+                return f"given the string {brief(value)}; name a file with data_path"
+            return self._file_problem(Path(value))
+        if not hasattr(value, "shape") and not isinstance(value, (Sequence, int, float, complex)):
+            return f"given {brief(value)}"
+        try:
+            array = value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asarray(value)
+        except ValueError as error:
+            return f"given a nested list that is no array ({error})"
+        return self._array_problem(array)
+
+    def _file_problem(self, path: Path) -> str | None:
+        if path.suffix != ".npy":
+            return f"given the string {str(path)!r}, which is no .npy file"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            return f"given the file {str(path)!r}, which cannot be read ({error})"
+        return self._array_problem(array)
+
+    def _array_problem(self, array: Any) -> str | None:
+        given = f"given an array of shape {tuple(array.shape)} and dtype {array.dtype}"
+        if array.dtype.kind not in "biufc":
+            return f"{given}, which does not hold numbers"
+        if array.dtype.kind == "c" and not self.complex:
+            return f"{given}, which is complex"
+        if array.ndim not in {len(names) for names in self.dims}:
+            return given
+        if 0 in array.shape:
+            return f"{given}, which is empty"
+        if self.lazy:
+            return None
+        values = np.asarray(array)
+        if not self.allow_nan and values.dtype.kind in "fc" and not np.isfinite(values).all():
+            return f"{given}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
+        if self.integer and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
+            return f"{given}, whose values are not whole"
+        return None
+
+    def convert(self, value: Any) -> Any:
+        if self.lazy:
+            return value if hasattr(value, "shape") else np.asarray(value)
+        if isinstance(value, (str, os.PathLike)):
+            value = np.load(Path(value), allow_pickle=False)
+        if self.boolean:
+            return np.array(value).astype(bool)
+        dtype = np.complex128 if self.complex else np.int64 if self.integer else np.float64
+        return np.array(value, dtype=dtype)  # a copy: the user's arrays are never changed
+
+
+@dataclass(frozen=True)
+class Either:
+    """Any one of several kinds."""
+
+    kinds: tuple[Kind, ...]
+
+    def describe(self) -> str:
+        return ", or ".join(kind.describe() for kind in self.kinds)
+
+    def problem(self, value: Any) -> str | None:
+        problems = [kind.problem(value) for kind in self.kinds]
+        if None in problems:
+            return None
+        return max((text for text in problems if text), key=len)  # the most specific complaint
+
+    def convert(self, value: Any) -> Any:
+        return next(kind for kind in self.kinds if kind.problem(value) is None).convert(value)
+
+
+@dataclass(frozen=True)
+class Anything:
+    """Any value: for keys that are only recorded."""
+
+    def describe(self) -> str:
+        return "anything"
+
+    def problem(self, value: Any) -> str | None:
+        return None
+
+    def convert(self, value: Any) -> Any:
+        return value
+
+
+def optional(kind: Kind) -> Either:
+    """``kind`` or None."""
+    return Either((kind, Null()))

@@ -1,0 +1,154 @@
+"""Read parameters from files: YAML presets, params.yaml of an output folder, and, by name only, old pickles."""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pypty.errors import ParameterError
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number (YAML 1.2) and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, (str, int, float)) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice",
+                                                        key_node.start_mark)
+            seen.add(key if isinstance(key, (str, int, float)) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def preset_folder() -> Path:
+    """Where the presets that come with PyPty are."""
+    try:
+        return Path(str(importlib.resources.files("pypty.presets")))
+    except ModuleNotFoundError:  # running from a source tree that is not installed
+        return Path(__file__).resolve().parents[2] / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with PyPty."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml"))
+
+
+def load_preset(source: str | Path) -> dict[str, Any]:
+    """Read parameters.
+
+    Parameters
+    ----------
+    source : path of a YAML file, of an output folder (its params.yaml), or the name of a preset that comes
+        with PyPty. An entry ``{file: name.npy}`` is read from beside the file; nothing is ever unpickled.
+
+    Returns
+    -------
+    dict, ready to be changed and given to :func:`pypty.run`
+
+    Raises
+    ------
+    ParameterError
+        There is no such file, or it is no YAML mapping.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / "params.yaml"
+    if not path.exists() and str(source) in preset_names():
+        path = preset_folder() / f"{source}.yaml"
+    if not path.is_file():
+        raise ParameterError(f"no parameter file {str(path)!r}; give a .yaml file, an output folder, or one of the "
+                             f"presets {', '.join(preset_names())}")
+    if path.suffix in (".pkl", ".pickle"):
+        raise ParameterError(f"{str(path)!r} is a pickle, which can run code when opened; if you trust it, read it "
+                             "with pypty.params.presets.import_pickle(path) and pass the dict")
+    return resolve_files(_read_yaml(path), path.parent)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ParameterError(f"{str(path)!r} cannot be read as YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ParameterError(f"{str(path)!r} holds a {type(content).__name__}, expected 'name: value' lines")
+    return content
+
+
+def resolve_files(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Replace every ``{file: name.npy}`` by the array it names, relative to ``folder``."""
+    out: dict[str, Any] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping) and set(value) == {"file"}:
+            path = folder / str(value["file"])
+            try:
+                out[key] = np.load(path, allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise ParameterError(f"{key}: the file {str(path)!r} cannot be read as .npy ({error})") from error
+        elif isinstance(value, Mapping) and set(value) == {"callable"}:
+            raise ParameterError(f"{key}: was a Python function ({value['callable']}) that cannot be stored; pass the "
+                                 "parameter again, as a function or an expression of the epoch")
+        else:
+            out[key] = value
+    return out
+
+
+_ALLOWED = frozenset({
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"), ("builtins", "complex"),
+    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "bytearray"), ("builtins", "slice"),
+    ("builtins", "range"), ("_codecs", "encode"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+})
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles NumPy arrays and plain containers; refuses every other class or function."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return super().find_class(module, name)
+        if module == "numpy.dtypes" and name.endswith("DType"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither a NumPy array nor a plain "
+                                     "container")
+
+
+def import_pickle(path: str | Path) -> dict[str, Any]:
+    """Read a parameter pickle of PyPty 2.2 (params.pkl), restricted to NumPy arrays and plain containers.
+
+    Strings that hold lambdas stay strings (they are read by the safe expressions); text PyPty 2.2 wrote for
+    callables that it could not store is left as it is.
+
+    Raises
+    ------
+    ParameterError
+        The file is no pickle of a dict, or asks for anything but arrays and containers.
+    """
+    path = Path(path)
+    try:
+        content = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
+    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError,
+            TypeError, ValueError) as error:
+        raise ParameterError(f"the pickle {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"the pickle {str(path)!r} holds a {type(content).__name__}, expected a dict")
+    return content

@@ -1,0 +1,116 @@
+"""Values that may change with the epoch: a constant, a callable, an expression, or a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pypty.errors import ExpressionError, ParameterError
+from pypty.params.expressions import compile_expression
+from pypty.params.kinds import brief
+from pypty.params.schema import Parameter
+
+
+class Schedule(Protocol):
+    """Gives the value of one parameter at an epoch."""
+
+    def at(self, epoch: int) -> Any:
+        """The value, already checked and converted."""
+
+    def record(self, first: int, last: int) -> Any:
+        """The value as it is written into params.yaml for epochs ``first`` to ``last`` - 1."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value at every epoch."""
+
+    value: Any
+
+    def at(self, epoch: int) -> Any:
+        return self.value
+
+    def record(self, first: int, last: int) -> Any:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Varying:
+    """A function of the epoch, from a callable, an expression or a table; its values are checked."""
+
+    parameter: Parameter
+    source: Any
+    function: Callable[[int], Any]
+
+    def at(self, epoch: int) -> Any:
+        try:
+            value = self.function(epoch)
+        except ExpressionError as error:
+            raise ExpressionError(f"{self.parameter.name}: {error}") from error
+        except Exception as error:  # noqa: BLE001 - the user's own function may raise anything
+            raise ParameterError(f"{self.parameter.name}: the function given for it raised "
+                                 f"{type(error).__name__} at epoch {epoch}: {error}") from error
+        problem = self.parameter.kind.problem(value)
+        if problem:
+            raise ParameterError(f"{self.parameter.name}: at epoch {epoch} {problem.replace('given', 'got', 1)}, "
+                                 f"expected {self.parameter.kind.describe()}")
+        return self.parameter.kind.convert(value)
+
+    def record(self, first: int, last: int) -> Any:
+        if not callable(self.source):
+            return self.source
+        table: dict[int, Any] = {}
+        previous: Any = object()
+        for epoch in range(first, max(last, first + 1)):
+            value = self.at(epoch)
+            if not isinstance(value, (bool, int, float, str, type(None))):
+                return {"callable": getattr(self.source, "__qualname__", type(self.source).__name__)}
+            if value != previous:
+                table[epoch] = previous = value
+        return {"from_epoch": table}
+
+
+def make_schedule(parameter: Parameter, value: Any) -> Schedule:
+    """The schedule of a per-epoch parameter.
+
+    Parameters
+    ----------
+    value : a value of the parameter's kind; a callable of the epoch; a string with an expression; or a table
+        ``{"from_epoch": {0: a, 10: b}}`` in which each value holds from its epoch on.
+
+    Raises
+    ------
+    ParameterError
+        The value is none of these.
+    """
+    if isinstance(value, Mapping) and set(value) == {"from_epoch"}:
+        return Varying(parameter, dict(value), _table(parameter, value["from_epoch"]))
+    if callable(value) and not isinstance(value, np.ndarray):
+        return Varying(parameter, value, value)
+    problem = parameter.kind.problem(value)
+    if problem is None:
+        return Constant(parameter.kind.convert(value))
+    if isinstance(value, str):
+        function = compile_expression(value)
+        schedule = Varying(parameter, value, function)
+        if "lambda" not in value:
+            schedule.at(0)  # a plain word that is no value of this kind must fail here, by name
+        return schedule
+    raise ParameterError(f"{parameter.name}: {problem}, expected {parameter.kind.describe()}"
+                         ", or a function of the epoch")
+
+
+def _table(parameter: Parameter, table: Any) -> Callable[[int], Any]:
+    if not isinstance(table, Mapping) or not table or not all(
+            isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in table):
+        raise ParameterError(f"{parameter.name}: given the table {brief(table)}, expected {{epoch: value}} with whole "
+                             "epochs")
+    starts = sorted(table)
+
+    def value(epoch: int) -> Any:
+        return table[max((start for start in starts if start <= epoch), default=starts[0])]
+
+    return value

@@ -1,0 +1,64 @@
+"""The checked parameters: frozen values, and what each epoch gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pypty.params.schedule import Constant, Schedule
+from pypty.params.schema import SCHEMA
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked parameters; defaults filled in.
+
+    Attributes
+    ----------
+    fixed : value of every parameter that cannot vary
+    schedules : schedule of every parameter that may
+    given : names the user set
+    notes : warnings about keys that were set but have no effect
+    """
+
+    fixed: Mapping[str, Any]
+    schedules: Mapping[str, Schedule]
+    given: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fixed[name]
+
+    def at(self, epoch: int) -> Mapping[str, Any]:
+        """Every per-epoch parameter at ``epoch``."""
+        return MappingProxyType({name: schedule.at(epoch) for name, schedule in self.schedules.items()})
+
+    def first(self) -> Mapping[str, Any]:
+        """The per-epoch parameters at the first epoch of this run."""
+        return self.at(self.first_epoch)
+
+    @property
+    def first_epoch(self) -> int:
+        return int(self.fixed["epoch_prev"])
+
+    def replace(self, **fixed: Any) -> Settings:
+        """A copy with some fixed values changed."""
+        return Settings(MappingProxyType({**self.fixed, **fixed}), self.schedules, self.given, self.notes)
+
+    def with_schedules(self, changed: Mapping[str, Schedule]) -> Settings:
+        """A copy with some schedules changed."""
+        return Settings(self.fixed, MappingProxyType({**self.schedules, **changed}), self.given, self.notes)
+
+    def record(self) -> dict[str, Any]:
+        """All parameters as plain values for params.yaml (arrays stay arrays)."""
+        first, last = self.first_epoch, int(self.fixed["epoch_max"])
+        out: dict[str, Any] = {}
+        for name in SCHEMA:
+            if name in self.fixed:
+                out[name] = self.fixed[name]
+            else:
+                schedule = self.schedules[name]
+                out[name] = schedule.value if isinstance(schedule, Constant) else schedule.record(first, last)
+        return out
