@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,10 +16,12 @@ from pypty.errors import BackendError
 Array: TypeAlias = Any
 """A NumPy or CuPy array: the two share one interface, but no type."""
 
-PRECISIONS = {
-    "single": (np.dtype(np.float32), np.dtype(np.complex64)),
-    "double": (np.dtype(np.float64), np.dtype(np.complex128)),
-}
+PRECISIONS: Mapping[str, tuple[np.dtype, np.dtype]] = MappingProxyType(
+    {
+        "single": (np.dtype(np.float32), np.dtype(np.complex64)),
+        "double": (np.dtype(np.float64), np.dtype(np.complex128)),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -86,19 +90,26 @@ def gpu_status() -> GpuStatus:
     """
     cupy = cupy_module()
     if cupy is None:
-        return GpuStatus(False, "CuPy is not installed; install it with  pip install 'pypty[gpu]'  "
-                                "(CUDA 12) or  pip install 'pypty[gpu13]'  (CUDA 13)")
+        return GpuStatus(
+            False,
+            "CuPy is not installed; install it with  pip install 'pypty[gpu]'  "
+            "(CUDA 12) or  pip install 'pypty[gpu13]'  (CUDA 13)",
+        )
     version = str(cupy.__version__)
     if not cupy.is_available():
-        return GpuStatus(False, "CuPy is installed, but finds no CUDA device (no driver, or no visible GPU)",
-                         cupy_version=version)
+        return GpuStatus(
+            False,
+            "CuPy is installed, but finds no CUDA device (no driver, or no visible GPU)",
+            cupy_version=version,
+        )
     try:
         probe = cupy.arange(4, dtype=cupy.float32).sum()
         working = float(probe.get()) == 6.0
         name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     except (RuntimeError, ImportError, OSError) as error:
-        return GpuStatus(False, f"CuPy finds a device, but a first sum on it fails: {error}",
-                         cupy_version=version)
+        return GpuStatus(
+            False, f"CuPy finds a device, but a first sum on it fails: {error}", cupy_version=version
+        )
     reason = "" if working else "the device returned a wrong sum"
     return GpuStatus(working, reason, device=name, cupy_version=version)
 
@@ -123,8 +134,10 @@ def select(name: str = "auto", precision: str = "double") -> Backend:
     if status.usable:
         return Backend("gpu", cupy_module(), real, complex_)
     if name == "gpu":
-        raise BackendError(f"backend='gpu' was asked for, but: {status.reason}. "
-                           "Use backend='cpu' or 'auto', or see  pypty doctor.")
+        raise BackendError(
+            f"backend='gpu' was asked for, but: {status.reason}. "
+            "Use backend='cpu' or 'auto', or see  pypty doctor."
+        )
     return Backend("cpu", np, real, complex_)
 
 

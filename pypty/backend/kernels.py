@@ -27,7 +27,7 @@ def gather_patches(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> A
     (z, batch, mode, y, x), a copy
     """
     if isinstance(obj, np.ndarray):
-        windows = np.lib.stride_tricks.sliding_window_view(obj, shape, axis=(2, 3))  # type: ignore[call-overload]
+        windows = np.lib.stride_tricks.sliding_window_view(obj, shape, axis=(2, 3))
         patches = windows[:, :, corners[:, 0], corners[:, 1]]  # (mode, z, batch, y, x)
     else:
         patches = obj[(slice(None), slice(None), *_window_indices(obj, corners, shape))]
@@ -56,7 +56,7 @@ def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array) -> None
     if isinstance(obj, np.ndarray):
         by_mode = patches.transpose(2, 0, 1, 3, 4)
         for b, (y, x) in enumerate(corners):
-            obj[:, :, y:y + ny, x:x + nx] += by_mode[:, :, b]
+            obj[:, :, y : y + ny, x : x + nx] += by_mode[:, :, b]
         return
     _scatter_add_device(obj, corners, patches)
 
@@ -77,7 +77,7 @@ def _scatter_add_device(obj: Array, corners: np.ndarray, patches: Array) -> None
 
 def abs2(wave: Array) -> Array:
     """|wave|^2 as a real array, without the square root of ``abs``."""
-    return wave.real ** 2 + wave.imag ** 2
+    return wave.real**2 + wave.imag**2
 
 
 def sum_abs2(wave: Array, axes: tuple[int, ...]) -> Array:

@@ -29,7 +29,7 @@ def _host_free() -> int:
     try:  # macOS and Windows
         return int(importlib.import_module("psutil").virtual_memory().available)
     except ImportError:
-        return 4 * 2 ** 30
+        return 4 * 2**30
 
 
 def free_bytes(backend: Backend) -> int:

@@ -44,17 +44,26 @@ class Feed:
     multiplier : factor on every count, applied on the device
     """
 
-    def __init__(self, backend: Backend, source: PatternSource | None, corners: np.ndarray,
-                 preprocess: Preprocess | None = None, weights: np.ndarray | str | None = None,
-                 multiplier: float = 1.0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        source: PatternSource | None,
+        corners: np.ndarray,
+        preprocess: Preprocess | None = None,
+        weights: np.ndarray | str | None = None,
+        multiplier: float = 1.0,
+    ) -> None:
         self.backend = backend
         self.source = source
         self.corners = corners
         self.preprocess = preprocess or Preprocess()
         self.multiplier = multiplier
         self._weights = weights
-        self._common_weights = (backend.asarray(to_corner(self.preprocess.weights(weights)), backend.real)
-                                if isinstance(weights, np.ndarray) and weights.ndim == 2 else None)
+        self._common_weights = (
+            backend.asarray(to_corner(self.preprocess.weights(weights)), backend.real)
+            if isinstance(weights, np.ndarray) and weights.ndim == 2
+            else None
+        )
         self._resident: np.ndarray | None = None
 
     @property
@@ -79,7 +88,7 @@ class Feed:
             part = self._prepare(np.arange(start, min(start + _CHUNK_PATTERNS, n)))
             if self._resident is None:
                 self._resident = np.empty((n, *part.shape[1:]), part.dtype)
-            self._resident[start:start + len(part)] = part
+            self._resident[start : start + len(part)] = part
 
     def _prepare(self, indices: np.ndarray) -> np.ndarray:
         assert self.source is not None

@@ -32,8 +32,12 @@ class Preprocess:
     def from_settings(cls, settings: Settings) -> Preprocess:
         """Padding is part of it only when the padded rim is compared with zeros."""
         shift = settings["data_shift_vector"]
-        return cls(settings["flip_ky"], (int(shift[0]), int(shift[1])), settings["data_bin"],
-                   settings["data_pad"] if settings["use_padded_intensity"] else 0)
+        return cls(
+            settings["flip_ky"],
+            (int(shift[0]), int(shift[1])),
+            settings["data_bin"],
+            settings["data_pad"] if settings["use_padded_intensity"] else 0,
+        )
 
     def pattern_shape(self, measured: tuple[int, int]) -> tuple[int, int]:
         """Shape of a pattern after these changes."""
@@ -82,7 +86,7 @@ def _shift_blank(data: np.ndarray, shift: tuple[int, int], fill: float) -> np.nd
 def _blocks(data: np.ndarray, size: int) -> np.ndarray:
     """View (…, ky, kx) as (…, ky//size, size, kx//size, size)."""
     ky, kx = (n // size for n in data.shape[-2:])
-    cut = data[..., :ky * size, :kx * size]
+    cut = data[..., : ky * size, : kx * size]
     return cut.reshape(*cut.shape[:-2], ky, size, kx, size)
 
 
@@ -92,7 +96,7 @@ def _sum_dtype(dtype: np.dtype, size: int) -> np.dtype:
         return dtype
     if dtype.kind == "b":
         return np.dtype(np.uint32)
-    largest = int(np.iinfo(dtype).max) * size ** 2
+    largest = int(np.iinfo(dtype).max) * size**2
     candidates = (np.uint16, np.uint32, np.uint64) if dtype.kind == "u" else (np.int32, np.int64)
     return np.dtype(next((t for t in candidates if np.iinfo(t).max >= largest), candidates[-1]))
 

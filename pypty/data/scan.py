@@ -60,7 +60,9 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
         moved = extra - positions[counting].min(axis=0)
         whole = settings["positions_correction"] is None
         positions = positions + moved
-        corners = np.round(positions).astype(np.int64) if whole else corners + np.round(moved).astype(np.int64)
+        corners = (
+            np.round(positions).astype(np.int64) if whole else corners + np.round(moved).astype(np.int64)
+        )
         if not settings["allow_subPixel_shift"]:
             positions = corners.astype(float)
     outside = np.flatnonzero((corners[counting] < 0).any(axis=1))
@@ -68,7 +70,8 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
         row = corners[counting][outside[0]]
         raise ParameterError(
             f"positions: {len(outside)} windows begin outside the object, the first at [y, x] = {row.tolist()} px; with "
-            "skip_preprocessing=True (or epoch_prev > 0) positions are taken as they are and must be >= 0")
+            "skip_preprocessing=True (or epoch_prev > 0) positions are taken as they are and must be >= 0"
+        )
     needed = corners[counting].max(axis=0) + np.array(window) + extra
     obj = settings["obj"]
     given = (1, 1) if obj is None else obj.shape[:2]
@@ -100,5 +103,7 @@ def sort_sequence(sequence: np.ndarray | None, n_patterns: int) -> np.ndarray:
         raise ParameterError("sequence: given no index; name at least one pattern")
     if indices[0] < 0 or indices[-1] >= n_patterns:
         bad = int(indices[0] if indices[0] < 0 else indices[-1])
-        raise ParameterError(f"sequence: index {bad} given, but there are {n_patterns} patterns (0 to {n_patterns - 1})")
+        raise ParameterError(
+            f"sequence: index {bad} given, but there are {n_patterns} patterns (0 to {n_patterns - 1})"
+        )
     return indices

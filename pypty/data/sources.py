@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import h5py
@@ -18,7 +17,9 @@ from pypty.params.settings import Settings
 class PatternSource(Protocol):
     """Patterns that are read when asked for."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The file or array, for messages."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -91,8 +92,10 @@ class Hdf5Source:
             for start, stop in _runs(indices):
                 out[start:stop] = self._read_run(int(indices[start]), int(indices[stop - 1]) + 1)
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{self.name} cannot be read: {error}. The file may be truncated, or a compression filter "
-                            "missing (pip install 'pypty[io]')") from error
+            raise DataError(
+                f"{self.name} cannot be read: {error}. The file may be truncated, or a compression filter "
+                "missing (pip install 'pypty[io]')"
+            ) from error
         return out
 
     def _read_run(self, first: int, stop: int) -> np.ndarray:
@@ -100,7 +103,7 @@ class Hdf5Source:
             return self._data[first:stop]
         top, bottom = first // self._scan_columns, -(-stop // self._scan_columns)
         rows = self._data[top:bottom].reshape(-1, *self.shape[1:])
-        return rows[first - top * self._scan_columns:stop - top * self._scan_columns]
+        return rows[first - top * self._scan_columns : stop - top * self._scan_columns]
 
     def close(self) -> None:
         self._file.close()
@@ -110,7 +113,9 @@ def _open_hdf5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be opened as HDF5: {error}. Is it complete, and is it HDF5?") from error
+        raise DataError(
+            f"{str(path)!r} cannot be opened as HDF5: {error}. Is it complete, and is it HDF5?"
+        ) from error
 
 
 def _find_dataset(file: Any, key: str, path: Path) -> Any:
@@ -118,18 +123,24 @@ def _find_dataset(file: Any, key: str, path: Path) -> Any:
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     if key not in names and key.strip("/") not in names:
         found = ", ".join(names[:8]) or "none"
-        raise DataError(f"{str(path)!r} has no data set {key!r}; its data sets are: {found}. Name one with data_key")
+        raise DataError(
+            f"{str(path)!r} has no data set {key!r}; its data sets are: {found}. Name one with data_key"
+        )
     return file[key]
 
 
 def _check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
     if len(shape) not in (3, 4):
-        raise DataError(f"{name} has shape {shape}, expected 3-D (N, ky, kx) or 4-D (sy, sx, ky, kx) patterns")
+        raise DataError(
+            f"{name} has shape {shape}, expected 3-D (N, ky, kx) or 4-D (sy, sx, ky, kx) patterns"
+        )
     if 0 in shape:
         raise DataError(f"{name} has shape {shape}: there are no patterns in it")
     if dtype.kind == "c":
-        raise DataError(f"{name} is complex ({dtype}); measured patterns are real counts. Take the squared modulus, "
-                        "or give the right data set")
+        raise DataError(
+            f"{name} is complex ({dtype}); measured patterns are real counts. Take the squared modulus, "
+            "or give the right data set"
+        )
     if dtype.kind not in "biuf":
         raise DataError(f"{name} has dtype {dtype}, which does not hold numbers; expected integers or floats")
 
@@ -148,17 +159,25 @@ def _runs(indices: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-class OpenedSource:
-    """Context manager that closes a source."""
+@dataclass
+class CastSource:
+    """Another source with its values cast when read (``force_dataset_dtype``)."""
 
-    def __init__(self, source: PatternSource) -> None:
-        self.source = source
+    source: PatternSource
+    dtype: np.dtype
 
-    def __enter__(self) -> PatternSource:
-        return self.source
+    @property
+    def name(self) -> str:
+        return self.source.name
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.source.shape
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self.source.read(indices).astype(self.dtype)
+
+    def close(self) -> None:
         self.source.close()
 
 
@@ -170,6 +189,12 @@ def open_source(settings: Settings) -> PatternSource | None:
     DataError
         The file is missing, damaged, or holds no real 3-D or 4-D array.
     """
+    source = _open_as_stored(settings)
+    forced = settings["force_dataset_dtype"]
+    return source if source is None or forced is None else CastSource(source, np.dtype(forced))
+
+
+def _open_as_stored(settings: Settings) -> PatternSource | None:
     dataset = settings["dataset"]
     if dataset is not None:
         return ArraySource(dataset)
@@ -185,7 +210,9 @@ def open_source(settings: Settings) -> PatternSource | None:
             return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
-    raise DataError(f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read")
+    raise DataError(
+        f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read"
+    )
 
 
 def fingerprint(source: PatternSource) -> str:

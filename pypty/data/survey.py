@@ -10,7 +10,7 @@ from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource
 from pypty.errors import DataError
 
-_CHUNK_BYTES = 64 * 2 ** 20
+_CHUNK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,13 @@ class Survey:
     largest: float
 
 
-def survey(source: PatternSource, indices: np.ndarray, weights: np.ndarray | str | None,
-           preprocess: Preprocess, multiplier: float) -> Survey:
+def survey(
+    source: PatternSource,
+    indices: np.ndarray,
+    weights: np.ndarray | str | None,
+    preprocess: Preprocess,
+    multiplier: float,
+) -> Survey:
     """Read the patterns once, in chunks.
 
     Parameters
@@ -48,14 +53,16 @@ def survey(source: PatternSource, indices: np.ndarray, weights: np.ndarray | str
     unpadded = Preprocess(preprocess.flip_ky, preprocess.shift, preprocess.bin, 0)
     n_chunk = max(1, _CHUNK_BYTES // max(1, 8 * source.shape[1] * source.shape[2]))
     for start in range(0, len(indices), n_chunk):
-        chosen = indices[start:start + n_chunk]
+        chosen = indices[start : start + n_chunk]
         data = blank_ignored(source.read(chosen), chosen, weights)
         _check_counts(data, chosen, source.name)
         largest = max(largest, float(data.max()))
         part = unpadded.patterns(data).sum(axis=0, dtype=np.float64)
         total = part if total is None else total + part
     if total is None or not total.any():
-        raise DataError(f"{source.name}: all {len(indices)} patterns are zero; there is nothing to reconstruct")
+        raise DataError(
+            f"{source.name}: all {len(indices)} patterns are zero; there is nothing to reconstruct"
+        )
     return Survey(total * (multiplier / len(indices)), largest * multiplier)
 
 
@@ -76,8 +83,13 @@ def _check_counts(data: np.ndarray, indices: np.ndarray, name: str) -> None:
     what, advice = "NaN or infinite", "set detector_mask='nan', or a mask with weight 0 there"
     if not bad.any():
         bad = data < 0
-        what, advice = "negative", "subtract less background, clip at 0, or mask these pixels with detector_mask"
+        what, advice = (
+            "negative",
+            "subtract less background, clip at 0, or mask these pixels with detector_mask",
+        )
     if bad.any():
         pattern, ky, kx = (int(i) for i in np.argwhere(bad)[0])
-        raise DataError(f"{name}: {int(bad.sum())} pixels are {what}, the first in pattern {int(indices[pattern])} at "
-                        f"[ky={ky}, kx={kx}] = {data[pattern, ky, kx]!r}; counts are finite and not negative: {advice}")
+        raise DataError(
+            f"{name}: {int(bad.sum())} pixels are {what}, the first in pattern {int(indices[pattern])} at "
+            f"[ky={ky}, kx={kx}] = {data[pattern, ky, kx]!r}; counts are finite and not negative: {advice}"
+        )

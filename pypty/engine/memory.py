@@ -9,8 +9,8 @@ from pypty.backend.memory import free_bytes
 from pypty.errors import ResourceError
 from pypty.params.settings import Settings
 
-_GIB = 2 ** 30
-CPU_BATCH_BYTES = 6 * 2 ** 20
+_GIB = 2**30
+CPU_BATCH_BYTES = 6 * 2**20
 """On the CPU a batch is kept about as small as the caches: larger ones are slower (benchmarks/README.md)."""
 GPU_BATCH_LIMIT = 1024
 _TEMPORARY_VECTORS = 6
@@ -59,22 +59,26 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         s = self.sizes
-        lines = [f"Memory plan for {self.device}: {s.n_patterns} patterns, window {s.window[0]} x {s.window[1]}, "
-                 f"object {s.object_shape[0]} x {s.object_shape[1]} x {s.slices} slices, "
-                 f"{s.probe_modes} probe x {s.object_modes} object modes"]
+        lines = [
+            f"Memory plan for {self.device}: {s.n_patterns} patterns, window {s.window[0]} x {s.window[1]}, "
+            f"object {s.object_shape[0]} x {s.object_shape[1]} x {s.slices} slices, "
+            f"{s.probe_modes} probe x {s.object_modes} object modes"
+        ]
         lines += [f"  {name:<42}{_size_text(size):>12}" for name, size in self.items.items()]
         lines.append(f"  {'total':<42}{_size_text(self.total):>12}")
         lines.append(f"  {'free now':<42}{_size_text(self.free):>12}")
         threads = f" on each of {self.n_threads} threads" if self.n_threads > 1 else ""
-        lines.append(f"  batch: {self.batch} patterns{threads}; data "
-                     + ("kept in memory" if self.resident else "read when needed"))
+        lines.append(
+            f"  batch: {self.batch} patterns{threads}; data "
+            + ("kept in memory" if self.resident else "read when needed")
+        )
         return "\n".join(lines)
 
     __repr__ = __str__
 
 
 def _size_text(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / 2 ** 20:.2f} MiB"
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
 def wave_bytes_per_pattern(sizes: Sizes, backend: Backend) -> int:
@@ -85,8 +89,9 @@ def wave_bytes_per_pattern(sizes: Sizes, backend: Backend) -> int:
     loss, slope, errors and scratch (6).
     """
     modes = sizes.probe_modes * sizes.object_modes
-    complex_count = (sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes
-                     + sizes.slices * modes + 4 * modes)
+    complex_count = (
+        sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 4 * modes
+    )
     per_pixel = complex_count * backend.complex.itemsize + 6 * backend.real.itemsize
     return per_pixel * sizes.window[0] * sizes.window[1]
 
@@ -111,7 +116,8 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
             f"the reconstruction needs at least {_size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
             f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {int(history)} L-BFGS "
             f"pairs), but only {_size_text(limit)} may be used ({_size_text(free)} free x memory_saturation). "
-            "Are positions in pixels? Else lower hist_length, use default_dtype='single', or fewer slices")
+            "Are positions in pixels? Else lower hist_length, use default_dtype='single', or fewer slices"
+        )
     n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
     resident = _keep_data(settings, sizes, limit - fixed - n_threads * per_pattern)
     if resident:
@@ -138,8 +144,10 @@ def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -
 def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
     must = settings["preload_to_cpu"] or not settings["load_one_by_one"]
     if must and sizes.data_bytes > available:
-        raise ResourceError(f"load_one_by_one=False asks for all patterns in memory ({_size_text(sizes.data_bytes)}), "
-                            f"but only {_size_text(max(available, 0))} are left for them; set it to True")
+        raise ResourceError(
+            f"load_one_by_one=False asks for all patterns in memory ({_size_text(sizes.data_bytes)}), "
+            f"but only {_size_text(max(available, 0))} are left for them; set it to True"
+        )
     return bool(must or sizes.data_bytes <= available // 2)
 
 

@@ -66,8 +66,9 @@ class Setup:
 
     def variables(self) -> Variables:
         """The starting values of all unknowns; unless skip_preprocessing, inside their band limits."""
-        variables = start_variables(self.settings, self.scan, self.grid, self.mean_pattern(), self._start_weights(),
-                                    self.backend)
+        variables = start_variables(
+            self.settings, self.scan, self.grid, self.mean_pattern(), self._start_weights(), self.backend
+        )
         if self.settings["skip_preprocessing"] or self.settings["epoch_prev"] > 0:
             return variables
         limits = self.band_limits(variables)
@@ -91,7 +92,9 @@ class Setup:
         given = self.settings["mean_pattern"]
         if given is not None:
             unpadded = Preprocess(self.preprocess.flip_ky, self.preprocess.shift, self.preprocess.bin)
-            return _padded(unpadded.patterns(given) * self.settings["data_multiplier"], self.settings["data_pad"])
+            return _padded(
+                unpadded.patterns(given) * self.settings["data_multiplier"], self.settings["data_pad"]
+            )
         return _padded(self.survey.mean, self.settings["data_pad"])
 
     def _start_weights(self) -> np.ndarray | None:
@@ -103,20 +106,34 @@ class Setup:
 
     def feed(self) -> Feed:
         """Batches of the measured patterns; in memory if the plan says so."""
-        feed = Feed(self.backend, self.source, self.scan.corners, self.preprocess, self.settings["detector_mask"],
-                    self.settings["data_multiplier"])
+        feed = Feed(
+            self.backend,
+            self.source,
+            self.scan.corners,
+            self.preprocess,
+            self.settings["detector_mask"],
+            self.settings["data_multiplier"],
+        )
         if self.plan.resident:
             feed.make_resident()
         return feed
 
-    def objective(self, feed: Feed, subpixel: bool, batch_size: int | None = None,
-                  n_threads: int | None = None) -> Objective:
+    def objective(
+        self, feed: Feed, subpixel: bool, batch_size: int | None = None, n_threads: int | None = None
+    ) -> Objective:
         """The loss over all patterns; ``subpixel``: windows are, or may move, off the pixel grid."""
         settings = self.settings
-        options = ModelOptions(self.grid, settings["damping_cutoff_multislice"], subpixel, settings["lazy_clean"],
-                               self.crop)
-        return Objective(self.backend, build_model(options, self.backend), feed, NOISE_MODELS[settings["algorithm"]],
-                         batch_size or self.plan.batch, n_threads or self.plan.n_threads)
+        options = ModelOptions(
+            self.grid, settings["damping_cutoff_multislice"], subpixel, settings["lazy_clean"], self.crop
+        )
+        return Objective(
+            self.backend,
+            build_model(options, self.backend),
+            feed,
+            NOISE_MODELS[settings["algorithm"]],
+            batch_size or self.plan.batch,
+            n_threads or self.plan.n_threads,
+        )
 
     def needs_subpixel(self, refining_positions: bool) -> bool:
         return self.scan.has_subpixel or refining_positions
@@ -171,7 +188,9 @@ def inspect(params: Params, needs_data: bool = True) -> tuple[Report, Setup | No
     source = _try(report, lambda: open_source(settings))
     _check_output(settings, report)
     if source is None and needs_data and not any("data" in text.split(":")[0] for text in report.problems):
-        report.add("dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file")
+        report.add(
+            "dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file"
+        )
     setup = _inspect_geometry(settings, report, backend, source, needs_data)
     if setup is None and source is not None:
         source.close()
@@ -187,8 +206,13 @@ def _try(report: Report, action: Callable[[], T]) -> T | None:
         return None
 
 
-def _inspect_geometry(settings: Settings, report: Report, backend: Backend | None, source: PatternSource | None,
-                      needs_data: bool) -> Setup | None:
+def _inspect_geometry(
+    settings: Settings,
+    report: Report,
+    backend: Backend | None,
+    source: PatternSource | None,
+    needs_data: bool,
+) -> Setup | None:
     preprocess = Preprocess.from_settings(settings)
     window = _window(settings, source, report)
     if window is None or (source is None and needs_data):
@@ -201,15 +225,21 @@ def _inspect_geometry(settings: Settings, report: Report, backend: Backend | Non
     scan = _try(report, lambda: make_scan(settings, window, used))
     if scan is None or backend is None:
         return None
-    grid = Grid(window, (settings["pixel_size_y_A"], settings["pixel_size_x_A"]), wavelength_A(settings["acc_voltage"]))
+    grid = Grid(
+        window,
+        (settings["pixel_size_y_A"], settings["pixel_size_x_A"]),
+        wavelength_A(settings["acc_voltage"]),
+    )
     sizes = _sizes(settings, source, preprocess, window, scan)
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
         return None
     found = None
     if source is not None:
-        found = _try(report, lambda: survey(source, used, settings["detector_mask"], preprocess,
-                                            settings["data_multiplier"]))
+        found = _try(
+            report,
+            lambda: survey(source, used, settings["detector_mask"], preprocess, settings["data_multiplier"]),
+        )
         if found is None:
             return None
     return Setup(settings, backend, source, grid, scan, plan, preprocess, found)
@@ -221,40 +251,56 @@ def _window(settings: Settings, source: PatternSource | None, report: Report) ->
         probe = settings["probe"]
         if isinstance(probe, np.ndarray):
             return (probe.shape[0], probe.shape[1])
-        report.add("probe", "without data the window is taken from the probe; give it as an array (y, x, modes)")
+        report.add(
+            "probe", "without data the window is taken from the probe; give it as an array (y, x, modes)"
+        )
         return None
     measured = (source.shape[1], source.shape[2])
     if min(measured) < settings["data_bin"]:
-        report.add("data_bin", f"{settings['data_bin']} given, but patterns are only {measured[0]} x {measured[1]} pixels")
+        report.add(
+            "data_bin",
+            f"{settings['data_bin']} given, but patterns are only {measured[0]} x {measured[1]} pixels",
+        )
         return None
     shift = settings["data_shift_vector"]
     if any(abs(int(amount)) >= size for amount, size in zip(shift, measured, strict=True)):
-        report.add("data_shift_vector", f"given {np.asarray(shift).tolist()}, but patterns are only {measured[0]} x "
-                                        f"{measured[1]} pixels; nothing would be left")
+        report.add(
+            "data_shift_vector",
+            f"given {np.asarray(shift).tolist()}, but patterns are only {measured[0]} x "
+            f"{measured[1]} pixels; nothing would be left",
+        )
         return None
     pad = settings["data_pad"]
     ny, nx = (size // settings["data_bin"] + 2 * pad for size in measured)
-    if ny * nx > 2 ** 28:
+    if ny * nx > 2**28:
         report.add("data_pad", f"the padded window would be {ny} x {nx} pixels; lower data_pad ({pad} px)")
         return None
     return (ny, nx)
 
 
-def _check_shapes(settings: Settings, source: PatternSource | None, window: tuple[int, int], report: Report) -> None:
+def _check_shapes(
+    settings: Settings, source: PatternSource | None, window: tuple[int, int], report: Report
+) -> None:
     """Arrays against the patterns and the window."""
     if source is not None:
         n, ky, kx = source.shape
         if len(settings["positions"]) != n:
-            report.add("positions", f"{len(settings['positions'])} rows, but there are {n} patterns; one row [y, x] per "
-                                    "pattern is needed")
+            report.add(
+                "positions",
+                f"{len(settings['positions'])} rows, but there are {n} patterns; one row [y, x] per "
+                "pattern is needed",
+            )
         _check_mask_shape(settings["detector_mask"], (n, ky, kx), report)
         mean = settings["mean_pattern"]
         if mean is not None and mean.shape != (ky, kx):
             report.add("mean_pattern", f"shape {mean.shape}, but a measured pattern is {(ky, kx)}")
     scan_size = settings["scan_size"]
     if scan_size is not None and int(np.prod(scan_size)) != len(settings["positions"]):
-        report.add("scan_size", f"{scan_size[0]} x {scan_size[1]} = {int(np.prod(scan_size))} points, but there are "
-                                f"{len(settings['positions'])} positions")
+        report.add(
+            "scan_size",
+            f"{scan_size[0]} x {scan_size[1]} = {int(np.prod(scan_size))} points, but there are "
+            f"{len(settings['positions'])} positions",
+        )
     mask = settings["aperture_mask"]
     if isinstance(mask, np.ndarray) and mask.shape != window:
         report.add("aperture_mask", f"shape {mask.shape}, but the padded pattern is {window}")
@@ -262,19 +308,32 @@ def _check_shapes(settings: Settings, source: PatternSource | None, window: tupl
     if isinstance(probe, np.ndarray):
         if not probe.any():
             report.add("probe", "all values are zero; a probe must carry electrons")
-        if source is not None and any((have - want) % 2 for have, want in zip(probe.shape[:2], window, strict=True)):
-            report.add("probe", f"window {probe.shape[:2]}, but the padded pattern is {window}; sizes must differ by an "
-                                "even number of pixels to be padded or cropped")
+        if source is not None and any(
+            (have - want) % 2 for have, want in zip(probe.shape[:2], window, strict=True)
+        ):
+            report.add(
+                "probe",
+                f"window {probe.shape[:2]}, but the padded pattern is {window}; sizes must differ by an "
+                "even number of pixels to be padded or cropped",
+            )
 
 
 def _check_mask_shape(mask: Any, data: tuple[int, int, int], report: Report) -> None:
     if isinstance(mask, np.ndarray) and mask.shape not in (data[1:], data):
-        report.add("detector_mask", f"shape {mask.shape}, but a measured pattern is {data[1:]}; give {data[1:]} for all "
-                                    f"patterns, or {data}")
+        report.add(
+            "detector_mask",
+            f"shape {mask.shape}, but a measured pattern is {data[1:]}; give {data[1:]} for all "
+            f"patterns, or {data}",
+        )
 
 
-def _sizes(settings: Settings, source: PatternSource | None, preprocess: Preprocess, window: tuple[int, int],
-           scan: Scan) -> Sizes:
+def _sizes(
+    settings: Settings,
+    source: PatternSource | None,
+    preprocess: Preprocess,
+    window: tuple[int, int],
+    scan: Scan,
+) -> Sizes:
     obj, probe = settings["obj"], settings["probe"]
     slices, object_modes = (settings["num_slices"], 1) if obj is None else obj.shape[2:]
     probe_modes = probe.shape[2] if isinstance(probe, np.ndarray) and probe.ndim == 3 else 1
@@ -282,7 +341,9 @@ def _sizes(settings: Settings, source: PatternSource | None, preprocess: Preproc
     if source is not None:
         ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
         data_bytes = source.shape[0] * ky * kx * source.dtype.itemsize
-    return Sizes(len(settings["positions"]), window, probe_modes, object_modes, slices, scan.object_shape, data_bytes)
+    return Sizes(
+        len(settings["positions"]), window, probe_modes, object_modes, slices, scan.object_shape, data_bytes
+    )
 
 
 def _check_output(settings: Settings, report: Report) -> None:
@@ -294,7 +355,9 @@ def _check_output(settings: Settings, report: Report) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        report.add("output_folder", f"{str(folder)!r} cannot be made: {str(existing)!r} is a file, not a folder")
+        report.add(
+            "output_folder", f"{str(folder)!r} cannot be made: {str(existing)!r} is a file, not a folder"
+        )
     elif not os.access(existing, os.W_OK | os.X_OK):
         report.add("output_folder", f"{str(folder)!r} cannot be written: no permission for {str(existing)!r}")
     if settings["resume"] and not (folder / "resume.h5").is_file():
@@ -312,5 +375,7 @@ def check_inside(setup: Setup, indices: np.ndarray, shape: tuple[int, ...]) -> N
     corners = setup.scan.corners[indices]
     ends = corners + np.array(setup.grid.shape)
     if (corners < 0).any() or (ends > np.array(shape[-2:])).any():
-        raise ParameterError("sequence: it names patterns whose windows lie outside the object, which covers only the "
-                             "sequence of the first epoch; set use_full_FOV=True")
+        raise ParameterError(
+            "sequence: it names patterns whose windows lie outside the object, which covers only the "
+            "sequence of the first epoch; set use_full_FOV=True"
+        )

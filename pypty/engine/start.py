@@ -12,8 +12,14 @@ from pypty.optics.grid import Grid
 from pypty.params.settings import Settings
 
 
-def start_variables(settings: Settings, scan: Scan, grid: Grid, mean: np.ndarray | None,
-                    weights: np.ndarray | None, backend: Backend) -> Variables:
+def start_variables(
+    settings: Settings,
+    scan: Scan,
+    grid: Grid,
+    mean: np.ndarray | None,
+    weights: np.ndarray | None,
+    backend: Backend,
+) -> Variables:
     """All unknowns at the start.
 
     Parameters
@@ -37,7 +43,7 @@ def start_distances(settings: Settings, n_slices: int) -> np.ndarray:
     edge = settings["edge_slice_thickness"]
     if edge is not None and n_slices > 1 and edge > distances[0]:
         return np.array([edge, *[distances[0]] * (n_slices - 2)])
-    return distances[:max(n_slices - 1, 1)]
+    return distances[: max(n_slices - 1, 1)]
 
 
 def start_object(settings: Settings, scan: Scan) -> np.ndarray:
@@ -53,11 +59,13 @@ def start_object(settings: Settings, scan: Scan) -> np.ndarray:
     before = 0 if skip or given.shape[:2] == (1, 1) else settings["extra_space_on_side_px"]
     shape = np.maximum(scan.object_shape, np.array(given.shape[:2]) + before)
     obj = np.ones((*shape, *given.shape[2:]), complex)
-    obj[before:before + given.shape[0], before:before + given.shape[1]] = given
+    obj[before : before + given.shape[0], before : before + given.shape[1]] = given
     return obj
 
 
-def start_probe(settings: Settings, grid: Grid, mean: np.ndarray | None, weights: np.ndarray | None) -> np.ndarray:
+def start_probe(
+    settings: Settings, grid: Grid, mean: np.ndarray | None, weights: np.ndarray | None
+) -> np.ndarray:
     """(mode, y, x): given, from the aperture, or from the mean pattern; then aberrated.
 
     A given or aperture probe is scaled so that its vacuum pattern has the counts of the mean pattern, unless
@@ -69,12 +77,17 @@ def start_probe(settings: Settings, grid: Grid, mean: np.ndarray | None, weights
             raise ValueError("a probe from the mean pattern needs data")
         probe = probes.probe_from_pattern(mean)
     elif isinstance(given, str):
-        probe = probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[None]
+        probe = probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[
+            None
+        ]
     else:
         modes = given if given.ndim == 3 else given[..., None]
         probe = probes.resize_spectrum(modes.transpose(2, 0, 1), grid.shape)
-    keep = given is not None and not isinstance(given, str) and (
-        settings["skip_preprocessing"] or settings["epoch_prev"] > 0)
+    keep = (
+        given is not None
+        and not isinstance(given, str)
+        and (settings["skip_preprocessing"] or settings["epoch_prev"] > 0)
+    )
     if mean is not None and not keep:
         probe = probe * _count_scale(probe, mean, weights)
     if settings["extra_probe_defocus"]:

@@ -7,7 +7,16 @@ from typing import Any
 
 from pypty.backend.array import Array, Backend
 from pypty.data.feed import Batch
-from pypty.model.stages import CropPadding, FarField, Illumination, Intensity, Multislice, Stage, SubpixelShift, Tape
+from pypty.model.stages import (
+    CropPadding,
+    FarField,
+    Illumination,
+    Intensity,
+    Multislice,
+    Stage,
+    SubpixelShift,
+    Tape,
+)
 from pypty.model.stages.base import Gradients
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
@@ -52,8 +61,9 @@ class Model:
             tapes.append(tape)
         return wave
 
-    def adjoint(self, grad: Array, points: list[Any], batch: Batch, tapes: list[Tape],
-                gradients: Gradients) -> None:
+    def adjoint(
+        self, grad: Array, points: list[Any], batch: Batch, tapes: list[Tape], gradients: Gradients
+    ) -> None:
         """Carry dL/dI back to the beginning; adds to ``gradients`` and empties ``tapes``."""
         for stage, point in zip(reversed(self.stages), reversed(points), strict=True):
             grad = stage.adjoint(grad, point, batch, tapes.pop(), gradients)

@@ -43,8 +43,12 @@ class Curvature:
 
     def diagonal(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
         """Positive arrays that broadcast to the named blocks."""
-        compute = {"obj": self._object, "probe": self._probe, "positions": self._positions,
-                   "slice_distances": self._distances}
+        compute = {
+            "obj": self._object,
+            "probe": self._probe,
+            "positions": self._positions,
+            "slice_distances": self._distances,
+        }
         return {name: self.scale * compute[name](variables) for name in variables.blocks(names)}
 
     def _n_pixels(self) -> int:
@@ -80,9 +84,9 @@ class Curvature:
     def _distances(self, variables: Variables) -> Array:
         """(1,): 2 N sum_q (pi lambda q^2)^2 <I>, all gaps alike; a common distance moves all of them."""
         rate = fresnel_phase_rate(self.grid)
-        value = 2 * len(self.corners) * float((rate ** 2 * self.mean_pattern).sum())
+        value = 2 * len(self.corners) * float((rate**2 * self.mean_pattern).sum())
         n_gaps = variables.obj.shape[1] - 1
-        repeats = n_gaps ** 2 if len(variables.slice_distances) == 1 else 1
+        repeats = n_gaps**2 if len(variables.slice_distances) == 1 else 1
         return self.backend.asarray(np.array([max(value * repeats, math.ulp(1.0))]))
 
 
@@ -100,4 +104,4 @@ def _correlate(visits: Array, image: Array, window: tuple[int, int]) -> Array:
     """sum over corners of the part of ``image`` seen there: the adjoint of :func:`_convolve`."""
     xp = array_module(visits)
     full = xp.fft.irfft2(xp.fft.rfft2(visits).conj() * xp.fft.rfft2(image), s=visits.shape)
-    return full[:window[0], :window[1]]
+    return full[: window[0], : window[1]]

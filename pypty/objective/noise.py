@@ -42,7 +42,7 @@ class LsqSqrt:
         xp = array_module(intensity)
         amplitude = xp.sqrt(intensity)
         difference = amplitude - xp.sqrt(data)
-        return difference ** 2, difference / _one_where_zero(amplitude)
+        return difference**2, difference / _one_where_zero(amplitude)
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         return 1.0
@@ -64,11 +64,11 @@ class Lsq:
 
     def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
         difference = intensity - data
-        return difference ** 2, 2 * difference
+        return difference**2, 2 * difference
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         """8 I / 2, averaged over the counts."""
-        return float(4 * (mean_pattern ** 2).sum() / mean_pattern.sum())
+        return float(4 * (mean_pattern**2).sum() / mean_pattern.sum())
 
 
 class LsqSqrt2:
@@ -87,9 +87,14 @@ class LsqSqrt2:
         return 2.0
 
 
-NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType({
-    "lsq_sqrt": LsqSqrt(), "ml": Poisson(), "lsq": Lsq(), "lsq_sqrt_2": LsqSqrt2(),
-})
+NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
+    {
+        "lsq_sqrt": LsqSqrt(),
+        "ml": Poisson(),
+        "lsq": Lsq(),
+        "lsq_sqrt_2": LsqSqrt2(),
+    }
+)
 
 
 def score(noise: NoiseModel, intensity: Array, data: Array, weights: Array) -> tuple[float, float, Array]:

@@ -48,8 +48,15 @@ class Objective:
     n_threads : batches computed at the same time (1 on a GPU)
     """
 
-    def __init__(self, backend: Backend, model: Model, feed: Feed, noise: NoiseModel, batch_size: int,
-                 n_threads: int = 1) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        model: Model,
+        feed: Feed,
+        noise: NoiseModel,
+        batch_size: int,
+        n_threads: int = 1,
+    ) -> None:
         self.backend = backend
         self.model = model
         self.feed = feed
@@ -57,8 +64,9 @@ class Objective:
         self.batch_size = batch_size
         self.n_threads = 1 if backend.on_gpu else n_threads
 
-    def evaluate(self, variables: Variables, refined: Iterable[str], indices: np.ndarray,
-                 weight: float = 1.0) -> Evaluated:
+    def evaluate(
+        self, variables: Variables, refined: Iterable[str], indices: np.ndarray, weight: float = 1.0
+    ) -> Evaluated:
         """Loss and gradient of the named blocks over the patterns ``indices`` (sorted).
 
         Raises
@@ -83,22 +91,26 @@ class Objective:
         points = self.model.prepare(variables)
         parts = []
         for start in range(0, len(indices), self.batch_size):
-            batch = Feed(self.backend, None, self.feed.corners).batch(indices[start:start + self.batch_size])
+            batch = Feed(self.backend, None, self.feed.corners).batch(
+                indices[start : start + self.batch_size]
+            )
             intensity = self.model.forward(points, batch, [])
             parts.append(intensity.get() if self.backend.on_gpu else intensity)
         return np.concatenate(parts)
 
     def _sum_batches(self, variables: Variables, names: tuple[str, ...], indices: np.ndarray) -> Evaluated:
         points = self.model.prepare(variables)
-        batches = [indices[i:i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
-        shares = [batches[i::self.n_threads] for i in range(min(self.n_threads, len(batches)))]
+        batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+        shares = [batches[i :: self.n_threads] for i in range(min(self.n_threads, len(batches)))]
         if len(shares) == 1:
             return self._share(variables, names, points, shares[0])
         with ThreadPoolExecutor(len(shares)) as pool:
             parts = list(pool.map(lambda share: self._share(variables, names, points, share), shares))
         return _add(parts)  # in a fixed order: the same bits every time
 
-    def _share(self, variables: Variables, names: tuple[str, ...], points: list, share: list[np.ndarray]) -> Evaluated:
+    def _share(
+        self, variables: Variables, names: tuple[str, ...], points: list, share: list[np.ndarray]
+    ) -> Evaluated:
         """One thread's batches, with accumulators of its own."""
         out = Evaluated(0.0, 0.0, variables.zeros(names))
         for indices in share:
@@ -119,9 +131,13 @@ class Objective:
         elif self.n_threads > 1:
             self.n_threads = max(1, self.n_threads // 2)
         else:
-            raise ResourceError("out of memory with one pattern at a time; use default_dtype='single', fewer slices or "
-                                f"modes, or a smaller window ({error})") from error
-        _log.warning("out of memory: going on with batches of %d on %d threads", self.batch_size, self.n_threads)
+            raise ResourceError(
+                "out of memory with one pattern at a time; use default_dtype='single', fewer slices or "
+                f"modes, or a smaller window ({error})"
+            ) from error
+        _log.warning(
+            "out of memory: going on with batches of %d on %d threads", self.batch_size, self.n_threads
+        )
 
 
 def _add(parts: list[Evaluated]) -> Evaluated:

@@ -46,7 +46,7 @@ class Grid:
     @cached_property
     def q2(self) -> np.ndarray:
         """(ny, nx) squared spatial frequency, 1/Å^2."""
-        return self.qy ** 2 + self.qx ** 2
+        return self.qy**2 + self.qx**2
 
     @property
     def largest_frequency(self) -> float:
@@ -66,4 +66,4 @@ def object_band_mask(shape: tuple[int, int], pixel_size_A: tuple[float, float], 
     qy = np.fft.fftfreq(shape[0], pixel_size_A[0])[:, None]
     qx = np.fft.fftfreq(shape[1], pixel_size_A[1])[None, :]
     nyquist = 0.5 / max(pixel_size_A)
-    return qy ** 2 + qx ** 2 <= (cutoff * nyquist) ** 2
+    return qy**2 + qx**2 <= (cutoff * nyquist) ** 2

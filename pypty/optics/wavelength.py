@@ -22,11 +22,16 @@ def wavelength_A(acc_voltage_kV: float) -> float:
 
 def acc_voltage_kV(wavelength: float) -> float:
     """The accelerating voltage in kV that gives ``wavelength`` (Å): inverse of :func:`wavelength_A`."""
-    return math.sqrt(REST_ENERGY_KEV ** 2 + (HC_KEV_A / wavelength) ** 2) - REST_ENERGY_KEV
+    return math.sqrt(REST_ENERGY_KEV**2 + (HC_KEV_A / wavelength) ** 2) - REST_ENERGY_KEV
 
 
 def interaction_constant_rad_per_VA(voltage_kV: float) -> float:
     """sigma = 2 pi m e lambda / h^2 in rad/(V Å) (Kirkland, eq. 5.6)."""
     energy = float(voltage_kV)
-    return (2 * math.pi / (wavelength_A(energy) * energy * 1e3)
-            * (REST_ENERGY_KEV + energy) / (2 * REST_ENERGY_KEV + energy))
+    return (
+        2
+        * math.pi
+        / (wavelength_A(energy) * energy * 1e3)
+        * (REST_ENERGY_KEV + energy)
+        / (2 * REST_ENERGY_KEV + energy)
+    )

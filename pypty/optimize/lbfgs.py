@@ -81,8 +81,16 @@ class Lbfgs:
         """Forget the history."""
         self.pairs.clear()
 
-    def step(self, x: BlockVector, sample: Sample, function: Function, precondition: Precondition,
-             hist_length: float, first_step: float, options: WolfeOptions) -> Step:
+    def step(
+        self,
+        x: BlockVector,
+        sample: Sample,
+        function: Function,
+        precondition: Precondition,
+        hist_length: float,
+        first_step: float,
+        options: WolfeOptions,
+    ) -> Step:
         """One iteration from ``x``, where ``sample`` is the function.
 
         Parameters
@@ -108,12 +116,14 @@ class Lbfgs:
         if search.point is None:
             return Step(x, sample, search, slope, fell_back)
         accepted: Sample = search.point.payload
-        self._remember(direction.scaled(search.point.step), accepted.gradient.plus(-1.0, sample.gradient), hist_length)
+        self._remember(
+            direction.scaled(search.point.step), accepted.gradient.plus(-1.0, sample.gradient), hist_length
+        )
         return Step(x.plus(search.point.step, direction), accepted, search, slope, fell_back)
 
     def direction(self, gradient: BlockVector, precondition: Precondition, hist_length: float) -> BlockVector:
         """-H gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs."""
-        pairs = self.pairs[-int(min(hist_length, len(self.pairs))):] if hist_length >= 1 else []
+        pairs = self.pairs[-int(min(hist_length, len(self.pairs))) :] if hist_length >= 1 else []
         q = gradient.copy()
         rhos = [pair.rho for pair in pairs]
         alphas = []

@@ -161,7 +161,7 @@ def _cubic_minimum(a: Point, b: Point) -> float | None:
     if not (math.isfinite(a.value) and math.isfinite(b.value) and math.isfinite(b.slope)) or a.step == b.step:
         return None
     d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.step - b.step)
-    square = d1 ** 2 - a.slope * b.slope
+    square = d1**2 - a.slope * b.slope
     if square < 0:
         return None
     d2 = math.copysign(math.sqrt(square), b.step - a.step)

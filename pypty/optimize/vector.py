@@ -36,7 +36,9 @@ class BlockVector(Mapping[str, Array]):
 
     def plus(self, factor: float, other: BlockVector) -> BlockVector:
         """self + factor other, a new vector of the same types."""
-        return BlockVector({name: array + float(factor) * other[name] for name, array in self._blocks.items()})
+        return BlockVector(
+            {name: array + float(factor) * other[name] for name, array in self._blocks.items()}
+        )
 
     def add(self, factor: float, other: BlockVector) -> None:
         """self += factor other."""
@@ -45,8 +47,10 @@ class BlockVector(Mapping[str, Array]):
 
     def scaled(self, factors: Mapping[str, float] | float) -> BlockVector:
         """Every block times its own factor, or all times one."""
+
         def factor(name: str) -> float:
             return factors[name] if isinstance(factors, Mapping) else factors
+
         return BlockVector({name: float(factor(name)) * array for name, array in self._blocks.items()})
 
     def copy(self) -> BlockVector:

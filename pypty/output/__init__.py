@@ -1,0 +1,1 @@
+"""What is left of a reconstruction on disk: checkpoints, logs, settings, results."""

@@ -17,15 +17,17 @@ from pypty.params.schema import NO_EFFECT, NOT_YET, SCHEMA, Parameter
 from pypty.params.settings import Settings
 
 _EPOCHS_CHECKED = 10_000
-NOT_YET_CHOICES: Mapping[tuple[str, str], str] = MappingProxyType({
-    ("recon_type", "near_field"): "far_field",
-    ("propmethod", "better_multislice"): "multislice",
-    ("propmethod", "yoshida"): "multislice",
-    ("propmethod", "angular_spectrum"): "multislice",
-    ("algorithm", "lsq_compressed"): "lsq",
-    ("algorithm", "gauss_compressed"): "lsq_sqrt",
-    ("algorithm", "poisson_compressed"): "ml",
-})
+NOT_YET_CHOICES: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("recon_type", "near_field"): "far_field",
+        ("propmethod", "better_multislice"): "multislice",
+        ("propmethod", "yoshida"): "multislice",
+        ("propmethod", "angular_spectrum"): "multislice",
+        ("algorithm", "lsq_compressed"): "lsq",
+        ("algorithm", "gauss_compressed"): "lsq_sqrt",
+        ("algorithm", "poisson_compressed"): "ml",
+    }
+)
 """Documented values whose feature is not there yet, and what can be used today."""
 
 
@@ -49,8 +51,11 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"  - {text}" for text in self.problems]
-        head = (f"{len(self.problems)} problem{'s' * (len(self.problems) != 1)} in the parameters:"
-                if self.problems else "The parameters are usable.")
+        head = (
+            f"{len(self.problems)} problem{'s' * (len(self.problems) != 1)} in the parameters:"
+            if self.problems
+            else "The parameters are usable."
+        )
         notes = [f"  - {text}" for text in self.warnings]
         return "\n".join([head, *lines, *(["Warnings:", *notes] if notes else [])])
 
@@ -74,7 +79,9 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
         ``params`` is no mapping.
     """
     if not isinstance(params, Mapping):
-        raise ParameterError(f"given {brief(params)} as parameters, expected a dict, or the path of a preset file")
+        raise ParameterError(
+            f"given {brief(params)} as parameters, expected a dict, or the path of a preset file"
+        )
     _find_unknown_keys(params, report)
     fixed: dict[str, Any] = {}
     schedules: dict[str, Schedule] = {}
@@ -87,8 +94,12 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
             schedules[name] = _schedule(parameter, value, report)
         else:
             fixed[name] = _fixed(parameter, value, report)
-    settings = Settings(MappingProxyType(fixed), MappingProxyType(schedules),
-                        frozenset(name for name in params if name in SCHEMA), tuple(report.warnings))
+    settings = Settings(
+        MappingProxyType(fixed),
+        MappingProxyType(schedules),
+        frozenset(name for name in params if name in SCHEMA),
+        tuple(report.warnings),
+    )
     _check_epochs(settings, report)
     _check_combinations(settings, report)
     return settings
@@ -109,8 +120,11 @@ def _find_unknown_keys(params: Mapping[str, Any], report: Report) -> None:
 def _screen(parameter: Parameter, value: Any, report: Report) -> Any:
     """Refuse what is not available yet and note what has no effect; returns the value to go on with."""
     if parameter.status == NOT_YET and not parameter.is_neutral(value):
-        report.add(parameter.name, f"given {brief(value)}, but this feature is {NOT_YET}; leave it out or set it to "
-                                   f"{parameter.default!r}. ({parameter.meaning})")
+        report.add(
+            parameter.name,
+            f"given {brief(value)}, but this feature is {NOT_YET}; leave it out or set it to "
+            f"{parameter.default!r}. ({parameter.meaning})",
+        )
         return parameter.default
     if parameter.status == NOT_YET:
         return parameter.default
@@ -119,16 +133,21 @@ def _screen(parameter: Parameter, value: Any, report: Report) -> Any:
             report.warnings.append(f"{parameter.name} = {brief(value)} has no effect: {parameter.meaning}")
         return parameter.default
     if isinstance(value, str) and (parameter.name, value) in NOT_YET_CHOICES:
-        report.add(parameter.name, f"given {value!r}, which is {NOT_YET}; use "
-                                   f"{NOT_YET_CHOICES[parameter.name, value]!r} today")
+        report.add(
+            parameter.name,
+            f"given {value!r}, which is {NOT_YET}; use {NOT_YET_CHOICES[parameter.name, value]!r} today",
+        )
         return parameter.default
     return value
 
 
 def _fixed(parameter: Parameter, value: Any, report: Report) -> Any:
     if callable(value) and not hasattr(value, "shape") and not isinstance(value, type):
-        report.add(parameter.name, f"given a function, but this parameter cannot vary with the epoch; expected "
-                                   f"{parameter.kind.describe()}")
+        report.add(
+            parameter.name,
+            f"given a function, but this parameter cannot vary with the epoch; expected "
+            f"{parameter.kind.describe()}",
+        )
         value = parameter.default
     problem = parameter.kind.problem(value)
     if problem:
@@ -154,7 +173,7 @@ def _check_epochs(settings: Settings, report: Report) -> None:
     for name, schedule in settings.schedules.items():
         if isinstance(schedule, Constant):
             continue
-        for epoch in (epochs[:1] if name == "sequence" else epochs):
+        for epoch in epochs[:1] if name == "sequence" else epochs:
             try:
                 value = schedule.at(epoch)
             except ParameterError as error:
@@ -171,18 +190,30 @@ def _check_combinations(settings: Settings, report: Report) -> None:
     if settings["data_path"] and settings["dataset"] is not None:
         report.warnings.append("both dataset and data_path are given: the dataset in memory is used")
     if now and now["wolfe_c1_constant"] >= now["wolfe_c2_constant"]:
-        report.add("wolfe_c1_constant", f"{now['wolfe_c1_constant']:g} is not smaller than wolfe_c2_constant = "
-                                        f"{now['wolfe_c2_constant']:g}; 0 < c1 < c2 < 1 is needed for a step to exist")
+        report.add(
+            "wolfe_c1_constant",
+            f"{now['wolfe_c1_constant']:g} is not smaller than wolfe_c2_constant = "
+            f"{now['wolfe_c2_constant']:g}; 0 < c1 < c2 < 1 is needed for a step to exist",
+        )
     if settings["positions_correction"] is not None and (
-            settings["positions_correction"].shape != settings["positions"].shape):
-        report.add("positions_correction", f"shape {settings['positions_correction'].shape}, but positions have shape "
-                                           f"{settings['positions'].shape}; one row per position is needed")
+        settings["positions_correction"].shape != settings["positions"].shape
+    ):
+        report.add(
+            "positions_correction",
+            f"shape {settings['positions_correction'].shape}, but positions have shape "
+            f"{settings['positions'].shape}; one row per position is needed",
+        )
     if settings["resume"] and not settings["output_folder"]:
         report.add("resume", "True, but output_folder is empty; give the folder that holds resume.h5")
     if isinstance(settings["probe"], str) and settings["aperture_mask"] is None:
-        report.add("probe", "'aperture' needs aperture_mask: an array, or the radius as a fraction of Nyquist")
+        report.add(
+            "probe", "'aperture' needs aperture_mask: an array, or the radius as a fraction of Nyquist"
+        )
     if settings["slice_distances"].min() < 0:
-        report.add("slice_distances", f"given {settings['slice_distances'].min():g} Å; distances must not be negative")
+        report.add(
+            "slice_distances",
+            f"given {settings['slice_distances'].min():g} Å; distances must not be negative",
+        )
     _check_slices(settings, report)
     mask = settings["detector_mask"]
     if isinstance(mask, np.ndarray) and ((mask < 0).any() or not mask.any()):
@@ -202,14 +233,21 @@ def _check_slices(settings: Settings, report: Report) -> None:
     obj = settings["obj"]
     n_slices = settings["num_slices"] if obj is None else obj.shape[2]
     if obj is not None and "num_slices" in settings.given and settings["num_slices"] != n_slices:
-        report.add("num_slices", f"given {settings['num_slices']}, but obj has {n_slices} slices (its third axis)")
+        report.add(
+            "num_slices", f"given {settings['num_slices']}, but obj has {n_slices} slices (its third axis)"
+        )
     n_distances = len(settings["slice_distances"])
     if n_distances != 1 and n_distances < n_slices - 1:
-        report.add("slice_distances", f"{n_distances} values, but {n_slices} slices have {n_slices - 1} gaps; give one "
-                                      f"value for all, or {n_slices - 1}")
+        report.add(
+            "slice_distances",
+            f"{n_distances} values, but {n_slices} slices have {n_slices - 1} gaps; give one "
+            f"value for all, or {n_slices - 1}",
+        )
     if settings["edge_slice_thickness"] is not None and n_distances > 1:
-        report.add("edge_slice_thickness", "given together with individual slice_distances; put it into "
-                                           "slice_distances[0] instead")
+        report.add(
+            "edge_slice_thickness",
+            "given together with individual slice_distances; put it into slice_distances[0] instead",
+        )
 
 
 def _check_dtype(dtype: Any, report: Report) -> None:
@@ -218,7 +256,10 @@ def _check_dtype(dtype: Any, report: Report) -> None:
     except TypeError:
         kind = "?"
     if kind not in "biuf":
-        report.add("force_dataset_dtype", f"given {dtype!r}, expected a real NumPy dtype such as 'float32' or 'uint16'")
+        report.add(
+            "force_dataset_dtype",
+            f"given {dtype!r}, expected a real NumPy dtype such as 'float32' or 'uint16'",
+        )
 
 
 def explain(name: str) -> str:
@@ -233,16 +274,21 @@ def explain(name: str) -> str:
         near = difflib.get_close_matches(name, SCHEMA, n=3, cutoff=0.4)
         raise ParameterError(f"unknown parameter {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
     parameter = SCHEMA[name]
-    lines = [f"{name}: {parameter.meaning}",
-             f"  value    {parameter.kind.describe()}",
-             f"  default  {_default_text(parameter)}"]
+    lines = [
+        f"{name}: {parameter.meaning}",
+        f"  value    {parameter.kind.describe()}",
+        f"  default  {_default_text(parameter)}",
+    ]
     if parameter.unit:
         lines.append(f"  unit     {parameter.unit}")
-    lines.append(f"  epoch    {'may vary: a function or an expression of the epoch' if parameter.per_epoch else 'fixed'}")
-    effect = {NOT_YET: f"{NOT_YET}: only the default is accepted",
-              NO_EFFECT: "none; accepted so that PyPty 2.2 presets run, with a warning",
-              "recorded": "none on the reconstruction; written to params.yaml"}.get(
-                  parameter.status, f"when {parameter.when}" if parameter.when else "always")
+    lines.append(
+        f"  epoch    {'may vary: a function or an expression of the epoch' if parameter.per_epoch else 'fixed'}"
+    )
+    effect = {
+        NOT_YET: f"{NOT_YET}: only the default is accepted",
+        NO_EFFECT: "none; accepted so that PyPty 2.2 presets run, with a warning",
+        "recorded": "none on the reconstruction; written to params.yaml",
+    }.get(parameter.status, f"when {parameter.when}" if parameter.when else "always")
     lines.append(f"  effect   {effect}")
     return "\n".join(lines)
 

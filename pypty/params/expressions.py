@@ -19,6 +19,7 @@ from pypty.errors import ExpressionError
 _LAMBDA = re.compile(r"^\s*lambda\s+([A-Za-z_]\w*)\s*:\s*(.+)$", re.DOTALL)
 MAX_LENGTH = 2000
 
+
 def _bounded_range(*limits: int) -> list[int]:
     """``range`` as a list, of at most ten million numbers."""
     numbers = range(*limits)
@@ -27,15 +28,39 @@ def _bounded_range(*limits: int) -> list[int]:
     return list(numbers)
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType({
-    "abs": abs, "bool": bool, "cos": math.cos, "exp": math.exp, "float": float, "floor": math.floor,
-    "list": list, "len": len, "range": _bounded_range,
-    "ceil": math.ceil, "int": int, "log": math.log, "log10": math.log10, "max": max, "min": min,
-    "round": round, "sin": math.sin, "sqrt": math.sqrt, "tanh": math.tanh,
-})
-_CONSTANTS: Mapping[str, Any] = MappingProxyType({
-    "pi": math.pi, "e": math.e, "inf": math.inf, "True": True, "False": False, "None": None,
-})
+FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "abs": abs,
+        "bool": bool,
+        "cos": math.cos,
+        "exp": math.exp,
+        "float": float,
+        "floor": math.floor,
+        "list": list,
+        "len": len,
+        "range": _bounded_range,
+        "ceil": math.ceil,
+        "int": int,
+        "log": math.log,
+        "log10": math.log10,
+        "max": max,
+        "min": min,
+        "round": round,
+        "sin": math.sin,
+        "sqrt": math.sqrt,
+        "tanh": math.tanh,
+    }
+)
+_CONSTANTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "pi": math.pi,
+        "e": math.e,
+        "inf": math.inf,
+        "True": True,
+        "False": False,
+        "None": None,
+    }
+)
 
 
 def compile_expression(text: str) -> Callable[[int], Any]:
@@ -51,7 +76,9 @@ def compile_expression(text: str) -> Callable[[int], Any]:
         The text is no expression. Unknown names and functions show when it is evaluated.
     """
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"an expression of {len(text)} characters was given; at most {MAX_LENGTH} are read")
+        raise ExpressionError(
+            f"an expression of {len(text)} characters was given; at most {MAX_LENGTH} are read"
+        )
     match = _LAMBDA.match(text)
     variable, body = (match.group(1), match.group(2)) if match else ("epoch", text)
     evaluator = simpleeval.EvalWithCompoundTypes(functions=dict(FUNCTIONS))
@@ -61,14 +88,28 @@ def compile_expression(text: str) -> Callable[[int], Any]:
         raise ExpressionError(f"{text!r} is not an expression of the epoch ({error})") from error
 
     def value(epoch: int) -> Any:
-        evaluator.names = {**_CONSTANTS, "x": epoch, "epoch": epoch, variable: epoch,
-                           "np": {**_CONSTANTS, **FUNCTIONS}}
+        evaluator.names = {
+            **_CONSTANTS,
+            "x": epoch,
+            "epoch": epoch,
+            variable: epoch,
+            "np": {**_CONSTANTS, **FUNCTIONS},
+        }
         try:
             return evaluator.eval(body.strip(), previously_parsed=tree)
-        except (simpleeval.InvalidExpression, ArithmeticError, TypeError, ValueError, KeyError, IndexError,
-                AttributeError, RecursionError) as error:
+        except (
+            simpleeval.InvalidExpression,
+            ArithmeticError,
+            TypeError,
+            ValueError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             names = ", ".join([*sorted(FUNCTIONS), "pi", "inf", variable])
-            raise ExpressionError(f"{text!r} cannot be evaluated at epoch {epoch}: {error}. "
-                                  f"Known names: {names}.") from error
+            raise ExpressionError(
+                f"{text!r} cannot be evaluated at epoch {epoch}: {error}. Known names: {names}."
+            ) from error
 
     return value

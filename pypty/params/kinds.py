@@ -35,7 +35,9 @@ def brief(value: Any) -> str:
 def _is_number(value: Any) -> bool:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.bool_))
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, (bool, np.bool_)
+    )
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ class ArrayOf:
     allow_nan: bool = False
 
     def describe(self) -> str:
-        shapes = " or ".join("(" + ", ".join(names) + ("," if len(names) == 1 else "") + ")" for names in self.dims)
+        shapes = " or ".join(
+            "(" + ", ".join(names) + ("," if len(names) == 1 else "") + ")" for names in self.dims
+        )
         word = "complex" if self.complex else "integer" if self.integer else "real"
         return f"a {word} array of shape {shapes}" + ("" if self.lazy else ", or the path of a .npy file")
 

@@ -22,10 +22,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int, float)) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice",
-                                                        key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
             seen.add(key if isinstance(key, (str, int, float)) else id(key_node))
         return super().construct_mapping(node, deep)
 
@@ -73,17 +74,21 @@ def load_preset(source: str | Path) -> dict[str, Any]:
     if not path.exists() and str(source) in preset_names():
         path = preset_folder() / f"{source}.yaml"
     if not path.is_file():
-        raise ParameterError(f"no parameter file {str(path)!r}; give a .yaml file, an output folder, or one of the "
-                             f"presets {', '.join(preset_names())}")
+        raise ParameterError(
+            f"no parameter file {str(path)!r}; give a .yaml file, an output folder, or one of the "
+            f"presets {', '.join(preset_names())}"
+        )
     if path.suffix in (".pkl", ".pickle"):
-        raise ParameterError(f"{str(path)!r} is a pickle, which can run code when opened; if you trust it, read it "
-                             "with pypty.params.presets.import_pickle(path) and pass the dict")
+        raise ParameterError(
+            f"{str(path)!r} is a pickle, which can run code when opened; if you trust it, read it "
+            "with pypty.params.presets.import_pickle(path) and pass the dict"
+        )
     return resolve_files(_read_yaml(path), path.parent)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ParameterError(f"{str(path)!r} cannot be read as YAML: {error}") from error
     if content is None:
@@ -102,22 +107,39 @@ def resolve_files(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             try:
                 out[key] = np.load(path, allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise ParameterError(f"{key}: the file {str(path)!r} cannot be read as .npy ({error})") from error
+                raise ParameterError(
+                    f"{key}: the file {str(path)!r} cannot be read as .npy ({error})"
+                ) from error
         elif isinstance(value, Mapping) and set(value) == {"callable"}:
-            raise ParameterError(f"{key}: was a Python function ({value['callable']}) that cannot be stored; pass the "
-                                 "parameter again, as a function or an expression of the epoch")
+            raise ParameterError(
+                f"{key}: was a Python function ({value['callable']}) that cannot be stored; pass the "
+                "parameter again, as a function or an expression of the epoch"
+            )
         else:
             out[key] = value
     return out
 
 
-_ALLOWED = frozenset({
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("collections", "OrderedDict"), ("builtins", "complex"),
-    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "bytearray"), ("builtins", "slice"),
-    ("builtins", "range"), ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-})
+_ALLOWED = frozenset(
+    {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("collections", "OrderedDict"),
+        ("builtins", "complex"),
+        ("builtins", "set"),
+        ("builtins", "frozenset"),
+        ("builtins", "bytearray"),
+        ("builtins", "slice"),
+        ("builtins", "range"),
+        ("_codecs", "encode"),
+        *(
+            (f"numpy.{core}.multiarray", name)
+            for core in ("core", "_core")
+            for name in ("_reconstruct", "scalar")
+        ),
+        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+    }
+)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -128,8 +150,9 @@ class _ArraysOnly(pickle.Unpickler):
             return super().find_class(module, name)
         if module == "numpy.dtypes" and name.endswith("DType"):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is neither a NumPy array nor a plain "
-                                     "container")
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}, which is neither a NumPy array nor a plain container"
+        )
 
 
 def import_pickle(path: str | Path) -> dict[str, Any]:
@@ -146,8 +169,17 @@ def import_pickle(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         content = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError,
-            TypeError, ValueError) as error:
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        ImportError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ParameterError(f"the pickle {str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"the pickle {str(path)!r} holds a {type(content).__name__}, expected a dict")

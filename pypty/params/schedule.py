@@ -50,13 +50,17 @@ class Varying:
             value = self.function(epoch)
         except ExpressionError as error:
             raise ExpressionError(f"{self.parameter.name}: {error}") from error
-        except Exception as error:  # noqa: BLE001 - the user's own function may raise anything
-            raise ParameterError(f"{self.parameter.name}: the function given for it raised "
-                                 f"{type(error).__name__} at epoch {epoch}: {error}") from error
+        except Exception as error:
+            raise ParameterError(
+                f"{self.parameter.name}: the function given for it raised "
+                f"{type(error).__name__} at epoch {epoch}: {error}"
+            ) from error
         problem = self.parameter.kind.problem(value)
         if problem:
-            raise ParameterError(f"{self.parameter.name}: at epoch {epoch} {problem.replace('given', 'got', 1)}, "
-                                 f"expected {self.parameter.kind.describe()}")
+            raise ParameterError(
+                f"{self.parameter.name}: at epoch {epoch} {problem.replace('given', 'got', 1)}, "
+                f"expected {self.parameter.kind.describe()}"
+            )
         return self.parameter.kind.convert(value)
 
     def record(self, first: int, last: int) -> Any:
@@ -99,15 +103,20 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
         if "lambda" not in value:
             schedule.at(0)  # a plain word that is no value of this kind must fail here, by name
         return schedule
-    raise ParameterError(f"{parameter.name}: {problem}, expected {parameter.kind.describe()}"
-                         ", or a function of the epoch")
+    raise ParameterError(
+        f"{parameter.name}: {problem}, expected {parameter.kind.describe()}, or a function of the epoch"
+    )
 
 
 def _table(parameter: Parameter, table: Any) -> Callable[[int], Any]:
-    if not isinstance(table, Mapping) or not table or not all(
-            isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in table):
-        raise ParameterError(f"{parameter.name}: given the table {brief(table)}, expected {{epoch: value}} with whole "
-                             "epochs")
+    if (
+        not isinstance(table, Mapping)
+        or not table
+        or not all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in table)
+    ):
+        raise ParameterError(
+            f"{parameter.name}: given the table {brief(table)}, expected {{epoch: value}} with whole epochs"
+        )
     starts = sorted(table)
 
     def value(epoch: int) -> Any:

@@ -75,8 +75,11 @@ class Multislice:
 
     def adjoint(self, grad: Array, point: _Point, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         patches = tape["patches"]
-        patch_grads = (self.backend.xp.empty((len(patches), *_without_probe_axis(grad)), grad.dtype)
-                       if "obj" in gradients else None)
+        patch_grads = (
+            self.backend.xp.empty((len(patches), *_without_probe_axis(grad)), grad.dtype)
+            if "obj" in gradients
+            else None
+        )
         for s in reversed(range(len(patches))):
             incoming = tape[f"incoming {s}"]
             if patch_grads is not None:

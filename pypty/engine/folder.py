@@ -1,0 +1,100 @@
+"""The output folder while a run goes on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pypty.engine.loop import Reconstruction
+from pypty.engine.monitor import EpochRecord
+from pypty.engine.resume import NAME as RESUME_NAME
+from pypty.engine.resume import write_resume
+from pypty.model.variables import BLOCKS
+from pypty.output.checkpoints import FILES, write_checkpoint, write_numbered
+from pypty.output.files import make_folder, remove_leftovers
+from pypty.output.loss_log import read_loss_log, write_loss_log
+from pypty.output.settings_file import SettingsWatch, write_settings
+
+_log = logging.getLogger(__name__)
+LOSS_LOG = "loss.csv"
+TEXT_LOG = "pypty.log"
+
+
+class RunFolder:
+    """Writes checkpoints, the loss log and resume.h5 as epochs pass.
+
+    Everything in it is replaced in one step, file by file, so that a kill leaves a folder that loads.
+    """
+
+    def __init__(self, path: Path, run: Reconstruction, version: str) -> None:
+        self.path = path
+        self.run = run
+        self.version = version
+        self._kept_rows = _earlier_rows(path, run)
+
+    def open(self) -> SettingsWatch:
+        """Write the starting state; returns the watch on params.yaml."""
+        make_folder(self.path)
+        remove_leftovers(self.path)
+        if (self.path / FILES["obj"]).exists() and self.run.state.epoch == 0:
+            _log.warning("%s holds an earlier reconstruction, which is being replaced", self.path)
+        write_settings(self.path, self.run.settings, self.version)
+        self._write_state()
+        return SettingsWatch(self.path)
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        """Write what is due after an epoch."""
+        settings = self.run.settings
+        every = settings["save_inter_checkpoints"]
+        if every and record.epoch % every == 0:
+            self._write_state()
+        every = settings["save_checkpoints_every_epoch"]
+        if every and record.epoch % every == 0:
+            write_numbered(self.path, self.run.state.variables, record.epoch, record.blocks)
+        self._write_log()
+
+    def close(self) -> None:
+        """Write the final state."""
+        self._write_state()
+        self._write_log()
+
+    def _write_state(self) -> None:
+        n_slices = self.run.state.variables.obj.shape[1]
+        names = [name for name in BLOCKS if name != "slice_distances" or n_slices > 1]
+        write_checkpoint(self.path, self.run.state.variables, names)
+        write_resume(self.path, self.run, self.version)
+
+    def _write_log(self) -> None:
+        level = self.run.settings["save_loss_log"]
+        if level:
+            write_loss_log(self.path / LOSS_LOG, [*self._kept_rows, *self.run.state.records], level)
+
+
+def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
+    """Rows of an earlier run in this folder that is continued with ``epoch_prev``."""
+    first = run.settings.first_epoch
+    if first == 0 or run.state.records or not (path / LOSS_LOG).is_file():
+        return []
+    rows = []
+    for row in read_loss_log(path / LOSS_LOG):
+        if int(row["epoch"]) < first:
+            rows.append(
+                EpochRecord(
+                    int(row["epoch"]),
+                    float(row["time / s"]),
+                    float(row["loss"]),
+                    float(row["sse"]),
+                    float(row["initial step"]),
+                    float(row["matching step"]),
+                    int(float(row["N linesearch iterations"])),
+                    float(row["dir. derivative"]),
+                    float(row["new dir. derivative"]),
+                    warnings=[row["Warnings"]] if row["Warnings"] else [],
+                )
+            )
+    return rows
+
+
+def can_resume(path: Path) -> bool:
+    """Whether the folder holds a state to continue from."""
+    return (path / RESUME_NAME).is_file()

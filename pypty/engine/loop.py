@@ -1,0 +1,264 @@
+"""The epochs of a reconstruction."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pypty.backend.memory import free_bytes, total_bytes
+from pypty.data.feed import Feed
+from pypty.data.scan import sort_sequence
+from pypty.engine.monitor import BlockMonitor, EpochRecord
+from pypty.engine.prepare import Setup, check_inside
+from pypty.engine.problem import Problem, Signature, refined_blocks, resolve_weight
+from pypty.errors import ReconstructionError
+from pypty.model.variables import Variables
+from pypty.objective.curvature import Curvature
+from pypty.objective.noise import NOISE_MODELS
+from pypty.objective.objective import Objective
+from pypty.optimize.lbfgs import Lbfgs, Sample, Step
+from pypty.optimize.line_search import WolfeOptions
+from pypty.params.settings import Settings
+
+_log = logging.getLogger(__name__)
+_UNLIMITED_EVALUATIONS = 100
+
+Reload = Callable[[Settings], Settings]
+"""Called before each epoch; returns the settings, edited or not."""
+
+
+@dataclass
+class State:
+    """Everything that an exact restart needs.
+
+    Attributes
+    ----------
+    epoch : index of the next epoch
+    sample : loss and gradient at ``variables``, or None when they must be computed
+    signature : of the problem that ``sample`` and the optimiser's pairs belong to
+    rejected : consecutive rejected updates
+    """
+
+    variables: Variables
+    epoch: int
+    optimizer: Lbfgs = field(default_factory=Lbfgs)
+    sample: Sample | None = None
+    signature: Signature | None = None
+    rejected: int = 0
+    elapsed_s: float = 0.0
+    records: list[EpochRecord] = field(default_factory=list)
+    stop_reason: str = ""
+
+
+class Reconstruction:
+    """Runs epochs on a state.
+
+    Parameters
+    ----------
+    batch_size, n_threads : those of an earlier run, to repeat its rounding exactly; None = from the plan
+    """
+
+    def __init__(
+        self, setup: Setup, state: State, batch_size: int | None = None, n_threads: int | None = None
+    ) -> None:
+        self.setup = setup
+        self.settings = setup.settings
+        self.state = state
+        self.monitor = BlockMonitor()
+        self.limits = setup.band_limits(state.variables)
+        self.feed: Feed = setup.feed()
+        refines = any(
+            setup.settings.at(epoch)["update_probe_pos"]
+            for epoch in range(setup.settings.first_epoch, min(setup.settings["epoch_max"], 10_000))
+        )
+        self.objective: Objective = setup.objective(
+            self.feed, setup.needs_subpixel(refines), batch_size, n_threads
+        )
+        self._has_shift = setup.needs_subpixel(refines)
+
+    def epochs(self, reload: Reload = lambda settings: settings) -> Iterator[EpochRecord]:
+        """Run until ``epoch_max``, or until nothing improves any more; yields after each epoch."""
+        started = time.perf_counter() - self.state.elapsed_s
+        while self.state.epoch < self.settings["epoch_max"]:
+            self.settings = reload(self.settings)
+            record = self._epoch(self.settings.at(self.state.epoch))
+            self.state.elapsed_s = record.time_s = time.perf_counter() - started
+            self.state.epoch += 1
+            self.state.records.append(record)
+            self.state.stop_reason = self._why_stop()
+            yield record
+            if self.state.stop_reason:
+                return
+        self.state.stop_reason = f"epoch_max = {self.settings['epoch_max']} was reached"
+
+    def problem(self, now: Mapping[str, Any]) -> Problem:
+        """The optimisation problem of an epoch, at the present variables."""
+        setup, variables = self.setup, self.state.variables
+        blocks = refined_blocks(now, variables.obj.shape[1])
+        if "positions" in blocks and not self._has_shift:  # switched on while running
+            self._has_shift = True
+            self.objective = setup.objective(
+                self.feed, True, self.objective.batch_size, self.objective.n_threads
+            )
+        indices = sort_sequence(now["sequence"], self.feed.n_patterns)
+        check_inside(setup, indices, variables.obj.shape)
+        n_pixels = (
+            int(math.prod(setup.grid.shape))
+            if not setup.crop
+            else math.prod(n - 2 * setup.crop for n in setup.grid.shape)
+        )
+        weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
+        mean = setup.mean_in_corner()
+        scale = weight * NOISE_MODELS[self.settings["algorithm"]].curvature(mean)
+        curvature = Curvature(setup.backend, setup.grid, setup.scan.corners[indices], mean, scale)
+        return Problem(
+            self.objective,
+            variables,
+            blocks,
+            indices,
+            weight,
+            self.limits,
+            curvature,
+            self.settings["preconditioner"],
+        )
+
+    def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
+        state = self.state
+        problem = self.problem(now)
+        warnings = self._forget_if_changed(problem.signature, now["reset_history_flag"])
+        counted = _Counting(problem)
+        if state.sample is None:
+            state.sample = counted(problem.point())
+        start = state.sample
+        if not math.isfinite(start.value) or not start.gradient.is_finite():
+            raise ReconstructionError(
+                f"epoch {state.epoch}: the loss is {start.value} or its gradient is not finite; "
+                "check the scale of probe and obj, and use default_dtype='double'"
+            )
+        step = state.optimizer.step(
+            problem.point(),
+            start,
+            counted,
+            problem.precondition,
+            now["hist_length"],
+            now["update_step_bfgs"],
+            self._wolfe(now),
+        )
+        warnings += self._take(step)
+        norms = {name: math.sqrt(value) for name, value in start.gradient.dot_blocks(start.gradient).items()}
+        warnings += self.monitor.watch(problem.blocks, norms, step)
+        for text in warnings:
+            _log.warning("epoch %d: %s", state.epoch, text)
+        self._log_search(step)
+        return self._record(problem, start, step, counted.calls, now, warnings)
+
+    def _forget_if_changed(self, signature: Signature, asked: bool) -> list[str]:
+        state = self.state
+        if state.signature is not None and signature != state.signature:
+            _log.info("epoch %d: history reset (%s)", state.epoch, signature.difference(state.signature))
+            state.optimizer.reset()
+            state.sample = None
+            state.rejected = 0
+        elif asked:
+            _log.info("epoch %d: history reset (reset_history_flag)", state.epoch)
+            state.optimizer.reset()
+        state.signature = signature
+        return [] if signature.blocks else ["nothing is refined: every update_* is off"]
+
+    def _take(self, step: Step) -> list[str]:
+        """Move to the new point, or note why not."""
+        state = self.state
+        state.sample = step.sample
+        state.variables = state.variables.replace(step.x)
+        if step.accepted:
+            state.rejected = 0
+            return (
+                ["the L-BFGS direction did not descend: steepest descent was used"] if step.fell_back else []
+            )
+        state.rejected += 1
+        state.optimizer.reset()
+        return [f"update rejected ({step.search.reason}); history reset"]
+
+    def _why_stop(self) -> str:
+        if self.state.rejected < 2 or self.state.epoch >= self.settings["epoch_max"]:
+            return ""
+        follows = self.settings.at(self.state.epoch)
+        if refined_blocks(follows, self.state.variables.obj.shape[1]) != self.state.records[-1].blocks:
+            return ""
+        if any(
+            name in self.settings.given and not hasattr(schedule, "value")
+            for name, schedule in self.settings.schedules.items()
+        ):
+            return ""  # a later epoch may change the problem
+        return (
+            f"no step along steepest descent decreases the loss: it has converged to the limit of "
+            f"{self.settings['default_dtype']} precision"
+        )
+
+    def _wolfe(self, now: Mapping[str, Any]) -> WolfeOptions:
+        settings = self.settings
+        return WolfeOptions(
+            c1=now["wolfe_c1_constant"],
+            c2=now["wolfe_c2_constant"],
+            shrink=settings["reduce_factor"],
+            grow=settings["optimism"],
+            max_evaluations=settings["max_count"] or _UNLIMITED_EVALUATIONS,
+            min_step=settings["min_step"],
+        )
+
+    def _log_search(self, step: Step) -> None:
+        for count, point in enumerate(step.search.trials):
+            _log.debug(
+                "  line search %d: step %.4g, loss %.8g (%+.3g), slope %.3g -> %.3g",
+                count,
+                point.step,
+                point.value,
+                point.value - (self.state.sample or point.payload).value,
+                step.slope,
+                point.slope,
+            )
+
+    def _record(
+        self,
+        problem: Problem,
+        start: Sample,
+        step: Step,
+        calls: int,
+        now: Mapping[str, Any],
+        warnings: list[str],
+    ) -> EpochRecord:
+        point = step.search.point
+        backend = self.setup.backend
+        gib = 2**30
+        return EpochRecord(
+            epoch=self.state.epoch,
+            time_s=0.0,
+            loss=start.value,
+            sse=start.info.sse,
+            first_step=now["update_step_bfgs"],
+            step=point.step if point else 0.0,
+            evaluations=calls,
+            slope=step.slope,
+            new_slope=point.slope if point else step.slope,
+            blocks=problem.blocks,
+            terms=dict(start.info.terms),
+            free_GiB=free_bytes(backend) / gib if backend.on_gpu else 0.0,
+            total_GiB=total_bytes(backend) / gib,
+            warnings=warnings,
+        )
+
+
+class _Counting:
+    """Counts calls of a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.calls = 0
+
+    def __call__(self, point: Any) -> Sample:
+        self.calls += 1
+        return self.problem(point)

@@ -1,0 +1,91 @@
+"""What the user sees while a reconstruction runs: a bar, lines per epoch, and a log file."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+from pypty.engine.monitor import EpochRecord
+
+_ROOT = logging.getLogger("pypty")
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+
+class _TqdmHandler(logging.Handler):
+    """Shows log lines above the bar, in a terminal and in Jupyter."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        tqdm.write(prefix + record.getMessage())
+
+
+class Reporter:
+    """Context manager that shows progress at the level of ``print_flag``.
+
+    0 nothing; 1 a bar with loss, step, evaluations and time left, and warnings; 2 a line per epoch instead;
+    3 also every line-search step; 4 also every regulariser. With a folder, everything also goes to pypty.log.
+    """
+
+    def __init__(self, print_flag: int, first_epoch: int, last_epoch: int, log_file: Path | None) -> None:
+        self.level = print_flag
+        self.log_file = log_file
+        self.bar = tqdm(
+            total=last_epoch,
+            initial=first_epoch,
+            unit="epoch",
+            disable=print_flag != 1,
+            dynamic_ncols=True,
+            leave=True,
+        )
+        self._handlers: list[logging.Handler] = []
+        self._level_before = _ROOT.level
+
+    def __enter__(self) -> Reporter:
+        if self.level > 0:
+            shown = _TqdmHandler()
+            shown.setLevel(
+                logging.WARNING if self.level == 1 else logging.INFO if self.level == 2 else logging.DEBUG
+            )
+            self._handlers.append(shown)
+        if self.log_file is not None:
+            kept = logging.FileHandler(self.log_file, encoding="utf-8")
+            kept.setFormatter(_FORMAT)
+            kept.setLevel(logging.DEBUG if self.level >= 3 else logging.INFO)
+            self._handlers.append(kept)
+        for handler in self._handlers:
+            _ROOT.addHandler(handler)
+        if self._handlers:
+            _ROOT.setLevel(min(handler.level for handler in self._handlers))
+        return self
+
+    def epoch(self, record: EpochRecord, loss_after: float) -> None:
+        """Show a finished epoch."""
+        self.bar.set_postfix_str(
+            f"loss {loss_after:.6g}, step {record.step:.2g}, {record.evaluations} eval.", refresh=False
+        )
+        self.bar.update()
+        _ROOT.info(
+            "epoch %d  loss %.8g  sse %.6g  step %.3g  evaluations %d  %.1f s  refined: %s",
+            record.epoch,
+            record.loss,
+            record.sse,
+            record.step,
+            record.evaluations,
+            record.time_s,
+            ", ".join(record.blocks),
+        )
+        if self.level >= 4:
+            for name, value in record.terms.items():
+                _ROOT.info("    %s: %.4g (%.2f %% of the loss)", name, value, 100 * value / record.loss)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+        for handler in self._handlers:
+            _ROOT.removeHandler(handler)
+            handler.close()
+        _ROOT.setLevel(self._level_before)

@@ -1,0 +1,170 @@
+"""resume.h5: everything that an exact restart needs, in one file that is replaced in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pypty.backend.array import Backend, to_host
+from pypty.data.sources import fingerprint
+from pypty.engine.loop import Reconstruction, State
+from pypty.engine.monitor import EpochRecord
+from pypty.engine.prepare import Setup
+from pypty.engine.problem import Signature
+from pypty.errors import CheckpointError
+from pypty.model.variables import BLOCKS, Variables
+from pypty.objective.objective import Evaluated
+from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
+from pypty.optimize.vector import BlockVector
+from pypty.output.files import atomic
+
+NAME = "resume.h5"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """A state read back, with what fixes the rounding."""
+
+    state: State
+    batch_size: int
+    n_threads: int
+
+
+def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
+    """Write the state after an epoch.
+
+    Every random generator is derived from (seed, epoch), so these two are the random state.
+    """
+    state = run.state
+    with atomic(folder / NAME) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(
+            format=FORMAT,
+            pypty_version=version,
+            numpy_version=np.__version__,
+            epoch=state.epoch,
+            rejected=state.rejected,
+            elapsed_s=state.elapsed_s,
+            seed=run.settings["seed"],
+            batch_size=run.objective.batch_size,
+            n_threads=run.objective.n_threads,
+            precision=run.settings["default_dtype"],
+            device=run.setup.backend.name,
+            data=_data_fingerprint(run.setup),
+        )
+        _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
+        if state.signature is not None:
+            group = file.create_group("signature")
+            group.attrs.update(blocks=json.dumps(state.signature.blocks), weight=state.signature.weight)
+            group["indices"] = np.frombuffer(state.signature.indices, dtype=np.int64)
+        if state.sample is not None:
+            group = file.create_group("sample")
+            group.attrs.update(
+                value=state.sample.value, sse=state.sample.info.sse, terms=json.dumps(state.sample.info.terms)
+            )
+            _write_vector(group.create_group("gradient"), state.sample.gradient)
+        pairs = file.create_group("pairs")
+        for index, pair in enumerate(state.optimizer.pairs):
+            group = pairs.create_group(f"{index:05d}")
+            _write_vector(group.create_group("s"), pair.s)
+            _write_vector(group.create_group("y"), pair.y)
+        file["history"] = json.dumps([dataclasses.asdict(record) for record in state.records])
+
+
+def read_resume(folder: Path, setup: Setup) -> Resumed:
+    """Read the state back onto the device of ``setup``.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or belongs to other data, another precision or other shapes.
+    """
+    path = folder / NAME
+    try:
+        with h5py.File(path, "r") as file:
+            _check_origin(file, path, setup)
+            return _read(file, path, setup)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read: {error}; start again from co.npy, cp.npy, cg.npy with "
+            "pypty.load_checkpoint(folder)"
+        ) from error
+
+
+def _check_origin(file: Any, path: Path, setup: Setup) -> None:
+    if int(file.attrs["format"]) != FORMAT:
+        raise CheckpointError(f"{str(path)!r} has format {file.attrs['format']}; this version reads {FORMAT}")
+    precision = setup.settings["default_dtype"]
+    if file.attrs["precision"] != precision:
+        raise CheckpointError(
+            f"{str(path)!r} was computed in {file.attrs['precision']} precision, but default_dtype is "
+            f"{precision!r}; use the same, or start from pypty.load_checkpoint(folder)"
+        )
+    if file.attrs["data"] != _data_fingerprint(setup):
+        raise CheckpointError(
+            f"{str(path)!r} belongs to other data than the ones given now (other shape, type or "
+            "values); to continue with new data use pypty.load_checkpoint(folder)"
+        )
+
+
+def _data_fingerprint(setup: Setup) -> str:
+    return fingerprint(setup.source) if setup.source is not None else ""
+
+
+def _read(file: Any, path: Path, setup: Setup) -> Resumed:
+    backend = setup.backend
+    blocks = _read_vector(file["variables"], backend)
+    variables = Variables(**{name: blocks[name] for name in BLOCKS})
+    expected = (*setup.grid.shape, setup.plan.sizes.n_patterns)
+    found = (*variables.probe.shape[-2:], variables.positions.shape[0])
+    if expected != found:
+        raise CheckpointError(
+            f"{str(path)!r} has (window y, window x, patterns) = {found}, but the parameters give {expected}"
+        )
+    state = State(
+        variables,
+        int(file.attrs["epoch"]),
+        rejected=int(file.attrs["rejected"]),
+        elapsed_s=float(file.attrs["elapsed_s"]),
+    )
+    if "signature" in file:
+        group = file["signature"]
+        state.signature = Signature(
+            tuple(json.loads(group.attrs["blocks"])),
+            group["indices"][()].tobytes(),
+            float(group.attrs["weight"]),
+        )
+    if "sample" in file:
+        group = file["sample"]
+        info = Evaluated(
+            float(group.attrs["value"]), float(group.attrs["sse"]), {}, json.loads(group.attrs["terms"])
+        )
+        state.sample = Sample(info.loss, _read_vector(group["gradient"], backend), info)
+    state.optimizer = Lbfgs(
+        [
+            Pair(
+                _read_vector(file["pairs"][key]["s"], backend), _read_vector(file["pairs"][key]["y"], backend)
+            )
+            for key in sorted(file["pairs"])
+        ]
+    )
+    records = json.loads(file["history"].asstr()[()])
+    state.records = [EpochRecord(**{**record, "blocks": tuple(record["blocks"])}) for record in records]
+    return Resumed(state, int(file.attrs["batch_size"]), int(file.attrs["n_threads"]))
+
+
+def _write_vector(group: Any, vector: BlockVector) -> None:
+    for name, array in vector.items():
+        group[name] = to_host(array)
+
+
+def _read_vector(group: Any, backend: Backend) -> BlockVector:
+    """Blocks in their canonical order: sums over blocks must round as they did."""
+    return BlockVector({name: backend.asarray(group[name][()]) for name in BLOCKS if name in group})

@@ -1,0 +1,189 @@
+"""The public functions: run, evaluate, simulate, check, plan. A reconstruction on one screen."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import pypty
+from pypty.data.preprocess import to_centre
+from pypty.engine.folder import TEXT_LOG, RunFolder
+from pypty.engine.loop import Reconstruction, State
+from pypty.engine.memory import MemoryPlan
+from pypty.engine.prepare import Params, Setup, inspect, prepare, read
+from pypty.engine.progress import Reporter
+from pypty.engine.resume import read_resume
+from pypty.model.variables import BLOCKS, to_public
+from pypty.output.files import make_folder
+from pypty.params.check import Report
+from pypty.result import Evaluation, Result
+
+__all__ = ["check", "evaluate", "plan", "run", "simulate"]
+
+_log = logging.getLogger(__name__)
+
+
+def run(params: Params) -> Result:
+    """Reconstruct.
+
+    Parameters
+    ----------
+    params : dict of parameters (``pypty explain KEY``, docs/parameters.md), or the path of a preset file or
+        output folder
+
+    Returns
+    -------
+    Result, with every array in the layout of docs/conventions.md
+
+    Raises
+    ------
+    ParameterError
+        With every problem of the parameters and the data; nothing was written then.
+    CheckpointError
+        ``resume`` was asked for and the state cannot be continued.
+    ReconstructionError
+        The loss became infinite or NaN.
+
+    Interrupting it (Ctrl-C, or the stop button of a notebook) ends it after the last full epoch.
+    """
+    setup = prepare(params)
+    try:
+        return _run(setup)
+    finally:
+        setup.close()
+
+
+def _run(setup: Setup) -> Result:
+    settings = setup.settings
+    path = Path(settings["output_folder"]).expanduser() if settings["output_folder"] else None
+    if path is not None and settings["resume"]:
+        resumed = read_resume(path, setup)
+        reconstruction = Reconstruction(setup, resumed.state, resumed.batch_size, resumed.n_threads)
+    else:
+        reconstruction = Reconstruction(setup, State(setup.variables(), settings.first_epoch))
+    state = reconstruction.state
+    log_file = make_folder(path) / TEXT_LOG if path is not None else None
+    with Reporter(settings["print_flag"], state.epoch, settings["epoch_max"], log_file) as reporter:
+        for note in settings.notes:
+            _log.warning(note)
+        _log.info("pypty %s on %s\n%s", pypty.__version__, setup.backend.name, setup.plan)
+        folder = RunFolder(path, reconstruction, pypty.__version__) if path is not None else None
+        reload = folder.open() if folder is not None else lambda settings: settings
+        try:
+            for record in reconstruction.epochs(reload):
+                reporter.epoch(record, state.sample.value if state.sample else record.loss)
+                if folder is not None:
+                    folder.epoch_done(record)
+        except KeyboardInterrupt:
+            state.stop_reason = f"interrupted after {state.epoch} epochs"
+        if folder is not None:
+            folder.close()
+        _log.info("stopped: %s", state.stop_reason)
+    return _result(reconstruction, path)
+
+
+def _result(reconstruction: Reconstruction, folder: Path | None) -> Result:
+    state = reconstruction.state
+    arrays = {name: to_public(name, state.variables.block(name)) for name in BLOCKS}
+    last = [state.sample] if state.sample is not None else []
+    return Result(
+        **arrays,
+        loss=np.array([record.loss for record in state.records] + [sample.value for sample in last]),
+        sse=np.array([record.sse for record in state.records] + [sample.info.sse for sample in last]),
+        epochs=np.array([record.epoch for record in state.records], dtype=int),
+        pixel_size_A=np.array(reconstruction.setup.grid.pixel_size_A),
+        stop_reason=state.stop_reason,
+        warnings=(
+            *reconstruction.settings.notes,
+            *(text for record in state.records for text in record.warnings),
+        ),
+        settings=reconstruction.settings.record(),
+        folder=folder,
+    )
+
+
+def evaluate(params: Params) -> Evaluation:
+    """Loss, SSE, regularisers and gradients at the start point. Writes nothing.
+
+    Gradients are those of the loss as a function of the arrays themselves: no band limit is applied to them.
+
+    Raises
+    ------
+    ParameterError
+        With every problem of the parameters and the data.
+    """
+    setup = prepare(params)
+    try:
+        variables = setup.variables()
+        problem = Reconstruction(setup, State(variables, setup.settings.first_epoch)).problem(
+            setup.settings.first()
+        )
+        found = problem.objective.evaluate(variables, problem.blocks, problem.indices, problem.weight)
+    finally:
+        setup.close()
+    gradients = {name: to_public(name, gradient) for name, gradient in found.gradients.items()}
+    return Evaluation(found.loss, found.sse, found.terms, gradients)
+
+
+def simulate(params: Params) -> np.ndarray:
+    """Diffraction patterns of the model at the start point.
+
+    Without data the window is that of ``probe``, which must be an array, and its counts are taken as they are.
+
+    Returns
+    -------
+    (N, ky, kx) float, zero frequency at index n//2, in counts; N = all positions, whatever the sequence
+
+    Raises
+    ------
+    ParameterError
+        With every problem of the parameters.
+    """
+    setup = prepare(params, needs_data=False)
+    try:
+        variables = setup.variables()
+        refines = setup.settings.first()["update_probe_pos"]
+        objective = setup.objective(setup.feed(), setup.needs_subpixel(refines))
+        return to_centre(objective.simulate(variables, np.arange(len(setup.scan.corners))))
+    finally:
+        setup.close()
+
+
+def check(params: Params) -> Report:
+    """Find every problem of the parameters and the data. Writes nothing.
+
+    Returns
+    -------
+    Report: true when a reconstruction could start; printing it lists problems and warnings
+    """
+    report, setup = inspect(params)
+    if setup is not None:
+        setup.close()
+    return report
+
+
+def plan(params: Params, show: bool = True) -> MemoryPlan:
+    """Estimate memory and batch size without allocating anything.
+
+    Parameters
+    ----------
+    show : also write the table to standard output
+
+    Raises
+    ------
+    ParameterError
+        With every problem of the parameters and the data.
+    """
+    setup = prepare(params)
+    setup.close()
+    if show:
+        sys.stdout.write(f"{setup.plan}\n")
+    return setup.plan
+
+
+def resume(folder: str | Path, **changes: object) -> Result:
+    """Continue the reconstruction in ``folder`` exactly where it was; ``changes`` replace parameters."""
+    return run({**read(folder), "output_folder": str(folder), **changes, "resume": True})

@@ -1,0 +1,113 @@
+"""The arrays of a reconstruction as .npy files with PyPty's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import CheckpointError
+from pypty.model.variables import BLOCKS, Variables, to_public
+from pypty.output.files import write_array
+from pypty.output.loss_log import read_loss_log
+
+FILES: Mapping[str, str] = MappingProxyType(
+    {
+        "obj": "co.npy",
+        "probe": "cp.npy",
+        "positions": "cg.npy",
+        "slice_distances": "cd.npy",
+    }
+)
+"""Latest state of each block. (PyPty has no name for slice distances: cd is ours.)"""
+
+NUMBERED: Mapping[str, str] = MappingProxyType(
+    {
+        "obj": "checkpoint_obj_epoch_{}.npy",
+        "probe": "checkpoint_probe_epoch_{}.npy",
+        "positions": "checkpoint_positions_epoch_{}.npy",
+        "slice_distances": "checkpoint_slice_distances_epoch_{}.npy",
+    }
+)
+
+
+def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = BLOCKS) -> None:
+    """Write co.npy, cp.npy, ... for the named blocks."""
+    for name in names:
+        write_array(folder / FILES[name], to_public(name, variables.block(name)))
+
+
+def write_numbered(folder: Path, variables: Variables, epoch: int, names: Iterable[str]) -> None:
+    """Write checkpoint_<block>_epoch_<k>.npy for the named blocks."""
+    for name in names:
+        write_array(folder / NUMBERED[name].format(epoch), to_public(name, variables.block(name)))
+
+
+def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> dict[str, Any]:
+    """Read the arrays of an output folder, of this PyPty or of PyPty 2.2, as parameters to continue from.
+
+    Parameters
+    ----------
+    averaged_modes : whether the probe follows PyPty 2.2, which averages the intensities of its modes while
+        they add here; such a probe is divided by sqrt(probe modes x object modes). None decides by
+        params.pkl, which only PyPty 2.2 writes.
+
+    Returns
+    -------
+    dict with obj, probe, positions, slice_distances (where present), skip_preprocessing = True, and epoch_prev =
+    number of epochs in loss.csv. Update your parameters with it and run.
+
+    Raises
+    ------
+    CheckpointError
+        A file is missing or damaged.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {str(folder)!r}")
+    out: dict[str, Any] = {}
+    for name, file in FILES.items():
+        path = folder / file
+        if path.is_file():
+            out[name] = _load_array(path)
+    if "obj" not in out or "probe" not in out:
+        raise CheckpointError(f"{str(folder)!r} has no co.npy and cp.npy; is it an output folder?")
+    if averaged_modes is None:
+        averaged_modes = (folder / "params.pkl").exists() and not (folder / "params.yaml").exists()
+    if averaged_modes:
+        out["probe"] = from_averaged_modes(out["probe"], out["obj"])
+    out["skip_preprocessing"] = True
+    out["epoch_prev"] = _epochs_done(folder / "loss.csv")
+    return out
+
+
+def from_averaged_modes(probe: np.ndarray, obj: np.ndarray) -> np.ndarray:
+    """A probe of PyPty 2.2 (intensities averaged over modes) for this package (intensities added).
+
+    Parameters
+    ----------
+    probe : (y, x, modes[, subscans])
+    obj : (y, x, z, modes)
+    """
+    n_modes = (probe.shape[2] if probe.ndim > 2 else 1) * obj.shape[3]
+    return probe / np.sqrt(n_modes)
+
+
+def _load_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def _epochs_done(log: Path) -> int:
+    if not log.is_file():
+        return 0
+    try:
+        rows = read_loss_log(log)
+        return int(float(rows[-1]["epoch"])) + 1 if rows else 0
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{str(log)!r} cannot be read: {error}") from error

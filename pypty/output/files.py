@@ -1,0 +1,71 @@
+"""Files that are never seen half written: temporary name, flush, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pypty.errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; when the block ends well, it replaces ``path`` in one step.
+
+    A kill at any moment leaves either the old file or the new one.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written (permission, full disk).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write one .npy file atomically."""
+    with atomic(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write one text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and its parents.
+
+    Raises
+    ------
+    OutputError
+        It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the output folder {str(folder)!r} cannot be made: {error.strerror or error}"
+        ) from error
+    return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed run left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

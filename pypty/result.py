@@ -1,0 +1,144 @@
+"""What a reconstruction, and an evaluation, give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from pypty.errors import CheckpointError
+from pypty.output.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ARRAYS = ("obj", "probe", "positions", "slice_distances", "loss", "sse", "pixel_size_A")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and gradients at the start point, in the public layout (docs/conventions.md).
+
+    Attributes
+    ----------
+    loss : data term times ``loss_weight``, plus all regularisers
+    sse : sum of squared errors (D - I)^2
+    regularizers : value of each active regulariser
+    gradients : for every refined block ("obj", "probe", "positions", "slice_distances"): dL/dRe + i dL/dIm of
+        complex arrays, the ordinary derivative of real ones; same shape as the array
+    """
+
+    loss: float
+    sse: float
+    regularizers: dict[str, float]
+    gradients: dict[str, np.ndarray]
+
+    def __repr__(self) -> str:
+        blocks = ", ".join(f"{name} {g.shape}" for name, g in self.gradients.items())
+        return f"Evaluation(loss={self.loss:.8g}, sse={self.sse:.8g}, gradients: {blocks})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished reconstruction.
+
+    Attributes
+    ----------
+    obj : (y, x, z, modes) complex
+    probe : (y, x, modes) complex
+    positions : (N, 2) [y, x] in pixels of ``obj``
+    slice_distances : Å
+    loss, sse : before the update of each epoch; the last entry is after the last update
+    epochs : indices of the epochs that were done
+    pixel_size_A : (2,) [y, x]
+    stop_reason : why the run ended
+    warnings : what was noticed on the way
+    settings : the parameters used
+    folder : the output folder, or None
+    """
+
+    obj: np.ndarray
+    probe: np.ndarray
+    positions: np.ndarray
+    slice_distances: np.ndarray
+    loss: np.ndarray
+    sse: np.ndarray
+    epochs: np.ndarray
+    pixel_size_A: np.ndarray
+    stop_reason: str
+    warnings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @property
+    def phase(self) -> np.ndarray:
+        """(y, x) phase in rad, summed over slices, averaged over object modes."""
+        return np.angle(self.obj).sum(axis=2).mean(axis=2)
+
+    def __repr__(self) -> str:
+        where = f", folder={str(self.folder)!r}" if self.folder else ""
+        loss = f"loss {self.loss[0]:.6g} -> {self.loss[-1]:.6g}" if len(self.loss) else "no epochs"
+        return (
+            f"Result(obj {self.obj.shape}, probe {self.probe.shape}, {len(self.epochs)} epochs, {loss}, "
+            f"stopped: {self.stop_reason}{where})"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one HDF5 file with all arrays (chunked, compressed) and the settings as attributes.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        path = Path(path).expanduser()
+        with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+            for name in (*_ARRAYS, "epochs"):
+                array = np.asarray(getattr(self, name))
+                large = {"compression": "gzip", "compression_opts": 4} if array.size > 1000 else {}
+                file.create_dataset(name, data=array, **large)
+            file.attrs["stop_reason"] = self.stop_reason
+            group = file.create_group("settings")
+            for name, value in self.settings.items():
+                _write_setting(group, name, value)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            The file is missing or no result.
+        """
+        try:
+            with h5py.File(Path(path).expanduser(), "r") as file:
+                arrays = {name: file[name][()] for name in (*_ARRAYS, "epochs")}
+                settings = {
+                    name: item.asstr()[()] if item.dtype.kind == "O" else item[()]
+                    for name, item in file["settings"].items()
+                }
+                return cls(**arrays, stop_reason=str(file.attrs["stop_reason"]), settings=settings)
+        except (OSError, KeyError) as error:
+            raise CheckpointError(f"{str(path)!r} is no saved result: {error}") from error
+
+    def plot(self) -> Figure:
+        """One figure: object phase with scale bar, probe modes, loss, positions."""
+        from pypty.plots.overview import plot_result
+
+        return plot_result(self)
+
+
+def _write_setting(group: Any, name: str, value: Any) -> None:
+    """Numbers and arrays as they are, anything else as text; None and the data set are left out."""
+    if value is None or name == "dataset":
+        return
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    group[name] = array if array.dtype.kind in "biufc" else str(value)
