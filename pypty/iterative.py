@@ -91,6 +91,7 @@ def _result(reconstruction: Reconstruction, folder: Path | None) -> Result:
     last = [state.sample] if state.sample is not None else []
     return Result(
         **arrays,
+        start_positions=reconstruction.setup.scan.positions,
         loss=np.array([record.loss for record in state.records] + [sample.value for sample in last]),
         sse=np.array([record.sse for record in state.records] + [sample.info.sse for sample in last]),
         epochs=np.array([record.epoch for record in state.records], dtype=int),

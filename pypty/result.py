@@ -15,7 +15,7 @@ from pypty.output.files import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ARRAYS = ("obj", "probe", "positions", "slice_distances", "loss", "sse", "pixel_size_A")
+_ARRAYS = ("obj", "probe", "positions", "slice_distances", "start_positions", "loss", "sse", "pixel_size_A")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Result:
     probe : (y, x, modes) complex
     positions : (N, 2) [y, x] in pixels of ``obj``
     slice_distances : Å
+    start_positions : (N, 2) where the positions started
     loss, sse : before the update of each epoch; the last entry is after the last update
     epochs : indices of the epochs that were done
     pixel_size_A : (2,) [y, x]
@@ -64,6 +65,7 @@ class Result:
     probe: np.ndarray
     positions: np.ndarray
     slice_distances: np.ndarray
+    start_positions: np.ndarray
     loss: np.ndarray
     sse: np.ndarray
     epochs: np.ndarray

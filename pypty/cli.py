@@ -1,0 +1,160 @@
+"""The command line: pypty run | check | plan | demo | explain | presets | doctor."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pypty import __version__
+from pypty.errors import ParameterError, PyptyError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (0 well, 1 a problem, which is printed, 2 wrong usage)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except PyptyError as error:
+        sys.stderr.write(f"pypty: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("pypty: interrupted\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pypty", description="Electron ptychography: from 4D-STEM data to phase images."
+    )
+    parser.add_argument("--version", action="version", version=f"pypty {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    for name, function, text in (
+        ("run", _run, "Reconstruct with the parameters of a file."),
+        ("check", _check, "List every problem of a parameter file."),
+        ("plan", _plan, "Estimate memory and batch size."),
+    ):
+        sub = add(name, function, text)
+        sub.add_argument("file", help="YAML file with parameters, output folder, or name of a preset")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter"
+        )
+        if name == "run":
+            sub.add_argument(
+                "--resume", action="store_true", help="FILE is an output folder: continue it exactly"
+            )
+    demo = add("demo", _demo, "Reconstruct MoS2 from simulated data that comes with PyPty.")
+    demo.add_argument(
+        "--output", default="pypty_demo", help="folder for results and figures (default: %(default)s)"
+    )
+    demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter")
+    explain = add("explain", _explain, "Explain a parameter.")
+    explain.add_argument("key", help="name of the parameter")
+    add("presets", _presets, "List the presets that come with PyPty.")
+    add("doctor", _doctor, "Show what this machine offers, and why a GPU is not used.")
+    return parser
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, Any]:
+    from pypty.params.presets import load_preset
+
+    return {**load_preset(options.file), **_changes(options.set)}
+
+
+def _changes(pairs: Sequence[str]) -> dict[str, Any]:
+    changes = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise ParameterError(f"--set {pair!r}: expected KEY=VALUE, for example --set epoch_max=20")
+        try:
+            changes[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"--set {pair!r}: the value cannot be read ({error})") from error
+    return changes
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pypty.iterative import run
+
+    params = _parameters(options)
+    if options.resume:
+        if not Path(options.file).is_dir():
+            raise ParameterError(f"--resume needs an output folder, but {options.file!r} is none")
+        params |= {"resume": True, "output_folder": options.file}
+    _say(repr(run(params)))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from pypty.iterative import check
+
+    report = check(_parameters(options))
+    _say(str(report))
+    return 0 if report else 1
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from pypty.iterative import plan
+
+    plan(_parameters(options))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pypty.demo import run_demo
+
+    _say(
+        "Reconstructing a MoS2 monolayer from 1024 simulated diffraction patterns (80 kV, 1e6 electrons/Å^2) ..."
+    )
+    report = run_demo(options.output, **_changes(options.set))
+    _say(
+        f"{len(report.result.epochs)} epochs in {report.seconds:.1f} s; "
+        f"loss {report.result.loss[0]:.4g} -> {report.result.loss[-1]:.4g}; stopped: {report.result.stop_reason}"
+    )
+    _say(
+        f"Correlation of the phase with the known truth: {report.agreement.correlation:.4f} "
+        "(about 0.98 is what this dose allows)"
+    )
+    _say("Figures:")
+    for path in report.figures:
+        _say(f"  {path}")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from pypty.params.check import explain
+
+    _say(explain(options.key))
+    return 0
+
+
+def _presets(options: argparse.Namespace) -> int:
+    from pypty.params.presets import preset_folder, preset_names
+
+    for name in preset_names():
+        first = (preset_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        _say(f"{name:<24}{first.lstrip('# ')}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pypty.doctor import examine
+
+    _say(examine())
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

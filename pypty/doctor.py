@@ -1,0 +1,38 @@
+"""``pypty doctor``: what this machine offers, and why a GPU is not used."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+from pypty import __version__
+from pypty.backend.array import available_cores, gpu_status, select
+from pypty.backend.memory import free_bytes
+
+_PACKAGES = ("numpy", "scipy", "h5py", "matplotlib", "PyYAML", "simpleeval", "tqdm")
+
+
+def examine() -> str:
+    """A report in plain words."""
+    lines = [f"PyPty {__version__} on Python {platform.python_version()}, {platform.platform()}"]
+    lines += [f"  {name:<12}{_version(name)}" for name in _PACKAGES]
+    cpu = select("cpu")
+    lines.append(f"CPU: {available_cores()} cores for this process, {free_bytes(cpu) / 2**30:.1f} GiB free")
+    status = gpu_status()
+    if status.usable:
+        gpu = select("gpu")
+        lines.append(
+            f"GPU: {status.device}, CuPy {status.cupy_version}, {free_bytes(gpu) / 2**30:.1f} GiB free; "
+            "backend='auto' uses it"
+        )
+    else:
+        cupy = f" (CuPy {status.cupy_version})" if status.cupy_version else ""
+        lines.append(f"GPU: not used{cupy}: {status.reason}")
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"

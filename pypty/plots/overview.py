@@ -1,0 +1,39 @@
+"""A whole reconstruction in one figure."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pypty.plots.figures import (
+    add_scale_bar,
+    complex_to_rgb,
+    plot_loss,
+    plot_phase,
+    plot_positions,
+    scanned_area,
+)
+from pypty.result import Result
+
+
+def plot_result(result: Result) -> Figure:
+    """Object phase (scanned area), strongest probe mode, loss, and positions of a :class:`pypty.Result`."""
+    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
+    phase_axes, probe_axes, loss_axes, position_axes = figure.subplots(2, 2).ravel()
+    area = scanned_area(result.obj.shape, result.positions, result.probe.shape[:2])
+    n_slices = result.obj.shape[2]
+    title = "object phase" + (f", sum of {n_slices} slices" if n_slices > 1 else "")
+    plot_phase(result.phase[area], result.pixel_size_A, phase_axes, title)
+    power = (np.abs(result.probe) ** 2).sum(axis=(0, 1))
+    strongest = int(power.argmax())
+    probe_axes.imshow(complex_to_rgb(result.probe[:, :, strongest]), interpolation="nearest")
+    probe_axes.set_xticks([])
+    probe_axes.set_yticks([])
+    add_scale_bar(probe_axes, float(result.pixel_size_A[1]), *result.probe.shape[1::-1])
+    probe_axes.set_title(
+        f"probe mode {strongest} of {len(power)} ({100 * power[strongest] / power.sum():.0f} % of power)\n"
+        "brightness: amplitude, hue: phase"
+    )
+    plot_loss(result.loss, loss_axes)
+    plot_positions(result.positions, result.start_positions, result.pixel_size_A, position_axes)
+    return figure
