@@ -6,6 +6,8 @@ The names below are loaded on first use, so that ``import pypty`` is cheap and n
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "3.0.0"
@@ -16,16 +18,18 @@ if TYPE_CHECKING:
     from pypty.params.presets import load_preset
     from pypty.result import Result
 
-_WHERE = {
-    "run": "pypty.iterative",
-    "evaluate": "pypty.iterative",
-    "simulate": "pypty.iterative",
-    "check": "pypty.iterative",
-    "plan": "pypty.iterative",
-    "Result": "pypty.result",
-    "load_checkpoint": "pypty.output.checkpoints",
-    "load_preset": "pypty.params.presets",
-}
+_WHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "pypty.iterative",
+        "evaluate": "pypty.iterative",
+        "simulate": "pypty.iterative",
+        "check": "pypty.iterative",
+        "plan": "pypty.iterative",
+        "Result": "pypty.result",
+        "load_checkpoint": "pypty.output.checkpoints",
+        "load_preset": "pypty.params.presets",
+    }
+)
 _MODULES = ("backend", "errors", "iterative", "optics", "params", "plots", "result")
 
 __all__ = [

@@ -69,8 +69,8 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
     if len(outside):
         row = corners[counting][outside[0]]
         raise ParameterError(
-            f"positions: {len(outside)} windows begin outside the object, the first at [y, x] = {row.tolist()} px; with "
-            "skip_preprocessing=True (or epoch_prev > 0) positions are taken as they are and must be >= 0"
+            f"positions: {len(outside)} windows begin outside the object, the first at [y, x] = {row.tolist()} px; "
+            "with skip_preprocessing=True (or epoch_prev > 0) positions are taken as they are and must be >= 0"
         )
     needed = corners[counting].max(axis=0) + np.array(window) + extra
     obj = settings["obj"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from pypty.objective.objective import Evaluated, Objective
 from pypty.optimize.lbfgs import Sample
 from pypty.optimize.vector import BlockVector
 
-SWITCHES = {
-    "update_obj": "obj",
-    "update_probe": "probe",
-    "update_probe_pos": "positions",
-    "update_slice_distances": "slice_distances",
-}
+SWITCHES: Mapping[str, str] = MappingProxyType(
+    {
+        "update_obj": "obj",
+        "update_probe": "probe",
+        "update_probe_pos": "positions",
+        "update_slice_distances": "slice_distances",
+    }
+)
 """Which parameter refines which block."""
 
 

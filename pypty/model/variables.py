@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -52,8 +53,8 @@ class Variables:
         return {name: array_module(array).zeros_like(array) for name, array in self.blocks(names).items()}
 
 
-_TO_PUBLIC = {"obj": (2, 3, 1, 0), "probe": (1, 2, 0)}
-_TO_INTERNAL = {"obj": (3, 2, 0, 1), "probe": (2, 0, 1)}
+_TO_PUBLIC: Mapping[str, tuple[int, ...]] = MappingProxyType({"obj": (2, 3, 1, 0), "probe": (1, 2, 0)})
+_TO_INTERNAL: Mapping[str, tuple[int, ...]] = MappingProxyType({"obj": (3, 2, 0, 1), "probe": (2, 0, 1)})
 
 
 def to_public(name: str, array: Array) -> np.ndarray:

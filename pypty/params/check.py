@@ -277,7 +277,7 @@ def explain(name: str) -> str:
     lines = [
         f"{name}: {parameter.meaning}",
         f"  value    {parameter.kind.describe()}",
-        f"  default  {_default_text(parameter)}",
+        f"  default  {default_text(parameter)}",
     ]
     if parameter.unit:
         lines.append(f"  unit     {parameter.unit}")
@@ -293,7 +293,8 @@ def explain(name: str) -> str:
     return "\n".join(lines)
 
 
-def _default_text(parameter: Parameter) -> str:
+def default_text(parameter: Parameter) -> str:
+    """The default as documentation shows it."""
     if isinstance(parameter.default, float) and isinstance(parameter.kind, Number):
         return f"{parameter.default:.6g}"
     return repr(parameter.default)

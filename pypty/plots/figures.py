@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 _DPI = 150
+
+Lengths: TypeAlias = Sequence[float] | np.ndarray
+"""(y, x) in Å."""
 
 
 def add_scale_bar(axes: Axes, pixel_size_A: float, width_px: int, height_px: int) -> None:
@@ -51,7 +55,7 @@ def scanned_area(
 
 
 def plot_phase(
-    phase: np.ndarray, pixel_size_A: Sequence[float], axes: Axes | None = None, title: str = "object phase"
+    phase: np.ndarray, pixel_size_A: Lengths, axes: Axes | None = None, title: str = "object phase"
 ) -> Figure:
     """A phase image (y, x) in rad with a scale bar; the grey levels leave out 0.2 % at each end."""
     figure, axes = _figure_and_axes(axes, (5.4, 4.6))
@@ -79,7 +83,7 @@ def complex_to_rgb(wave: np.ndarray) -> np.ndarray:
     return hsv_to_rgb(np.stack([hue, np.ones_like(hue), value], axis=-1))
 
 
-def plot_probe(probe: np.ndarray, pixel_size_A: Sequence[float]) -> Figure:
+def plot_probe(probe: np.ndarray, pixel_size_A: Lengths) -> Figure:
     """Every probe mode (y, x, modes) in real space (brightness amplitude, hue phase), with its share of power."""
     n_modes = probe.shape[2]
     columns = min(n_modes, 4)
@@ -115,7 +119,7 @@ def plot_loss(loss: np.ndarray, axes: Axes | None = None) -> Figure:
 
 
 def plot_positions(
-    positions: np.ndarray, start: np.ndarray, pixel_size_A: Sequence[float], axes: Axes | None = None
+    positions: np.ndarray, start: np.ndarray, pixel_size_A: Lengths, axes: Axes | None = None
 ) -> Figure:
     """Scan positions in Å, with an arrow from where they started where they moved."""
     figure, axes = _figure_and_axes(axes, (5.0, 4.6))

@@ -1,0 +1,102 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from problems import small_params
+
+import pypty
+from pypty.cli import main
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    """A parameter file with its arrays beside it."""
+    params = small_params()
+    plain = {}
+    for key, value in params.items():
+        if isinstance(value, np.ndarray):
+            np.save(tmp_path / f"{key}.npy", value)
+            plain[key] = {"file": f"{key}.npy"}
+        else:
+            plain[key] = value
+    plain["output_folder"] = str(tmp_path / "out")
+    plain["epoch_max"] = 2
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"pypty {pypty.__version__}"
+
+
+def test_python_m_pypty() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pypty", "--version"], capture_output=True, text=True, check=True
+    )
+    assert pypty.__version__ in done.stdout
+
+
+def test_run_check_plan_resume(preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(preset)]) == 0
+    assert "usable" in capsys.readouterr().out
+    assert main(["plan", str(preset)]) == 0
+    assert "total" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert main(["run", str(preset)]) == 0
+    assert "2 epochs" in capsys.readouterr().out
+    data = {"file": str(preset.parent / "dataset.npy")}
+    arguments = ["run", str(tmp_path / "out"), "--resume", "--set", "epoch_max=4", "--set", f"dataset={data}"]
+    assert main(arguments) == 0
+    assert "4 epochs" in capsys.readouterr().out
+
+
+def test_problems_are_listed_and_status_is_1(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(preset), "--set", "epoch_maxx=3", "--set", "algorithm=none"]) == 1
+    out = capsys.readouterr().out
+    assert "epoch_max" in out and "algorithm" in out
+    assert main(["run", str(preset), "--set", "hist_length=-1"]) == 1
+    assert "hist_length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["run", "nothing.yaml"], "no parameter file"),
+        (["run", "mos2_demo", "--resume"], "output folder"),
+        (["check", "mos2_demo", "--set", "epoch_max"], "KEY=VALUE"),
+        (["explain", "epoch_mx"], "epoch_max"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], fragment: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    assert fragment in capsys.readouterr().err
+
+
+def test_explain_tells_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "slice_distances"]) == 0
+    out = capsys.readouterr().out
+    for word in ("Gap after each slice", "default", "Å", "fixed", "two slices or more"):
+        assert word in out
+
+
+def test_doctor_says_why_no_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pypty.backend.array.cupy_module", lambda: None)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "CuPy is not installed" in out and "cores" in out
+
+
+def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets"]) == 0
+    assert "Use when" in capsys.readouterr().out

@@ -1,0 +1,47 @@
+"""Documentation that says what the code does."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from pypty.params.schema import SCHEMA
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_parameter_page_is_up_to_date() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "make_parameters.py"))["document"]()
+    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == page, "run docs/make_parameters.py"
+
+
+def test_readme_has_the_two_commands_on_its_first_screen_and_ci_runs_one_of_them() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:24])
+    test_command = "pip install '.[test]' && pytest"
+    assert "pip install . && pypty demo" in first_screen
+    assert test_command in first_screen
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "README.md" in ci and "pytest" in ci
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_architecture_page_names_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for folder in sorted((ROOT / "pypty").iterdir()):
+        if folder.is_dir() and (folder / "__init__.py").exists() and folder.name != "resources":
+            assert f"`{folder.name}/`" in text
+
+
+def test_every_key_named_in_readme_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    keys = re.findall(r'^    "(\w+)":', text, flags=re.MULTILINE)
+    assert keys and set(keys) <= set(SCHEMA)
