@@ -12,12 +12,12 @@ HEAD = """# Parameters
 Made by `docs/make_parameters.py` from the schema (`pypty/params/schema.py`), the only place where a default exists.
 
 A value marked **epoch** may vary with the epoch: a number, a function of the epoch, a string such as
-`"lambda x: x >= 10"` or `"8e-9 if epoch == 0 else 1"` (evaluated by a safe expression library: arithmetic, comparisons,
-`a if c else b`, `exp sqrt log sin cos min max abs range`, no attributes, no imports), or a table
+`"lambda x: x >= 10"` or `"8e-9 if epoch == 0 else 1"` (evaluated by a safe expression library: arithmetic,
+comparisons, `a if c else b`, `exp sqrt log sin cos min max abs range`, no attributes, no imports), or a table
 `{"from_epoch": {0: 1, 10: 0}}` in which each value holds from its epoch on.
 
-*not yet*: the feature is not available yet; only the default is accepted. *recorded*: kept in `params.yaml`, no effect on
-the reconstruction. *no effect*: a PyPty 2.2 key that is not needed here; setting it gives a warning.
+*not yet*: the feature is not available yet; only the default is accepted. *recorded*: kept in `params.yaml`, no effect
+on the reconstruction. *no effect*: a PyPty 2.2 key that is not needed here; setting it gives a warning.
 """
 MARKS = {NOT_YET: "*not yet*", RECORDED: "*recorded*", NO_EFFECT: "*no effect*"}
 

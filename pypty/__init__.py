@@ -6,11 +6,14 @@ The names below are loaded on first use, so that ``import pypty`` is cheap and n
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "3.0.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user, or print_flag, asks
 
 if TYPE_CHECKING:
     from pypty.iterative import check, evaluate, plan, run, simulate

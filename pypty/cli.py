@@ -72,6 +72,9 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _changes(pairs: Sequence[str]) -> dict[str, Any]:
+    """The values of --set KEY=VALUE, read as YAML; {file: x.npy} is taken from the current folder."""
+    from pypty.params.presets import resolve_files
+
     changes = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
@@ -81,7 +84,7 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
             changes[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ParameterError(f"--set {pair!r}: the value cannot be read ({error})") from error
-    return changes
+    return resolve_files(changes, Path.cwd())
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 def test_parameter_page_is_up_to_date() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "make_parameters.py"))["document"]()
-    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == page, "run docs/make_parameters.py"
+    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == page, (
+        "run docs/make_parameters.py"
+    )
 
 
 def test_readme_has_the_two_commands_on_its_first_screen_and_ci_runs_one_of_them() -> None:
@@ -27,7 +29,9 @@ def test_readme_has_the_two_commands_on_its_first_screen_and_ci_runs_one_of_them
     assert "README.md" in ci and "pytest" in ci
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name
+)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:

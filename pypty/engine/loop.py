@@ -71,10 +71,7 @@ class Reconstruction:
         self.monitor = BlockMonitor()
         self.limits = setup.band_limits(state.variables)
         self.feed: Feed = setup.feed()
-        refines = any(
-            setup.settings.at(epoch)["update_probe_pos"]
-            for epoch in range(setup.settings.first_epoch, min(setup.settings["epoch_max"], 10_000))
-        )
+        refines = setup.settings.ever("update_probe_pos")
         self.objective: Objective = setup.objective(
             self.feed, setup.needs_subpixel(refines), batch_size, n_threads
         )

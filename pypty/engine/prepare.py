@@ -32,6 +32,8 @@ from pypty.params.settings import Settings
 
 Params = Mapping[str, Any] | str | Path
 T = TypeVar("T")
+_SMALLEST_WINDOW = 4
+_LARGEST_WINDOW_PIXELS = 2**28
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,12 @@ def _window(settings: Settings, source: PatternSource | None, report: Report) ->
         return None
     pad = settings["data_pad"]
     ny, nx = (size // settings["data_bin"] + 2 * pad for size in measured)
-    if ny * nx > 2**28:
+    if min(ny, nx) < _SMALLEST_WINDOW:
+        report.add(
+            "dataset", f"the window would be {ny} x {nx} pixels; at least {_SMALLEST_WINDOW} are needed"
+        )
+        return None
+    if ny * nx > _LARGEST_WINDOW_PIXELS:
         report.add("data_pad", f"the padded window would be {ny} x {nx} pixels; lower data_pad ({pad} px)")
         return None
     return (ny, nx)

@@ -42,12 +42,14 @@ class Report:
         return not self.problems
 
     def add(self, key: str, text: str) -> None:
-        """Note a problem of parameter ``key``."""
-        self.problems.append(f"{key}: {text}")
+        """Note a problem of parameter ``key``, once."""
+        if f"{key}: {text}" not in self.problems:
+            self.problems.append(f"{key}: {text}")
 
     def note_error(self, error: PyptyError) -> None:
-        """Note an error that one part raised."""
-        self.problems.append(str(error))
+        """Note an error that one part raised, once."""
+        if str(error) not in self.problems:
+            self.problems.append(str(error))
 
     def __str__(self) -> str:
         lines = [f"  - {text}" for text in self.problems]
@@ -208,6 +210,12 @@ def _check_combinations(settings: Settings, report: Report) -> None:
     if isinstance(settings["probe"], str) and settings["aperture_mask"] is None:
         report.add(
             "probe", "'aperture' needs aperture_mask: an array, or the radius as a fraction of Nyquist"
+        )
+    if settings["update_extra_cut"] >= settings["damping_cutoff_multislice"]:
+        report.add(
+            "update_extra_cut",
+            f"{settings['update_extra_cut']:g} leaves nothing of damping_cutoff_multislice = "
+            f"{settings['damping_cutoff_multislice']:g}; it must be smaller",
         )
     if settings["slice_distances"].min() < 0:
         report.add(

@@ -5,6 +5,7 @@ Every function returns a matplotlib Figure, which a notebook shows and ``figure.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -19,6 +20,15 @@ _DPI = 150
 
 Lengths: TypeAlias = Sequence[float] | np.ndarray
 """(y, x) in Å."""
+
+
+class NotebookFigure(Figure):
+    """A figure that Jupyter shows although pyplot, with its global state, is not involved."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
 
 
 def add_scale_bar(axes: Axes, pixel_size_A: float, width_px: int, height_px: int) -> None:
@@ -88,7 +98,7 @@ def plot_probe(probe: np.ndarray, pixel_size_A: Lengths) -> Figure:
     n_modes = probe.shape[2]
     columns = min(n_modes, 4)
     rows = -(-n_modes // columns)
-    figure = Figure(figsize=(3.4 * columns + 0.6, 3.5 * rows), dpi=_DPI, layout="constrained")
+    figure = NotebookFigure(figsize=(3.4 * columns + 0.6, 3.5 * rows), dpi=_DPI, layout="constrained")
     power = (np.abs(probe) ** 2).sum(axis=(0, 1))
     for mode in range(n_modes):
         axes = figure.add_subplot(rows, columns, mode + 1)
@@ -156,7 +166,7 @@ def plot_patterns(
     measured: np.ndarray, modelled: np.ndarray, names: Sequence[str] = ("measured", "modelled")
 ) -> Figure:
     """A measured and a modelled pattern (ky, kx), counts on one logarithmic scale."""
-    figure = Figure(figsize=(8.6, 3.9), dpi=_DPI, layout="constrained")
+    figure = NotebookFigure(figsize=(8.6, 3.9), dpi=_DPI, layout="constrained")
     high = max(float(measured.max()), float(modelled.max()), 1e-300)
     low = max(high * 1e-4, min(0.5, high / 2))
     for column, (pattern, name) in enumerate(zip((measured, modelled), names, strict=True)):
@@ -176,5 +186,5 @@ def _figure_and_axes(axes: Axes | None, size: tuple[float, float]) -> tuple[Figu
         figure = axes.get_figure()
         assert isinstance(figure, Figure)
         return figure, axes
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = NotebookFigure(figsize=size, dpi=_DPI, layout="constrained")
     return figure, figure.add_subplot()

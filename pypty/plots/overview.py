@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pypty.plots.figures import (
+    NotebookFigure,
     add_scale_bar,
     complex_to_rgb,
     plot_loss,
@@ -18,7 +19,7 @@ from pypty.result import Result
 
 def plot_result(result: Result) -> Figure:
     """Object phase (scanned area), strongest probe mode, loss, and positions of a :class:`pypty.Result`."""
-    figure = Figure(figsize=(10, 8), dpi=120, layout="constrained")
+    figure = NotebookFigure(figsize=(10, 8), dpi=120, layout="constrained")
     phase_axes, probe_axes, loss_axes, position_axes = figure.subplots(2, 2).ravel()
     area = scanned_area(result.obj.shape, result.positions, result.probe.shape[:2])
     n_slices = result.obj.shape[2]

@@ -1,0 +1,44 @@
+"""Every example runs, and prints the number that it promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_script(text: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_mos2(tmp_path: Path) -> None:
+    out = run_script((EXAMPLES / "mos2.py").read_text(), tmp_path)
+    assert float(out.split("truth: ")[1]) > 0.978
+    assert (tmp_path / "mos2_result" / "overview.png").exists()
+
+
+@pytest.mark.slow
+def test_simulate_and_refine(tmp_path: Path) -> None:
+    out = run_script((EXAMPLES / "simulate_and_refine.py").read_text(), tmp_path)
+    before, after = (float(out.split("positions: ")[1].split(" px")[i].split()[-1]) for i in (0, 1))
+    assert after < 0.1 * before
+    distance = float(out.split("before, ")[2].split(" Å after")[0])
+    assert distance == pytest.approx(60.0, abs=1.0)
+
+
+@pytest.mark.slow
+def test_notebook(tmp_path: Path) -> None:
+    notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    out = run_script("\n".join(cells), tmp_path)
+    assert float(out.split("truth: ")[1]) > 0.975
