@@ -25,7 +25,8 @@ import numpy as np
 
 from pypty.demo import agreement_with_truth, demo_data
 from pypty.engine.loop import Reconstruction, State
-from pypty.engine.prepare import Setup, prepare
+from pypty.engine.prepare import prepare
+from pypty.engine.setup import Setup
 from pypty.iterative import _result
 from pypty.optics.probes import defocus, probe_from_pattern
 

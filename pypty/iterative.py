@@ -13,9 +13,10 @@ from pypty.data.preprocess import to_centre
 from pypty.engine.folder import TEXT_LOG, RunFolder
 from pypty.engine.loop import Reconstruction, State
 from pypty.engine.memory import MemoryPlan
-from pypty.engine.prepare import Params, Setup, inspect, prepare, read
+from pypty.engine.prepare import Params, inspect, prepare, read
 from pypty.engine.progress import Reporter
 from pypty.engine.resume import read_resume
+from pypty.engine.setup import Setup
 from pypty.model.variables import BLOCKS, to_public
 from pypty.output.files import make_folder
 from pypty.params.check import Report

@@ -29,7 +29,7 @@ ALLOWED = {
     "result": {"output", "plots"},
     "iterative": {"data", "engine", "model", "output", "params", "result", "pypty"},
     "quality": set(),
-    "plots": {"result"},
+    "plots": set(),
     "demo": {"iterative", "params", "plots", "quality", "result"},
     "doctor": {"backend", "pypty"},
     "cli": {"demo", "doctor", "iterative", "params", "pypty"},

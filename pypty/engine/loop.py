@@ -13,8 +13,8 @@ from pypty.backend.memory import free_bytes, total_bytes
 from pypty.data.feed import Feed
 from pypty.data.scan import sort_sequence
 from pypty.engine.monitor import BlockMonitor, EpochRecord
-from pypty.engine.prepare import Setup, check_inside
 from pypty.engine.problem import Problem, Signature, refined_blocks, resolve_weight
+from pypty.engine.setup import Setup, check_inside
 from pypty.errors import ReconstructionError
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature

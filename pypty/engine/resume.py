@@ -14,8 +14,8 @@ from pypty.backend.array import Backend, to_host
 from pypty.data.sources import fingerprint
 from pypty.engine.loop import Reconstruction, State
 from pypty.engine.monitor import EpochRecord
-from pypty.engine.prepare import Setup
 from pypty.engine.problem import Signature
+from pypty.engine.setup import Setup
 from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS, Variables
 from pypty.objective.objective import Evaluated

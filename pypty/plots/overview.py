@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,10 +16,28 @@ from pypty.plots.figures import (
     plot_positions,
     scanned_area,
 )
-from pypty.result import Result
 
 
-def plot_result(result: Result) -> Figure:
+class Reconstructed(Protocol):
+    """What the overview needs of a :class:`pypty.Result`."""
+
+    @property
+    def obj(self) -> np.ndarray: ...
+    @property
+    def probe(self) -> np.ndarray: ...
+    @property
+    def positions(self) -> np.ndarray: ...
+    @property
+    def start_positions(self) -> np.ndarray: ...
+    @property
+    def loss(self) -> np.ndarray: ...
+    @property
+    def pixel_size_A(self) -> np.ndarray: ...
+    @property
+    def phase(self) -> np.ndarray: ...
+
+
+def plot_result(result: Reconstructed) -> Figure:
     """Object phase (scanned area), strongest probe mode, loss, and positions of a :class:`pypty.Result`."""
     figure = NotebookFigure(figsize=(10, 8), dpi=120, layout="constrained")
     phase_axes, probe_axes, loss_axes, position_axes = figure.subplots(2, 2).ravel()
