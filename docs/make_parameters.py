@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pypty.params.check import default_text
+from pypty.params.explain import default_text
 from pypty.params.schema import GROUPS, NO_EFFECT, NOT_YET, RECORDED, Parameter
 
 HEAD = """# Parameters

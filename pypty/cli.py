@@ -136,7 +136,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from pypty.params.check import explain
+    from pypty.params.explain import explain
 
     _say(explain(options.key))
     return 0

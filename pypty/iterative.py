@@ -14,12 +14,13 @@ from pypty.engine.folder import TEXT_LOG, RunFolder
 from pypty.engine.loop import Reconstruction, State
 from pypty.engine.memory import MemoryPlan
 from pypty.engine.prepare import Params, inspect, prepare, read
+from pypty.engine.problem import refined_blocks
 from pypty.engine.progress import Reporter
 from pypty.engine.resume import read_resume
 from pypty.engine.setup import Setup
 from pypty.model.variables import BLOCKS, to_public
 from pypty.output.files import make_folder
-from pypty.params.check import Report
+from pypty.params.report import Report
 from pypty.result import Evaluation, Result
 
 __all__ = ["check", "evaluate", "plan", "run", "simulate"]
@@ -66,13 +67,13 @@ def _run(setup: Setup) -> Result:
     else:
         reconstruction = Reconstruction(setup, State(setup.variables(), settings.first_epoch))
     state = reconstruction.state
+    folder = RunFolder(path, reconstruction, pypty.__version__) if path is not None else None
     log_file = make_folder(path) / TEXT_LOG if path is not None else None
     with Reporter(settings["print_flag"], state.epoch, settings["epoch_max"], log_file) as reporter:
         for note in settings.notes:
             _log.warning(note)
         _log.info("pypty %s on %s\n%s", pypty.__version__, setup.backend.name, setup.plan)
-        folder = RunFolder(path, reconstruction, pypty.__version__) if path is not None else None
-        reload = folder.open() if folder is not None else lambda settings: settings
+        reload = folder.open() if folder is not None else lambda settings, epoch: settings
         try:
             for record in reconstruction.epochs(reload):
                 reporter.epoch(record, state.sample.value if state.sample else record.loss)
@@ -147,8 +148,9 @@ def simulate(params: Params) -> np.ndarray:
     setup = prepare(params, needs_data=False)
     try:
         variables = setup.variables()
-        refines = setup.settings.first()["update_probe_pos"]
-        objective = setup.objective(setup.feed(), setup.needs_subpixel(refines))
+        reconstruction = Reconstruction(setup, State(variables, setup.settings.first_epoch))
+        blocks = refined_blocks(setup.settings.first(), variables.obj.shape[1])
+        objective = reconstruction.objective_for(blocks)
         return to_centre(objective.simulate(variables, np.arange(len(setup.scan.corners))))
     finally:
         setup.close()

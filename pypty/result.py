@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ class Result:
                 large = {"compression": "gzip", "compression_opts": 4} if array.size > 1000 else {}
                 file.create_dataset(name, data=array, **large)
             file.attrs["stop_reason"] = self.stop_reason
+            file.attrs["warnings"] = json.dumps(self.warnings)
             group = file.create_group("settings")
             for name, value in self.settings.items():
                 _write_setting(group, name, value)
@@ -124,7 +126,12 @@ class Result:
                     name: item.asstr()[()] if item.dtype.kind == "O" else item[()]
                     for name, item in file["settings"].items()
                 }
-                return cls(**arrays, stop_reason=str(file.attrs["stop_reason"]), settings=settings)
+                return cls(
+                    **arrays,
+                    stop_reason=str(file.attrs["stop_reason"]),
+                    warnings=tuple(json.loads(file.attrs["warnings"])),
+                    settings=settings,
+                )
         except (OSError, KeyError) as error:
             raise CheckpointError(f"{str(path)!r} is no saved result: {error}") from error
 

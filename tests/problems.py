@@ -45,7 +45,9 @@ def smooth_object(n_slices: int = 1, seed: int = 7) -> np.ndarray:
     rng = np.random.default_rng(seed)
     f = np.fft.fftfreq(size)
     low_pass = np.exp(-(f[:, None] ** 2 + f[None, :] ** 2) / (2 * 0.08**2))
-    phases = [np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) * low_pass).real for _ in range(n_slices)]
+    phases = [
+        np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) * low_pass).real for _ in range(n_slices)
+    ]
     phase = np.stack([0.3 / n_slices * p / p.std() for p in phases], axis=-1)
     return np.exp(1j * phase)[..., None]
 

@@ -9,7 +9,7 @@ import numpy as np
 from pypty.backend.array import Array, Backend
 from pypty.data.preprocess import Preprocess, to_corner
 from pypty.data.sources import PatternSource
-from pypty.data.survey import blank_ignored
+from pypty.data.weights import DetectorWeights
 
 _CHUNK_PATTERNS = 256
 
@@ -33,6 +33,11 @@ class Batch:
     data: Array = None
     weights: Array = None
 
+    @classmethod
+    def empty(cls) -> Batch:
+        """No scan position."""
+        return cls(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+
 
 class Feed:
     """Gives batches; keeps the patterns in memory, in their own type, when told to.
@@ -40,7 +45,7 @@ class Feed:
     Parameters
     ----------
     source : where patterns come from; None gives batches without data
-    weights : detector weights (ky, kx) or (N, ky, kx) as measured, "nan", or None
+    weights : ``detector_mask``
     multiplier : factor on every count, applied on the device
     """
 
@@ -57,27 +62,18 @@ class Feed:
         self.source = source
         self.corners = corners
         self.preprocess = preprocess or Preprocess()
+        self.weights = DetectorWeights(weights)
         self.multiplier = multiplier
-        self._weights = weights
-        self._common_weights = (
-            backend.asarray(to_corner(self.preprocess.weights(weights)), backend.real)
-            if isinstance(weights, np.ndarray) and weights.ndim == 2
-            else None
-        )
+        common = self.weights.common
+        self._common_weights = None if common is None else self._on_device(common)
         self._resident: np.ndarray | None = None
+
+    def _on_device(self, weights: np.ndarray) -> Array:
+        return self.backend.asarray(to_corner(self.preprocess.weights(weights)), self.backend.real)
 
     @property
     def n_patterns(self) -> int:
         return len(self.corners)
-
-    @property
-    def resident_bytes(self) -> int:
-        """Memory that :meth:`make_resident` takes."""
-        if self.source is None:
-            return 0
-        n, *measured = self.source.shape
-        ky, kx = self.preprocess.pattern_shape((measured[0], measured[1]))
-        return n * ky * kx * max(self.source.dtype.itemsize, 1)
 
     def make_resident(self) -> None:
         """Read and prepare all patterns once, keeping their type."""
@@ -92,7 +88,7 @@ class Feed:
 
     def _prepare(self, indices: np.ndarray) -> np.ndarray:
         assert self.source is not None
-        data = blank_ignored(self.source.read(indices), indices, self._weights)
+        data = self.weights.blank(self.source.read(indices), indices)
         return to_corner(self.preprocess.patterns(data))
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
@@ -110,12 +106,8 @@ class Feed:
         return Batch(indices, corners, data, self._batch_weights(indices))
 
     def _batch_weights(self, indices: np.ndarray) -> Array:
-        if self._weights is None or self._common_weights is not None:
+        if self.weights.mask is None or self._common_weights is not None:
             return self._common_weights
-        if isinstance(self._weights, str):
-            assert self.source is not None
-            raw = self.source.read(indices)
-            mask = (~np.isnan(raw)).astype(float) if raw.dtype.kind == "f" else np.ones(raw.shape)
-        else:
-            mask = self._weights[indices]
-        return self.backend.asarray(to_corner(self.preprocess.weights(mask)), self.backend.real)
+        assert self.source is not None
+        weights = self.weights.of(self.source.read(indices), indices)
+        return None if weights is None else self._on_device(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +40,18 @@ class Preprocess:
             settings["data_pad"] if settings["use_padded_intensity"] else 0,
         )
 
+    @property
+    def unpadded(self) -> Preprocess:
+        """The same without padding."""
+        return dataclasses.replace(self, pad=0)
+
     def pattern_shape(self, measured: tuple[int, int]) -> tuple[int, int]:
         """Shape of a pattern after these changes."""
         return (measured[0] // self.bin + 2 * self.pad, measured[1] // self.bin + 2 * self.pad)
+
+    def stored_dtype(self, dtype: np.dtype) -> np.dtype:
+        """Type of prepared patterns measured in ``dtype``: binned integers may need a larger one."""
+        return _sum_dtype(dtype, self.bin) if self.bin > 1 else dtype
 
     def patterns(self, data: np.ndarray) -> np.ndarray:
         """Change counts (…, ky, kx)."""
@@ -93,7 +103,7 @@ def _blocks(data: np.ndarray, size: int) -> np.ndarray:
 def _sum_dtype(dtype: np.dtype, size: int) -> np.dtype:
     """The smallest common type that surely holds a sum over size^2 pixels."""
     if dtype.kind == "f":
-        return dtype
+        return max(dtype, np.dtype(np.float32))
     if dtype.kind == "b":
         return np.dtype(np.uint32)
     largest = int(np.iinfo(dtype).max) * size**2

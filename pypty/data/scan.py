@@ -9,6 +9,8 @@ import numpy as np
 from pypty.errors import ParameterError
 from pypty.params.settings import Settings
 
+_LARGEST_POSITION = 2.0**40
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -58,11 +60,12 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
     extra = 0 if settings["skip_preprocessing"] else settings["extra_space_on_side_px"]
     if not (settings["skip_preprocessing"] or settings["epoch_prev"] > 0):
         moved = extra - positions[counting].min(axis=0)
-        whole = settings["positions_correction"] is None
         positions = positions + moved
-        corners = (
-            np.round(positions).astype(np.int64) if whole else corners + np.round(moved).astype(np.int64)
-        )
+        if settings["positions_correction"] is None:
+            corners = np.round(positions).astype(np.int64)
+        else:  # the whole parts are the user's choice: they move by whole pixels, and not off the object
+            corners = corners + np.round(moved).astype(np.int64)
+            corners = corners - np.minimum(corners[counting].min(axis=0), 0)
         if not settings["allow_subPixel_shift"]:
             positions = corners.astype(float)
     outside = np.flatnonzero((corners[counting] < 0).any(axis=1))
@@ -82,6 +85,11 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
 def _split(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Full positions and their whole part; with positions_correction the given positions are the whole part."""
     given = settings["positions"]
+    if np.abs(given).max() > _LARGEST_POSITION:
+        raise ParameterError(
+            f"positions: values up to {np.abs(given).max():.3g} px; the object would not fit into any memory. Are they "
+            "in pixels (position in Å / pixel size in Å)?"
+        )
     correction = settings["positions_correction"]
     corners = np.round(given).astype(np.int64)
     positions = given if correction is None else given + correction

@@ -64,18 +64,30 @@ class ArraySource:
 
 
 class Hdf5Source:
-    """Patterns of a data set in an HDF5 file, read lazily in contiguous runs."""
+    """Patterns of a data set in an HDF5 file, read lazily in contiguous runs.
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.name = f"{path}:{key}"
-        self._file = _open_hdf5(path)
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+    file : closed together with the source; None leaves the file to whoever opened it
+    """
+
+    def __init__(self, dataset: Any, file: Any = None) -> None:
+        self.name = f"{dataset.file.filename}:{dataset.name}"
+        self._file = file
+        self._data = dataset
+        _check_layout(dataset.shape, dataset.dtype, self.name)
+        self._scan_columns = dataset.shape[1] if dataset.ndim == 4 else 0
+
+    @classmethod
+    def open(cls, path: Path, key: str) -> Hdf5Source:
+        """Open data set ``key`` of a file."""
+        file = _open_hdf5(path)
         try:
-            self._data = _find_dataset(self._file, key, path)
-            _check_layout(self._data.shape, self._data.dtype, self.name)
+            return cls(_find_dataset(file, key, path), file)
         except DataError:
-            self._file.close()
+            file.close()
             raise
-        self._scan_columns = self._data.shape[1] if self._data.ndim == 4 else 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -106,7 +118,8 @@ class Hdf5Source:
         return rows[first - top * self._scan_columns : stop - top * self._scan_columns]
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _open_hdf5(path: Path) -> Any:
@@ -119,17 +132,27 @@ def _open_hdf5(path: Path) -> Any:
 
 
 def _find_dataset(file: Any, key: str, path: Path) -> Any:
+    try:
+        found = file.get(key)
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+    ) as error:  # an external link to a file that is missing or damaged
+        raise DataError(f"the data set {key!r} of {str(path)!r} cannot be opened: {error}") from error
+    if isinstance(found, h5py.Dataset):
+        return found
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    if key not in names and key.strip("/") not in names:
-        found = ", ".join(names[:8]) or "none"
-        raise DataError(
-            f"{str(path)!r} has no data set {key!r}; its data sets are: {found}. Name one with data_key"
-        )
-    return file[key]
+    listed = ", ".join(names[:8]) or "none"
+    raise DataError(
+        f"{str(path)!r} has no data set {key!r}; its data sets are: {listed}. Name one with data_key"
+    )
 
 
-def _check_layout(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+def _check_layout(shape: tuple[int, ...] | None, dtype: np.dtype, name: str) -> None:
+    if shape is None:
+        raise DataError(f"{name} is an empty data set without a shape; expected patterns")
     if len(shape) not in (3, 4):
         raise DataError(
             f"{name} has shape {shape}, expected 3-D (N, ky, kx) or 4-D (sy, sx, ky, kx) patterns"
@@ -197,14 +220,14 @@ def open_source(settings: Settings) -> PatternSource | None:
 def _open_as_stored(settings: Settings) -> PatternSource | None:
     dataset = settings["dataset"]
     if dataset is not None:
-        return ArraySource(dataset)
+        return Hdf5Source(dataset) if isinstance(dataset, h5py.Dataset) else ArraySource(dataset)
     if not settings["data_path"]:
         return None
     path = Path(settings["data_path"]).expanduser()
     if not path.is_file():
         raise DataError(f"data_path: there is no file {str(path)!r} (looked from {str(Path.cwd())!r})")
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs"):
-        return Hdf5Source(path, settings["data_key"])
+        return Hdf5Source.open(path, settings["data_key"])
     if path.suffix.lower() == ".npy":
         try:
             return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))

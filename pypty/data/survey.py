@@ -8,6 +8,7 @@ import numpy as np
 
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource
+from pypty.data.weights import DetectorWeights
 from pypty.errors import DataError
 
 _CHUNK_BYTES = 64 * 2**20
@@ -15,24 +16,24 @@ _CHUNK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Survey:
-    """What the patterns hold.
+    """What the patterns hold, after flip, shift and binning, without padding, centred.
 
     Attributes
     ----------
     mean : (ky, kx) float64
-        Mean over the used patterns after flip, shift and binning, times the multiplier; without padding,
-        centred. Pixels of weight 0 count as 0.
-    largest : the largest count
+        Mean counts of each pixel over the used patterns in which it counts, times the multiplier; 0 where it never
+        counts.
+    weights : (ky, kx) mean weight of each pixel, or None (all 1)
     """
 
     mean: np.ndarray
-    largest: float
+    weights: np.ndarray | None
 
 
 def survey(
     source: PatternSource,
     indices: np.ndarray,
-    weights: np.ndarray | str | None,
+    detector_mask: np.ndarray | str | None,
     preprocess: Preprocess,
     multiplier: float,
 ) -> Survey:
@@ -41,39 +42,37 @@ def survey(
     Parameters
     ----------
     indices : sorted indices of the patterns that will be used
-    weights : detector weights (ky, kx) or (N, ky, kx), "nan", or None
 
     Raises
     ------
     DataError
         A pixel with weight > 0 is NaN, infinite or negative, or there are no counts at all.
     """
-    total: np.ndarray | None = None
-    largest = 0.0
-    unpadded = Preprocess(preprocess.flip_ky, preprocess.shift, preprocess.bin, 0)
-    n_chunk = max(1, _CHUNK_BYTES // max(1, 8 * source.shape[1] * source.shape[2]))
+    weights = DetectorWeights(detector_mask)
+    shape = preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2]))
+    counts, times, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    n_chunk = max(1, _CHUNK_BYTES // (8 * source.shape[1] * source.shape[2]))
     for start in range(0, len(indices), n_chunk):
         chosen = indices[start : start + n_chunk]
-        data = blank_ignored(source.read(chosen), chosen, weights)
+        raw = source.read(chosen)
+        data = weights.blank(raw, chosen)
         _check_counts(data, chosen, source.name)
-        largest = max(largest, float(data.max()))
-        part = unpadded.patterns(data).sum(axis=0, dtype=np.float64)
-        total = part if total is None else total + part
-    if total is None or not total.any():
+        data = preprocess.unpadded.patterns(data)
+        mask = weights.of(raw, chosen)
+        if mask is None:
+            counts += data.sum(axis=0, dtype=np.float64)
+            continue
+        mask = np.broadcast_to(preprocess.unpadded.weights(mask), data.shape)
+        counts += (data * (mask > 0)).sum(axis=0, dtype=np.float64)
+        times += (mask > 0).sum(axis=0)
+        weight += mask.sum(axis=0)
+    if not counts.any():
         raise DataError(
             f"{source.name}: all {len(indices)} patterns are zero; there is nothing to reconstruct"
         )
-    return Survey(total * (multiplier / len(indices)), largest * multiplier)
-
-
-def blank_ignored(data: np.ndarray, indices: np.ndarray, weights: np.ndarray | str | None) -> np.ndarray:
-    """Set pixels of weight 0 to 0, so that a NaN there can reach nothing."""
-    if weights is None:
-        return data
-    if isinstance(weights, str):
-        return np.nan_to_num(data, nan=0.0, posinf=np.inf, neginf=-np.inf) if data.dtype.kind == "f" else data
-    chosen = weights if weights.ndim == 2 else weights[indices]
-    return np.where(chosen > 0, data, np.zeros((), data.dtype))
+    if weights.mask is None or not times.any():
+        return Survey(counts * (multiplier / len(indices)), None)
+    return Survey(multiplier * counts / np.maximum(times, 1), weight / len(indices))
 
 
 def _check_counts(data: np.ndarray, indices: np.ndarray, name: str) -> None:

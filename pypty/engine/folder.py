@@ -9,8 +9,10 @@ from pypty.engine.loop import Reconstruction
 from pypty.engine.monitor import EpochRecord
 from pypty.engine.resume import NAME as RESUME_NAME
 from pypty.engine.resume import write_resume
+from pypty.engine.setup import problems_from
+from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS
-from pypty.output.checkpoints import FILES, write_checkpoint, write_numbered
+from pypty.output.checkpoints import FILES, remove_checkpoint, write_checkpoint, write_numbered
 from pypty.output.files import make_folder, remove_leftovers
 from pypty.output.loss_log import read_loss_log, write_loss_log
 from pypty.output.settings_file import SettingsWatch, write_settings
@@ -38,9 +40,11 @@ class RunFolder:
         remove_leftovers(self.path)
         if (self.path / FILES["obj"]).exists() and self.run.state.epoch == 0:
             _log.warning("%s holds an earlier reconstruction, which is being replaced", self.path)
+            remove_checkpoint(self.path)
         write_settings(self.path, self.run.settings, self.version)
         self._write_state()
-        return SettingsWatch(self.path)
+        setup = self.run.setup
+        return SettingsWatch(self.path, lambda settings, epoch: problems_from(setup, settings, epoch))
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Write what is due after an epoch."""
@@ -75,24 +79,28 @@ def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
     first = run.settings.first_epoch
     if first == 0 or run.state.records or not (path / LOSS_LOG).is_file():
         return []
-    rows = []
-    for row in read_loss_log(path / LOSS_LOG):
-        if int(row["epoch"]) < first:
-            rows.append(
-                EpochRecord(
-                    int(row["epoch"]),
-                    float(row["time / s"]),
-                    float(row["loss"]),
-                    float(row["sse"]),
-                    float(row["initial step"]),
-                    float(row["matching step"]),
-                    int(float(row["N linesearch iterations"])),
-                    float(row["dir. derivative"]),
-                    float(row["new dir. derivative"]),
-                    warnings=[row["Warnings"]] if row["Warnings"] else [],
-                )
-            )
-    return rows
+    try:
+        return [_record(row) for row in read_loss_log(path / LOSS_LOG) if int(row["epoch"]) < first]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{str(path / LOSS_LOG)!r} of the run to continue cannot be read ({error!r}); move it away, or mend it"
+        ) from error
+
+
+def _record(row: dict[str, str]) -> EpochRecord:
+    """A row of loss.csv as a record."""
+    return EpochRecord(
+        epoch=int(row["epoch"]),
+        time_s=float(row["time / s"]),
+        loss=float(row["loss"]),
+        sse=float(row["sse"]),
+        first_step=float(row["initial step"]),
+        step=float(row["matching step"]),
+        evaluations=int(float(row["N linesearch iterations"])),
+        slope=float(row["dir. derivative"]),
+        new_slope=float(row["new dir. derivative"]),
+        warnings=[row["Warnings"]] if row["Warnings"] else [],
+    )
 
 
 def can_resume(path: Path) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pypty.backend.array import to_host
 from pypty.backend.memory import free_bytes, total_bytes
 from pypty.data.feed import Feed
 from pypty.data.scan import sort_sequence
 from pypty.engine.monitor import BlockMonitor, EpochRecord
-from pypty.engine.problem import Problem, Signature, refined_blocks, resolve_weight
+from pypty.engine.problem import Problem, Signature, model_digest, refined_blocks, resolve_weight
 from pypty.engine.setup import Setup, check_inside
 from pypty.errors import ReconstructionError
 from pypty.model.variables import Variables
@@ -27,8 +29,8 @@ from pypty.params.settings import Settings
 _log = logging.getLogger(__name__)
 _UNLIMITED_EVALUATIONS = 100
 
-Reload = Callable[[Settings], Settings]
-"""Called before each epoch; returns the settings, edited or not."""
+Reload = Callable[[Settings, int], Settings]
+"""Called with the settings before each epoch; returns them, edited or not."""
 
 
 @dataclass
@@ -71,18 +73,26 @@ class Reconstruction:
         self.monitor = BlockMonitor()
         self.limits = setup.band_limits(state.variables)
         self.feed: Feed = setup.feed()
-        refines = setup.settings.ever("update_probe_pos")
-        self.objective: Objective = setup.objective(
-            self.feed, setup.needs_subpixel(refines), batch_size, n_threads
-        )
-        self._has_shift = setup.needs_subpixel(refines)
+        self._subpixel = self._needs_subpixel(False)
+        self.objective: Objective = setup.objective(self.feed, self._subpixel, batch_size, n_threads)
 
-    def epochs(self, reload: Reload = lambda settings: settings) -> Iterator[EpochRecord]:
+    def _needs_subpixel(self, refining_positions: bool) -> bool:
+        """Decided by the state alone, so that a resumed run agrees."""
+        positions = to_host(self.state.variables.positions)
+        return refining_positions or bool((positions != self.setup.scan.corners).any())
+
+    def epochs(self, reload: Reload = lambda settings, epoch: settings) -> Iterator[EpochRecord]:
         """Run until ``epoch_max``, or until nothing improves any more; yields after each epoch."""
         started = time.perf_counter() - self.state.elapsed_s
         while self.state.epoch < self.settings["epoch_max"]:
-            self.settings = reload(self.settings)
-            record = self._epoch(self.settings.at(self.state.epoch))
+            self.settings = reload(self.settings, self.state.epoch)
+            before = copy.copy(self.state)
+            before.optimizer = Lbfgs(list(self.state.optimizer.pairs))
+            try:
+                record = self._epoch(self.settings.at(self.state.epoch))
+            except BaseException:  # Ctrl-C, mostly: an epoch is done wholly or not at all
+                vars(self.state).update(vars(before))
+                raise
             self.state.elapsed_s = record.time_s = time.perf_counter() - started
             self.state.epoch += 1
             self.state.records.append(record)
@@ -92,28 +102,29 @@ class Reconstruction:
                 return
         self.state.stop_reason = f"epoch_max = {self.settings['epoch_max']} was reached"
 
+    def objective_for(self, blocks: Container[str]) -> Objective:
+        """The objective; with the sub-pixel shift in its model if any window is, or may move, off the pixel grid."""
+        subpixel = self._needs_subpixel("positions" in blocks)
+        if subpixel != self._subpixel:
+            self._subpixel = subpixel
+            old = self.objective
+            self.objective = self.setup.objective(self.feed, subpixel, old.batch_size, old.n_threads)
+        return self.objective
+
     def problem(self, now: Mapping[str, Any]) -> Problem:
         """The optimisation problem of an epoch, at the present variables."""
         setup, variables = self.setup, self.state.variables
         blocks = refined_blocks(now, variables.obj.shape[1])
-        if "positions" in blocks and not self._has_shift:  # switched on while running
-            self._has_shift = True
-            self.objective = setup.objective(
-                self.feed, True, self.objective.batch_size, self.objective.n_threads
-            )
+        objective = self.objective_for(blocks)
         indices = sort_sequence(now["sequence"], self.feed.n_patterns)
-        check_inside(setup, indices, variables.obj.shape)
-        n_pixels = (
-            int(math.prod(setup.grid.shape))
-            if not setup.crop
-            else math.prod(n - 2 * setup.crop for n in setup.grid.shape)
-        )
+        check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
+        n_pixels = math.prod(n - 2 * setup.crop for n in setup.grid.shape)
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
         mean = setup.mean_in_corner()
         scale = weight * NOISE_MODELS[self.settings["algorithm"]].curvature(mean)
         curvature = Curvature(setup.backend, setup.grid, setup.scan.corners[indices], mean, scale)
         return Problem(
-            self.objective,
+            objective,
             variables,
             blocks,
             indices,
@@ -121,6 +132,7 @@ class Reconstruction:
             self.limits,
             curvature,
             self.settings["preconditioner"],
+            model_digest(self.settings, self._subpixel),
         )
 
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:

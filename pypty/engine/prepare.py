@@ -15,17 +15,21 @@ from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import survey
 from pypty.engine.memory import Sizes, make_plan
-from pypty.engine.setup import Setup
+from pypty.engine.setup import Setup, check_sequences
 from pypty.errors import PyptyError
 from pypty.optics.grid import Grid
+from pypty.optics.probes import resize_spectrum
 from pypty.optics.wavelength import wavelength_A
-from pypty.params.check import Report, read_parameters
+from pypty.params.check import read_parameters
 from pypty.params.presets import load_preset
+from pypty.params.report import Report
 from pypty.params.settings import Settings
 
 Params = Mapping[str, Any] | str | Path
 T = TypeVar("T")
 _SMALLEST_WINDOW = 4
+_SMALLEST_SHARE = 1e-6
+"""Least part of a probe's power inside the band limit."""
 _LARGEST_WINDOW_PIXELS = 2**28
 
 
@@ -59,7 +63,15 @@ def inspect(params: Params, needs_data: bool = True) -> tuple[Report, Setup | No
     the report, and the setup if there is no problem
     """
     report = Report()
-    settings = read_parameters(read(params), report)
+    settings = _try(report, lambda: read_parameters(read(params), report))
+    if settings is None:
+        return report, None
+    setup = _inspect_settings(settings, report, needs_data)
+    return report, setup
+
+
+def _inspect_settings(settings: Settings, report: Report, needs_data: bool) -> Setup | None:
+    """Everything that the parameters lead to: device, data, output folder, geometry, memory, counts."""
     backend = _try(report, lambda: select(settings["backend"], settings["default_dtype"]))
     source = _try(report, lambda: open_source(settings))
     _check_output(settings, report)
@@ -70,7 +82,7 @@ def inspect(params: Params, needs_data: bool = True) -> tuple[Report, Setup | No
     setup = _inspect_geometry(settings, report, backend, source, needs_data)
     if setup is None and source is not None:
         source.close()
-    return report, setup
+    return setup
 
 
 def _try(report: Report, action: Callable[[], T]) -> T | None:
@@ -96,16 +108,21 @@ def _inspect_geometry(
     n_patterns = len(settings["positions"]) if source is None else source.shape[0]
     _check_shapes(settings, source, window, report)
     used = _try(report, lambda: sort_sequence(settings.first()["sequence"], n_patterns))
-    if used is None or len(settings["positions"]) != n_patterns:
+    fits = len(settings["positions"]) == n_patterns and not report.has("positions_correction")
+    if used is None or not fits:
         return None
     scan = _try(report, lambda: make_scan(settings, window, used))
-    if scan is None or backend is None:
+    if scan is None:
+        return None
+    check_sequences(settings, scan, window, report)
+    if backend is None:
         return None
     grid = Grid(
         window,
         (settings["pixel_size_y_A"], settings["pixel_size_x_A"]),
         wavelength_A(settings["acc_voltage"]),
     )
+    _check_probe_band(settings, grid, report)
     sizes = _sizes(settings, source, preprocess, window, scan)
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
@@ -114,7 +131,13 @@ def _inspect_geometry(
     if source is not None:
         found = _try(
             report,
-            lambda: survey(source, used, settings["detector_mask"], preprocess, settings["data_multiplier"]),
+            lambda: survey(
+                source,
+                used,
+                settings["detector_mask"],
+                preprocess,
+                settings["data_multiplier"],
+            ),
         )
         if found is None:
             return None
@@ -165,7 +188,7 @@ def _check_shapes(
     """Arrays against the patterns and the window."""
     if source is not None:
         n, ky, kx = source.shape
-        if len(settings["positions"]) != n:
+        if len(settings["positions"]) != n and not report.has("positions"):
             report.add(
                 "positions",
                 f"{len(settings['positions'])} rows, but there are {n} patterns; one row [y, x] per "
@@ -176,7 +199,11 @@ def _check_shapes(
         if mean is not None and mean.shape != (ky, kx):
             report.add("mean_pattern", f"shape {mean.shape}, but a measured pattern is {(ky, kx)}")
     scan_size = settings["scan_size"]
-    if scan_size is not None and int(np.prod(scan_size)) != len(settings["positions"]):
+    if (
+        scan_size is not None
+        and not report.has("positions")
+        and int(np.prod(scan_size)) != len(settings["positions"])
+    ):
         report.add(
             "scan_size",
             f"{scan_size[0]} x {scan_size[1]} = {int(np.prod(scan_size))} points, but there are "
@@ -197,6 +224,23 @@ def _check_shapes(
                 f"window {probe.shape[:2]}, but the padded pattern is {window}; sizes must differ by an "
                 "even number of pixels to be padded or cropped",
             )
+
+
+def _check_probe_band(settings: Settings, grid: Grid, report: Report) -> None:
+    """A given probe must have power inside the band limit: nothing else of it reaches the detector."""
+    probe = settings["probe"]
+    if not isinstance(probe, np.ndarray) or report.has("probe"):
+        return
+    modes = probe.reshape(*probe.shape[:2], -1).transpose(2, 0, 1)
+    power = (np.abs(np.fft.fft2(resize_spectrum(modes, grid.shape))) ** 2).sum(axis=0)
+    cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
+    share = power[grid.band_mask(cutoff)].sum() / power.sum() if power.sum() > 0 else 0.0
+    if share < _SMALLEST_SHARE:
+        report.add(
+            "probe",
+            f"only {share:.2g} of its power lies inside the band limit (damping_cutoff_multislice = "
+            f"{settings['damping_cutoff_multislice']:g}); check pixel_size_x_A, data_pad and the centring of the probe",
+        )
 
 
 def _check_mask_shape(mask: Any, data: tuple[int, int, int], report: Report) -> None:
@@ -221,7 +265,7 @@ def _sizes(
     data_bytes = 0
     if source is not None:
         ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
-        data_bytes = source.shape[0] * ky * kx * source.dtype.itemsize
+        data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
     return Sizes(
         len(settings["positions"]), window, probe_modes, object_modes, slices, scan.object_shape, data_bytes
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from pypty.objective.curvature import Curvature
 from pypty.objective.objective import Evaluated, Objective
 from pypty.optimize.lbfgs import Sample
 from pypty.optimize.vector import BlockVector
+from pypty.params.settings import Settings
 
 SWITCHES: Mapping[str, str] = MappingProxyType(
     {
@@ -45,6 +47,35 @@ def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float
     return float(weight)
 
 
+LOSS_KEYS = (
+    "acc_voltage",
+    "algorithm",
+    "damping_cutoff_multislice",
+    "data_bin",
+    "data_multiplier",
+    "data_pad",
+    "data_shift_vector",
+    "detector_mask",
+    "flip_ky",
+    "force_dataset_dtype",
+    "lazy_clean",
+    "pixel_size_x_A",
+    "pixel_size_y_A",
+    "update_extra_cut",
+    "use_padded_intensity",
+)
+"""Fixed parameters that decide what the loss of given variables and given data is."""
+
+
+def model_digest(settings: Settings, subpixel: bool) -> str:
+    """A short hash of everything that decides the loss besides variables, data and per-epoch values."""
+    digest = hashlib.sha256(str(subpixel).encode())
+    for key in LOSS_KEYS:
+        value = settings[key]
+        digest.update(f"{key}={value!r}".encode() if not isinstance(value, np.ndarray) else value.tobytes())
+    return digest.hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Signature:
     """What makes two epochs the same optimisation problem. If it changes, old gradients and history are void."""
@@ -52,6 +83,7 @@ class Signature:
     blocks: tuple[str, ...]
     indices: bytes
     weight: float
+    model: str
 
     def difference(self, other: Signature) -> str:
         """What changed, in words."""
@@ -62,6 +94,8 @@ class Signature:
             changes.append("sequence")
         if self.weight != other.weight:
             changes.append(f"loss_weight {other.weight:g} -> {self.weight:g}")
+        if self.model != other.model:
+            changes.append("model, noise model or data preparation")
         return "; ".join(changes)
 
 
@@ -77,11 +111,12 @@ class Problem:
     limits: BandLimits
     curvature: Curvature
     use_diagonal: bool
+    model: str
     _diagonal: dict[str, Array] = field(default_factory=dict)
 
     @property
     def signature(self) -> Signature:
-        return Signature(self.blocks, self.indices.tobytes(), self.weight)
+        return Signature(self.blocks, self.indices.tobytes(), self.weight, self.model)
 
     def point(self) -> BlockVector:
         return BlockVector(self.variables.blocks(self.blocks))

@@ -9,6 +9,7 @@ from types import TracebackType
 from tqdm.auto import tqdm
 
 from pypty.engine.monitor import EpochRecord
+from pypty.errors import OutputError
 
 _ROOT = logging.getLogger("pypty")
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -51,7 +52,10 @@ class Reporter:
             )
             self._handlers.append(shown)
         if self.log_file is not None:
-            kept = logging.FileHandler(self.log_file, encoding="utf-8")
+            try:
+                kept = logging.FileHandler(self.log_file, encoding="utf-8")
+            except OSError as error:
+                raise OutputError(f"{str(self.log_file)!r} cannot be written: {error.strerror}") from error
             kept.setFormatter(_FORMAT)
             kept.setLevel(logging.DEBUG if self.level >= 3 else logging.INFO)
             self._handlers.append(kept)

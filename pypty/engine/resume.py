@@ -60,7 +60,11 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
         _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
         if state.signature is not None:
             group = file.create_group("signature")
-            group.attrs.update(blocks=json.dumps(state.signature.blocks), weight=state.signature.weight)
+            group.attrs.update(
+                blocks=json.dumps(state.signature.blocks),
+                weight=state.signature.weight,
+                model=state.signature.model,
+            )
             group["indices"] = np.frombuffer(state.signature.indices, dtype=np.int64)
         if state.sample is not None:
             group = file.create_group("sample")
@@ -122,12 +126,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     backend = setup.backend
     blocks = _read_vector(file["variables"], backend)
     variables = Variables(**{name: blocks[name] for name in BLOCKS})
-    expected = (*setup.grid.shape, setup.plan.sizes.n_patterns)
-    found = (*variables.probe.shape[-2:], variables.positions.shape[0])
-    if expected != found:
-        raise CheckpointError(
-            f"{str(path)!r} has (window y, window x, patterns) = {found}, but the parameters give {expected}"
-        )
+    _check_shapes(variables, path, setup)
     state = State(
         variables,
         int(file.attrs["epoch"]),
@@ -140,6 +139,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
             tuple(json.loads(group.attrs["blocks"])),
             group["indices"][()].tobytes(),
             float(group.attrs["weight"]),
+            str(group.attrs["model"]),
         )
     if "sample" in file:
         group = file["sample"]
@@ -158,6 +158,41 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     records = json.loads(file["history"].asstr()[()])
     state.records = [EpochRecord(**{**record, "blocks": tuple(record["blocks"])}) for record in records]
     return Resumed(state, int(file.attrs["batch_size"]), int(file.attrs["n_threads"]))
+
+
+def _check_shapes(variables: Variables, path: Path, setup: Setup) -> None:
+    """The state must have the dimensions that the parameters ask for."""
+    names = ("window y", "window x", "patterns", "slices", "slice distances")
+    sizes = setup.plan.sizes
+    start = setup.variables()
+    expected = (*setup.grid.shape, sizes.n_patterns, sizes.slices, len(start.slice_distances))
+    if variables.obj.ndim != 4 or variables.probe.ndim != 3 or variables.positions.ndim != 2:
+        raise CheckpointError(
+            f"{str(path)!r} is damaged: obj, probe and positions have {variables.obj.ndim}, "
+            f"{variables.probe.ndim} and {variables.positions.ndim} axes, expected 4, 3 and 2"
+        )
+    found = (
+        *variables.probe.shape[-2:],
+        variables.positions.shape[0],
+        variables.obj.shape[1],
+        len(variables.slice_distances),
+    )
+    wrong = [
+        f"{name} {have} (now {want})"
+        for name, have, want in zip(names, found, expected, strict=True)
+        if have != want
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{str(path)!r} has other dimensions than the parameters give now: {', '.join(wrong)}"
+        )
+    corners = setup.scan.corners
+    ends = corners.max(axis=0) + np.array(setup.grid.shape)
+    if (ends > np.array(variables.obj.shape[-2:])).any() and setup.settings["use_full_FOV"]:
+        raise CheckpointError(
+            f"{str(path)!r} has an object of {variables.obj.shape[-2:]} pixels, but the scan now needs "
+            f"{tuple(int(end) for end in ends)}"
+        )
 
 
 def _write_vector(group: Any, vector: BlockVector) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from pypty.backend.array import Backend
 from pypty.data.feed import Feed
 from pypty.data.preprocess import Preprocess, to_corner
-from pypty.data.scan import Scan
+from pypty.data.scan import Scan, sort_sequence
 from pypty.data.sources import PatternSource
 from pypty.data.survey import Survey
 from pypty.engine.memory import MemoryPlan
@@ -21,6 +21,9 @@ from pypty.model.variables import Variables
 from pypty.objective.noise import NOISE_MODELS
 from pypty.objective.objective import Objective
 from pypty.optics.grid import Grid, object_band_mask
+from pypty.params.combinations import check_epochs, epochs_to_check
+from pypty.params.report import Report
+from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 
@@ -81,18 +84,17 @@ class Setup:
             return None
         given = self.settings["mean_pattern"]
         if given is not None:
-            unpadded = Preprocess(self.preprocess.flip_ky, self.preprocess.shift, self.preprocess.bin)
-            return _padded(
-                unpadded.patterns(given) * self.settings["data_multiplier"], self.settings["data_pad"]
-            )
+            patterns = self.preprocess.unpadded.patterns(given) * self.settings["data_multiplier"]
+            return _padded(patterns, self.settings["data_pad"])
         return _padded(self.survey.mean, self.settings["data_pad"])
 
     def _start_weights(self) -> np.ndarray | None:
-        mask = self.settings["detector_mask"]
-        if not isinstance(mask, np.ndarray):
+        """(ny, nx) mean weight of each pixel of the padded window; a rim that is not compared has none."""
+        if self.survey is None or (self.survey.weights is None and not self.crop):
             return None
-        common = mask if mask.ndim == 2 else mask.min(axis=0)
-        return _padded(self.preprocess.weights(common), self.crop)
+        seen = np.ones(self.survey.mean.shape) if self.survey.weights is None else self.survey.weights
+        rim = 0.0 if self.crop else 1.0
+        return np.pad(seen, self.settings["data_pad"], constant_values=rim)
 
     def feed(self) -> Feed:
         """Batches of the measured patterns; in memory if the plan says so."""
@@ -125,9 +127,6 @@ class Setup:
             n_threads or self.plan.n_threads,
         )
 
-    def needs_subpixel(self, refining_positions: bool) -> bool:
-        return self.scan.has_subpixel or refining_positions
-
     def mean_in_corner(self) -> np.ndarray:
         """Mean counts with the zero frequency first (zeros without data)."""
         mean = self.mean_pattern()
@@ -143,18 +142,43 @@ def _padded(pattern: np.ndarray, pad: int) -> np.ndarray:
     return np.pad(pattern, pad) if pad else pattern
 
 
-def check_inside(setup: Setup, indices: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Every window of these patterns lies on the object.
+def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Every window of these patterns lies on an object of this (…, Y, X) shape.
 
     Raises
     ------
     ParameterError
         A window reaches out of it (a sequence left the field of view with ``use_full_FOV=False``).
     """
-    corners = setup.scan.corners[indices]
-    ends = corners + np.array(setup.grid.shape)
+    corners = scan.corners[indices]
+    ends = corners + np.array(window)
     if (corners < 0).any() or (ends > np.array(shape[-2:])).any():
         raise ParameterError(
             "sequence: it names patterns whose windows lie outside the object, which covers only the "
             "sequence of the first epoch; set use_full_FOV=True"
         )
+
+
+def check_sequences(
+    settings: Settings, scan: Scan, window: tuple[int, int], report: Report, first: int | None = None
+) -> None:
+    """The sequence of every epoch names patterns that there are, on the object."""
+    schedule = settings.schedules["sequence"]
+    if report.has("sequence"):
+        return
+    epochs = epochs_to_check(settings, first)
+    for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
+        try:
+            indices = sort_sequence(schedule.at(epoch), len(scan.corners))
+            check_inside(scan, window, indices, scan.object_shape)
+        except ParameterError as error:
+            report.note_error(error)
+            return
+
+
+def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
+    """What is wrong with per-epoch values from an epoch on (they may have been edited during the run)."""
+    report = Report()
+    check_epochs(settings, report, epoch)
+    check_sequences(settings, setup.scan, setup.grid.shape, report, epoch)
+    return report.problems

@@ -83,12 +83,10 @@ def start_probe(
     else:
         modes = given if given.ndim == 3 else given[..., None]
         probe = probes.resize_spectrum(modes.transpose(2, 0, 1), grid.shape)
-    keep = (
-        given is not None
-        and not isinstance(given, str)
-        and (settings["skip_preprocessing"] or settings["epoch_prev"] > 0)
-    )
-    if mean is not None and not keep:
+    array_given = isinstance(given, np.ndarray)
+    if array_given and settings["epoch_prev"] > 0:
+        return probe  # of an earlier run: whatever made the start is in it
+    if mean is not None and not (array_given and settings["skip_preprocessing"]):
         probe = probe * _count_scale(probe, mean, weights)
     if settings["extra_probe_defocus"]:
         probe = probes.defocus(probe, grid, settings["extra_probe_defocus"])

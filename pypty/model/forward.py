@@ -43,10 +43,16 @@ class ModelOptions:
 
 
 class Model:
-    """Stages in the order of the beam."""
+    """Stages in the order of the beam.
 
-    def __init__(self, stages: list[Stage]) -> None:
+    Parameters
+    ----------
+    reachable : (ky, kx) bool, zero frequency first, where there can be counts at all; None = everywhere
+    """
+
+    def __init__(self, stages: list[Stage], reachable: Array = None) -> None:
         self.stages = stages
+        self.reachable = reachable
 
     def prepare(self, variables: Variables) -> list[Any]:
         """What every batch of one evaluation shares."""
@@ -77,6 +83,9 @@ def build_model(options: ModelOptions, backend: Backend) -> Model:
     if options.subpixel:
         stages.append(SubpixelShift(grid, mask, backend))
     stages += [Multislice(grid, mask, backend, options.filter_patches), FarField(mask, backend), Intensity()]
+    reachable = mask[None]
     if options.crop:
-        stages.append(CropPadding(grid.shape, options.crop, backend))
-    return Model(stages)
+        crop = CropPadding(grid.shape, options.crop, backend)
+        stages.append(crop)
+        return Model(stages, crop.forward(backend.asarray(reachable), None, Batch.empty(), {})[0])
+    return Model(stages, backend.asarray(mask))

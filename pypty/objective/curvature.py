@@ -76,9 +76,17 @@ class Curvature:
         return (2 * self._n_pixels() * _raised(seen))[None].astype(self.backend.real)
 
     def _positions(self, variables: Variables) -> Array:
-        """(1, 2): 2 sum_q |2 pi f P^|^2, the same for every position."""
+        """(1, 2): 2 sum_q |2 pi f P^|^2, the same for every position.
+
+        At least that of a probe with one period in the window: a plane wave looks the same from everywhere, and its
+        positions should then stay where they are rather than jump.
+        """
         power = to_host(kernels.sum_abs2(fft.fft2(variables.probe), axes=(0,))).astype(np.float64)
-        values = [2 * float(((2 * np.pi * f) ** 2 * power).sum()) for f in (self.grid.fy, self.grid.fx)]
+        floor = power.sum() + np.finfo(float).tiny
+        values = [
+            2 * max(float(((2 * np.pi * f) ** 2 * power).sum()), float((2 * np.pi / f.size) ** 2 * floor))
+            for f in (self.grid.fy, self.grid.fx)
+        ]
         return self.backend.asarray(np.array([values]))
 
     def _distances(self, variables: Variables) -> Array:

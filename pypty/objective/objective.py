@@ -28,7 +28,7 @@ class Evaluated:
     Attributes
     ----------
     loss : weighted data term plus all regularisers
-    sse : sum of squared errors (D - I)^2, unweighted
+    sse : sum of squared errors (D - I)^2 times the detector weights; not times ``loss_weight``
     gradients : by block name, only the refined ones
     terms : value of each regulariser
     """
@@ -117,7 +117,7 @@ class Objective:
             batch = self.feed.batch(indices)
             tapes: list[Tape] = []
             intensity = self.model.forward(points, batch, tapes)
-            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights)
+            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights, self.model.reachable)
             out.loss += loss
             out.sse += sse
             if names:

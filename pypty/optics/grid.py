@@ -50,20 +50,26 @@ class Grid:
 
     @property
     def largest_frequency(self) -> float:
-        """The smaller axis's largest sampled frequency, 1/Å; 1 for a single pixel."""
+        """The smaller axis's largest sampled frequency, 1/Å; 0 for a single pixel."""
         return float(min(self.qy.max(), self.qx.max()))
 
     def band_mask(self, cutoff: float) -> np.ndarray:
-        """(ny, nx) bool: |q| <= cutoff x the smaller axis's max(fftfreq) (docs/conventions.md)."""
-        return self.q2 <= (cutoff * self.largest_frequency) ** 2
+        """(ny, nx) bool: |q| up to cutoff x the smaller axis's max(fftfreq) (docs/conventions.md)."""
+        return _inside(self.q2, cutoff * self.largest_frequency)
+
+
+def _inside(q2: np.ndarray, radius: float) -> np.ndarray:
+    """Samples inside a circle. One exactly on it is outside, so that rounding never decides: with 32 pixels and a
+    cutoff of 2/3, whole lattice points lie on the circle. The zero frequency is always inside."""
+    return (q2 < radius**2 * (1 - 1e-9)) | (q2 == 0)
 
 
 def object_band_mask(shape: tuple[int, int], pixel_size_A: tuple[float, float], cutoff: float) -> np.ndarray:
-    """(Y, X) bool: |q| <= cutoff x the Nyquist frequency 1/(2 p) of the coarser axis.
+    """(Y, X) bool: |q| up to cutoff x the Nyquist frequency 1/(2 p) of the coarser axis.
 
     Relative to Nyquist, not to max(fftfreq), so that it does not depend on the size of the object.
     """
     qy = np.fft.fftfreq(shape[0], pixel_size_A[0])[:, None]
     qx = np.fft.fftfreq(shape[1], pixel_size_A[1])[None, :]
     nyquist = 0.5 / max(pixel_size_A)
-    return qy**2 + qx**2 <= (cutoff * nyquist) ** 2
+    return _inside(qy**2 + qx**2, cutoff * nyquist)

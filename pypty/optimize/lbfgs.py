@@ -20,8 +20,6 @@ Precondition = Callable[[BlockVector], BlockVector]
 
 CURVATURE_FLOOR = 1e-10
 """A pair is kept only if <s, y> exceeds this fraction of |s| |y|."""
-SCALE_RANGE = 1e3
-"""A block's own gamma may differ from the common one by this factor at most."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,7 @@ class Lbfgs:
         scales = {}
         for name in sy:
             own = sy[name] / ymy[name] if ymy[name] > 0 else 0.0
-            usable = own > 0 and common / SCALE_RANGE <= own <= common * SCALE_RANGE
-            scales[name] = own if usable else common
+            scales[name] = own if 0 < own < math.inf else common
         return scales
 
     def _remember(self, s: BlockVector, y: BlockVector, hist_length: float) -> None:

@@ -77,9 +77,13 @@ class _Search:
         return len(self.trials) >= self.options.max_evaluations
 
     def decreases(self, point: Point) -> bool:
-        """Wolfe 1."""
+        """Wolfe 1, and a decrease that shows in the value: at the limit of precision Wolfe 1 may not need one.
+
+        A point without a gradient is no place to go on from.
+        """
         limit = self.start.value + self.options.c1 * point.step * self.start.slope
-        return math.isfinite(point.value) and point.value <= limit
+        usable = math.isfinite(point.value) and math.isfinite(point.slope)
+        return usable and point.value <= limit and point.value < self.start.value
 
     def flat(self, point: Point) -> bool:
         """Strong Wolfe 2."""
@@ -161,8 +165,8 @@ def _cubic_minimum(a: Point, b: Point) -> float | None:
     if not (math.isfinite(a.value) and math.isfinite(b.value) and math.isfinite(b.slope)) or a.step == b.step:
         return None
     d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.step - b.step)
-    square = d1**2 - a.slope * b.slope
-    if square < 0:
+    square = d1 * d1 - a.slope * b.slope
+    if not 0 <= square < math.inf:
         return None
     d2 = math.copysign(math.sqrt(square), b.step - a.step)
     denominator = b.slope - a.slope + 2 * d2

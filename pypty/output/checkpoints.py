@@ -24,6 +24,16 @@ FILES: Mapping[str, str] = MappingProxyType(
 )
 """Latest state of each block. (PyPty has no name for slice distances: cd is ours.)"""
 
+_MADE_THE_START: Mapping[str, Any] = MappingProxyType(
+    {
+        "positions_correction": None,
+        "extra_probe_defocus": 0.0,
+        "aberrations": None,
+        "edge_slice_thickness": None,
+    }
+)
+"""Parameters that changed the start of the earlier run, and are contained in its arrays."""
+
 NUMBERED: Mapping[str, str] = MappingProxyType(
     {
         "obj": "checkpoint_obj_epoch_{}.npy",
@@ -38,6 +48,14 @@ def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = 
     """Write co.npy, cp.npy, ... for the named blocks."""
     for name in names:
         write_array(folder / FILES[name], to_public(name, variables.block(name)))
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete the latest state of an earlier run: none of its blocks may stay beside those of a new one."""
+    for name in (*FILES.values(), "resume.h5"):
+        path = folder / name
+        if path.is_file():
+            path.unlink()
 
 
 def write_numbered(folder: Path, variables: Variables, epoch: int, names: Iterable[str]) -> None:
@@ -57,8 +75,9 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
 
     Returns
     -------
-    dict with obj, probe, positions, slice_distances (where present), skip_preprocessing = True, and epoch_prev =
-    number of epochs in loss.csv. Update your parameters with it and run.
+    dict with obj, probe, positions, slice_distances (where present); epoch_prev = number of epochs in loss.csv;
+    skip_preprocessing = True; and neutral values of what shaped the earlier start (defocus, aberrations, ...).
+    Update your parameters with it and run.
 
     Raises
     ------
@@ -79,7 +98,7 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
         averaged_modes = (folder / "params.pkl").exists() and not (folder / "params.yaml").exists()
     if averaged_modes:
         out["probe"] = from_averaged_modes(out["probe"], out["obj"])
-    out["skip_preprocessing"] = True
+    out.update(skip_preprocessing=True, **_MADE_THE_START)
     out["epoch_prev"] = _epochs_done(folder / "loss.csv")
     return out
 

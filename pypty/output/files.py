@@ -68,4 +68,5 @@ def make_folder(folder: Path) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files that a killed run left behind."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.name.split(".")[-2].isdigit():  # .NAME.PID.tmp, as atomic() writes them
+            path.unlink(missing_ok=True)

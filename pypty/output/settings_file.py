@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from pypty.errors import PyptyError
+from pypty.errors import ParameterError
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.params.kinds import brief
-from pypty.params.presets import load_preset
-from pypty.params.schedule import Schedule, make_schedule
+from pypty.params.presets import read_yaml, resolve_files
+from pypty.params.schedule import make_schedule
 from pypty.params.schema import NOT_YET, SCHEMA
 from pypty.params.settings import Settings
 
@@ -47,17 +47,23 @@ def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
         return str(Path(value).expanduser().resolve())
     if name == "resume":
         return False
-    if isinstance(value, np.ndarray):
-        if value.size <= _INLINE and value.dtype.kind != "c":
-            return value.tolist()
+    if isinstance(value, np.ndarray) and (value.size > _INLINE or value.dtype.kind == "c"):
         return _array_file(folder, name, value)
-    if isinstance(value, np.generic):
-        return value.item()
+    return _yaml_value(value)
+
+
+def _yaml_value(value: Any) -> Any:
+    """``value`` in the types that YAML has; what has no place there becomes its text."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _yaml_value(value.tolist())
+    if isinstance(value, Mapping):
+        return {_yaml_value(key): _yaml_value(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(folder, name, item, settings) for item in value]
-    if isinstance(value, (type, np.dtype)):
-        return np.dtype(value).name
-    return value
+        return [_yaml_value(item) for item in value]
+    if isinstance(value, np.dtype):
+        return value.name
+    plain = value is None or type(value) in (bool, int, float, str)
+    return value if plain else str(value)
 
 
 def _array_file(folder: Path, name: str, array: np.ndarray) -> dict[str, str]:
@@ -66,16 +72,21 @@ def _array_file(folder: Path, name: str, array: np.ndarray) -> dict[str, str]:
     return {"file": f"{ARRAYS}/{name}.npy"}
 
 
+FindProblems = Callable[[Settings, int], list[str]]
+"""What is wrong with settings from an epoch on."""
+
+
 class SettingsWatch:
     """Notices when params.yaml is edited during a run.
 
     Only per-epoch values are taken over. Anything else, and anything invalid, is reported and left as it was.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, find_problems: FindProblems) -> None:
         self.path = folder / NAME
+        self._find_problems = find_problems
         self._stamp = self._read_stamp()
-        self._seen = self._read()
+        self._seen = read_yaml(self.path)
 
     def _read_stamp(self) -> tuple[int, int]:
         try:
@@ -84,50 +95,42 @@ class SettingsWatch:
             return (0, 0)
         return (status.st_mtime_ns, status.st_size)
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            return {}
-        return content if isinstance(content, dict) else {}
-
-    def __call__(self, settings: Settings) -> Settings:
-        """The settings with valid edits applied."""
+    def __call__(self, settings: Settings, epoch: int) -> Settings:
+        """The settings with valid edits applied; ``epoch`` is the next one."""
         stamp = self._read_stamp()
         if stamp == self._stamp:
             return settings
         self._stamp = stamp
-        before, self._seen = self._seen, self._read()
-        if not self._seen:
-            self._seen = before
-            _log.warning("%s was edited, but cannot be read as YAML; the edit is ignored", self.path)
+        try:
+            content = read_yaml(self.path)
+            if not content:
+                raise ParameterError("it is empty")
+        except ParameterError as error:
+            _log.warning("edit of %s ignored, it cannot be read as YAML: %s", NAME, error)
             return settings
-        changed = {
-            key: value for key, value in self._seen.items() if key not in before or before[key] != value
-        }
-        return settings.with_schedules(self._valid(changed))
-
-    def _valid(self, changed: Mapping[str, Any]) -> dict[str, Schedule]:
-        out: dict[str, Schedule] = {}
+        before, self._seen = self._seen, content
+        changed = {key: value for key, value in content.items() if key not in before or before[key] != value}
         for key, value in changed.items():
-            parameter = SCHEMA.get(key)
-            if parameter is None or not parameter.per_epoch:
-                why = "it cannot change during a run" if parameter else "there is no such parameter"
-                _log.warning("edit of %s: %s ignored (%s)", self.path.name, key, why)
-                continue
-            try:
-                if parameter.status == NOT_YET and not parameter.is_neutral(value):
-                    raise PyptyError(f"{key}: this feature is {NOT_YET}")
-                schedule = make_schedule(parameter, value)
-                schedule.at(0)
-            except PyptyError as error:
-                _log.warning("edit of %s ignored: %s", self.path.name, error)
-                continue
-            out[key] = schedule
-            _log.info("edit of %s: %s is now %s", self.path.name, key, brief(value))
-        return out
+            settings = self._apply(settings, key, value, epoch)
+        return settings
 
-
-def load_settings_file(folder: Path) -> dict[str, Any]:
-    """The parameters recorded in a folder."""
-    return load_preset(folder)
+    def _apply(self, settings: Settings, key: str, value: Any, epoch: int) -> Settings:
+        """The settings with one edit, or as they were, with the reason logged."""
+        parameter = SCHEMA.get(key)
+        if parameter is None or not parameter.per_epoch:
+            why = "it cannot change during a run" if parameter else "there is no such parameter"
+            _log.warning("edit of %s: %s ignored (%s)", NAME, key, why)
+            return settings
+        try:
+            value = resolve_files({key: value}, self.path.parent)[key]
+            edited = settings.with_schedules({key: make_schedule(parameter, value)})
+            problems = self._find_problems(edited, epoch)
+            if parameter.status == NOT_YET and not parameter.is_neutral(value):
+                problems = [f"{key}: this feature is {NOT_YET}"]
+        except ParameterError as error:
+            problems = [str(error)]
+        if problems:
+            _log.warning("edit of %s ignored: %s", NAME, "; ".join(problems))
+            return settings
+        _log.info("edit of %s: %s is now %s", NAME, key, brief(value))
+        return edited

@@ -6,8 +6,10 @@ object, no import, no assignment, bounded powers.
 
 from __future__ import annotations
 
+import ast
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -63,6 +65,32 @@ _CONSTANTS: Mapping[str, Any] = MappingProxyType(
 )
 
 
+def _refuse_foreign(text: str, tree: ast.expr) -> None:
+    """Refuse what simpleeval would allow but no schedule needs: attributes other than np.NAME, and formatting.
+
+    Formatting can make a text of any length out of a short expression.
+    """
+    known = {*FUNCTIONS, *_CONSTANTS}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not (
+            isinstance(node.value, ast.Name) and node.value.id == "np" and node.attr in known
+        ):
+            raise ExpressionError(
+                f"{text!r} uses the attribute {node.attr!r}; only np.NAME is known, with NAME one of "
+                f"{', '.join(sorted(known))}"
+            )
+        formats = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and not _is_numeric(node.left)
+        if formats or isinstance(node, ast.JoinedStr):
+            raise ExpressionError(f"{text!r} formats a text; an expression gives a number, a word or a list")
+
+
+def _is_numeric(node: ast.expr) -> bool:
+    """Whether the left side of % is surely no text: it contains no literal text."""
+    return not any(
+        isinstance(part, ast.Constant) and isinstance(part.value, (str, bytes)) for part in ast.walk(node)
+    )
+
+
 def compile_expression(text: str) -> Callable[[int], Any]:
     """Turn an expression into a function of the epoch.
 
@@ -83,9 +111,12 @@ def compile_expression(text: str) -> Callable[[int], Any]:
     variable, body = (match.group(1), match.group(2)) if match else ("epoch", text)
     evaluator = simpleeval.EvalWithCompoundTypes(functions=dict(FUNCTIONS))
     try:
-        tree = evaluator.parse(body.strip())
-    except (simpleeval.InvalidExpression, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's remarks on odd literals
+            tree = ast.parse(body.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"{text!r} is not an expression of the epoch ({error})") from error
+    _refuse_foreign(text, tree)
 
     def value(epoch: int) -> Any:
         evaluator.names = {
@@ -99,6 +130,7 @@ def compile_expression(text: str) -> Callable[[int], Any]:
             return evaluator.eval(body.strip(), previously_parsed=tree)
         except (
             simpleeval.InvalidExpression,
+            MemoryError,
             ArithmeticError,
             TypeError,
             ValueError,

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+_LARGEST_INTEGER = 2**62
+
 
 class Kind(Protocol):
     """The type of a parameter."""
@@ -60,7 +62,10 @@ class Number:
     def problem(self, value: Any) -> str | None:
         if not _is_number(value):
             return f"given {brief(value)}"
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            return f"given {brief(value)}, which is too large"
         if np.isnan(number) or (np.isinf(number) and not (self.infinite and number > 0)):
             return f"given {brief(value)}, which is not finite"
         if self.integer and np.isfinite(number) and number != round(number):
@@ -124,20 +129,56 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """A string; with ``path`` also a path object."""
-
-    path: bool = False
+    """A string."""
 
     def describe(self) -> str:
-        return "a path" if self.path else "a string"
+        return "a string"
 
     def problem(self, value: Any) -> str | None:
-        if isinstance(value, str) or (self.path and isinstance(value, os.PathLike)):
-            return "given a path with a NUL character" if "\0" in str(value) else None
-        return f"given {brief(value)}"
+        return None if isinstance(value, str) else f"given {brief(value)}"
 
     def convert(self, value: Any) -> str:
         return str(value)
+
+
+@dataclass(frozen=True)
+class FilePath:
+    """A path, as a string or path object; it need not exist."""
+
+    def describe(self) -> str:
+        return "a path"
+
+    def problem(self, value: Any) -> str | None:
+        if not isinstance(value, (str, os.PathLike)):
+            return f"given {brief(value)}"
+        if "\0" in str(value):
+            return f"given {brief(value)}, which holds a NUL character"
+        try:
+            Path(value).expanduser().exists()
+        except (OSError, RuntimeError, ValueError) as error:  # name too long, unknown user, NUL character
+            return f"given {brief(value)}, which cannot be a path ({error})"
+        return None
+
+    def convert(self, value: Any) -> str:
+        return str(value)
+
+
+@dataclass(frozen=True)
+class DType:
+    """A NumPy type of real numbers."""
+
+    def describe(self) -> str:
+        return "a real NumPy dtype such as 'float32' or 'uint16'"
+
+    def problem(self, value: Any) -> str | None:
+        try:
+            real = value is not None and np.dtype(value).kind in "biuf"
+        except (TypeError, ValueError):
+            real = False
+        return None if real else f"given {brief(value)}"
+
+    def convert(self, value: Any) -> np.dtype:
+        return np.dtype(value)
 
 
 @dataclass(frozen=True)
@@ -159,7 +200,8 @@ class ArrayOf:
     """A finite numeric array (or nested list, or the path of a .npy file) of given dimensions.
 
     ``dims`` holds one tuple of axis names per accepted number of dimensions. With ``lazy`` the array is
-    taken as it is: not copied, not scanned, any dtype that holds real numbers (for data sets).
+    taken as it is: not copied, not scanned, any dtype that holds real numbers (for data sets). An axis whose
+    name is a number has exactly that size.
     """
 
     dims: tuple[tuple[str, ...], ...]
@@ -181,6 +223,10 @@ class ArrayOf:
             if self.lazy:
                 return f"given the string {brief(value)}; name a file with data_path"
             return self._file_problem(Path(value))
+        try:
+            hasattr(value, "shape")
+        except (RuntimeError, OSError, ValueError) as error:  # an HDF5 data set whose file was closed
+            return f"given an array that cannot be accessed ({error})"
         if not hasattr(value, "shape") and not isinstance(value, (Sequence, int, float, complex)):
             return f"given {brief(value)}"
         try:
@@ -194,7 +240,7 @@ class ArrayOf:
             return f"given the string {str(path)!r}, which is no .npy file"
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             return f"given the file {str(path)!r}, which cannot be read ({error})"
         return self._array_problem(array)
 
@@ -204,7 +250,7 @@ class ArrayOf:
             return f"{given}, which does not hold numbers"
         if array.dtype.kind == "c" and not self.complex:
             return f"{given}, which is complex"
-        if array.ndim not in {len(names) for names in self.dims}:
+        if not any(_fits(array.shape, names) for names in self.dims):
             return given
         if 0 in array.shape:
             return f"{given}, which is empty"
@@ -215,6 +261,8 @@ class ArrayOf:
             return f"{given}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
         if self.integer and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
             return f"{given}, whose values are not whole"
+        if self.integer and values.dtype.kind in "fu" and (abs(values) > _LARGEST_INTEGER).any():
+            return f"{given}, whose values are too large"
         return None
 
     def convert(self, value: Any) -> Any:
@@ -226,6 +274,13 @@ class ArrayOf:
             return np.array(value).astype(bool)
         dtype = np.complex128 if self.complex else np.int64 if self.integer else np.float64
         return np.array(value, dtype=dtype)  # a copy: the user's arrays are never changed
+
+
+def _fits(shape: tuple[int, ...], names: tuple[str, ...]) -> bool:
+    """Whether a shape has these axes; a name that is a number must be its size."""
+    return len(shape) == len(names) and all(
+        not name.isdigit() or size == int(name) for size, name in zip(shape, names, strict=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import yaml
 
 from pypty.errors import ParameterError
+from pypty.params.kinds import FilePath
 
 
 class _Loader(yaml.SafeLoader):
@@ -22,6 +24,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, (str, int, float)) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -68,28 +72,40 @@ def load_preset(source: str | Path) -> dict[str, Any]:
     ParameterError
         There is no such file, or it is no YAML mapping.
     """
-    path = Path(source)
+    path = _parameter_file(source)
+    if path.suffix in (".pkl", ".pickle"):
+        raise ParameterError(
+            f"{str(path)!r} is a pickle, which can run code when opened; if you trust it, read it "
+            "with pypty.params.presets.import_pickle(path) and pass the dict"
+        )
+    return resolve_files(read_yaml(path), path.parent)
+
+
+def _parameter_file(source: str | Path) -> Path:
+    """The file that ``source`` means."""
+    problem = FilePath().problem(source)
+    if problem:
+        raise ParameterError(
+            f"no parameter file: {problem}; give a .yaml file, an output folder, or the name of a preset"
+        )
+    path = Path(source).expanduser()
     if path.is_dir():
         path = path / "params.yaml"
     if not path.exists() and str(source) in preset_names():
         path = preset_folder() / f"{source}.yaml"
     if not path.is_file():
         raise ParameterError(
-            f"no parameter file {str(path)!r}; give a .yaml file, an output folder, or one of the "
-            f"presets {', '.join(preset_names())}"
+            f"no parameter file {str(path)!r}; give a .yaml file, an output folder, or one of the presets "
+            f"{', '.join(preset_names())}"
         )
-    if path.suffix in (".pkl", ".pickle"):
-        raise ParameterError(
-            f"{str(path)!r} is a pickle, which can run code when opened; if you trust it, read it "
-            "with pypty.params.presets.import_pickle(path) and pass the dict"
-        )
-    return resolve_files(_read_yaml(path), path.parent)
+    return path
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ParameterError where there is none."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # ValueError: bad text, bad dates
         raise ParameterError(f"{str(path)!r} cannot be read as YAML: {error}") from error
     if content is None:
         return {}
@@ -106,7 +122,7 @@ def resolve_files(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             path = folder / str(value["file"])
             try:
                 out[key] = np.load(path, allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise ParameterError(
                     f"{key}: the file {str(path)!r} cannot be read as .npy ({error})"
                 ) from error
@@ -142,10 +158,15 @@ _ALLOWED = frozenset(
 )
 
 
+_PYTHON_2_NAMES: Mapping[str, str] = MappingProxyType({"__builtin__": "builtins"})
+"""Pickle protocols 0 to 2 use the old names."""
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles NumPy arrays and plain containers; refuses every other class or function."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = _PYTHON_2_NAMES.get(module, module)
         if (module, name) in _ALLOWED:
             return super().find_class(module, name)
         if module == "numpy.dtypes" and name.endswith("DType"):
@@ -169,17 +190,7 @@ def import_pickle(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         content = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
-    except (
-        OSError,
-        pickle.UnpicklingError,
-        EOFError,
-        AttributeError,
-        ImportError,
-        IndexError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:
         raise ParameterError(f"the pickle {str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ParameterError(f"the pickle {str(path)!r} holds a {type(content).__name__}, expected a dict")

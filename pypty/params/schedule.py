@@ -24,6 +24,10 @@ class Schedule(Protocol):
         """The value as it is written into params.yaml for epochs ``first`` to ``last`` - 1."""
 
 
+RECORDED_EPOCHS = 10_000
+"""A function of the epoch is written down for this many epochs; its last value holds for the rest."""
+
+
 @dataclass(frozen=True)
 class Constant:
     """The same value at every epoch."""
@@ -49,7 +53,11 @@ class Varying:
         try:
             value = self.function(epoch)
         except ExpressionError as error:
-            raise ExpressionError(f"{self.parameter.name}: {error}") from error
+            expected = self.parameter.kind.describe()
+            raise ExpressionError(
+                f"{self.parameter.name}: given {brief(self.source)}, expected {expected}, or an expression of the "
+                f"epoch ({error})"
+            ) from error
         except Exception as error:
             raise ParameterError(
                 f"{self.parameter.name}: the function given for it raised "
@@ -68,7 +76,7 @@ class Varying:
             return self.source
         table: dict[int, Any] = {}
         previous: Any = object()
-        for epoch in range(first, max(last, first + 1)):
+        for epoch in range(first, min(max(last, first + 1), first + RECORDED_EPOCHS)):
             value = self.at(epoch)
             if not isinstance(value, (bool, int, float, str, type(None))):
                 return {"callable": getattr(self.source, "__qualname__", type(self.source).__name__)}
@@ -98,14 +106,21 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
     if problem is None:
         return Constant(parameter.kind.convert(value))
     if isinstance(value, str):
-        function = compile_expression(value)
-        schedule = Varying(parameter, value, function)
-        if "lambda" not in value:
-            schedule.at(0)  # a plain word that is no value of this kind must fail here, by name
-        return schedule
+        return _from_text(parameter, value, problem)
     raise ParameterError(
         f"{parameter.name}: {problem}, expected {parameter.kind.describe()}, or a function of the epoch"
     )
+
+
+def _from_text(parameter: Parameter, text: str, problem: str) -> Schedule:
+    """An expression; a text that is none is measured by what the parameter expects."""
+    try:
+        return Varying(parameter, text, compile_expression(text))
+    except ExpressionError as error:
+        expected = parameter.kind.describe()
+        raise ExpressionError(
+            f"{parameter.name}: {problem}, expected {expected}, or an expression of the epoch ({error})"
+        ) from error
 
 
 def _table(parameter: Parameter, table: Any) -> Callable[[int], Any]:

@@ -9,7 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from pypty.params.kinds import Anything, ArrayOf, Choice, Either, Flag, Kind, Number, Switch, Text, optional
+from pypty.params.kinds import (
+    Anything,
+    ArrayOf,
+    Choice,
+    DType,
+    Either,
+    FilePath,
+    Flag,
+    Kind,
+    Number,
+    Switch,
+    Text,
+    optional,
+)
 
 NOT_YET = "not available yet"
 RECORDED = "recorded"
@@ -68,7 +81,7 @@ _pattern = ArrayOf((("ky", "kx"),))
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
 DATA = (
-    Parameter("data_path", "", Text(path=True), "",
+    Parameter("data_path", "", FilePath(), "",
               "File with the measured patterns: .h5/.hdf5 or .npy, 3-D (N, ky, kx) or 4-D (sy, sx, ky, kx).",
               when="dataset is not given"),
     Parameter("dataset", None, optional(ArrayOf((("N", "ky", "kx"), ("sy", "sx", "ky", "kx")), lazy=True)), "counts",
@@ -93,7 +106,7 @@ DATA = (
               "Indices of the patterns that are used; None = all. May be a function of the epoch.", per_epoch=True),
     Parameter("use_full_FOV", True, Flag(), "", "False: the object covers only the patterns of the sequence at the "
               "first epoch.", when="sequence is given and skip_preprocessing is False"),
-    Parameter("force_dataset_dtype", None, optional(Anything()), "",
+    Parameter("force_dataset_dtype", None, optional(DType()), "",
               "Cast the data to this dtype when read; None keeps the detector's own type until the loss."),
     Parameter("force_pad", False, Flag(), "", "Padding is always virtual here.", status=NO_EFFECT),
     Parameter("load_one_by_one", True, Flag(), "", "True: patterns are kept in memory if they fit, else read when "
@@ -105,7 +118,7 @@ DATA = (
 )
 
 OUTPUT = (
-    Parameter("output_folder", "", Text(path=True), "", "Folder for results; '' writes nothing."),
+    Parameter("output_folder", "", FilePath(), "", "Folder for results; '' writes nothing."),
     Parameter("strip_dataset_from_params", True, Flag(), "", "False: an in-memory dataset is written beside "
               "params.yaml, so that the folder can be resumed without passing the data again."),
     Parameter("save_loss_log", 1, Number(0, 2, integer=True), "",
@@ -172,7 +185,7 @@ STATE = (
               "Row of aberrations_array for each pattern.", status=NOT_YET),
     Parameter("probe_marker", None, optional(ArrayOf((("N",),), integer=True)), "",
               "Subscan (last axis of a 4-D probe) for each pattern.", status=NOT_YET),
-    Parameter("phase_plate_in_h5", None, optional(Text(path=True)), "",
+    Parameter("phase_plate_in_h5", None, optional(FilePath()), "",
               "HDF5 file with one phase plate per pattern (data set 'configs').", status=NOT_YET),
     Parameter("puzzle_positions", False, Flag(), "", "Repair positions that fell apart into rigid regions.",
               per_epoch=True, status=NOT_YET),
@@ -185,7 +198,7 @@ NUMERICS = (
     Parameter("allow_subPixel_shift", True, Flag(), "", "False: positions are rounded to whole pixels."),
     Parameter("skip_preprocessing", False, Flag(), "", "True: positions are not moved to start at 0 and a given probe "
               "is not scaled to the counts."),
-    Parameter("extra_space_on_side_px", 0, _natural, "px", "Free rim added around the scanned area.",
+    Parameter("extra_space_on_side_px", 0, Number(0, 2**40, integer=True), "px", "Free rim around the scanned area.",
               when="skip_preprocessing is False"),
     Parameter("dynamically_resize_yx_object", 0, _non_negative, "px",
               "Grow the object when corrections exceed this.", per_epoch=True, status=NOT_YET),

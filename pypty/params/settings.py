@@ -39,14 +39,6 @@ class Settings:
         """The per-epoch parameters at the first epoch of this run."""
         return self.at(self.first_epoch)
 
-    def ever(self, name: str) -> bool:
-        """Whether a per-epoch switch is on at any epoch of this run."""
-        schedule = self.schedules[name]
-        if isinstance(schedule, Constant):
-            return bool(schedule.value)
-        epochs = range(self.first_epoch, max(self.fixed["epoch_max"], self.first_epoch + 1))
-        return any(schedule.at(epoch) for epoch in epochs)
-
     @property
     def first_epoch(self) -> int:
         return int(self.fixed["epoch_prev"])

@@ -1,0 +1,49 @@
+"""What a check finds: problems and warnings, all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pypty.errors import ParameterError, PyptyError
+
+
+@dataclass
+class Report:
+    """What :func:`pypty.check` found. True when there is no problem."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+    def has(self, key: str) -> bool:
+        """Whether parameter ``key`` has a problem already."""
+        return any(text.startswith(f"{key}: ") for text in self.problems)
+
+    def add(self, key: str, text: str) -> None:
+        """Note a problem of parameter ``key``, once."""
+        if f"{key}: {text}" not in self.problems:
+            self.problems.append(f"{key}: {text}")
+
+    def note_error(self, error: PyptyError) -> None:
+        """Note an error that one part raised, once."""
+        if str(error) not in self.problems:
+            self.problems.append(str(error))
+
+    def __str__(self) -> str:
+        lines = [f"  - {text}" for text in self.problems]
+        head = (
+            f"{len(self.problems)} problem{'s' * (len(self.problems) != 1)} in the parameters:"
+            if self.problems
+            else "The parameters are usable."
+        )
+        notes = [f"  - {text}" for text in self.warnings]
+        return "\n".join([head, *lines, *(["Warnings:", *notes] if notes else [])])
+
+    __repr__ = __str__
+
+    def raise_if_any(self) -> None:
+        """Raise all problems as one ParameterError."""
+        if self.problems:
+            raise ParameterError(str(self))

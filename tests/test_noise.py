@@ -1,0 +1,172 @@
+"""Noise models: value, slope, curvature, and what happens where model or data are zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import directional_derivative
+
+import pypty
+from pypty.objective.noise import NOISE_MODELS, score
+
+NAMES = ("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2")
+
+
+def counts() -> tuple[np.ndarray, np.ndarray]:
+    """Modelled intensities, and data that are zero, fractional and large."""
+    rng = np.random.default_rng(0)
+    intensity = rng.exponential(5.0, (2, 6, 7)) + 0.05
+    data = rng.poisson(4.0, intensity.shape).astype(float)
+    data[0, 0, :4] = [0.0, 0.3, 0.7, 1e3]
+    return intensity, data
+
+
+def test_every_noise_model_is_tested():
+    assert set(NOISE_MODELS) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("lsq_sqrt", lambda i, d: (np.sqrt(i) - np.sqrt(d)) ** 2),
+        ("ml", lambda i, d: i - d * np.log(i)),
+        ("lsq", lambda i, d: (i - d) ** 2),
+        (
+            "lsq_sqrt_2",
+            lambda i, d: i if d <= 0.5 else (i - d) ** 2 / (2 * d),
+        ),
+    ],
+)
+def test_formula(name: str, formula):
+    """The losses as PyPty's manual states them, pixel by pixel."""
+    intensity, data = counts()
+    loss, _ = NOISE_MODELS[name].loss_and_slope(intensity, data)
+    expected = [formula(i, d) for i, d in zip(intensity.ravel(), data.ravel(), strict=True)]
+    np.testing.assert_allclose(loss.ravel(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slope(name: str):
+    """dl/dI, every pixel on its own."""
+    intensity, data = counts()
+    model = NOISE_MODELS[name]
+    _, slope = model.loss_and_slope(intensity, data)
+    numerical = directional_derivative(
+        lambda t: model.loss_and_slope(intensity * (1 + t), data)[0] / intensity, 1e-3
+    )
+    np.testing.assert_allclose(slope, numerical, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_minimum_is_at_the_data(name: str):
+    """The slope vanishes at I = D and has the sign of I - D beside it."""
+    data = np.array([0.6, 1.0, 7.0, 1e5])
+    slopes = [NOISE_MODELS[name].loss_and_slope(data * factor, data)[1] for factor in (0.9, 1.0, 1.1)]
+    assert (slopes[0] < 0).all()
+    np.testing.assert_array_equal(slopes[1], 0)
+    assert (slopes[2] > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_intensity_is_finite(name: str, dtype: type):
+    """Outside the band limit the model is exactly zero, whatever the data are; the type is kept."""
+    data = np.array([0, 0.3, 0.7, 1e4], dtype)
+    loss, slope = NOISE_MODELS[name].loss_and_slope(np.zeros(4, dtype), data)
+    assert np.isfinite(loss).all()
+    assert np.isfinite(slope).all()
+    assert loss.dtype == dtype
+    assert slope.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["lsq_sqrt", "ml", "lsq_sqrt_2"])
+def test_curvature(name: str):
+    """Half the second derivative of the loss along the amplitude, at the minimum: the same for all counts."""
+    model = NOISE_MODELS[name]
+    data = np.array([0.7, 2.0, 40.0, 3e4])
+    amplitude = np.sqrt(data)
+
+    def slope_along_amplitude(t: float) -> np.ndarray:
+        """dl/da by the chain rule; test_slope has shown that the slope is right."""
+        a = amplitude * (1 + t)
+        return model.loss_and_slope(a**2, data)[1] * 2 * a
+
+    second = directional_derivative(slope_along_amplitude, 1e-3) / amplitude
+    np.testing.assert_allclose(second / 2, model.curvature(data), rtol=1e-6)
+
+
+def test_curvature_of_intensities_is_the_mean_over_counts():
+    """For lsq it grows with the counts, 4 D: the mean over electrons, not over pixels."""
+    model = NOISE_MODELS["lsq"]
+    data = np.array([[0.0, 2.0], [40.0, 3e3]])
+    amplitude = np.sqrt(data)
+    second = directional_derivative(
+        lambda t: model.loss_and_slope((amplitude + t) ** 2, data)[1] * 2 * (amplitude + t), 1e-3
+    )
+    expected = (data * second / 2).sum() / data.sum()
+    assert model.curvature(data) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_score_sums(name: str):
+    """Loss, SSE and slope with weights and without; SSE is that of intensities for every noise model."""
+    intensity, data = counts()
+    loss, slope = NOISE_MODELS[name].loss_and_slope(intensity, data)
+    weights = np.random.default_rng(1).uniform(0, 1, intensity.shape[1:])
+    for weight, given in ((np.ones(weights.shape), None), (weights, weights)):
+        total, sse, weighted_slope = score(NOISE_MODELS[name], intensity, data, given)
+        assert total == pytest.approx((loss * weight).sum(), rel=1e-12)
+        assert sse == pytest.approx((weight * (intensity - data) ** 2).sum(), rel=1e-12)
+        np.testing.assert_allclose(weighted_slope, slope * weight, rtol=1e-12)
+
+
+def test_score_accumulates_in_double():
+    """A float32 sum of many float32 values is only good to 1e-7; the line search needs more."""
+    rng = np.random.default_rng(2)
+    intensity = rng.exponential(5.0, (1, 300, 301)).astype(np.float32)
+    data = rng.poisson(5.0, intensity.shape).astype(np.float32)
+    loss, _ = NOISE_MODELS["lsq_sqrt"].loss_and_slope(intensity, data)
+    errors = (intensity - data) ** 2
+    total, sse, slope = score(NOISE_MODELS["lsq_sqrt"], intensity, data, None)
+    assert loss.dtype == slope.dtype == np.float32
+    assert total == pytest.approx(loss.astype(np.float64).sum(), rel=1e-12)
+    assert sse == pytest.approx(errors.astype(np.float64).sum(), rel=1e-12)
+    assert abs(float(loss.sum(dtype=np.float32)) / total - 1) > 1e-12  # so that this test can fail
+
+
+def weak_phase_data(n: int = 32) -> dict:
+    """A smooth phase object seen through a sharp aperture: 5000 electrons per pattern, a few of them dark field."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:n, :n] - n // 2
+    aperture = (np.hypot(y, x) <= 0.2 * n) * np.exp(-0.02j * (y**2 + x**2))
+    grid = np.arange(5) * 3.3
+    params = {
+        "positions": np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2),
+        "probe": np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(aperture)))[..., None],
+        "pixel_size_y_A": 0.3,
+        "pixel_size_x_A": 0.3,
+        "acc_voltage": 80.0,
+        "backend": "cpu",
+        "n_threads": 1,
+        "output_folder": "",
+        "print_flag": 0,
+    }
+    truth = np.exp(0.3j * rng.random((n + 16, n + 16, 1, 1)))
+    patterns = pypty.simulate({**params, "obj": truth, "skip_preprocessing": True})
+    counts = rng.poisson(patterns * (5000 / patterns.sum(axis=(1, 2)).mean()))
+    return {**params, "dataset": counts.astype(np.uint16)}
+
+
+@pytest.mark.parametrize("start", ["known probe", "probe from the data"])
+@pytest.mark.parametrize("name", NAMES)
+def test_reconstruction_starts_from_vacuum(name: str, start: str):
+    """At the start the dark field of the model is rounding noise, 1e-30 counts, but not exactly zero; the data have
+    counts there. That must not decide the first step: every noise model makes progress from its default start."""
+    params = weak_phase_data()
+    if start == "probe from the data":
+        del params["probe"]
+    result = pypty.run({**params, "algorithm": name, "epoch_max": 8})
+    assert len(result.epochs) == 8
+    assert result.warnings == ()
+    assert result.loss[-1] < result.loss[0]
+    assert result.sse[-1] < 0.9 * result.sse[0]

@@ -1,0 +1,335 @@
+"""params.yaml is read again while a reconstruction runs: good edits count from the next epoch, others are reported."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import N_PATTERNS, scan_positions, small_params, two_slices
+
+import pypty
+from pypty.engine.folder import LOSS_LOG, RunFolder
+from pypty.engine.loop import Reconstruction, State
+from pypty.engine.monitor import EpochRecord
+from pypty.engine.prepare import prepare
+from pypty.output.loss_log import read_loss_log
+from pypty.output.settings_file import NAME
+
+Edit = Callable[[str], str]
+EDITED_AFTER = 2
+"""The file is edited after this epoch, so that the edit counts from the next one."""
+
+
+@contextmanager
+def reconstruction(params: dict[str, Any]) -> Iterator[tuple[Reconstruction, RunFolder]]:
+    setup = prepare(params)
+    try:
+        state = State(setup.variables(), setup.settings.first_epoch)
+        run = Reconstruction(setup, state)
+        yield run, RunFolder(Path(params["output_folder"]), run, "test")
+    finally:
+        setup.close()
+
+
+def run_with_edit(folder: Path, edit: Edit, **changes: Any) -> Reconstruction:
+    """Six epochs; ``edit`` turns the text of params.yaml into another one after epoch 2."""
+    params = {"output_folder": str(folder), "epoch_max": 6, **changes}
+    params = two_slices(**params) if "num_slices" in params else small_params(**params)
+    with reconstruction(params) as (run, writer):
+        reload = writer.open()
+        for record in run.epochs(reload):
+            writer.epoch_done(record)
+            if record.epoch == EDITED_AFTER:
+                write_edit(folder / NAME, edit)
+        writer.close()
+    return run
+
+
+def write_edit(path: Path, edit: Edit) -> None:
+    text = edit(path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+    os.utime(
+        path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9)
+    )  # clocks of files can be coarse
+
+
+def set_value(key: str, value: str) -> Edit:
+    """Replace the entry of a key, also where it goes over several lines."""
+
+    def edit(text: str) -> str:
+        new, count = re.subn(rf"^{key}:.*\n(?:[ -].*\n)*", f"{key}: {value}\n", text, flags=re.MULTILINE)
+        assert count == 1, key
+        return new
+
+    return edit
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def summary(records: list[EpochRecord]) -> list[tuple[Any, ...]]:
+    return [(r.epoch, r.loss, r.step, r.first_step, r.blocks) for r in records]
+
+
+def untouched() -> Reconstruction:
+    with reconstruction(small_params(output_folder="unused", epoch_max=6)) as (run, _):
+        list(run.epochs())
+    return run
+
+
+@pytest.fixture(scope="module")
+def unedited() -> list[EpochRecord]:
+    return untouched().state.records
+
+
+# ---------------------------------------------------------------------------------------------------- good edits
+
+GOOD: dict[str, tuple[str, Any]] = {
+    "update_probe": ("false", lambda epoch: epoch <= EDITED_AFTER),
+    "update_probe_pos": ("true", lambda epoch: epoch > EDITED_AFTER),
+    "update_obj": ("'lambda x: x != 4'", lambda epoch: epoch != 4),
+    "update_step_bfgs": ("0.125", lambda epoch: 1.0 if epoch <= EDITED_AFTER else 0.125),
+    "hist_length": ("0", lambda epoch: 10 if epoch <= EDITED_AFTER else 0),
+    "loss_weight": ("mean", lambda epoch: 1.0 if epoch <= EDITED_AFTER else "mean"),
+    "wolfe_c1_constant": ("0.3", lambda epoch: 0.1 if epoch <= EDITED_AFTER else 0.3),
+    "wolfe_c2_constant": ("0.2", lambda epoch: 0.9 if epoch <= EDITED_AFTER else 0.2),
+    "reset_history_flag": ("x % 2 == 0", lambda epoch: epoch > EDITED_AFTER and epoch % 2 == 0),
+    "sequence": ("[0, 1, 2, 10]", lambda epoch: None if epoch <= EDITED_AFTER else [0, 1, 2, 10]),
+}
+POSITIONS = scan_positions() + np.random.default_rng(1).uniform(-0.4, 0.4, (N_PATTERNS, 2))
+"""Off the grid, so that the model has the same stages with and without refinement of positions."""
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_an_edit_counts_from_the_next_epoch(
+    key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run is that of a schedule that changes there."""
+    text, schedule = GOOD[key]
+    edited = run_with_edit(tmp_path, set_value(key, text), positions=POSITIONS)
+    planned = small_params(**{key: schedule}, epoch_max=6, positions=POSITIONS, output_folder="unused")
+    with reconstruction(planned) as (expected, _):
+        list(expected.epochs())
+    assert summary(edited.state.records) == summary(expected.state.records)
+    assert np.array_equal(edited.state.variables.obj, expected.state.variables.obj)
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_an_edit_has_an_effect_at_all(key: str, tmp_path: Path) -> None:
+    edited = run_with_edit(tmp_path / "edited", set_value(key, GOOD[key][0]))
+    same = run_with_edit(tmp_path / "same", lambda text: text)
+    if key == "wolfe_c1_constant":  # a weak condition: it need not decide any step here
+        assert edited.settings.at(5)[key] == 0.3
+    else:
+        assert summary(edited.state.records[3:]) != summary(same.state.records[3:])
+    assert summary(edited.state.records[:3]) == summary(same.state.records[:3])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.5",
+        "5e-1",
+        "0.25 * 2",
+        "'lambda x: 0.5'",
+        "1 if epoch < 3 else 0.5",
+        "{from_epoch: {0: 1.0, 3: 0.5}}",
+        "np.exp(0) / 2",
+    ],
+)
+def test_an_edit_may_be_written_in_every_way(text: str, tmp_path: Path) -> None:
+    run = run_with_edit(tmp_path, set_value("update_step_bfgs", text))
+    assert [record.first_step for record in run.state.records] == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+
+
+def test_slice_distances_can_be_switched_on(tmp_path: Path) -> None:
+    run = run_with_edit(tmp_path, set_value("update_slice_distances", "true"), num_slices=2)
+    assert ["slice_distances" in record.blocks for record in run.state.records] == [False] * 3 + [True] * 3
+    assert run.state.variables.slice_distances[0] != 10.0
+
+
+def test_several_values_at_once(tmp_path: Path) -> None:
+    def edit(text: str) -> str:
+        return set_value("update_probe", "false")(set_value("update_step_bfgs", "0.5")(text))
+
+    run = run_with_edit(tmp_path, edit)
+    last = run.state.records[-1]
+    assert last.first_step == 0.5 and last.blocks == ("obj",)
+
+
+def test_an_edit_can_be_taken_back(tmp_path: Path) -> None:
+    params = small_params(output_folder=str(tmp_path), epoch_max=6)
+    with reconstruction(params) as (run, writer):
+        reload = writer.open()
+        for record in run.epochs(reload):
+            if record.epoch in (1, 3):
+                write_edit(
+                    tmp_path / NAME, set_value("update_step_bfgs", "0.5" if record.epoch == 1 else "1.0")
+                )
+    assert [record.first_step for record in run.state.records] == [1.0, 1.0, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_a_good_edit_beside_a_bad_one_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def edit(text: str) -> str:
+        return set_value("hist_length", "-4")(set_value("update_step_bfgs", "0.5")(text))
+
+    run = run_with_edit(tmp_path, edit)
+    assert run.state.records[-1].first_step == 0.5
+    assert len(warnings_of(caplog)) == 1 and "hist_length" in warnings_of(caplog)[0]
+
+
+def test_edits_reach_a_whole_run(tmp_path: Path) -> None:
+    """Through ``pypty.run``: the file is edited when the log tells the end of an epoch."""
+
+    class Editor(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("epoch 2 "):
+                write_edit(tmp_path / NAME, set_value("update_probe", "false"))
+
+    editor = Editor(level=logging.INFO)
+    logging.getLogger("pypty").addHandler(editor)
+    try:
+        pypty.run(small_params(output_folder=str(tmp_path), epoch_max=6, save_checkpoints_every_epoch=1))
+    finally:
+        logging.getLogger("pypty").removeHandler(editor)
+    written = {path.name for path in tmp_path.glob("checkpoint_probe_*")}
+    assert written == {f"checkpoint_probe_epoch_{epoch}.npy" for epoch in (0, 1, 2)}
+    assert "update_probe is now False" in (tmp_path / "pypty.log").read_text(encoding="utf-8")
+    assert len(read_loss_log(tmp_path / LOSS_LOG)) == 6
+
+
+# ----------------------------------------------------------------------------------------------------- bad edits
+
+BAD: dict[str, tuple[Edit, tuple[str, ...]]] = {
+    "broken YAML": (lambda text: text + "\nupdate_obj: [1, 2\n", ("YAML",)),
+    "a tab": (lambda text: "\t" + text, ("YAML",)),
+    "a list": (lambda text: "- 1\n- 2\n", ("YAML",)),
+    "an empty file": (lambda text: "", ("YAML",)),
+    "a key twice": (lambda text: text + "\nupdate_obj: false\n", ("update_obj", "twice")),
+    "a python tag": (lambda text: text + "\nseed: !!python/object/apply:os.getpid []\n", ("YAML",)),
+    "an impossible date": (set_value("sample_name", "2001-99-99"), ("YAML",)),
+    "an unknown key": (
+        lambda text: text + "\nupdate_object: false\n",
+        ("update_object", "no such parameter"),
+    ),
+    "a fixed key": (set_value("acc_voltage", "300.0"), ("acc_voltage", "cannot change")),
+    "the last epoch": (set_value("epoch_max", "4"), ("epoch_max", "cannot change")),
+    "a fixed array": (set_value("positions", "[[0.0, 0.0]]"), ("positions", "cannot change")),
+    "a wrong type": (set_value("update_obj", "[1, 2]"), ("update_obj", "True/False")),
+    "a wrong number": (set_value("update_step_bfgs", "-1"), ("update_step_bfgs", "out of range")),
+    "nothing": (set_value("hist_length", ""), ("hist_length", "None")),
+    "a word": (set_value("update_probe", "maybe"), ("update_probe", "maybe")),
+    "a bad expression": (set_value("update_probe", "'lambda x: y'"), ("update_probe", "'y'")),
+    "a forbidden expression": (set_value("update_probe", "'().__class__'"), ("update_probe", "__class__")),
+    "an expression that fails later": (
+        set_value("update_step_bfgs", "1/(5 - epoch)"),
+        ("update_step_bfgs", "epoch 5"),
+    ),
+    "an expression that is bad later": (
+        set_value("update_step_bfgs", "4.5 - epoch"),
+        ("update_step_bfgs", "epoch 5"),
+    ),
+    "a bad table": (set_value("update_obj", "{from_epoch: {a: 1}}"), ("update_obj", "whole epochs")),
+    "a table that is bad later": (
+        set_value("hist_length", "{from_epoch: {0: 3, 5: -1}}"),
+        ("hist_length", "epoch 5"),
+    ),
+    "a pattern that is not there": (set_value("sequence", "[0, 99]"), ("sequence", "99")),
+    "no pattern": (set_value("sequence", "[]"), ("sequence",)),
+    "a missing file": (set_value("sequence", "{file: gone.npy}"), ("sequence", "gone.npy")),
+    "wolfe c1 above c2": (set_value("wolfe_c1_constant", "0.95"), ("wolfe_c1_constant", "wolfe_c2_constant")),
+    "not available": (set_value("atv_weight", "0.1"), ("atv_weight", "not available yet")),
+    "not available, by expression": (
+        set_value("atv_weight", "'lambda x: x'"),
+        ("atv_weight", "not available yet"),
+    ),
+    "not available choice": (set_value("propmethod", "yoshida"), ("propmethod", "not available yet")),
+    "a deleted file": (lambda text: "DELETE", ("YAML",)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_edit_is_reported_and_ignored(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, unedited: list[EpochRecord]
+) -> None:
+    edit, fragments = BAD[name]
+    if name == "a deleted file":
+        params = small_params(output_folder=str(tmp_path), epoch_max=6)
+        with reconstruction(params) as (run, writer):
+            for record in run.epochs(writer.open()):
+                if record.epoch == EDITED_AFTER:
+                    (tmp_path / NAME).unlink()
+    else:
+        run = run_with_edit(tmp_path, edit)
+    assert summary(run.state.records) == summary(unedited)
+    told = warnings_of(caplog)
+    assert len(told) == 1, told
+    assert all(text in told[0] for text in (*fragments, "ignored", NAME)), told[0]
+
+
+def test_a_bad_edit_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_with_edit(tmp_path, set_value("hist_length", "-4"), epoch_max=10)
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_an_edit_can_be_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """First the file is broken, then it is whole again with a good edit."""
+    original = ""
+    params = small_params(output_folder=str(tmp_path), epoch_max=6)
+    with reconstruction(params) as (run, writer):
+        reload = writer.open()
+        original = (tmp_path / NAME).read_text(encoding="utf-8")
+        for record in run.epochs(reload):
+            if record.epoch == 1:
+                write_edit(tmp_path / NAME, lambda text: "a: [")
+            elif record.epoch == 3:
+                write_edit(tmp_path / NAME, lambda text: set_value("update_step_bfgs", "0.5")(original))
+    assert [record.first_step for record in run.state.records] == [1.0] * 4 + [0.5] * 2
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_touching_the_file_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unedited: list[EpochRecord]
+) -> None:
+    run = run_with_edit(tmp_path, lambda text: text)
+    assert summary(run.state.records) == summary(unedited)
+    assert not warnings_of(caplog)
+
+
+def test_comments_and_order_are_no_edit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, unedited: list[EpochRecord]
+) -> None:
+    def edit(text: str) -> str:
+        return "# hello\n" + text.replace("update_obj: true", "update_obj:   true  # still")
+
+    run = run_with_edit(tmp_path, edit)
+    assert summary(run.state.records) == summary(unedited)
+    assert not warnings_of(caplog)
+
+
+def test_what_the_run_writes_itself_is_no_edit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pypty.run(
+        small_params(
+            output_folder=str(tmp_path),
+            sequence=np.arange(N_PATTERNS - 1),
+            update_probe=lambda epoch: epoch > 1,
+            update_step_bfgs={"from_epoch": {0: 1.0, 2: 0.5}},
+        )
+    )
+    assert not warnings_of(caplog)
+    assert "edit of" not in (tmp_path / "pypty.log").read_text(encoding="utf-8")
+
+
+def test_a_resumed_run_keeps_an_edit(tmp_path: Path) -> None:
+    """The edited file is what a folder that is resumed by its path starts from."""
+    run_with_edit(tmp_path, set_value("update_probe", "false"))
+    assert pypty.load_preset(tmp_path)["update_probe"] is False
