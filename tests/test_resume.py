@@ -360,7 +360,8 @@ def test_the_loss_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
         assert second.loss[0] == pytest.approx(first.loss[-1], rel=0.05)
         return
     assert second.loss[0] == pytest.approx(first.loss[-1], rel=1e-9)
-    assert second.obj.shape == first.obj.shape
+    growth = np.array(second.obj.shape) - first.obj.shape
+    assert (growth >= 0).all() and (growth <= [1, 1, 0, 0]).all(), "rounding may ask for one more pixel"
 
 
 def test_schedules_see_the_absolute_epoch(tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
             f"the reconstruction needs at least {_size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
             f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {int(history)} L-BFGS "
             f"pairs), but only {_size_text(limit)} may be used ({_size_text(free)} free x memory_saturation). "
-            "Are positions in pixels? Else lower hist_length, use default_dtype='single', or fewer slices"
+            f"{_rim_text(settings)}Are positions in pixels? Else lower hist_length, use default_dtype='single', or "
+            "fewer slices"
         )
     n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
     resident = _keep_data(settings, sizes, limit - fixed - n_threads * per_pattern)
@@ -126,6 +127,11 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     items["waves and FFT workspace of the batches"] = n_threads * batch * per_pattern
     name = "the GPU" if backend.on_gpu else "the CPU"
     return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, items)
+
+
+def _rim_text(settings: Settings) -> str:
+    rim = settings["extra_space_on_side_px"]
+    return f"The object has a rim of extra_space_on_side_px = {rim}. " if rim else ""
 
 
 def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -> dict[str, int]:

@@ -152,7 +152,7 @@ class FilePath:
         if not isinstance(value, (str, os.PathLike)):
             return f"given {brief(value)}"
         if "\0" in str(value):
-            return f"given {brief(value)}, which holds a NUL character"
+            return f"given {brief(value)}, which cannot be a path (it holds a NUL character)"
         try:
             Path(value).expanduser().exists()
         except (OSError, RuntimeError, ValueError) as error:  # name too long, unknown user, NUL character
@@ -226,7 +226,7 @@ class ArrayOf:
         try:
             hasattr(value, "shape")
         except (RuntimeError, OSError, ValueError) as error:  # an HDF5 data set whose file was closed
-            return f"given an array that cannot be accessed ({error})"
+            return f"given an array that cannot be accessed; was its file closed? ({error})"
         if not hasattr(value, "shape") and not isinstance(value, (Sequence, int, float, complex)):
             return f"given {brief(value)}"
         try:
