@@ -82,7 +82,8 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_every_room_is_in_the_table() -> None:
-    assert {room_of(path) for path in FILES} == set(ALLOWED)
+    rooms = {room_of(path) for path in FILES} - {"presets"}  # data; inside the package when it is installed
+    assert rooms == set(ALLOWED)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -40,9 +40,9 @@ class RunFolder:
         remove_leftovers(self.path)
         if (self.path / FILES["obj"]).exists() and self.run.state.epoch == 0:
             _log.warning("%s holds an earlier reconstruction, which is being replaced", self.path)
-            remove_checkpoint(self.path)
         write_settings(self.path, self.run.settings, self.version)
         self._write_state()
+        remove_checkpoint(self.path, set(BLOCKS) - set(self._names()))
         setup = self.run.setup
         return SettingsWatch(self.path, lambda settings, epoch: problems_from(setup, settings, epoch))
 
@@ -62,10 +62,13 @@ class RunFolder:
         self._write_state()
         self._write_log()
 
-    def _write_state(self) -> None:
+    def _names(self) -> list[str]:
+        """The blocks that this reconstruction has."""
         n_slices = self.run.state.variables.obj.shape[1]
-        names = [name for name in BLOCKS if name != "slice_distances" or n_slices > 1]
-        write_checkpoint(self.path, self.run.state.variables, names)
+        return [name for name in BLOCKS if name != "slice_distances" or n_slices > 1]
+
+    def _write_state(self) -> None:
+        write_checkpoint(self.path, self.run.state.variables, self._names())
         write_resume(self.path, self.run, self.version)
 
     def _write_log(self) -> None:

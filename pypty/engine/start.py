@@ -82,7 +82,9 @@ def start_probe(
         ]
     else:
         modes = given if given.ndim == 3 else given[..., None]
-        probe = probes.resize_spectrum(modes.transpose(2, 0, 1), grid.shape)
+        probe = modes.transpose(2, 0, 1)
+        if probe.shape[-2:] != grid.shape:
+            probe = probes.resize_spectrum(probe, grid.shape)
     array_given = isinstance(given, np.ndarray)
     if array_given and settings["epoch_prev"] > 0:
         return probe  # of an earlier run: whatever made the start is in it

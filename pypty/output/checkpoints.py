@@ -50,12 +50,10 @@ def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = 
         write_array(folder / FILES[name], to_public(name, variables.block(name)))
 
 
-def remove_checkpoint(folder: Path) -> None:
-    """Delete the latest state of an earlier run: none of its blocks may stay beside those of a new one."""
-    for name in (*FILES.values(), "resume.h5"):
-        path = folder / name
-        if path.is_file():
-            path.unlink()
+def remove_checkpoint(folder: Path, names: Iterable[str]) -> None:
+    """Delete the named blocks of an earlier run: they must not stay beside those of a new one."""
+    for name in names:
+        (folder / FILES[name]).unlink(missing_ok=True)
 
 
 def write_numbered(folder: Path, variables: Variables, epoch: int, names: Iterable[str]) -> None:
