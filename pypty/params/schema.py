@@ -159,7 +159,8 @@ EXPERIMENT = (
               when="there are two slices or more"),
     Parameter("edge_slice_thickness", None, optional(_positive), "Å",
               "First gap, when it is larger than the common slice distance.", when="slice_distances has one value"),
-    Parameter("scan_size", None, optional(ArrayOf((("2",),), integer=True)), "points", "Scan points (slow, fast); checked against the positions."),
+    Parameter("scan_size", None, optional(ArrayOf((("2",),), integer=True)), "points",
+              "Scan points (slow, fast); checked against the number of positions."),
     Parameter("scan_step_A", 1.0, _positive, "Å", "Distance between scan points.", status=RECORDED),
 )
 
