@@ -144,20 +144,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
-    columns = tuple(
-        [
-            "s/pass",
-            "s to 0.95",
-            "passes to 0.95",
-            "s to 0.97",
-            "passes to 0.97",
-            "best",
-            "s",
-            "passes",
-            "error Å before",
-            "error Å after",
-            "peak RSS MB",
-        ]
+    columns = (
+        "s/pass",
+        "s to 0.95",
+        "passes to 0.95",
+        "s to 0.97",
+        "passes to 0.97",
+        "best",
+        "s",
+        "passes",
+        "error Å before",
+        "error Å after",
+        "peak RSS MB",
     )
     print("| case | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
     for name in options.case or CASES:

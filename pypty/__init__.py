@@ -16,7 +16,7 @@ __version__ = "3.0.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user, or print_flag, asks
 
 if TYPE_CHECKING:
-    from pypty.iterative import check, evaluate, plan, run, simulate
+    from pypty.iterative import check, evaluate, plan, resume, run, simulate
     from pypty.output.checkpoints import load_checkpoint
     from pypty.params.presets import load_preset
     from pypty.result import Result
@@ -28,6 +28,7 @@ _WHERE: Mapping[str, str] = MappingProxyType(
         "simulate": "pypty.iterative",
         "check": "pypty.iterative",
         "plan": "pypty.iterative",
+        "resume": "pypty.iterative",
         "Result": "pypty.result",
         "load_checkpoint": "pypty.output.checkpoints",
         "load_preset": "pypty.params.presets",
@@ -43,6 +44,7 @@ __all__ = [
     "load_checkpoint",
     "load_preset",
     "plan",
+    "resume",
     "run",
     "simulate",
 ]

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pypty import __version__
 from pypty.errors import ParameterError, PyptyError
 
@@ -73,17 +71,14 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
 
 def _changes(pairs: Sequence[str]) -> dict[str, Any]:
     """The values of --set KEY=VALUE, read as YAML; {file: x.npy} is taken from the current folder."""
-    from pypty.params.presets import resolve_files
+    from pypty.params.presets import read_value, resolve_files
 
     changes = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator:
             raise ParameterError(f"--set {pair!r}: expected KEY=VALUE, for example --set epoch_max=20")
-        try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ParameterError(f"--set {pair!r}: the value cannot be read ({error})") from error
+        changes[key.strip()] = read_value(value)
     return resolve_files(changes, Path.cwd())
 
 
@@ -120,10 +115,13 @@ def _demo(options: argparse.Namespace) -> int:
     _say(
         "Reconstructing a MoS2 monolayer from 1024 simulated diffraction patterns (80 kV, 1e6 electrons/Å^2) ..."
     )
-    report = run_demo(options.output, **_changes(options.set))
+    changes = _changes(options.set)
+    if "output_folder" in changes:
+        raise ParameterError("--set output_folder: the demo's folder is set with --output")
+    report = run_demo(options.output, **changes)
     _say(
         f"{len(report.result.epochs)} epochs in {report.seconds:.1f} s; "
-        f"loss {report.result.loss[0]:.4g} -> {report.result.loss[-1]:.4g}; stopped: {report.result.stop_reason}"
+        f"loss {report.result.loss_text}; stopped: {report.result.stop_reason}"
     )
     _say(
         f"Correlation of the phase with the known truth: {report.agreement.correlation:.4f} "

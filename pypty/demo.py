@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pypty.data.preprocess import Preprocess
 from pypty.iterative import run, simulate
 from pypty.params.presets import load_preset
 from pypty.plots import plot_loss, plot_patterns, plot_phase, plot_positions, plot_probe, plot_result
@@ -50,17 +51,16 @@ def demo_params(output_folder: str | Path = "pypty_demo", **changes: Any) -> dic
             "scan_size": file.attrs["scan_shape"].tolist(),
             "scan_step_A": float(file.attrs["scan_step_A"]),
         }
-    params = load_preset(PRESET)
+    params = {**load_preset(PRESET), **changes}
     n_pixels = 64
     pixel *= n_pixels / (n_pixels + 2 * params["data_pad"])  # a padded pattern reaches further: finer pixels
     return {
-        **params,
         **experiment,
         "pixel_size_x_A": pixel,
         "pixel_size_y_A": pixel,
         "positions": positions / pixel,
         "output_folder": str(output_folder),
-        **changes,
+        **params,
     }
 
 
@@ -91,7 +91,9 @@ def _write_figures(result: Result, params: dict[str, Any], folder: Path) -> list
     area = scanned_area(result.obj.shape, result.positions, result.probe.shape[:2])
     middle = len(result.positions) // 2 + 16
     with h5py.File(params["data_path"], "r") as file:
-        measured = np.pad(file["data"][middle], params["data_pad"]).astype(float)
+        measured = Preprocess(
+            params.get("flip_ky", False), bin=params.get("data_bin", 1), pad=params["data_pad"]
+        ).patterns(file["data"][middle].astype(float))
     modelled = simulate(
         {
             **params,

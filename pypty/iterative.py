@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -17,13 +18,14 @@ from pypty.engine.prepare import Params, inspect, prepare, read
 from pypty.engine.problem import refined_blocks
 from pypty.engine.progress import Reporter
 from pypty.engine.resume import read_resume
-from pypty.engine.setup import Setup
+from pypty.engine.setup import Setup, check_inside
+from pypty.errors import PyptyError, ResourceError
 from pypty.model.variables import BLOCKS, to_public
 from pypty.output.files import make_folder
 from pypty.params.report import Report
 from pypty.result import Evaluation, Result
 
-__all__ = ["check", "evaluate", "plan", "run", "simulate"]
+__all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +56,12 @@ def run(params: Params) -> Result:
     setup = prepare(params)
     try:
         return _run(setup)
+    except MemoryError as error:
+        if isinstance(error, PyptyError):
+            raise
+        raise ResourceError(
+            f"out of memory outside the batches ({error}); lower hist_length, or use default_dtype='single'"
+        ) from error
     finally:
         setup.close()
 
@@ -63,7 +71,7 @@ def _run(setup: Setup) -> Result:
     path = Path(settings["output_folder"]).expanduser() if settings["output_folder"] else None
     if path is not None and settings["resume"]:
         resumed = read_resume(path, setup)
-        reconstruction = Reconstruction(setup, resumed.state, resumed.batch_size, resumed.n_threads)
+        reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
     else:
         reconstruction = Reconstruction(setup, State(setup.variables(), settings.first_epoch))
     state = reconstruction.state
@@ -81,8 +89,9 @@ def _run(setup: Setup) -> Result:
                     folder.epoch_done(record)
         except KeyboardInterrupt:
             state.stop_reason = f"interrupted after {state.epoch} epochs"
-        if folder is not None:
-            folder.close()
+        finally:  # whatever happened: finished epochs are kept
+            if folder is not None:
+                folder.close()
         _log.info("stopped: %s", state.stop_reason)
     return _result(reconstruction, path)
 
@@ -148,7 +157,9 @@ def simulate(params: Params) -> np.ndarray:
     setup = prepare(params, needs_data=False)
     try:
         variables = setup.variables()
-        reconstruction = Reconstruction(setup, State(variables, setup.settings.first_epoch))
+        without_data = dataclasses.replace(setup, source=None)
+        reconstruction = Reconstruction(without_data, State(variables, setup.settings.first_epoch))
+        check_inside(setup.scan, setup.grid.shape, np.arange(len(setup.scan.corners)), variables.obj.shape)
         blocks = refined_blocks(setup.settings.first(), variables.obj.shape[1])
         objective = reconstruction.objective_for(blocks)
         return to_centre(objective.simulate(variables, np.arange(len(setup.scan.corners))))
@@ -170,7 +181,7 @@ def check(params: Params) -> Report:
 
 
 def plan(params: Params, show: bool = True) -> MemoryPlan:
-    """Estimate memory and batch size without allocating anything.
+    """Estimate memory and batch size without allocating anything or reading the patterns.
 
     Parameters
     ----------
@@ -181,7 +192,7 @@ def plan(params: Params, show: bool = True) -> MemoryPlan:
     ParameterError
         With every problem of the parameters and the data.
     """
-    setup = prepare(params)
+    setup = prepare(params, read_data=False)
     setup.close()
     if show:
         sys.stdout.write(f"{setup.plan}\n")

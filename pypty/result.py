@@ -81,11 +81,15 @@ class Result:
         """(y, x) phase in rad, summed over slices, averaged over object modes."""
         return np.angle(self.obj).sum(axis=2).mean(axis=2)
 
+    @property
+    def loss_text(self) -> str:
+        """First and last loss, in words."""
+        return f"{self.loss[0]:.6g} -> {self.loss[-1]:.6g}" if len(self.loss) else "not computed (no epochs)"
+
     def __repr__(self) -> str:
         where = f", folder={str(self.folder)!r}" if self.folder else ""
-        loss = f"loss {self.loss[0]:.6g} -> {self.loss[-1]:.6g}" if len(self.loss) else "no epochs"
         return (
-            f"Result(obj {self.obj.shape}, probe {self.probe.shape}, {len(self.epochs)} epochs, {loss}, "
+            f"Result(obj {self.obj.shape}, probe {self.probe.shape}, {len(self.epochs)} epochs, loss {self.loss_text}, "
             f"stopped: {self.stop_reason}{where})"
         )
 
@@ -136,7 +140,7 @@ class Result:
             raise CheckpointError(f"{str(path)!r} is no saved result: {error}") from error
 
     def plot(self) -> Figure:
-        """One figure: object phase with scale bar, probe modes, loss, positions."""
+        """One figure: object phase with scale bar, strongest probe mode, loss, positions."""
         from pypty.plots.overview import plot_result
 
         return plot_result(self)

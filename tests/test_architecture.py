@@ -30,7 +30,7 @@ ALLOWED = {
     "iterative": {"data", "engine", "model", "output", "params", "result", "pypty"},
     "quality": set(),
     "plots": set(),
-    "demo": {"iterative", "params", "plots", "quality", "result"},
+    "demo": {"data", "iterative", "params", "plots", "quality", "result"},
     "doctor": {"backend", "pypty"},
     "cli": {"demo", "doctor", "iterative", "params", "pypty"},
     "__main__": {"cli"},

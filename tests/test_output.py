@@ -443,12 +443,23 @@ def test_arrays_and_functions_come_back_as_they_were(tmp_path: Path) -> None:
     assert np.array_equal(found["positions"], params["positions"])
     assert np.array_equal(found["sequence"], np.arange(20))
     assert found["slice_distances"] == [10.0]
-    assert found["update_probe"] == {"from_epoch": {0: False, 2: True}}
-    assert found["loss_weight"] == {"from_epoch": {0: "mean", 3: 0.5}}
+    assert found["update_probe"] == {"from_epoch": {0: False, 2: True}, "until_epoch": 6}
+    assert found["loss_weight"] == {"from_epoch": {0: "mean", 3: 0.5}, "until_epoch": 6}
     assert found["hist_length"] == "lambda x: 2 if x else 3"
     assert found["update_step_bfgs"] == {"from_epoch": {0: 0.5, 2: 1.0}}
     assert found["dataset"] is None
     assert pypty.check({**found, "dataset": patterns()})
+
+
+def test_a_function_is_not_guessed_beyond_the_epochs_for_which_it_was_written_down(tmp_path: Path) -> None:
+    """The run would have gone on otherwise: refinement of positions was to begin at epoch 3."""
+    pypty.run(
+        small_params(output_folder=str(tmp_path), epoch_max=2, update_probe_pos=lambda epoch: epoch >= 3)
+    )
+    found = {**pypty.load_preset(tmp_path), "dataset": patterns(), "epoch_max": 6}
+    with pytest.raises(PyptyError, match="update_probe_pos.*only up to epoch 2"):
+        pypty.run(found)
+    assert pypty.check({**found, "update_probe_pos": "lambda x: x >= 3"})
 
 
 def test_a_function_that_gives_arrays_cannot_be_stored_and_says_so(tmp_path: Path) -> None:

@@ -1074,7 +1074,7 @@ def test_a_run_without_end_asks_a_function_only_so_often() -> None:
     report = Report()
     settings = read_parameters({"epoch_max": 10**9, "update_probe": update_probe}, report)
     assert report.problems == []
-    assert settings.record()["update_probe"] == {"from_epoch": {0: False, 5: True}}
+    assert settings.record()["update_probe"] == {"from_epoch": {0: False, 5: True}, "until_epoch": 10_000}
 
 
 def test_a_callable_object_is_a_function() -> None:

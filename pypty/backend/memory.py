@@ -9,14 +9,45 @@ from pypty.backend.array import Backend, cupy_module
 
 
 def _cgroup_limit() -> int | None:
-    """Bytes still allowed by the control group (containers), or None where there is no limit."""
-    root = Path("/sys/fs/cgroup")
+    """Bytes still allowed by the control groups of this process (containers, batch systems); None without a limit.
+
+    Versions 1 and 2, at the process's own path and above. Cached file pages count as used there, but are given back
+    when memory is needed.
+    """
+    left = [_left_in_group(folder) for folder in _cgroup_folders()]
+    return min((size for size in left if size is not None), default=None)
+
+
+def _cgroup_folders() -> list[Path]:
     try:
-        limit = (root / "memory.max").read_text().strip()
-        used = int((root / "memory.current").read_text())
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else max(0, int(limit) - used)
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
+        here = root / path.lstrip("/")
+        folders += [folder for folder in (here, *here.parents) if folder == root or root in folder.parents]
+    return folders
+
+
+def _left_in_group(folder: Path) -> int | None:
+    for limit_name, used_name, cache_name in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit = (folder / limit_name).read_text().strip()
+            used = int((folder / used_name).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if limit != "max" and int(limit) < 2**60:  # version 1 writes a huge number for "no limit"
+            return max(0, int(limit) - used + int(stat.get(cache_name, 0)))
+    return None
 
 
 def _host_free() -> int:
@@ -48,14 +79,19 @@ def total_bytes(backend: Backend) -> int:
 
 
 def out_of_memory_errors() -> tuple[type[BaseException], ...]:
-    """The exceptions that mean "it does not fit" on the CPU and, where there is CuPy, on the GPU."""
+    """The exceptions that mean "it does not fit" on the CPU and, where there is CuPy, on the GPU.
+
+    An FFT plan whose work area does not fit raises an error of its own.
+    """
     cupy = cupy_module()
     if cupy is None:
         return (MemoryError,)
-    return (MemoryError, cupy.cuda.memory.OutOfMemoryError)
+    cufft = getattr(getattr(cupy.cuda, "cufft", None), "CuFFTError", MemoryError)
+    return (MemoryError, cupy.cuda.memory.OutOfMemoryError, cufft)
 
 
 def release_unused(backend: Backend) -> None:
     """Return cached blocks to the driver (after an out-of-memory only: it is slow)."""
     if backend.on_gpu:
+        backend.xp.fft.config.get_plan_cache().clear()
         backend.xp.get_default_memory_pool().free_all_blocks()

@@ -67,6 +67,7 @@ class Feed:
         common = self.weights.common
         self._common_weights = None if common is None else self._on_device(common)
         self._resident: np.ndarray | None = None
+        self._resident_weights: np.ndarray | None = None
 
     def _on_device(self, weights: np.ndarray) -> Array:
         return self.backend.asarray(to_corner(self.preprocess.weights(weights)), self.backend.real)
@@ -81,19 +82,32 @@ class Feed:
             return
         n = self.source.shape[0]
         for start in range(0, n, _CHUNK_PATTERNS):
-            part = self._prepare(np.arange(start, min(start + _CHUNK_PATTERNS, n)))
+            indices = np.arange(start, min(start + _CHUNK_PATTERNS, n))
+            raw = self.source.read(indices)
+            part = self._prepare(raw, indices)
             if self._resident is None:
                 self._resident = np.empty((n, *part.shape[1:]), part.dtype)
-            self._resident[start : start + len(part)] = part
+            self._resident[indices] = part
+            self._keep_weights(raw, indices, n)
 
-    def _prepare(self, indices: np.ndarray) -> np.ndarray:
-        assert self.source is not None
-        data = self.weights.blank(self.source.read(indices), indices)
-        return to_corner(self.preprocess.patterns(data))
+    def _keep_weights(self, raw: np.ndarray, indices: np.ndarray, n: int) -> None:
+        """Keep what detector_mask="nan" finds, one byte per pixel: the prepared patterns have no NaN any more."""
+        weights = self.weights.of(raw, indices) if isinstance(self.weights.mask, str) else None
+        if weights is None:
+            return
+        if self._resident_weights is None:
+            self._resident_weights = np.ones((n, *weights.shape[1:]), bool)
+        self._resident_weights[indices] = weights > 0
+
+    def _prepare(self, raw: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        return to_corner(self.preprocess.patterns(self.weights.blank(raw, indices)))
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """Prepared patterns on the host, zero frequency first, in their own type, without the multiplier."""
-        return self._prepare(indices) if self._resident is None else self._resident[indices]
+        if self._resident is not None:
+            return self._resident[indices]
+        assert self.source is not None
+        return self._prepare(self.source.read(indices), indices)
 
     def batch(self, indices: np.ndarray) -> Batch:
         """The batch of these patterns (sorted indices)."""
@@ -108,6 +122,12 @@ class Feed:
     def _batch_weights(self, indices: np.ndarray) -> Array:
         if self.weights.mask is None or self._common_weights is not None:
             return self._common_weights
+        mask = self.weights.mask
+        if isinstance(mask, np.ndarray):
+            return self._on_device(mask[indices])
+        if self._resident is not None:
+            kept = self._resident_weights
+            return None if kept is None else self._on_device(kept[indices].astype(float))
         assert self.source is not None
         weights = self.weights.of(self.source.read(indices), indices)
         return None if weights is None else self._on_device(weights)

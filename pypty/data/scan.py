@@ -10,6 +10,8 @@ from pypty.errors import ParameterError
 from pypty.params.settings import Settings
 
 _LARGEST_POSITION = 2.0**40
+_SLACK = 8
+"""A window may begin outside the object by its size divided by this, when positions are taken as they are."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
     """Place the scan on the object.
 
     Unless ``skip_preprocessing`` or an earlier run is continued (``epoch_prev`` > 0), positions are moved so
-    that the smallest is ``extra_space_on_side_px``. Their whole part is ``round()``.
+    that the smallest is ``extra_space_on_side_px``; beside a given object, on whose pixels they are, they are moved by
+    ``extra_space_on_side_px`` together with it. Their whole part is ``round()``.
 
     Parameters
     ----------
@@ -59,7 +62,7 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
     counting = slice(None) if settings["use_full_FOV"] else used
     extra = 0 if settings["skip_preprocessing"] else settings["extra_space_on_side_px"]
     if not (settings["skip_preprocessing"] or settings["epoch_prev"] > 0):
-        moved = extra - positions[counting].min(axis=0)
+        moved = np.full(2, float(extra)) if _has_object(settings) else extra - positions[counting].min(axis=0)
         positions = positions + moved
         if settings["positions_correction"] is None:
             corners = np.round(positions).astype(np.int64)
@@ -68,18 +71,29 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
             corners = corners - np.minimum(corners[counting].min(axis=0), 0)
         if not settings["allow_subPixel_shift"]:
             positions = corners.astype(float)
+    else:
+        near = (
+            positions > -np.array(window) / _SLACK
+        )  # a refined position may be a little negative: the probe is shifted
+        corners = np.where((corners < 0) & near, 0, corners)
     outside = np.flatnonzero((corners[counting] < 0).any(axis=1))
     if len(outside):
-        row = corners[counting][outside[0]]
+        row = positions[counting][outside[0]]
         raise ParameterError(
-            f"positions: {len(outside)} windows begin outside the object, the first at [y, x] = {row.tolist()} px; "
-            "with skip_preprocessing=True (or epoch_prev > 0) positions are taken as they are and must be >= 0"
+            f"positions: {len(outside)} windows begin outside the object, the first at [y, x] = "
+            f"[{row[0]:.4g}, {row[1]:.4g}] px; positions are taken as they are with skip_preprocessing=True, with "
+            "epoch_prev > 0 and beside a given obj, and must be >= 0 then (down to an eighth of a window is allowed)"
         )
     needed = corners[counting].max(axis=0) + np.array(window) + extra
     obj = settings["obj"]
     given = (1, 1) if obj is None else obj.shape[:2]
     shape = (int(max(given[0], needed[0])), int(max(given[1], needed[1])))
     return Scan(positions, corners, shape, moved)
+
+
+def _has_object(settings: Settings) -> bool:
+    """Whether an object with an extent was given: positions then belong to its pixels."""
+    return settings["obj"] is not None and settings["obj"].shape[:2] != (1, 1)
 
 
 def _split(settings: Settings) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,19 +46,21 @@ class ArraySource:
 
     def __post_init__(self) -> None:
         _check_layout(tuple(self.array.shape), np.dtype(self.array.dtype), self.name)
-        if self.array.ndim == 4:
-            self.array = self.array.reshape(-1, *self.array.shape[2:])
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return tuple(self.array.shape)
+        return _flat_shape(tuple(self.array.shape))
 
     @property
     def dtype(self) -> np.dtype:
         return np.dtype(self.array.dtype)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        return np.asarray(self.array[_as_slice(indices)])
+        if len(self.array.shape) == 3:
+            return np.asarray(self.array[_as_slice(indices)])
+        if isinstance(self.array, np.ndarray):
+            return self.array[np.divmod(indices, self.array.shape[1])]
+        return _read_runs(self.array, indices)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -77,7 +80,6 @@ class Hdf5Source:
         self._file = file
         self._data = dataset
         _check_layout(dataset.shape, dataset.dtype, self.name)
-        self._scan_columns = dataset.shape[1] if dataset.ndim == 4 else 0
 
     @classmethod
     def open(cls, path: Path, key: str) -> Hdf5Source:
@@ -91,31 +93,20 @@ class Hdf5Source:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        shape = self._data.shape
-        return shape if self._data.ndim == 3 else (shape[0] * shape[1], shape[2], shape[3])
+        return _flat_shape(self._data.shape)
 
     @property
     def dtype(self) -> np.dtype:
         return np.dtype(self._data.dtype)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        out = np.empty((len(indices), *self.shape[1:]), dtype=self.dtype)
         try:
-            for start, stop in _runs(indices):
-                out[start:stop] = self._read_run(int(indices[start]), int(indices[stop - 1]) + 1)
+            return _read_runs(self._data, indices)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"{self.name} cannot be read: {error}. The file may be truncated, or a compression filter "
                 "missing (pip install 'pypty[io]')"
             ) from error
-        return out
-
-    def _read_run(self, first: int, stop: int) -> np.ndarray:
-        if not self._scan_columns:
-            return self._data[first:stop]
-        top, bottom = first // self._scan_columns, -(-stop // self._scan_columns)
-        rows = self._data[top:bottom].reshape(-1, *self.shape[1:])
-        return rows[first - top * self._scan_columns : stop - top * self._scan_columns]
 
     def close(self) -> None:
         if self._file is not None:
@@ -152,7 +143,7 @@ def _find_dataset(file: Any, key: str, path: Path) -> Any:
 
 def _check_layout(shape: tuple[int, ...] | None, dtype: np.dtype, name: str) -> None:
     if shape is None:
-        raise DataError(f"{name} is an empty data set without a shape; expected patterns")
+        raise DataError(f"{name} is an empty data set without a shape; expected patterns (N, ky, kx)")
     if len(shape) not in (3, 4):
         raise DataError(
             f"{name} has shape {shape}, expected 3-D (N, ky, kx) or 4-D (sy, sx, ky, kx) patterns"
@@ -168,6 +159,25 @@ def _check_layout(shape: tuple[int, ...] | None, dtype: np.dtype, name: str) -> 
         raise DataError(f"{name} has dtype {dtype}, which does not hold numbers; expected integers or floats")
 
 
+def _flat_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(N, ky, kx) of 3-D or 4-D patterns."""
+    return (math.prod(shape[:-2]), shape[-2], shape[-1])
+
+
+def _read_runs(data: Any, indices: np.ndarray) -> np.ndarray:
+    """Patterns of a lazily read 3-D or 4-D array, in contiguous runs within a scan row."""
+    out = np.empty((len(indices), *data.shape[-2:]), dtype=data.dtype)
+    columns = data.shape[1] if len(data.shape) == 4 else 0
+    for start, stop in _runs(indices, columns):
+        first, last = int(indices[start]), int(indices[stop - 1])
+        if columns:
+            row, column = divmod(first, columns)
+            out[start:stop] = data[row, column : column + last - first + 1]
+        else:
+            out[start:stop] = data[first : last + 1]
+    return out
+
+
 def _as_slice(indices: np.ndarray) -> Any:
     """A slice where the indices are one run (no copy), else the indices."""
     if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
@@ -175,10 +185,12 @@ def _as_slice(indices: np.ndarray) -> Any:
     return indices
 
 
-def _runs(indices: np.ndarray) -> list[tuple[int, int]]:
-    """(start, stop) into ``indices`` for each run of consecutive numbers."""
-    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-    edges = [0, *breaks.tolist(), len(indices)]
+def _runs(indices: np.ndarray, columns: int) -> list[tuple[int, int]]:
+    """(start, stop) into ``indices`` for each run of consecutive numbers, ended by the end of a row of ``columns``."""
+    ends = np.diff(indices) != 1
+    if columns:
+        ends |= np.diff(indices // columns) != 0
+    edges = [0, *(np.flatnonzero(ends) + 1).tolist(), len(indices)]
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
@@ -198,7 +210,15 @@ class CastSource:
         return self.source.shape
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.source.read(indices).astype(self.dtype)
+        data = self.source.read(indices)
+        if self.dtype.kind in "iu" and data.size:
+            limits = np.iinfo(self.dtype)
+            if not (np.isfinite(data).all() and data.min() >= limits.min and data.max() <= limits.max):
+                raise DataError(
+                    f"{self.name}: values that are NaN, or outside {limits.min} to {limits.max}, cannot be cast to "
+                    f"force_dataset_dtype = {self.dtype.name}; choose a floating-point type"
+                )
+        return data.astype(self.dtype)
 
     def close(self) -> None:
         self.source.close()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 from pypty.engine.loop import Reconstruction
 from pypty.engine.monitor import EpochRecord
-from pypty.engine.resume import NAME as RESUME_NAME
 from pypty.engine.resume import write_resume
 from pypty.engine.setup import problems_from
 from pypty.errors import CheckpointError
@@ -20,6 +20,9 @@ from pypty.output.settings_file import SettingsWatch, write_settings
 _log = logging.getLogger(__name__)
 LOSS_LOG = "loss.csv"
 TEXT_LOG = "pypty.log"
+_QUICK_S = 1.0
+_PAUSE = 4.0
+"""A resume.h5 that takes longer than _QUICK_S to write is not written again before this many times as long."""
 
 
 class RunFolder:
@@ -33,6 +36,8 @@ class RunFolder:
         self.run = run
         self.version = version
         self._kept_rows = _earlier_rows(path, run)
+        self._resume_written_at = 0.0
+        self._resume_took_s = 0.0
 
     def open(self) -> SettingsWatch:
         """Write the starting state; returns the watch on params.yaml."""
@@ -51,7 +56,7 @@ class RunFolder:
         settings = self.run.settings
         every = settings["save_inter_checkpoints"]
         if every and record.epoch % every == 0:
-            self._write_state()
+            self._write_state(resume=self._may_write_resume())
         every = settings["save_checkpoints_every_epoch"]
         if every and record.epoch % every == 0:
             write_numbered(self.path, self.run.state.variables, record.epoch, record.blocks)
@@ -67,9 +72,19 @@ class RunFolder:
         n_slices = self.run.state.variables.obj.shape[1]
         return [name for name in BLOCKS if name != "slice_distances" or n_slices > 1]
 
-    def _write_state(self) -> None:
+    def _may_write_resume(self) -> bool:
+        """Whether resume.h5 is small enough to be written every time, or was written long enough ago."""
+        pause = _PAUSE * self._resume_took_s if self._resume_took_s > _QUICK_S else 0.0
+        return time.perf_counter() - self._resume_written_at >= pause
+
+    def _write_state(self, resume: bool = True) -> None:
         write_checkpoint(self.path, self.run.state.variables, self._names())
+        if not resume:
+            return
+        started = time.perf_counter()
         write_resume(self.path, self.run, self.version)
+        self._resume_written_at = time.perf_counter()
+        self._resume_took_s = self._resume_written_at - started
 
     def _write_log(self) -> None:
         level = self.run.settings["save_loss_log"]
@@ -80,7 +95,7 @@ class RunFolder:
 def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
     """Rows of an earlier run in this folder that is continued with ``epoch_prev``."""
     first = run.settings.first_epoch
-    if first == 0 or run.state.records or not (path / LOSS_LOG).is_file():
+    if first == 0 or not (path / LOSS_LOG).is_file():
         return []
     try:
         return [_record(row) for row in read_loss_log(path / LOSS_LOG) if int(row["epoch"]) < first]
@@ -104,8 +119,3 @@ def _record(row: dict[str, str]) -> EpochRecord:
         new_slope=float(row["new dir. derivative"]),
         warnings=[row["Warnings"]] if row["Warnings"] else [],
     )
-
-
-def can_resume(path: Path) -> bool:
-    """Whether the folder holds a state to continue from."""
-    return (path / RESUME_NAME).is_file()

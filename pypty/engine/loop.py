@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 import time
@@ -10,13 +11,15 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pypty.backend.array import to_host
 from pypty.backend.memory import free_bytes, total_bytes
 from pypty.data.feed import Feed
 from pypty.data.scan import sort_sequence
 from pypty.engine.monitor import BlockMonitor, EpochRecord
 from pypty.engine.problem import Problem, Signature, model_digest, refined_blocks, resolve_weight
-from pypty.engine.setup import Setup, check_inside
+from pypty.engine.setup import Setup, check_inside, data_fingerprint
 from pypty.errors import ReconstructionError
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature
@@ -80,6 +83,11 @@ class Reconstruction:
         """Decided by the state alone, so that a resumed run agrees."""
         positions = to_host(self.state.variables.positions)
         return refining_positions or bool((positions != self.setup.scan.corners).any())
+
+    @functools.cached_property
+    def data_fingerprint(self) -> str:
+        """A short hash of the patterns."""
+        return data_fingerprint(self.setup)
 
     def epochs(self, reload: Reload = lambda settings, epoch: settings) -> Iterator[EpochRecord]:
         """Run until ``epoch_max``, or until nothing improves any more; yields after each epoch."""
@@ -158,11 +166,13 @@ class Reconstruction:
             self._wolfe(now),
         )
         warnings += self._take(step)
-        norms = {name: math.sqrt(value) for name, value in start.gradient.dot_blocks(start.gradient).items()}
-        warnings += self.monitor.watch(problem.blocks, norms, step)
+        promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
+        limit = 100 * np.finfo(self.setup.backend.real).eps * abs(start.value)
+        idle = {name for name, decrease in promised.items() if decrease <= limit}
+        warnings += self.monitor.watch(idle, not step.accepted)
         for text in warnings:
             _log.warning("epoch %d: %s", state.epoch, text)
-        self._log_search(step)
+        self._log_search(start, step)
         return self._record(problem, start, step, counted.calls, now, warnings)
 
     def _forget_if_changed(self, signature: Signature, asked: bool) -> list[str]:
@@ -203,10 +213,11 @@ class Reconstruction:
             for name, schedule in self.settings.schedules.items()
         ):
             return ""  # a later epoch may change the problem
-        return (
-            f"no step along steepest descent decreases the loss: it has converged to the limit of "
-            f"{self.settings['default_dtype']} precision"
-        )
+        stuck = [
+            self.monitor.told[name] for name in self.state.records[-1].blocks if name in self.monitor.told
+        ]
+        reason = "; ".join(stuck) or f"converged to the limit of {self.settings['default_dtype']} precision"
+        return f"no step along steepest descent decreases the loss: {reason}"
 
     def _wolfe(self, now: Mapping[str, Any]) -> WolfeOptions:
         settings = self.settings
@@ -219,14 +230,15 @@ class Reconstruction:
             min_step=settings["min_step"],
         )
 
-    def _log_search(self, step: Step) -> None:
+    def _log_search(self, start: Sample, step: Step) -> None:
         for count, point in enumerate(step.search.trials):
+            change = point.value - start.value
             _log.debug(
                 "  line search %d: step %.4g, loss %.8g (%+.3g), slope %.3g -> %.3g",
                 count,
                 point.step,
                 point.value,
-                point.value - (self.state.sample or point.payload).value,
+                change,
                 step.slope,
                 point.slope,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pypty.backend.array import Backend, available_cores
+from pypty.backend.array import Backend, available_cores, select
 from pypty.backend.memory import free_bytes
 from pypty.errors import ResourceError
 from pypty.params.settings import Settings
@@ -120,8 +120,12 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
             "fewer slices"
         )
     n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
-    resident = _keep_data(settings, sizes, limit - fixed - n_threads * per_pattern)
-    if resident:
+    # Prepared patterns are kept on the host; on the CPU that is the memory that everything else needs, too.
+    host_left = limit - fixed - n_threads * per_pattern
+    if backend.on_gpu:
+        host_left = int(free_bytes(select("cpu")) * settings["memory_saturation"])
+    resident = _keep_data(settings, sizes, host_left)
+    if resident and not backend.on_gpu:
         items["measured patterns"] = sizes.data_bytes
     batch = _batch_size(settings, backend, sizes, (limit - sum(items.values())) // n_threads)
     items["waves and FFT workspace of the batches"] = n_threads * batch * per_pattern

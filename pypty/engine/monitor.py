@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from pypty.optimize.lbfgs import Step
-
 _REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "positions": "the object may still be vacuum, which looks the same from everywhere; refine the object first",
-        "slice_distances": "the object may still be vacuum, or equal in all slices",
-        "obj": "no electrons reach it: check the probe and the positions",
-        "probe": "the object may be opaque: check obj",
+        "positions": "they have converged, or the object is still vacuum, which looks the same from everywhere: "
+        "then refine the object first",
+        "slice_distances": "they have converged, or the object is still vacuum, or equal in all slices",
+        "obj": "it has converged, or no electrons reach it: then check the probe and the positions",
+        "probe": "it has converged, or the object is opaque: then check obj",
     }
 )
 
@@ -49,22 +48,26 @@ class EpochRecord:
 
 @dataclass
 class BlockMonitor:
-    """Notices blocks that do not move although they are refined; says so once for each."""
+    """Notices refined blocks whose gradient promises no decrease beyond rounding; says so once for each."""
 
     patience: int = 3
     still: dict[str, int] = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
+    told: dict[str, str] = field(default_factory=dict)
 
-    def watch(self, blocks: tuple[str, ...], gradient_norms: Mapping[str, float], step: Step) -> list[str]:
-        """Warnings of this epoch."""
+    def watch(self, idle: Set[str], rejected: bool) -> list[str]:
+        """Warnings of this epoch.
+
+        Parameters
+        ----------
+        idle : blocks that promise nothing now
+        rejected : the update was rejected: no reason to be patient with them
+        """
+        self.still = {name: self.still.get(name, 0) + 1 for name in idle}
         out = []
-        for name in blocks:
-            moves = step.accepted and gradient_norms[name] > 0
-            self.still[name] = 0 if moves else self.still.get(name, 0) + 1
-            if self.still[name] >= self.patience and name not in self.told and gradient_norms[name] == 0:
-                self.told.add(name)
-                out.append(
-                    f"block '{name}' is stuck: its gradient has been exactly zero for {self.still[name]} epochs; "
-                    f"{_REASONS[name]}"
+        for name in sorted(idle):
+            if name not in self.told and (rejected or self.still[name] >= self.patience):
+                self.told[name] = (
+                    f"block '{name}' is stuck: its gradient promises no decrease; {_REASONS[name]}"
                 )
+                out.append(self.told[name])
         return out

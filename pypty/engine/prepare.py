@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pypty.backend.array import Backend, select
-from pypty.data.preprocess import Preprocess
+from pypty.data.preprocess import Preprocess, to_centre
 from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
-from pypty.data.survey import survey
+from pypty.data.survey import Survey, survey
 from pypty.engine.memory import Sizes, make_plan
+from pypty.engine.resume import NAME as RESUME_FILE
 from pypty.engine.setup import Setup, check_sequences
 from pypty.errors import PyptyError
 from pypty.optics.grid import Grid
@@ -23,6 +25,7 @@ from pypty.optics.wavelength import wavelength_A
 from pypty.params.check import read_parameters
 from pypty.params.presets import load_preset
 from pypty.params.report import Report
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 Params = Mapping[str, Any] | str | Path
@@ -30,6 +33,9 @@ T = TypeVar("T")
 _SMALLEST_WINDOW = 4
 _SMALLEST_SHARE = 1e-6
 """Least part of a probe's power inside the band limit."""
+_LOST_SHARE = 0.02
+"""Part of the counts beyond the band limit from which on a warning is given."""
+_PIXEL_TOLERANCE = 0.02
 _LARGEST_WINDOW_PIXELS = 2**28
 
 
@@ -38,7 +44,7 @@ def read(params: Params) -> Mapping[str, Any]:
     return load_preset(params) if isinstance(params, (str, Path)) else params
 
 
-def prepare(params: Params, needs_data: bool = True) -> Setup:
+def prepare(params: Params, needs_data: bool = True, read_data: bool = True) -> Setup:
     """Check everything and get ready.
 
     Raises
@@ -46,7 +52,7 @@ def prepare(params: Params, needs_data: bool = True) -> Setup:
     ParameterError
         With every problem that was found.
     """
-    report, setup = inspect(params, needs_data)
+    report, setup = inspect(params, needs_data, read_data)
     if setup is None or not report:
         if setup is not None:
             setup.close()
@@ -55,8 +61,13 @@ def prepare(params: Params, needs_data: bool = True) -> Setup:
     return setup
 
 
-def inspect(params: Params, needs_data: bool = True) -> tuple[Report, Setup | None]:
+def inspect(params: Params, needs_data: bool = True, read_data: bool = True) -> tuple[Report, Setup | None]:
     """Find every problem. Writes nothing.
+
+    Parameters
+    ----------
+    needs_data : patterns must be given
+    read_data : look at every pattern (NaN, negative counts, mean), not only at their shape and type
 
     Returns
     -------
@@ -66,20 +77,27 @@ def inspect(params: Params, needs_data: bool = True) -> tuple[Report, Setup | No
     settings = _try(report, lambda: read_parameters(read(params), report))
     if settings is None:
         return report, None
-    setup = _inspect_settings(settings, report, needs_data)
+    setup = _inspect_settings(settings, report, needs_data, read_data)
     return report, setup
 
 
-def _inspect_settings(settings: Settings, report: Report, needs_data: bool) -> Setup | None:
+def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read_data: bool) -> Setup | None:
     """Everything that the parameters lead to: device, data, output folder, geometry, memory, counts."""
     backend = _try(report, lambda: select(settings["backend"], settings["default_dtype"]))
     source = _try(report, lambda: open_source(settings))
     _check_output(settings, report)
-    if source is None and needs_data and not any("data" in text.split(":")[0] for text in report.problems):
+    nothing_given = settings["dataset"] is None and not settings["data_path"]
+    if needs_data and nothing_given and not (report.has("dataset") or report.has("data_path")):
         report.add(
             "dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file"
         )
+    found = _survey(settings, report, source) if read_data else None
     setup = _inspect_geometry(settings, report, backend, source, needs_data)
+    if setup is not None:
+        _warn(setup, found, report)
+        setup = dataclasses.replace(setup, survey=found, settings=settings.with_notes(tuple(report.warnings)))
+    if report.problems:
+        setup = None
     if setup is None and source is not None:
         source.close()
     return setup
@@ -127,21 +145,49 @@ def _inspect_geometry(
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
         return None
-    found = None
-    if source is not None:
-        found = _try(
-            report,
-            lambda: survey(
-                source,
-                used,
-                settings["detector_mask"],
-                preprocess,
-                settings["data_multiplier"],
-            ),
+    return Setup(settings, backend, source, grid, scan, plan, preprocess, None)
+
+
+def _survey(settings: Settings, report: Report, source: PatternSource | None) -> Survey | None:
+    """Look at the patterns, whatever else is wrong."""
+    if source is None:
+        return None
+    before = len(report.problems)
+    _check_mask_shape(settings["detector_mask"], source.shape, report)
+    used = _try(report, lambda: sort_sequence(settings.first()["sequence"], source.shape[0]))
+    if used is None or len(report.problems) > before or min(source.shape[1:]) < settings["data_bin"]:
+        return None
+    preprocess = Preprocess.from_settings(settings)
+    multiplier = settings["data_multiplier"]
+    return _try(report, lambda: survey(source, used, settings["detector_mask"], preprocess, multiplier))
+
+
+def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
+    """What is probably a mistake, but cannot be known to be one."""
+    settings = setup.settings
+    for key in ("acc_voltage", "pixel_size_x_A", "pixel_size_y_A"):
+        if key not in settings.given:
+            report.warnings.append(f"{key} is not given: {settings[key]:g} {SCHEMA[key].unit} is assumed")
+    rez = settings["rez_pixel_size_A"]
+    if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
+        expected = 1 / (rez * setup.grid.shape[1])
+        if abs(settings["pixel_size_x_A"] / expected - 1) > _PIXEL_TOLERANCE:
+            report.warnings.append(
+                f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
+                f"{setup.grid.shape[1]} pixels (padding included) give {expected:.4g} Å"
+            )
+    if found is not None:
+        mean = np.pad(found.mean, settings["data_pad"])
+        lost = (
+            1
+            - mean[to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))].sum() / mean.sum()
         )
-        if found is None:
-            return None
-    return Setup(settings, backend, source, grid, scan, plan, preprocess, found)
+        if lost > _LOST_SHARE:
+            report.warnings.append(
+                f"{100 * lost:.1f} % of the counts lie beyond the band limit and cannot be modelled; raise data_pad "
+                f"(now {settings['data_pad']} px) or damping_cutoff_multislice (now "
+                f"{settings['damping_cutoff_multislice']:g})"
+            )
 
 
 def _window(settings: Settings, source: PatternSource | None, report: Report) -> tuple[int, int] | None:
@@ -194,7 +240,6 @@ def _check_shapes(
                 f"{len(settings['positions'])} rows, but there are {n} patterns; one row [y, x] per "
                 "pattern is needed",
             )
-        _check_mask_shape(settings["detector_mask"], (n, ky, kx), report)
         mean = settings["mean_pattern"]
         if mean is not None and mean.shape != (ky, kx):
             report.add("mean_pattern", f"shape {mean.shape}, but a measured pattern is {(ky, kx)}")
@@ -285,5 +330,5 @@ def _check_output(settings: Settings, report: Report) -> None:
         )
     elif not os.access(existing, os.W_OK | os.X_OK):
         report.add("output_folder", f"{str(folder)!r} cannot be written: no permission for {str(existing)!r}")
-    if settings["resume"] and not (folder / "resume.h5").is_file():
+    if settings["resume"] and not (folder / RESUME_FILE).is_file():
         report.add("resume", f"True, but there is no resume.h5 in {str(folder)!r}; start with resume=False")

@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 
 from pypty.backend.array import Backend, to_host
-from pypty.data.sources import fingerprint
 from pypty.engine.loop import Reconstruction, State
 from pypty.engine.monitor import EpochRecord
 from pypty.engine.problem import Signature
-from pypty.engine.setup import Setup
+from pypty.engine.setup import Setup, data_fingerprint
+from pypty.engine.start import start_distances
 from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS, Variables
 from pypty.objective.objective import Evaluated
@@ -34,6 +34,16 @@ class Resumed:
     state: State
     batch_size: int
     n_threads: int
+    device: str
+
+    def rounding(self, setup: Setup) -> tuple[int | None, int | None]:
+        """Batch size and threads that repeat the rounding of the earlier run; None where the plan decides.
+
+        On another device, or where the user names one of them, the earlier ones mean nothing.
+        """
+        if self.device != setup.backend.name or setup.settings["compute_batch"] != "auto":
+            return None, None
+        return self.batch_size, self.n_threads if setup.settings["n_threads"] is None else None
 
 
 def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
@@ -55,7 +65,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             n_threads=run.objective.n_threads,
             precision=run.settings["default_dtype"],
             device=run.setup.backend.name,
-            data=_data_fingerprint(run.setup),
+            data=run.data_fingerprint,
         )
         _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
         if state.signature is not None:
@@ -111,15 +121,11 @@ def _check_origin(file: Any, path: Path, setup: Setup) -> None:
             f"{str(path)!r} was computed in {file.attrs['precision']} precision, but default_dtype is "
             f"{precision!r}; use the same, or start from pypty.load_checkpoint(folder)"
         )
-    if file.attrs["data"] != _data_fingerprint(setup):
+    if file.attrs["data"] != data_fingerprint(setup):
         raise CheckpointError(
             f"{str(path)!r} belongs to other data than the ones given now (other shape, type or "
             "values); to continue with new data use pypty.load_checkpoint(folder)"
         )
-
-
-def _data_fingerprint(setup: Setup) -> str:
-    return fingerprint(setup.source) if setup.source is not None else ""
 
 
 def _read(file: Any, path: Path, setup: Setup) -> Resumed:
@@ -157,15 +163,21 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     )
     records = json.loads(file["history"].asstr()[()])
     state.records = [EpochRecord(**{**record, "blocks": tuple(record["blocks"])}) for record in records]
-    return Resumed(state, int(file.attrs["batch_size"]), int(file.attrs["n_threads"]))
+    return Resumed(
+        state, int(file.attrs["batch_size"]), int(file.attrs["n_threads"]), str(file.attrs["device"])
+    )
 
 
 def _check_shapes(variables: Variables, path: Path, setup: Setup) -> None:
     """The state must have the dimensions that the parameters ask for."""
     names = ("window y", "window x", "patterns", "slices", "slice distances")
     sizes = setup.plan.sizes
-    start = setup.variables()
-    expected = (*setup.grid.shape, sizes.n_patterns, sizes.slices, len(start.slice_distances))
+    expected = (
+        *setup.grid.shape,
+        sizes.n_patterns,
+        sizes.slices,
+        len(start_distances(setup.settings, sizes.slices)),
+    )
     if variables.obj.ndim != 4 or variables.probe.ndim != 3 or variables.positions.ndim != 2:
         raise CheckpointError(
             f"{str(path)!r} is damaged: obj, probe and positions have {variables.obj.ndim}, "

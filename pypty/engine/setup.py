@@ -10,10 +10,10 @@ from pypty.backend.array import Backend
 from pypty.data.feed import Feed
 from pypty.data.preprocess import Preprocess, to_corner
 from pypty.data.scan import Scan, sort_sequence
-from pypty.data.sources import PatternSource
+from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey
 from pypty.engine.memory import MemoryPlan
-from pypty.engine.start import start_variables
+from pypty.engine.start import Counts, start_variables
 from pypty.errors import ParameterError
 from pypty.model.forward import ModelOptions, build_model
 from pypty.model.parametrization import BandLimits
@@ -59,9 +59,7 @@ class Setup:
 
     def variables(self) -> Variables:
         """The starting values of all unknowns; unless skip_preprocessing, inside their band limits."""
-        variables = start_variables(
-            self.settings, self.scan, self.grid, self.mean_pattern(), self._start_weights(), self.backend
-        )
+        variables = start_variables(self.settings, self.scan, self.grid, self.start_counts(), self.backend)
         if self.settings["skip_preprocessing"] or self.settings["epoch_prev"] > 0:
             return variables
         limits = self.band_limits(variables)
@@ -79,18 +77,25 @@ class Setup:
         return BandLimits(obj, self.backend.asarray(probe, self.backend.real))
 
     def mean_pattern(self) -> np.ndarray | None:
-        """(ny, nx) mean counts in the padded window, centred; None without data."""
-        if self.survey is None:
+        """(ny, nx) mean measured counts in the padded window, centred; None without data."""
+        return None if self.survey is None else _padded(self.survey.mean, self.settings["data_pad"])
+
+    def start_counts(self) -> Counts | None:
+        """What the starting probe is made from and scaled to; None without data."""
+        mean = self.mean_pattern()
+        if mean is None or self.survey is None:
             return None
         given = self.settings["mean_pattern"]
+        pattern = mean
         if given is not None:
-            patterns = self.preprocess.unpadded.patterns(given) * self.settings["data_multiplier"]
-            return _padded(patterns, self.settings["data_pad"])
-        return _padded(self.survey.mean, self.settings["data_pad"])
+            prepared = self.preprocess.unpadded.patterns(given) * self.settings["data_multiplier"]
+            pattern = _padded(prepared, self.settings["data_pad"])
+        return Counts(mean, self._start_weights(), pattern)
 
     def _start_weights(self) -> np.ndarray | None:
         """(ny, nx) mean weight of each pixel of the padded window; a rim that is not compared has none."""
-        if self.survey is None or (self.survey.weights is None and not self.crop):
+        assert self.survey is not None
+        if self.survey.weights is None and not self.crop:
             return None
         seen = np.ones(self.survey.mean.shape) if self.survey.weights is None else self.survey.weights
         rim = 0.0 if self.crop else 1.0
@@ -140,6 +145,11 @@ class Setup:
 
 def _padded(pattern: np.ndarray, pad: int) -> np.ndarray:
     return np.pad(pattern, pad) if pad else pattern
+
+
+def data_fingerprint(setup: Setup) -> str:
+    """A short hash of the patterns; "" without any."""
+    return "" if setup.source is None else fingerprint(setup.source)
 
 
 def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape: tuple[int, ...]) -> None:

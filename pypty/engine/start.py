@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pypty.backend.array import Backend
 from pypty.data.scan import Scan
+from pypty.errors import ParameterError
 from pypty.model.variables import Variables, from_public
 from pypty.optics import probes
 from pypty.optics.grid import Grid
 from pypty.params.settings import Settings
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Patterns for the start, all (ny, nx) in the padded window, centred.
+
+    Attributes
+    ----------
+    mean : mean measured counts
+    weights : mean detector weights, or None (all 1)
+    pattern : counts from which a probe is made: ``mean_pattern`` if given, else the mean
+    """
+
+    mean: np.ndarray
+    weights: np.ndarray | None
+    pattern: np.ndarray
+
+
 def start_variables(
     settings: Settings,
     scan: Scan,
     grid: Grid,
-    mean: np.ndarray | None,
-    weights: np.ndarray | None,
+    counts: Counts | None,
     backend: Backend,
 ) -> Variables:
-    """All unknowns at the start.
-
-    Parameters
-    ----------
-    mean : (ny, nx) mean counts in the padded window, centred; None without data
-    weights : detector weights of the same shape, or None
-    """
+    """All unknowns at the start; ``counts`` is None without data."""
     obj = start_object(settings, scan)
-    probe = start_probe(settings, grid, mean, weights)
+    probe = start_probe(settings, grid, counts)
     return Variables(
         obj=from_public("obj", obj, backend),
         probe=backend.asarray(probe, backend.complex),
@@ -63,19 +75,17 @@ def start_object(settings: Settings, scan: Scan) -> np.ndarray:
     return obj
 
 
-def start_probe(
-    settings: Settings, grid: Grid, mean: np.ndarray | None, weights: np.ndarray | None
-) -> np.ndarray:
-    """(mode, y, x): given, from the aperture, or from the mean pattern; then aberrated.
+def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.ndarray:
+    """(mode, y, x): given, from the aperture, or from a pattern; then aberrated.
 
-    A given or aperture probe is scaled so that its vacuum pattern has the counts of the mean pattern, unless
-    ``skip_preprocessing`` or an earlier run is continued.
+    It is scaled so that its vacuum pattern has the counts of the mean pattern. A given probe is not, with
+    ``skip_preprocessing`` or when an earlier run is continued.
     """
     given = settings["probe"]
     if given is None:
-        if mean is None:
-            raise ValueError("a probe from the mean pattern needs data")
-        probe = probes.probe_from_pattern(mean)
+        if counts is None:
+            raise ParameterError("probe: without data it cannot be made from their mean; give it as an array")
+        probe = probes.probe_from_pattern(counts.pattern)
     elif isinstance(given, str):
         probe = probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[
             None
@@ -88,8 +98,8 @@ def start_probe(
     array_given = isinstance(given, np.ndarray)
     if array_given and settings["epoch_prev"] > 0:
         return probe  # of an earlier run: whatever made the start is in it
-    if mean is not None and not (array_given and settings["skip_preprocessing"]):
-        probe = probe * _count_scale(probe, mean, weights)
+    if counts is not None and not (array_given and settings["skip_preprocessing"]):
+        probe = probe * _count_scale(probe, counts)
     if settings["extra_probe_defocus"]:
         probe = probes.defocus(probe, grid, settings["extra_probe_defocus"])
     if settings["aberrations"] is not None:
@@ -106,9 +116,9 @@ def aperture(mask: np.ndarray | float, shape: tuple[int, int]) -> np.ndarray:
     return (np.hypot(fy, fx) <= 0.5 * mask).astype(float)
 
 
-def _count_scale(probe: np.ndarray, mean: np.ndarray, weights: np.ndarray | None) -> float:
+def _count_scale(probe: np.ndarray, counts: Counts) -> float:
     """Square root of measured over modelled counts, where the detector sees them."""
     modelled = (np.abs(probes.spectrum_of_probe(probe)) ** 2).sum(axis=0)
-    seen = np.ones_like(mean) if weights is None else weights
+    seen = np.ones_like(counts.mean) if counts.weights is None else counts.weights
     power = float((modelled * seen).sum())
-    return float(np.sqrt((mean * seen).sum() / power)) if power > 0 else 1.0
+    return float(np.sqrt((counts.mean * seen).sum() / power)) if power > 0 else 1.0

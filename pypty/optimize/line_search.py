@@ -5,6 +5,7 @@ Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 3.5 and 3.6 and 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class LineSearch:
     Attributes
     ----------
     point : the accepted point, or None when no step decreases phi sufficiently
-    trials : every point that was evaluated, in order
+    trials : every point that was evaluated, in order, without payloads
     reason : why nothing, or only sufficient decrease, was reached; "" for a strong Wolfe point
     """
 
@@ -66,10 +67,14 @@ class _Search:
     def __init__(self, trial: Trial, start: Point, options: WolfeOptions) -> None:
         self.trial, self.start, self.options = trial, start, options
         self.trials: list[Point] = []
+        self.best: Point | None = None
 
     def evaluate(self, step: float) -> Point:
+        """Try a step. Only numbers of it are kept, and the whole point if it is the best so far: payloads are large."""
         point = self.trial(step)
-        self.trials.append(point)
+        self.trials.append(dataclasses.replace(point, payload=None))
+        if self.decreases(point) and (self.best is None or point.value < self.best.value):
+            self.best = point
         return point
 
     @property
@@ -107,8 +112,7 @@ def strong_wolfe(trial: Trial, start: Point, first_step: float, options: WolfeOp
     search = _Search(trial, start, options)
     point, reason = _bracket(search, first_step)
     if point is None:
-        decreasing = [p for p in search.trials if search.decreases(p)]
-        point = min(decreasing, key=lambda p: p.value, default=None)
+        point = search.best
     return LineSearch(point, search.trials, reason)
 
 

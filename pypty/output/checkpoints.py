@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,8 @@ from pypty.model.variables import BLOCKS, Variables, to_public
 from pypty.output.files import write_array
 from pypty.output.loss_log import read_loss_log
 
+_log = logging.getLogger(__name__)
+
 FILES: Mapping[str, str] = MappingProxyType(
     {
         "obj": "co.npy",
@@ -23,6 +26,11 @@ FILES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Latest state of each block. (PyPty has no name for slice distances: cd is ours.)"""
+
+_NOT_READ: Mapping[str, str] = MappingProxyType({
+    "ct.npy": "tilts", "cs.npy": "static background", "ca.npy": "aberrations", "cb.npy": "beam current"
+})  # fmt: skip
+"""Blocks that PyPty 2.2 writes and this version does not have yet."""
 
 _MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {
@@ -92,6 +100,9 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
             out[name] = _load_array(path)
     if "obj" not in out or "probe" not in out:
         raise CheckpointError(f"{str(folder)!r} has no co.npy and cp.npy; is it an output folder?")
+    for file, meaning in _NOT_READ.items():
+        if (folder / file).is_file():
+            _log.warning("%s (%s) is not read: this feature is not available yet", folder / file, meaning)
     if averaged_modes is None:
         averaged_modes = (folder / "params.pkl").exists() and not (folder / "params.yaml").exists()
     if averaged_modes:

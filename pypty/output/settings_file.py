@@ -110,9 +110,29 @@ class SettingsWatch:
             return settings
         before, self._seen = self._seen, content
         changed = {key: value for key, value in content.items() if key not in before or before[key] != value}
+        together = self._together(settings, changed, epoch)
+        if together is not None:
+            return together
         for key, value in changed.items():
             settings = self._apply(settings, key, value, epoch)
         return settings
+
+    def _together(self, settings: Settings, changed: Mapping[str, Any], epoch: int) -> Settings | None:
+        """The settings with all edits, or None if something is wrong with one: then they are tried one by one."""
+        try:
+            schedules = {
+                key: make_schedule(SCHEMA[key], resolve_files({key: value}, self.path.parent)[key])
+                for key, value in changed.items()
+                if SCHEMA[key].per_epoch and (SCHEMA[key].status != NOT_YET or SCHEMA[key].is_neutral(value))
+            }
+        except (ParameterError, KeyError):
+            return None
+        edited = settings.with_schedules(schedules)
+        if len(schedules) < len(changed) or self._find_problems(edited, epoch):
+            return None
+        for key in changed:
+            _log.info("edit of %s: %s is now %s", NAME, key, brief(changed[key]))
+        return edited
 
     def _apply(self, settings: Settings, key: str, value: Any, epoch: int) -> Settings:
         """The settings with one edit, or as they were, with the reason logged."""

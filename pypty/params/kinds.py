@@ -245,6 +245,8 @@ class ArrayOf:
         return self._array_problem(array)
 
     def _array_problem(self, array: Any) -> str | None:
+        if not isinstance(array.dtype, np.dtype):
+            return f"given a {type(array).__name__}, which is no NumPy array; convert it with numpy.asarray"
         given = f"given an array of shape {tuple(array.shape)} and dtype {array.dtype}"
         if array.dtype.kind not in "biufc":
             return f"{given}, which does not hold numbers"
@@ -254,9 +256,12 @@ class ArrayOf:
             return given
         if 0 in array.shape:
             return f"{given}, which is empty"
+        try:
+            values = np.asarray(array[:0] if self.lazy else array)
+        except TypeError as error:  # CuPy arrays, for example, do not become NumPy arrays by themselves
+            return f"{given} of type {type(array).__name__}, which does not turn into a NumPy array ({error})"
         if self.lazy:
             return None
-        values = np.asarray(array)
         if not self.allow_nan and values.dtype.kind in "fc" and not np.isfinite(values).all():
             return f"{given}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
         if self.integer and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):

@@ -42,6 +42,14 @@ _Loader.add_implicit_resolver(
 )
 
 
+def read_value(text: str) -> Any:
+    """One value as it would stand in a YAML file."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParameterError(f"the value {text!r} cannot be read ({error})") from error
+
+
 def preset_folder() -> Path:
     """Where the presets that come with PyPty are."""
     try:
@@ -121,7 +129,7 @@ def resolve_files(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, Mapping) and set(value) == {"file"}:
             path = folder / str(value["file"])
             try:
-                out[key] = np.load(path, allow_pickle=False)
+                out[key] = np.load(path, allow_pickle=False, mmap_mode="r" if key == "dataset" else None)
             except (OSError, ValueError, EOFError) as error:
                 raise ParameterError(
                     f"{key}: the file {str(path)!r} cannot be read as .npy ({error})"

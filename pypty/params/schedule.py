@@ -25,7 +25,7 @@ class Schedule(Protocol):
 
 
 RECORDED_EPOCHS = 10_000
-"""A function of the epoch is written down for this many epochs; its last value holds for the rest."""
+"""A function of the epoch is written down for this many epochs at most."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,14 @@ class Varying:
             return self.source
         table: dict[int, Any] = {}
         previous: Any = object()
-        for epoch in range(first, min(max(last, first + 1), first + RECORDED_EPOCHS)):
+        end = min(max(last, first + 1), first + RECORDED_EPOCHS)
+        for epoch in range(first, end):
             value = self.at(epoch)
             if not isinstance(value, (bool, int, float, str, type(None))):
                 return {"callable": getattr(self.source, "__qualname__", type(self.source).__name__)}
             if value != previous:
                 table[epoch] = previous = value
-        return {"from_epoch": table}
+        return {"from_epoch": table, "until_epoch": end}
 
 
 def make_schedule(parameter: Parameter, value: Any) -> Schedule:
@@ -98,8 +99,10 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
     ParameterError
         The value is none of these.
     """
-    if isinstance(value, Mapping) and set(value) == {"from_epoch"}:
-        return Varying(parameter, dict(value), _table(parameter, value["from_epoch"]))
+    if isinstance(value, Mapping) and set(value) in ({"from_epoch"}, {"from_epoch", "until_epoch"}):
+        return Varying(
+            parameter, dict(value), _table(parameter, value["from_epoch"], value.get("until_epoch"))
+        )
     if callable(value) and not isinstance(value, np.ndarray):
         return Varying(parameter, value, value)
     problem = parameter.kind.problem(value)
@@ -123,18 +126,25 @@ def _from_text(parameter: Parameter, text: str, problem: str) -> Schedule:
         ) from error
 
 
-def _table(parameter: Parameter, table: Any) -> Callable[[int], Any]:
-    if (
-        not isinstance(table, Mapping)
-        or not table
-        or not all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in table)
-    ):
+def _table(parameter: Parameter, table: Any, until: Any) -> Callable[[int], Any]:
+    """The function that a table means; beyond ``until`` nobody knows it."""
+    whole = isinstance(table, Mapping) and all(_is_epoch(epoch) for epoch in table)
+    if not whole or not table or not (until is None or _is_epoch(until)):
         raise ParameterError(
             f"{parameter.name}: given the table {brief(table)}, expected {{epoch: value}} with whole epochs"
         )
     starts = sorted(table)
 
     def value(epoch: int) -> Any:
+        if until is not None and epoch >= until:
+            raise ParameterError(
+                f"the Python function that was given for it was written down only up to epoch {until}; pass the "
+                "function again, or an expression, or remove until_epoch to keep its last value"
+            )
         return table[max((start for start in starts if start <= epoch), default=starts[0])]
 
     return value
+
+
+def _is_epoch(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

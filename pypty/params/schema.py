@@ -224,7 +224,7 @@ NUMERICS = (
               when="compute_batch is 'auto'"),
     Parameter("smart_memory", True, Flag(), "", "Memory is always planned here.", per_epoch=True, status=NO_EFFECT),
     Parameter("remove_fft_cache", False, Flag(), "", "Plans are kept; there is nothing to remove.", status=NO_EFFECT),
-    Parameter("seed", 0, _natural, "", "Seed of every random number."),
+    Parameter("seed", 0, _natural, "", "Seed of every random number; nothing in this version draws one."),
 )
 
 OPTIMISER = (

@@ -43,9 +43,9 @@ class Settings:
     def first_epoch(self) -> int:
         return int(self.fixed["epoch_prev"])
 
-    def replace(self, **fixed: Any) -> Settings:
-        """A copy with some fixed values changed."""
-        return Settings(MappingProxyType({**self.fixed, **fixed}), self.schedules, self.given, self.notes)
+    def with_notes(self, notes: tuple[str, ...]) -> Settings:
+        """A copy with other warnings."""
+        return Settings(self.fixed, self.schedules, self.given, notes)
 
     def with_schedules(self, changed: Mapping[str, Schedule]) -> Settings:
         """A copy with some schedules changed."""
