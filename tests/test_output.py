@@ -31,11 +31,10 @@ from problems import (
 import pypty
 from pypty.engine.folder import LOSS_LOG, TEXT_LOG
 from pypty.engine.loop import Reconstruction
-from pypty.engine.monitor import EpochRecord
 from pypty.errors import CheckpointError, OutputError, PyptyError
 from pypty.output.checkpoints import FILES, from_averaged_modes
 from pypty.output.files import atomic, make_folder, remove_leftovers, write_array, write_text
-from pypty.output.loss_log import read_loss_log, write_loss_log
+from pypty.output.loss_log import EpochRecord, read_loss_log, write_loss_log
 from pypty.params.schema import SCHEMA
 from pypty.result import Result
 

@@ -17,9 +17,8 @@ from problems import N_PATTERNS, scan_positions, small_params, two_slices
 import pypty
 from pypty.engine.folder import LOSS_LOG, RunFolder
 from pypty.engine.loop import Reconstruction, State
-from pypty.engine.monitor import EpochRecord
 from pypty.engine.prepare import prepare
-from pypty.output.loss_log import read_loss_log
+from pypty.output.loss_log import EpochRecord, read_loss_log
 from pypty.output.settings_file import NAME
 
 Edit = Callable[[str], str]

@@ -7,14 +7,13 @@ import time
 from pathlib import Path
 
 from pypty.engine.loop import Reconstruction
-from pypty.engine.monitor import EpochRecord
 from pypty.engine.resume import write_resume
 from pypty.engine.setup import problems_from
 from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS
 from pypty.output.checkpoints import FILES, remove_checkpoint, write_checkpoint, write_numbered
 from pypty.output.files import make_folder, remove_leftovers
-from pypty.output.loss_log import read_loss_log, write_loss_log
+from pypty.output.loss_log import EpochRecord, read_records, write_loss_log
 from pypty.output.settings_file import SettingsWatch, write_settings
 
 _log = logging.getLogger(__name__)
@@ -98,24 +97,8 @@ def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
     if first == 0 or not (path / LOSS_LOG).is_file():
         return []
     try:
-        return [_record(row) for row in read_loss_log(path / LOSS_LOG) if int(row["epoch"]) < first]
+        return [record for record in read_records(path / LOSS_LOG) if record.epoch < first]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{str(path / LOSS_LOG)!r} of the run to continue cannot be read ({error!r}); move it away, or mend it"
         ) from error
-
-
-def _record(row: dict[str, str]) -> EpochRecord:
-    """A row of loss.csv as a record."""
-    return EpochRecord(
-        epoch=int(row["epoch"]),
-        time_s=float(row["time / s"]),
-        loss=float(row["loss"]),
-        sse=float(row["sse"]),
-        first_step=float(row["initial step"]),
-        step=float(row["matching step"]),
-        evaluations=int(float(row["N linesearch iterations"])),
-        slope=float(row["dir. derivative"]),
-        new_slope=float(row["new dir. derivative"]),
-        warnings=[row["Warnings"]] if row["Warnings"] else [],
-    )

@@ -17,7 +17,7 @@ from pypty.backend.array import to_host
 from pypty.backend.memory import free_bytes, total_bytes
 from pypty.data.feed import Feed
 from pypty.data.scan import sort_sequence
-from pypty.engine.monitor import BlockMonitor, EpochRecord
+from pypty.engine.monitor import BlockMonitor
 from pypty.engine.problem import Problem, Signature, model_digest, refined_blocks, resolve_weight
 from pypty.engine.setup import Setup, check_inside, data_fingerprint
 from pypty.errors import ReconstructionError
@@ -27,6 +27,7 @@ from pypty.objective.noise import NOISE_MODELS
 from pypty.objective.objective import Objective
 from pypty.optimize.lbfgs import Lbfgs, Sample, Step
 from pypty.optimize.line_search import WolfeOptions
+from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)

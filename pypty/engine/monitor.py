@@ -1,4 +1,4 @@
-"""What happened in an epoch, and whether a block is stuck."""
+"""Whether a block is stuck."""
 
 from __future__ import annotations
 
@@ -15,35 +15,6 @@ _REASONS: Mapping[str, str] = MappingProxyType(
         "probe": "it has converged, or the object is opaque: then check obj",
     }
 )
-
-
-@dataclass
-class EpochRecord:
-    """One epoch, as in a row of loss.csv.
-
-    Attributes
-    ----------
-    loss, sse : before the update of this epoch
-    first_step, step : tried first, and accepted (0 if rejected)
-    evaluations : of loss and gradient in this epoch
-    slope, new_slope : directional derivative at the start and at the accepted point
-    terms : value of each regulariser
-    """
-
-    epoch: int
-    time_s: float
-    loss: float
-    sse: float
-    first_step: float
-    step: float
-    evaluations: int
-    slope: float
-    new_slope: float
-    blocks: tuple[str, ...] = ()
-    terms: dict[str, float] = field(default_factory=dict)
-    free_GiB: float = 0.0
-    total_GiB: float = 0.0
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -8,8 +8,8 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
-from pypty.engine.monitor import EpochRecord
 from pypty.errors import OutputError
+from pypty.output.loss_log import EpochRecord
 
 _ROOT = logging.getLogger("pypty")
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")

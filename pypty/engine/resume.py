@@ -12,7 +12,6 @@ import numpy as np
 
 from pypty.backend.array import Backend, to_host
 from pypty.engine.loop import Reconstruction, State
-from pypty.engine.monitor import EpochRecord
 from pypty.engine.problem import Signature
 from pypty.engine.setup import Setup, data_fingerprint
 from pypty.engine.start import start_distances
@@ -22,6 +21,7 @@ from pypty.objective.objective import Evaluated
 from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
 from pypty.optimize.vector import BlockVector
 from pypty.output.files import atomic
+from pypty.output.loss_log import EpochRecord
 
 NAME = "resume.h5"
 FORMAT = 1

@@ -5,14 +5,24 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from pypty.output.files import write_text
 
 
-class Row(Protocol):
-    """What a row needs (engine/monitor.py gives it)."""
+@dataclass
+class EpochRecord:
+    """One epoch, as in a row of loss.csv.
+
+    Attributes
+    ----------
+    loss, sse : before the update of this epoch
+    first_step, step : tried first, and accepted (0 if rejected)
+    evaluations : of loss and gradient in this epoch
+    slope, new_slope : directional derivative at the start and at the accepted point
+    terms : value of each regulariser
+    """
 
     epoch: int
     time_s: float
@@ -23,10 +33,11 @@ class Row(Protocol):
     evaluations: int
     slope: float
     new_slope: float
-    terms: dict[str, float]
-    free_GiB: float
-    total_GiB: float
-    warnings: list[str]
+    blocks: tuple[str, ...] = ()
+    terms: dict[str, float] = field(default_factory=dict)
+    free_GiB: float = 0.0
+    total_GiB: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 _BEFORE = (
@@ -43,7 +54,7 @@ _BEFORE = (
 _AFTER = ("Free GiB", "Total GiB", "Warnings")
 
 
-def write_loss_log(path: Path, rows: Sequence[Row], level: int) -> None:
+def write_loss_log(path: Path, rows: Sequence[EpochRecord], level: int) -> None:
     """Rewrite the log: level 1 has one column for all regularisers, level 2 one for each."""
     names = sorted({name for row in rows for name in row.terms}) if level == 2 else []
     stream = io.StringIO()
@@ -75,3 +86,24 @@ def read_loss_log(path: Path) -> list[dict[str, str]]:
     """The rows of a log, by column name."""
     with open(path, newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def read_records(path: Path) -> list[EpochRecord]:
+    """The rows of a log as records; raises KeyError or ValueError where it is none."""
+    return [_record(row) for row in read_loss_log(path)]
+
+
+def _record(row: dict[str, str]) -> EpochRecord:
+    """A row of loss.csv as a record."""
+    return EpochRecord(
+        epoch=int(row["epoch"]),
+        time_s=float(row["time / s"]),
+        loss=float(row["loss"]),
+        sse=float(row["sse"]),
+        first_step=float(row["initial step"]),
+        step=float(row["matching step"]),
+        evaluations=int(float(row["N linesearch iterations"])),
+        slope=float(row["dir. derivative"]),
+        new_slope=float(row["new dir. derivative"]),
+        warnings=[row["Warnings"]] if row["Warnings"] else [],
+    )
