@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "3.0.0"
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user, or print_flag, asks
+from pypty._version import __version__
 
 if TYPE_CHECKING:
     from pypty.iterative import check, evaluate, plan, resume, run, simulate
     from pypty.output.checkpoints import load_checkpoint
     from pypty.params.presets import load_preset
     from pypty.result import Result
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user, or print_flag, asks
 
 _WHERE: Mapping[str, str] = MappingProxyType(
     {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pypty import __version__
+from pypty._version import __version__
 from pypty.errors import ParameterError, PyptyError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-from pypty import __version__
+from pypty._version import __version__
 from pypty.backend.array import available_cores, gpu_status, select
 from pypty.backend.memory import free_bytes
 

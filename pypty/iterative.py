@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-import pypty
+from pypty._version import __version__
 from pypty.data.preprocess import to_centre
 from pypty.engine.folder import TEXT_LOG, RunFolder
 from pypty.engine.loop import Reconstruction, State
@@ -75,12 +75,12 @@ def _run(setup: Setup) -> Result:
     else:
         reconstruction = Reconstruction(setup, State(setup.variables(), settings.first_epoch))
     state = reconstruction.state
-    folder = RunFolder(path, reconstruction, pypty.__version__) if path is not None else None
+    folder = RunFolder(path, reconstruction, __version__) if path is not None else None
     log_file = make_folder(path) / TEXT_LOG if path is not None else None
     with Reporter(settings["print_flag"], state.epoch, settings["epoch_max"], log_file) as reporter:
         for note in settings.notes:
             _log.warning(note)
-        _log.info("pypty %s on %s\n%s", pypty.__version__, setup.backend.name, setup.plan)
+        _log.info("pypty %s on %s\n%s", __version__, setup.backend.name, setup.plan)
         reload = folder.open() if folder is not None else lambda settings, epoch: settings
         try:
             for record in reconstruction.epochs(reload):
