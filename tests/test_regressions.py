@@ -171,3 +171,14 @@ def test_a_data_set_larger_than_wanted_is_read_only_where_it_is_wanted() -> None
     array = Counting()
     assert ArraySource(array).read(np.array([48, 49, 50, 51, 120])).shape == (5, 16, 16)
     assert array.read == 5
+
+
+def test_every_pattern_of_every_epoch_is_looked_at() -> None:
+    """A NaN in a pattern that only a later epoch uses must not stop the run half way."""
+    data = patterns().copy()
+    data[20, 0, 0] = np.nan
+    with pytest.raises(ParameterError, match="pattern 20"):
+        pypty.run(small_params(dataset=data, sequence="range(10) if epoch < 2 else range(25)", epoch_max=4))
+    assert pypty.check(
+        small_params(dataset=data, sequence="range(10) if epoch < 2 else range(15)", epoch_max=4)
+    )

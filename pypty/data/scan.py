@@ -72,9 +72,8 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
         if not settings["allow_subPixel_shift"]:
             positions = corners.astype(float)
     else:
-        near = (
-            positions > -np.array(window) / _SLACK
-        )  # a refined position may be a little negative: the probe is shifted
+        # A refined position may be a little negative: its window begins at 0, and the probe is shifted by the rest.
+        near = positions > -np.array(window) / _SLACK
         corners = np.where((corners < 0) & near, 0, corners)
     outside = np.flatnonzero((corners[counting] < 0).any(axis=1))
     if len(outside):

@@ -17,7 +17,7 @@ from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
 from pypty.engine.memory import Sizes, make_plan
 from pypty.engine.resume import NAME as RESUME_FILE
-from pypty.engine.setup import Setup, check_sequences
+from pypty.engine.setup import Setup, check_sequences, used_at_any_epoch
 from pypty.errors import PyptyError
 from pypty.optics.grid import Grid
 from pypty.optics.probes import resize_spectrum
@@ -154,7 +154,7 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
         return None
     before = len(report.problems)
     _check_mask_shape(settings["detector_mask"], source.shape, report)
-    used = _try(report, lambda: sort_sequence(settings.first()["sequence"], source.shape[0]))
+    used = _try(report, lambda: used_at_any_epoch(settings, source.shape[0]))
     if used is None or len(report.problems) > before or min(source.shape[1:]) < settings["data_bin"]:
         return None
     preprocess = Preprocess.from_settings(settings)

@@ -169,6 +169,25 @@ def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape
         )
 
 
+def used_at_any_epoch(settings: Settings, n_patterns: int) -> np.ndarray:
+    """Sorted indices of the patterns that the sequence of some epoch names.
+
+    Raises
+    ------
+    ParameterError
+        A sequence names a pattern that there is not.
+    """
+    schedule = settings.schedules["sequence"]
+    if isinstance(schedule, Constant):
+        return sort_sequence(schedule.value, n_patterns)
+    used = np.zeros(n_patterns, bool)
+    for epoch in epochs_to_check(settings):
+        used[sort_sequence(schedule.at(epoch), n_patterns)] = True
+        if used.all():
+            break
+    return np.flatnonzero(used)
+
+
 def check_sequences(
     settings: Settings, scan: Scan, window: tuple[int, int], report: Report, first: int | None = None
 ) -> None:

@@ -171,7 +171,8 @@ STATE = (
                                               Choice(("aperture",))))), "",
               "Starting probe, centre at n//2. None: from the mean pattern; 'aperture': from aperture_mask."),
     Parameter("positions", ((0.0, 0.0),), ArrayOf((("N", "2"),)), "px",
-              "Top-left corner [y, x] of each window, in reconstruction pixels."),
+              "Top-left corner [y, x] of each window, in reconstruction pixels; "
+              "on the pixels of obj where one is given, else moved so that the smallest is 0."),
     Parameter("positions_correction", None, optional(ArrayOf((("N", "2"),))), "px",
               "Added to positions: the sub-pixel remainder beside integer positions."),
     Parameter("tilts", None, optional(ArrayOf((("N", "6"), ("1", "6")))), "rad",
@@ -197,8 +198,8 @@ NUMERICS = (
               Choice(("multislice", "better_multislice", "yoshida", "angular_spectrum")), "",
               "Propagation through the specimen; all but multislice are " + NOT_YET + ".", per_epoch=True),
     Parameter("allow_subPixel_shift", True, Flag(), "", "False: positions are rounded to whole pixels."),
-    Parameter("skip_preprocessing", False, Flag(), "", "True: positions are not moved to start at 0 and a given probe "
-              "is not scaled to the counts."),
+    Parameter("skip_preprocessing", False, Flag(), "", "True: positions are not moved to start at 0, and a given probe "
+              "is neither scaled to the counts nor band-limited."),
     Parameter("extra_space_on_side_px", 0, Number(0, 2**40, integer=True), "px", "Free rim around the scanned area.",
               when="skip_preprocessing is False"),
     Parameter("dynamically_resize_yx_object", 0, _non_negative, "px",
