@@ -253,7 +253,7 @@ class ArrayOf:
         if array.dtype.kind == "c" and not self.complex:
             return f"{given}, which is complex"
         if not any(_fits(array.shape, names) for names in self.dims):
-            return given
+            return f"given {brief(array[()])}" if array.ndim == 0 else given
         if 0 in array.shape:
             return f"{given}, which is empty"
         try:
