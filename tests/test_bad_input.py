@@ -984,19 +984,25 @@ def test_check_reports_what_is_no_dict_without_raising(bad: Row, work: Path, out
     assert all(text in str(report) for text in bad.fragments)
 
 
+ONLY_READING_SHOWS_IT = {
+    "data with NaN",
+    "data with inf",
+    "data negative",
+    "integer data negative",
+    "data all zero",
+}
+
+
 @by_name((*KEYS, *TYPES[:10], *DATA[1:6], *SCHEDULES[:4]))
 @pytest.mark.parametrize("function", [pypty.evaluate, pypty.plan], ids=["evaluate", "plan"])
 def test_the_other_functions_refuse_it_too(
     bad: Row, function: Callable[[Any], object], work: Path, out: Path
 ) -> None:
-    if function is pypty.plan and bad.name in (
-        "data with NaN",
-        "data with inf",
-        "data negative",
-        "data all zero",
-        ("integer data negative"),
-    ):
-        pytest.skip("plan() looks at the shape and type of the patterns, not at every value")
+    if function is pypty.plan and bad.name in ONLY_READING_SHOWS_IT:
+        assert pypty.plan(build(bad, work, out)).total > 0, (
+            "plan() looks at shape and type, not at every value"
+        )
+        return
     with pytest.raises(bad.error):
         function(build(bad, work, out))
 
