@@ -29,7 +29,7 @@ from pypty.demo import agreement_with_truth, demo_data
 from pypty.engine.loop import Reconstruction, State
 from pypty.engine.prepare import prepare
 from pypty.engine.setup import Setup
-from pypty.iterative import _result
+from pypty.iterative import result_of
 from pypty.optics.probes import defocus, probe_from_pattern
 
 CASES: Mapping[str, dict[str, Any]] = MappingProxyType({
@@ -115,7 +115,7 @@ def benchmark(name: str, path: Path, epochs: int, preconditioner: bool = True) -
     for record in reconstruction.epochs():
         spent += time.perf_counter() - started
         evaluations += record.evaluations
-        correlation = agreement_with_truth(_result(reconstruction, None), path).correlation
+        correlation = agreement_with_truth(result_of(reconstruction), path).correlation
         best = max(best, correlation)
         for level in (0.95, 0.97):
             if correlation >= level:
@@ -123,7 +123,7 @@ def benchmark(name: str, path: Path, epochs: int, preconditioner: bool = True) -
         started = time.perf_counter()
     for level in (0.95, 0.97):
         row[f"s to {level}"], row[f"passes to {level}"] = reached.get(level, (None, None))
-    found = _result(reconstruction, None)
+    found = result_of(reconstruction)
     row |= {
         "error Å before": position_error_A(found.start_positions * found.pixel_size_A, path),
         "error Å after": position_error_A(found.positions * found.pixel_size_A, path),

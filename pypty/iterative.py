@@ -18,7 +18,8 @@ from pypty.engine.prepare import Params, inspect, prepare, read
 from pypty.engine.problem import refined_blocks
 from pypty.engine.progress import Reporter
 from pypty.engine.resume import read_resume
-from pypty.engine.setup import Setup, check_inside
+from pypty.engine.sequences import check_inside
+from pypty.engine.setup import Setup
 from pypty.errors import PyptyError, ResourceError
 from pypty.model.variables import BLOCKS, to_public
 from pypty.output.files import make_folder
@@ -93,10 +94,11 @@ def _run(setup: Setup) -> Result:
             if folder is not None:
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
-    return _result(reconstruction, path)
+    return result_of(reconstruction, path)
 
 
-def _result(reconstruction: Reconstruction, folder: Path | None) -> Result:
+def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Result:
+    """The result as it stands now."""
     state = reconstruction.state
     arrays = {name: to_public(name, state.variables.block(name)) for name in BLOCKS}
     last = [state.sample] if state.sample is not None else []

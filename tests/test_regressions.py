@@ -12,7 +12,14 @@ from problems import N_PATTERNS, patterns, scan_positions, small_params, smooth_
 import pypty
 from pypty.cli import main
 from pypty.engine.loop import Reconstruction
-from pypty.errors import DataError, ParameterError, PyptyError, ReconstructionError, ResourceError
+from pypty.errors import (
+    CheckpointError,
+    DataError,
+    ParameterError,
+    PyptyError,
+    ReconstructionError,
+    ResourceError,
+)
 from pypty.output.loss_log import read_loss_log
 
 
@@ -182,3 +189,27 @@ def test_every_pattern_of_every_epoch_is_looked_at() -> None:
     assert pypty.check(
         small_params(dataset=data, sequence="range(10) if epoch < 2 else range(15)", epoch_max=4)
     )
+
+
+def test_dark_pixels_of_the_poisson_model_do_not_depend_on_the_batches() -> None:
+    """A sharp probe leaves most of the detector dark: each such pixel counts the same, whatever it is computed with."""
+    mask = np.zeros((16, 16))
+    mask[7:10, 7:10] = 1
+    bright = patterns() * np.linspace(0.1, 10, N_PATTERNS)[:, None, None]
+    start = {"dataset": bright, "algorithm": "ml", "probe": "aperture", "aperture_mask": mask}
+    losses = [pypty.evaluate(small_params(compute_batch=size, **start)).loss for size in (1, 4, N_PATTERNS)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-12)
+
+
+def test_a_resumed_run_keeps_its_windows(tmp_path: Path) -> None:
+    """Other positions would place the windows elsewhere than the refined ones that are resumed."""
+    pypty.run(small_params(output_folder=str(tmp_path), epoch_max=2))
+    other = {"positions": scan_positions()[::-1].copy(), "output_folder": str(tmp_path), "resume": True}
+    with pytest.raises(CheckpointError, match="positions given now"):
+        pypty.run(small_params(epoch_max=4, **other))
+
+
+def test_what_a_key_does_is_not_exaggerated(capsys: pytest.CaptureFixture[str]) -> None:
+    for key in ("seed", "scan_size"):
+        main(["explain", key])
+        assert "yet" in capsys.readouterr().out

@@ -34,11 +34,6 @@ class Scan:
     object_shape: tuple[int, int]
     moved: np.ndarray
 
-    @property
-    def has_subpixel(self) -> bool:
-        """Whether any window is off the pixel grid."""
-        return bool((self.positions != self.corners).any())
-
 
 def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> Scan:
     """Place the scan on the object.

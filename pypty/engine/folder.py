@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pypty.engine.loop import Reconstruction
 from pypty.engine.resume import write_resume
-from pypty.engine.setup import problems_from
+from pypty.engine.sequences import problems_from
 from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS
 from pypty.output.checkpoints import FILES, remove_checkpoint, write_checkpoint, write_numbered

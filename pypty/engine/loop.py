@@ -19,7 +19,8 @@ from pypty.data.feed import Feed
 from pypty.data.scan import sort_sequence
 from pypty.engine.monitor import BlockMonitor
 from pypty.engine.problem import Problem, Signature, model_digest, refined_blocks, resolve_weight
-from pypty.engine.setup import Setup, check_inside, data_fingerprint
+from pypty.engine.sequences import check_inside
+from pypty.engine.setup import Setup, data_fingerprint
 from pypty.errors import ReconstructionError
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature

@@ -17,7 +17,8 @@ from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
 from pypty.engine.memory import Sizes, make_plan
 from pypty.engine.resume import NAME as RESUME_FILE
-from pypty.engine.setup import Setup, check_sequences, used_at_any_epoch
+from pypty.engine.sequences import check_sequences, used_at_any_epoch
+from pypty.engine.setup import Setup
 from pypty.errors import PyptyError
 from pypty.optics.grid import Grid
 from pypty.optics.probes import resize_spectrum

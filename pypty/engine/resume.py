@@ -67,6 +67,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             device=run.setup.backend.name,
             data=run.data_fingerprint,
         )
+        file["corners"] = run.setup.scan.corners
         _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
         if state.signature is not None:
             group = file.create_group("signature")
@@ -133,6 +134,11 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     blocks = _read_vector(file["variables"], backend)
     variables = Variables(**{name: blocks[name] for name in BLOCKS})
     _check_shapes(variables, path, setup)
+    if not np.array_equal(file["corners"][()], setup.scan.corners):
+        raise CheckpointError(
+            f"{str(path)!r}: the positions given now place the windows elsewhere than in the run to continue; leave "
+            "them as they were, or start from pypty.load_checkpoint(folder)"
+        )
     state = State(
         variables,
         int(file.attrs["epoch"]),

@@ -9,21 +9,17 @@ import numpy as np
 from pypty.backend.array import Backend
 from pypty.data.feed import Feed
 from pypty.data.preprocess import Preprocess, to_corner
-from pypty.data.scan import Scan, sort_sequence
+from pypty.data.scan import Scan
 from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey
 from pypty.engine.memory import MemoryPlan
 from pypty.engine.start import Counts, start_variables
-from pypty.errors import ParameterError
 from pypty.model.forward import ModelOptions, build_model
 from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
-from pypty.objective.noise import NOISE_MODELS
+from pypty.objective.noise import make_noise_model
 from pypty.objective.objective import Objective
 from pypty.optics.grid import Grid, object_band_mask
-from pypty.params.combinations import check_epochs, epochs_to_check
-from pypty.params.report import Report
-from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 
@@ -123,11 +119,13 @@ class Setup:
         options = ModelOptions(
             self.grid, settings["damping_cutoff_multislice"], subpixel, settings["lazy_clean"], self.crop
         )
+        model = build_model(options, self.backend)
+        brightest = float(self.mean_in_corner().max())
         return Objective(
             self.backend,
-            build_model(options, self.backend),
+            model,
             feed,
-            NOISE_MODELS[settings["algorithm"]],
+            make_noise_model(settings["algorithm"], brightest, self.backend.real, model.reachable),
             batch_size or self.plan.batch,
             n_threads or self.plan.n_threads,
         )
@@ -150,64 +148,3 @@ def _padded(pattern: np.ndarray, pad: int) -> np.ndarray:
 def data_fingerprint(setup: Setup) -> str:
     """A short hash of the patterns; "" without any."""
     return "" if setup.source is None else fingerprint(setup.source)
-
-
-def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Every window of these patterns lies on an object of this (…, Y, X) shape.
-
-    Raises
-    ------
-    ParameterError
-        A window reaches out of it (a sequence left the field of view with ``use_full_FOV=False``).
-    """
-    corners = scan.corners[indices]
-    ends = corners + np.array(window)
-    if (corners < 0).any() or (ends > np.array(shape[-2:])).any():
-        raise ParameterError(
-            "sequence: it names patterns whose windows lie outside the object, which covers only the "
-            "sequence of the first epoch; set use_full_FOV=True"
-        )
-
-
-def used_at_any_epoch(settings: Settings, n_patterns: int) -> np.ndarray:
-    """Sorted indices of the patterns that the sequence of some epoch names.
-
-    Raises
-    ------
-    ParameterError
-        A sequence names a pattern that there is not.
-    """
-    schedule = settings.schedules["sequence"]
-    if isinstance(schedule, Constant):
-        return sort_sequence(schedule.value, n_patterns)
-    used = np.zeros(n_patterns, bool)
-    for epoch in epochs_to_check(settings):
-        used[sort_sequence(schedule.at(epoch), n_patterns)] = True
-        if used.all():
-            break
-    return np.flatnonzero(used)
-
-
-def check_sequences(
-    settings: Settings, scan: Scan, window: tuple[int, int], report: Report, first: int | None = None
-) -> None:
-    """The sequence of every epoch names patterns that there are, on the object."""
-    schedule = settings.schedules["sequence"]
-    if report.has("sequence"):
-        return
-    epochs = epochs_to_check(settings, first)
-    for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
-        try:
-            indices = sort_sequence(schedule.at(epoch), len(scan.corners))
-            check_inside(scan, window, indices, scan.object_shape)
-        except ParameterError as error:
-            report.note_error(error)
-            return
-
-
-def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
-    """What is wrong with per-epoch values from an epoch on (they may have been edited during the run)."""
-    report = Report()
-    check_epochs(settings, report, epoch)
-    check_sequences(settings, setup.scan, setup.grid.shape, report, epoch)
-    return report.problems

@@ -8,6 +8,7 @@ gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -27,14 +28,8 @@ class NoiseModel(Protocol):
     units of that of ``lsq_sqrt`` (2); it scales the preconditioner.
     """
 
-    def loss_and_slope(self, intensity: Array, data: Array, reachable: Array = None) -> tuple[Array, Array]:
-        """Loss per pixel, and its derivative with respect to I.
-
-        Parameters
-        ----------
-        intensity, data : I and D, (batch, ky, kx)
-        reachable : (ky, kx) bool, where the model can have counts; None = wherever it has any
-        """
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+        """Loss per pixel, and its derivative with respect to I; both arguments are (batch, ky, kx)."""
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         """See above; ``mean_pattern`` is the mean measured pattern."""
@@ -48,7 +43,7 @@ class LsqSqrt:
     """Amplitudes: (sqrt I - sqrt D)^2, the variance-stabilised Gaussian approximation of Poisson noise
     (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004)."""
 
-    def loss_and_slope(self, intensity: Array, data: Array, reachable: Array = None) -> tuple[Array, Array]:
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
         xp = array_module(intensity)
         amplitude = xp.sqrt(intensity)
         difference = amplitude - xp.sqrt(data)
@@ -58,26 +53,31 @@ class LsqSqrt:
         return 1.0
 
 
+@dataclass(frozen=True)
 class Poisson:
     """Maximum likelihood for counts (``ml``): I - D log I, without the constant log D!.
 
-    An intensity that is only rounding of the Fourier transform is raised to that rounding in the logarithm, and has
-    no slope: D/I there is arbitrary and as large as 1e30, where a sharp probe has left the detector dark. Lighting
-    such a pixel up then lowers the loss, as it should.
+    An intensity that is only rounding of the Fourier transform is raised to ``dark`` in the logarithm, and has no
+    slope: D/I there is arbitrary and as large as 1e30, where a sharp probe has left the detector dark. Lighting such a
+    pixel up then lowers the loss, as it should. ``dark`` is one number for a whole run, or the loss would depend on
+    how patterns are put into batches.
+
+    Attributes
+    ----------
+    dark : counts below which an intensity is nothing but rounding
+    reachable : (ky, kx) bool, zero frequency first, where the model can have counts; None = wherever it has any
     """
 
-    def loss_and_slope(self, intensity: Array, data: Array, reachable: Array = None) -> tuple[Array, Array]:
+    dark: float = 0.0
+    reachable: Array = None
+
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
         xp = array_module(intensity)
-        one, zero = intensity.dtype.type(1), intensity.dtype.type(0)
-        floor = xp.maximum(
-            (_ROUNDING * np.finfo(intensity.dtype).eps) ** 2 * intensity.max(), intensity.dtype.type(0)
-        )
-        never = (intensity == 0) if reachable is None else ~reachable
-        dark = (intensity <= floor) & ~never
-        if floor == 0:
-            never = intensity == 0
-        safe = xp.where(never, one, xp.where(dark, floor, intensity))
-        return intensity - data * xp.log(safe), xp.where(dark, zero, (intensity - data) / safe)
+        real = intensity.dtype.type
+        never = (intensity == 0) if self.reachable is None or self.dark == 0 else ~self.reachable
+        dark = (intensity <= real(self.dark)) & ~never
+        safe = xp.where(never, real(1), xp.where(dark, real(self.dark), intensity))
+        return intensity - data * xp.log(safe), xp.where(dark, real(0), (intensity - data) / safe)
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         return 2.0
@@ -86,7 +86,7 @@ class Poisson:
 class Lsq:
     """Intensities: (I - D)^2."""
 
-    def loss_and_slope(self, intensity: Array, data: Array, reachable: Array = None) -> tuple[Array, Array]:
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
         difference = intensity - data
         return difference**2, 2 * difference
 
@@ -100,7 +100,7 @@ class LsqSqrt2:
 
     threshold = 0.5
 
-    def loss_and_slope(self, intensity: Array, data: Array, reachable: Array = None) -> tuple[Array, Array]:
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
         xp = array_module(intensity)
         counted = data > self.threshold
         safe = xp.where(counted, data, data.dtype.type(1))
@@ -121,18 +121,30 @@ NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
 )
 
 
-def score(
-    noise: NoiseModel, intensity: Array, data: Array, weights: Array, reachable: Array = None
-) -> tuple[float, float, Array]:
+def make_noise_model(name: str, brightest: float, precision: np.dtype, reachable: Array) -> NoiseModel:
+    """The noise model of a run.
+
+    Parameters
+    ----------
+    name : ``algorithm``
+    brightest : the largest mean count
+    precision : of intensities; rounding of an amplitude is about eps times the largest amplitude
+    reachable : (ky, kx) bool, where the model can have counts
+    """
+    if name == "ml":
+        return Poisson(brightest * (_ROUNDING * float(np.finfo(precision).eps)) ** 2, reachable)
+    return NOISE_MODELS[name]
+
+
+def score(noise: NoiseModel, intensity: Array, data: Array, weights: Array) -> tuple[float, float, Array]:
     """Weighted loss, weighted sum of squared errors (both accumulated in float64), and dLoss/dI.
 
     Parameters
     ----------
     intensity, data : (batch, ky, kx)
     weights : broadcasts to them, or None for 1
-    reachable : (ky, kx) where the model can have counts
     """
-    loss, slope = noise.loss_and_slope(intensity, data, reachable)
+    loss, slope = noise.loss_and_slope(intensity, data)
     errors = (intensity - data) ** 2
     if weights is not None:
         loss, slope, errors = loss * weights, slope * weights, errors * weights

@@ -117,7 +117,7 @@ class Objective:
             batch = self.feed.batch(indices)
             tapes: list[Tape] = []
             intensity = self.model.forward(points, batch, tapes)
-            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights, self.model.reachable)
+            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights)
             out.loss += loss
             out.sse += sse
             if names:

@@ -14,7 +14,7 @@ from pypty.errors import ParameterError
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.params.kinds import brief
 from pypty.params.presets import read_yaml, resolve_files
-from pypty.params.schedule import make_schedule
+from pypty.params.schedule import Schedule, make_schedule
 from pypty.params.schema import NOT_YET, SCHEMA
 from pypty.params.settings import Settings
 
@@ -110,47 +110,35 @@ class SettingsWatch:
             return settings
         before, self._seen = self._seen, content
         changed = {key: value for key, value in content.items() if key not in before or before[key] != value}
-        together = self._together(settings, changed, epoch)
-        if together is not None:
-            return together
+        edits: dict[str, Schedule] = {}
         for key, value in changed.items():
-            settings = self._apply(settings, key, value, epoch)
+            try:
+                edits[key] = self._read_edit(key, value)
+            except ParameterError as error:
+                _log.warning("edit of %s: %s ignored (%s)", NAME, key, error)
+        if not self._find_problems(settings.with_schedules(edits), epoch):
+            return self._accept(settings, edits)
+        for key, schedule in edits.items():  # something is wrong with one, or with two together
+            problems = self._find_problems(settings.with_schedules({key: schedule}), epoch)
+            if problems:
+                _log.warning("edit of %s: %s ignored (%s)", NAME, key, "; ".join(problems))
+            else:
+                settings = self._accept(settings, {key: schedule})
         return settings
 
-    def _together(self, settings: Settings, changed: Mapping[str, Any], epoch: int) -> Settings | None:
-        """The settings with all edits, or None if something is wrong with one: then they are tried one by one."""
-        try:
-            schedules = {
-                key: make_schedule(SCHEMA[key], resolve_files({key: value}, self.path.parent)[key])
-                for key, value in changed.items()
-                if SCHEMA[key].per_epoch and (SCHEMA[key].status != NOT_YET or SCHEMA[key].is_neutral(value))
-            }
-        except (ParameterError, KeyError):
-            return None
-        edited = settings.with_schedules(schedules)
-        if len(schedules) < len(changed) or self._find_problems(edited, epoch):
-            return None
-        for key in changed:
-            _log.info("edit of %s: %s is now %s", NAME, key, brief(changed[key]))
-        return edited
-
-    def _apply(self, settings: Settings, key: str, value: Any, epoch: int) -> Settings:
-        """The settings with one edit, or as they were, with the reason logged."""
+    def _read_edit(self, key: str, value: Any) -> Schedule:
+        """The schedule of an edited value; raises ParameterError where there is none."""
         parameter = SCHEMA.get(key)
         if parameter is None or not parameter.per_epoch:
-            why = "it cannot change during a run" if parameter else "there is no such parameter"
-            _log.warning("edit of %s: %s ignored (%s)", NAME, key, why)
-            return settings
-        try:
-            value = resolve_files({key: value}, self.path.parent)[key]
-            edited = settings.with_schedules({key: make_schedule(parameter, value)})
-            problems = self._find_problems(edited, epoch)
-            if parameter.status == NOT_YET and not parameter.is_neutral(value):
-                problems = [f"{key}: this feature is {NOT_YET}"]
-        except ParameterError as error:
-            problems = [str(error)]
-        if problems:
-            _log.warning("edit of %s ignored: %s", NAME, "; ".join(problems))
-            return settings
-        _log.info("edit of %s: %s is now %s", NAME, key, brief(value))
-        return edited
+            raise ParameterError(
+                "it cannot change during a run" if parameter else "there is no such parameter"
+            )
+        value = resolve_files({key: value}, self.path.parent)[key]
+        if parameter.status == NOT_YET and not parameter.is_neutral(value):
+            raise ParameterError(f"this feature is {NOT_YET}")
+        return make_schedule(parameter, value)
+
+    def _accept(self, settings: Settings, edits: Mapping[str, Schedule]) -> Settings:
+        for key in edits:
+            _log.info("edit of %s: %s is now %s", NAME, key, brief(self._seen[key]))
+        return settings.with_schedules(edits)

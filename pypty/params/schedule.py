@@ -58,7 +58,9 @@ class Varying:
                 f"{self.parameter.name}: given {brief(self.source)}, expected {expected}, or an expression of the "
                 f"epoch ({error})"
             ) from error
-        except Exception as error:
+        except ParameterError as error:
+            raise ParameterError(f"{self.parameter.name}: at epoch {epoch}: {error}") from error
+        except Exception as error:  # the user's own function may raise anything
             raise ParameterError(
                 f"{self.parameter.name}: the function given for it raised "
                 f"{type(error).__name__} at epoch {epoch}: {error}"
@@ -92,7 +94,8 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
     Parameters
     ----------
     value : a value of the parameter's kind; a callable of the epoch; a string with an expression; or a table
-        ``{"from_epoch": {0: a, 10: b}}`` in which each value holds from its epoch on.
+        ``{"from_epoch": {0: a, 10: b}}`` in which each value holds from its epoch on, and, with ``until_epoch``,
+        up to that epoch.
 
     Raises
     ------

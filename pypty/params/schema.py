@@ -160,7 +160,7 @@ EXPERIMENT = (
     Parameter("edge_slice_thickness", None, optional(_positive), "Å",
               "First gap, when it is larger than the common slice distance.", when="slice_distances has one value"),
     Parameter("scan_size", None, optional(ArrayOf((("2",),), integer=True)), "points",
-              "Scan points (slow, fast); checked against the number of positions."),
+              "Scan points (slow, fast).", when="the number of positions is checked; nothing else uses it yet"),
     Parameter("scan_step_A", 1.0, _positive, "Å", "Distance between scan points.", status=RECORDED),
 )
 
@@ -225,7 +225,7 @@ NUMERICS = (
               when="compute_batch is 'auto'"),
     Parameter("smart_memory", True, Flag(), "", "Memory is always planned here.", per_epoch=True, status=NO_EFFECT),
     Parameter("remove_fft_cache", False, Flag(), "", "Plans are kept; there is nothing to remove.", status=NO_EFFECT),
-    Parameter("seed", 0, _natural, "", "Seed of every random number; nothing in this version draws one."),
+    Parameter("seed", 0, _natural, "", "Seed of every random number.", when="one is drawn: nothing does yet"),
 )
 
 OPTIMISER = (

@@ -1,0 +1,74 @@
+"""Which patterns each epoch uses: are there such patterns, and do they lie on the object?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pypty.data.scan import Scan, sort_sequence
+from pypty.engine.setup import Setup
+from pypty.errors import ParameterError
+from pypty.params.combinations import check_epochs, epochs_to_check
+from pypty.params.report import Report
+from pypty.params.schedule import Constant
+from pypty.params.settings import Settings
+
+
+def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Every window of these patterns lies on an object of this (…, Y, X) shape.
+
+    Raises
+    ------
+    ParameterError
+        A window reaches out of it (a sequence left the field of view with ``use_full_FOV=False``).
+    """
+    corners = scan.corners[indices]
+    ends = corners + np.array(window)
+    if (corners < 0).any() or (ends > np.array(shape[-2:])).any():
+        raise ParameterError(
+            "sequence: it names patterns whose windows lie outside the object, which covers only the "
+            "sequence of the first epoch; set use_full_FOV=True"
+        )
+
+
+def used_at_any_epoch(settings: Settings, n_patterns: int) -> np.ndarray:
+    """Sorted indices of the patterns that the sequence of some epoch names.
+
+    Raises
+    ------
+    ParameterError
+        A sequence names a pattern that there is not.
+    """
+    schedule = settings.schedules["sequence"]
+    if isinstance(schedule, Constant):
+        return sort_sequence(schedule.value, n_patterns)
+    used = np.zeros(n_patterns, bool)
+    for epoch in epochs_to_check(settings):
+        used[sort_sequence(schedule.at(epoch), n_patterns)] = True
+        if used.all():
+            break
+    return np.flatnonzero(used)
+
+
+def check_sequences(
+    settings: Settings, scan: Scan, window: tuple[int, int], report: Report, first: int | None = None
+) -> None:
+    """The sequence of every epoch names patterns that there are, on the object."""
+    schedule = settings.schedules["sequence"]
+    if report.has("sequence"):
+        return
+    epochs = epochs_to_check(settings, first)
+    for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
+        try:
+            indices = sort_sequence(schedule.at(epoch), len(scan.corners))
+            check_inside(scan, window, indices, scan.object_shape)
+        except ParameterError as error:
+            report.note_error(error)
+            return
+
+
+def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
+    """What is wrong with per-epoch values from an epoch on (they may have been edited during the run)."""
+    report = Report()
+    check_epochs(settings, report, epoch)
+    check_sequences(settings, setup.scan, setup.grid.shape, report, epoch)
+    return report.problems
