@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pypty.params.explain import default_text
-from pypty.params.schema import GROUPS, NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.schema import GROUPS
 
 HEAD = """# Parameters
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from pypty._version import __version__
-from pypty.data.preprocess import to_centre
 from pypty.engine.folder import TEXT_LOG, RunFolder
 from pypty.engine.loop import Reconstruction, State
 from pypty.engine.memory import MemoryPlan
@@ -21,7 +20,7 @@ from pypty.engine.resume import read_resume
 from pypty.engine.sequences import check_inside
 from pypty.engine.setup import Setup
 from pypty.errors import PyptyError, ResourceError
-from pypty.model.variables import BLOCKS, to_public
+from pypty.model.variables import to_public
 from pypty.output.files import make_folder
 from pypty.params.report import Report
 from pypty.result import Evaluation, Result
@@ -100,7 +99,7 @@ def _run(setup: Setup) -> Result:
 def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Result:
     """The result as it stands now."""
     state = reconstruction.state
-    arrays = {name: to_public(name, state.variables.block(name)) for name in BLOCKS}
+    arrays = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
     last = [state.sample] if state.sample is not None else []
     return Result(
         **arrays,
@@ -113,6 +112,9 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Res
         warnings=(
             *reconstruction.settings.notes,
             *(text for record in state.records for text in record.warnings),
+        ),
+        decisions=tuple(
+            f"epoch {record.epoch}: {text}" for record in state.records for text in record.decisions
         ),
         settings=reconstruction.settings.record(),
         folder=folder,
@@ -135,7 +137,9 @@ def evaluate(params: Params) -> Evaluation:
         problem = Reconstruction(setup, State(variables, setup.settings.first_epoch)).problem(
             setup.settings.first()
         )
-        found = problem.objective.evaluate(variables, problem.blocks, problem.indices, problem.weight)
+        found = problem.objective.evaluate(
+            variables, problem.blocks, problem.indices, problem.weight, problem.regularizers
+        )
     finally:
         setup.close()
     gradients = {name: to_public(name, gradient) for name, gradient in found.gradients.items()}
@@ -149,7 +153,8 @@ def simulate(params: Params) -> np.ndarray:
 
     Returns
     -------
-    (N, ky, kx) float, zero frequency at index n//2, in counts; N = all positions, whatever the sequence
+    (N, ky, kx) float in counts, zero frequency at index n//2 (near field: images; masks: sums (N, D)), as they would be
+    compared with data; N = all patterns, whatever the sequence
 
     Raises
     ------
@@ -162,9 +167,9 @@ def simulate(params: Params) -> np.ndarray:
         without_data = dataclasses.replace(setup, source=None)
         reconstruction = Reconstruction(without_data, State(variables, setup.settings.first_epoch))
         check_inside(setup.scan, setup.grid.shape, np.arange(len(setup.scan.corners)), variables.obj.shape)
-        blocks = refined_blocks(setup.settings.first(), variables.obj.shape[1])
-        objective = reconstruction.objective_for(blocks)
-        return to_centre(objective.simulate(variables, np.arange(len(setup.scan.corners))))
+        now = setup.settings.first()
+        objective = reconstruction.objective_for(refined_blocks(now, variables), now["propmethod"])
+        return setup.from_model(objective.simulate(variables, np.arange(len(setup.scan.corners))))
     finally:
         setup.close()
 

@@ -16,7 +16,18 @@ from pypty.output.files import atomic
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ARRAYS = ("obj", "probe", "positions", "slice_distances", "start_positions", "loss", "sse", "pixel_size_A")
+_ARRAYS = (
+    "obj",
+    "probe",
+    "positions",
+    "slice_distances",
+    "start_positions",
+    "loss",
+    "sse",
+    "pixel_size_A",
+    "epochs",
+)
+_OPTIONAL = ("tilts", "aberrations_array", "static_background", "beam_current", "detector_blur_std")
 
 
 @dataclass(frozen=True)
@@ -27,9 +38,9 @@ class Evaluation:
     ----------
     loss : data term times ``loss_weight``, plus all regularisers
     sse : sum of squared errors (D - I)^2
-    regularizers : value of each active regulariser
-    gradients : for every refined block ("obj", "probe", "positions", "slice_distances"): dL/dRe + i dL/dIm of
-        complex arrays, the ordinary derivative of real ones; same shape as the array
+    regularizers : value of each active regulariser, by the name of its weight
+    gradients : for every refined block ("obj", "probe", "positions", "tilts", ...): dL/dRe + i dL/dIm of complex
+        arrays, the ordinary derivative of real ones; same shape as the array
     """
 
     loss: float
@@ -49,15 +60,18 @@ class Result:
     Attributes
     ----------
     obj : (y, x, z, modes) complex
-    probe : (y, x, modes) complex
+    probe : (y, x, modes[, subscans]) complex
     positions : (N, 2) [y, x] in pixels of ``obj``
     slice_distances : Å
+    tilts, aberrations_array, static_background, beam_current, detector_blur_std : where the model has them, else None
+        (units and layout: docs/conventions.md)
     start_positions : (N, 2) where the positions started
     loss, sse : before the update of each epoch; the last entry is after the last update
     epochs : indices of the epochs that were done
     pixel_size_A : (2,) [y, x]
     stop_reason : why the run ended
     warnings : what was noticed on the way
+    decisions : what the engine decided by itself, with the epoch
     settings : the parameters used
     folder : the output folder, or None
     """
@@ -72,7 +86,13 @@ class Result:
     epochs: np.ndarray
     pixel_size_A: np.ndarray
     stop_reason: str
+    tilts: np.ndarray | None = None
+    aberrations_array: np.ndarray | None = None
+    static_background: np.ndarray | None = None
+    beam_current: np.ndarray | None = None
+    detector_blur_std: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    decisions: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
@@ -103,12 +123,15 @@ class Result:
         """
         path = Path(path).expanduser()
         with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-            for name in (*_ARRAYS, "epochs"):
+            for name in (*_ARRAYS, *_OPTIONAL):
+                if getattr(self, name) is None:
+                    continue
                 array = np.asarray(getattr(self, name))
                 large = {"compression": "gzip", "compression_opts": 4} if array.size > 1000 else {}
                 file.create_dataset(name, data=array, **large)
             file.attrs["stop_reason"] = self.stop_reason
             file.attrs["warnings"] = json.dumps(self.warnings)
+            file.attrs["decisions"] = json.dumps(self.decisions)
             group = file.create_group("settings")
             for name, value in self.settings.items():
                 _write_setting(group, name, value)
@@ -125,7 +148,8 @@ class Result:
         """
         try:
             with h5py.File(Path(path).expanduser(), "r") as file:
-                arrays = {name: file[name][()] for name in (*_ARRAYS, "epochs")}
+                arrays = {name: file[name][()] for name in _ARRAYS}
+                arrays.update({name: file[name][()] for name in _OPTIONAL if name in file})
                 settings = {
                     name: item.asstr()[()] if item.dtype.kind == "O" else item[()]
                     for name, item in file["settings"].items()
@@ -134,6 +158,7 @@ class Result:
                     **arrays,
                     stop_reason=str(file.attrs["stop_reason"]),
                     warnings=tuple(json.loads(file.attrs["warnings"])),
+                    decisions=tuple(json.loads(file.attrs.get("decisions", "[]"))),
                     settings=settings,
                 )
         except (OSError, KeyError) as error:

@@ -21,9 +21,10 @@ ALLOWED = {
     "data": {"backend", "optics", "params"},
     "model": {"backend", "optics", "data"},
     "objective": {"backend", "optics", "data", "model"},
+    "constraints": {"backend", "optics", "model"},
     "optimize": {"backend"},
     "output": {"backend", "params", "model"},
-    "engine": {"backend", "optics", "params", "data", "model", "objective", "optimize", "output"},
+    "engine": {"backend", "optics", "params", "data", "model", "objective", "constraints", "optimize", "output"},
     "resources": set(),
     # The user's edge: imported by nobody below it.
     "result": {"output", "plots"},

@@ -37,7 +37,8 @@ from pypty.params.check import read_parameters
 from pypty.params.explain import explain
 from pypty.params.kinds import ArrayOf, Choice, Either, Flag, Kind, Null, Number, Switch
 from pypty.params.report import Report
-from pypty.params.schema import GROUPS, NO_EFFECT, NOT_YET, RECORDED, SCHEMA, Parameter
+from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.schema import GROUPS, SCHEMA
 
 AVAILABLE = [name for name, parameter in SCHEMA.items() if parameter.status == ""]
 

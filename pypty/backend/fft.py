@@ -36,3 +36,8 @@ def ifft2(array: Array, overwrite: bool = False) -> Array:
 def fft2_adjoint(array: Array, overwrite: bool = False) -> Array:
     """Adjoint of :func:`fft2`: the inverse transform without its 1/n^2."""
     return _library(array).ifft2(array, axes=_AXES, norm="forward", overwrite_x=overwrite)
+
+
+def ifft2_adjoint(array: Array, overwrite: bool = False) -> Array:
+    """Adjoint of :func:`ifft2`: the forward transform with its 1/n^2."""
+    return _library(array).fft2(array, axes=_AXES, norm="forward", overwrite_x=overwrite)

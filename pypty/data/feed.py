@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,8 @@ class Batch:
         Which patterns.
     corners : (B, 2) int, host
         [y, x] of the first pixel of each window in the object.
-    data : (B, ky, kx) on the device, zero frequency first; None when simulating
+    data : (B, ky, kx) on the device, in the model's order (far field: zero frequency first; virtual detectors:
+        (B, 1, D)); None when simulating
     weights : broadcasts to data, or None (all 1)
     """
 
@@ -47,6 +49,7 @@ class Feed:
     source : where patterns come from; None gives batches without data
     weights : ``detector_mask``
     multiplier : factor on every count, applied on the device
+    reorder : from the order of the data to that of the model's patterns
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Feed:
         preprocess: Preprocess | None = None,
         weights: np.ndarray | str | None = None,
         multiplier: float = 1.0,
+        reorder: Callable[[np.ndarray], np.ndarray] = to_corner,
     ) -> None:
         self.backend = backend
         self.source = source
@@ -64,13 +68,14 @@ class Feed:
         self.preprocess = preprocess or Preprocess()
         self.weights = DetectorWeights(weights)
         self.multiplier = multiplier
+        self.reorder = reorder
         common = self.weights.common
         self._common_weights = None if common is None else self._on_device(common)
         self._resident: np.ndarray | None = None
         self._resident_weights: np.ndarray | None = None
 
     def _on_device(self, weights: np.ndarray) -> Array:
-        return self.backend.asarray(to_corner(self.preprocess.weights(weights)), self.backend.real)
+        return self.backend.asarray(self.reorder(self.preprocess.weights(weights)), self.backend.real)
 
     @property
     def n_patterns(self) -> int:
@@ -100,7 +105,7 @@ class Feed:
         self._resident_weights[indices] = weights > 0
 
     def _prepare(self, raw: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        return to_corner(self.preprocess.patterns(self.weights.blank(raw, indices)))
+        return self.reorder(self.preprocess.patterns(self.weights.blank(raw, indices)))
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """Prepared patterns on the host, zero frequency first, in their own type, without the multiplier."""

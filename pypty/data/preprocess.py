@@ -31,13 +31,15 @@ class Preprocess:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Preprocess:
-        """Padding is part of it only when the padded rim is compared with zeros."""
+        """Padding is part of it only when the padded rim is compared with zeros; virtual detectors stay as they are."""
+        if settings["masks"] is not None:
+            return cls()
         shift = settings["data_shift_vector"]
         return cls(
             settings["flip_ky"],
             (int(shift[0]), int(shift[1])),
             settings["data_bin"],
-            settings["data_pad"] if settings["use_padded_intensity"] else 0,
+            settings["data_pad"] // settings["upsample_pattern"] if settings["use_padded_intensity"] else 0,
         )
 
     @property

@@ -20,7 +20,7 @@ class Scan:
 
     Attributes
     ----------
-    positions : (N, 2) float64
+    positions : (N, 2) or, for all patterns, (1, 2) float64
         [y, x] of each window's top-left corner in pixels of the object, sub-pixel part included.
     corners : (N, 2) int64
         The whole pixels of it; the probe is shifted by the rest.
@@ -35,7 +35,7 @@ class Scan:
     moved: np.ndarray
 
 
-def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> Scan:
+def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray, n_patterns: int) -> Scan:
     """Place the scan on the object.
 
     Unless ``skip_preprocessing`` or an earlier run is continued (``epoch_prev`` > 0), positions are moved so
@@ -46,6 +46,7 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
     ----------
     window : (ny, nx) of a probe
     used : indices of the patterns that count when ``use_full_FOV`` is False
+    n_patterns : one position may be that of all of them
 
     Raises
     ------
@@ -54,7 +55,8 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
     """
     positions, corners = _split(settings)
     moved = np.zeros(2)
-    counting = slice(None) if settings["use_full_FOV"] else used
+    shared = len(positions) == 1
+    counting = slice(None) if settings["use_full_FOV"] or shared else used
     extra = 0 if settings["skip_preprocessing"] else settings["extra_space_on_side_px"]
     if not (settings["skip_preprocessing"] or settings["epoch_prev"] > 0):
         moved = np.full(2, float(extra)) if _has_object(settings) else extra - positions[counting].min(axis=0)
@@ -82,7 +84,7 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray) -> 
     obj = settings["obj"]
     given = (1, 1) if obj is None else obj.shape[:2]
     shape = (int(max(given[0], needed[0])), int(max(given[1], needed[1])))
-    return Scan(positions, corners, shape, moved)
+    return Scan(positions, np.repeat(corners, n_patterns, axis=0) if shared else corners, shape, moved)
 
 
 def _has_object(settings: Settings) -> bool:

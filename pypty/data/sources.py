@@ -60,7 +60,7 @@ class ArraySource:
             return np.asarray(self.array[_as_slice(indices)])
         if isinstance(self.array, np.ndarray):
             return self.array[np.divmod(indices, self.array.shape[1])]
-        return _read_runs(self.array, indices)
+        return read_runs(self.array, indices)
 
     def close(self) -> None:
         """Nothing to release."""
@@ -101,7 +101,7 @@ class Hdf5Source:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         try:
-            return _read_runs(self._data, indices)
+            return read_runs(self._data, indices)
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"{self.name} cannot be read: {error}. The file may be truncated, or a compression filter "
@@ -164,7 +164,7 @@ def _flat_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (math.prod(shape[:-2]), shape[-2], shape[-1])
 
 
-def _read_runs(data: Any, indices: np.ndarray) -> np.ndarray:
+def read_runs(data: Any, indices: np.ndarray) -> np.ndarray:
     """Patterns of a lazily read 3-D or 4-D array, in contiguous runs within a scan row."""
     out = np.empty((len(indices), *data.shape[-2:]), dtype=data.dtype)
     columns = data.shape[1] if len(data.shape) == 4 else 0
@@ -232,9 +232,40 @@ def open_source(settings: Settings) -> PatternSource | None:
     DataError
         The file is missing, damaged, or holds no real 3-D or 4-D array.
     """
-    source = _open_as_stored(settings)
+    source = _open_as_stored(settings) if settings["masks"] is None else _open_virtual(settings)
     forced = settings["force_dataset_dtype"]
     return source if source is None or forced is None else CastSource(source, np.dtype(forced))
+
+
+def _open_virtual(settings: Settings) -> PatternSource | None:
+    """Sums over virtual detectors, (N, D) or (sy, sx, D), as patterns (N, 1, D). They are small: all are read."""
+    dataset, path = settings["dataset"], Path(settings["data_path"]).expanduser()
+    name = "dataset" if dataset is not None else str(path)
+    if dataset is None:
+        if not settings["data_path"]:
+            return None
+        if not path.is_file():
+            raise DataError(f"data_path: there is no file {str(path)!r} (looked from {str(Path.cwd())!r})")
+        if path.suffix.lower() == ".npy":
+            dataset = _load_npy(path)
+        else:
+            with _open_hdf5(path) as file:
+                dataset = _find_dataset(file, settings["data_key"], path)[()]
+    values = np.asarray(dataset[()] if isinstance(dataset, h5py.Dataset) else dataset)
+    n_detectors = len(settings["masks"])
+    if values.ndim not in (2, 3) or values.shape[-1] != n_detectors:
+        raise DataError(
+            f"{name} has shape {values.shape}, but there are {n_detectors} masks; expected (N, {n_detectors}), one sum "
+            "for each position and virtual detector"
+        )
+    return ArraySource(values.reshape(-1, 1, n_detectors), name)
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
 
 
 def _open_as_stored(settings: Settings) -> PatternSource | None:
@@ -249,10 +280,7 @@ def _open_as_stored(settings: Settings) -> PatternSource | None:
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs"):
         return Hdf5Source.open(path, settings["data_key"])
     if path.suffix.lower() == ".npy":
-        try:
-            return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
+        return ArraySource(_load_npy(path), str(path))
     raise DataError(
         f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read"
     )

@@ -36,12 +36,14 @@ def survey(
     detector_mask: np.ndarray | str | None,
     preprocess: Preprocess,
     multiplier: float,
+    negative: bool = False,
 ) -> Survey:
     """Read the patterns once, in chunks.
 
     Parameters
     ----------
     indices : sorted indices of the patterns that will be used
+    negative : read-out noise may have made counts negative
 
     Raises
     ------
@@ -56,7 +58,7 @@ def survey(
         chosen = indices[start : start + n_chunk]
         raw = source.read(chosen)
         data = weights.blank(raw, chosen)
-        _check_counts(data, chosen, source.name)
+        _check_counts(data, chosen, source.name, negative)
         data = preprocess.unpadded.patterns(data)
         mask = weights.of(raw, chosen)
         if mask is None:
@@ -75,16 +77,17 @@ def survey(
     return Survey(multiplier * counts / np.maximum(times, 1), weight / len(indices))
 
 
-def _check_counts(data: np.ndarray, indices: np.ndarray, name: str) -> None:
+def _check_counts(data: np.ndarray, indices: np.ndarray, name: str, negative: bool) -> None:
     if data.dtype.kind in "ub":
         return
     bad = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, bool)
     what, advice = "NaN or infinite", "set detector_mask='nan', or a mask with weight 0 there"
-    if not bad.any():
+    if not bad.any() and not negative:
         bad = data < 0
         what, advice = (
             "negative",
-            "subtract less background, clip at 0, or mask these pixels with detector_mask",
+            "subtract less background, clip at 0, mask these pixels with detector_mask, or model read-out noise with "
+            "algorithm='poisson_gaussian'",
         )
     if bad.any():
         pattern, ky, kx = (int(i) for i in np.argwhere(bad)[0])

@@ -67,9 +67,9 @@ class RunFolder:
         self._write_log()
 
     def _names(self) -> list[str]:
-        """The blocks that this reconstruction has."""
-        n_slices = self.run.state.variables.obj.shape[1]
-        return [name for name in BLOCKS if name != "slice_distances" or n_slices > 1]
+        """The blocks that this reconstruction has; the distance after a single slice is none."""
+        variables = self.run.state.variables
+        return [name for name in variables.present if name != "slice_distances" or variables.n_slices > 1]
 
     def _may_write_resume(self) -> bool:
         """Whether resume.h5 is small enough to be written every time, or was written long enough ago."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import math
@@ -15,19 +16,30 @@ import numpy as np
 
 from pypty.backend.array import to_host
 from pypty.backend.memory import free_bytes, total_bytes
+from pypty.constraints.rotation import rotated
 from pypty.data.feed import Feed
-from pypty.data.scan import sort_sequence
-from pypty.engine.monitor import BlockMonitor
-from pypty.engine.problem import Problem, Signature, model_digest, refined_blocks, resolve_weight
+from pypty.data.scan import Scan, sort_sequence
+from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_aperture_mask, probe_rotation
+from pypty.engine.monitor import FROZEN_EPOCHS, BlockMonitor, block_to_freeze
+from pypty.engine.problem import (
+    Problem,
+    Signature,
+    model_digest,
+    parametrization,
+    refined_blocks,
+    regularizer_text,
+    resolve_weight,
+)
 from pypty.engine.sequences import check_inside
 from pypty.engine.setup import Setup, data_fingerprint
 from pypty.errors import ReconstructionError
+from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
-from pypty.objective.curvature import Curvature
-from pypty.objective.noise import NOISE_MODELS
 from pypty.objective.objective import Objective
-from pypty.optimize.lbfgs import Lbfgs, Sample, Step
+from pypty.objective.regularizers import make_regularizers
+from pypty.optimize.lbfgs import Lbfgs, Pair, Sample, Step
 from pypty.optimize.line_search import WolfeOptions
+from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
 
@@ -48,6 +60,8 @@ class State:
     sample : loss and gradient at ``variables``, or None when they must be computed
     signature : of the problem that ``sample`` and the optimiser's pairs belong to
     rejected : consecutive rejected updates
+    frozen : blocks that are not refined before an epoch, because they were stuck
+    scan : the windows, where they were placed anew during the run; None = those of the start
     """
 
     variables: Variables
@@ -56,6 +70,8 @@ class State:
     sample: Sample | None = None
     signature: Signature | None = None
     rejected: int = 0
+    frozen: dict[str, int] = field(default_factory=dict)
+    scan: Scan | None = None
     elapsed_s: float = 0.0
     records: list[EpochRecord] = field(default_factory=list)
     stop_reason: str = ""
@@ -72,14 +88,14 @@ class Reconstruction:
     def __init__(
         self, setup: Setup, state: State, batch_size: int | None = None, n_threads: int | None = None
     ) -> None:
-        self.setup = setup
+        self.start_corners = setup.scan.corners
+        self.setup = setup if state.scan is None else dataclasses.replace(setup, scan=state.scan)
         self.settings = setup.settings
         self.state = state
         self.monitor = BlockMonitor()
-        self.limits = setup.band_limits(state.variables)
-        self.feed: Feed = setup.feed()
-        self._subpixel = self._needs_subpixel(False)
-        self.objective: Objective = setup.objective(self.feed, self._subpixel, batch_size, n_threads)
+        self.feed: Feed = self.setup.feed()
+        self._model = (self._needs_subpixel(False), str(self.settings.first()["propmethod"]))
+        self.objective: Objective = self.setup.objective(self.feed, *self._model, batch_size, n_threads)
 
     def _needs_subpixel(self, refining_positions: bool) -> bool:
         """Decided by the state alone, so that a resumed run agrees."""
@@ -96,12 +112,14 @@ class Reconstruction:
         started = time.perf_counter() - self.state.elapsed_s
         while self.state.epoch < self.settings["epoch_max"]:
             self.settings = reload(self.settings, self.state.epoch)
-            before = copy.copy(self.state)
+            before, setup = copy.copy(self.state), self.setup
+            before.frozen = dict(self.state.frozen)
             before.optimizer = Lbfgs(list(self.state.optimizer.pairs))
             try:
                 record = self._epoch(self.settings.at(self.state.epoch))
             except BaseException:  # Ctrl-C, mostly: an epoch is done wholly or not at all
                 vars(self.state).update(vars(before))
+                self._place(setup)
                 raise
             self.state.elapsed_s = record.time_s = time.perf_counter() - started
             self.state.epoch += 1
@@ -112,41 +130,61 @@ class Reconstruction:
                 return
         self.state.stop_reason = f"epoch_max = {self.settings['epoch_max']} was reached"
 
-    def objective_for(self, blocks: Container[str]) -> Objective:
+    def objective_for(self, blocks: Container[str], propagation: str) -> Objective:
         """The objective; with the sub-pixel shift in its model if any window is, or may move, off the pixel grid."""
-        subpixel = self._needs_subpixel("positions" in blocks)
-        if subpixel != self._subpixel:
-            self._subpixel = subpixel
+        model = (self._needs_subpixel("positions" in blocks), propagation)
+        if model != self._model:
+            self._model = model
             old = self.objective
-            self.objective = self.setup.objective(self.feed, subpixel, old.batch_size, old.n_threads)
+            self.objective = self.setup.objective(self.feed, *model, old.batch_size, old.n_threads)
         return self.objective
+
+    def limits(self, now: Mapping[str, Any]) -> BandLimits:
+        """The subspaces of object and probe; an infinite weight keeps the probe inside its aperture."""
+        limits = self.setup.band_limits(self.state.variables)
+        aperture = probe_aperture_mask(self.setup) if math.isinf(now["probe_reg_constraint_weight"]) else None
+        if aperture is None:
+            return limits
+        inside = self.setup.backend.asarray(aperture, self.setup.backend.real)
+        soft = None if limits.probe_steps is None else limits.probe_steps * inside
+        return dataclasses.replace(limits, probe=limits.probe * inside, probe_steps=soft)
 
     def problem(self, now: Mapping[str, Any]) -> Problem:
         """The optimisation problem of an epoch, at the present variables."""
-        setup, variables = self.setup, self.state.variables
-        blocks = refined_blocks(now, variables.obj.shape[1])
-        objective = self.objective_for(blocks)
+        setup, variables, epoch = self.setup, self.state.variables, self.state.epoch
+        frozen = {name for name, until in self.state.frozen.items() if epoch < until}
+        blocks = refined_blocks(now, variables, frozen)
+        objective = self.objective_for(blocks, now["propmethod"])
         indices = sort_sequence(now["sequence"], self.feed.n_patterns)
         check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
-        n_pixels = math.prod(n - 2 * setup.crop for n in setup.grid.shape)
+        n_pixels = math.prod(setup.data_shape)
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
-        mean = setup.mean_in_corner()
-        scale = weight * NOISE_MODELS[self.settings["algorithm"]].curvature(mean)
-        curvature = Curvature(setup.backend, setup.grid, setup.scan.corners[indices], mean, scale)
+        terms = tuple(make_regularizers(now, setup.regularizer_context(), blocks))
         return Problem(
             objective,
             variables,
             blocks,
             indices,
             weight,
-            self.limits,
-            curvature,
+            parametrization(now, self.limits(now)),
+            setup.curvature(indices, weight),
             self.settings["preconditioner"],
-            model_digest(self.settings, self._subpixel),
+            model_digest(self.settings, *self._model),
+            terms,
+            regularizer_text(now, terms),
         )
+
+    def _place(self, setup: Setup) -> None:
+        """Take over windows that were placed anew."""
+        self.setup = setup
+        self.feed.corners = setup.scan.corners
 
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
         state = self.state
+        decisions = self._freeze(now)
+        self._change(*before_update(state.variables, now, self.setup, self.limits(now)))
+        if now["keep_probe_states_orthogonal"]:
+            self._rotate_modes()
         problem = self.problem(now)
         warnings = self._forget_if_changed(problem.signature, now["reset_history_flag"])
         counted = _Counting(problem)
@@ -167,15 +205,72 @@ class Reconstruction:
             now["update_step_bfgs"],
             self._wolfe(now),
         )
-        warnings += self._take(step)
+        warnings += self._take(step, problem)
         promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
         limit = 100 * np.finfo(self.setup.backend.real).eps * abs(start.value)
         idle = {name for name, decrease in promised.items() if decrease <= limit}
         warnings += self.monitor.watch(idle, not step.accepted)
-        for text in warnings:
+        if step.accepted:
+            self._change(*after_update(state.variables, now, self.limits(now)))
+            self._move_windows(now)
+        for text in (*decisions, *warnings):
             _log.warning("epoch %d: %s", state.epoch, text)
         self._log_search(start, step)
-        return self._record(problem, start, step, counted.calls, now, warnings)
+        return self._record(problem, start, step, counted.calls, now, decisions, warnings)
+
+    def _freeze(self, now: Mapping[str, Any]) -> list[str]:
+        """Freeze one more block when updates keep being rejected; returns what was decided."""
+        state = self.state
+        released = [name for name, until in state.frozen.items() if state.epoch >= until]
+        decisions = [f"block '{name}' is refined again" for name in released]
+        for name in released:
+            del state.frozen[name]
+        blocks = refined_blocks(now, state.variables, state.frozen)
+        name = block_to_freeze(blocks) if self._is_stuck() and now["freeze_stuck_blocks"] else None
+        if name is not None:
+            state.frozen[name] = state.epoch + FROZEN_EPOCHS
+            decisions.append(
+                f"{state.rejected} rejected updates in a row: block '{name}' is frozen until epoch {state.frozen[name]}"
+            )
+        return decisions
+
+    def _is_stuck(self) -> bool:
+        """Two rejected updates in a row; where a block is frozen already, one is enough."""
+        return self.state.rejected >= (1 if self.state.frozen else 2)
+
+    def _change(self, variables: Variables, changed: list[str]) -> None:
+        """Take over what was changed by hand: gradients and history are of another point."""
+        if changed:
+            _log.info("epoch %d: history reset (%s)", self.state.epoch, ", ".join(changed))
+            self.state.variables = variables
+            self.state.optimizer.reset()
+            self.state.sample = None
+
+    def _rotate_modes(self) -> None:
+        """Make the probe modes orthogonal. The loss does not see the rotation, so gradient and history turn along."""
+        state = self.state
+        rotation = probe_rotation(state.variables.probe)
+        if rotation is None:
+            return
+        state.variables = state.variables.replace({"probe": rotated(state.variables.probe, rotation)})
+        if state.signature is None or not state.signature.form.endswith("complex"):
+            state.sample = None
+            state.optimizer.reset()
+            return
+
+        def turned(vector: BlockVector) -> BlockVector:
+            return BlockVector({k: rotated(v, rotation) if k == "probe" else v for k, v in vector.items()})
+
+        if state.sample is not None:
+            state.sample = dataclasses.replace(state.sample, gradient=turned(state.sample.gradient))
+        state.optimizer = Lbfgs([Pair(turned(pair.s), turned(pair.y)) for pair in state.optimizer.pairs])
+
+    def _move_windows(self, now: Mapping[str, Any]) -> None:
+        variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)
+        if changed:
+            self._change(variables, changed)
+            self._place(dataclasses.replace(self.setup, scan=scan))
+            self.state.scan = scan
 
     def _forget_if_changed(self, signature: Signature, asked: bool) -> list[str]:
         state = self.state
@@ -190,12 +285,12 @@ class Reconstruction:
         state.signature = signature
         return [] if signature.blocks else ["nothing is refined: every update_* is off"]
 
-    def _take(self, step: Step) -> list[str]:
+    def _take(self, step: Step, problem: Problem) -> list[str]:
         """Move to the new point, or note why not."""
         state = self.state
         state.sample = step.sample
-        state.variables = state.variables.replace(step.x)
         if step.accepted:
+            state.variables = problem.variables_at(step.x)
             state.rejected = 0
             return (
                 ["the L-BFGS direction did not descend: steepest descent was used"] if step.fell_back else []
@@ -205,10 +300,14 @@ class Reconstruction:
         return [f"update rejected ({step.search.reason}); history reset"]
 
     def _why_stop(self) -> str:
-        if self.state.rejected < 2 or self.state.epoch >= self.settings["epoch_max"]:
+        state = self.state
+        if not self._is_stuck() or state.epoch >= self.settings["epoch_max"]:
             return ""
-        follows = self.settings.at(self.state.epoch)
-        if refined_blocks(follows, self.state.variables.obj.shape[1]) != self.state.records[-1].blocks:
+        follows = self.settings.at(state.epoch)
+        blocks = refined_blocks(follows, state.variables, state.frozen)
+        if blocks != state.records[-1].blocks:
+            return ""
+        if follows["freeze_stuck_blocks"] and block_to_freeze(blocks) is not None:
             return ""
         if any(
             name in self.settings.given and not hasattr(schedule, "value")
@@ -252,6 +351,7 @@ class Reconstruction:
         step: Step,
         calls: int,
         now: Mapping[str, Any],
+        decisions: list[str],
         warnings: list[str],
     ) -> EpochRecord:
         point = step.search.point
@@ -271,6 +371,7 @@ class Reconstruction:
             terms=dict(start.info.terms),
             free_GiB=free_bytes(backend) / gib if backend.on_gpu else 0.0,
             total_GiB=total_bytes(backend) / gib,
+            decisions=decisions,
             warnings=warnings,
         )
 

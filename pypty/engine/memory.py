@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pypty.backend.array import Backend, available_cores, select
 from pypty.backend.memory import free_bytes
 from pypty.errors import ResourceError
+from pypty.model.forward import TILT_MODES
+from pypty.model.stages import INTEGRATORS
+from pypty.params.effects import has_tilts
+from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _GIB = 2**30
@@ -15,6 +19,40 @@ CPU_BATCH_BYTES = 6 * 2**20
 GPU_BATCH_LIMIT = 1024
 _TEMPORARY_VECTORS = 6
 """Copies of the refined blocks in one iteration: point, trial, gradient, trial gradient, direction, scratch."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Waves that are kept for the way back, besides those of plain multislice.
+
+    Attributes
+    ----------
+    probe : of the shape of the probe (P), from effects before the specimen
+    exit : of the shape of an exit wave (P O), from effects after it and from fractional steps in each slice
+    """
+
+    probe: int = 0
+    exit: int = 0
+    exit_per_slice: int = 0
+
+
+def extra_steps(settings: Settings) -> Steps:
+    """What the effects that the parameters ask for keep."""
+    before, within, after = TILT_MODES[settings["tilt_mode"]] if has_tilts(settings) else (False,) * 3
+    probe = 2 * before + 2 * (settings["aberration_marker"] is not None)
+    probe += 2 * (settings["phase_plate_in_h5"] is not None) + (settings["probe_marker"] is not None)
+    near = settings["recon_type"] == "near_field"
+    fractional = max(
+        sum(len(steps) + 1 for _, steps in INTEGRATORS[name]) if name in INTEGRATORS else 0
+        for name in _ever_chosen(settings)
+    )
+    return Steps(probe, 2 * after + 2 * near + within, fractional)
+
+
+def _ever_chosen(settings: Settings) -> tuple[str, ...]:
+    """Values of ``propmethod`` that some epoch may have."""
+    schedule = settings.schedules["propmethod"]
+    return (schedule.value,) if isinstance(schedule, Constant) else ("multislice", *INTEGRATORS)
 
 
 @dataclass(frozen=True)
@@ -28,6 +66,8 @@ class Sizes:
     slices: int
     object_shape: tuple[int, int]
     data_bytes: int
+    subscans: int = 1
+    steps: Steps = Steps()
 
 
 @dataclass(frozen=True)
@@ -86,11 +126,15 @@ def wave_bytes_per_pattern(sizes: Sizes, backend: Backend) -> int:
 
     Complex, per window pixel: shifted probe (P) and its ramp (1); object windows and their gradients (2 S O);
     the wave entering every slice (S P O); wave, gradient, product and FFT workspace (4 P O). Real: model, data,
-    loss, slope, errors and scratch (6).
+    loss, slope, errors and scratch (6). What further effects keep is in ``sizes.steps``.
     """
     modes = sizes.probe_modes * sizes.object_modes
     complex_count = (
         sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 4 * modes
+    )
+    steps = sizes.steps
+    complex_count += (
+        steps.probe * sizes.probe_modes + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
     )
     per_pixel = complex_count * backend.complex.itemsize + 6 * backend.real.itemsize
     return per_pixel * sizes.window[0] * sizes.window[1]
@@ -142,7 +186,7 @@ def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -
     c = backend.complex.itemsize
     pixels = sizes.object_shape[0] * sizes.object_shape[1] * sizes.slices * sizes.object_modes
     window = sizes.window[0] * sizes.window[1]
-    obj, probe = c * pixels, c * window * sizes.probe_modes
+    obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
     return {
         "object, its gradients and directions": obj * (_TEMPORARY_VECTORS + n_threads),
         "probe, its gradients and directions": probe * (_TEMPORARY_VECTORS + n_threads),

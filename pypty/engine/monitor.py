@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -12,9 +12,36 @@ _REASONS: Mapping[str, str] = MappingProxyType(
         "then refine the object first",
         "slice_distances": "they have converged, or the object is still vacuum, or equal in all slices",
         "obj": "it has converged, or no electrons reach it: then check the probe and the positions",
+        "tilts": "they have converged, or no tilt acts (tilt_mode), or nothing is propagated",
+        "aberrations_array": "they have converged",
+        "static_background": "it has converged; where it is zero it stays zero",
+        "beam_current": "it has converged",
+        "detector_blur_std": "it has converged",
         "probe": "it has converged, or the object is opaque: then check obj",
     }
 )
+
+
+FREEZE_ORDER = (
+    "positions",
+    "tilts",
+    "slice_distances",
+    "detector_blur_std",
+    "static_background",
+    "beam_current",
+    "aberrations_array",
+    "probe",
+)
+"""Which block is frozen first when updates keep being rejected. The object never is."""
+
+FROZEN_EPOCHS = 10
+
+
+def block_to_freeze(blocks: Sequence[str]) -> str | None:
+    """The next refined block to freeze; None when only one is left."""
+    if len(blocks) < 2:
+        return None
+    return next((name for name in FREEZE_ORDER if name in blocks), None)
 
 
 @dataclass

@@ -15,10 +15,12 @@ from pypty.data.preprocess import Preprocess, to_centre
 from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
-from pypty.engine.memory import Sizes, make_plan
+from pypty.engine.geometry import Geometry, check_arrays, find_geometry
+from pypty.engine.memory import Sizes, extra_steps, make_plan
 from pypty.engine.resume import NAME as RESUME_FILE
 from pypty.engine.sequences import check_sequences, used_at_any_epoch
 from pypty.engine.setup import Setup
+from pypty.engine.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
 from pypty.optics.grid import Grid
 from pypty.optics.probes import resize_spectrum
@@ -31,13 +33,11 @@ from pypty.params.settings import Settings
 
 Params = Mapping[str, Any] | str | Path
 T = TypeVar("T")
-_SMALLEST_WINDOW = 4
 _SMALLEST_SHARE = 1e-6
 """Least part of a probe's power inside the band limit."""
 _LOST_SHARE = 0.02
 """Part of the counts beyond the band limit from which on a warning is given."""
 _PIXEL_TOLERANCE = 0.02
-_LARGEST_WINDOW_PIXELS = 2**28
 
 
 def read(params: Params) -> Mapping[str, Any]:
@@ -121,16 +121,16 @@ def _inspect_geometry(
     needs_data: bool,
 ) -> Setup | None:
     preprocess = Preprocess.from_settings(settings)
-    window = _window(settings, source, report)
-    if window is None or (source is None and needs_data):
+    geometry = find_geometry(settings, source, report)
+    if geometry is None or (source is None and needs_data):
         return None
-    n_patterns = len(settings["positions"]) if source is None else source.shape[0]
-    _check_shapes(settings, source, window, report)
+    check_arrays(settings, source, geometry, report)
+    n_patterns, window = geometry.n_patterns, geometry.window
     used = _try(report, lambda: sort_sequence(settings.first()["sequence"], n_patterns))
-    fits = len(settings["positions"]) == n_patterns and not report.has("positions_correction")
+    fits = len(settings["positions"]) in (1, n_patterns) and not report.has("positions_correction")
     if used is None or not fits:
         return None
-    scan = _try(report, lambda: make_scan(settings, window, used))
+    scan = _try(report, lambda: make_scan(settings, window, used, n_patterns))
     if scan is None:
         return None
     check_sequences(settings, scan, window, report)
@@ -141,12 +141,13 @@ def _inspect_geometry(
         (settings["pixel_size_y_A"], settings["pixel_size_x_A"]),
         wavelength_A(settings["acc_voltage"]),
     )
-    _check_probe_band(settings, grid, report)
-    sizes = _sizes(settings, source, preprocess, window, scan)
+    if settings["recon_type"] == "far_field":
+        _check_probe_band(settings, grid, report)
+    sizes = _sizes(settings, source, preprocess, geometry, scan)
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
         return None
-    return Setup(settings, backend, source, grid, scan, plan, preprocess, None)
+    return Setup(settings, backend, source, grid, scan, plan, preprocess, None, geometry)
 
 
 def _survey(settings: Settings, report: Report, source: PatternSource | None) -> Survey | None:
@@ -160,7 +161,9 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
         return None
     preprocess = Preprocess.from_settings(settings)
     multiplier = settings["data_multiplier"]
-    return _try(report, lambda: survey(source, used, settings["detector_mask"], preprocess, multiplier))
+    negative = settings["algorithm"] == "poisson_gaussian"
+    mask = settings["detector_mask"]
+    return _try(report, lambda: survey(source, used, mask, preprocess, multiplier, negative))
 
 
 def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
@@ -177,98 +180,15 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
                 f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
                 f"{setup.grid.shape[1]} pixels (padding included) give {expected:.4g} Å"
             )
-    if found is not None:
-        mean = np.pad(found.mean, settings["data_pad"])
-        lost = (
-            1
-            - mean[to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))].sum() / mean.sum()
-        )
+    mean = dataclasses.replace(setup, survey=found).mean_pattern()
+    if mean is not None and not setup.near_field and settings["masks"] is None and mean.sum() > 0:
+        inside = to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))
+        lost = 1 - mean[inside].sum() / mean.sum()
         if lost > _LOST_SHARE:
             report.warnings.append(
                 f"{100 * lost:.1f} % of the counts lie beyond the band limit and cannot be modelled; raise data_pad "
                 f"(now {settings['data_pad']} px) or damping_cutoff_multislice (now "
                 f"{settings['damping_cutoff_multislice']:g})"
-            )
-
-
-def _window(settings: Settings, source: PatternSource | None, report: Report) -> tuple[int, int] | None:
-    """(ny, nx) of the padded window; without data, the probe's."""
-    if source is None:
-        probe = settings["probe"]
-        if isinstance(probe, np.ndarray):
-            return (probe.shape[0], probe.shape[1])
-        report.add(
-            "probe", "without data the window is taken from the probe; give it as an array (y, x, modes)"
-        )
-        return None
-    measured = (source.shape[1], source.shape[2])
-    if min(measured) < settings["data_bin"]:
-        report.add(
-            "data_bin",
-            f"{settings['data_bin']} given, but patterns are only {measured[0]} x {measured[1]} pixels",
-        )
-        return None
-    shift = settings["data_shift_vector"]
-    if any(abs(int(amount)) >= size for amount, size in zip(shift, measured, strict=True)):
-        report.add(
-            "data_shift_vector",
-            f"given {np.asarray(shift).tolist()}, but patterns are only {measured[0]} x "
-            f"{measured[1]} pixels; nothing would be left",
-        )
-        return None
-    pad = settings["data_pad"]
-    ny, nx = (size // settings["data_bin"] + 2 * pad for size in measured)
-    if min(ny, nx) < _SMALLEST_WINDOW:
-        report.add(
-            "dataset", f"the window would be {ny} x {nx} pixels; at least {_SMALLEST_WINDOW} are needed"
-        )
-        return None
-    if ny * nx > _LARGEST_WINDOW_PIXELS:
-        report.add("data_pad", f"the padded window would be {ny} x {nx} pixels; lower data_pad ({pad} px)")
-        return None
-    return (ny, nx)
-
-
-def _check_shapes(
-    settings: Settings, source: PatternSource | None, window: tuple[int, int], report: Report
-) -> None:
-    """Arrays against the patterns and the window."""
-    if source is not None:
-        n, ky, kx = source.shape
-        if len(settings["positions"]) != n and not report.has("positions"):
-            report.add(
-                "positions",
-                f"{len(settings['positions'])} rows, but there are {n} patterns; one row [y, x] per "
-                "pattern is needed",
-            )
-        mean = settings["mean_pattern"]
-        if mean is not None and mean.shape != (ky, kx):
-            report.add("mean_pattern", f"shape {mean.shape}, but a measured pattern is {(ky, kx)}")
-    scan_size = settings["scan_size"]
-    if (
-        scan_size is not None
-        and not report.has("positions")
-        and int(np.prod(scan_size)) != len(settings["positions"])
-    ):
-        report.add(
-            "scan_size",
-            f"{scan_size[0]} x {scan_size[1]} = {int(np.prod(scan_size))} points, but there are "
-            f"{len(settings['positions'])} positions",
-        )
-    mask = settings["aperture_mask"]
-    if isinstance(mask, np.ndarray) and mask.shape != window:
-        report.add("aperture_mask", f"shape {mask.shape}, but the padded pattern is {window}")
-    probe = settings["probe"]
-    if isinstance(probe, np.ndarray):
-        if not probe.any():
-            report.add("probe", "all values are zero; a probe must carry electrons")
-        if source is not None and any(
-            (have - want) % 2 for have, want in zip(probe.shape[:2], window, strict=True)
-        ):
-            report.add(
-                "probe",
-                f"window {probe.shape[:2]}, but the padded pattern is {window}; sizes must differ by an "
-                "even number of pixels to be padded or cropped",
             )
 
 
@@ -302,18 +222,25 @@ def _sizes(
     settings: Settings,
     source: PatternSource | None,
     preprocess: Preprocess,
-    window: tuple[int, int],
+    geometry: Geometry,
     scan: Scan,
 ) -> Sizes:
-    obj, probe = settings["obj"], settings["probe"]
+    obj = settings["obj"]
     slices, object_modes = (settings["num_slices"], 1) if obj is None else obj.shape[2:]
-    probe_modes = probe.shape[2] if isinstance(probe, np.ndarray) and probe.ndim == 3 else 1
     data_bytes = 0
     if source is not None:
         ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
         data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
     return Sizes(
-        len(settings["positions"]), window, probe_modes, object_modes, slices, scan.object_shape, data_bytes
+        geometry.n_patterns,
+        geometry.window,
+        probe_modes(settings),
+        object_modes,
+        slices,
+        scan.object_shape,
+        data_bytes,
+        subscans=n_subscans(settings),
+        steps=extra_steps(settings),
     )
 
 

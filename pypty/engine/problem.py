@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array
-from pypty.model.parametrization import BandLimits
-from pypty.model.variables import BLOCKS, Variables
+from pypty.model.parametrization import BandLimits, Parametrization
+from pypty.model.stages import INTEGRATORS
+from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature
 from pypty.objective.objective import Evaluated, Objective
+from pypty.objective.regularizers import Regularizer
 from pypty.optimize.lbfgs import Sample
 from pypty.optimize.vector import BlockVector
 from pypty.params.settings import Settings
@@ -24,18 +27,43 @@ SWITCHES: Mapping[str, str] = MappingProxyType(
         "update_obj": "obj",
         "update_probe": "probe",
         "update_probe_pos": "positions",
+        "update_tilts": "tilts",
         "update_slice_distances": "slice_distances",
+        "update_aberrations_array": "aberrations_array",
+        "update_static_background": "static_background",
+        "update_beam_current": "beam_current",
+        "update_detector_blur_std": "detector_blur_std",
     }
 )
 """Which parameter refines which block."""
 
 
-def refined_blocks(now: Mapping[str, Any], n_slices: int) -> tuple[str, ...]:
-    """Names of the blocks refined at this epoch; a single slice has no distance to refine."""
-    active = {block for key, block in SWITCHES.items() if now[key]}
-    if n_slices < 2:
+def refined_blocks(
+    now: Mapping[str, Any], variables: Variables, frozen: Container[str] = ()
+) -> tuple[str, ...]:
+    """Names of the blocks refined at this epoch; a distance after the only slice is refined only if it is used."""
+    active = {block for key, block in SWITCHES.items() if now[key] and block not in frozen}
+    if variables.n_slices < 2 and now["propmethod"] not in INTEGRATORS:
         active.discard("slice_distances")
-    return tuple(name for name in BLOCKS if name in active)
+    return tuple(name for name in variables.present if name in active)
+
+
+def parametrization(now: Mapping[str, Any], limits: BandLimits) -> Parametrization:
+    """How object and probe are moved at this epoch."""
+    obj = "phase" if now["phase_only_obj"] else now["obj_parametrization"]
+    probe = "fourier_phase" if now["tune_only_probe_phase"] else "complex"
+    return Parametrization(limits, obj, "fourier_amplitude" if now["tune_only_probe_abs"] else probe)
+
+
+_REGULARIZER_KEYS = ("window", "atv_q", "atv_p", "mixed_variance_sigma", "beta_wedge", "probe_mod_tol")
+
+
+def regularizer_text(now: Mapping[str, Any], regularizers: Iterable[Regularizer]) -> str:
+    """The active regularisers with their numbers: two epochs with the same text have the same penalties."""
+    names = [regularizer.name for regularizer in regularizers]
+    keys = [*names, *_REGULARIZER_KEYS] if names else []
+    projected = ["aperture"] if math.isinf(now["probe_reg_constraint_weight"]) else []
+    return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + projected)
 
 
 def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float:
@@ -48,28 +76,42 @@ def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float
 
 
 LOSS_KEYS = (
+    "Cs",
+    "aberration_marker",
     "acc_voltage",
     "algorithm",
+    "alpha_near_field",
     "damping_cutoff_multislice",
     "data_bin",
     "data_multiplier",
     "data_pad",
     "data_shift_vector",
+    "defocus_array",
+    "detector_gain",
     "detector_mask",
     "flip_ky",
     "force_dataset_dtype",
     "lazy_clean",
+    "masks",
+    "phase_plate_in_h5",
     "pixel_size_x_A",
     "pixel_size_y_A",
+    "probe_constraint_mask",
+    "probe_marker",
+    "readout_noise",
+    "recon_type",
+    "smooth_rolloff",
+    "tilt_mode",
     "update_extra_cut",
+    "upsample_pattern",
     "use_padded_intensity",
 )
 """Fixed parameters that decide what the loss of given variables and given data is."""
 
 
-def model_digest(settings: Settings, subpixel: bool) -> str:
+def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
     """A short hash of everything that decides the loss besides variables, data and per-epoch values."""
-    digest = hashlib.sha256(str(subpixel).encode())
+    digest = hashlib.sha256(f"{subpixel} {propagation}".encode())
     for key in LOSS_KEYS:
         value = settings[key]
         digest.update(f"{key}={value!r}".encode() if not isinstance(value, np.ndarray) else value.tobytes())
@@ -84,6 +126,8 @@ class Signature:
     indices: bytes
     weight: float
     model: str
+    form: str = "complex, complex"
+    regularizers: str = ""
 
     def difference(self, other: Signature) -> str:
         """What changed, in words."""
@@ -96,6 +140,10 @@ class Signature:
             changes.append(f"loss_weight {other.weight:g} -> {self.weight:g}")
         if self.model != other.model:
             changes.append("model, noise model or data preparation")
+        if self.form != other.form:
+            changes.append(f"parametrisation of object and probe {other.form} -> {self.form}")
+        if self.regularizers != other.regularizers:
+            changes.append(f"regularisers [{other.regularizers}] -> [{self.regularizers}]")
         return "; ".join(changes)
 
 
@@ -108,34 +156,48 @@ class Problem:
     blocks: tuple[str, ...]
     indices: np.ndarray
     weight: float
-    limits: BandLimits
+    form: Parametrization
     curvature: Curvature
     use_diagonal: bool
     model: str
+    regularizers: tuple[Regularizer, ...] = ()
+    regularizer_text: str = ""
     _diagonal: dict[str, Array] = field(default_factory=dict)
 
     @property
     def signature(self) -> Signature:
-        return Signature(self.blocks, self.indices.tobytes(), self.weight, self.model)
+        form = f"{self.form.obj}, {self.form.probe}"
+        return Signature(
+            self.blocks, self.indices.tobytes(), self.weight, self.model, form, self.regularizer_text
+        )
 
     def point(self) -> BlockVector:
-        return BlockVector(self.variables.blocks(self.blocks))
+        return BlockVector(self.form.vector(self.variables, self.blocks))
+
+    def variables_at(self, point: BlockVector) -> Variables:
+        """All unknowns at a point."""
+        return self.form.variables(self.variables, point)
 
     def __call__(self, point: BlockVector) -> Sample:
+        variables = self.variables_at(point)
         evaluated: Evaluated = self.objective.evaluate(
-            self.variables.replace(point), self.blocks, self.indices, self.weight
+            variables, self.blocks, self.indices, self.weight, self.regularizers
         )
-        gradient = BlockVector(self.limits.project(evaluated.gradients))
+        gradient = BlockVector(self.form.gradient(variables, evaluated.gradients))
         evaluated.gradients = {}  # the vector has them; keep no second copy alive
         return Sample(evaluated.loss, gradient, evaluated)
 
     def precondition(self, gradient: BlockVector) -> BlockVector:
-        """P D^-1 gradient, D the Gauss-Newton diagonal (or its largest value), P the band limits."""
+        """P D^-1 P gradient, D the Gauss-Newton diagonal (or its largest value), P the band limits.
+
+        With a soft edge of the band limits it takes the place of P. Gradients are inside the hard limits already.
+        """
         if not self._diagonal:
             diagonal = self.curvature.diagonal(self.variables, self.blocks)
+            diagonal = self.form.diagonal(self.variables, diagonal)
             self._diagonal = (
                 diagonal if self.use_diagonal else {name: d.max() for name, d in diagonal.items()}
             )
-        return BlockVector(
-            self.limits.project({name: gradient[name] / self._diagonal[name] for name in gradient})
-        )
+        soft = self.form.limits.probe_steps is not None
+        damped = self.form.damp(gradient) if soft else gradient
+        return BlockVector(self.form.damp({name: damped[name] / self._diagonal[name] for name in gradient}))

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from pypty.backend.array import Backend, to_host
+from pypty.data.scan import Scan
 from pypty.engine.loop import Reconstruction, State
 from pypty.engine.problem import Signature
 from pypty.engine.setup import Setup, data_fingerprint
@@ -24,7 +25,7 @@ from pypty.output.files import atomic
 from pypty.output.loss_log import EpochRecord
 
 NAME = "resume.h5"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,9 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             precision=run.settings["default_dtype"],
             device=run.setup.backend.name,
             data=run.data_fingerprint,
+            frozen=json.dumps(state.frozen),
         )
-        file["corners"] = run.setup.scan.corners
+        _write_scan(file, run)
         _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
         if state.signature is not None:
             group = file.create_group("signature")
@@ -75,6 +77,8 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
                 blocks=json.dumps(state.signature.blocks),
                 weight=state.signature.weight,
                 model=state.signature.model,
+                form=state.signature.form,
+                regularizers=state.signature.regularizers,
             )
             group["indices"] = np.frombuffer(state.signature.indices, dtype=np.int64)
         if state.sample is not None:
@@ -132,17 +136,15 @@ def _check_origin(file: Any, path: Path, setup: Setup) -> None:
 def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     backend = setup.backend
     blocks = _read_vector(file["variables"], backend)
-    variables = Variables(**{name: blocks[name] for name in BLOCKS})
-    _check_shapes(variables, path, setup)
-    if not np.array_equal(file["corners"][()], setup.scan.corners):
-        raise CheckpointError(
-            f"{str(path)!r}: the positions given now place the windows elsewhere than in the run to continue; leave "
-            "them as they were, or start from pypty.load_checkpoint(folder)"
-        )
+    variables = Variables(**{name: blocks[name] for name in BLOCKS if name in blocks})
+    scan = _read_scan(file, path, setup)
+    _check_shapes(variables, path, setup, scan or setup.scan)
     state = State(
         variables,
         int(file.attrs["epoch"]),
         rejected=int(file.attrs["rejected"]),
+        frozen={name: int(until) for name, until in json.loads(file.attrs["frozen"]).items()},
+        scan=scan,
         elapsed_s=float(file.attrs["elapsed_s"]),
     )
     if "signature" in file:
@@ -152,6 +154,8 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
             group["indices"][()].tobytes(),
             float(group.attrs["weight"]),
             str(group.attrs["model"]),
+            str(group.attrs["form"]),
+            str(group.attrs["regularizers"]),
         )
     if "sample" in file:
         group = file["sample"]
@@ -174,20 +178,44 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     )
 
 
-def _check_shapes(variables: Variables, path: Path, setup: Setup) -> None:
+def _write_scan(file: Any, run: Reconstruction) -> None:
+    """Where the windows began, and where they are if they were placed anew."""
+    file["corners"] = run.start_corners
+    scan = run.state.scan
+    if scan is not None:
+        group = file.create_group("scan")
+        group["positions"], group["corners"], group["moved"] = scan.positions, scan.corners, scan.moved
+        group["object_shape"] = scan.object_shape
+
+
+def _read_scan(file: Any, path: Path, setup: Setup) -> Scan | None:
+    if not np.array_equal(file["corners"][()], setup.scan.corners):
+        raise CheckpointError(
+            f"{str(path)!r}: the positions given now place the windows elsewhere than in the run to continue; leave "
+            "them as they were, or start from pypty.load_checkpoint(folder)"
+        )
+    if "scan" not in file:
+        return None
+    group = file["scan"]
+    ny, nx = (int(n) for n in group["object_shape"])
+    return Scan(group["positions"][()], group["corners"][()], (ny, nx), group["moved"][()])
+
+
+def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) -> None:
     """The state must have the dimensions that the parameters ask for."""
     names = ("window y", "window x", "patterns", "slices", "slice distances")
     sizes = setup.plan.sizes
     expected = (
         *setup.grid.shape,
-        sizes.n_patterns,
+        len(scan.positions),
         sizes.slices,
         len(start_distances(setup.settings, sizes.slices)),
     )
-    if variables.obj.ndim != 4 or variables.probe.ndim != 3 or variables.positions.ndim != 2:
+    probe_axes = 3 if setup.settings["probe_marker"] is None else 4
+    if variables.obj.ndim != 4 or variables.probe.ndim != probe_axes or variables.positions.ndim != 2:
         raise CheckpointError(
-            f"{str(path)!r} is damaged: obj, probe and positions have {variables.obj.ndim}, "
-            f"{variables.probe.ndim} and {variables.positions.ndim} axes, expected 4, 3 and 2"
+            f"{str(path)!r} does not fit: obj, probe and positions have {variables.obj.ndim}, "
+            f"{variables.probe.ndim} and {variables.positions.ndim} axes, expected 4, {probe_axes} and 2"
         )
     found = (
         *variables.probe.shape[-2:],
@@ -204,13 +232,25 @@ def _check_shapes(variables: Variables, path: Path, setup: Setup) -> None:
         raise CheckpointError(
             f"{str(path)!r} has other dimensions than the parameters give now: {', '.join(wrong)}"
         )
-    corners = setup.scan.corners
-    ends = corners.max(axis=0) + np.array(setup.grid.shape)
+    _check_blocks(variables, path, setup)
+    ends = scan.corners.max(axis=0) + np.array(setup.grid.shape)
     if (ends > np.array(variables.obj.shape[-2:])).any() and setup.settings["use_full_FOV"]:
         raise CheckpointError(
             f"{str(path)!r} has an object of {variables.obj.shape[-2:]} pixels, but the scan now needs "
             f"{tuple(int(end) for end in ends)}"
         )
+
+
+def _check_blocks(variables: Variables, path: Path, setup: Setup) -> None:
+    """The state must have the effects that the parameters ask for, in the same shapes."""
+    fresh = setup.variables()
+    for name in BLOCKS:
+        have, want = variables.block(name), fresh.block(name)
+        shapes = tuple(None if array is None else array.shape for array in (have, want))
+        if name not in ("obj", "positions") and shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"{str(path)!r} has {name} of shape {shapes[0]}, but the parameters now ask for {shapes[1]}"
+            )
 
 
 def _write_vector(group: Any, vector: BlockVector) -> None:

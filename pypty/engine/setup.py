@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
 from pypty.backend.array import Backend
 from pypty.data.feed import Feed
-from pypty.data.preprocess import Preprocess, to_corner
+from pypty.data.plates import PhasePlateSource
+from pypty.data.preprocess import Preprocess, to_centre, to_corner
 from pypty.data.scan import Scan
 from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey
+from pypty.engine.geometry import Geometry
 from pypty.engine.memory import MemoryPlan
-from pypty.engine.start import Counts, start_variables
-from pypty.model.forward import ModelOptions, build_model
+from pypty.engine.start import start_current, start_variables
+from pypty.engine.start_probe import Counts
+from pypty.model.forward import TILT_MODES, ModelOptions, NearField, build_model
 from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
+from pypty.objective.curvature import Curvature
 from pypty.objective.noise import make_noise_model
 from pypty.objective.objective import Objective
+from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
+from pypty.params.effects import has_background, has_tilts
 from pypty.params.settings import Settings
 
 
@@ -37,6 +44,7 @@ class Setup:
     plan : memory and batches
     preprocess : virtual changes to the patterns
     survey : mean pattern, or None without data
+    geometry : numbers of patterns and pixels
     """
 
     settings: Settings
@@ -47,34 +55,82 @@ class Setup:
     plan: MemoryPlan
     preprocess: Preprocess
     survey: Survey | None
+    geometry: Geometry
 
     @property
     def crop(self) -> int:
         """Pixels of the model's rim that are not compared with data."""
-        return 0 if self.settings["use_padded_intensity"] else self.settings["data_pad"]
+        seen = self.settings["use_padded_intensity"] and self.settings["masks"] is None
+        return 0 if seen else self.settings["data_pad"]
+
+    @property
+    def near_field(self) -> bool:
+        return bool(self.settings["recon_type"] == "near_field")
+
+    def to_model(self, patterns: np.ndarray) -> np.ndarray:
+        """From the order of the data to that of the model: in the far field the zero frequency comes first."""
+        return patterns if self.near_field or self.settings["masks"] is not None else to_corner(patterns)
+
+    def from_model(self, patterns: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`to_model`; sums of virtual detectors are (N, D)."""
+        if self.settings["masks"] is not None:
+            return patterns[:, 0]
+        return patterns if self.near_field else to_centre(patterns)
 
     def variables(self) -> Variables:
         """The starting values of all unknowns; unless skip_preprocessing, inside their band limits."""
-        variables = start_variables(self.settings, self.scan, self.grid, self.start_counts(), self.backend)
+        variables = start_variables(
+            self.settings, self.scan, self.grid, self.geometry, self.start_counts(), self.backend
+        )
         if self.settings["skip_preprocessing"] or self.settings["epoch_prev"] > 0:
             return variables
         limits = self.band_limits(variables)
-        return variables.replace(limits.project(variables.blocks(("obj", "probe"))))
+        blocks = variables.blocks(("obj", "probe"))
+        return variables.replace({name: limits.damp(name, array) for name, array in blocks.items()})
 
     def band_limits(self, variables: Variables) -> BandLimits:
         """The subspaces in which object and probe are refined."""
-        settings = self.settings
+        settings, backend = self.settings, self.backend
         cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
-        probe = self.grid.band_mask(cutoff)
-        obj = None
+        rolloff = settings["smooth_rolloff"]
+        shape, pixels = variables.obj.shape[-2:], self.grid.pixel_size_A
+        masks: dict[str, np.ndarray] = {"probe": self.grid.band_mask(cutoff)}
+        if rolloff > 0:
+            masks["probe_steps"] = self.grid.soft_band_mask(cutoff, rolloff)
         if not settings["lazy_clean"]:
-            mask = object_band_mask(variables.obj.shape[-2:], self.grid.pixel_size_A, cutoff)
-            obj = self.backend.asarray(mask, self.backend.real)
-        return BandLimits(obj, self.backend.asarray(probe, self.backend.real))
+            masks["obj"] = object_band_mask(shape, pixels, cutoff)
+            if rolloff > 0:
+                masks["obj_steps"] = object_band_mask(shape, pixels, cutoff, rolloff)
+        return BandLimits(**{name: backend.asarray(mask, backend.real) for name, mask in masks.items()})
+
+    def probe_aperture(self) -> np.ndarray | float | None:
+        """``probe_constraint_mask``, or the aperture of the start."""
+        mask = self.settings["probe_constraint_mask"]
+        return self.settings["aperture_mask"] if mask is None else mask
 
     def mean_pattern(self) -> np.ndarray | None:
-        """(ny, nx) mean measured counts in the padded window, centred; None without data."""
-        return None if self.survey is None else _padded(self.survey.mean, self.settings["data_pad"])
+        """(ny, nx) mean measured counts in the padded window of the waves, centred; None without data."""
+        if self.survey is None:
+            return None
+        if self.settings["masks"] is not None:
+            return self._back_projected(self.survey.mean[0])
+        return self._in_window(self.survey.mean)
+
+    def _in_window(self, pattern: np.ndarray, rim: float = 0.0) -> np.ndarray:
+        """A detector pattern on the model's pixels, counts shared equally, with its padding."""
+        u = self.settings["upsample_pattern"]
+        if u > 1:
+            pattern = pattern.repeat(u, axis=0).repeat(u, axis=1) / u**2
+        pad = self.settings["data_pad"]
+        return np.pad(pattern, pad, constant_values=rim) if pad else pattern
+
+    def _back_projected(self, sums: np.ndarray) -> np.ndarray:
+        """Sums over virtual detectors, spread evenly over what each sees."""
+        masks = self.settings["masks"]
+        pattern = np.tensordot(sums / masks.sum(axis=(1, 2)), masks, axes=1)
+        seen = masks.sum(axis=0)
+        scale = sums.sum() / max(float((pattern * seen).sum()), np.finfo(float).tiny)
+        return self._in_window(scale * pattern)
 
     def start_counts(self) -> Counts | None:
         """What the starting probe is made from and scaled to; None without data."""
@@ -85,17 +141,20 @@ class Setup:
         pattern = mean
         if given is not None:
             prepared = self.preprocess.unpadded.patterns(given) * self.settings["data_multiplier"]
-            pattern = _padded(prepared, self.settings["data_pad"])
+            pattern = self._in_window(prepared)
         return Counts(mean, self._start_weights(), pattern)
 
     def _start_weights(self) -> np.ndarray | None:
         """(ny, nx) mean weight of each pixel of the padded window; a rim that is not compared has none."""
         assert self.survey is not None
+        u = self.settings["upsample_pattern"]
+        rim = 0.0 if self.crop else 1.0
+        if self.settings["masks"] is not None:
+            return self._in_window(self.settings["masks"].sum(axis=0)) * u**2
         if self.survey.weights is None and not self.crop:
             return None
         seen = np.ones(self.survey.mean.shape) if self.survey.weights is None else self.survey.weights
-        rim = 0.0 if self.crop else 1.0
-        return np.pad(seen, self.settings["data_pad"], constant_values=rim)
+        return self._in_window(seen * u**2, rim)
 
     def feed(self) -> Feed:
         """Batches of the measured patterns; in memory if the plan says so."""
@@ -106,43 +165,128 @@ class Setup:
             self.preprocess,
             self.settings["detector_mask"],
             self.settings["data_multiplier"],
+            self.to_model,
         )
         if self.plan.resident:
             feed.make_resident()
         return feed
 
     def objective(
-        self, feed: Feed, subpixel: bool, batch_size: int | None = None, n_threads: int | None = None
+        self,
+        feed: Feed,
+        subpixel: bool,
+        propagation: str,
+        batch_size: int | None = None,
+        n_threads: int | None = None,
     ) -> Objective:
-        """The loss over all patterns; ``subpixel``: windows are, or may move, off the pixel grid."""
+        """The loss over all patterns.
+
+        Parameters
+        ----------
+        subpixel : windows are, or may move, off the pixel grid
+        propagation : ``propmethod`` of the epoch
+        """
         settings = self.settings
-        options = ModelOptions(
-            self.grid, settings["damping_cutoff_multislice"], subpixel, settings["lazy_clean"], self.crop
+        model = build_model(self.model_options(subpixel, propagation), self.backend)
+        noise = make_noise_model(
+            settings["algorithm"],
+            float(self.mean_in_corner().max()),
+            self.backend.real,
+            model.reachable,
+            settings["detector_gain"],
+            settings["readout_noise"],
         )
-        model = build_model(options, self.backend)
-        brightest = float(self.mean_in_corner().max())
         return Objective(
-            self.backend,
-            model,
-            feed,
-            make_noise_model(settings["algorithm"], brightest, self.backend.real, model.reachable),
-            batch_size or self.plan.batch,
-            n_threads or self.plan.n_threads,
+            self.backend, model, feed, noise, batch_size or self.plan.batch, n_threads or self.plan.n_threads
         )
 
+    def model_options(self, subpixel: bool, propagation: str) -> ModelOptions:
+        """Which physical effects the parameters ask for."""
+        settings = self.settings
+        defocus = settings["defocus_array"].ravel()
+        near = NearField(defocus, settings["Cs"], settings["alpha_near_field"]) if self.near_field else None
+        masks = settings["masks"]
+        marker = settings["aberration_marker"]
+        return ModelOptions(
+            self.grid,
+            settings["damping_cutoff_multislice"],
+            subpixel,
+            settings["lazy_clean"],
+            self.crop,
+            propagation,
+            settings["tilt_mode"] if has_tilts(settings) else None,
+            settings["probe_marker"],
+            marker,
+            0 if marker is None else settings["aberrations_array"].shape[1],
+            self.plates,
+            near,
+            settings["upsample_pattern"],
+            masks if masks is None or self.near_field else to_corner(masks),
+            start_current(settings, self.geometry.n_patterns) is not None,
+            has_background(settings),
+            settings["detector_blur_std"] > 0,
+        )
+
+    def regularizer_context(self) -> RegularizerContext:
+        """What penalties need to know about the run."""
+        settings, size = self.settings, self.settings["scan_size"]
+        return RegularizerContext(
+            self.grid,
+            settings["damping_cutoff_multislice"],
+            None if size is None else (int(size[0]), int(size[1])),
+            settings["scan_step_A"],
+            float(settings["slice_distances"][0]),
+            self.probe_aperture(),
+        )
+
+    def curvature(self, indices: np.ndarray, weight: float) -> Curvature:
+        """The preconditioner of the loss over these patterns, with ``loss_weight``."""
+        settings, mean = self.settings, self.mean_in_corner()
+        noise = make_noise_model(
+            settings["algorithm"],
+            float(mean.max()),
+            self.backend.real,
+            None,
+            settings["detector_gain"],
+            settings["readout_noise"],
+        )
+        seen = mean if self.survey is None or settings["masks"] is None else self.survey.mean
+        return Curvature(
+            self.backend,
+            self.grid,
+            self.scan.corners[indices],
+            mean,
+            weight * noise.curvature(seen),
+            self.near_field,
+            TILT_MODES[settings["tilt_mode"]],
+            float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
+        )
+
+    @property
+    def data_shape(self) -> tuple[int, int]:
+        """Shape of what is compared for each pattern."""
+        masks = self.settings["masks"]
+        return self.geometry.compared if masks is None else (1, len(masks))
+
+    @functools.cached_property
+    def plates(self) -> PhasePlateSource | None:
+        """The phase plates; their file is open from the first use on."""
+        path = self.settings["phase_plate_in_h5"]
+        return None if path is None else PhasePlateSource(path)
+
     def mean_in_corner(self) -> np.ndarray:
-        """Mean counts with the zero frequency first (zeros without data)."""
+        """Mean counts in the order of the waves' detector (zeros without data)."""
         mean = self.mean_pattern()
-        return to_corner(mean) if mean is not None else np.zeros(self.grid.shape)
+        if mean is None:
+            return np.zeros(self.grid.shape)
+        return mean if self.near_field else to_corner(mean)
 
     def close(self) -> None:
         """Release the data file."""
         if self.source is not None:
             self.source.close()
-
-
-def _padded(pattern: np.ndarray, pad: int) -> np.ndarray:
-    return np.pad(pattern, pad) if pad else pattern
+        if "plates" in self.__dict__ and self.plates is not None:
+            self.plates.close()
 
 
 def data_fingerprint(setup: Setup) -> str:

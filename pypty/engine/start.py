@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pypty.backend.array import Backend
 from pypty.data.scan import Scan
-from pypty.errors import ParameterError
+from pypty.engine.geometry import Geometry
+from pypty.engine.start_probe import Counts, start_probe
 from pypty.model.variables import Variables, from_public
-from pypty.optics import probes
 from pypty.optics.grid import Grid
+from pypty.params.effects import has_background, has_tilts
+from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
-
-@dataclass(frozen=True)
-class Counts:
-    """Patterns for the start, all (ny, nx) in the padded window, centred.
-
-    Attributes
-    ----------
-    mean : mean measured counts
-    weights : mean detector weights, or None (all 1)
-    pattern : counts from which a probe is made: ``mean_pattern`` if given, else the mean
-    """
-
-    mean: np.ndarray
-    weights: np.ndarray | None
-    pattern: np.ndarray
+_BACKGROUND = 2
+"""Which of the streams of ``seed`` draws the background."""
 
 
 def start_variables(
     settings: Settings,
     scan: Scan,
     grid: Grid,
+    geometry: Geometry,
     counts: Counts | None,
     backend: Backend,
 ) -> Variables:
     """All unknowns at the start; ``counts`` is None without data."""
     obj = start_object(settings, scan)
-    probe = start_probe(settings, grid, counts)
+    blur = settings["detector_blur_std"]
+    marker = settings["aberration_marker"]
+    optional = {
+        "tilts": start_tilts(settings),
+        "aberrations_array": None if marker is None else settings["aberrations_array"],
+        "static_background": start_background(settings, geometry),
+        "beam_current": start_current(settings, geometry.n_patterns),
+        "detector_blur_std": np.array([blur]) if blur > 0 else None,
+    }
     return Variables(
         obj=from_public("obj", obj, backend),
-        probe=backend.asarray(probe, backend.complex),
+        probe=backend.asarray(start_probe(settings, grid, counts), backend.complex),
         positions=from_public("positions", scan.positions, backend),
         slice_distances=from_public("slice_distances", start_distances(settings, obj.shape[2]), backend),
+        **{
+            name: None if value is None else from_public(name, value, backend)
+            for name, value in optional.items()
+        },
     )
 
 
@@ -53,9 +53,16 @@ def start_distances(settings: Settings, n_slices: int) -> np.ndarray:
     """Slice distances, with a thicker first gap where ``edge_slice_thickness`` asks for one."""
     distances = np.atleast_1d(settings["slice_distances"]).astype(float)
     edge = settings["edge_slice_thickness"]
+    n_gaps = max(n_slices - 1, 1) if not_after_last(settings) else n_slices
     if edge is not None and n_slices > 1 and edge > distances[0]:
-        return np.array([edge, *[distances[0]] * (n_slices - 2)])
-    return distances[: max(n_slices - 1, 1)]
+        return np.array([edge, *[distances[0]] * (n_gaps - 1)])
+    return distances[:n_gaps]
+
+
+def not_after_last(settings: Settings) -> bool:
+    """Whether nothing is ever propagated after the last slice; the fourth-order integrators do it."""
+    schedule = settings.schedules["propmethod"]
+    return isinstance(schedule, Constant) and schedule.value in ("multislice", "angular_spectrum")
 
 
 def start_object(settings: Settings, scan: Scan) -> np.ndarray:
@@ -75,50 +82,34 @@ def start_object(settings: Settings, scan: Scan) -> np.ndarray:
     return obj
 
 
-def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.ndarray:
-    """(mode, y, x): given, from the aperture, or from a pattern; then aberrated.
+def start_background(settings: Settings, geometry: Geometry) -> np.ndarray | None:
+    """(ky, kx) square root of the background, as patterns are compared; None without one.
 
-    It is scaled so that its vacuum pattern has the counts of the mean pattern. A given probe is not, with
-    ``skip_preprocessing`` or when an earlier run is continued.
+    An array is padded with zeros where the patterns are. A number is the sum of a random start, between 0.1 and 1 times
+    its largest value, on the measured pixels.
     """
-    given = settings["probe"]
-    if given is None:
-        if counts is None:
-            raise ParameterError("probe: without data it cannot be made from their mean; give it as an array")
-        probe = probes.probe_from_pattern(counts.pattern)
-    elif isinstance(given, str):
-        probe = probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[
-            None
-        ]
-    else:
-        modes = given if given.ndim == 3 else given[..., None]
-        probe = modes.transpose(2, 0, 1)
-        if probe.shape[-2:] != grid.shape:
-            probe = probes.resize_spectrum(probe, grid.shape)
-    array_given = isinstance(given, np.ndarray)
-    if array_given and settings["epoch_prev"] > 0:
-        return probe  # of an earlier run: whatever made the start is in it
-    if counts is not None and not (array_given and settings["skip_preprocessing"]):
-        probe = probe * _count_scale(probe, counts)
-    if settings["extra_probe_defocus"]:
-        probe = probes.defocus(probe, grid, settings["extra_probe_defocus"])
-    if settings["aberrations"] is not None:
-        probe = probes.aberrate(probe, grid, settings["aberrations"])
-    return probe
+    given = settings["static_background"]
+    if not has_background(settings):
+        return None
+    if not isinstance(given, np.ndarray):
+        rng = np.random.default_rng([settings["seed"], _BACKGROUND])
+        random = rng.uniform(0.1, 1.0, geometry.detector)
+        given = random * (given / random.sum())
+    rim = [((n - have) // 2,) * 2 for n, have in zip(geometry.compared, given.shape, strict=True)]
+    return np.pad(given, rim)
 
 
-def aperture(mask: np.ndarray | float, shape: tuple[int, int]) -> np.ndarray:
-    """(ky, kx) centred aperture: the given mask, or a disk whose radius is a fraction of Nyquist."""
-    if isinstance(mask, np.ndarray):
-        return mask
-    fy = np.fft.fftshift(np.fft.fftfreq(shape[0]))[:, None]
-    fx = np.fft.fftshift(np.fft.fftfreq(shape[1]))[None, :]
-    return (np.hypot(fy, fx) <= 0.5 * mask).astype(float)
+def start_tilts(settings: Settings) -> np.ndarray | None:
+    """(1, 6) or (N, 6): given, or zero where they are refined; None where there are none."""
+    if not has_tilts(settings):
+        return None
+    return np.zeros((1, 6)) if settings["tilts"] is None else settings["tilts"]
 
 
-def _count_scale(probe: np.ndarray, counts: Counts) -> float:
-    """Square root of measured over modelled counts, where the detector sees them."""
-    modelled = (np.abs(probes.spectrum_of_probe(probe)) ** 2).sum(axis=0)
-    seen = np.ones_like(counts.mean) if counts.weights is None else counts.weights
-    power = float((modelled * seen).sum())
-    return float(np.sqrt((counts.mean * seen).sum() / power)) if power > 0 else 1.0
+def start_current(settings: Settings, n_patterns: int) -> np.ndarray | None:
+    """(N,): given, or 1 where it is refined; None where there is none."""
+    schedule = settings.schedules["update_beam_current"]
+    if settings["beam_current"] is not None:
+        return settings["beam_current"]
+    refined = not isinstance(schedule, Constant) or schedule.value
+    return np.ones(n_patterns) if refined else None

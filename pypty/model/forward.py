@@ -5,21 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pypty.backend.array import Array, Backend
 from pypty.data.feed import Batch
-from pypty.model.stages import (
-    CropPadding,
-    FarField,
-    Illumination,
-    Intensity,
-    Multislice,
-    Stage,
-    SubpixelShift,
-    Tape,
-)
+from pypty.data.plates import PhasePlateSource
+from pypty.model import stages
+from pypty.model.stages import Stage, Tape
 from pypty.model.stages.base import Gradients
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
+from pypty.optics.propagators import angular_spectrum_phase_rate, fresnel_phase_rate
+
+TILT_MODES = (
+    (False, True, False),
+    (False, False, True),
+    (True, False, False),
+    (False, True, True),
+    (True, True, True),
+)
+"""``tilt_mode`` 0 to 4: whether the tilts before, inside and after the specimen act."""
+
+
+@dataclass(frozen=True)
+class NearField:
+    """A detector in a defocused image plane instead of the far field.
+
+    Attributes
+    ----------
+    defocus : (1,) or (N,) Å
+    Cs : Å
+    alpha : illumination semi-angle, rad
+    """
+
+    defocus: np.ndarray
+    Cs: float = 0.0
+    alpha: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,16 @@ class ModelOptions:
     subpixel : windows are off the pixel grid, or may move there
     filter_patches : band-limit each window of the object (``lazy_clean``)
     crop : pixels of the model's rim that were not measured (``use_padded_intensity=False``)
+    propagation : ``propmethod``
+    tilt_mode : which tilts act; None = there are none
+    probe_marker : (N,) subscan of each pattern, or None (one probe)
+    aberration_marker : (N,) group of each pattern, or None (no local aberrations)
+    n_aberrations : terms of ``aberrations_array``
+    plates : a phase plate for every pattern, or None
+    near_field : None = far field
+    upsample : model pixels per detector pixel and axis
+    masks : (D, ky, kx) virtual detectors in the order of the model's patterns, or None
+    beam_current, background, blur : whether there are such unknowns
     """
 
     grid: Grid
@@ -40,6 +71,23 @@ class ModelOptions:
     subpixel: bool = True
     filter_patches: bool = False
     crop: int = 0
+    propagation: str = "multislice"
+    tilt_mode: int | None = None
+    probe_marker: np.ndarray | None = None
+    aberration_marker: np.ndarray | None = None
+    n_aberrations: int = 0
+    plates: PhasePlateSource | None = None
+    near_field: NearField | None = None
+    upsample: int = 1
+    masks: np.ndarray | None = None
+    beam_current: bool = False
+    background: bool = False
+    blur: bool = False
+
+    @property
+    def tilts(self) -> tuple[bool, bool, bool]:
+        """Whether tilts before, inside and after the specimen act."""
+        return (False, False, False) if self.tilt_mode is None else TILT_MODES[self.tilt_mode]
 
 
 class Model:
@@ -47,7 +95,7 @@ class Model:
 
     Parameters
     ----------
-    reachable : (ky, kx) bool, zero frequency first, where there can be counts at all; None = everywhere
+    reachable : (ky, kx) bool, as patterns are compared, where there can be counts at all; None = everywhere
     """
 
     def __init__(self, stages: list[Stage], reachable: Array = None) -> None:
@@ -77,15 +125,91 @@ class Model:
 
 def build_model(options: ModelOptions, backend: Backend) -> Model:
     """Choose the stages. An effect that is absent is not in the list and costs nothing."""
-    grid = options.grid
-    mask = grid.band_mask(options.cutoff)
-    stages: list[Stage] = [Illumination()]
+    mask = options.grid.band_mask(options.cutoff)
+    before, _, after = options.tilts
+    chosen = _illumination(options, mask, backend, before)
+    chosen.append(_specimen(options, mask, backend))
+    if after:
+        chosen.append(stages.TiltRamp(options.grid, backend, column=4))
+    if options.near_field is None:
+        chosen.append(stages.FarField(mask, backend))
+    else:
+        chosen.append(_near_field(options, options.near_field, mask, backend))
+    chosen.append(stages.Intensity())
+    counts, limits = _counts(options, backend)
+    dark = (
+        options.near_field is None and not options.background and not options.blur and options.masks is None
+    )
+    return Model(chosen + counts + limits, _reachable(mask, limits, backend) if dark else None)
+
+
+def _illumination(options: ModelOptions, mask: np.ndarray, backend: Backend, tilted: bool) -> list[Stage]:
+    """From the probe to the wave that meets the specimen. Effects on the spectrum share their transforms."""
+    grid, marker = options.grid, options.probe_marker
+    chosen: list[Stage] = [stages.Illumination() if marker is None else stages.ProbeScenarios(marker)]
+    on_spectrum: list[Stage] = []
+    if options.plates is not None:
+        on_spectrum.append(stages.PhasePlates(options.plates, backend))
+    if options.aberration_marker is not None:
+        on_spectrum.append(
+            stages.LocalAberrations(grid, mask, backend, options.aberration_marker, options.n_aberrations)
+        )
+    if tilted:
+        if on_spectrum:
+            chosen += [stages.ToReciprocal(), *on_spectrum, stages.ToReal()]
+            on_spectrum = []
+        chosen.append(stages.TiltRamp(grid, backend, column=0))
     if options.subpixel:
-        stages.append(SubpixelShift(grid, mask, backend))
-    stages += [Multislice(grid, mask, backend, options.filter_patches), FarField(mask, backend), Intensity()]
-    reachable = mask[None]
+        on_spectrum.append(stages.SubpixelShift(grid, mask, backend))
+    if on_spectrum:
+        chosen += [stages.ToReciprocal(), *on_spectrum, stages.ToReal()]
+    return chosen
+
+
+def _specimen(options: ModelOptions, mask: np.ndarray, backend: Backend) -> Stage:
+    grid = options.grid
+    windows = stages.ObjectWindows(grid, mask, backend, options.filter_patches)
+    exact = options.propagation == "angular_spectrum"
+    rate = angular_spectrum_phase_rate(grid) if exact else fresnel_phase_rate(grid)
+    tilted = options.tilts[1]
+    branches = stages.INTEGRATORS.get(options.propagation)
+    if branches is None:
+        return stages.Multislice(windows, stages.Propagation(grid, mask, backend, rate, tilted))
+    fractions = stages.propagation_fractions(branches)
+    propagation = stages.Propagation(grid, mask, backend, rate, tilted, fractions)
+    return stages.FractionalSteps(windows, propagation, branches)
+
+
+def _near_field(options: ModelOptions, near: NearField, mask: np.ndarray, backend: Backend) -> Stage:
+    return stages.NearField(options.grid, mask, backend, near.defocus, near.Cs, options.tilts[1])
+
+
+def _counts(options: ModelOptions, backend: Backend) -> tuple[list[Stage], list[Stage]]:
+    """What happens to intensities: first what changes them in place, then what changes which pixels there are."""
+    near = options.near_field
+    centred = near is not None
+    changes: list[Stage] = []
+    if options.beam_current:
+        changes.append(stages.BeamCurrent())
+    if near is not None and near.alpha > 0:
+        changes.append(stages.SourceEnvelope(options.grid, backend, near.alpha, near.defocus))
+    if options.blur:
+        changes.append(stages.DetectorBlur(options.grid.shape, backend, options.upsample))
+    pixels: list[Stage] = []
     if options.crop:
-        crop = CropPadding(grid.shape, options.crop, backend)
-        stages.append(crop)
-        return Model(stages, crop.forward(backend.asarray(reachable), None, Batch.empty(), {})[0])
-    return Model(stages, backend.asarray(mask))
+        pixels.append(stages.CropPadding(options.grid.shape, options.crop, backend, centred))
+    if options.upsample > 1:
+        pixels.append(stages.SumPixels(options.upsample, centred))
+    if options.background:
+        pixels.append(stages.Background(centred))
+    if options.masks is not None:
+        pixels.append(stages.VirtualDetectors(options.masks, backend))
+    return changes, pixels
+
+
+def _reachable(mask: np.ndarray, pixels: list[Stage], backend: Backend) -> Array:
+    """(ky, kx) bool: which compared pixels lie, at least partly, inside the band limit."""
+    pattern = backend.asarray(mask[None], backend.real)
+    for stage in pixels:
+        pattern = stage.forward(pattern, None, Batch.empty(), {})
+    return pattern[0] > 0

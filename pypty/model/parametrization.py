@@ -1,12 +1,19 @@
-"""How the optimiser sees the unknowns: which blocks move, and in which subspace."""
+"""How the optimiser sees the unknowns: which numbers it moves, and in which subspace."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pypty.backend import fft
-from pypty.backend.array import Array
+from pypty.backend.array import Array, array_module
+from pypty.backend.kernels import abs2
+from pypty.model.variables import Variables
+
+OBJECT_FORMS = ("complex", "phase", "amplitude_phase")
+PROBE_FORMS = ("complex", "fourier_phase", "fourier_amplitude")
+_DARK = 1e-3
+"""Curvature of a phase where there is next to no amplitude: this fraction of the largest."""
 
 
 @dataclass(frozen=True)
@@ -17,23 +24,157 @@ class BandLimits:
     ----------
     obj : (Y, X) mask of the object's spectrum, or None (no limit: ``lazy_clean``)
     probe : (y, x) mask of the probe's spectrum, or None
+    obj_steps, probe_steps : the same with a soft edge, by which steps are damped; None = the hard masks
     """
 
     obj: Array = None
     probe: Array = None
+    obj_steps: Array = None
+    probe_steps: Array = None
 
-    def project(self, blocks: Mapping[str, Array]) -> dict[str, Array]:
+    def limit(self, name: str, array: Array) -> Array:
+        """Orthogonal projection of an object or probe on its subspace; other blocks as they are."""
+        return _filtered(array, {"obj": self.obj, "probe": self.probe}.get(name))
+
+    def damp(self, name: str, array: Array) -> Array:
+        """The soft edge where there is one, else the projection."""
+        soft = {"obj": self.obj_steps, "probe": self.probe_steps}.get(name)
+        return self.limit(name, array) if soft is None else _filtered(array, soft)
+
+
+def _filtered(array: Array, mask: Array) -> Array:
+    """Multiply the spectrum of the last two axes by a symmetric mask; a real array stays real."""
+    if mask is None:
+        return array
+    spectrum = fft.fft2(array)
+    spectrum *= mask
+    filtered = fft.ifft2(spectrum, overwrite=True)
+    return filtered if array.dtype.kind == "c" else array_module(array).ascontiguousarray(filtered.real)
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """Maps the unknowns to the vector that the optimiser moves, and gradients along with them.
+
+    The object may be moved as a complex number, by its phase alone (O = |O| exp(i theta)), or by amplitude and phase
+    (O = a exp(i theta), stacked on a new first axis); the probe as a complex number, or by the phase or the amplitude
+    of its spectrum alone. A real parametrisation is of the same band-limited subspace as the complex one.
+
+    Attributes
+    ----------
+    limits : subspaces
+    obj : one of :data:`OBJECT_FORMS`
+    probe : one of :data:`PROBE_FORMS`
+    """
+
+    limits: BandLimits
+    obj: str = "complex"
+    probe: str = "complex"
+
+    def vector(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
+        """The named blocks as the optimiser moves them."""
+        blocks = variables.blocks(names)
+        if "obj" in blocks and self.obj != "complex":
+            blocks["obj"] = self._object_numbers(blocks["obj"])
+        if "probe" in blocks and self.probe != "complex":
+            spectrum = fft.fft2(blocks["probe"])
+            xp = array_module(spectrum)
+            blocks["probe"] = xp.angle(spectrum) if self.probe == "fourier_phase" else abs(spectrum)
+        return blocks
+
+    def _object_numbers(self, obj: Array) -> Array:
+        xp = array_module(obj)
+        phase = xp.angle(obj)
+        return phase if self.obj == "phase" else xp.stack([abs(obj), phase])
+
+    def variables(self, base: Variables, vector: Mapping[str, Array]) -> Variables:
+        """Inverse of :meth:`vector`; ``base`` gives what the vector does not have: the other blocks, the amplitude
+        of a phase, the phase of an amplitude."""
+        blocks = dict(vector)
+        if "obj" in blocks and self.obj != "complex":
+            numbers = blocks["obj"]
+            amplitude, phase = (abs(base.obj), numbers) if self.obj == "phase" else numbers
+            blocks["obj"] = _polar(amplitude, phase, base.obj.dtype)
+        if "probe" in blocks and self.probe != "complex":
+            spectrum = fft.fft2(base.probe)
+            xp = array_module(spectrum)
+            if self.probe == "fourier_phase":
+                spectrum = _polar(abs(spectrum), blocks["probe"], spectrum.dtype)
+            else:
+                spectrum = _polar(blocks["probe"], xp.angle(spectrum), spectrum.dtype)
+            blocks["probe"] = fft.ifft2(spectrum, overwrite=True)
+        return base.replace(blocks)
+
+    def gradient(self, variables: Variables, gradients: Mapping[str, Array]) -> dict[str, Array]:
+        """The gradient with respect to the vector, at ``variables``, inside the subspaces.
+
+        With G = dL/dRe + i dL/dIm: dL/dtheta = Im(G conj(O)), dL/da = Re(G exp(-i theta)); for the probe the same
+        with its spectrum and F[G]/n^2.
+        """
+        out = dict(gradients)
+        if "obj" in out and self.obj != "complex":
+            out["obj"] = self._object_gradient(variables.obj, out["obj"])
+        if "probe" in out and self.probe != "complex":
+            spectrum, grad = fft.fft2(variables.probe), fft.ifft2_adjoint(out["probe"])
+            if self.probe == "fourier_phase":
+                out["probe"] = (grad * spectrum.conj()).imag
+            else:
+                out["probe"] = (grad * _unit(spectrum).conj()).real
+        return self.project(out)
+
+    def _object_gradient(self, obj: Array, grad: Array) -> Array:
+        along_phase = (grad * obj.conj()).imag
+        if self.obj == "phase":
+            return along_phase
+        return array_module(obj).stack([(grad * _unit(obj).conj()).real, along_phase])
+
+    def project(self, vector: Mapping[str, Array]) -> dict[str, Array]:
         """Orthogonal projection of every block on its subspace.
 
         A gradient is projected so that steps stay in the subspace; a projected gradient is the gradient of
         the restricted problem.
         """
-        return {name: self._project_block(name, array) for name, array in blocks.items()}
+        return {name: self._in_subspace(name, array, False) for name, array in vector.items()}
 
-    def _project_block(self, name: str, array: Array) -> Array:
-        mask = {"obj": self.obj, "probe": self.probe}.get(name)
-        if mask is None:
-            return array
-        spectrum = fft.fft2(array)
-        spectrum *= mask
-        return fft.ifft2(spectrum, overwrite=True)
+    def damp(self, vector: Mapping[str, Array]) -> dict[str, Array]:
+        """As :meth:`project`, with the soft edge of the band limits where there is one."""
+        return {name: self._in_subspace(name, array, True) for name, array in vector.items()}
+
+    def _in_subspace(self, name: str, array: Array, soft: bool) -> Array:
+        if name == "probe" and self.probe != "complex":  # it is a spectrum already
+            mask = (
+                self.limits.probe_steps if soft and self.limits.probe_steps is not None else self.limits.probe
+            )
+            return array if mask is None else array * mask
+        return self.limits.damp(name, array) if soft else self.limits.limit(name, array)
+
+    def diagonal(self, variables: Variables, diagonal: Mapping[str, Array]) -> dict[str, Array]:
+        """The curvature with respect to the vector, from that with respect to the complex blocks."""
+        out = dict(diagonal)
+        if "obj" in out and self.obj != "complex":
+            square = abs2(variables.obj)
+            along_phase = out["obj"] * (square + _DARK * square.max())
+            xp = array_module(square)
+            out["obj"] = (
+                along_phase
+                if self.obj == "phase"
+                else xp.stack([xp.broadcast_to(out["obj"], square.shape), along_phase])
+            )
+        if "probe" in out and self.probe != "complex":
+            power = abs2(fft.fft2(variables.probe))
+            scale = out["probe"].mean() / (power.shape[-1] * power.shape[-2])
+            if self.probe == "fourier_phase":
+                out["probe"] = scale * (power + _DARK * power.max())
+            else:
+                out["probe"] = array_module(power).full((1,) * power.ndim, scale)
+        return out
+
+
+def _polar(amplitude: Array, phase: Array, dtype: object) -> Array:
+    return (amplitude * array_module(phase).exp(1j * phase)).astype(dtype)
+
+
+def _unit(array: Array) -> Array:
+    """exp(i arg z); 1 where z = 0."""
+    xp = array_module(array)
+    return xp.exp(1j * xp.angle(array)).astype(array.dtype)

@@ -1,7 +1,7 @@
 """Diagonal Gauss-Newton curvature of the amplitude loss: the preconditioner of the optimiser.
 
-For dL = Re<G, dz>, sum I = n^2 sum |psi|^2 and L = sum (sqrt I - sqrt D)^2, the Gauss-Newton diagonal is at most
-2 n^2 sum_j |P_j|^2 for an object pixel and 2 n^2 sum_j |O_j|^2 for a probe pixel (the illumination preconditioner of
+For dL = Re<G, dz>, sum I = g sum |psi|^2 (g = n^2 in the far field, 1 in the near field) and L = sum (sqrt I - sqrt D)^2, the Gauss-Newton diagonal is at most
+2 g sum_j |P_j|^2 for an object pixel and 2 g sum_j |O_j|^2 for a probe pixel (the illumination preconditioner of
 ePIE and of Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004); for any other real unknown u it is
 2 sum |dW/du|^2.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend, array_module, to_host
 from pypty.model.variables import Variables
+from pypty.optics.aberrations import aberration_basis
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import fresnel_phase_rate
 
@@ -31,8 +32,11 @@ class Curvature:
     Attributes
     ----------
     corners : (n, 2) windows of the patterns in use, host
-    mean_pattern : (ny, nx) mean counts in the window, zero frequency first, host
+    mean_pattern : (ny, nx) mean counts in the window, zero frequency first, host; zeros if not known
     scale : factor of the noise model and of ``loss_weight``
+    near_field : the detector is in an image plane
+    acting_tilts : whether tilts before, inside and after the specimen act
+    defocus_A : of a near field
     """
 
     backend: Backend
@@ -40,6 +44,9 @@ class Curvature:
     corners: np.ndarray
     mean_pattern: np.ndarray
     scale: float = 1.0
+    near_field: bool = False
+    acting_tilts: tuple[bool, bool, bool] = (False, True, False)
+    defocus_A: float = 0.0
 
     def diagonal(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
         """Positive arrays that broadcast to the named blocks."""
@@ -48,11 +55,26 @@ class Curvature:
             "probe": self._probe,
             "positions": self._positions,
             "slice_distances": self._distances,
+            "tilts": self._tilts,
+            "aberrations_array": self._aberrations,
+            "static_background": self._background,
+            "beam_current": self._current,
+            "detector_blur_std": self._blur,
         }
         return {name: self.scale * compute[name](variables) for name in variables.blocks(names)}
 
-    def _n_pixels(self) -> int:
-        return self.grid.shape[0] * self.grid.shape[1]
+    def _gain(self) -> int:
+        """Counts per unit of |psi|^2, summed over the window."""
+        return 1 if self.near_field else self.grid.shape[0] * self.grid.shape[1]
+
+    def _counts(self, variables: Variables) -> float:
+        """Counts of a pattern of the probe."""
+        return max(self._gain() * float(_modes_power(variables.probe).sum()), np.finfo(float).tiny)
+
+    def _spectrum(self, variables: Variables) -> np.ndarray:
+        """(y, x) counts of the probe by spatial frequency, host."""
+        power = to_host(_modes_power(fft.fft2(variables.probe)))
+        return power * (self._gain() / power.size)
 
     def _visits(self, shape: tuple[int, ...]) -> Array:
         """(Y, X): how many windows have their corner at each pixel."""
@@ -63,17 +85,19 @@ class Curvature:
     def _object(self, variables: Variables) -> Array:
         """(1, 1, Y, X). The slices act together, so each is given their number times its own curvature."""
         shape = variables.obj.shape[-2:]
-        window = kernels.sum_abs2(variables.probe, axes=(0,)).astype(np.float64)
+        window = _modes_power(variables.probe)
         illumination = _convolve(self._visits(shape), window, shape)
         n_slices = variables.obj.shape[1]
-        return (2 * self._n_pixels() * n_slices * _raised(illumination))[None, None].astype(self.backend.real)
+        return (2 * self._gain() * n_slices * _raised(illumination))[None, None].astype(self.backend.real)
 
     def _probe(self, variables: Variables) -> Array:
         """(1, y, x)."""
         shape = variables.obj.shape[-2:]
         transmitted = kernels.sum_abs2(variables.obj.prod(axis=1), axes=(0,)).astype(np.float64)
         seen = _correlate(self._visits(shape), transmitted, self.grid.shape)
-        return (2 * self._n_pixels() * _raised(seen))[None].astype(self.backend.real)
+        if variables.probe.ndim == 4:
+            seen = seen / len(variables.probe)  # each subscan has its share of the patterns
+        return (2 * self._gain() * _raised(seen))[None].astype(self.backend.real)
 
     def _positions(self, variables: Variables) -> Array:
         """(1, 2): 2 sum_q |2 pi f P^|^2, the same for every position.
@@ -81,21 +105,87 @@ class Curvature:
         At least that of a probe with one period in the window: a plane wave looks the same from everywhere, and its
         positions should then stay where they are rather than jump.
         """
-        power = to_host(kernels.sum_abs2(fft.fft2(variables.probe), axes=(0,))).astype(np.float64)
+        power = self._spectrum(variables)
         floor = power.sum() + np.finfo(float).tiny
         values = [
             2 * max(float(((2 * np.pi * f) ** 2 * power).sum()), float((2 * np.pi / f.size) ** 2 * floor))
             for f in (self.grid.fy, self.grid.fx)
         ]
-        return self.backend.asarray(np.array([values]))
+        return self.backend.asarray(np.array([values]) * self._sharing(variables.positions))
+
+    def _sharing(self, block: Array) -> int:
+        """How many patterns share a row of a block."""
+        return len(self.corners) if len(block) == 1 else 1
 
     def _distances(self, variables: Variables) -> Array:
         """(1,): 2 N sum_q (pi lambda q^2)^2 <I>, all gaps alike; a common distance moves all of them."""
         rate = fresnel_phase_rate(self.grid)
-        value = 2 * len(self.corners) * float((rate**2 * self.mean_pattern).sum())
+        known = self.mean_pattern.shape == rate.shape and not self.near_field
+        spectrum = self.mean_pattern if known else self._spectrum(variables)
+        value = 2 * len(self.corners) * float((rate**2 * spectrum).sum())
         n_gaps = variables.obj.shape[1] - 1
         repeats = n_gaps**2 if len(variables.slice_distances) == 1 else 1
         return self.backend.asarray(np.array([max(value * repeats, math.ulp(1.0))]))
+
+    def _tilts(self, variables: Variables) -> Array:
+        """(1, 6): 2 (2 pi/lambda)^2 sum_r r^2 |psi|^2 before and after, 2 (2 pi z)^2 sum_q q^2 I inside (z: the whole
+        way). A column that does not act has no gradient; it gets the largest."""
+        ny, nx = self.grid.shape
+        power = to_host(_modes_power(variables.probe)) * self._gain()
+        py, px = self.grid.pixel_size_A
+        squares = (
+            (py * (np.arange(ny) - ny // 2)[:, None]) ** 2,
+            (px * (np.arange(nx) - nx // 2)[None, :]) ** 2,
+        )
+        scale = (2 * np.pi / self.grid.wavelength) ** 2
+        outside = [
+            2 * scale * max(float((r2 * power).sum()), py * px * self._counts(variables)) for r2 in squares
+        ]
+        distances = to_host(variables.slice_distances)
+        n_gaps = max(variables.n_slices - 1, 1)
+        way = abs(self.defocus_A) + float(distances[0] * n_gaps if len(distances) == 1 else distances.sum())
+        spectrum = self._spectrum(variables)
+        inside = [
+            2 * (2 * np.pi * way) ** 2 * float((q**2 * spectrum).sum()) for q in (self.grid.qy, self.grid.qx)
+        ]
+        before, within, after = self.acting_tilts
+        values = np.array([*outside, *inside, *outside]) * np.repeat([before, within, after], 2)
+        values = np.where(values > 0, values, max(values.max(), 1.0))
+        return self.backend.asarray(values[None] * self._sharing(variables.tilts))
+
+    def _aberrations(self, variables: Variables) -> Array:
+        """(1, K): 2 sum_q B_k^2 I, times the patterns of a group."""
+        groups, n_terms = variables.aberrations_array.shape
+        basis = aberration_basis(self.grid, n_terms)
+        values = (
+            2 * (basis**2 * self._spectrum(variables)).sum(axis=(1, 2)) * max(len(self.corners) / groups, 1.0)
+        )
+        return self.backend.asarray(np.maximum(values, max(values.max() * 1e-9, 1e-300))[None])
+
+    def _background(self, variables: Variables) -> Array:
+        """(1, 1): I = I0 + b^2, so (d sqrt I/db)^2 = b^2/I is at most 1."""
+        return self.backend.asarray(np.full((1, 1), 2.0 * len(self.corners)))
+
+    def _current(self, variables: Variables) -> Array:
+        """(1,): d sqrt I/db = sqrt I0, so 2 sum I0."""
+        return self.backend.asarray(np.array([2 * self._counts(variables)]))
+
+    def _blur(self, variables: Variables) -> Array:
+        """(1,): N/2 sum (dI/ds)^2/I for a blur of the mean pattern by a pixel or so; dI/ds ~ s Laplacian I."""
+        mean = self.mean_pattern
+        laplacian = sum(np.roll(mean, shift, axis) for shift in (-1, 1) for axis in (0, 1)) - 4 * mean
+        width = max(abs(float(to_host(variables.detector_blur_std)[0])), 0.1)
+        slope = (width * laplacian) ** 2 / (mean + mean.mean() + np.finfo(float).tiny)
+        value = 0.5 * len(self.corners) * float(np.sum(slope))
+        return self.backend.asarray(
+            np.array([value if value > 0 else len(self.corners) * self._counts(variables)])
+        )
+
+
+def _modes_power(probe: Array) -> Array:
+    """(y, x) float64 sum of |P|^2 over modes, averaged over subscans."""
+    power = kernels.sum_abs2(probe, axes=(-3,)).astype(np.float64)
+    return power if power.ndim == 2 else power.mean(axis=0)
 
 
 def _raised(diagonal: Array) -> Array:

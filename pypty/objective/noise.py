@@ -39,6 +39,13 @@ def _one_where_zero(array: Array) -> Array:
     return array_module(array).where(array == 0, array.dtype.type(1), array)
 
 
+def _never(intensity: Array, dark: float, reachable: Array) -> Array:
+    """Where the model can never have counts."""
+    if dark == 0:
+        return intensity == 0
+    return array_module(intensity).zeros((), bool) if reachable is None else ~reachable
+
+
 class LsqSqrt:
     """Amplitudes: (sqrt I - sqrt D)^2, the variance-stabilised Gaussian approximation of Poisson noise
     (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004)."""
@@ -65,7 +72,7 @@ class Poisson:
     Attributes
     ----------
     dark : counts below which an intensity is nothing but rounding
-    reachable : (ky, kx) bool, zero frequency first, where the model can have counts; None = wherever it has any
+    reachable : (ky, kx) bool, zero frequency first, where the model can have counts; None = everywhere, unless ``dark`` is 0
     """
 
     dark: float = 0.0
@@ -74,7 +81,7 @@ class Poisson:
     def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
         xp = array_module(intensity)
         real = intensity.dtype.type
-        never = (intensity == 0) if self.reachable is None or self.dark == 0 else ~self.reachable
+        never = _never(intensity, self.dark, self.reachable)
         dark = (intensity <= real(self.dark)) & ~never
         safe = xp.where(never, real(1), xp.where(dark, real(self.dark), intensity))
         return intensity - data * xp.log(safe), xp.where(dark, real(0), (intensity - data) / safe)
@@ -111,17 +118,69 @@ class LsqSqrt2:
         return 2.0
 
 
+@dataclass(frozen=True)
+class PoissonGaussian:
+    """Counted electrons read out by a noisy detector (``poisson_gaussian``): D = g n + r, n ~ Poisson(I/g),
+    r ~ N(0, s^2).
+
+    (D + c)/g with c = s^2/g has the mean and the variance (I + c)/g, and is taken as Poisson-distributed:
+    L = (I + c)/g - (D + c)/g log(I + c)  (the shifted Poisson model: Snyder, Hammoud and White, J. Opt. Soc. Am. A 10
+    (1993) 1014, eq. 12). With g = 1 and s = 0 it is ``ml``. A read-out below -c counts as -c.
+
+    Attributes
+    ----------
+    gain : data units per electron
+    readout : standard deviation of the read-out noise, data units
+    dark, reachable : as in :class:`Poisson`, for a detector without read-out noise
+    """
+
+    gain: float = 1.0
+    readout: float = 0.0
+    dark: float = 0.0
+    reachable: Array = None
+
+    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+        real = intensity.dtype.type
+        shift = real(self.readout**2 / self.gain)
+        measured = array_module(intensity).maximum(data + shift, real(0))
+        if self.readout == 0:
+            loss, slope = Poisson(self.dark, self.reachable).loss_and_slope(intensity, measured)
+        else:
+            modelled = intensity + shift
+            loss, slope = modelled - measured * array_module(intensity).log(modelled), 1 - measured / modelled
+        return loss / real(self.gain), slope / real(self.gain)
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        """4 I/(g (I + c)) / 2, averaged over the counts."""
+        total = float(mean_pattern.sum())
+        shift = self.readout**2 / self.gain
+        share = float((mean_pattern**2 / (mean_pattern + shift + 1e-300)).sum()) / total if total > 0 else 1.0
+        return 2.0 * share / self.gain
+
+
 NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
     {
         "lsq_sqrt": LsqSqrt(),
         "ml": Poisson(),
         "lsq": Lsq(),
         "lsq_sqrt_2": LsqSqrt2(),
+        "poisson_gaussian": PoissonGaussian(),
+        "lsq_compressed": Lsq(),
+        "gauss_compressed": LsqSqrt(),
+        "poisson_compressed": Poisson(),
     }
 )
+"""Those for virtual detectors are the same functions of other counts."""
 
 
-def make_noise_model(name: str, brightest: float, precision: np.dtype, reachable: Array) -> NoiseModel:
+def make_noise_model(
+    name: str,
+    brightest: float,
+    precision: np.dtype,
+    reachable: Array,
+    gain: float = 1.0,
+    readout: float = 0.0,
+) -> NoiseModel:
     """The noise model of a run.
 
     Parameters
@@ -129,11 +188,13 @@ def make_noise_model(name: str, brightest: float, precision: np.dtype, reachable
     name : ``algorithm``
     brightest : the largest mean count
     precision : of intensities; rounding of an amplitude is about eps times the largest amplitude
-    reachable : (ky, kx) bool, where the model can have counts
+    reachable : (ky, kx) bool, where the model can have counts; None = everywhere
+    gain, readout : ``detector_gain``, ``readout_noise``
     """
-    if name == "ml":
-        return Poisson(brightest * (_ROUNDING * float(np.finfo(precision).eps)) ** 2, reachable)
-    return NOISE_MODELS[name]
+    dark = brightest * (_ROUNDING * float(np.finfo(precision).eps)) ** 2
+    if name == "poisson_gaussian":
+        return PoissonGaussian(gain, readout, dark, reachable)
+    return Poisson(dark, reachable) if isinstance(NOISE_MODELS[name], Poisson) else NOISE_MODELS[name]
 
 
 def score(noise: NoiseModel, intensity: Array, data: Array, weights: Array) -> tuple[float, float, Array]:

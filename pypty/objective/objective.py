@@ -17,6 +17,7 @@ from pypty.model.forward import Model
 from pypty.model.stages.base import Tape
 from pypty.model.variables import Variables
 from pypty.objective.noise import NoiseModel, score
+from pypty.objective.regularizers import Regularizer
 
 _log = logging.getLogger(__name__)
 
@@ -65,9 +66,16 @@ class Objective:
         self.n_threads = 1 if backend.on_gpu else n_threads
 
     def evaluate(
-        self, variables: Variables, refined: Iterable[str], indices: np.ndarray, weight: float = 1.0
+        self,
+        variables: Variables,
+        refined: Iterable[str],
+        indices: np.ndarray,
+        weight: float = 1.0,
+        regularizers: Iterable[Regularizer] = (),
     ) -> Evaluated:
         """Loss and gradient of the named blocks over the patterns ``indices`` (sorted).
+
+        ``weight`` is that of the data term; regularisers have their own.
 
         Raises
         ------
@@ -84,6 +92,12 @@ class Objective:
         for gradient in result.gradients.values():
             gradient *= weight
         result.loss *= weight
+        for regularizer in regularizers:
+            value, gradient = regularizer.value_and_gradient(variables.block(regularizer.block))
+            result.loss += value
+            result.terms[regularizer.name] = value
+            if regularizer.block in result.gradients:
+                result.gradients[regularizer.block] += gradient
         return result
 
     def simulate(self, variables: Variables, indices: np.ndarray) -> np.ndarray:

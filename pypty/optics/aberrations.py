@@ -26,17 +26,25 @@ def aberration_names(n_terms: int) -> list[str]:
     return [f"C{n}{m}{kind}" for n, m, kind in krivanek_orders(n_terms)]
 
 
-def aberration_phase(grid: Grid, coefficients_A: np.ndarray) -> np.ndarray:
-    """(ny, nx) chi in rad, zero frequency first.
+def aberration_basis(grid: Grid, n_terms: int) -> np.ndarray:
+    """(n_terms, ny, nx): the phase in rad of 1 Å of each aberration, zero frequency first.
 
-    chi = (2 pi/lambda) sum_nm C_nm k^(n+1)/(n+1) {1, cos(m phi), sin(m phi)}, k = lambda q
-    (Krivanek et al., Ultramicroscopy 78 (1999) 1, eq. 1). A probe is aberrated by exp(-i chi);
-    C10 > 0 is therefore a propagation by +C10.
+    B_nm = (2 pi/lambda) k^(n+1)/(n+1) {1, cos(m phi), sin(m phi)}, k = lambda q
+    (Krivanek et al., Ultramicroscopy 78 (1999) 1, eq. 1).
     """
     k = grid.wavelength * np.sqrt(grid.q2)
     angle = np.arctan2(grid.qy, grid.qx)
-    chi = np.zeros(grid.shape)
-    for value, (n, m, kind) in zip(coefficients_A, krivanek_orders(len(coefficients_A)), strict=True):
+    basis = np.empty((n_terms, *grid.shape))
+    for term, (n, m, kind) in zip(basis, krivanek_orders(n_terms), strict=True):
         azimuth = np.sin(m * angle) if kind == "b" else np.cos(m * angle)
-        chi += value * k ** (n + 1) / (n + 1) * azimuth
-    return 2 * np.pi / grid.wavelength * chi
+        term[...] = 2 * np.pi / grid.wavelength * k ** (n + 1) / (n + 1) * azimuth
+    return basis
+
+
+def aberration_phase(grid: Grid, coefficients_A: np.ndarray) -> np.ndarray:
+    """(ny, nx) chi in rad, zero frequency first: sum of coefficients times :func:`aberration_basis`.
+
+    A probe is aberrated by exp(-i chi); C10 > 0 is therefore a propagation by +C10.
+    """
+    coefficients = np.asarray(coefficients_A, float)
+    return np.tensordot(coefficients, aberration_basis(grid, len(coefficients)), axes=1)

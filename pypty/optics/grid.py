@@ -57,6 +57,11 @@ class Grid:
         """(ny, nx) bool: |q| up to cutoff x the smaller axis's max(fftfreq) (docs/conventions.md)."""
         return _inside(self.q2, cutoff * self.largest_frequency)
 
+    def soft_band_mask(self, cutoff: float, rolloff: float) -> np.ndarray:
+        """(ny, nx): as :meth:`band_mask`, falling to zero over the outermost ``rolloff``."""
+        largest = self.largest_frequency
+        return self.band_mask(cutoff) * _soft_edge(self.q2, (cutoff - rolloff) * largest, cutoff * largest)
+
 
 def _inside(q2: np.ndarray, radius: float) -> np.ndarray:
     """Samples inside a circle. One exactly on it is outside, so that rounding never decides: with 32 pixels and a
@@ -64,12 +69,22 @@ def _inside(q2: np.ndarray, radius: float) -> np.ndarray:
     return (q2 < radius**2 * (1 - 1e-9)) | (q2 == 0)
 
 
-def object_band_mask(shape: tuple[int, int], pixel_size_A: tuple[float, float], cutoff: float) -> np.ndarray:
-    """(Y, X) bool: |q| up to cutoff x the Nyquist frequency 1/(2 p) of the coarser axis.
+def _soft_edge(q2: np.ndarray, inner: float, outer: float) -> np.ndarray:
+    """1 up to the inner radius, then (1 + cos(pi (q^2 - r0^2)/(R^2 - r0^2)))/2 down to 0 at the outer one."""
+    fraction = np.clip((q2 - inner**2) / max(outer**2 - inner**2, np.finfo(float).tiny), 0, 1)
+    return 0.5 * (1 + np.cos(np.pi * fraction))
+
+
+def object_band_mask(
+    shape: tuple[int, int], pixel_size_A: tuple[float, float], cutoff: float, rolloff: float = 0.0
+) -> np.ndarray:
+    """(Y, X): 1 for |q| up to cutoff x the Nyquist frequency 1/(2 p) of the coarser axis, else 0; bool without rolloff.
 
     Relative to Nyquist, not to max(fftfreq), so that it does not depend on the size of the object.
     """
     qy = np.fft.fftfreq(shape[0], pixel_size_A[0])[:, None]
     qx = np.fft.fftfreq(shape[1], pixel_size_A[1])[None, :]
     nyquist = 0.5 / max(pixel_size_A)
-    return _inside(qy**2 + qx**2, cutoff * nyquist)
+    q2 = qy**2 + qx**2
+    inside = _inside(q2, cutoff * nyquist)
+    return inside if rolloff == 0 else inside * _soft_edge(q2, (cutoff - rolloff) * nyquist, cutoff * nyquist)

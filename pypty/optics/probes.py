@@ -45,10 +45,14 @@ def defocus(probe: np.ndarray, grid: Grid, distance_A: float) -> np.ndarray:
 
 def resize_spectrum(probe: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Zero-pad or crop the centred spectrum of (mode, y, x) to ``shape``: same field, finer or coarser pixels."""
-    spectrum = spectrum_of_probe(probe)
+    return probe_from_spectrum(resize(spectrum_of_probe(probe), shape))
+
+
+def resize(probe: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Zero-pad or crop (mode, y, x) itself to ``shape``: a larger or smaller window of the same pixels."""
     for axis, size in zip(_AXES, shape, strict=True):
-        spectrum = _resize_axis(spectrum, axis, size)
-    return probe_from_spectrum(spectrum)
+        probe = _resize_axis(probe, axis, size)
+    return probe
 
 
 def _resize_axis(array: np.ndarray, axis: int, size: int) -> np.ndarray:

@@ -22,21 +22,25 @@ FILES: Mapping[str, str] = MappingProxyType(
         "obj": "co.npy",
         "probe": "cp.npy",
         "positions": "cg.npy",
+        "tilts": "ct.npy",
         "slice_distances": "cd.npy",
+        "aberrations_array": "ca.npy",
+        "static_background": "cs.npy",
+        "beam_current": "cb.npy",
+        "detector_blur_std": "cw.npy",
     }
 )
-"""Latest state of each block. (PyPty has no name for slice distances: cd is ours.)"""
-
-_NOT_READ: Mapping[str, str] = MappingProxyType({
-    "ct.npy": "tilts", "cs.npy": "static background", "ca.npy": "aberrations", "cb.npy": "beam current"
-})  # fmt: skip
-"""Blocks that PyPty 2.2 writes and this version does not have yet."""
+"""Latest state of each block. (PyPty has no names for slice distances and the width of the blur: cd, cw are ours.)"""
 
 _MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {
         "positions_correction": None,
         "extra_probe_defocus": 0.0,
         "aberrations": None,
+        "beam_ctf": None,
+        "mc_n_modes": None,
+        "defocus_spread_modes": None,
+        "n_hermite_probe_modes": None,
         "edge_slice_thickness": None,
     }
 )
@@ -47,7 +51,12 @@ NUMBERED: Mapping[str, str] = MappingProxyType(
         "obj": "checkpoint_obj_epoch_{}.npy",
         "probe": "checkpoint_probe_epoch_{}.npy",
         "positions": "checkpoint_positions_epoch_{}.npy",
+        "tilts": "checkpoint_tilts_epoch_{}.npy",
         "slice_distances": "checkpoint_slice_distances_epoch_{}.npy",
+        "aberrations_array": "checkpoint_aberrations_epoch_{}.npy",
+        "static_background": "checkpoint_stback_epoch_{}.npy",
+        "beam_current": "checkpoint_beam_current_epoch_{}.npy",
+        "detector_blur_std": "checkpoint_detector_blur_std_epoch_{}.npy",
     }
 )
 
@@ -81,7 +90,7 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
 
     Returns
     -------
-    dict with obj, probe, positions, slice_distances (where present); epoch_prev = number of epochs in loss.csv;
+    dict with obj, probe, positions and the other blocks (those that are present); epoch_prev = number of epochs in loss.csv;
     skip_preprocessing = True; and neutral values of what shaped the earlier start (defocus, aberrations, ...).
     Update your parameters with it and run.
 
@@ -100,13 +109,12 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
             out[name] = _load_array(path)
     if "obj" not in out or "probe" not in out:
         raise CheckpointError(f"{str(folder)!r} has no co.npy and cp.npy; is it an output folder?")
-    for file, meaning in _NOT_READ.items():
-        if (folder / file).is_file():
-            _log.warning("%s (%s) is not read: this feature is not available yet", folder / file, meaning)
     if averaged_modes is None:
         averaged_modes = (folder / "params.pkl").exists() and not (folder / "params.yaml").exists()
     if averaged_modes:
         out["probe"] = from_averaged_modes(out["probe"], out["obj"])
+    if "detector_blur_std" in out:
+        out["detector_blur_std"] = abs(float(out["detector_blur_std"][0]))
     out.update(skip_preprocessing=True, **_MADE_THE_START)
     out["epoch_prev"] = _epochs_done(folder / "loss.csv")
     return out

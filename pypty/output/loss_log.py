@@ -22,6 +22,7 @@ class EpochRecord:
     evaluations : of loss and gradient in this epoch
     slope, new_slope : directional derivative at the start and at the accepted point
     terms : value of each regulariser
+    decisions : what the engine decided by itself (blocks frozen or refined again)
     """
 
     epoch: int
@@ -38,6 +39,7 @@ class EpochRecord:
     free_GiB: float = 0.0
     total_GiB: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
 
 
 _BEFORE = (
@@ -76,7 +78,7 @@ def write_loss_log(path: Path, rows: Sequence[EpochRecord], level: int) -> None:
                 *terms,
                 f"{row.free_GiB:.3f}",
                 f"{row.total_GiB:.3f}",
-                "; ".join(row.warnings),
+                "; ".join([*row.decisions, *row.warnings]),
             ]
         )
     write_text(path, stream.getvalue())

@@ -8,11 +8,12 @@ from types import MappingProxyType
 from typing import Any
 
 from pypty.errors import ParameterError
-from pypty.params.combinations import NOT_YET_CHOICES, check_combinations, check_epochs
+from pypty.params.combinations import check_combinations, check_epochs
 from pypty.params.kinds import brief
+from pypty.params.parameter import NO_EFFECT, NOT_YET, Parameter
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule, make_schedule
-from pypty.params.schema import NO_EFFECT, NOT_YET, SCHEMA, Parameter
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 
@@ -82,12 +83,6 @@ def _screen(parameter: Parameter, value: Any, report: Report) -> Any:
             return value  # refused below
         if callable(value) or parameter.kind.convert(value) != parameter.default:
             report.warnings.append(f"{parameter.name} = {brief(value)} has no effect: {parameter.meaning}")
-        return parameter.default
-    if isinstance(value, str) and (parameter.name, value) in NOT_YET_CHOICES:
-        report.add(
-            parameter.name,
-            f"given {value!r}, which is {NOT_YET}; use {NOT_YET_CHOICES[parameter.name, value]!r} today",
-        )
         return parameter.default
     return value
 

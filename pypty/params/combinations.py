@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 import numpy as np
 
 from pypty.errors import ParameterError
+from pypty.params.effects import check_effects
 from pypty.params.kinds import brief
+from pypty.params.parameter import NOT_YET
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule
-from pypty.params.schema import NOT_YET, SCHEMA
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 _EPOCHS_CHECKED = 10_000
-NOT_YET_CHOICES: Mapping[tuple[str, str], str] = MappingProxyType(
-    {
-        ("recon_type", "near_field"): "far_field",
-        ("propmethod", "better_multislice"): "multislice",
-        ("propmethod", "yoshida"): "multislice",
-        ("propmethod", "angular_spectrum"): "multislice",
-        ("algorithm", "lsq_compressed"): "lsq",
-        ("algorithm", "gauss_compressed"): "lsq_sqrt",
-        ("algorithm", "poisson_compressed"): "ml",
-    }
-)
-"""Documented values whose feature is not there yet, and what can be used today."""
 
 
 def epochs_to_check(settings: Settings, first: int | None = None) -> range:
@@ -48,6 +35,7 @@ def check_epochs(settings: Settings, report: Report, first: int | None = None) -
         if problem:
             report.add(name, problem)
     _check_wolfe(settings, report, epochs)
+    check_effects(settings, report, epochs)
 
 
 def _problem_at(name: str, schedule: Schedule, epoch: int) -> str | None:
@@ -58,8 +46,6 @@ def _problem_at(name: str, schedule: Schedule, epoch: int) -> str | None:
         return str(error).removeprefix(f"{name}: ")
     if SCHEMA[name].status == NOT_YET and not SCHEMA[name].is_neutral(value):
         return f"{brief(value)} at epoch {epoch}, but this feature is {NOT_YET}"
-    if isinstance(value, str) and (name, value) in NOT_YET_CHOICES:
-        return f"{value!r} at epoch {epoch}, which is {NOT_YET}; use {NOT_YET_CHOICES[name, value]!r} today"
     return None
 
 

@@ -6,7 +6,8 @@ import difflib
 
 from pypty.errors import ParameterError
 from pypty.params.kinds import Number
-from pypty.params.schema import NO_EFFECT, NOT_YET, RECORDED, SCHEMA, Parameter
+from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.schema import SCHEMA
 
 
 def explain(name: str) -> str:

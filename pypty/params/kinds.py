@@ -308,6 +308,29 @@ class Either:
 
 
 @dataclass(frozen=True)
+class SigmaPairs:
+    """Two entries, each a pair of positive numbers or None."""
+
+    def describe(self) -> str:
+        return "two entries, each a pair of positive numbers or None"
+
+    def problem(self, value: Any) -> str | None:
+        if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 2:
+            return f"given {brief(value)}"
+        pair, number = ArrayOf((("2",),)), Number(low=0, open_low=True)
+        for entry in value:
+            if entry is None:
+                continue
+            problem = pair.problem(entry) or next((p for p in map(number.problem, entry) if p), None)
+            if problem:
+                return problem
+        return None
+
+    def convert(self, value: Any) -> tuple[tuple[float, float] | None, ...]:
+        return tuple(None if entry is None else (float(entry[0]), float(entry[1])) for entry in value)
+
+
+@dataclass(frozen=True)
 class Anything:
     """Any value: for keys that are only recorded."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from pypty.errors import ExpressionError, ParameterError
 from pypty.params.expressions import compile_expression
 from pypty.params.kinds import brief
-from pypty.params.schema import Parameter
+from pypty.params.parameter import Parameter
 
 
 class Schedule(Protocol):

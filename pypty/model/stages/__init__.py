@@ -1,17 +1,55 @@
 """One physical effect each, forward and adjoint side by side."""
 
 from pypty.model.stages.base import Stage, Tape
-from pypty.model.stages.detector import CropPadding, FarField, Intensity
-from pypty.model.stages.illumination import Illumination, SubpixelShift
-from pypty.model.stages.multislice import Multislice
+from pypty.model.stages.counts import (
+    Background,
+    BeamCurrent,
+    CropPadding,
+    DetectorBlur,
+    SourceEnvelope,
+    SumPixels,
+    VirtualDetectors,
+)
+from pypty.model.stages.detector import FarField, Intensity, NearField
+from pypty.model.stages.illumination import (
+    Illumination,
+    LocalAberrations,
+    PhasePlates,
+    ProbeScenarios,
+    SubpixelShift,
+    TiltRamp,
+    ToReal,
+    ToReciprocal,
+)
+from pypty.model.stages.integrators import INTEGRATORS, FractionalSteps, propagation_fractions
+from pypty.model.stages.multislice import Multislice, ObjectWindows
+from pypty.model.stages.propagation import Propagation
 
 __all__ = [
+    "INTEGRATORS",
+    "Background",
+    "BeamCurrent",
     "CropPadding",
+    "DetectorBlur",
     "FarField",
+    "FractionalSteps",
     "Illumination",
     "Intensity",
+    "LocalAberrations",
     "Multislice",
+    "NearField",
+    "ObjectWindows",
+    "PhasePlates",
+    "ProbeScenarios",
+    "Propagation",
+    "SourceEnvelope",
     "Stage",
     "SubpixelShift",
+    "SumPixels",
     "Tape",
+    "TiltRamp",
+    "ToReal",
+    "ToReciprocal",
+    "VirtualDetectors",
+    "propagation_fractions",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
-from pypty.backend.array import Array
+import numpy as np
+
+from pypty.backend.array import Array, array_module
 from pypty.data.feed import Batch
 from pypty.model.variables import Variables
 
@@ -41,3 +43,31 @@ def sum_to_shape(grad: Array, shape: tuple[int, ...]) -> Array:
     """Adjoint of broadcasting from ``shape``: sum over the axes that had length 1."""
     axes = tuple(axis for axis, (have, want) in enumerate(zip(grad.shape, shape, strict=True)) if want < have)
     return grad.sum(axis=axes, keepdims=True) if axes else grad
+
+
+def rows_of(array: Array, batch: Batch) -> Array:
+    """The rows of a per-pattern array that belong to a batch; its only row if it has one for all patterns."""
+    return array if len(array) == 1 else array[array_module(array).asarray(batch.index)]
+
+
+def add_rows(gradient: Array, batch: Batch, values: Array) -> None:
+    """Adjoint of :func:`rows_of`: add one row of ``values`` per pattern to ``gradient``."""
+    if len(gradient) == 1:
+        gradient[0] += values.sum(axis=0)
+    else:
+        gradient[array_module(gradient).asarray(batch.index)] += values
+
+
+def per_axis(field: Array, along_y: Array, along_x: Array) -> Array:
+    """(batch, 2) float64: sum of a real (batch, y, x) ``field`` times each axis's coordinate, [y, x]."""
+    xp = array_module(field)
+    rows = field.sum(axis=2, dtype=np.float64) @ along_y
+    columns = field.sum(axis=1, dtype=np.float64) @ along_x
+    return xp.stack([rows, columns], axis=1)
+
+
+def imaginary_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
+    """Im(conj(a) b) summed over ``axes``, without the complex product."""
+    product = a.real * b.imag
+    product -= a.imag * b.real
+    return product.sum(axis=axes)

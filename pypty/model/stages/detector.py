@@ -1,4 +1,4 @@
-"""From the exit wave to counts: far field, incoherent sum of modes, cropping of a padded rim."""
+"""From the exit wave to the detector: far field or near field, and the incoherent sum of modes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import numpy as np
 from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend
 from pypty.data.feed import Batch
-from pypty.model.stages.base import Gradients, Tape
+from pypty.model.stages.base import Gradients, Tape, add_rows, imaginary_product, per_axis, rows_of
+from pypty.model.stages.propagation import INSIDE
 from pypty.model.variables import Variables
+from pypty.optics.grid import Grid
+from pypty.optics.propagators import fresnel_phase_rate, lens_phase
 
 
 class FarField:
@@ -32,6 +35,76 @@ class FarField:
         return fft.fft2_adjoint(grad, overwrite=True)
 
 
+class NearField:
+    """W_j = F^-1[ C_j F[psi] ], C_j = M exp(i (df_j (r - 2 pi q.t_j) - pi/2 Cs lambda^3 q^4)), r = -pi lambda q^2.
+
+    A propagation over the defocus, seen through a lens with spherical aberration (Kirkland, Advanced Computing in
+    Electron Microscopy, eq. 3.9 and 6.99); a tilted specimen shifts the image by df t.
+
+    Parameters
+    ----------
+    defocus : (1,) or (N,) Å, of all patterns or of each
+    Cs : Å
+    tilted : the inside columns of ``tilts`` act
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        mask: np.ndarray,
+        backend: Backend,
+        defocus: np.ndarray,
+        Cs: float = 0.0,
+        tilted: bool = False,
+    ) -> None:
+        self.backend = backend
+        self.n_pixels = grid.shape[0] * grid.shape[1]
+        self.mask = backend.asarray(mask, backend.real)
+        self.rate = backend.asarray(fresnel_phase_rate(grid), np.float64)
+        self.lens = backend.asarray(lens_phase(grid, Cs), np.float64)
+        self.qy = backend.asarray(grid.qy[:, 0], np.float64)
+        self.qx = backend.asarray(grid.qx[0], np.float64)
+        self.defocus = backend.asarray(defocus, np.float64)
+        self.tilted = tilted
+
+    def prepare(self, variables: Variables) -> tuple[Array, Array]:
+        """The inside tilts (None without), and the transfer function (1, y, x) if all patterns share one."""
+        tilts = variables.tilts[:, INSIDE] if self.tilted else None
+        common = len(self.defocus) == 1 and (tilts is None or len(tilts) == 1)
+        return tilts, self._transfer(self.defocus, tilts) if common else None
+
+    def _transfer(self, defocus: Array, tilts: Array) -> Array:
+        xp = self.backend.xp
+        rate = self.rate[None]
+        if tilts is not None:
+            rate = rate - 2 * np.pi * (
+                tilts[:, 0, None, None] * self.qy[:, None] + tilts[:, 1, None, None] * self.qx
+            )
+        phase = defocus[:, None, None] * rate + self.lens
+        return xp.exp(1j * phase).astype(self.backend.complex) * self.mask
+
+    def forward(self, wave: Array, point: tuple[Array, Array], batch: Batch, tape: Tape) -> Array:
+        tilts, common = point
+        if common is None:
+            own = None if tilts is None else rows_of(tilts, batch)
+            common = self._transfer(rows_of(self.defocus, batch), own)
+        tape["transfer"] = common[:, None, None]
+        spectrum = fft.fft2(wave, overwrite=True) * tape["transfer"]
+        tape["spectrum"] = spectrum
+        return fft.ifft2(spectrum)
+
+    def adjoint(
+        self, grad: Array, point: tuple[Array, Array], batch: Batch, tape: Tape, gradients: Gradients
+    ) -> Array:
+        spectrum = fft.ifft2_adjoint(grad, overwrite=True)
+        if self.tilted and "tilts" in gradients:  # dL/dt = 2 pi df sum_q q Im(conj(G^) W^)
+            slope = imaginary_product(spectrum, tape["spectrum"], axes=(1, 2))
+            values = 2 * np.pi * rows_of(self.defocus, batch)[:, None] * per_axis(slope, self.qy, self.qx)
+            add_rows(gradients["tilts"][:, INSIDE], batch, values)
+        spectrum *= tape["transfer"].conj()
+        return fft.fft2_adjoint(spectrum, overwrite=True)
+
+
 class Intensity:
     """I = sum over probe and object modes of |W|^2: modes are incoherent and their counts add.
 
@@ -47,33 +120,3 @@ class Intensity:
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         return (2 * grad)[:, None, None] * tape["wave"]
-
-
-class CropPadding:
-    """Keep the central part of the pattern: the padded rim of the model was not measured.
-
-    With the zero frequency first, the central part is the corners, so rows and columns are picked.
-    """
-
-    def __init__(self, shape: tuple[int, int], pad: int, backend: Backend) -> None:
-        self.backend = backend
-        self.shape = shape
-        self.rows, self.columns = (backend.asarray(_kept(n, pad)) for n in shape)
-
-    def prepare(self, variables: Variables) -> None:
-        return None
-
-    def forward(self, intensity: Array, point: None, batch: Batch, tape: Tape) -> Array:
-        return intensity[:, self.rows[:, None], self.columns[None, :]]
-
-    def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
-        full = self.backend.zeros((grad.shape[0], *self.shape), grad.dtype)
-        full[:, self.rows[:, None], self.columns[None, :]] = grad
-        return full
-
-
-def _kept(n: int, pad: int) -> np.ndarray:
-    """Indices (zero frequency first) of the n - 2 pad central frequencies, zero frequency first."""
-    small = n - 2 * pad
-    frequency = np.fft.ifftshift(np.arange(small) - small // 2)
-    return frequency % n

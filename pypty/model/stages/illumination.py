@@ -1,14 +1,24 @@
-"""The incoming probe and its sub-pixel shift."""
+"""The incoming probe, and what changes it before it meets the specimen."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from pypty.backend import fft
-from pypty.backend.array import Array, Backend
+from pypty.backend.array import Array, Backend, array_module
 from pypty.data.feed import Batch
-from pypty.model.stages.base import Gradients, Tape, sum_to_shape
+from pypty.data.plates import PhasePlateSource
+from pypty.model.stages.base import (
+    Gradients,
+    Tape,
+    add_rows,
+    imaginary_product,
+    per_axis,
+    rows_of,
+    sum_to_shape,
+)
 from pypty.model.variables import Variables
+from pypty.optics.aberrations import aberration_basis
 from pypty.optics.grid import Grid
 
 
@@ -27,12 +37,128 @@ class Illumination:
         return grad
 
 
-class SubpixelShift:
-    """Move the probe by the part of the position that is less than a pixel.
+class ProbeScenarios:
+    """The first stage when there are several probes (``probe_marker``): pattern j meets those of subscan m_j.
 
-    P_j = F^-1[ M exp(-2 pi i (fy dy + fx dx)) F[P] ], d = position - corner of the window, f in
-    cycles/pixel, M the band limit. Positive d moves the probe towards larger indices. (Fourier shift
-    theorem; docs/conventions.md.)
+    Parameters
+    ----------
+    marker : (N,) int, subscan of each pattern
+    """
+
+    def __init__(self, marker: np.ndarray) -> None:
+        self.marker = marker
+
+    def prepare(self, variables: Variables) -> Array:
+        return variables.probe
+
+    def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
+        return _rows(point, self.marker[batch.index])[:, :, None]
+
+    def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        if "probe" in gradients:
+            subscans = self.marker[batch.index]
+            for subscan in np.unique(subscans):
+                own = _rows(grad, np.flatnonzero(subscans == subscan))
+                gradients["probe"][subscan] += own.sum(axis=0)[:, 0]
+        return grad
+
+
+class ToReciprocal:
+    """P^ = F[P]: effects that multiply the probe's spectrum follow."""
+
+    def prepare(self, variables: Variables) -> None:
+        return None
+
+    def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        return fft.fft2(wave)  # never in place: the wave may be the shared probe
+
+    def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        return fft.fft2_adjoint(grad, overwrite=True)
+
+
+class ToReal:
+    """P = F^-1[P^]: back to real space."""
+
+    def prepare(self, variables: Variables) -> None:
+        return None
+
+    def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        return fft.ifft2(wave, overwrite=True)
+
+    def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        return fft.ifft2_adjoint(grad, overwrite=True)
+
+
+class PhasePlates:
+    """A phase plate for every pattern: P^_j = plate_j P^ (``phase_plate_in_h5``; zero frequency first).
+
+    The plates are read when they are needed.
+    """
+
+    def __init__(self, source: PhasePlateSource, backend: Backend) -> None:
+        self.source = source
+        self.backend = backend
+
+    def prepare(self, variables: Variables) -> None:
+        return None
+
+    def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        plates = self.backend.asarray(self.source.read(batch.index), self.backend.complex)[:, None, None]
+        tape["plates"], tape["shape"] = plates, wave.shape
+        return wave * plates
+
+    def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        return sum_to_shape(grad * tape["plates"].conj(), tape["shape"])
+
+
+class LocalAberrations:
+    """Each pattern's group of aberrations: P^_j = M exp(-i sum_k C_gk B_k) P^, g the group of pattern j.
+
+    B_k is the phase of 1 Å of the k-th Krivanek aberration (Krivanek et al., Ultramicroscopy 78 (1999) 1, eq. 1),
+    M the band limit.
+
+    Parameters
+    ----------
+    marker : (N,) int, row of ``aberrations_array`` for each pattern
+    n_terms : number of aberrations
+    """
+
+    def __init__(
+        self, grid: Grid, mask: np.ndarray, backend: Backend, marker: np.ndarray, n_terms: int
+    ) -> None:
+        self.backend = backend
+        self.marker = marker
+        self.mask = backend.asarray(mask, backend.real)
+        self.basis = backend.asarray(aberration_basis(grid, n_terms).reshape(n_terms, -1), np.float64)
+        self.shape = grid.shape
+
+    def prepare(self, variables: Variables) -> Array:
+        """(groups, y, x): the transfer function of every group."""
+        chi = (variables.aberrations_array @ self.basis).reshape(-1, *self.shape)
+        return self.backend.xp.exp(-1j * chi).astype(self.backend.complex) * self.mask
+
+    def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
+        transfer = _rows(point, self.marker[batch.index])[:, None, None]
+        tape["out"], tape["shape"] = wave * transfer, wave.shape
+        return tape["out"].copy()  # the next stage may overwrite it
+
+    def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        groups = self.marker[batch.index]
+        if "aberrations_array" in gradients:  # dL/dC_k = sum_q B_k Im(conj(G) P^_j), summed over modes
+            slope = imaginary_product(grad, tape["out"], axes=(1, 2)).reshape(len(groups), -1)
+            values = slope.astype(np.float64) @ self.basis.T
+            for group in np.unique(groups):
+                own = _rows(values, np.flatnonzero(groups == group))
+                gradients["aberrations_array"][group] += own.sum(axis=0)
+        grad = grad * _rows(point, groups)[:, None, None].conj()
+        return sum_to_shape(grad, tape["shape"])
+
+
+class SubpixelShift:
+    """Move the probe by the part of the position that is less than a pixel; between ToReciprocal and ToReal.
+
+    P^_j = M exp(-2 pi i (fy dy + fx dx)) P^, d = position - corner of the window, f in cycles/pixel, M the band
+    limit. Positive d moves the probe towards larger indices. (Fourier shift theorem; docs/conventions.md.)
     """
 
     def __init__(self, grid: Grid, mask: np.ndarray, backend: Backend) -> None:
@@ -40,7 +166,6 @@ class SubpixelShift:
         self.fy = backend.asarray(grid.fy[:, 0], np.float64)
         self.fx = backend.asarray(grid.fx[0], np.float64)
         self.mask = backend.asarray(mask, backend.real)
-        self.n_pixels = grid.shape[0] * grid.shape[1]
 
     def prepare(self, variables: Variables) -> Array:
         return variables.positions
@@ -48,7 +173,7 @@ class SubpixelShift:
     def _ramps(self, positions: Array, batch: Batch) -> Array:
         """(batch, 1, 1, y, x): M exp(-2 pi i f.d), built from one exponential per axis."""
         xp = self.backend.xp
-        offset = positions[xp.asarray(batch.index)] - xp.asarray(batch.corners)
+        offset = rows_of(positions, batch) - xp.asarray(batch.corners)
         ramp_y = xp.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.backend.complex)
         ramp_x = xp.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.backend.complex)
         ramps = ramp_y[:, :, None] * ramp_x[:, None, :]
@@ -56,23 +181,58 @@ class SubpixelShift:
         return ramps[:, None, None]
 
     def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
-        tape["spectrum"] = fft.fft2(wave)
+        tape["spectrum"] = wave
         tape["ramps"] = self._ramps(point, batch)
-        return fft.ifft2(tape["spectrum"] * tape["ramps"], overwrite=True)
+        return wave * tape["ramps"]
 
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
-        back = fft.fft2(grad, overwrite=True)  # conj(ramps) F[grad] is n^2 times the gradient of the spectrum
-        back *= tape["ramps"].conj()
-        if "positions" in gradients:
-            self._add_position_gradient(back, batch, tape, gradients["positions"])
-        return fft.ifft2(sum_to_shape(back, tape["spectrum"].shape), overwrite=True)
+        grad *= tape["ramps"].conj()
+        if "positions" in gradients:  # dL/dd = 2 pi sum_q f Im(conj(conj(ramp) G) P^), summed over modes
+            slope = imaginary_product(grad, tape["spectrum"], axes=(1, 2))
+            add_rows(gradients["positions"], batch, 2 * np.pi * per_axis(slope, self.fy, self.fx))
+        return sum_to_shape(grad, tape["spectrum"].shape)
 
-    def _add_position_gradient(self, back: Array, batch: Batch, tape: Tape, gradient: Array) -> None:
-        """dL/dd = -(2 pi/n^2) sum_q f Im( back conj(F[P]) ), summed over modes."""
-        spectrum = tape["spectrum"]
-        slope = (back.imag * spectrum.real - back.real * spectrum.imag).sum(axis=(1, 2))
-        factor = -2 * np.pi / self.n_pixels
+
+class TiltRamp:
+    """A tilt of the wave before or after the specimen: psi_j = exp(2 pi i (Y t_y + X t_x)/lambda) psi.
+
+    X, Y are the coordinates of the window in Å, zero at n//2; t is in rad (small angles). A positive angle moves the
+    pattern by +t/lambda.
+
+    Parameters
+    ----------
+    column : first of the two columns [y, x] of ``tilts``: 0 before, 4 after the specimen
+    """
+
+    def __init__(self, grid: Grid, backend: Backend, column: int) -> None:
+        self.backend = backend
+        self.columns = slice(column, column + 2)
+        scale = 2 * np.pi / grid.wavelength
+        ny, nx = grid.shape
+        self.y = backend.asarray(scale * grid.pixel_size_A[0] * (np.arange(ny) - ny // 2), np.float64)
+        self.x = backend.asarray(scale * grid.pixel_size_A[1] * (np.arange(nx) - nx // 2), np.float64)
+
+    def prepare(self, variables: Variables) -> Array:
+        return variables.tilts
+
+    def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
         xp = self.backend.xp
-        rows = slope.sum(axis=2, dtype=np.float64) @ self.fy
-        columns = slope.sum(axis=1, dtype=np.float64) @ self.fx
-        gradient[xp.asarray(batch.index)] += factor * xp.stack([rows, columns], axis=1)
+        tilts = rows_of(point, batch)[:, self.columns]
+        ramp_y = xp.exp(1j * tilts[:, :1] * self.y).astype(self.backend.complex)
+        ramp_x = xp.exp(1j * tilts[:, 1:] * self.x).astype(self.backend.complex)
+        tape["ramps"] = (ramp_y[:, :, None] * ramp_x[:, None, :])[:, None, None]
+        tape["wave"] = wave
+        return wave * tape["ramps"]
+
+    def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        grad *= tape["ramps"].conj()
+        if "tilts" in gradients:  # dL/dt = -(2 pi/lambda) sum_r r Im(conj(conj(ramp) G) psi)
+            slope = imaginary_product(grad, tape["wave"], axes=(1, 2))
+            values = -per_axis(slope, self.y, self.x)
+            add_rows(gradients["tilts"][:, self.columns], batch, values)
+        return sum_to_shape(grad, tape["wave"].shape)
+
+
+def _rows(array: Array, index: np.ndarray) -> Array:
+    """Rows of an array on any device."""
+    return array[array_module(array).asarray(index)]

@@ -1,0 +1,169 @@
+"""Changes made by hand between updates: what the parameters of an epoch ask for, in which order, and what changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array, array_module, to_host
+from pypty.constraints import object as by_object
+from pypty.constraints import probe as by_probe
+from pypty.constraints import scan as by_scan
+from pypty.constraints.rotation import orthogonal_rotation
+from pypty.data.scan import Scan
+from pypty.engine.setup import Setup
+from pypty.model.parametrization import BandLimits
+from pypty.model.variables import Variables
+from pypty.objective.regularizers import outside_aperture
+
+_ORTHOGONAL = 1e-6
+"""Overlap of probe modes that counts as none."""
+
+
+def before_update(
+    variables: Variables, now: Mapping[str, Any], setup: Setup, limits: BandLimits
+) -> tuple[Variables, list[str]]:
+    """Vacuum, starting positions, aperture, charge flip; with the names of those that changed something."""
+    steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
+        ("restart_from_vacuum", now["restart_from_vacuum"], "obj", by_object.vacuum_like),
+        ("reset_positions", now["reset_positions"], "positions", lambda _: _start_positions(setup)),
+        (
+            "probe_reg_constraint_weight",
+            math.isinf(now["probe_reg_constraint_weight"]),
+            "probe",
+            lambda probe: limits.limit("probe", probe),
+        ),
+        (
+            "do_charge_flip",
+            now["do_charge_flip"],
+            "obj",
+            lambda obj: limits.limit(
+                "obj",
+                by_object.charge_flip(
+                    obj,
+                    now["cf_delta_phase"],
+                    now["cf_delta_abs"],
+                    now["cf_beta_phase"],
+                    now["cf_beta_abs"],
+                    now["fancy_sigma"],
+                ),
+            ),
+        ),
+    )
+    return _apply(variables, steps)
+
+
+def after_update(
+    variables: Variables, now: Mapping[str, Any], limits: BandLimits
+) -> tuple[Variables, list[str]]:
+    """Gaussian filters of the object; with the names of those that changed something."""
+    phase, absorption = now["apply_gaussian_filter"], now["apply_gaussian_filter_amplitude"]
+    steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
+        (
+            "apply_gaussian_filter",
+            _widths(phase) is not None,
+            "obj",
+            lambda obj: by_object.smooth_phase(obj, _widths(phase) or ()),
+        ),
+        (
+            "apply_gaussian_filter_amplitude",
+            _widths(absorption) is not None,
+            "obj",
+            lambda obj: by_object.smooth_absorption(obj, _widths(absorption) or ()),
+        ),
+    )
+    variables, changed = _apply(variables, steps)
+    if changed:
+        variables = variables.replace({"obj": limits.limit("obj", variables.obj)})
+    return variables, changed
+
+
+def _widths(value: Any) -> tuple[float, ...] | None:
+    """Standard deviations of a filter; True is one pixel, False and zeros are none."""
+    if isinstance(value, np.ndarray):
+        return tuple(float(width) for width in value) if value.any() else None
+    return (1.0, 1.0) if value else None
+
+
+def _apply(
+    variables: Variables, steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...]
+) -> tuple[Variables, list[str]]:
+    changed = []
+    for name, asked, block, change in steps:
+        if not asked:
+            continue
+        old = variables.block(block)
+        new = array_module(old).asarray(change(old)).astype(old.dtype)
+        if _differs(old, new):
+            variables = variables.replace({block: new})
+            changed.append(name)
+    return variables, changed
+
+
+def _differs(old: Array, new: Array) -> bool:
+    """Whether two arrays differ by more than rounding."""
+    xp = array_module(old)
+    real = old.real.dtype
+    return bool(abs(new - old).max() > 100 * xp.finfo(real).eps * abs(old).max())
+
+
+def _start_positions(setup: Setup) -> np.ndarray:
+    return setup.scan.positions
+
+
+def probe_rotation(probe: Array) -> Array | None:
+    """The unitary rotation that makes the modes orthogonal (``keep_probe_states_orthogonal``); None if they are."""
+    if probe.shape[-3] < 2 or by_probe.are_orthogonal(probe, _ORTHOGONAL):
+        return None
+    return orthogonal_rotation(probe)
+
+
+def probe_aperture_mask(setup: Setup) -> np.ndarray | None:
+    """(ky, kx) 1 inside the aperture, zero frequency first; None when there is none."""
+    aperture = setup.probe_aperture()
+    return None if aperture is None else 1 - outside_aperture(aperture, setup.grid.shape)
+
+
+def moved_scan(
+    variables: Variables, scan: Scan, now: Mapping[str, Any], setup: Setup
+) -> tuple[Variables, Scan, list[str]]:
+    """Put a torn scan together (``puzzle_positions``), and give windows that have moved too far a new place on an
+    object that grows (``dynamically_resize_yx_object``)."""
+    changed = []
+    window = setup.grid.shape
+    limit = now["dynamically_resize_yx_object"]
+    if now["puzzle_positions"]:
+        rows, columns = (int(n) for n in setup.settings["scan_size"])
+        found = by_scan.puzzle(variables.positions, (rows, columns))
+        if found is not None:
+            obj = by_scan.warped(variables.obj, variables.positions, found.positions, window)
+            variables = variables.replace({"positions": found.positions, "obj": obj})
+            corners = np.round(to_host(found.positions)).astype(np.int64)
+            variables, scan, _ = _replaced(variables, scan, corners, window, 0.0)
+            changed.append("puzzle_positions")
+    if limit > 0:
+        variables, scan, moved = _replaced(variables, scan, None, window, limit)
+        changed += ["dynamically_resize_yx_object"] if moved else []
+    return variables, scan, changed
+
+
+def _replaced(
+    variables: Variables, scan: Scan, corners: np.ndarray | None, window: tuple[int, int], limit: float
+) -> tuple[Variables, Scan, bool]:
+    """Windows at ``corners``, or at the rounded positions if some moved by ``limit``; the object has room for all."""
+    n_patterns, n_rows = len(scan.corners), len(variables.positions)
+    old = scan.corners[:n_rows] if corners is None else corners
+    found = by_scan.resized(variables.obj, variables.positions, old, window, limit)
+    if found is None:
+        if corners is None:
+            return variables, scan, False
+        full = np.repeat(corners, n_patterns, axis=0) if n_rows == 1 < n_patterns else corners
+        return variables, Scan(scan.positions, full, scan.object_shape, scan.moved), True
+    new = to_host(found.corners)
+    full = np.repeat(new, n_patterns, axis=0) if n_rows == 1 < n_patterns else new
+    ny, nx = found.obj.shape[-2:]
+    scan = Scan(scan.positions + found.before, full, (ny, nx), scan.moved + found.before)
+    return variables.replace({"obj": found.obj, "positions": found.positions}), scan, True

@@ -1,0 +1,233 @@
+"""How many patterns there are, how large they and the windows are; and whether the given arrays fit to that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.data.plates import PhasePlateSource
+from pypty.data.sources import PatternSource
+from pypty.errors import DataError
+from pypty.params.report import Report
+from pypty.params.settings import Settings
+
+_SMALLEST_WINDOW = 4
+_LARGEST_WINDOW_PIXELS = 2**28
+PER_PATTERN = ("tilts", "beam_current", "aberration_marker", "probe_marker", "defocus_array")
+"""Keys with one row for each pattern; tilts and defocus_array may have one for all."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Numbers of patterns and pixels.
+
+    Attributes
+    ----------
+    n_patterns : measurements
+    window : (ny, nx) of a wave: u x detector + 2 padding, u = ``upsample_pattern``
+    detector : (ky, kx) of a measured pattern after binning, without padding
+    compared : (ky, kx) of what is compared with the data, before virtual detectors
+    """
+
+    n_patterns: int
+    window: tuple[int, int]
+    detector: tuple[int, int]
+    compared: tuple[int, int]
+
+
+def find_geometry(settings: Settings, source: PatternSource | None, report: Report) -> Geometry | None:
+    """The geometry, or None with the reason noted; without data, from the probe or the masks."""
+    detector = _detector(settings, source, report)
+    if detector is None:
+        return None
+    u, pad = settings["upsample_pattern"], settings["data_pad"]
+    ny, nx = (u * size + 2 * pad for size in detector)
+    if min(ny, nx) < _SMALLEST_WINDOW or min(detector) < 1:
+        report.add(
+            "dataset", f"the window would be {ny} x {nx} pixels; at least {_SMALLEST_WINDOW} are needed"
+        )
+        return None
+    if ny * nx > _LARGEST_WINDOW_PIXELS:
+        key = "data_pad" if pad else "upsample_pattern"
+        report.add(key, f"the padded window would be {ny} x {nx} pixels; lower {key} ({settings[key]})")
+        return None
+    seen = pad // u if settings["use_padded_intensity"] and settings["masks"] is None else 0
+    compared = (detector[0] + 2 * seen, detector[1] + 2 * seen)
+    return Geometry(_n_patterns(settings, source), (ny, nx), detector, compared)
+
+
+def _n_patterns(settings: Settings, source: PatternSource | None) -> int:
+    if source is not None:
+        return int(source.shape[0])
+    given = [len(settings[name]) for name in PER_PATTERN if settings[name] is not None]
+    return max(len(settings["positions"]), *given)
+
+
+def _detector(settings: Settings, source: PatternSource | None, report: Report) -> tuple[int, int] | None:
+    """(ky, kx) of a pattern after binning, without padding."""
+    masks = settings["masks"]
+    if masks is not None:
+        return (masks.shape[1], masks.shape[2])
+    if source is None:
+        return _detector_of_probe(settings, report)
+    measured = (source.shape[1], source.shape[2])
+    if min(measured) < settings["data_bin"]:
+        report.add(
+            "data_bin",
+            f"{settings['data_bin']} given, but patterns are only {measured[0]} x {measured[1]} pixels",
+        )
+        return None
+    shift = settings["data_shift_vector"]
+    if any(abs(int(amount)) >= size for amount, size in zip(shift, measured, strict=True)):
+        report.add(
+            "data_shift_vector",
+            f"given {np.asarray(shift).tolist()}, but patterns are only {measured[0]} x "
+            f"{measured[1]} pixels; nothing would be left",
+        )
+        return None
+    return (measured[0] // settings["data_bin"], measured[1] // settings["data_bin"])
+
+
+def _detector_of_probe(settings: Settings, report: Report) -> tuple[int, int] | None:
+    """Without data the probe's window is that of the waves."""
+    probe = settings["probe"]
+    if not isinstance(probe, np.ndarray):
+        report.add(
+            "probe", "without data the window is taken from the probe; give it as an array (y, x, modes)"
+        )
+        return None
+    u, pad = settings["upsample_pattern"], settings["data_pad"]
+    sizes = [size - 2 * pad for size in probe.shape[:2]]
+    if min(sizes) < 1 or any(size % u for size in sizes):
+        report.add(
+            "probe",
+            f"window {probe.shape[:2]} without data_pad = {pad} px on each side is no whole number of detector pixels "
+            f"of {u} x {u} (upsample_pattern)",
+        )
+        return None
+    return (sizes[0] // u, sizes[1] // u)
+
+
+def check_arrays(
+    settings: Settings, source: PatternSource | None, geometry: Geometry, report: Report
+) -> None:
+    """Arrays against the patterns and the window."""
+    _check_positions(settings, geometry.n_patterns, report)
+    _check_rows(settings, geometry.n_patterns, report)
+    _check_markers(settings, report)
+    _check_patterns(settings, source, geometry, report)
+    _check_plates(settings, geometry, report)
+    _check_probe(settings, source, geometry.window, report)
+
+
+def _check_positions(settings: Settings, n: int, report: Report) -> None:
+    rows = len(settings["positions"])
+    shared = rows == 1 and "positions" in settings.given
+    if rows != n and not shared and not report.has("positions"):
+        report.add(
+            "positions",
+            f"{rows} rows, but there are {n} patterns; one row [y, x] per pattern is needed (or one for all of a focal "
+            "series)",
+        )
+    scan_size = settings["scan_size"]
+    if scan_size is not None and not report.has("positions") and int(np.prod(scan_size)) != rows:
+        report.add(
+            "scan_size",
+            f"{scan_size[0]} x {scan_size[1]} = {int(np.prod(scan_size))} points, but there are {rows} positions",
+        )
+
+
+def _check_rows(settings: Settings, n: int, report: Report) -> None:
+    for name in PER_PATTERN:
+        given = settings[name]
+        one_for_all = name in ("tilts", "defocus_array") and given is not None and len(given) == 1
+        if given is not None and len(given) != n and not one_for_all and not report.has(name):
+            more = " (or one row for all)" if name in ("tilts", "defocus_array") else ""
+            report.add(
+                name, f"{len(given)} rows, but there are {n} patterns; one row per pattern is needed{more}"
+            )
+
+
+def _check_markers(settings: Settings, report: Report) -> None:
+    """Markers name rows that there are."""
+    marker = settings["aberration_marker"]
+    if marker is not None and not (marker.min() >= 0 and marker.max() < len(settings["aberrations_array"])):
+        report.add(
+            "aberration_marker",
+            f"values from {marker.min()} to {marker.max()}, but aberrations_array has {len(settings['aberrations_array'])} "
+            "rows, counted from 0",
+        )
+    marker, probe = settings["probe_marker"], settings["probe"]
+    if marker is None:
+        return
+    n_subscans = probe.shape[3] if isinstance(probe, np.ndarray) and probe.ndim == 4 else np.inf
+    if marker.min() < 0 or marker.max() >= n_subscans:
+        report.add(
+            "probe_marker",
+            f"values from {marker.min()} to {marker.max()}, but the probe has {n_subscans} subscans, counted from 0",
+        )
+
+
+def _check_patterns(
+    settings: Settings, source: PatternSource | None, geometry: Geometry, report: Report
+) -> None:
+    """Arrays that have the shape of a pattern or of the window."""
+    mean, masks = settings["mean_pattern"], settings["masks"]
+    if mean is not None and source is not None and masks is None and mean.shape != source.shape[1:]:
+        report.add("mean_pattern", f"shape {mean.shape}, but a measured pattern is {source.shape[1:]}")
+    if mean is not None and masks is not None and mean.shape != geometry.detector:
+        report.add("mean_pattern", f"shape {mean.shape}, but a mask is {geometry.detector}")
+    background = settings["static_background"]
+    fitting = (geometry.compared, geometry.detector)
+    if isinstance(background, np.ndarray) and background.shape not in fitting:
+        report.add(
+            "static_background",
+            f"shape {background.shape}, but a pattern is {geometry.detector}"
+            + (f", padded {geometry.compared}" if fitting[0] != fitting[1] else ""),
+        )
+    for name in ("aperture_mask", "probe_constraint_mask"):
+        mask = settings[name]
+        if isinstance(mask, np.ndarray) and mask.shape != geometry.window:
+            report.add(name, f"shape {mask.shape}, but the padded pattern is {geometry.window}")
+    ctf, pad = settings["beam_ctf"], settings["data_pad"]
+    unpadded = (geometry.window[0] - 2 * pad, geometry.window[1] - 2 * pad)
+    if ctf is not None and ctf.shape not in (geometry.window, unpadded):
+        report.add(
+            "beam_ctf", f"shape {ctf.shape}, but the window is {geometry.window}, without padding {unpadded}"
+        )
+
+
+def _check_plates(settings: Settings, geometry: Geometry, report: Report) -> None:
+    if settings["phase_plate_in_h5"] is None:
+        return
+    try:
+        plates = PhasePlateSource(settings["phase_plate_in_h5"])
+    except DataError as error:
+        report.note_error(error)
+        return
+    expected = (geometry.n_patterns, *geometry.window)
+    if plates.shape != expected:
+        report.add(
+            "phase_plate_in_h5",
+            f"plates of shape {plates.shape}, expected one for each pattern and window, {expected}",
+        )
+    plates.close()
+
+
+def _check_probe(
+    settings: Settings, source: PatternSource | None, window: tuple[int, int], report: Report
+) -> None:
+    probe = settings["probe"]
+    if not isinstance(probe, np.ndarray):
+        return
+    if not probe.any():
+        report.add("probe", "all values are zero; a probe must carry electrons")
+    if source is not None and any(
+        (have - want) % 2 for have, want in zip(probe.shape[:2], window, strict=True)
+    ):
+        report.add(
+            "probe",
+            f"window {probe.shape[:2]}, but the padded pattern is {window}; sizes must differ by an "
+            "even number of pixels to be padded or cropped",
+        )

@@ -1,0 +1,168 @@
+"""Free-space propagation inside the specimen, with its tilt: shared by all integrators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.backend import fft
+from pypty.backend.array import Array, Backend
+from pypty.data.feed import Batch
+from pypty.model.stages.base import Gradients, add_rows, imaginary_product, per_axis, rows_of
+from pypty.model.variables import Variables
+from pypty.optics.grid import Grid
+
+INSIDE = slice(2, 4)
+"""Columns [y, x] of ``tilts`` that act inside the specimen."""
+
+
+@dataclass(frozen=True)
+class PropagationPoint:
+    """What all batches of an evaluation share.
+
+    Attributes
+    ----------
+    distances : (1,) or (gaps,) Å, host
+    tilts : (1, 2) or (N, 2) inside tilts, or None
+    factors : (y, x) M exp(i z (r - 2 pi q.t)) for (index of the distance, fraction of the gap); t only if it is
+        the same for all patterns
+    """
+
+    distances: np.ndarray
+    tilts: Array
+    factors: Mapping[tuple[int, float], Array]
+
+    def index(self, gap: int) -> int:
+        """Which distance a gap has; the last one holds for all that follow."""
+        return min(gap, len(self.distances) - 1)
+
+
+class Propagation:
+    """psi <- F^-1[ H F[psi] ], H = M exp(i f z (r(q) - 2 pi (qy t_y + qx t_x))).
+
+    z is the gap in Å, f the fraction of it, r the phase per Å of the propagator (Fresnel: -pi lambda q^2), t the
+    specimen tilt in rad: a tilted specimen moves the wave sideways by z t (Kirkland, Advanced Computing in Electron
+    Microscopy, eq. 6.99), M the band limit.
+
+    Parameters
+    ----------
+    phase_rate : (y, x) r, rad/Å
+    tilted : the inside columns of ``tilts`` act
+    fractions : the fractions of a gap that will be asked for
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        mask: np.ndarray,
+        backend: Backend,
+        phase_rate: np.ndarray,
+        tilted: bool = False,
+        fractions: tuple[float, ...] = (1.0,),
+    ) -> None:
+        self.backend = backend
+        self.n_pixels = grid.shape[0] * grid.shape[1]
+        self.mask = backend.asarray(mask, backend.real)
+        self.rate = backend.asarray(phase_rate, np.float64)
+        self.qy = backend.asarray(grid.qy[:, 0], np.float64)
+        self.qx = backend.asarray(grid.qx[0], np.float64)
+        self.tilted = tilted
+        self.fractions = fractions
+
+    def prepare(self, variables: Variables, n_gaps: int) -> PropagationPoint:
+        """The propagators of every distance in use."""
+        xp = self.backend.xp
+        distances = np.asarray(
+            variables.slice_distances.get() if self.backend.on_gpu else variables.slice_distances
+        )
+        tilts = variables.tilts[:, INSIDE] if self.tilted else None
+        rate = self.rate
+        if tilts is not None and len(tilts) == 1:
+            rate = rate - 2 * np.pi * (tilts[0, 0] * self.qy[:, None] + tilts[0, 1] * self.qx)
+        factors = {
+            (index, fraction): xp.exp(1j * (fraction * float(distances[index])) * rate).astype(
+                self.backend.complex
+            )
+            * self.mask
+            for index in range(min(n_gaps, len(distances)))
+            for fraction in self.fractions
+        }
+        return PropagationPoint(distances, tilts, factors)
+
+    def _own_ramps(self, point: PropagationPoint, length: float, batch: Batch) -> tuple[Array, Array]:
+        """exp(-2 pi i z q t) along y and x for patterns with tilts of their own: (batch, 1, 1, y, 1) and (…, x)."""
+        xp, tilts = self.backend.xp, rows_of(point.tilts, batch)
+        ramp_y = xp.exp(-2j * np.pi * length * tilts[:, :1] * self.qy).astype(self.backend.complex)
+        ramp_x = xp.exp(-2j * np.pi * length * tilts[:, 1:] * self.qx).astype(self.backend.complex)
+        return ramp_y[:, None, None, :, None], ramp_x[:, None, None, None, :]
+
+    def _multiply(
+        self,
+        spectrum: Array,
+        point: PropagationPoint,
+        gap: int,
+        fraction: float,
+        batch: Batch,
+        conjugate: bool,
+    ) -> Array:
+        index = point.index(gap)
+        factor = point.factors[index, fraction]
+        spectrum *= factor.conj() if conjugate else factor
+        if point.tilts is not None and len(point.tilts) > 1:
+            sign = -1.0 if conjugate else 1.0
+            ramp_y, ramp_x = self._own_ramps(point, sign * fraction * float(point.distances[index]), batch)
+            if spectrum.shape[0] == 1:  # a wave shared by all patterns so far
+                return (spectrum * ramp_y) * ramp_x
+            spectrum *= ramp_y
+            spectrum *= ramp_x
+        return spectrum
+
+    def forward(
+        self, wave: Array, point: PropagationPoint, gap: int, batch: Batch, fraction: float = 1.0
+    ) -> Array:
+        """The wave after the gap; ``wave`` is overwritten."""
+        spectrum = fft.fft2(wave, overwrite=True)
+        spectrum = self._multiply(spectrum, point, gap, fraction, batch, False)
+        return fft.ifft2(spectrum, overwrite=True)
+
+    def adjoint(
+        self,
+        grad: Array,
+        after: Array,
+        point: PropagationPoint,
+        gap: int,
+        batch: Batch,
+        gradients: Gradients,
+        fraction: float = 1.0,
+    ) -> Array:
+        """The gradient before the gap; ``after`` is the wave after it. ``grad`` is overwritten."""
+        spectrum = fft.fft2(grad, overwrite=True)
+        if "slice_distances" in gradients or (self.tilted and "tilts" in gradients):
+            slope = imaginary_product(spectrum, fft.fft2(after), axes=(1, 2))
+            self._add_gradients(slope, point, gap, fraction, batch, gradients)
+        spectrum = self._multiply(spectrum, point, gap, fraction, batch, True)
+        return fft.ifft2(spectrum, overwrite=True)
+
+    def _add_gradients(
+        self,
+        slope: Array,
+        point: PropagationPoint,
+        gap: int,
+        fraction: float,
+        batch: Batch,
+        gradients: Gradients,
+    ) -> None:
+        """With the slope s = Im(conj(F[G]) F[psi after]) and the phase f z (r - 2 pi q.t):
+        dL/dz = -(f/n^2) sum_q (r - 2 pi q.t) s, dL/dt = (2 pi f z/n^2) sum_q q s."""
+        index = point.index(gap)
+        scale = fraction / self.n_pixels
+        along = 2 * np.pi * scale * per_axis(slope, self.qy, self.qx) if self.tilted else None
+        if "slice_distances" in gradients:
+            change = -scale * (slope.sum(axis=0, dtype=np.float64) * self.rate).sum()
+            if along is not None:
+                change += (rows_of(point.tilts, batch) * along).sum()
+            gradients["slice_distances"][index] += change
+        if along is not None and "tilts" in gradients:
+            add_rows(gradients["tilts"][:, INSIDE], batch, float(point.distances[index]) * along)

@@ -1,0 +1,339 @@
+"""The penalties of the regularisers: value and gradient of each.
+
+None is normalised by the number of pixels. The formulas are those of PyPty 2.2 unless a docstring says otherwise.
+Gradients are dL/dRe + i dL/dIm (docs/conventions.md), twice PyPty's dL/dz*.
+
+Layouts: object (mode, z, Y, X), probe (mode, y, x) or (subscan, mode, y, x), positions (N, 2) and tilts (N, 6) in the
+order of the scan, fast axis last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.backend import fft, kernels
+from pypty.backend.array import Array, array_module
+
+OPAQUE = 1e-12
+"""|O|^2 below which the logarithm of the object is continued by its tangent: its slope stays finite."""
+
+FLAT = 1e-12
+"""Added to |dx|^p + |dy|^p of the total variation: its slope stays finite where the object is flat."""
+
+
+@dataclass(frozen=True, eq=False)
+class Penalty:
+    """What all have in common.
+
+    Attributes
+    ----------
+    name : key of the weight among the parameters
+    block : the block of unknowns it acts on
+    weight : w
+    """
+
+    name: str
+    block: str
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class SecondDifferences(Penalty):
+    """w sum L^2 with the second difference L = X[i-1] + X[i+1] - 2 X[i] along one axis of the scan; L = 0 at the ends.
+
+    Along the fast axis X are the positions (or tilts) themselves, along the slow axis their sums over each row.
+
+    Attributes
+    ----------
+    scan_size : (slow, fast)
+    along_fast : which axis
+    """
+
+    scan_size: tuple[int, int]
+    along_fast: bool
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        if len(array) == 1:  # one value for the whole scan
+            return _nothing(array)
+        xp = array_module(array)
+        grid = array.reshape(*self.scan_size, -1)
+        lines = grid.swapaxes(0, 1) if self.along_fast else grid.sum(axis=1)
+        bend = lines[:-2] + lines[2:] - 2 * lines[1:-1]
+        slope = xp.zeros_like(lines)
+        slope[:-2] += bend
+        slope[2:] += bend
+        slope[1:-1] -= 2 * bend
+        slope = slope.swapaxes(0, 1) if self.along_fast else slope[:, None]
+        # Each point of a row has the slope of the row's sum.
+        gradient = xp.zeros_like(grid) + (2 * self.weight) * slope
+        return self.weight * kernels.total(bend**2), gradient.reshape(array.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation(Penalty):
+    """w sum R^2, where R is what the best affine grid a + b row + c column leaves of each column of the array.
+
+    Row and column numbers minus their means are orthogonal to each other and to a constant, so the least-squares
+    fit is three projections. The residual is a projection too: the gradient is 2 w R.
+
+    Attributes
+    ----------
+    scan_size : (slow, fast)
+    """
+
+    scan_size: tuple[int, int]
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        if len(array) == 1:
+            return _nothing(array)
+        xp = array_module(array)
+        grid = array.reshape(*self.scan_size, -1)
+        residual = grid - grid.mean(axis=(0, 1))
+        for axis, size in enumerate(self.scan_size):
+            if size > 1:
+                number = xp.arange(size, dtype=array.dtype) - (size - 1) / 2
+                number = number.reshape((size, 1, 1) if axis == 0 else (1, size, 1))
+                residual = residual - number * ((number * residual).mean(axis=(0, 1)) / (number**2).mean())
+        gradient = (2 * self.weight) * residual
+        return self.weight * kernels.total(residual**2), gradient.reshape(array.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class PlanePenalty(Penalty):
+    """A sum over the slices and modes of the object, computed one by one to save memory."""
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        return _sum_parts(self.plane, array, np.ndindex(*array.shape[:-2]))
+
+    def plane(self, plane: Array) -> tuple[float, Array]:
+        """Value and gradient of one slice (Y, X) of one mode."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseNorm(PlanePenalty):
+    """w sum |arg O|.
+
+    The gradient is i w sign(arg O) O / |O|^2, zero where arg O = 0. It falls to zero where |O|^2 < :data:`OPAQUE`:
+    an opaque pixel has no phase.
+    """
+
+    def plane(self, plane: Array) -> tuple[float, Array]:
+        xp = array_module(plane)
+        phase = xp.angle(plane)
+        slope = self.weight * xp.sign(phase) / xp.maximum(kernels.abs2(plane), OPAQUE)
+        return self.weight * kernels.total(abs(phase)), 1j * slope * plane
+
+
+@dataclass(frozen=True, eq=False)
+class AbsorptionNorm(PlanePenalty):
+    """w sum |log |O||.
+
+    The gradient is w sign(log |O|) O / |O|^2, zero where |O| = 1. Where |O|^2 < :data:`OPAQUE`, log |O|^2 is replaced
+    by its tangent at OPAQUE, so that value and gradient are finite and belong to each other.
+    """
+
+    def plane(self, plane: Array) -> tuple[float, Array]:
+        xp = array_module(plane)
+        power = kernels.abs2(plane)
+        above = xp.maximum(power, OPAQUE)
+        # The bracket is zero for all but opaque pixels.
+        log_power = xp.log(above) + (xp.minimum(power / OPAQUE, 1) - 1)
+        slope = self.weight * xp.sign(log_power) / above
+        return 0.5 * self.weight * kernels.total(abs(log_power)), slope * plane
+
+
+@dataclass(frozen=True, eq=False)
+class TotalVariation(PlanePenalty):
+    """w sum T^(q/p), T = |dx|^p + |dy|^p + :data:`FLAT`, with the periodic complex differences dx = O[x-1] - O[x] and
+    dy = O[y-1] - O[y].
+
+    The gradient carries w q T^(q/p-1) |dx|^(p-1) dx/|dx| back to the two pixels of each difference, with dx/|dx| = 0
+    where dx = 0.
+
+    Attributes
+    ----------
+    p, q : exponents, positive
+    """
+
+    p: float
+    q: float
+
+    def plane(self, plane: Array) -> tuple[float, Array]:
+        xp = array_module(plane)
+        differences = [xp.roll(plane, 1, axis) - plane for axis in (0, 1)]
+        sizes = [abs(difference) for difference in differences]
+        variation = sizes[0] ** self.p + sizes[1] ** self.p + FLAT
+        slope = (self.weight * self.q) * variation ** (self.q / self.p - 1)
+        gradient = xp.zeros_like(plane)
+        for axis in (0, 1):
+            size = xp.maximum(sizes[axis], _tiny(plane))
+            flow = slope * size ** (self.p - 1) * (differences[axis] / size)
+            gradient += xp.roll(flow, -1, axis) - flow
+        return self.weight * kernels.total(variation ** (self.q / self.p)), gradient
+
+
+@dataclass(frozen=True, eq=False)
+class ModeVariance(Penalty):
+    """(w/M) sum |V|^2 with V = B - mean over modes of B, and B the object blurred by exp(-(fx^2 + fy^2)/s^2).
+
+    Blurring and removing the mean are one self-adjoint map, so the gradient is 2 (w/M) times the blurred V. Zero for a
+    single mode.
+
+    Attributes
+    ----------
+    sigma : s, cycles per object pixel
+    """
+
+    sigma: float
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        modes = len(array)
+        if modes == 1:
+            return _nothing(array)
+        blur = _on_device(np.exp(-_squared_frequencies(array.shape[-2:], (1.0, 1.0)) / self.sigma**2), array)
+
+        def one_slice(part: Array) -> tuple[float, Array]:
+            blurred = fft.ifft2(blur * fft.fft2(part), overwrite=True)
+            deviation = blurred - blurred.mean(axis=0)
+            gradient = fft.ifft2(blur * fft.fft2(deviation), overwrite=True)
+            value = self.weight / modes * kernels.total(kernels.abs2(deviation))
+            return value, (2 * self.weight / modes) * gradient
+
+        return _sum_parts(one_slice, array, ((slice(None), z) for z in range(array.shape[1])))
+
+
+@dataclass(frozen=True, eq=False)
+class MissingWedge(Penalty):
+    """sum W |F3 O|^2, W = w (2/pi) arctan(b^2 qz^2 / qr^2), with the unnormalised 3-D transform F3 of each mode.
+
+    qr^2 is replaced by 1 where it is zero. The gradient is 2 F3* W F3 O, where F3* is the inverse transform without
+    its 1/N. Zero for a single slice.
+
+    Attributes
+    ----------
+    beta : b
+    pixel_size_A : (py, px), Å
+    slice_distance_A : Å
+    """
+
+    beta: float
+    pixel_size_A: tuple[float, float]
+    slice_distance_A: float
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        if array.shape[1] == 1:
+            return _nothing(array)
+        xp = array_module(array)
+        axial = np.fft.fftfreq(array.shape[1], self.slice_distance_A)[:, None, None]
+        radial = _squared_frequencies(array.shape[-2:], self.pixel_size_A)
+        radial[0, 0] = 1
+        weight = xp.arctan(_on_device(self.beta**2 * axial**2, array) / _on_device(radial, array))
+        weight *= self.weight * 2 / math.pi
+
+        def one_mode(mode: Array) -> tuple[float, Array]:
+            spectrum = xp.fft.fftn(mode)
+            value = kernels.total(weight * kernels.abs2(spectrum))
+            return value, 2 * xp.fft.ifftn(weight * spectrum, norm="forward")
+
+        return _sum_parts(one_mode, array, range(len(array)))
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeAperture(Penalty):
+    """w sum A |F P|^2 over all modes, A = 1 outside the aperture; gradient 2 w F* A F P.
+
+    PyPty 2.2 documents this and computes w sum A |F P|.
+
+    Attributes
+    ----------
+    outside : A, (ky, kx) 0 or 1, zero frequency first
+    """
+
+    outside: np.ndarray
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        spectrum = _on_device(self.outside, array) * fft.fft2(array)
+        value = self.weight * kernels.total(kernels.abs2(spectrum))
+        return value, (2 * self.weight) * fft.fft2_adjoint(spectrum, overwrite=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeWindow(Penalty):
+    """w sum W |P|^2 over all modes; gradient 2 w W P.
+
+    Attributes
+    ----------
+    outside : W, (y, x) between 0 and 1, see :func:`~pypty.objective.regularizers.outside_window`
+    """
+
+    outside: np.ndarray
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        weight = self.weight * _on_device(self.outside, array)
+        return kernels.total(weight * kernels.abs2(array)), 2 * weight * array
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeModulation(Penalty):
+    """w sum L^2, L = m Lap |F P|, over all modes: sharp features of the spectrum at multiples of the scan frequency.
+
+    Lap is the periodic 5-point Laplacian. The gradient is F* [ Lap(2 w L) F P / |F P| ], with F P / |F P| = 0 where
+    F P = 0.
+
+    Attributes
+    ----------
+    near : m, (ky, kx) 0 or 1, zero frequency first, see :func:`~pypty.objective.regularizers.scan_frequencies`
+    """
+
+    near: np.ndarray
+
+    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        spectrum = fft.fft2(array)
+        size = abs(spectrum)
+        bend = _on_device(self.near, array) * _laplacian(size)
+        spectrum /= array_module(array).maximum(size, _tiny(array))
+        spectrum *= _laplacian((2 * self.weight) * bend)
+        return self.weight * kernels.total(bend**2), fft.fft2_adjoint(spectrum, overwrite=True)
+
+
+def _nothing(array: Array) -> tuple[float, Array]:
+    return 0.0, array_module(array).zeros_like(array)
+
+
+def _sum_parts(
+    penalty: Callable[[Array], tuple[float, Array]], array: Array, parts: Iterable[Any]
+) -> tuple[float, Array]:
+    """A penalty that is a sum over ``parts`` (indices) of the array, computed one by one to save memory."""
+    value, gradient = 0.0, array_module(array).zeros_like(array)
+    for part in parts:
+        value_of_part, gradient[part] = penalty(array[part])
+        value += value_of_part
+    return value, gradient
+
+
+def _tiny(array: Array) -> float:
+    """Smallest normal number of the precision of ``array``: a divisor in place of zero."""
+    return float(np.finfo(array.dtype).tiny)
+
+
+def _on_device(host: np.ndarray, array: Array) -> Array:
+    """``host`` where ``array`` is, in its real precision."""
+    return array_module(array).asarray(host, dtype=array.real.dtype)
+
+
+def _squared_frequencies(shape: tuple[int, int], pixel_size: tuple[float, float]) -> np.ndarray:
+    """(ny, nx) squared spatial frequency, zero frequency first."""
+    fy, fx = (np.fft.fftfreq(n, size) for n, size in zip(shape, pixel_size, strict=True))
+    return fy[:, None] ** 2 + fx[None, :] ** 2
+
+
+def _laplacian(image: Array) -> Array:
+    """Periodic 5-point Laplacian over the last two axes; it is its own adjoint."""
+    xp = array_module(image)
+    return sum(xp.roll(image, step, axis) for axis in (-2, -1) for step in (1, -1)) - 4 * image

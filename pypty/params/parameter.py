@@ -1,0 +1,56 @@
+"""One key of the parameter dict, and what its status means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.params.kinds import Kind
+
+NOT_YET = "not available yet"
+RECORDED = "recorded"
+NO_EFFECT = "no effect"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key of the parameter dict.
+
+    Attributes
+    ----------
+    name, default, kind, unit, meaning : what ``pypty explain`` prints
+    per_epoch : may be a callable of the epoch or an expression
+    when : when it has an effect ("" = always)
+    status : "" (it works), NOT_YET (only its neutral value is accepted), RECORDED (kept in params.yaml,
+        no effect on the reconstruction) or NO_EFFECT (a PyPty 2.2 key this engine does not need; a
+        warning says so when it is set)
+    """
+
+    name: str
+    default: Any
+    kind: Kind
+    unit: str
+    meaning: str
+    per_epoch: bool = False
+    when: str = ""
+    status: str = ""
+
+    def is_neutral(self, value: Any) -> bool:
+        """Whether ``value`` asks for nothing: the default, None, False, zero or zeros."""
+        if value is None or value is False:
+            return True
+        if isinstance(value, str) or callable(value):
+            return bool(value == self.default)
+        if isinstance(value, (list, tuple, np.ndarray, int, float, np.number)):
+            try:
+                array = np.asarray(value, dtype=float)
+            except (TypeError, ValueError):
+                return False
+            return bool(not array.any() or np.array_equal(array, np.asarray(_numeric(self.default))))
+        return bool(value == self.default)
+
+
+def _numeric(default: Any) -> Any:
+    return default if isinstance(default, (int, float, list, tuple, np.ndarray)) else np.nan
