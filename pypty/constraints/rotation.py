@@ -11,8 +11,9 @@ def orthogonal_rotation(probe: Array) -> np.ndarray:
     """(subscan, mode, mode) unitary W, for which the modes W P are orthogonal, the strongest first.
 
     With the singular value decomposition P = U S V^H of the modes as rows, W = U^H, each row with the phase that keeps
-    a mode which is orthogonal already. Every incoherent sum over modes is the same for P and W P, so the gradient of the
-    loss at W P is W times that at P (Thibault and Menzel, Nature 494 (2013) 68, for the freedom in the choice of modes).
+    a mode which is orthogonal already. Every incoherent sum over modes is the same for P and W P, so the gradient of
+    the loss at W P is W times that at P. (Thibault and Menzel, Nature 494 (2013) 68, for the freedom in the choice of
+    modes.)
     """
     host = to_host(probe).astype(np.complex128)
     rows = host.reshape(-1, host.shape[-3], host.shape[-2] * host.shape[-1])

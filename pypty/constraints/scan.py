@@ -120,7 +120,7 @@ def puzzle(
     above ``score_limit``: l is then large on few points. Those are the seams: l scaled to [0, 1] and blurred with a
     standard deviation of 0.4 points is above Otsu's threshold there. Beside wide seams that threshold misses narrow
     ones, so points with an l five robust standard deviations, and ``smallest_shift``, above the median of the rest
-    are added. Closed with a disk of 3 x 3 points the seams separate the pieces. Each piece gets a rigid shift,
+    are added. Closed with a block of 3 x 3 points the seams separate the pieces. Each piece gets a rigid shift,
     the largest one none.
 
     Shifts, and the positions on the seams, are the solution of one linear least-squares problem: the second
@@ -226,9 +226,10 @@ def _seams(roughness: np.ndarray, score_limit: float, smallest_shift: float) -> 
     median = np.median(rest)
     deviation = np.median(np.abs(rest - median)) / _QUARTILE
     narrow = roughness > median + max(_OUTLIER * deviation, smallest_shift)
-    disk = scipy.ndimage.generate_binary_structure(2, 1)
-    # With room around it closing does not open a seam at its ends.
-    return scipy.ndimage.binary_closing(np.pad(wide | narrow, 2), disk)[2:-2, 2:-2]
+    # A gap in a seam is two points wide, one on each side: a cross of 3 x 3 would not close it.
+    block = np.ones((3, 3))
+    room = np.pad(wide | narrow, 2)  # otherwise closing opens a seam at its ends
+    return scipy.ndimage.binary_closing(room, block)[2:-2, 2:-2]
 
 
 def _otsu(values: np.ndarray) -> float:
@@ -254,8 +255,8 @@ def _pieces(seams: np.ndarray) -> np.ndarray:
     """
     labels, count = scipy.ndimage.label(~seams)
     block = np.lib.stride_tricks.sliding_window_view(labels, tuple(np.minimum(seams.shape, 2)))
-    lowest, highest = block.min(axis=(2, 3)), block.max(axis=(2, 3))
-    counting = np.unique(lowest[(lowest == highest) & (lowest > 0)])
+    lowest = block.min(axis=(2, 3))
+    counting = np.unique(lowest[lowest > 0])  # neighbours have the same label, or one of them is a seam
     size = np.bincount(labels.ravel(), minlength=count + 1)[counting]
     name = np.zeros(count + 1, dtype=np.int64)
     name[counting[np.argsort(-size, kind="stable")]] = np.arange(1, len(counting) + 1)
@@ -283,8 +284,6 @@ def _torn(grid: np.ndarray, seams: np.ndarray) -> bool:
     """
     products = squares = 0.0
     for axis in range(2):
-        if grid.shape[axis] < 3:
-            continue
         bending = np.moveaxis(np.diff(grid, n=2, axis=axis), axis, 0)
         bending = bending * np.moveaxis(seams, axis, 0)[1:-1, :, None]
         products += float((bending[1:] * bending[:-1]).sum())

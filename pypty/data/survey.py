@@ -77,6 +77,33 @@ def survey(
     return Survey(multiplier * counts / np.maximum(times, 1), weight / len(indices))
 
 
+def aligned_mean(
+    source: PatternSource,
+    indices: np.ndarray,
+    detector_mask: np.ndarray | str | None,
+    preprocess: Preprocess,
+    multiplier: float,
+    shifts: np.ndarray,
+) -> np.ndarray:
+    """(ky, kx) mean of patterns that were moved back by whole pixels: a pattern that a beam tilt displaced.
+
+    Parameters
+    ----------
+    indices : sorted indices of the patterns to average
+    shifts : (len(indices), 2) displacement of each pattern in binned detector pixels, [ky, kx]
+    """
+    weights = DetectorWeights(detector_mask)
+    total = np.zeros(preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2])))
+    n_chunk = max(1, _CHUNK_BYTES // (8 * source.shape[1] * source.shape[2]))
+    for start in range(0, len(indices), n_chunk):
+        chosen = indices[start : start + n_chunk]
+        data = preprocess.unpadded.patterns(weights.blank(source.read(chosen), chosen))
+        back = -np.round(shifts[start : start + n_chunk]).astype(int)
+        for pattern, shift in zip(data, back, strict=True):
+            total += np.roll(pattern, tuple(shift), axis=(0, 1))
+    return total * (multiplier / len(indices))
+
+
 def _check_counts(data: np.ndarray, indices: np.ndarray, name: str, negative: bool) -> None:
     if data.dtype.kind in "ub":
         return

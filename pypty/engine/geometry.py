@@ -155,8 +155,8 @@ def _check_markers(settings: Settings, report: Report) -> None:
     if marker is not None and not (marker.min() >= 0 and marker.max() < len(settings["aberrations_array"])):
         report.add(
             "aberration_marker",
-            f"values from {marker.min()} to {marker.max()}, but aberrations_array has {len(settings['aberrations_array'])} "
-            "rows, counted from 0",
+            f"values from {marker.min()} to {marker.max()}, but aberrations_array has "
+            f"{len(settings['aberrations_array'])} rows, counted from 0",
         )
     marker, probe = settings["probe_marker"], settings["probe"]
     if marker is None:

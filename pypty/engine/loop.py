@@ -166,7 +166,7 @@ class Reconstruction:
             blocks,
             indices,
             weight,
-            parametrization(now, self.limits(now)),
+            parametrization(now, self.limits(now), variables.positions),
             setup.curvature(indices, weight),
             self.settings["preconditioner"],
             model_digest(self.settings, *self._model),
@@ -226,11 +226,11 @@ class Reconstruction:
         for name in released:
             del state.frozen[name]
         blocks = refined_blocks(now, state.variables, state.frozen)
-        name = block_to_freeze(blocks) if self._is_stuck() and now["freeze_stuck_blocks"] else None
-        if name is not None:
-            state.frozen[name] = state.epoch + FROZEN_EPOCHS
+        stuck = block_to_freeze(blocks) if self._is_stuck() and now["freeze_stuck_blocks"] else None
+        if stuck is not None:
+            until = state.frozen[stuck] = state.epoch + FROZEN_EPOCHS
             decisions.append(
-                f"{state.rejected} rejected updates in a row: block '{name}' is frozen until epoch {state.frozen[name]}"
+                f"{state.rejected} rejected updates in a row: block '{stuck}' is frozen until epoch {until}"
             )
         return decisions
 
@@ -253,7 +253,7 @@ class Reconstruction:
         if rotation is None:
             return
         state.variables = state.variables.replace({"probe": rotated(state.variables.probe, rotation)})
-        if state.signature is None or not state.signature.form.endswith("complex"):
+        if state.signature is None or "fourier" in state.signature.form:
             state.sample = None
             state.optimizer.reset()
             return

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array
-from pypty.model.parametrization import BandLimits, Parametrization
+from pypty.model.parametrization import BandLimits, Parametrization, affine_basis
 from pypty.model.stages import INTEGRATORS
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature
@@ -48,11 +48,13 @@ def refined_blocks(
     return tuple(name for name in variables.present if name in active)
 
 
-def parametrization(now: Mapping[str, Any], limits: BandLimits) -> Parametrization:
-    """How object and probe are moved at this epoch."""
+def parametrization(now: Mapping[str, Any], limits: BandLimits, positions: Array) -> Parametrization:
+    """How object, probe and positions are moved at this epoch."""
     obj = "phase" if now["phase_only_obj"] else now["obj_parametrization"]
     probe = "fourier_phase" if now["tune_only_probe_phase"] else "complex"
-    return Parametrization(limits, obj, "fourier_amplitude" if now["tune_only_probe_abs"] else probe)
+    probe = "fourier_amplitude" if now["tune_only_probe_abs"] else probe
+    basis = affine_basis(positions) if now["positions_parametrization"] == "affine" else None
+    return Parametrization(limits, obj, probe, basis)
 
 
 _REGULARIZER_KEYS = ("window", "atv_q", "atv_p", "mixed_variance_sigma", "beta_wedge", "probe_mod_tol")
@@ -141,7 +143,7 @@ class Signature:
         if self.model != other.model:
             changes.append("model, noise model or data preparation")
         if self.form != other.form:
-            changes.append(f"parametrisation of object and probe {other.form} -> {self.form}")
+            changes.append(f"parametrisation {other.form} -> {self.form}")
         if self.regularizers != other.regularizers:
             changes.append(f"regularisers [{other.regularizers}] -> [{self.regularizers}]")
         return "; ".join(changes)
@@ -166,7 +168,7 @@ class Problem:
 
     @property
     def signature(self) -> Signature:
-        form = f"{self.form.obj}, {self.form.probe}"
+        form = f"{self.form.obj}, {self.form.probe}" + ("" if self.form.scan_basis is None else ", affine")
         return Signature(
             self.blocks, self.indices.tobytes(), self.weight, self.model, form, self.regularizer_text
         )

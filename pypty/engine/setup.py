@@ -13,7 +13,7 @@ from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess, to_centre, to_corner
 from pypty.data.scan import Scan
 from pypty.data.sources import PatternSource, fingerprint
-from pypty.data.survey import Survey
+from pypty.data.survey import Survey, aligned_mean
 from pypty.engine.geometry import Geometry
 from pypty.engine.memory import MemoryPlan
 from pypty.engine.start import start_current, start_variables
@@ -28,6 +28,9 @@ from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
 from pypty.params.effects import has_background, has_tilts
 from pypty.params.settings import Settings
+
+
+_ALIGNED_PATTERNS = 1000
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,26 @@ class Setup:
         if given is not None:
             prepared = self.preprocess.unpadded.patterns(given) * self.settings["data_multiplier"]
             pattern = self._in_window(prepared)
+        elif self.settings["probe"] is None and self.source is not None:
+            pattern = self._aligned_pattern(mean)
         return Counts(mean, self._start_weights(), pattern)
+
+    def _aligned_pattern(self, mean: np.ndarray) -> np.ndarray:
+        """The mean of patterns moved back by the tilts before and after the specimen, which displaced them by t/lambda;
+        ``mean`` where no tilt does. Up to a thousand patterns, evenly spread."""
+        tilts, (before, _, after) = self.settings["tilts"], TILT_MODES[self.settings["tilt_mode"]]
+        if tilts is None or self.near_field or self.settings["masks"] is not None or self.source is None:
+            return mean
+        angles = before * tilts[:, 0:2] + after * tilts[:, 4:6]
+        if not angles.any():
+            return mean
+        field_A = np.array(self.grid.shape) * np.array(self.grid.pixel_size_A)
+        shifts = angles * field_A / (self.grid.wavelength * self.settings["upsample_pattern"])
+        n = self.source.shape[0]
+        indices = np.unique(np.linspace(0, n - 1, min(n, _ALIGNED_PATTERNS)).astype(int))
+        rows = np.broadcast_to(shifts, (n, 2))[indices]
+        mask, multiplier = self.settings["detector_mask"], self.settings["data_multiplier"]
+        return self._in_window(aligned_mean(self.source, indices, mask, self.preprocess, multiplier, rows))
 
     def _start_weights(self) -> np.ndarray | None:
         """(ny, nx) mean weight of each pixel of the padded window; a rim that is not compared has none."""

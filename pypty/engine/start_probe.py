@@ -108,8 +108,8 @@ def _from_pattern(settings: Settings, pattern: np.ndarray, near: bool) -> np.nda
         pattern = (pattern > threshold * pattern.mean()).astype(float)
         if not pattern.any():
             raise ParameterError(
-                f"estimate_aperture_based_on_binary: no pixel of the mean pattern is above {threshold:g} times its mean; "
-                "lower it"
+                f"estimate_aperture_based_on_binary: no pixel of the mean pattern is above {threshold:g} times its "
+                "mean; lower it"
             )
     return (
         np.sqrt(np.maximum(pattern, 0))[None].astype(complex) if near else probes.probe_from_pattern(pattern)

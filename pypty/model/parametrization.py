@@ -58,18 +58,21 @@ class Parametrization:
 
     The object may be moved as a complex number, by its phase alone (O = |O| exp(i theta)), or by amplitude and phase
     (O = a exp(i theta), stacked on a new first axis); the probe as a complex number, or by the phase or the amplitude
-    of its spectrum alone. A real parametrisation is of the same band-limited subspace as the complex one.
+    of its spectrum alone. A real parametrisation is of the same band-limited subspace as the complex one. Positions
+    may be moved one by one, or all together by an affine map.
 
     Attributes
     ----------
     limits : subspaces
     obj : one of :data:`OBJECT_FORMS`
     probe : one of :data:`PROBE_FORMS`
+    scan_basis : (N, 3) orthonormal columns that span the affine maps of the scan, or None (positions are free)
     """
 
     limits: BandLimits
     obj: str = "complex"
     probe: str = "complex"
+    scan_basis: Array = None
 
     def vector(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
         """The named blocks as the optimiser moves them."""
@@ -146,6 +149,8 @@ class Parametrization:
                 self.limits.probe_steps if soft and self.limits.probe_steps is not None else self.limits.probe
             )
             return array if mask is None else array * mask
+        if name == "positions" and self.scan_basis is not None:
+            return self.scan_basis @ (self.scan_basis.T @ array)
         return self.limits.damp(name, array) if soft else self.limits.limit(name, array)
 
     def diagonal(self, variables: Variables, diagonal: Mapping[str, Array]) -> dict[str, Array]:
@@ -168,6 +173,18 @@ class Parametrization:
             else:
                 out["probe"] = array_module(power).full((1,) * power.ndim, scale)
         return out
+
+
+def affine_basis(positions: Array) -> Array:
+    """(N, 3) orthonormal columns spanning y, x and 1 of the given positions: steps in their span shift, rotate, scale
+    and shear the scan. Fewer columns for a scan along a line."""
+    xp = array_module(positions)
+    centred = positions - positions.mean(axis=0)
+    columns = xp.concatenate(
+        [centred / max(float(abs(centred).max()), 1.0), xp.ones((len(positions), 1))], axis=1
+    )
+    left, size, _ = xp.linalg.svd(columns, full_matrices=False)
+    return left[:, : int((size > 1e-9 * size[0]).sum())]
 
 
 def _polar(amplitude: Array, phase: Array, dtype: object) -> Array:

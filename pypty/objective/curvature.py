@@ -1,9 +1,9 @@
 """Diagonal Gauss-Newton curvature of the amplitude loss: the preconditioner of the optimiser.
 
-For dL = Re<G, dz>, sum I = g sum |psi|^2 (g = n^2 in the far field, 1 in the near field) and L = sum (sqrt I - sqrt D)^2, the Gauss-Newton diagonal is at most
-2 g sum_j |P_j|^2 for an object pixel and 2 g sum_j |O_j|^2 for a probe pixel (the illumination preconditioner of
-ePIE and of Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004); for any other real unknown u it is
-2 sum |dW/du|^2.
+For dL = Re<G, dz>, sum I = g sum |psi|^2 (g = n^2 in the far field, 1 in the near field) and
+L = sum (sqrt I - sqrt D)^2, the Gauss-Newton diagonal is at most 2 g sum_j |P_j|^2 for an object pixel and
+2 g sum_j |O_j|^2 for a probe pixel (the illumination preconditioner of ePIE and of Thibault and Guizar-Sicairos, New J.
+Phys. 14 (2012) 063004); for any other real unknown u it is 2 sum |dW/du|^2.
 """
 
 from __future__ import annotations

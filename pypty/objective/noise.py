@@ -72,7 +72,8 @@ class Poisson:
     Attributes
     ----------
     dark : counts below which an intensity is nothing but rounding
-    reachable : (ky, kx) bool, zero frequency first, where the model can have counts; None = everywhere, unless ``dark`` is 0
+    reachable : (ky, kx) bool, in the order of the patterns, where the model can have counts; None = everywhere, or with
+        ``dark`` 0 wherever it has any
     """
 
     dark: float = 0.0

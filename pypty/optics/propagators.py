@@ -23,7 +23,7 @@ def angular_spectrum_phase_rate(grid: Grid) -> np.ndarray:
 
 
 def lens_phase(grid: Grid, Cs_A: float) -> np.ndarray:
-    """(ny, nx): phase of the spherical aberration of an imaging lens, -pi/2 Cs lambda^3 q^4 (rad), zero frequency first.
+    """(ny, nx): phase of the spherical aberration of an imaging lens, -pi/2 Cs lambda^3 q^4 (rad).
 
     Kirkland, Advanced Computing in Electron Microscopy, eq. 3.9, with the sign of a propagation.
     """

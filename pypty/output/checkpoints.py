@@ -90,8 +90,9 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
 
     Returns
     -------
-    dict with obj, probe, positions and the other blocks (those that are present); epoch_prev = number of epochs in loss.csv;
-    skip_preprocessing = True; and neutral values of what shaped the earlier start (defocus, aberrations, ...).
+    dict with obj, probe, positions and the other blocks (those that are present); epoch_prev = number of epochs in
+    loss.csv; skip_preprocessing = True; and neutral values of what shaped the earlier start (defocus, aberrations,
+    ...).
     Update your parameters with it and run.
 
     Raises

@@ -108,7 +108,8 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
     if aperture is None and _ever(settings, report, epochs, "probe_reg_constraint_weight"):
         report.add(
             "probe_reg_constraint_weight",
-            "on, but there is no aperture; give probe_constraint_mask: an array, or the radius as a fraction of Nyquist",
+            "on, but there is no aperture; give probe_constraint_mask: an array, or the radius as a fraction of "
+            "Nyquist",
         )
 
 
@@ -149,8 +150,8 @@ def _check_probe_start(settings: Settings, report: Report, epochs: range) -> Non
         if abs(settings["spatial_coh_xy"]) > size_x * size_y * (1 + 1e-12):
             report.add(
                 "spatial_coh_xy",
-                f"given {settings['spatial_coh_xy']:g} Å^2; a covariance is at most spatial_coh_x_A x spatial_coh_y_A = "
-                f"{size_x * size_y:g} Å^2",
+                f"given {settings['spatial_coh_xy']:g} Å^2; a covariance is at most spatial_coh_x_A x spatial_coh_y_A "
+                f"= {size_x * size_y:g} Å^2",
             )
     hermite = settings["n_hermite_probe_modes"]
     if hermite is not None and (hermite.min() < 0 or hermite.max() > 100):

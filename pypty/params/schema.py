@@ -36,8 +36,8 @@ DATA = (
               "File with the measured patterns: .h5/.hdf5 or .npy, 3-D (N, ky, kx) or 4-D (sy, sx, ky, kx).",
               when="dataset is not given"),
     Parameter("dataset", None, optional(ArrayOf((("N", "ky", "kx"), ("sy", "sx", "ky", "kx"), ("N", "D")), lazy=True)),
-              "counts", "The measured patterns as an array in memory, zero frequency at index n//2 (near field: images); "
-              "(N, D) with masks. Wins over data_path."),
+              "counts", "The measured patterns as an array in memory, zero frequency at index n//2 (near field: "
+              "images); (N, D) with masks. Wins over data_path."),
     Parameter("data_key", "data", Text(), "", "Name of the data set inside an HDF5 file.",
               when="data_path is an HDF5 file"),
     Parameter("detector_mask", None, optional(Either((ArrayOf((("ky", "kx"), ("N", "ky", "kx"))), Choice(("nan",))))),
@@ -105,8 +105,9 @@ EXPERIMENT = (
               when="probe is 'aperture'"),
     Parameter("alpha_near_field", 0.0, _non_negative, "rad", "Illumination semi-angle: blurs defocused images.",
               when="recon_type is near_field"),
-    Parameter("defocus_array", (0.0,), ArrayOf((("1",), ("N",), ("N", "1", "1"))), "Å", "Distance from the exit plane to the "
-              "image, positive downstream; one for all, or one per pattern (focal series).",
+    Parameter("defocus_array", (0.0,), ArrayOf((("1",), ("N",), ("N", "1", "1"))), "Å",
+              "Distance from the exit plane to the image, positive downstream; one for all, or one per pattern "
+              "(focal series).",
               when="recon_type is near_field"),
     Parameter("Cs", 0.0, Number(), "Å", "Spherical aberration of the imaging lens.", when="recon_type is near_field"),
     Parameter("num_slices", 1, _positive_whole, "", "Number of slices, when obj does not already fix it."),
@@ -124,8 +125,9 @@ EXPERIMENT = (
 STATE = (
     Parameter("obj", None, optional(ArrayOf((("y", "x", "z", "modes"),), complex=True)), "",
               "Starting transmission function; None = vacuum. Grown to the right and bottom to cover the scan."),
-    Parameter("probe", None, optional(Either((ArrayOf((("y", "x", "modes"), ("y", "x"), ("y", "x", "modes", "subscans")),
-                                                      complex=True), Choice(("aperture",))))), "",
+    Parameter("probe", None, optional(Either((
+                  ArrayOf((("y", "x", "modes"), ("y", "x"), ("y", "x", "modes", "subscans")), complex=True),
+                  Choice(("aperture",))))), "",
               "Starting probe, centre at n//2; with probe_marker one for each subscan. None: from the mean pattern; "
               "'aperture': from aperture_mask."),
     Parameter("positions", ((0.0, 0.0),), ArrayOf((("N", "2"),)), "px",
@@ -139,10 +141,10 @@ STATE = (
     Parameter("tilt_mode", 0, Number(0, 4, integer=True), "", "Which tilts act: 0 inside, 1 after, 2 before, "
               "3 inside and after, 4 all.", when="tilts are given or refined"),
     Parameter("static_background", None, optional(Either((_pattern, _non_negative))), "sqrt(counts)",
-              "Square root of an intensity that is added to every pattern, zero frequency at n//2: an array of a pattern's "
-              "shape, or the sum of a random start; 0 = none."),
-    Parameter("beam_current", None, optional(ArrayOf((("N",),))), "", "Factor on the probe's amplitude in each pattern; "
-              "None = 1."),
+              "Square root of an intensity that is added to every pattern, zero frequency at n//2: an array of a "
+              "pattern's shape, or the sum of a random start; 0 = none."),
+    Parameter("beam_current", None, optional(ArrayOf((("N",),))), "",
+              "Factor on the probe's amplitude in each pattern; None = 1."),
     Parameter("aberrations_array", ((0.0,),), ArrayOf((("groups", "K"),)), "Å", "Aberrations C10, C12a, "
               "C12b, C21a, ... of each group of patterns.", when="aberration_marker is given"),
     Parameter("aberration_marker", None, optional(ArrayOf((("N",),), integer=True)), "",
@@ -172,8 +174,9 @@ NUMERICS = (
               "never.", per_epoch=True, when="positions are refined"),
     Parameter("damping_cutoff_multislice", 2 / 3, Number(0, 2, open_low=True), "",
               "Band limit as a fraction of the largest sampled frequency."),
-    Parameter("smooth_rolloff", 0.0, _non_negative, "", "Soft edge of the band limit of the start and of every step, as a fraction "
-              "of the largest frequency; smaller than the band limit."),
+    Parameter("smooth_rolloff", 0.0, _non_negative, "",
+              "Soft edge of the band limit of the start and of every step, as a fraction of the largest frequency; "
+              "smaller than the band limit."),
     Parameter("update_extra_cut", 0.005, _non_negative, "", "Object and probe are band-limited this much tighter than "
               "the waves.", when="the object's limit: lazy_clean is False"),
     Parameter("lazy_clean", False, Flag(), "", "True: each window of the object is band-limited in the model; False: "
@@ -192,12 +195,13 @@ NUMERICS = (
               when="compute_batch is 'auto'"),
     Parameter("smart_memory", True, Flag(), "", "Memory is always planned here.", per_epoch=True, status=NO_EFFECT),
     Parameter("remove_fft_cache", False, Flag(), "", "Plans are kept; there is nothing to remove.", status=NO_EFFECT),
-    Parameter("seed", 0, _natural, "", "Seed of every random number.", when="static_background is a number, or mc_n_modes is given"),
+    Parameter("seed", 0, _natural, "", "Seed of every random number.",
+              when="static_background is a number, or mc_n_modes is given"),
 )
 
 OPTIMISER = (
-    Parameter("algorithm", "lsq_sqrt", Choice(("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian", "lsq_compressed",
-                                               "gauss_compressed", "poisson_compressed")), "",
+    Parameter("algorithm", "lsq_sqrt", Choice(("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian",
+                                               "lsq_compressed", "gauss_compressed", "poisson_compressed")), "",
               "Noise model: lsq_sqrt (amplitudes), ml (Poisson), lsq (intensities), lsq_sqrt_2 (weighted intensities), "
               "poisson_gaussian (ml with gain and read-out noise); *_compressed: lsq, lsq_sqrt and ml of virtual "
               "detectors (masks)."),
@@ -230,6 +234,9 @@ OPTIMISER = (
     Parameter("update_obj", True, Switch(), "", "Refine the object.", per_epoch=True),
     Parameter("update_probe", True, Switch(), "", "Refine the probe.", per_epoch=True),
     Parameter("update_probe_pos", False, Switch(), "", "Refine the scan positions.", per_epoch=True),
+    Parameter("positions_parametrization", "free", Choice(("free", "affine")), "",
+              "How positions are refined: each on its own, or all by one affine map: scan rotation, scale and shear.",
+              per_epoch=True, when="positions are refined"),
     Parameter("update_slice_distances", False, Switch(), "", "Refine the slice distances.", per_epoch=True,
               when="there are two slices or more"),
     Parameter("update_tilts", False, Switch(), "", "Refine those tilts that act (tilt_mode); from zero where none "

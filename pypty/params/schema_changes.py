@@ -52,7 +52,8 @@ CONSTRAINTS = (
     Parameter("window", None, optional(ArrayOf((("2",),))), "", "Radii of that window, where it begins to count and "
               "where it counts fully, as fractions of half the probe's window.", per_epoch=True,
               when="window_weight is not 0"),
-    _weight("atv_weight", "Weight of the total variation of the object, sum (|dx|^p + |dy|^p)^(q/p).", "obj is refined"),
+    _weight("atv_weight", "Weight of the total variation of the object, sum (|dx|^p + |dy|^p)^(q/p).",
+            "obj is refined"),
     Parameter("atv_q", 1.0, _positive, "", "Exponent q of the total variation.", per_epoch=True,
               when="atv_weight is not 0"),
     Parameter("atv_p", 2.0, Number(low=1), "", "Exponent p of the total variation.", per_epoch=True,
@@ -102,8 +103,8 @@ BEAM = (
     Parameter("defocus_spread_modes", None, optional(ArrayOf((("n",),))), "Å", "One probe mode at each of "
               "these defoci, made from the starting probe."),
     Parameter("estimate_aperture_based_on_binary", 0.0, _non_negative, "",
-              "The starting probe is made from the pixels of the mean pattern above this many times its mean, all alike; "
-              "0 = from the pattern as it is.", when="probe is None"),
+              "The starting probe is made from the pixels of the mean pattern above this many times its mean, all "
+              "alike; 0 = from the pattern as it is.", when="probe is None"),
     Parameter("beam_ctf", None, optional(ArrayOf((("ky", "kx"),))), "rad", "Phase subtracted from the starting probe's "
               "spectrum, zero frequency at n//2; padded by data_pad where it is smaller."),
     Parameter("mc_n_modes", None, optional(_positive_whole), "", "Probe modes that describe a source of finite "
