@@ -11,7 +11,7 @@ import numpy as np
 
 from pypty._version import __version__
 from pypty.engine.folder import TEXT_LOG, RunFolder
-from pypty.engine.loop import Reconstruction, State
+from pypty.engine.loop import Reconstruction
 from pypty.engine.memory import MemoryPlan
 from pypty.engine.prepare import Params, inspect, prepare, read
 from pypty.engine.problem import refined_blocks
@@ -19,6 +19,7 @@ from pypty.engine.progress import Reporter
 from pypty.engine.resume import read_resume
 from pypty.engine.sequences import check_inside
 from pypty.engine.setup import Setup
+from pypty.engine.state import State
 from pypty.errors import PyptyError, ResourceError
 from pypty.model.variables import to_public
 from pypty.output.files import make_folder

@@ -1,7 +1,7 @@
 """One small reconstruction problem that the tests of parameters, data and output share.
 
 25 patterns of 16 x 16 pixels of a smooth random phase object, computed with ``pypty.simulate``. A run of three
-epochs takes about a tenth of a second.
+epochs takes about a tenth of a second. :func:`every_block` adds every other unknown that there is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import pypty
+from pypty.engine.problem import SWITCHES
 
 SIDE = 16
 """Pixels of a pattern along each axis."""
@@ -108,4 +109,24 @@ def two_slices(**changes: Any) -> dict[str, Any]:
     """As :func:`small_params`, with data of two slices 12 Å apart and a start that has them 10 Å apart."""
     return small_params(
         **{"dataset": patterns(2), "num_slices": 2, "slice_distances": [10.0], **changes},
+    )
+
+
+def every_block(**changes: Any) -> dict[str, Any]:
+    """As :func:`two_slices`, with two probes and every unknown there is; all are refined, and the start is off."""
+    rng = np.random.default_rng(3)
+    return two_slices(
+        **{
+            "probe": np.stack([aperture_probe(0.7), aperture_probe(1.2)], axis=3),
+            "probe_marker": np.arange(N_PATTERNS) % 2,
+            "tilts": 1e-3 * rng.standard_normal((N_PATTERNS, 6)),
+            "tilt_mode": 4,
+            "aberrations_array": 2 * rng.standard_normal((2, 3)),
+            "aberration_marker": np.arange(N_PATTERNS) // 13,
+            "static_background": 4.0,
+            "beam_current": 1 + 0.05 * rng.standard_normal(N_PATTERNS),
+            "detector_blur_std": 0.4,
+            **dict.fromkeys(SWITCHES, True),
+            **changes,
+        }
     )

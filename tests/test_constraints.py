@@ -454,6 +454,25 @@ def test_a_torn_scan_with_strong_noise(name: str) -> None:
         assert distance(result.positions, regular(size)) < 0.35
 
 
+@pytest.mark.parametrize(("strength", "seeds"), [(0.2, range(30)), (0.25, (27, 58))])
+def test_gaps_in_the_seams_are_closed(strength: float, seeds: range | tuple[int, ...]) -> None:
+    """Noise so strong that points on both sides of a seam lie below the threshold here and there."""
+    size = (20, 24)
+    for seed in seeds:
+        noise = strength * np.random.default_rng(seed).standard_normal((*size, 2))
+        result = puzzle((torn("four", size) + noise).reshape(-1, 2), size)
+        assert result is not None
+        assert distance(result.positions, regular(size)) < 2.5 * strength
+
+
+def test_pieces_of_one_column_hold_nothing_together() -> None:
+    """Between their seams one column of each is left: its distance from the next is not known."""
+    size = (12, 19)
+    piece = (np.indices(size)[1] + 1) // 3
+    positions = regular(size) + SHIFTS[piece % 2]
+    assert puzzle(positions.reshape(-1, 2), size, score_limit=0.01) is None
+
+
 def test_only_the_seam_is_interpolated() -> None:
     size = (36, 40)
     noise = 0.05 * np.random.default_rng(22).standard_normal((*size, 2))

@@ -7,9 +7,18 @@ import pytest
 from helpers import directional_derivative
 
 import pypty
-from pypty.objective.noise import NOISE_MODELS, score
+from pypty.objective.noise import NOISE_MODELS, NoiseModel, Poisson, PoissonGaussian, make_noise_model, score
 
-NAMES = ("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2")
+NAMES = ("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian")
+COMPRESSED = {"lsq_compressed": "lsq", "gauss_compressed": "lsq_sqrt", "poisson_compressed": "ml"}
+"""Names for virtual detectors, and those of the same functions of patterns."""
+GAIN, READOUT = 2.5, 3.0
+MODELS: dict[str, NoiseModel] = {
+    **{name: NOISE_MODELS[name] for name in NAMES},
+    "poisson_gaussian, gain": PoissonGaussian(GAIN),
+    "poisson_gaussian, noise": PoissonGaussian(1.0, READOUT),
+    "poisson_gaussian, gain and noise": PoissonGaussian(GAIN, READOUT),
+}
 
 
 def counts() -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +31,28 @@ def counts() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_noise_model_is_tested():
-    assert set(NOISE_MODELS) == set(NAMES)
+    assert set(NOISE_MODELS) == {*NAMES, *COMPRESSED}
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_virtual_detectors_have_the_same_models(name: str):
+    """They differ in what is counted, not in the noise; also in what is known only to a run."""
+    assert type(NOISE_MODELS[name]) is type(NOISE_MODELS[COMPRESSED[name]])
+    ours, others = (make_noise_model(n, 100.0, np.dtype(np.float64), None) for n in (name, COMPRESSED[name]))
+    intensity, data = counts()
+    for one, other in zip(
+        ours.loss_and_slope(intensity, data), others.loss_and_slope(intensity, data), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert ours.curvature(data) == others.curvature(data)
+
+
+def shifted_poisson(intensity: float, data: float, gain: float, readout: float) -> float:
+    """-log of the Poisson probability of (D + c)/g electrons where (I + c)/g are expected, c = s^2/g; terms without I
+    left out."""
+    shift = readout**2 / gain
+    electrons, expected = max(data + shift, 0) / gain, (intensity + shift) / gain
+    return expected - electrons * np.log(gain * expected)
 
 
 @pytest.mark.parametrize(
@@ -35,21 +65,24 @@ def test_every_noise_model_is_tested():
             "lsq_sqrt_2",
             lambda i, d: i if d <= 0.5 else (i - d) ** 2 / (2 * d),
         ),
+        ("poisson_gaussian, gain", lambda i, d: (i - d * np.log(i)) / GAIN),
+        ("poisson_gaussian, noise", lambda i, d: shifted_poisson(i, d, 1.0, READOUT)),
+        ("poisson_gaussian, gain and noise", lambda i, d: shifted_poisson(i, d, GAIN, READOUT)),
     ],
 )
 def test_formula(name: str, formula):
-    """The losses as PyPty's manual states them, pixel by pixel."""
+    """The losses as PyPty's manual states them, and the shifted Poisson model, pixel by pixel."""
     intensity, data = counts()
-    loss, _ = NOISE_MODELS[name].loss_and_slope(intensity, data)
+    loss, _ = MODELS[name].loss_and_slope(intensity, data)
     expected = [formula(i, d) for i, d in zip(intensity.ravel(), data.ravel(), strict=True)]
     np.testing.assert_allclose(loss.ravel(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_slope(name: str):
     """dl/dI, every pixel on its own."""
     intensity, data = counts()
-    model = NOISE_MODELS[name]
+    model = MODELS[name]
     _, slope = model.loss_and_slope(intensity, data)
     numerical = directional_derivative(
         lambda t: model.loss_and_slope(intensity * (1 + t), data)[0] / intensity, 1e-3
@@ -57,32 +90,34 @@ def test_slope(name: str):
     np.testing.assert_allclose(slope, numerical, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_minimum_is_at_the_data(name: str):
     """The slope vanishes at I = D and has the sign of I - D beside it."""
     data = np.array([0.6, 1.0, 7.0, 1e5])
-    slopes = [NOISE_MODELS[name].loss_and_slope(data * factor, data)[1] for factor in (0.9, 1.0, 1.1)]
+    slopes = [MODELS[name].loss_and_slope(data * factor, data)[1] for factor in (0.9, 1.0, 1.1)]
     assert (slopes[0] < 0).all()
     np.testing.assert_array_equal(slopes[1], 0)
     assert (slopes[2] > 0).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_zero_intensity_is_finite(name: str, dtype: type):
     """Outside the band limit the model is exactly zero, whatever the data are; the type is kept."""
     data = np.array([0, 0.3, 0.7, 1e4], dtype)
-    loss, slope = NOISE_MODELS[name].loss_and_slope(np.zeros(4, dtype), data)
+    loss, slope = MODELS[name].loss_and_slope(np.zeros(4, dtype), data)
     assert np.isfinite(loss).all()
     assert np.isfinite(slope).all()
     assert loss.dtype == dtype
     assert slope.dtype == dtype
 
 
-@pytest.mark.parametrize("name", ["lsq_sqrt", "ml", "lsq_sqrt_2"])
+@pytest.mark.parametrize(
+    "name", ["lsq_sqrt", "ml", "lsq_sqrt_2", "poisson_gaussian", "poisson_gaussian, gain"]
+)
 def test_curvature(name: str):
     """Half the second derivative of the loss along the amplitude, at the minimum: the same for all counts."""
-    model = NOISE_MODELS[name]
+    model = MODELS[name]
     data = np.array([0.7, 2.0, 40.0, 3e4])
     amplitude = np.sqrt(data)
 
@@ -95,9 +130,11 @@ def test_curvature(name: str):
     np.testing.assert_allclose(second / 2, model.curvature(data), rtol=1e-6)
 
 
-def test_curvature_of_intensities_is_the_mean_over_counts():
-    """For lsq it grows with the counts, 4 D: the mean over electrons, not over pixels."""
-    model = NOISE_MODELS["lsq"]
+@pytest.mark.parametrize("name", ["lsq", "poisson_gaussian, noise", "poisson_gaussian, gain and noise"])
+def test_curvature_that_depends_on_the_counts_is_their_mean(name: str):
+    """For lsq it grows with the counts, 4 D, and with read-out noise it falls where there are few of them: the mean
+    over electrons, not over pixels."""
+    model = MODELS[name]
     data = np.array([[0.0, 2.0], [40.0, 3e3]])
     amplitude = np.sqrt(data)
     second = directional_derivative(
@@ -107,14 +144,64 @@ def test_curvature_of_intensities_is_the_mean_over_counts():
     assert model.curvature(data) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dark", [0.0, 0.5])
+def test_without_gain_and_noise_it_is_poisson(dark: float):
+    """poisson_gaussian at gain 1 and without read-out noise is ml, also where the detector is dark."""
+    intensity, data = counts()
+    intensity[0, 1] = 0.1 * dark
+    one, other = PoissonGaussian(dark=dark), Poisson(dark)
+    for found, expected in zip(
+        one.loss_and_slope(intensity, data), other.loss_and_slope(intensity, data), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    assert one.curvature(data) == pytest.approx(other.curvature(data), rel=1e-12)
+    dark_run = make_noise_model("poisson_gaussian", 40.0, np.dtype(np.float32), None)
+    assert dark_run == PoissonGaussian(
+        1.0, 0.0, make_noise_model("ml", 40.0, np.dtype(np.float32), None).dark
+    )
+
+
+def test_a_negative_count_is_a_count():
+    """Down to -c = -s^2/g a read-out below zero follows the formula; below, it counts as -c: nothing was there."""
+    model = PoissonGaussian(GAIN, READOUT)
+    shift = READOUT**2 / GAIN
+    data = np.array([-0.9 * shift, -shift, -1.1 * shift, -100.0])
+    intensity = np.array([0.3, 2.0, 0.3, 2.0])
+    loss, slope = model.loss_and_slope(intensity, data)
+    expected = [shifted_poisson(i, d, GAIN, READOUT) for i, d in zip(intensity, data, strict=True)]
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    numerical = directional_derivative(lambda t: model.loss_and_slope(intensity + t, data)[0], 1e-3)
+    np.testing.assert_allclose(slope, numerical, rtol=1e-8)
+    np.testing.assert_allclose(slope[1:], 1 / GAIN, rtol=1e-12)
+    assert slope[0] < 1 / GAIN
+
+
+def test_the_model_of_a_run_has_its_gain_and_its_noise():
+    """Through the public API: a detector of gain 2.5 and noise 3 whose counts are partly negative."""
+    params = weak_phase_data()
+    rng = np.random.default_rng(5)
+    electrons = rng.poisson(params["dataset"])
+    params["dataset"] = GAIN * electrons + rng.normal(0, READOUT, electrons.shape)
+    assert (params["dataset"] < -READOUT).any()
+    params |= {"algorithm": "poisson_gaussian", "detector_gain": GAIN, "readout_noise": READOUT}
+    model = pypty.simulate(params)
+    data = params["dataset"]
+    shift = READOUT**2 / GAIN
+    expected = ((model + shift) - np.maximum(data + shift, 0) * np.log(model + shift)).sum() / GAIN
+    assert pypty.evaluate(params).loss == pytest.approx(expected, rel=1e-10)
+    result = pypty.run({**params, "epoch_max": 8})
+    assert result.sse[-1] < result.sse[0]
+    assert result.loss[-1] < result.loss[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_score_sums(name: str):
     """Loss, SSE and slope with weights and without; SSE is that of intensities for every noise model."""
     intensity, data = counts()
-    loss, slope = NOISE_MODELS[name].loss_and_slope(intensity, data)
+    loss, slope = MODELS[name].loss_and_slope(intensity, data)
     weights = np.random.default_rng(1).uniform(0, 1, intensity.shape[1:])
     for weight, given in ((np.ones(weights.shape), None), (weights, weights)):
-        total, sse, weighted_slope = score(NOISE_MODELS[name], intensity, data, given)
+        total, sse, weighted_slope = score(MODELS[name], intensity, data, given)
         assert total == pytest.approx((loss * weight).sum(), rel=1e-12)
         assert sse == pytest.approx((weight * (intensity - data) ** 2).sum(), rel=1e-12)
         np.testing.assert_allclose(weighted_slope, slope * weight, rtol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from problems import N_PATTERNS, patterns, scan_positions, small_params, smooth_
 import pypty
 from pypty.cli import main
 from pypty.engine.loop import Reconstruction
+from pypty.engine.problem import Problem
 from pypty.errors import (
     CheckpointError,
     DataError,
@@ -20,6 +22,7 @@ from pypty.errors import (
     ReconstructionError,
     ResourceError,
 )
+from pypty.optimize.lbfgs import Step
 from pypty.output.loss_log import read_loss_log
 
 
@@ -65,10 +68,10 @@ def test_a_failing_run_keeps_its_finished_epochs(
     """Even when checkpoints are written only at the end; and running out of memory is our error."""
     original = Reconstruction._take
 
-    def fails(self: Reconstruction, step: object) -> list[str]:
+    def fails(self: Reconstruction, step: Step, problem: Problem) -> list[str]:
         if self.state.epoch == 3:
             raise error
-        return original(self, step)
+        return original(self, step, problem)
 
     params = small_params(output_folder=str(tmp_path), epoch_max=6, save_inter_checkpoints=0)
     with monkeypatch.context() as patch:
@@ -214,6 +217,7 @@ def test_a_resumed_run_keeps_its_windows(tmp_path: Path) -> None:
 
 
 def test_what_a_key_does_is_not_exaggerated(capsys: pytest.CaptureFixture[str]) -> None:
-    for key in ("seed", "scan_size"):
+    """Keys that most runs do not notice say what has to be there for them."""
+    for key, needs in (("seed", "mc_n_modes"), ("scan_size", "weights of positions"), ("tilt_mode", "tilts")):
         main(["explain", key])
-        assert "yet" in capsys.readouterr().out
+        assert re.search(rf"(?m)^ +effect   when .*{needs}", capsys.readouterr().out), key

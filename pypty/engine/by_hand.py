@@ -10,17 +10,12 @@ import numpy as np
 
 from pypty.backend.array import Array, array_module, to_host
 from pypty.constraints import object as by_object
-from pypty.constraints import probe as by_probe
 from pypty.constraints import scan as by_scan
-from pypty.constraints.rotation import orthogonal_rotation
 from pypty.data.scan import Scan
 from pypty.engine.setup import Setup
 from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
 from pypty.objective.regularizers import outside_aperture
-
-_ORTHOGONAL = 1e-6
-"""Overlap of probe modes that counts as none."""
 
 
 def before_update(
@@ -112,13 +107,6 @@ def _differs(old: Array, new: Array) -> bool:
 
 def _start_positions(setup: Setup) -> np.ndarray:
     return setup.scan.positions
-
-
-def probe_rotation(probe: Array) -> Array | None:
-    """The unitary rotation that makes the modes orthogonal (``keep_probe_states_orthogonal``); None if they are."""
-    if probe.shape[-3] < 2 or by_probe.are_orthogonal(probe, _ORTHOGONAL):
-        return None
-    return orthogonal_rotation(probe)
 
 
 def probe_aperture_mask(setup: Setup) -> np.ndarray | None:

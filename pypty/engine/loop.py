@@ -9,18 +9,16 @@ import logging
 import math
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pypty.backend.array import to_host
 from pypty.backend.memory import free_bytes, total_bytes
-from pypty.constraints.rotation import rotated
 from pypty.data.feed import Feed
-from pypty.data.scan import Scan, sort_sequence
-from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_aperture_mask, probe_rotation
-from pypty.engine.monitor import FROZEN_EPOCHS, BlockMonitor, block_to_freeze
+from pypty.data.scan import sort_sequence
+from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_aperture_mask
+from pypty.engine.monitor import BlockMonitor, next_to_freeze
 from pypty.engine.problem import (
     Problem,
     Signature,
@@ -32,14 +30,13 @@ from pypty.engine.problem import (
 )
 from pypty.engine.sequences import check_inside
 from pypty.engine.setup import Setup, data_fingerprint
+from pypty.engine.state import State
 from pypty.errors import ReconstructionError
 from pypty.model.parametrization import BandLimits
-from pypty.model.variables import Variables
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import make_regularizers
-from pypty.optimize.lbfgs import Lbfgs, Pair, Sample, Step
+from pypty.optimize.lbfgs import Lbfgs, Sample, Step
 from pypty.optimize.line_search import WolfeOptions
-from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
 
@@ -48,33 +45,6 @@ _UNLIMITED_EVALUATIONS = 100
 
 Reload = Callable[[Settings, int], Settings]
 """Called with the settings before each epoch; returns them, edited or not."""
-
-
-@dataclass
-class State:
-    """Everything that an exact restart needs.
-
-    Attributes
-    ----------
-    epoch : index of the next epoch
-    sample : loss and gradient at ``variables``, or None when they must be computed
-    signature : of the problem that ``sample`` and the optimiser's pairs belong to
-    rejected : consecutive rejected updates
-    frozen : blocks that are not refined before an epoch, because they were stuck
-    scan : the windows, where they were placed anew during the run; None = those of the start
-    """
-
-    variables: Variables
-    epoch: int
-    optimizer: Lbfgs = field(default_factory=Lbfgs)
-    sample: Sample | None = None
-    signature: Signature | None = None
-    rejected: int = 0
-    frozen: dict[str, int] = field(default_factory=dict)
-    scan: Scan | None = None
-    elapsed_s: float = 0.0
-    records: list[EpochRecord] = field(default_factory=list)
-    stop_reason: str = ""
 
 
 class Reconstruction:
@@ -94,6 +64,7 @@ class Reconstruction:
         self.state = state
         self.monitor = BlockMonitor()
         self.feed: Feed = self.setup.feed()
+        self._limits: tuple[tuple[tuple[int, ...], bool], BandLimits] | None = None
         self._model = (self._needs_subpixel(False), str(self.settings.first()["propmethod"]))
         self.objective: Objective = self.setup.objective(self.feed, *self._model, batch_size, n_threads)
 
@@ -141,13 +112,17 @@ class Reconstruction:
 
     def limits(self, now: Mapping[str, Any]) -> BandLimits:
         """The subspaces of object and probe; an infinite weight keeps the probe inside its aperture."""
+        shape, confined = self.state.variables.obj.shape[-2:], math.isinf(now["probe_reg_constraint_weight"])
+        if self._limits is not None and self._limits[0] == (shape, confined):
+            return self._limits[1]
         limits = self.setup.band_limits(self.state.variables)
-        aperture = probe_aperture_mask(self.setup) if math.isinf(now["probe_reg_constraint_weight"]) else None
-        if aperture is None:
-            return limits
-        inside = self.setup.backend.asarray(aperture, self.setup.backend.real)
-        soft = None if limits.probe_steps is None else limits.probe_steps * inside
-        return dataclasses.replace(limits, probe=limits.probe * inside, probe_steps=soft)
+        aperture = probe_aperture_mask(self.setup) if confined else None
+        if aperture is not None:
+            inside = self.setup.backend.asarray(aperture, self.setup.backend.real)
+            soft = None if limits.probe_steps is None else limits.probe_steps * inside
+            limits = dataclasses.replace(limits, probe=limits.probe * inside, probe_steps=soft)
+        self._limits = ((shape, confined), limits)
+        return limits
 
     def problem(self, now: Mapping[str, Any]) -> Problem:
         """The optimisation problem of an epoch, at the present variables."""
@@ -181,10 +156,12 @@ class Reconstruction:
 
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
         state = self.state
-        decisions = self._freeze(now)
-        self._change(*before_update(state.variables, now, self.setup, self.limits(now)))
+        decisions = state.release()
+        if now["freeze_stuck_blocks"]:
+            decisions += state.freeze(refined_blocks(now, state.variables, state.frozen))
+        state.change(*before_update(state.variables, now, self.setup, self.limits(now)))
         if now["keep_probe_states_orthogonal"]:
-            self._rotate_modes()
+            state.make_modes_orthogonal()
         problem = self.problem(now)
         warnings = self._forget_if_changed(problem.signature, now["reset_history_flag"])
         counted = _Counting(problem)
@@ -211,73 +188,24 @@ class Reconstruction:
         idle = {name for name, decrease in promised.items() if decrease <= limit}
         warnings += self.monitor.watch(idle, not step.accepted)
         if step.accepted:
-            self._change(*after_update(state.variables, now, self.limits(now)))
+            state.change(*after_update(state.variables, now, self.limits(now)))
             self._move_windows(now)
         for text in (*decisions, *warnings):
             _log.warning("epoch %d: %s", state.epoch, text)
         self._log_search(start, step)
         return self._record(problem, start, step, counted.calls, now, decisions, warnings)
 
-    def _freeze(self, now: Mapping[str, Any]) -> list[str]:
-        """Freeze one more block when updates keep being rejected; returns what was decided."""
-        state = self.state
-        released = [name for name, until in state.frozen.items() if state.epoch >= until]
-        decisions = [f"block '{name}' is refined again" for name in released]
-        for name in released:
-            del state.frozen[name]
-        blocks = refined_blocks(now, state.variables, state.frozen)
-        stuck = block_to_freeze(blocks) if self._is_stuck() and now["freeze_stuck_blocks"] else None
-        if stuck is not None:
-            until = state.frozen[stuck] = state.epoch + FROZEN_EPOCHS
-            decisions.append(
-                f"{state.rejected} rejected updates in a row: block '{stuck}' is frozen until epoch {until}"
-            )
-        return decisions
-
-    def _is_stuck(self) -> bool:
-        """Two rejected updates in a row; where a block is frozen already, one is enough."""
-        return self.state.rejected >= (1 if self.state.frozen else 2)
-
-    def _change(self, variables: Variables, changed: list[str]) -> None:
-        """Take over what was changed by hand: gradients and history are of another point."""
-        if changed:
-            _log.info("epoch %d: history reset (%s)", self.state.epoch, ", ".join(changed))
-            self.state.variables = variables
-            self.state.optimizer.reset()
-            self.state.sample = None
-
-    def _rotate_modes(self) -> None:
-        """Make the probe modes orthogonal. The loss does not see the rotation, so gradient and history turn along."""
-        state = self.state
-        rotation = probe_rotation(state.variables.probe)
-        if rotation is None:
-            return
-        state.variables = state.variables.replace({"probe": rotated(state.variables.probe, rotation)})
-        if state.signature is None or "fourier" in state.signature.form:
-            state.sample = None
-            state.optimizer.reset()
-            return
-
-        def turned(vector: BlockVector) -> BlockVector:
-            return BlockVector({k: rotated(v, rotation) if k == "probe" else v for k, v in vector.items()})
-
-        if state.sample is not None:
-            state.sample = dataclasses.replace(state.sample, gradient=turned(state.sample.gradient))
-        state.optimizer = Lbfgs([Pair(turned(pair.s), turned(pair.y)) for pair in state.optimizer.pairs])
-
     def _move_windows(self, now: Mapping[str, Any]) -> None:
         variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)
         if changed:
-            self._change(variables, changed)
+            self.state.change(variables, changed)
             self._place(dataclasses.replace(self.setup, scan=scan))
             self.state.scan = scan
 
     def _forget_if_changed(self, signature: Signature, asked: bool) -> list[str]:
         state = self.state
         if state.signature is not None and signature != state.signature:
-            _log.info("epoch %d: history reset (%s)", state.epoch, signature.difference(state.signature))
-            state.optimizer.reset()
-            state.sample = None
+            state.forget(signature.difference(state.signature))
             state.rejected = 0
         elif asked:
             _log.info("epoch %d: history reset (reset_history_flag)", state.epoch)
@@ -301,13 +229,13 @@ class Reconstruction:
 
     def _why_stop(self) -> str:
         state = self.state
-        if not self._is_stuck() or state.epoch >= self.settings["epoch_max"]:
+        if not state.is_stuck or state.epoch >= self.settings["epoch_max"]:
             return ""
         follows = self.settings.at(state.epoch)
         blocks = refined_blocks(follows, state.variables, state.frozen)
         if blocks != state.records[-1].blocks:
             return ""
-        if follows["freeze_stuck_blocks"] and block_to_freeze(blocks) is not None:
+        if follows["freeze_stuck_blocks"] and next_to_freeze(blocks) is not None:
             return ""
         if any(
             name in self.settings.given and not hasattr(schedule, "value")

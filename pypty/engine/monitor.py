@@ -37,7 +37,7 @@ FREEZE_ORDER = (
 FROZEN_EPOCHS = 10
 
 
-def block_to_freeze(blocks: Sequence[str]) -> str | None:
+def next_to_freeze(blocks: Sequence[str]) -> str | None:
     """The next refined block to freeze; None when only one is left."""
     if len(blocks) < 2:
         return None

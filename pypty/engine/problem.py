@@ -53,8 +53,8 @@ def parametrization(now: Mapping[str, Any], limits: BandLimits, positions: Array
     obj = "phase" if now["phase_only_obj"] else now["obj_parametrization"]
     probe = "fourier_phase" if now["tune_only_probe_phase"] else "complex"
     probe = "fourier_amplitude" if now["tune_only_probe_abs"] else probe
-    basis = affine_basis(positions) if now["positions_parametrization"] == "affine" else None
-    return Parametrization(limits, obj, probe, basis)
+    scan = now["positions_parametrization"]
+    return Parametrization(limits, obj, probe, scan, None if scan == "free" else affine_basis(positions))
 
 
 _REGULARIZER_KEYS = ("window", "atv_q", "atv_p", "mixed_variance_sigma", "beta_wedge", "probe_mod_tol")
@@ -128,7 +128,7 @@ class Signature:
     indices: bytes
     weight: float
     model: str
-    form: str = "complex, complex"
+    form: str = "complex, complex, free"
     regularizers: str = ""
 
     def difference(self, other: Signature) -> str:
@@ -168,7 +168,7 @@ class Problem:
 
     @property
     def signature(self) -> Signature:
-        form = f"{self.form.obj}, {self.form.probe}" + ("" if self.form.scan_basis is None else ", affine")
+        form = f"{self.form.obj}, {self.form.probe}, {self.form.positions}"
         return Signature(
             self.blocks, self.indices.tobytes(), self.weight, self.model, form, self.regularizer_text
         )

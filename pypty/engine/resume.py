@@ -12,10 +12,11 @@ import numpy as np
 
 from pypty.backend.array import Backend, to_host
 from pypty.data.scan import Scan
-from pypty.engine.loop import Reconstruction, State
+from pypty.engine.loop import Reconstruction
 from pypty.engine.problem import Signature
 from pypty.engine.setup import Setup, data_fingerprint
 from pypty.engine.start import start_distances
+from pypty.engine.state import State
 from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS, Variables
 from pypty.objective.objective import Evaluated

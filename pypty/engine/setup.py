@@ -29,7 +29,6 @@ from pypty.optics.grid import Grid, object_band_mask
 from pypty.params.effects import has_background, has_tilts
 from pypty.params.settings import Settings
 
-
 _ALIGNED_PATTERNS = 1000
 
 

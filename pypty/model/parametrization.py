@@ -12,6 +12,7 @@ from pypty.model.variables import Variables
 
 OBJECT_FORMS = ("complex", "phase", "amplitude_phase")
 PROBE_FORMS = ("complex", "fourier_phase", "fourier_amplitude")
+POSITION_FORMS = ("free", "affine", "jitter")
 _DARK = 1e-3
 """Curvature of a phase where there is next to no amplitude: this fraction of the largest."""
 
@@ -59,19 +60,21 @@ class Parametrization:
     The object may be moved as a complex number, by its phase alone (O = |O| exp(i theta)), or by amplitude and phase
     (O = a exp(i theta), stacked on a new first axis); the probe as a complex number, or by the phase or the amplitude
     of its spectrum alone. A real parametrisation is of the same band-limited subspace as the complex one. Positions
-    may be moved one by one, or all together by an affine map.
+    may be moved one by one, all together by an affine map, or in any way but by an affine map (jitter).
 
     Attributes
     ----------
     limits : subspaces
     obj : one of :data:`OBJECT_FORMS`
     probe : one of :data:`PROBE_FORMS`
-    scan_basis : (N, 3) orthonormal columns that span the affine maps of the scan, or None (positions are free)
+    positions : one of :data:`POSITION_FORMS`
+    scan_basis : (N, 3) orthonormal columns that span the affine maps of the scan; None when positions are free
     """
 
     limits: BandLimits
     obj: str = "complex"
     probe: str = "complex"
+    positions: str = "free"
     scan_basis: Array = None
 
     def vector(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
@@ -150,7 +153,8 @@ class Parametrization:
             )
             return array if mask is None else array * mask
         if name == "positions" and self.scan_basis is not None:
-            return self.scan_basis @ (self.scan_basis.T @ array)
+            affine = self.scan_basis @ (self.scan_basis.T @ array)
+            return affine if self.positions == "affine" else array - affine
         return self.limits.damp(name, array) if soft else self.limits.limit(name, array)
 
     def diagonal(self, variables: Variables, diagonal: Mapping[str, Array]) -> dict[str, Array]:

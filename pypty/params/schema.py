@@ -234,8 +234,9 @@ OPTIMISER = (
     Parameter("update_obj", True, Switch(), "", "Refine the object.", per_epoch=True),
     Parameter("update_probe", True, Switch(), "", "Refine the probe.", per_epoch=True),
     Parameter("update_probe_pos", False, Switch(), "", "Refine the scan positions.", per_epoch=True),
-    Parameter("positions_parametrization", "free", Choice(("free", "affine")), "",
-              "How positions are refined: each on its own, or all by one affine map: scan rotation, scale and shear.",
+    Parameter("positions_parametrization", "free", Choice(("free", "affine", "jitter")), "",
+              "How positions are refined: each on its own; all by one affine map (scan rotation, scale, shear, shift); "
+              "or each on its own without a common affine map, which the data determine badly.",
               per_epoch=True, when="positions are refined"),
     Parameter("update_slice_distances", False, Switch(), "", "Refine the slice distances.", per_epoch=True,
               when="there are two slices or more"),

@@ -1,0 +1,104 @@
+"""The state of a reconstruction between two epochs, and what may happen to it there."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pypty.constraints.probe import are_orthogonal
+from pypty.constraints.rotation import orthogonal_rotation, rotated
+from pypty.data.scan import Scan
+from pypty.engine.monitor import FROZEN_EPOCHS, next_to_freeze
+from pypty.engine.problem import Signature
+from pypty.model.variables import Variables
+from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
+from pypty.optimize.vector import BlockVector
+from pypty.output.loss_log import EpochRecord
+
+_log = logging.getLogger(__name__)
+_ORTHOGONAL = 1e-6
+"""Overlap of probe modes that counts as none."""
+
+
+@dataclass
+class State:
+    """Everything that an exact restart needs.
+
+    Attributes
+    ----------
+    epoch : index of the next epoch
+    sample : loss and gradient at ``variables``, or None when they must be computed
+    signature : of the problem that ``sample`` and the optimiser's pairs belong to
+    rejected : consecutive rejected updates
+    frozen : blocks that are not refined before an epoch, because they were stuck
+    scan : the windows, where they were placed anew during the run; None = those of the start
+    """
+
+    variables: Variables
+    epoch: int
+    optimizer: Lbfgs = field(default_factory=Lbfgs)
+    sample: Sample | None = None
+    signature: Signature | None = None
+    rejected: int = 0
+    frozen: dict[str, int] = field(default_factory=dict)
+    scan: Scan | None = None
+    elapsed_s: float = 0.0
+    records: list[EpochRecord] = field(default_factory=list)
+    stop_reason: str = ""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Two rejected updates in a row; where a block is frozen already, one is enough."""
+        return self.rejected >= (1 if self.frozen else 2)
+
+    def release(self) -> list[str]:
+        """Refine blocks again that were frozen for long enough; returns what was decided."""
+        over = [name for name, until in self.frozen.items() if self.epoch >= until]
+        for name in over:
+            del self.frozen[name]
+        return [f"block '{name}' is refined again" for name in over]
+
+    def freeze(self, blocks: Sequence[str]) -> list[str]:
+        """Freeze one of the refined blocks when updates keep being rejected; returns what was decided."""
+        name = next_to_freeze(blocks) if self.is_stuck else None
+        if name is None:
+            return []
+        until = self.frozen[name] = self.epoch + FROZEN_EPOCHS
+        return [f"{self.rejected} rejected updates in a row: block '{name}' is frozen until epoch {until}"]
+
+    def forget(self, why: str) -> None:
+        """Gradient and history belong to another point or problem."""
+        _log.info("epoch %d: history reset (%s)", self.epoch, why)
+        self.optimizer.reset()
+        self.sample = None
+
+    def change(self, variables: Variables, changed: Sequence[str]) -> None:
+        """Take over what was changed by hand, if anything was."""
+        if changed:
+            self.variables = variables
+            self.forget(", ".join(changed))
+
+    def make_modes_orthogonal(self) -> None:
+        """Rotate the probe modes (``keep_probe_states_orthogonal``).
+
+        A sum of intensities does not see that, so gradient and history turn along, unless they are of something else
+        than the complex modes.
+        """
+        probe = self.variables.probe
+        if probe.shape[-3] < 2 or are_orthogonal(probe, _ORTHOGONAL):
+            return
+        rotation = orthogonal_rotation(probe)
+        self.variables = self.variables.replace({"probe": rotated(probe, rotation)})
+        known = self.signature
+        if known is None or "fourier" in known.form or "probe_mod_reg_weight" in known.regularizers:
+            self.forget("keep_probe_states_orthogonal")
+            return
+
+        def turned(vector: BlockVector) -> BlockVector:
+            return BlockVector({k: rotated(v, rotation) if k == "probe" else v for k, v in vector.items()})
+
+        if self.sample is not None:
+            self.sample = dataclasses.replace(self.sample, gradient=turned(self.sample.gradient))
+        self.optimizer = Lbfgs([Pair(turned(pair.s), turned(pair.y)) for pair in self.optimizer.pairs])
