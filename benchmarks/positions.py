@@ -4,8 +4,8 @@
 
 The files are simulated scans of MoS2 whose true positions are rotated by 15 degrees, stretched and sheared by 1 % and
 jittered by 0.2 Å; the reconstruction is given the plain, unrotated grid. In the first epochs all positions move
-together by an affine map, then each on its own without such a map. Printed: root mean square distance from the truth without the common
-shift, which nothing can tell, before and after; rotation and affine map fitted to both; time.
+together by an affine map, then each on its own without such a map. Printed: root mean square distance from the truth
+without the common shift, which nothing can tell, before and after; rotation and affine map fitted to both; time.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
+from helpers import directional_derivative, inner, random_like
 
 import pypty
 
@@ -271,37 +272,99 @@ def powers(transmission: np.ndarray, power: float) -> np.ndarray:
     return np.abs(transmission) ** power * np.exp(1j * power * np.angle(transmission))
 
 
-@pytest.mark.parametrize("method", ["better_multislice", "yoshida"])
-def test_fractional_steps_by_hand(method: str):
-    """Absorbing slices that differ, individual distances and a band limit, against the formulas written out."""
+BAND = 0.7
+"""A band limit that acts on the waves of :func:`absorbing`."""
+
+
+def absorbing(method: str, tilts: str, **changes: Any) -> dict[str, Any]:
+    """Slices that differ, individual distances, three patterns of one window. ``tilts``: none, of all, or of each."""
     rng = np.random.default_rng(2)
     obj = rng.uniform(0.5, 1, (*SHAPE, 3, 1)) * np.exp(1j * rng.uniform(-1, 1, (*SHAPE, 3, 1)))
-    distances = (25.0, 40.0, 15.0)
+    rows = rng.normal(0, 8e-3, (3, 6))
+    given = {"none": None, "of all": rows[:1], "of each": rows}[tilts]
+    return sliced(
+        method,
+        3,
+        obj=obj,
+        positions=np.zeros((3, 2)),
+        slice_distances=np.array([25.0, 40.0, 15.0]),
+        damping_cutoff_multislice=BAND,
+        tilts=given,
+        **changes,
+    )
+
+
+TILTS = ("none", "of all", "of each")
+
+
+@pytest.mark.parametrize("tilts", TILTS)
+@pytest.mark.parametrize("method", ["better_multislice", "yoshida", "angular_spectrum"])
+def test_steps_by_hand(method: str, tilts: str):
+    """Against the formulas written out. Positions are whole: patterns share a wave until their tilts part them."""
+    params = absorbing(method, tilts)
+    found = pypty.simulate(params)
     q2 = squared_frequencies()
-    cutoff = 0.7
-    limit = cutoff * min(np.fft.fftfreq(n, p).max() for n, p in zip(SHAPE, PIXELS_A, strict=True))
-    wave = narrow_probe()
-    for z, distance in enumerate(distances):
-        plane = obj[:, :, z, 0]
+    qy, qx = (np.fft.fftfreq(n, pixel) for n, pixel in zip(SHAPE, PIXELS_A, strict=True))
+    limit = BAND * min(np.fft.fftfreq(n, p).max() for n, p in zip(SHAPE, PIXELS_A, strict=True))
+    inside = q2 < limit**2
+    for j in range(3):
+        ty, tx = (0.0, 0.0) if tilts == "none" else params["tilts"][j if tilts == "of each" else 0, 2:4]
+        rate = phase_rate(method == "angular_spectrum") - 2 * np.pi * (qy[:, None] * ty + qx * tx)
+        wave = narrow_probe()
+        for z, distance in enumerate(params["slice_distances"]):
+            plane = params["obj"][:, :, z, 0]
 
-        def along(fraction: float, wave: np.ndarray, distance: float = distance) -> np.ndarray:
-            phase = -np.pi * WAVELENGTH * q2 * fraction * distance
-            return np.fft.ifft2(np.fft.fft2(wave) * np.exp(1j * phase) * (q2 < limit**2))
+            def along(
+                fraction: float, wave: np.ndarray, distance: float = distance, rate: np.ndarray = rate
+            ) -> np.ndarray:
+                return np.fft.ifft2(np.fft.fft2(wave) * np.exp(1j * rate * fraction * distance) * inside)
 
-        def through(fraction: float, wave: np.ndarray, plane: np.ndarray = plane) -> np.ndarray:
-            return powers(plane, fraction) * wave
+            def through(fraction: float, wave: np.ndarray, plane: np.ndarray = plane) -> np.ndarray:
+                return powers(plane, fraction) * wave
 
-        if method == "better_multislice":
-            halves = along(0.5, through(0.5, along(0.5, through(0.5, wave))))
-            turned = through(0.5, along(0.5, through(0.5, along(0.5, wave))))
-            wave = 2 / 3 * (halves + turned) - (along(1, through(1, wave)) + through(1, along(1, wave))) / 6
-        else:
-            outer = 1 / (2 - 2 ** (1 / 3))
-            for step in (outer, 1 - 2 * outer, outer):  # three leapfrog steps, the middle one backwards
-                wave = through(step / 2, along(step, through(step / 2, wave)))
-    expected = np.fft.fftshift(np.abs(np.fft.fft2(wave)) ** 2) * np.fft.fftshift(q2 < limit**2)
-    found = pattern(method, 3, obj=obj, slice_distances=distances, damping_cutoff_multislice=cutoff)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * expected.max())
+            if method == "angular_spectrum":
+                wave = through(1, wave)
+                wave = along(1, wave) if z < 2 else wave
+            elif method == "better_multislice":
+                halves = along(0.5, through(0.5, along(0.5, through(0.5, wave))))
+                turned = through(0.5, along(0.5, through(0.5, along(0.5, wave))))
+                whole = along(1, through(1, wave)) + through(1, along(1, wave))
+                wave = 2 / 3 * (halves + turned) - whole / 6
+            else:
+                outer = 1 / (2 - 2 ** (1 / 3))
+                for step in (outer, 1 - 2 * outer, outer):  # three leapfrog steps, the middle one backwards
+                    wave = through(step / 2, along(step, through(step / 2, wave)))
+        expected = np.fft.fftshift(np.abs(np.fft.fft2(wave)) ** 2 * inside)
+        np.testing.assert_allclose(found[j], expected, rtol=1e-9, atol=1e-9 * expected.max())
+    if tilts != "none":
+        assert np.linalg.norm(found - pypty.simulate({**params, "tilts": None})) > 0.01 * np.linalg.norm(
+            found
+        )
+    if tilts == "of each":
+        assert np.linalg.norm(found[0] - found[1]) > 0.01 * np.linalg.norm(found[0])
+
+
+@pytest.mark.parametrize("tilts", TILTS)
+@pytest.mark.parametrize("method", ["multislice", "angular_spectrum", "better_multislice", "yoshida"])
+def test_gradients(method: str, tilts: str):
+    """Of object, probe, distances and tilts, by finite differences."""
+    rng = np.random.default_rng(4)
+    data = rng.exponential(COUNTS / np.prod(SHAPE), (3, *SHAPE))
+    params = absorbing(method, tilts, dataset=data, update_slice_distances=True, update_tilts=tilts != "none")
+    if method in ("multislice", "angular_spectrum"):
+        params["slice_distances"] = params["slice_distances"][:2]
+    gradients = pypty.evaluate({**params, "compute_batch": 2}).gradients
+    blocks = {"obj": 1e-6, "probe": 1e-7, "slice_distances": 1e-4}
+    blocks.update({"tilts": 1e-7} if tilts != "none" else {})
+    assert set(gradients) == set(blocks)
+    for block, step in blocks.items():
+        change = random_like(rng, params[block])
+
+        def loss(t: float, block: str = block, change: np.ndarray = change) -> float:
+            return pypty.evaluate({**params, block: params[block] + t * change}).loss
+
+        slope = directional_derivative(loss, step)
+        assert inner(gradients[block], change) == pytest.approx(slope, rel=1e-6), block
 
 
 @pytest.mark.parametrize("method", ["better_multislice", "yoshida"])

@@ -199,6 +199,7 @@ CASES: dict[str, dict[str, Any]] = {
     "tilts, one slice": {"tilts": TILT_ROWS, "tilt_mode": 3, "slices": 1},
     "tilts, one distance": {"tilts": TILT_ROWS, "tilt_mode": 0, "slice_distances": np.array([31.0])},
     "background": {"static_background": BACKGROUND},
+    "background, odd window": {"static_background": BACKGROUND[:15, :19], "window": (15, 19)},
     "current": {"beam_current": CURRENT},
     "current, one mode": {"beam_current": CURRENT, "probe_modes": 1, "object_modes": 1},
     "aberrations": {"aberrations_array": ABERRATIONS, "aberration_marker": GROUPS},
@@ -251,6 +252,7 @@ CASES: dict[str, dict[str, Any]] = {
     "near field, stacked defoci": {**NEAR, "defocus_array": DEFOCUS[:, None, None]},
     "near field, source": {**NEAR, "alpha_near_field": 8e-3},
     "near field, tilts": {**NEAR, "tilts": TILT_ROWS, "tilt_mode": 3},
+    "near field, tilts, one defocus": {**NEAR, "defocus_array": [70.0], "tilts": TILT_ROWS},
     "near field, one row of tilts": {**NEAR, "tilts": TILT_ROWS[:1], "tilt_mode": 0},
     "near field, one row, one defocus": {**NEAR, "defocus_array": [70.0], "tilts": TILT_ROWS[:1]},
     "near field, cropped, upsampled": {
@@ -478,6 +480,20 @@ def test_a_marker_is_that_of_its_pattern(pattern: int, tmp_path: Path):
         touched = found[block].reshape(len(found[block]), -1).any(axis=1)
         assert np.flatnonzero(touched).tolist() == [row], block
     assert np.flatnonzero(found["probe"].any(axis=(0, 1, 2))).tolist() == [SUBSCANS[pattern]]
+
+
+@pytest.mark.parametrize(
+    ("key", "neutral"),
+    [("beam_current", np.ones(N)), ("tilts", np.zeros((1, 6)))],
+)
+def test_refined_without_being_given(key: str, neutral: np.ndarray, tmp_path: Path):
+    """Then it starts where it has no effect."""
+    params = problem(tmp_path, {})
+    found = pypty.evaluate({**params, SWITCHES[key]: True})
+    expected = pypty.evaluate({**params, SWITCHES[key]: True, key: neutral})
+    assert found.loss == pytest.approx(pypty.evaluate(params).loss, rel=1e-12)
+    assert found.gradients[key].any()
+    np.testing.assert_allclose(found.gradients[key], expected.gradients[key], rtol=1e-10)
 
 
 @pytest.mark.parametrize("modes", [(1, 1), (2, 3)])
@@ -790,7 +806,7 @@ RECOVERIES: dict[str, tuple[str, Any, Any, dict[str, Any], int, float]] = {
     "tilt before, of all": ("tilts", acting(TRUE_TILTS[:1], 0, 1), 0.0, {"tilt_mode": 2}, 8, 1e3),
     "tilts inside, near field": (
         "tilts",
-        acting(TRUE_TILTS, 2, 3),
+        acting(0.5 * TRUE_TILTS, 2, 3),
         0.0,
         {"tilt_mode": 0, "slices": 2, **NEAR_SERIES, "defocus_array": [100.0]},
         20,

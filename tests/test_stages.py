@@ -748,16 +748,36 @@ def specimen(grid: Grid, method: str) -> stages.Stage:
 @pytest.mark.parametrize("method", list(stages.INTEGRATORS))
 def test_opaque_pixels_are_finite(method: str):
     """A transmission of zero has no logarithm, but a wave and a gradient."""
+    out, back, gradients = behind_opaque_pixels(method)
+    for array in (out, back, *gradients.values()):
+        assert np.isfinite(array).all()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="_slope divides by the raised transmission, up to 1e25 times the gradient of other pixels",
+)
+@pytest.mark.parametrize("method", list(stages.INTEGRATORS))
+def test_opaque_pixels_have_no_gradient(method: str):
+    """They were raised to a constant: a small change of them changes nothing."""
+    _, _, gradients = behind_opaque_pixels(method)
+    assert not gradients["obj"][:, 1, OPAQUE[0], OPAQUE[1]].any()
+
+
+OPAQUE = (slice(4, 8), slice(5, 9))
+
+
+def behind_opaque_pixels(method: str) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The wave, its gradient as it enters, and the gradients of the specimen."""
     variables = make_variables(GRID)
-    variables.obj[:, 1, 4:8, 5:9] = 0
+    variables.obj[:, 1, OPAQUE[0], OPAQUE[1]] = 0
     stage = specimen(GRID, method)
     tape: stages.Tape = {}
     wave = random_complex(np.random.default_rng(14), (1, 1, 1, *GRID.shape))
     out = stage.forward(wave, stage.prepare(variables), BATCH, tape)
     gradients = variables.zeros(("obj", "slice_distances"))
     back = stage.adjoint(out.copy(), stage.prepare(variables), BATCH, tape, gradients)
-    for array in (out, back, *gradients.values()):
-        assert np.isfinite(array).all()
+    return out, back, gradients
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: str(grid.shape))
@@ -1080,6 +1100,32 @@ def test_an_effect_that_is_absent_is_not_in_the_model(name: str):
     assert " ".join(type(stage).__name__ for stage in build_model(options, BACKEND).stages) == expected
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"crop": 3}, {"upsample": 3}, {"crop": 3, "upsample": 3, "tilt_mode": 4}], ids=str
+)
+def test_reachable_pixels_are_those_that_counts_reach(changes: dict[str, Any]):
+    """As patterns are compared: cropped and summed."""
+    model = build_model(replace(FAR, cutoff=0.6, **changes), BACKEND)
+    pattern = model.forward(model.prepare(make_variables(GRID)), BATCH, [])
+    np.testing.assert_array_equal(model.reachable, pattern.min(axis=0) > 0)
+    assert pattern.min(axis=0).any()
+    assert not pattern.max(axis=0).all() or "crop" in changes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"near_field": NearField(DEFOCI)},
+        {"background": True},
+        {"blur": True},
+        {"masks": virtual_masks(GRID.shape)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_counts_may_be_anywhere(changes: dict[str, Any]):
+    assert build_model(replace(FAR, **changes), BACKEND).reachable is None
+
+
 @pytest.mark.parametrize("batch", [BATCH, ONE], ids=["three", "one"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_changes_no_variable_and_has_the_gradient_of_its_intensities(name: str, batch: Batch):
@@ -1266,7 +1312,7 @@ def assert_plain(params: dict[str, Any], **known: np.ndarray) -> None:
     np.testing.assert_allclose(pypty.simulate(params), expected, rtol=1e-9, atol=1e-9 * expected.max())
 
 
-CHAIN_CUTOFF = 0.7
+CHAIN_CUTOFF = 0.71
 """No lattice point lies on the rim of the band limit, where rounding would decide."""
 
 
@@ -1334,16 +1380,17 @@ CHAINS: dict[str, dict[str, Any]] = {
     "near field, everything": {
         **IMAGES,
         **GROUPS,
-        "window": (15, 20),
+        "window": (21, 24),
+        "upsample_pattern": 3,
         "tilts": own_tilts(),
         "tilt_mode": 4,
         "propmethod": "yoshida",
         "alpha_near_field": 0.01,
         "beam_current": CURRENT,
         "detector_blur_std": 0.9,
-        "data_pad": 2,
+        "data_pad": 3,
         "use_padded_intensity": False,
-        "static_background": np.random.default_rng(38).uniform(0, 0.1, (11, 16)),
+        "static_background": np.random.default_rng(38).uniform(0, 0.1, (5, 6)),
     },
     "near field, tilt that does not act": {**IMAGES, "tilts": own_tilts(), "tilt_mode": 1},
 }

@@ -7,30 +7,34 @@ import numpy as np
 from pypty.backend.array import Array, array_module, to_host
 
 
-def orthogonal_modes(probe: Array) -> Array:
-    """The same incoherent probe, written in orthogonal modes, the strongest first (``keep_probe_states_orthogonal``).
+def orthogonal_rotation(probe: Array) -> np.ndarray:
+    """(subscan, mode, mode) unitary W for which the modes W P are orthogonal, the strongest first
+    (``keep_probe_states_orthogonal``).
 
-    Singular value decomposition of the modes as rows, P = U S V^H; the new modes are S V^H = U^H P. U is unitary, so
-    the density matrix sum_k P_k(r) P_k*(r'), the intensity sum_k |P_k(r)|^2 and every diffraction pattern are kept, and
-    with them the loss. (Gram-Schmidt, which PyPty 2.2 uses, spans the same space but loses power.) The phase of a new
-    mode is that of the old mode which has the largest part in it: modes that are orthogonal and in order stay as
-    they are. Each subscan has its own U.
+    With the singular value decomposition of the modes as rows, P = U S V^H, W = U^H. It is unitary, so the density
+    matrix sum_k P_k(r) P_k*(r'), the intensity sum_k |P_k(r)|^2 and every diffraction pattern are the same for W P, and
+    the gradient of the loss at W P is W times that at P. (Gram-Schmidt, which PyPty 2.2 uses, spans the same space but
+    loses power.) The phase of a new mode is that of the old mode which has the largest part in it: modes that are
+    orthogonal and in order stay as they are. Each subscan has its own U.
 
-    Source: Thibault & Menzel, Nature 494 (2013) 68, for the freedom in the choice of modes.
+    Source: Thibault and Menzel, Nature 494 (2013) 68, for the freedom in the choice of modes.
 
     Parameters
     ----------
     probe : (mode, y, x) or (subscan, mode, y, x) complex
     """
-    host = to_host(probe)
-    result = np.empty(host.shape, host.dtype)
-    for old, new in zip(_subscans(host), _subscans(result), strict=True):
-        new[...] = _decomposed(old.astype(np.complex128))
-    return array_module(probe).asarray(result)
+    return np.stack([_rotation(rows.astype(np.complex128)) for rows in _subscans(to_host(probe))])
+
+
+def rotated(modes: Array, rotation: np.ndarray) -> Array:
+    """W P for (mode, y, x) or (subscan, mode, y, x) modes: a probe, its gradient, or a step of it. In double precision."""
+    rows = modes.reshape(len(rotation), modes.shape[-3], -1).astype(np.complex128)
+    turned = array_module(modes).asarray(rotation) @ rows
+    return turned.reshape(modes.shape).astype(modes.dtype)
 
 
 def are_orthogonal(probe: Array, tolerance: float) -> bool:
-    """Whether :func:`orthogonal_modes` would change nothing that counts.
+    """Whether :func:`orthogonal_rotation` would change nothing that counts.
 
     In every subscan |<P_j, P_k>| <= tolerance sqrt(<P_j, P_j> <P_k, P_k>) for all pairs, and no mode is stronger than
     the one before by more than the fraction ``tolerance`` of its power.
@@ -58,11 +62,10 @@ def _subscans(probe: np.ndarray) -> np.ndarray:
     return probe.reshape(-1, probe.shape[-3], probe.shape[-2] * probe.shape[-1])
 
 
-def _decomposed(rows: np.ndarray) -> np.ndarray:
-    """Orthogonal rows, longest first, with the density matrix of ``rows`` (mode, pixel)."""
-    unitary, length, direction = np.linalg.svd(rows, full_matrices=False)
+def _rotation(rows: np.ndarray) -> np.ndarray:
+    """(mode, mode) W for modes as rows (mode, pixel). Their QR decomposition first: the rest is small."""
+    triangle = np.asarray(np.linalg.qr(rows.conj().T, mode="r"))
+    unitary = np.linalg.svd(triangle.conj().T)[0]
     largest = np.abs(unitary).argmax(axis=0)
-    phase = np.exp(-1j * np.angle(unitary[largest, np.arange(len(length))]))
-    result = np.zeros_like(rows)  # with more modes than pixels the last ones are empty
-    result[: len(length)] = (length / phase)[:, None] * direction
-    return result
+    phase = np.exp(-1j * np.angle(unitary[largest, np.arange(len(rows))]))
+    return (unitary * phase).conj().T

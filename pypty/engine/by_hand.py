@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,9 @@ from pypty.engine.setup import Setup
 from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
 from pypty.objective.regularizers import outside_aperture
+
+_SAME = 1e-9
+"""Largest relative change that counts as none."""
 
 
 def before_update(
@@ -99,10 +103,9 @@ def _apply(
 
 
 def _differs(old: Array, new: Array) -> bool:
-    """Whether two arrays differ by more than rounding."""
-    xp = array_module(old)
-    real = old.real.dtype
-    return bool(abs(new - old).max() > 100 * xp.finfo(real).eps * abs(old).max())
+    """Whether two arrays differ by more than rounding (and than the 1e-10 below which a pixel is black)."""
+    least = max(100 * float(np.finfo(old.real.dtype).eps), _SAME)
+    return bool(abs(new - old).max() > least * abs(old).max())
 
 
 def _start_positions(setup: Setup) -> np.ndarray:
@@ -121,37 +124,54 @@ def moved_scan(
     """Put a torn scan together (``puzzle_positions``), and give windows that have moved too far a new place on an
     object that grows (``dynamically_resize_yx_object``)."""
     changed = []
-    window = setup.grid.shape
-    limit = now["dynamically_resize_yx_object"]
+    window, limit = setup.grid.shape, now["dynamically_resize_yx_object"]
     if now["puzzle_positions"]:
         rows, columns = (int(n) for n in setup.settings["scan_size"])
         found = by_scan.puzzle(variables.positions, (rows, columns))
         if found is not None:
             obj = by_scan.warped(variables.obj, variables.positions, found.positions, window)
             variables = variables.replace({"positions": found.positions, "obj": obj})
-            corners = np.round(to_host(found.positions)).astype(np.int64)
-            variables, scan, _ = _replaced(variables, scan, corners, window, 0.0)
+            whole = np.round(to_host(found.positions)).astype(np.int64)
+            variables, scan = _with_room(variables, _with_corners(scan, whole), window, 0.0) or (
+                variables,
+                scan,
+            )
             changed.append("puzzle_positions")
-    if limit > 0:
-        variables, scan, moved = _replaced(variables, scan, None, window, limit)
-        changed += ["dynamically_resize_yx_object"] if moved else []
+    moved = _with_room(variables, scan, window, limit) if limit > 0 else None
+    if moved is not None:
+        variables, scan = moved
+        changed.append("dynamically_resize_yx_object")
     return variables, scan, changed
 
 
-def _replaced(
-    variables: Variables, scan: Scan, corners: np.ndarray | None, window: tuple[int, int], limit: float
-) -> tuple[Variables, Scan, bool]:
-    """Windows at ``corners``, or at the rounded positions if some moved by ``limit``; the object has room for all."""
-    n_patterns, n_rows = len(scan.corners), len(variables.positions)
-    old = scan.corners[:n_rows] if corners is None else corners
-    found = by_scan.resized(variables.obj, variables.positions, old, window, limit)
+def _with_room(
+    variables: Variables, scan: Scan, window: tuple[int, int], limit: float
+) -> tuple[Variables, Scan] | None:
+    """Windows placed anew when one is off by ``limit``, and an object with room for them; None when nothing changes.
+
+    Windows that lie outside the object are of patterns that are not used: they only move along.
+    """
+    n_rows = len(variables.positions)
+    old = scan.corners[:n_rows]
+    ends = old + np.array(window)
+    inside = np.flatnonzero(((old >= 0) & (ends <= np.array(variables.obj.shape[-2:]))).all(axis=1))
+    if len(inside) < n_rows and limit == 0:  # all were placed anew just now
+        inside = np.arange(n_rows)
+    xp = array_module(variables.positions)
+    chosen = xp.asarray(inside)
+    found = by_scan.resized(variables.obj, variables.positions[chosen], old[inside], window, limit)
     if found is None:
-        if corners is None:
-            return variables, scan, False
-        full = np.repeat(corners, n_patterns, axis=0) if n_rows == 1 < n_patterns else corners
-        return variables, Scan(scan.positions, full, scan.object_shape, scan.moved), True
-    new = to_host(found.corners)
-    full = np.repeat(new, n_patterns, axis=0) if n_rows == 1 < n_patterns else new
+        return None
+    corners = old + found.before
+    corners[inside] = to_host(found.corners)
+    positions = variables.positions + xp.asarray(found.before)
+    positions[chosen] = found.positions
     ny, nx = found.obj.shape[-2:]
-    scan = Scan(scan.positions + found.before, full, (ny, nx), scan.moved + found.before)
-    return variables.replace({"obj": found.obj, "positions": found.positions}), scan, True
+    placed = Scan(scan.positions + found.before, scan.corners, (ny, nx), scan.moved + found.before)
+    return variables.replace({"obj": found.obj, "positions": positions}), _with_corners(placed, corners)
+
+
+def _with_corners(scan: Scan, corners: np.ndarray) -> Scan:
+    """The scan with other windows; one row is that of all patterns."""
+    repeats = len(scan.corners) // len(corners)
+    return dataclasses.replace(scan, corners=np.repeat(corners, repeats, axis=0))

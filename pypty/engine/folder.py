@@ -9,6 +9,7 @@ from pathlib import Path
 from pypty.engine.loop import Reconstruction
 from pypty.engine.resume import write_resume
 from pypty.engine.sequences import problems_from
+from pypty.engine.start import not_after_last
 from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS
 from pypty.output.checkpoints import FILES, remove_checkpoint, write_checkpoint, write_numbered
@@ -67,9 +68,10 @@ class RunFolder:
         self._write_log()
 
     def _names(self) -> list[str]:
-        """The blocks that this reconstruction has; the distance after a single slice is none."""
+        """The blocks that this reconstruction has; a distance after a single slice that is not used is none."""
         variables = self.run.state.variables
-        return [name for name in variables.present if name != "slice_distances" or variables.n_slices > 1]
+        used = variables.n_slices > 1 or not not_after_last(self.run.settings)
+        return [name for name in variables.present if used or name != "slice_distances"]
 
     def _may_write_resume(self) -> bool:
         """Whether resume.h5 is small enough to be written every time, or was written long enough ago."""

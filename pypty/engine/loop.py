@@ -18,7 +18,7 @@ from pypty.backend.memory import free_bytes, total_bytes
 from pypty.data.feed import Feed
 from pypty.data.scan import sort_sequence
 from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_aperture_mask
-from pypty.engine.monitor import BlockMonitor, next_to_freeze
+from pypty.engine.monitor import next_to_freeze
 from pypty.engine.problem import (
     Problem,
     Signature,
@@ -62,7 +62,6 @@ class Reconstruction:
         self.setup = setup if state.scan is None else dataclasses.replace(setup, scan=state.scan)
         self.settings = setup.settings
         self.state = state
-        self.monitor = BlockMonitor()
         self.feed: Feed = self.setup.feed()
         self._limits: tuple[tuple[tuple[int, ...], bool], BandLimits] | None = None
         self._model = (self._needs_subpixel(False), str(self.settings.first()["propmethod"]))
@@ -84,7 +83,7 @@ class Reconstruction:
         while self.state.epoch < self.settings["epoch_max"]:
             self.settings = reload(self.settings, self.state.epoch)
             before, setup = copy.copy(self.state), self.setup
-            before.frozen = dict(self.state.frozen)
+            before.frozen, before.monitor = dict(self.state.frozen), copy.deepcopy(self.state.monitor)
             before.optimizer = Lbfgs(list(self.state.optimizer.pairs))
             try:
                 record = self._epoch(self.settings.at(self.state.epoch))
@@ -141,7 +140,7 @@ class Reconstruction:
             blocks,
             indices,
             weight,
-            parametrization(now, self.limits(now), variables.positions),
+            parametrization(now, self.limits(now), setup.backend.asarray(setup.scan.positions)),
             setup.curvature(indices, weight),
             self.settings["preconditioner"],
             model_digest(self.settings, *self._model),
@@ -186,7 +185,7 @@ class Reconstruction:
         promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
         limit = 100 * np.finfo(self.setup.backend.real).eps * abs(start.value)
         idle = {name for name, decrease in promised.items() if decrease <= limit}
-        warnings += self.monitor.watch(idle, not step.accepted)
+        warnings += state.monitor.watch(idle, not step.accepted)
         if step.accepted:
             state.change(*after_update(state.variables, now, self.limits(now)))
             self._move_windows(now)
@@ -243,7 +242,7 @@ class Reconstruction:
         ):
             return ""  # a later epoch may change the problem
         stuck = [
-            self.monitor.told[name] for name in self.state.records[-1].blocks if name in self.monitor.told
+            state.monitor.told[name] for name in self.state.records[-1].blocks if name in state.monitor.told
         ]
         reason = "; ".join(stuck) or f"converged to the limit of {self.settings['default_dtype']} precision"
         return f"no step along steepest descent decreases the loss: {reason}"

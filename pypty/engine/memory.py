@@ -49,6 +49,21 @@ def extra_steps(settings: Settings) -> Steps:
     return Steps(probe, 2 * after + 2 * near + within, fractional)
 
 
+def shared_bytes(settings: Settings, window: tuple[int, int]) -> int:
+    """What effects keep for all batches together: the transfer function of every group of aberrations with its phases
+    and basis, virtual detectors (twice: as they came, and on the device), and the matrices of the detector blur."""
+    pixels = window[0] * window[1]
+    total = 0
+    if settings["aberration_marker"] is not None:
+        groups, terms = settings["aberrations_array"].shape
+        total += pixels * (8 * 3 * terms + (16 + 16 + 16) * groups)
+    if settings["masks"] is not None:
+        total += 2 * settings["masks"].nbytes
+    if settings["detector_blur_std"] > 0:
+        total += 8 * 4 * (window[0] ** 2 + window[1] ** 2)
+    return int(total)
+
+
 def _ever_chosen(settings: Settings) -> tuple[str, ...]:
     """Values of ``propmethod`` that some epoch may have."""
     schedule = settings.schedules["propmethod"]
@@ -67,6 +82,7 @@ class Sizes:
     object_shape: tuple[int, int]
     data_bytes: int
     subscans: int = 1
+    shared_bytes: int = 0
     steps: Steps = Steps()
 
 
@@ -191,6 +207,7 @@ def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -
         "object, its gradients and directions": obj * (_TEMPORARY_VECTORS + n_threads),
         "probe, its gradients and directions": probe * (_TEMPORARY_VECTORS + n_threads),
         "propagators": c * window * max(sizes.slices - 1, 0),
+        "aberrations, virtual detectors, blur": sizes.shared_bytes,
         "L-BFGS history": 2 * history * (obj + probe),
     }
 

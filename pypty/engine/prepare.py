@@ -16,7 +16,7 @@ from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
 from pypty.engine.geometry import Geometry, check_arrays, find_geometry
-from pypty.engine.memory import Sizes, extra_steps, make_plan
+from pypty.engine.memory import Sizes, extra_steps, make_plan, shared_bytes
 from pypty.engine.resume import NAME as RESUME_FILE
 from pypty.engine.sequences import check_sequences, used_at_any_epoch
 from pypty.engine.setup import Setup
@@ -240,6 +240,7 @@ def _sizes(
         scan.object_shape,
         data_bytes,
         subscans=n_subscans(settings),
+        shared_bytes=shared_bytes(settings, geometry.window),
         steps=extra_steps(settings),
     )
 

@@ -48,13 +48,15 @@ def refined_blocks(
     return tuple(name for name in variables.present if name in active)
 
 
-def parametrization(now: Mapping[str, Any], limits: BandLimits, positions: Array) -> Parametrization:
-    """How object, probe and positions are moved at this epoch."""
+def parametrization(now: Mapping[str, Any], limits: BandLimits, start_positions: Array) -> Parametrization:
+    """How object, probe and positions are moved at this epoch; affine maps are those of the starting positions."""
     obj = "phase" if now["phase_only_obj"] else now["obj_parametrization"]
     probe = "fourier_phase" if now["tune_only_probe_phase"] else "complex"
     probe = "fourier_amplitude" if now["tune_only_probe_abs"] else probe
     scan = now["positions_parametrization"]
-    return Parametrization(limits, obj, probe, scan, None if scan == "free" else affine_basis(positions))
+    return Parametrization(
+        limits, obj, probe, scan, None if scan == "free" else affine_basis(start_positions)
+    )
 
 
 _REGULARIZER_KEYS = ("window", "atv_q", "atv_p", "mixed_variance_sigma", "beta_wedge", "probe_mod_tol")
@@ -83,6 +85,7 @@ LOSS_KEYS = (
     "acc_voltage",
     "algorithm",
     "alpha_near_field",
+    "aperture_mask",
     "damping_cutoff_multislice",
     "data_bin",
     "data_multiplier",
@@ -102,6 +105,9 @@ LOSS_KEYS = (
     "probe_marker",
     "readout_noise",
     "recon_type",
+    "scan_size",
+    "scan_step_A",
+    "slice_distances",
     "smooth_rolloff",
     "tilt_mode",
     "update_extra_cut",

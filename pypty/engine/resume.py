@@ -13,6 +13,7 @@ import numpy as np
 from pypty.backend.array import Backend, to_host
 from pypty.data.scan import Scan
 from pypty.engine.loop import Reconstruction
+from pypty.engine.monitor import BlockMonitor
 from pypty.engine.problem import Signature
 from pypty.engine.setup import Setup, data_fingerprint
 from pypty.engine.start import start_distances
@@ -69,6 +70,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             device=run.setup.backend.name,
             data=run.data_fingerprint,
             frozen=json.dumps(state.frozen),
+            monitor=json.dumps(dataclasses.asdict(state.monitor)),
         )
         _write_scan(file, run)
         _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
@@ -145,6 +147,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
         int(file.attrs["epoch"]),
         rejected=int(file.attrs["rejected"]),
         frozen={name: int(until) for name, until in json.loads(file.attrs["frozen"]).items()},
+        monitor=BlockMonitor(**json.loads(file.attrs["monitor"])),
         scan=scan,
         elapsed_s=float(file.attrs["elapsed_s"]),
     )

@@ -8,6 +8,7 @@ from pypty.data.scan import Scan, sort_sequence
 from pypty.engine.setup import Setup
 from pypty.errors import ParameterError
 from pypty.params.combinations import check_epochs, epochs_to_check
+from pypty.params.effects import has_current, has_tilts
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
@@ -70,5 +71,11 @@ def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
     """What is wrong with per-epoch values from an epoch on (they may have been edited during the run)."""
     report = Report()
     check_epochs(settings, report, epoch)
+    for name, there in (("update_tilts", has_tilts), ("update_beam_current", has_current)):
+        if there(settings) and not there(setup.settings):
+            report.add(
+                name,
+                "cannot be switched on any more: the run began without; say when it is to begin at the start",
+            )
     check_sequences(settings, setup.scan, setup.grid.shape, report, epoch)
     return report.problems

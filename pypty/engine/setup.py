@@ -16,7 +16,7 @@ from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey, aligned_mean
 from pypty.engine.geometry import Geometry
 from pypty.engine.memory import MemoryPlan
-from pypty.engine.start import start_current, start_variables
+from pypty.engine.start import start_variables
 from pypty.engine.start_probe import Counts
 from pypty.model.forward import TILT_MODES, ModelOptions, NearField, build_model
 from pypty.model.parametrization import BandLimits
@@ -26,7 +26,7 @@ from pypty.objective.noise import make_noise_model
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
-from pypty.params.effects import has_background, has_tilts
+from pypty.params.effects import has_background, has_current, has_tilts
 from pypty.params.settings import Settings
 
 _ALIGNED_PATTERNS = 1000
@@ -243,7 +243,7 @@ class Setup:
             near,
             settings["upsample_pattern"],
             masks if masks is None or self.near_field else to_corner(masks),
-            start_current(settings, self.geometry.n_patterns) is not None,
+            has_current(settings),
             has_background(settings),
             settings["detector_blur_std"] > 0,
         )

@@ -10,7 +10,7 @@ from pypty.engine.geometry import Geometry
 from pypty.engine.start_probe import Counts, start_probe
 from pypty.model.variables import Variables, from_public
 from pypty.optics.grid import Grid
-from pypty.params.effects import has_background, has_tilts
+from pypty.params.effects import has_background, has_current, has_tilts
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
@@ -108,8 +108,6 @@ def start_tilts(settings: Settings) -> np.ndarray | None:
 
 def start_current(settings: Settings, n_patterns: int) -> np.ndarray | None:
     """(N,): given, or 1 where it is refined; None where there is none."""
-    schedule = settings.schedules["update_beam_current"]
-    if settings["beam_current"] is not None:
-        return settings["beam_current"]
-    refined = not isinstance(schedule, Constant) or schedule.value
-    return np.ones(n_patterns) if refined else None
+    if not has_current(settings):
+        return None
+    return np.ones(n_patterns) if settings["beam_current"] is None else settings["beam_current"]

@@ -7,10 +7,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pypty.constraints.probe import are_orthogonal
-from pypty.constraints.rotation import orthogonal_rotation, rotated
+from pypty.constraints.probe import are_orthogonal, orthogonal_rotation, rotated
 from pypty.data.scan import Scan
-from pypty.engine.monitor import FROZEN_EPOCHS, next_to_freeze
+from pypty.engine.monitor import FROZEN_EPOCHS, BlockMonitor, next_to_freeze
 from pypty.engine.problem import Signature
 from pypty.model.variables import Variables
 from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
@@ -32,6 +31,7 @@ class State:
     sample : loss and gradient at ``variables``, or None when they must be computed
     signature : of the problem that ``sample`` and the optimiser's pairs belong to
     rejected : consecutive rejected updates
+    monitor : which blocks were found to be stuck
     frozen : blocks that are not refined before an epoch, because they were stuck
     scan : the windows, where they were placed anew during the run; None = those of the start
     """
@@ -42,6 +42,7 @@ class State:
     sample: Sample | None = None
     signature: Signature | None = None
     rejected: int = 0
+    monitor: BlockMonitor = field(default_factory=BlockMonitor)
     frozen: dict[str, int] = field(default_factory=dict)
     scan: Scan | None = None
     elapsed_s: float = 0.0

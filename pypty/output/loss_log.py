@@ -107,5 +107,10 @@ def _record(row: dict[str, str]) -> EpochRecord:
         evaluations=int(float(row["N linesearch iterations"])),
         slope=float(row["dir. derivative"]),
         new_slope=float(row["new dir. derivative"]),
+        terms={
+            name: float(value) for name, value in row.items() if name not in (*_BEFORE, *_AFTER) and value
+        },
+        free_GiB=float(row["Free GiB"]),
+        total_GiB=float(row["Total GiB"]),
         warnings=[row["Warnings"]] if row["Warnings"] else [],
     )

@@ -90,7 +90,7 @@ def check_combinations(settings: Settings, report: Report) -> None:
             f"{settings['update_extra_cut']:g} leaves nothing of damping_cutoff_multislice = "
             f"{settings['damping_cutoff_multislice']:g}; it must be smaller",
         )
-    if settings["slice_distances"].min() < 0:
+    if settings["slice_distances"].min() < 0 and settings["epoch_prev"] == 0:  # refined ones may be
         report.add(
             "slice_distances",
             f"given {settings['slice_distances'].min():g} Å; distances must not be negative",

@@ -91,6 +91,12 @@ def has_tilts(settings: Settings) -> bool:
     return settings["tilts"] is not None or not isinstance(schedule, Constant) or bool(schedule.value)
 
 
+def has_current(settings: Settings) -> bool:
+    """Whether the beam current is given, or refined at some epoch."""
+    schedule = settings.schedules["update_beam_current"]
+    return settings["beam_current"] is not None or not isinstance(schedule, Constant) or bool(schedule.value)
+
+
 def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
     """A weight needs what it weighs."""
     for name in (*_SCAN_WEIGHTS, "puzzle_positions"):

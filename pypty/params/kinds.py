@@ -210,13 +210,17 @@ class ArrayOf:
     boolean: bool = False
     lazy: bool = False
     allow_nan: bool = False
+    low: float = -np.inf
 
     def describe(self) -> str:
         shapes = " or ".join(
             "(" + ", ".join(names) + ("," if len(names) == 1 else "") + ")" for names in self.dims
         )
         word = "complex" if self.complex else "integer" if self.integer else "real"
-        return f"a {word} array of shape {shapes}" + ("" if self.lazy else ", or the path of a .npy file")
+        bound = "" if self.low == -np.inf else f" of numbers >= {self.low:g}"
+        return f"a {word} array of shape {shapes}{bound}" + (
+            "" if self.lazy else ", or the path of a .npy file"
+        )
 
     def problem(self, value: Any) -> str | None:
         if isinstance(value, (str, os.PathLike)):
@@ -264,6 +268,8 @@ class ArrayOf:
             return None
         if not self.allow_nan and values.dtype.kind in "fc" and not np.isfinite(values).all():
             return f"{given}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
+        if values.dtype.kind != "c" and (values < self.low).any():
+            return f"{given}, whose smallest value is {values.min():g}"
         if self.integer and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
             return f"{given}, whose values are not whole"
         if self.integer and values.dtype.kind in "fu" and (abs(values) > _LARGEST_INTEGER).any():

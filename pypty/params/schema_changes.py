@@ -69,10 +69,10 @@ CONSTRAINTS = (
             "frequencies.", "probe is refined"),
     Parameter("probe_mod_tol", 0.05, _positive, "1/scan step", "Radius around each of those frequencies.",
               per_epoch=True, when="probe_mod_reg_weight is not 0"),
-    Parameter("apply_gaussian_filter", False, Either((Flag(), ArrayOf((("2",), ("3",))))), "px",
+    Parameter("apply_gaussian_filter", False, Either((Flag(), ArrayOf((("2",), ("3",)), low=0))), "px",
               "Smooth the object's phase after every update: standard deviations (y, x), or (z, y, x).",
               per_epoch=True),
-    Parameter("apply_gaussian_filter_amplitude", False, Either((Flag(), ArrayOf((("2",), ("3",))))), "px",
+    Parameter("apply_gaussian_filter_amplitude", False, Either((Flag(), ArrayOf((("2",), ("3",)), low=0))), "px",
               "Smooth the object's absorption -log|O| after every update.", per_epoch=True),
     Parameter("keep_probe_states_orthogonal", False, Flag(), "", "Make the probe modes orthogonal, the strongest "
               "first, before every update; the patterns do not change.", per_epoch=True),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from pypty.backend import fft
-from pypty.backend.array import Array, Backend, array_module
+from pypty.backend.array import Array, Backend, array_module, to_host
 from pypty.data.feed import Batch
 from pypty.model.stages.base import Gradients, Tape, add_rows, rows_of
 from pypty.model.variables import Variables
@@ -85,7 +85,7 @@ class DetectorBlur:
 
     def prepare(self, variables: Variables) -> list[tuple[Array, Array]]:
         """For y and x: the matrix and its derivative with respect to the width."""
-        width = float(variables.detector_blur_std[0])
+        width = float(to_host(variables.detector_blur_std)[0])
         return [self._matrix(squares, width) for squares in self.squares]
 
     def _matrix(self, squares: Array, width: float) -> tuple[Array, Array]:

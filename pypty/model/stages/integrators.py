@@ -155,7 +155,9 @@ def _safe(transmission: Array) -> Array:
 
 
 def _slope(transmission: Array, powered: Array, power: float) -> Array:
-    """d(T^p)/dT = p T^p / T; 1 for p = 1."""
+    """d(T^p)/dT = p T^p / T; 1 for p = 1. An opaque pixel was raised to a constant, and has no slope."""
+    xp = array_module(transmission)
     if power == 1:
-        return array_module(transmission).ones_like(transmission)
-    return power * powered / _safe(transmission)
+        return xp.ones_like(transmission)
+    safe = _safe(transmission)
+    return xp.where(safe == transmission, power * powered / safe, transmission.dtype.type(0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pypty.backend import fft
-from pypty.backend.array import Array, Backend
+from pypty.backend.array import Array, Backend, to_host
 from pypty.data.feed import Batch
 from pypty.model.stages.base import Gradients, add_rows, imaginary_product, per_axis, rows_of
 from pypty.model.variables import Variables
@@ -74,9 +74,7 @@ class Propagation:
     def prepare(self, variables: Variables, n_gaps: int) -> PropagationPoint:
         """The propagators of every distance in use."""
         xp = self.backend.xp
-        distances = np.asarray(
-            variables.slice_distances.get() if self.backend.on_gpu else variables.slice_distances
-        )
+        distances = to_host(variables.slice_distances)
         tilts = variables.tilts[:, INSIDE] if self.tilted else None
         rate = self.rate
         if tilts is not None and len(tilts) == 1:
