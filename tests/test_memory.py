@@ -133,10 +133,6 @@ def test_an_integrator_of_a_later_epoch_is_planned_for() -> None:
     assert plain < constant <= later
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the plan knows neither the groups' transfer functions nor the masks of virtual detectors",
-)
 @pytest.mark.parametrize(
     "changes",
     [

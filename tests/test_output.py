@@ -492,9 +492,6 @@ def test_paths_in_the_settings_are_absolute(tmp_path: Path, monkeypatch: pytest.
     assert found["output_folder"] == str((tmp_path / "out").resolve())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="phase_plate_in_h5 is written as it was given, relative to where the run was"
-)
 def test_the_path_of_the_phase_plates_is_absolute_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -764,9 +761,6 @@ def test_blocks_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("c?.npy")} == {"co.npy", "cp.npy", "cg.npy"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cd.npy is left out with one slice, although the integrator propagates after it"
-)
 def test_the_distance_after_a_single_slice_is_written_where_it_is_used(tmp_path: Path) -> None:
     """The fourth-order integrators propagate after the last slice, too: the distance is an unknown like any other."""
     params = small_params(propmethod="yoshida", update_slice_distances=True, output_folder=str(tmp_path))
@@ -914,7 +908,6 @@ def test_each_regulariser_of_a_run_has_a_column(tmp_path: Path) -> None:
     assert float(tables[1][0]["atv_weight"]) < float(tables[1][1]["atv_weight"])
 
 
-@pytest.mark.xfail(strict=True, reason="rows of the earlier run are written again without their regularisers")
 @pytest.mark.parametrize("level", [1, 2])
 def test_regularisers_of_earlier_rows_survive(level: int, tmp_path: Path) -> None:
     """A run that goes on from the arrays, with ``epoch_prev``, keeps the rows that are there as they are."""
