@@ -5,7 +5,7 @@
 
 The file is a simulated scan of 156 Å of SrTiO3 along [001] with ten Bi dopants at known depths (300 kV, 21.4 mrad,
 frozen phonons, source size, focal spread). Eight slices and four probe modes start from vacuum and from an aperture
-with the nominal defocus; tilt and slice distance are refined from a later epoch on. Printed: the correlation of the phase
+with the nominal defocus; tilt and slice distance are refined later. Printed: the correlation of the phase
 summed over depth with the truth; the correlation of what differs between the slices (each slice minus their mean),
 which is the depth resolution; and the phase through depth of every column that holds a dopant.
 """

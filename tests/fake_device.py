@@ -27,8 +27,8 @@ def _host(value: Any) -> Any:
 def _device(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         return ndarray(np.asarray(value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_device(item) for item in value)
+    if isinstance(value, (tuple, list)):  # a named tuple, as of linalg.svd, becomes a plain one
+        return (list if isinstance(value, list) else tuple)(_device(item) for item in value)
     return value
 
 
@@ -101,8 +101,8 @@ def __getattr__(name: str) -> Any:
     return _wrapped(value) if callable(value) and not isinstance(value, type) else value
 
 
-class _Fft:
-    """numpy.fft or scipy.fft with device arrays."""
+class _Library:
+    """numpy.fft, scipy.fft or numpy.linalg with device arrays."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -111,7 +111,8 @@ class _Fft:
         return _wrapped(getattr(self._library, name))
 
 
-fft = _Fft(np.fft)
+fft = _Library(np.fft)
+linalg = _Library(np.linalg)
 
 
 def _scatter_add(array: ndarray, index: Any, values: ndarray) -> None:

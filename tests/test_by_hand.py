@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.ndimage
-from helpers import directional_derivative, random_complex, relative
+from helpers import directional_derivative, random_complex, random_like, relative
 from problems import (
     N_PATTERNS,
     aperture_probe,
@@ -186,9 +186,18 @@ def test_sharpened_charge_flip():
     assert roughness(fancy_sigma=(None, (1.0, 2.0))) == pytest.approx(sharp, rel=0.2)
 
 
-def test_the_band_limit_holds_after_a_charge_flip():
-    """A flip makes high frequencies; the object is back in its subspace before the update, and after it."""
-    found = Stepped(small_params(update_probe=False, epoch_max=3, do_charge_flip=at(1, 2)))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"do_charge_flip": at(1, 2)},
+        {"apply_gaussian_filter": [0.5, 0.5]},
+        {"apply_gaussian_filter_amplitude": [0.5, 0.5]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_band_limit_holds_after_a_change(changes: dict[str, Any]):
+    """Each of them makes high frequencies; the object is back in its subspace after the epoch."""
+    found = Stepped(small_params(update_probe=False, epoch_max=3, **changes))
     obj = found.variables[-1].obj[0, 0]
     f = np.fft.fftfreq(len(obj))
     beyond = np.hypot(f[:, None], f) > 0.5 * (2 / 3 - 0.005) + 1e-9
@@ -483,6 +492,24 @@ def test_puzzle(log: pytest.LogCaptureFixture):
     assert np.abs(torn_error - torn_error.mean(axis=0)).max() > 1
 
 
+def test_the_object_follows_a_puzzle():
+    """The right half of the scan goes back by (3, -2) pixels, and what it saw goes with it."""
+    true, torn = torn_scan()
+    torn = np.where(torn == true, true, true + np.array([3.0, -2.0]))
+    params = torn_params(
+        positions=torn, puzzle_positions=at(0), epoch_max=1, update_probe=True, update_obj=False
+    )
+    found = Stepped(params).variables[0]
+    np.testing.assert_allclose(found.positions, true, atol=1e-9)
+    old, new = params["obj"][..., 0, 0], found.obj[0, 0]
+    right = true.reshape(*SCAN, 2)[1:5, 6:].reshape(-1, 2).astype(int) + 8  # centres of windows
+    left = true.reshape(*SCAN, 2)[1:5, :2].reshape(-1, 2).astype(int) + 8
+    for y, x in right:
+        np.testing.assert_allclose(new[y, x], old[y + 3, x - 2], atol=1e-9)
+    for y, x in left:
+        np.testing.assert_allclose(new[y, x], old[y, x], atol=1e-9)
+
+
 def test_a_whole_scan_is_no_puzzle(log: pytest.LogCaptureFixture):
     true, _ = torn_scan()
     found = Stepped(torn_params(positions=true, puzzle_positions=True, obj=None))
@@ -613,6 +640,14 @@ def test_the_last_block_is_not_frozen(monkeypatch: pytest.MonkeyPatch):
     result = pypty.run(small_params(update_probe_pos=True, epoch_max=20, max_count=3))
     assert len(result.epochs) < 20
     assert [text.split("'")[1] for text in result.decisions] == ["positions", "probe"]
+    assert "no step along steepest descent" in result.stop_reason
+
+
+def test_the_only_block_is_not_frozen(monkeypatch: pytest.MonkeyPatch):
+    spoil(monkeypatch, "probe")
+    result = pypty.run(small_params(update_obj=False, epoch_max=9, max_count=3))
+    assert result.decisions == ()
+    assert len(result.epochs) == 2
     assert "no step along steepest descent" in result.stop_reason
 
 
@@ -852,6 +887,48 @@ def test_amplitudes_that_pass_through_zero():
     assert (np.diff(losses) < 0).all()
 
 
+def vector_gradient(block: str, factor: float, **form: Any) -> tuple[float, float]:
+    """The slope of the loss along a random change of the optimiser's vector: by its gradient, and by differences.
+
+    Parameters
+    ----------
+    factor : of some amplitudes of the block, before
+    """
+    params = absorbing_start(**form, update_probe_pos=True, lazy_clean=True, damping_cutoff_multislice=1.5)
+    params["obj"] = params["obj"] * smooth_object()[:24, :24]
+    params["probe"] = params["probe"] + 1e-2 * random_complex(np.random.default_rng(3), (16, 16, 1))
+    setup = prepare(params)
+    problem = Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.at(0))
+    point = problem.point()
+    rng = np.random.default_rng(5)
+    amplitude = point[block][0] if form.get("obj_parametrization") == "amplitude_phase" else point[block]
+    amplitude *= np.where(rng.uniform(size=amplitude.shape) < 0.2, factor, 1.0)
+    change = BlockVector(problem.form.project({block: random_like(rng, point[block])}))
+    moved = BlockVector({name: change.get(name, np.zeros_like(array)) for name, array in point.items()})
+    slope = directional_derivative(lambda t: problem(point.plus(t, moved)).value, 1e-6)
+    return problem(point).gradient.dot(moved), slope
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "block"),
+    [
+        ("phase_only_obj", False, "obj"),
+        ("phase_only_obj", True, "obj"),
+        ("obj_parametrization", "amplitude_phase", "obj"),
+        ("tune_only_probe_phase", False, "probe"),
+        ("tune_only_probe_phase", True, "probe"),
+        ("tune_only_probe_abs", True, "probe"),
+        ("positions_parametrization", "free", "positions"),
+        ("positions_parametrization", "affine", "positions"),
+        ("positions_parametrization", "jitter", "positions"),
+    ],
+)
+def test_gradient_of_the_vector(key: str, value: Any, block: str):
+    """What the optimiser gets is the gradient of the loss as a function of what it moves."""
+    slope, expected = vector_gradient(block, 1.0, **{key: value})
+    assert slope == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.xfail(
     strict=True, reason="where a trial step made an amplitude negative its slope has the wrong sign"
 )
@@ -860,19 +937,9 @@ def test_amplitudes_that_pass_through_zero():
     [("tune_only_probe_abs", True, "probe"), ("obj_parametrization", "amplitude_phase", "obj")],
 )
 def test_gradient_of_negative_amplitudes(key: str, value: Any, block: str):
-    """A line search may try them: the gradient must be that of the loss as a function of the vector there too."""
-    params = absorbing_start(**{key: value}, lazy_clean=True, damping_cutoff_multislice=1.5)
-    params["probe"] = params["probe"] + 1e-2 * random_complex(np.random.default_rng(3), (16, 16, 1))
-    setup = prepare(params)
-    problem = Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.at(0))
-    point = problem.point()
-    rng = np.random.default_rng(5)
-    amplitude = point[block] if block == "probe" else point[block][0]
-    amplitude *= np.where(rng.uniform(size=amplitude.shape) < 0.2, -0.5, 1.0)
-    change = BlockVector(problem.form.project({block: rng.standard_normal(point[block].shape)}))
-    moved = BlockVector({name: change.get(name, np.zeros_like(array)) for name, array in point.items()})
-    slope = directional_derivative(lambda t: problem(point.plus(t, moved)).value, 1e-6)
-    assert problem(point).gradient.dot(moved) == pytest.approx(slope, rel=1e-5)
+    """A line search may try them."""
+    slope, expected = vector_gradient(block, -0.5, **{key: value})
+    assert slope == pytest.approx(expected, rel=1e-5)
 
 
 def test_dark_pixels_of_an_object():

@@ -405,7 +405,7 @@ WHOLE = [
 @pytest.mark.parametrize("changes", WHOLE)
 def test_never_too_small(changes: dict[str, Any]):
     """The diagonal is a bound: of a weak object, with everything that dilutes what an unknown does, it is larger than
-    the Gauss-Newton one, for every block but the width of the point spread, which is estimated from the mean pattern."""
+    the Gauss-Newton one, for every block but the width of the point spread, which is estimated from the mean."""
     params = weak_scatterer(**changes)
     if "recon_type" in changes:
         params["probe"] = 16 * params["probe"]

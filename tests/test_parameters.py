@@ -43,79 +43,23 @@ from pypty.params.schema import GROUPS, SCHEMA
 AVAILABLE = [name for name, parameter in SCHEMA.items() if parameter.status == ""]
 
 
-@dataclass
-class Desk:
-    """What a test of an effect may need."""
-
-    folder: Path
-    monkeypatch: pytest.MonkeyPatch
-    screen: pytest.CaptureFixture[str]
-
-
-Effect = Callable[[Desk], None]
-EFFECTS: dict[str, Effect] = {}
-
-
-def effect(name: str) -> Callable[[Effect], Effect]:
-    def register(function: Effect) -> Effect:
-        assert name not in EFFECTS
-        EFFECTS[name] = function
-        return function
-
-    return register
-
-
-def loss(**changes: Any) -> float:
-    return pypty.evaluate(small_params(**changes)).loss
-
-
-def loss_as_given(**changes: Any) -> float:
-    """Without scaling the probe and moving the positions."""
-    return loss(skip_preprocessing=True, **changes)
-
-
-def rows(folder: Path, **changes: Any) -> list[dict[str, str]]:
-    """loss.csv of a run."""
-    pypty.run(small_params(output_folder=str(folder), **changes))
-    return read_loss_log(folder / LOSS_LOG)
-
-
-def start(**changes: Any) -> pypty.Result:
-    """The starting state."""
-    return pypty.run(small_params(epoch_max=0, **changes))
-
-
-def plan(**changes: Any) -> memory.MemoryPlan:
-    return pypty.plan(small_params(**changes), show=False)
-
-
-def spectrum(array: np.ndarray) -> np.ndarray:
-    """Intensity of the Fourier transform over the first two axes, zero frequency first."""
-    return np.abs(np.fft.fft2(array, axes=(0, 1))) ** 2
-
-
-def frequency(shape: tuple[int, ...]) -> np.ndarray:
-    """|f| in cycles per pixel, zero frequency first."""
-    return np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None, :])
-
-
 # --------------------------------------------------------------------------------------------------------- data
 
 
-@effect("data_path")
+@effect("data_path", bad=3)
 def _(desk: Desk) -> None:
     np.save(desk.folder / "a.npy", 2 * patterns())
     assert loss(dataset=..., data_path=str(desk.folder / "a.npy")) == loss(dataset=2 * patterns()) != loss()
 
 
-@effect("dataset")
+@effect("dataset", bad="file.h5")
 def _(desk: Desk) -> None:
     assert loss_as_given(dataset=patterns() + 1) > loss_as_given() > 0
     perfect = {"obj": smooth_object(), "probe": aperture_probe(1.0)}
     assert loss_as_given(**perfect) < 1e-20
 
 
-@effect("data_key")
+@effect("data_key", bad=None)
 def _(desk: Desk) -> None:
     with h5py.File(desk.folder / "a.h5", "w") as file:
         file["data"] = patterns()
@@ -125,7 +69,7 @@ def _(desk: Desk) -> None:
     assert loss(**path, data_key="other") == loss(dataset=3 * patterns())
 
 
-@effect("detector_mask")
+@effect("detector_mask", bad=np.ones((3, 3)))
 def _(desk: Desk) -> None:
     left = np.zeros((SIDE, SIDE))
     left[:, : SIDE // 2] = 1
@@ -135,7 +79,7 @@ def _(desk: Desk) -> None:
     assert loss_as_given(detector_mask=0.25 * left) == pytest.approx(0.25 * parts[0], rel=1e-12)
 
 
-@effect("data_multiplier")
+@effect("data_multiplier", bad=0.0)
 def _(desk: Desk) -> None:
     assert loss(data_multiplier=3.0) == pytest.approx(loss(dataset=3 * patterns()), rel=1e-12)
     assert loss_as_given(data_multiplier=3.0) == pytest.approx(
@@ -143,33 +87,33 @@ def _(desk: Desk) -> None:
     )
 
 
-@effect("data_pad")
+@effect("data_pad", bad=-1)
 def _(desk: Desk) -> None:
     by_hand = np.pad(patterns(), ((0, 0), (3, 3), (3, 3)))
     assert loss(data_pad=3) == loss(dataset=by_hand)
     assert start(data_pad=3).probe.shape == (SIDE + 6, SIDE + 6, 1)
 
 
-@effect("data_bin")
+@effect("data_bin", bad=0)
 def _(desk: Desk) -> None:
     by_hand = patterns()[:, :15, :15].reshape(N_PATTERNS, 5, 3, 5, 3).sum(axis=(2, 4))
     assert loss(data_bin=3, probe=None) == pytest.approx(loss(dataset=by_hand, probe=None), rel=1e-12)
     assert start(data_bin=3, probe=None).probe.shape == (5, 5, 1)
 
 
-@effect("flip_ky")
+@effect("flip_ky", bad="no")
 def _(desk: Desk) -> None:
     assert loss(flip_ky=True) == loss(dataset=patterns()[:, ::-1].copy()) != loss()
 
 
-@effect("data_shift_vector")
+@effect("data_shift_vector", bad=(1.5, 0))
 def _(desk: Desk) -> None:
     by_hand = np.zeros_like(patterns())
     by_hand[:, 2:, :-1] = patterns()[:, :-2, 1:]
     assert loss(data_shift_vector=(2, -1)) == loss(dataset=by_hand) != loss()
 
 
-@effect("sequence")
+@effect("sequence", bad=[25])
 def _(desk: Desk) -> None:
     chosen = [20, 3, 4, 4]
     by_hand = {"dataset": patterns()[[3, 4, 20]], "positions": scan_positions()[[3, 4, 20]]}
@@ -180,14 +124,14 @@ def _(desk: Desk) -> None:
     assert float(table[2]["loss"]) < 0.5 * float(table[1]["loss"])
 
 
-@effect("use_full_FOV")
+@effect("use_full_FOV", bad=3)
 def _(desk: Desk) -> None:
     upper = np.arange(N_PATTERNS // 5 * 2)
     assert start(sequence=upper).obj.shape[:2] == (24, 24)
     assert start(sequence=upper, use_full_FOV=False).obj.shape[:2] == (18, 24)
 
 
-@effect("force_dataset_dtype")
+@effect("force_dataset_dtype", bad="complex128")
 def _(desk: Desk) -> None:
     assert loss(force_dataset_dtype="uint8") == loss(dataset=np.floor(patterns())) != loss()
     assert loss(force_dataset_dtype=np.uint8) == loss(force_dataset_dtype=np.dtype("uint8"))
@@ -200,56 +144,54 @@ def _little_memory(desk: Desk) -> None:
     desk.monkeypatch.setattr(memory, "free_bytes", lambda backend: int(need / 0.7) + 100)
 
 
-@effect("load_one_by_one")
+@effect("load_one_by_one", bad="yes")
 def _(desk: Desk) -> None:
     _little_memory(desk)
     assert not plan().resident
     assert plan(load_one_by_one=False).resident
 
 
-@effect("preload_to_cpu")
+@effect("preload_to_cpu", bad=None)
 def _(desk: Desk) -> None:
     _little_memory(desk)
     assert not plan().resident
     assert plan(preload_to_cpu=True).resident
 
 
-@effect("mean_pattern")
+@effect("mean_pattern", bad=np.ones((4, 4)), beside={"probe": None})
 def _(desk: Desk) -> None:
     given = np.zeros((SIDE, SIDE))
     given[6:11, 6:11] = 4.0
     probe = start(probe=None, mean_pattern=given, update_extra_cut=0, damping_cutoff_multislice=2).probe
     power = np.fft.fftshift(spectrum(probe[..., 0]))
     assert np.allclose(power / power.max(), given / 4, atol=1e-12)
-    assert power.sum() == pytest.approx(
-        patterns().sum(axis=(1, 2)).mean() if power.max() != 4 else 100, rel=0.2
-    )
+    assert power.sum() == pytest.approx(patterns().sum(axis=(1, 2)).mean(), rel=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------- output
 
 
-@effect("output_folder")
+@effect("output_folder", bad=1.5)
 def _(desk: Desk) -> None:
     pypty.run(small_params(output_folder=desk.folder / "deep" / "out"))
     assert (desk.folder / "deep" / "out" / "co.npy").is_file()
 
 
-@effect("strip_dataset_from_params")
+@effect("strip_dataset_from_params", bad=7)
 def _(desk: Desk) -> None:
     for strip in (True, False):
         pypty.run(small_params(output_folder=str(desk.folder / str(strip)), strip_dataset_from_params=strip))
         assert (desk.folder / str(strip) / "params" / "dataset.npy").exists() is not strip
 
 
-@effect("save_loss_log")
+@effect("save_loss_log", bad=3)
 def _(desk: Desk) -> None:
     for level in (0, 1, 2):
         pypty.run(small_params(output_folder=str(desk.folder / str(level)), save_loss_log=level))
         assert (desk.folder / str(level) / LOSS_LOG).exists() is (level > 0)
 
 
-@effect("epoch_prev")
+@effect("epoch_prev", bad=-3)
 def _(desk: Desk) -> None:
     assert pypty.run(small_params(epoch_prev=2, epoch_max=5)).epochs.tolist() == [2, 3, 4]
     given = 3 * aperture_probe()
@@ -259,20 +201,20 @@ def _(desk: Desk) -> None:
     )
 
 
-@effect("epoch_max")
+@effect("epoch_max", bad=1.5)
 def _(desk: Desk) -> None:
     assert pypty.run(small_params(epoch_max=4)).epochs.tolist() == [0, 1, 2, 3]
     assert pypty.run(small_params(epoch_max=0)).epochs.tolist() == []
 
 
-@effect("save_checkpoints_every_epoch")
+@effect("save_checkpoints_every_epoch", bad=-1)
 def _(desk: Desk) -> None:
     pypty.run(small_params(output_folder=str(desk.folder), epoch_max=5, save_checkpoints_every_epoch=2))
     found = {path.name for path in desk.folder.glob("checkpoint_obj_*")}
     assert found == {f"checkpoint_obj_epoch_{epoch}.npy" for epoch in (0, 2, 4)}
 
 
-@effect("save_inter_checkpoints")
+@effect("save_inter_checkpoints", bad=0.5)
 def _(desk: Desk) -> None:
     replaced: list[str] = []
     original = os.replace
@@ -285,7 +227,7 @@ def _(desk: Desk) -> None:
     assert counts == [2, 4, 6], "at the start, as asked, at the end"
 
 
-@effect("print_flag")
+@effect("print_flag", bad=9)
 def _(desk: Desk) -> None:
     shown = []
     for level in range(5):
@@ -298,7 +240,7 @@ def _(desk: Desk) -> None:
     assert "line search" not in shown[2] and "line search" in shown[3] and "line search" in shown[4]
 
 
-@effect("resume")
+@effect("resume", bad=True)
 def _(desk: Desk) -> None:
     pypty.run(small_params(output_folder=str(desk.folder), epoch_max=2))
     resumed = pypty.run(small_params(output_folder=str(desk.folder), epoch_max=3, resume=True))
@@ -313,7 +255,7 @@ def two_slice_loss(**changes: Any) -> float:
     return pypty.evaluate(two_slices(skip_preprocessing=True, obj=smooth_object(2), **changes)).loss
 
 
-@effect("acc_voltage")
+@effect("acc_voltage", bad=-80.0)
 def _(desk: Desk) -> None:
     """The propagation over d at the wavelength of 80 kV is one over d' at that of 300 kV, when lambda d is equal."""
     ratio = wavelength_A(80) / wavelength_A(300)
@@ -322,26 +264,20 @@ def _(desk: Desk) -> None:
     assert two_slice_loss(acc_voltage=300.0, slice_distances=[10.0]) != pytest.approx(one, rel=1e-3)
 
 
-@effect("pixel_size_x_A")
+@effect("pixel_size_x_A", bad=np.nan)
 def _(desk: Desk) -> None:
     assert start(pixel_size_x_A=0.3).pixel_size_A.tolist() == [0.4, 0.3]
     assert two_slice_loss(pixel_size_x_A=0.3) != two_slice_loss(pixel_size_y_A=0.3) != two_slice_loss()
 
 
-@effect("pixel_size_y_A")
+@effect("pixel_size_y_A", bad=np.inf)
 def _(desk: Desk) -> None:
     assert start(pixel_size_y_A=0.3).pixel_size_A.tolist() == [0.3, 0.4]
     both = two_slice_loss(pixel_size_y_A=0.2, pixel_size_x_A=0.2, slice_distances=[2.5])
     assert both == pytest.approx(two_slice_loss(slice_distances=[10.0]), rel=1e-10)
 
 
-@effect("recon_type")
-def _(desk: Desk) -> None:
-    assert loss(recon_type="far_field") == loss()
-    assert "not available yet" in str(pypty.check(small_params(recon_type="near_field")))
-
-
-@effect("aperture_mask")
+@effect("aperture_mask", bad=-0.5)
 def _(desk: Desk) -> None:
     mask = np.zeros((SIDE, SIDE))
     mask[7:10, 5:12] = 1
@@ -351,37 +287,28 @@ def _(desk: Desk) -> None:
     assert np.array_equal(power > 1e-9 * power.max(), frequency((SIDE, SIDE)) <= 0.25)
 
 
-@effect("num_slices")
+@effect("num_slices", bad=0)
 def _(desk: Desk) -> None:
     assert start(num_slices=3).obj.shape == (24, 24, 3, 1)
 
 
-@effect("slice_distances")
+@effect("slice_distances", bad=[-1.0])
 def _(desk: Desk) -> None:
     assert two_slice_loss(slice_distances=[12.0]) < 0.9 * two_slice_loss(slice_distances=[10.0])
     assert two_slice_loss(slice_distances=[12.0, 99.0]) == two_slice_loss(slice_distances=[12.0])
     assert start(num_slices=3, slice_distances=[5.0, 7.0]).slice_distances.tolist() == [5.0, 7.0]
 
 
-@effect("edge_slice_thickness")
+@effect("edge_slice_thickness", bad=0)
 def _(desk: Desk) -> None:
     found = start(num_slices=4, slice_distances=[5.0], edge_slice_thickness=12.0).slice_distances
     assert found.tolist() == [12.0, 5.0, 5.0]
 
 
-@effect("scan_size")
-def _(desk: Desk) -> None:
-    """So far it is compared with the positions, and recorded."""
-    assert pypty.check(small_params(scan_size=(5, 5)))
-    assert not pypty.check(small_params(scan_size=(5, 6)))
-    pypty.run(small_params(scan_size=(5, 5), output_folder=str(desk.folder)))
-    assert pypty.load_preset(desk.folder)["scan_size"] == [5, 5]
-
-
 # ------------------------------------------------------------------------------------------------ starting state
 
 
-@effect("obj")
+@effect("obj", bad=np.ones((24, 24)))
 def _(desk: Desk) -> None:
     given = smooth_object()
     assert np.array_equal(start(obj=given, skip_preprocessing=True).obj, given)
@@ -394,7 +321,7 @@ def _(desk: Desk) -> None:
     assert np.array_equal(start(obj=str(desk.folder / "obj.npy"), skip_preprocessing=True).obj, given)
 
 
-@effect("probe")
+@effect("probe", bad=np.zeros((SIDE, SIDE, 1)))
 def _(desk: Desk) -> None:
     given = np.concatenate([aperture_probe(0.3), 0.5 * aperture_probe(2.0)], axis=2)
     as_given = start(probe=given, skip_preprocessing=True).probe
@@ -406,14 +333,14 @@ def _(desk: Desk) -> None:
         assert spectrum(found).sum() == pytest.approx(mean, rel=0.03)
 
 
-@effect("positions")
+@effect("positions", bad=scan_positions()[1:])
 def _(desk: Desk) -> None:
     result = start(positions=scan_positions(3.0) + 7.25)
     assert np.allclose(result.positions, scan_positions(3.0))
     assert result.obj.shape[:2] == (SIDE + 12, SIDE + 12)
 
 
-@effect("positions_correction")
+@effect("positions_correction", bad=np.zeros((3, 2)))
 def _(desk: Desk) -> None:
     rest = np.random.default_rng(0).uniform(-0.4, 0.4, (N_PATTERNS, 2))
     assert np.allclose(
@@ -426,13 +353,7 @@ def _(desk: Desk) -> None:
     assert other != loss(obj=smooth_object(), probe=aperture_probe())
 
 
-@effect("propmethod")
-def _(desk: Desk) -> None:
-    assert two_slice_loss(propmethod="multislice") == two_slice_loss()
-    assert "not available yet" in str(pypty.check(small_params(propmethod="yoshida")))
-
-
-@effect("allow_subPixel_shift")
+@effect("allow_subPixel_shift", bad="maybe")
 def _(desk: Desk) -> None:
     given = {"positions": scan_positions() + np.random.default_rng(0).uniform(0, 0.4, (N_PATTERNS, 2))}
     shifted = {**given, "obj": smooth_object()}
@@ -441,7 +362,7 @@ def _(desk: Desk) -> None:
     assert loss_as_given(**shifted) != loss_as_given(obj=smooth_object())
 
 
-@effect("skip_preprocessing")
+@effect("skip_preprocessing", bad=2)
 def _(desk: Desk) -> None:
     given = {"probe": 3 * aperture_probe(), "positions": scan_positions() + 4.5}
     kept, changed = (start(**given, skip_preprocessing=skip) for skip in (True, False))
@@ -451,7 +372,7 @@ def _(desk: Desk) -> None:
     assert np.array_equal(changed.positions, scan_positions())
 
 
-@effect("extra_space_on_side_px")
+@effect("extra_space_on_side_px", bad=2.5)
 def _(desk: Desk) -> None:
     result = start(extra_space_on_side_px=5)
     assert result.obj.shape == (24 + 10, 24 + 10, 1, 1)
@@ -464,7 +385,7 @@ def _(desk: Desk) -> None:
 # ----------------------------------------------------------------------------------------------------- numerics
 
 
-@effect("damping_cutoff_multislice")
+@effect("damping_cutoff_multislice", bad=0)
 def _(desk: Desk) -> None:
     wide = {"obj": smooth_object(seed=2) ** 8, "probe": aperture_probe(), "skip_preprocessing": True}
     radius = np.fft.fftshift(frequency((SIDE, SIDE)))
@@ -475,7 +396,7 @@ def _(desk: Desk) -> None:
         assert (modelled[:, radius <= cutoff * largest] > 0).all()
 
 
-@effect("update_extra_cut")
+@effect("update_extra_cut", bad=-1)
 def _(desk: Desk) -> None:
     largest = np.fft.fftfreq(SIDE).max()
     for extra in (0.05, 0.3):
@@ -485,7 +406,7 @@ def _(desk: Desk) -> None:
         assert power[~outside].min() > 1e-12 * power.max()
 
 
-@effect("lazy_clean")
+@effect("lazy_clean", bad=[])
 def _(desk: Desk) -> None:
     outside = frequency((24, 24)) > 2 / 3 * 0.5
     power = {
@@ -495,7 +416,7 @@ def _(desk: Desk) -> None:
     assert power[True][outside].max() > 1e-9 * power[True].max()
 
 
-@effect("use_padded_intensity")
+@effect("use_padded_intensity", bad={})
 def _(desk: Desk) -> None:
     given = {"obj": smooth_object() ** 6, "damping_cutoff_multislice": 2.0, "skip_preprocessing": True}
     padded_probe = start(data_pad=4, **given).probe
@@ -508,7 +429,7 @@ def _(desk: Desk) -> None:
     assert loss(data_pad=4, **given) - cropped == pytest.approx(rim, rel=1e-6)
 
 
-@effect("default_dtype")
+@effect("default_dtype", bad="half")
 def _(desk: Desk) -> None:
     single, double = (pypty.run(small_params(default_dtype=kind)) for kind in ("single", "double"))
     assert single.obj.dtype == single.probe.dtype == np.complex64
@@ -517,7 +438,7 @@ def _(desk: Desk) -> None:
     assert 0 < abs(single.loss[0] / double.loss[0] - 1) < 1e-4
 
 
-@effect("backend")
+@effect("backend", bad="tpu")
 def _(desk: Desk) -> None:
     for name in ("cpu", "auto"):
         _, setup = inspect(small_params(backend=name))
@@ -525,7 +446,7 @@ def _(desk: Desk) -> None:
         assert setup.backend.name == "cpu" or name == "auto"
 
 
-@effect("n_threads")
+@effect("n_threads", bad=0)
 def _(desk: Desk) -> None:
     assert plan(n_threads=3).n_threads == 3
     assert plan(n_threads=1000).n_threads == N_PATTERNS
@@ -533,7 +454,7 @@ def _(desk: Desk) -> None:
     assert loss(n_threads=3) == pytest.approx(loss(), rel=1e-12)
 
 
-@effect("compute_batch")
+@effect("compute_batch", bad=0)
 def _(desk: Desk) -> None:
     assert plan(compute_batch=7).batch == 7
     assert plan(compute_batch=1000).batch == N_PATTERNS
@@ -541,7 +462,7 @@ def _(desk: Desk) -> None:
     assert loss(compute_batch=7) == pytest.approx(loss(compute_batch=1), rel=1e-12)
 
 
-@effect("memory_saturation")
+@effect("memory_saturation", bad=0)
 def _(desk: Desk) -> None:
     desk.monkeypatch.setattr(memory, "free_bytes", lambda backend: 10**9)
     assert plan(memory_saturation=0.25).limit == 25 * 10**7
@@ -550,20 +471,10 @@ def _(desk: Desk) -> None:
     assert 1 <= small < large
 
 
-@effect("seed")
-def _(desk: Desk) -> None:
-    """Nothing is random so far: it is written where a later random number will find it."""
-    pypty.run(small_params(seed=5, output_folder=str(desk.folder)))
-    assert pypty.load_preset(desk.folder)["seed"] == 5
-    with h5py.File(desk.folder / "resume.h5", "r") as file:
-        assert file.attrs["seed"] == 5
-    assert np.array_equal(pypty.run(small_params(seed=5)).obj, pypty.run(small_params(seed=6)).obj)
-
-
 # ---------------------------------------------------------------------------------------------------- optimiser
 
 
-@effect("algorithm")
+@effect("algorithm", bad="least_squares")
 def _(desk: Desk) -> None:
     given = {"obj": smooth_object(seed=3), "skip_preprocessing": True}
     model, data = pypty.simulate(small_params(dataset=..., **given)), patterns()
@@ -574,11 +485,19 @@ def _(desk: Desk) -> None:
         "ml": (model - data * np.log(safe)).sum(),
         "lsq_sqrt_2": np.where(counted, (data - model) ** 2 / (2 * np.where(counted, data, 1)), model).sum(),
     }
+    expected["poisson_gaussian"] = expected["ml"]
     for name, value in expected.items():
         assert loss(**given, algorithm=name) == pytest.approx(value, rel=1e-10)
+    detectors = {"masks": np.eye(SIDE * SIDE).reshape(-1, SIDE, SIDE), "dataset": data.reshape(N_PATTERNS, -1)}
+    for name, of_patterns in (
+        ("lsq_compressed", "lsq"),
+        ("gauss_compressed", "lsq_sqrt"),
+        ("poisson_compressed", "ml"),
+    ):
+        assert loss(**given, **detectors, algorithm=name) == pytest.approx(expected[of_patterns], rel=1e-10)
 
 
-@effect("loss_weight")
+@effect("loss_weight", bad=0)
 def _(desk: Desk) -> None:
     assert loss(loss_weight=0.125) == pytest.approx(0.125 * loss(), rel=1e-14)
     assert loss(loss_weight="mean") == pytest.approx(loss() / N_PATTERNS, rel=1e-14)
@@ -588,7 +507,7 @@ def _(desk: Desk) -> None:
     assert float(table[2]["loss"]) < 0.05 * float(table[1]["loss"])
 
 
-@effect("hist_length")
+@effect("hist_length", bad=2.5)
 def _(desk: Desk) -> None:
     none, two, ten, endless = (
         pypty.run(small_params(hist_length=length, epoch_max=8)).loss for length in (0, 2, 10, np.inf)
@@ -600,14 +519,14 @@ def _(desk: Desk) -> None:
     assert ten[-1] < none[-1]
 
 
-@effect("update_step_bfgs")
+@effect("update_step_bfgs", bad=-1)
 def _(desk: Desk) -> None:
     table = rows(desk.folder, update_step_bfgs="0.25 if epoch < 2 else 0.5", wolfe_c2_constant=1.0)
     assert [float(row["initial step"]) for row in table] == [0.25, 0.25, 0.5]
     assert float(table[0]["matching step"]) == 0.25
 
 
-@effect("preconditioner")
+@effect("preconditioner", bad="yes")
 def _(desk: Desk) -> None:
     with_it, without = (pypty.run(small_params(preconditioner=on)).loss for on in (True, False))
     assert with_it[0] == without[0] and with_it[1] != without[1]
@@ -627,13 +546,13 @@ def flatness(table: list[dict[str, str]]) -> list[float]:
     return [abs(float(row["new dir. derivative"]) / float(row["dir. derivative"])) for row in table]
 
 
-@effect("wolfe_c1_constant")
+@effect("wolfe_c1_constant", bad=0.95)
 def _(desk: Desk) -> None:
     assert min(decrease(rows(desk.folder, epoch_max=6))) < 0.8
     assert min(decrease(rows(desk.folder, epoch_max=6, wolfe_c1_constant=0.85))) >= 0.85
 
 
-@effect("wolfe_c2_constant")
+@effect("wolfe_c2_constant", bad=0.05, message="c1 < c2")
 def _(desk: Desk) -> None:
     assert max(flatness(rows(desk.folder, epoch_max=6))) > 0.2
     assert max(flatness(rows(desk.folder, epoch_max=6, wolfe_c2_constant=0.15))) <= 0.15
@@ -644,7 +563,7 @@ def evaluations(desk: Desk, **changes: Any) -> int:
     return int(rows(desk.folder, epoch_max=2, **changes)[1]["N linesearch iterations"])
 
 
-@effect("max_count")
+@effect("max_count", bad=0)
 def _(desk: Desk) -> None:
     far = {"update_step_bfgs": 1e6, "wolfe_c2_constant": 0.2}
     assert evaluations(desk, **far, max_count=3) == 3
@@ -652,7 +571,7 @@ def _(desk: Desk) -> None:
     assert evaluations(desk, **far, max_count=None, reduce_factor=0.9) > 20
 
 
-@effect("reduce_factor")
+@effect("reduce_factor", bad=0)
 def _(desk: Desk) -> None:
     counts = [
         evaluations(desk, update_step_bfgs=1e6, max_count=100, reduce_factor=f) for f in (0.9, 0.5, 0.1)
@@ -660,13 +579,13 @@ def _(desk: Desk) -> None:
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[1] > counts[2]
 
 
-@effect("optimism")
+@effect("optimism", bad=0.5)
 def _(desk: Desk) -> None:
     slow, fast = (evaluations(desk, update_step_bfgs=1e-3, optimism=factor) for factor in (1.5, 30.0))
     assert slow > 2 * fast
 
 
-@effect("min_step")
+@effect("min_step", bad=np.nan)
 def _(desk: Desk) -> None:
     table = rows(desk.folder, update_step_bfgs=1e6, min_step=1e5)
     assert float(table[0]["matching step"]) == 0
@@ -674,7 +593,7 @@ def _(desk: Desk) -> None:
     assert float(rows(desk.folder, update_step_bfgs=1e6)[0]["matching step"]) > 0
 
 
-@effect("reset_history_flag")
+@effect("reset_history_flag", bad=5)
 def _(desk: Desk) -> None:
     kept, reset = (
         pypty.run(small_params(epoch_max=5, reset_history_flag=flag)).loss
@@ -697,25 +616,25 @@ def moved(**changes: Any) -> set[str]:
     return {name for name in names if not np.array_equal(getattr(before, name), getattr(after, name))}
 
 
-@effect("update_obj")
+@effect("update_obj", bad=np.nan)
 def _(desk: Desk) -> None:
     assert moved() == set()
     assert moved(update_obj=True) == moved(update_obj=0.5) == {"obj"}
     assert moved(update_obj=-1) == moved(update_obj=0) == set()
 
 
-@effect("update_probe")
+@effect("update_probe", bad="perhaps")
 def _(desk: Desk) -> None:
     assert moved(update_probe=True) == moved(update_probe="lambda x: x >= 1") == {"probe"}
     assert moved(update_probe="lambda x: x >= 2") == set()
 
 
-@effect("update_probe_pos")
+@effect("update_probe_pos", bad=None)
 def _(desk: Desk) -> None:
     assert moved(update_probe_pos=True) == {"positions"}
 
 
-@effect("update_slice_distances")
+@effect("update_slice_distances", bad=())
 def _(desk: Desk) -> None:
     assert moved(update_slice_distances=True) == {"slice_distances"}
     one_slice = pypty.run(small_params(update_slice_distances=True))
@@ -737,13 +656,13 @@ def defocused(distance: float, **changes: Any) -> np.ndarray:
     return np.abs(other / np.where(lit, plain, 1) - expected)[lit]
 
 
-@effect("extra_probe_defocus")
+@effect("extra_probe_defocus", bad="100 A")
 def _(desk: Desk) -> None:
     assert defocused(150.0, extra_probe_defocus=150.0).max() < 1e-10
     assert defocused(-150.0, extra_probe_defocus=150.0).max() > 0.1
 
 
-@effect("aberrations")
+@effect("aberrations", bad=[[1.0]])
 def _(desk: Desk) -> None:
     assert defocused(150.0, aberrations=[150.0]).max() < 1e-10
     astigmatic = start(aberrations=[0.0, 80.0]).probe[..., 0]
@@ -752,99 +671,24 @@ def _(desk: Desk) -> None:
 
 # ------------------------------------------------------------------------------------------------------- tables
 
-BAD: dict[str, Any] = {
-    "data_path": 3,
-    "dataset": "file.h5",
-    "data_key": None,
-    "detector_mask": np.ones((3, 3)),
-    "data_multiplier": 0.0,
-    "data_pad": -1,
-    "data_bin": 0,
-    "flip_ky": "no",
-    "data_shift_vector": (1.5, 0),
-    "sequence": [25],
-    "use_full_FOV": 3,
-    "force_dataset_dtype": "complex128",
-    "load_one_by_one": "yes",
-    "preload_to_cpu": None,
-    "mean_pattern": np.ones((4, 4)),
-    "output_folder": 1.5,
-    "strip_dataset_from_params": 7,
-    "save_loss_log": 3,
-    "epoch_prev": -3,
-    "epoch_max": 1.5,
-    "save_checkpoints_every_epoch": -1,
-    "save_inter_checkpoints": 0.5,
-    "print_flag": 9,
-    "resume": True,
-    "acc_voltage": -80.0,
-    "pixel_size_x_A": np.nan,
-    "pixel_size_y_A": np.inf,
-    "recon_type": "middle_field",
-    "aperture_mask": -0.5,
-    "num_slices": 0,
-    "slice_distances": [-1.0],
-    "edge_slice_thickness": 0,
-    "scan_size": (5, 6),
-    "obj": np.ones((24, 24)),
-    "probe": np.zeros((SIDE, SIDE, 1)),
-    "positions": scan_positions()[1:],
-    "positions_correction": np.zeros((3, 2)),
-    "propmethod": "single_slice",
-    "allow_subPixel_shift": "maybe",
-    "skip_preprocessing": 2,
-    "extra_space_on_side_px": 2.5,
-    "damping_cutoff_multislice": 0,
-    "update_extra_cut": -1,
-    "lazy_clean": [],
-    "use_padded_intensity": {},
-    "default_dtype": "half",
-    "backend": "tpu",
-    "n_threads": 0,
-    "compute_batch": 0,
-    "memory_saturation": 0,
-    "seed": -1,
-    "algorithm": "least_squares",
-    "loss_weight": 0,
-    "hist_length": 2.5,
-    "update_step_bfgs": -1,
-    "preconditioner": "yes",
-    "wolfe_c1_constant": 0.95,
-    "wolfe_c2_constant": 0.05,
-    "max_count": 0,
-    "reduce_factor": 0,
-    "optimism": 0.5,
-    "min_step": np.nan,
-    "reset_history_flag": 5,
-    "update_obj": np.nan,
-    "update_probe": "perhaps",
-    "update_probe_pos": None,
-    "update_slice_distances": (),
-    "extra_probe_defocus": "100 A",
-    "aberrations": [[1.0]],
-}
 
-
-def test_every_parameter_that_works_is_in_both_tables() -> None:
-    """A new parameter needs a test of its effect and of a bad value, here."""
+def test_every_parameter_that_works_is_in_the_registry() -> None:
+    """A new parameter needs a test of its effect and of a bad value, here or in one of the other two files."""
     assert sorted(EFFECTS) == sorted(AVAILABLE)
-    assert sorted(BAD) == sorted(AVAILABLE)
+    files = {__name__, test_parameters_physics.__name__, test_parameters_constraints.__name__}
+    assert {entry.test.__module__ for entry in EFFECTS.values()} == files
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", names_in(__name__))
 def test_it_has_its_effect(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    EFFECTS[name](Desk(tmp_path, monkeypatch, capfd))
+    EFFECTS[name].test(Desk(tmp_path, monkeypatch, capfd))
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", names_in(__name__))
 def test_a_bad_value_is_refused_by_name(name: str) -> None:
-    params = small_params(**{name: BAD[name]})
-    if name == "mean_pattern":
-        params["probe"] = None
-    with pytest.raises(ParameterError, match=name if name != "wolfe_c2_constant" else "c1 < c2"):
-        pypty.run(params)
+    assert_refused(name)
 
 
 @pytest.mark.parametrize("name", SCHEMA)
@@ -859,61 +703,39 @@ def test_the_default_may_be_given(name: str) -> None:
 # ---------------------------------------------------------------------------------------- not yet, none, recorded
 
 
-def other_value(parameter: Parameter) -> Any:
-    """A proper value of the parameter that is not its default."""
-    return _other(parameter.kind, parameter.default)
-
-
-def _other(kind: Kind, default: Any) -> Any:
-    if isinstance(kind, Either):
-        return _other(next(k for k in kind.kinds if not isinstance(k, Null)), default)
-    if isinstance(kind, Flag | Switch):
-        return not default
-    if isinstance(kind, Number):
-        return next(v for v in (1, 2, 3, 0.37) if v != default and kind.problem(v) is None)
-    if isinstance(kind, ArrayOf):
-        sizes = {"1": 1, "2": 2, "3": 3, "6": 6, "N": N_PATTERNS, "ky": SIDE, "kx": SIDE}
-        return np.ones([sizes.get(axis, 4) for axis in kind.dims[0]])
-    if isinstance(kind, Choice):
-        return next(word for word in kind.options if word != default)
-    assert kind.problem("something") is None
-    return "something"
-
-
 UNAVAILABLE = [parameter for parameter in SCHEMA.values() if parameter.status == NOT_YET]
-VARYING_UNAVAILABLE = [parameter for parameter in UNAVAILABLE if parameter.per_epoch]
 
 
 def by_name(parameters: list[Parameter]) -> Any:
     return pytest.mark.parametrize("parameter", [pytest.param(p, id=p.name) for p in parameters])
 
 
+def test_nearly_everything_is_available() -> None:
+    """Exit waves are still to come; patterns are computed by a function of their own."""
+    assert {parameter.name for parameter in UNAVAILABLE} == {"data_simulation_flag", "data_simulation_exitwave"}
+
+
 @by_name(UNAVAILABLE)
 def test_what_is_not_available_yet_is_refused(parameter: Parameter) -> None:
-    value = other_value(parameter)
-    assert parameter.kind.problem(value) is None, "a value that will be good one day"
+    assert parameter.kind.problem(True) is None, "a value that will be good one day"
     with pytest.raises(ParameterError, match=rf"{parameter.name}: .*not available yet"):
-        pypty.run(small_params(**{parameter.name: value}))
+        pypty.run(small_params(**{parameter.name: True}))
 
 
 @by_name(UNAVAILABLE)
 def test_its_neutral_values_are_accepted(parameter: Parameter) -> None:
-    for value in (parameter.default, None, False):
+    for value in (parameter.default, None, False, 0):
         assert pypty.check(small_params(**{parameter.name: value})).problems == []
-    if isinstance(parameter.kind, Number) and parameter.default == 0:
-        for zero in (0, 0.0, np.float64(0), np.zeros(1)):
-            assert pypty.check(small_params(**{parameter.name: zero})).problems == []
 
 
-@by_name(VARYING_UNAVAILABLE)
+@by_name(UNAVAILABLE)
 def test_it_cannot_be_smuggled_in_by_a_schedule(parameter: Parameter) -> None:
-    value = other_value(parameter)
     for schedule in (
-        lambda epoch: value,
-        lambda epoch: parameter.default if epoch < 2 else value,
+        lambda epoch: True,
+        lambda epoch: epoch >= 2,
         "1 + epoch",
         "lambda x: x >= 2",
-        {"from_epoch": {0: parameter.default, 2: value}},
+        {"from_epoch": {0: parameter.default, 2: True}},
     ):
         with pytest.raises(ParameterError, match=rf"{parameter.name}: .*not available yet"):
             pypty.run(small_params(**{parameter.name: schedule}))
@@ -966,7 +788,7 @@ def test_warnings_are_shown_from_level_1_on(capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("probe", ["mean pattern", "aperture", "given"])
-@pytest.mark.parametrize("algorithm", ["lsq_sqrt", "ml", "lsq", "lsq_sqrt_2"])
+@pytest.mark.parametrize("algorithm", ["lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian"])
 def test_every_noise_model_gets_on_from_vacuum(algorithm: str, probe: str) -> None:
     """With every way to start: at least half of the way to a perfect fit in 20 epochs."""
     start_probe = {"mean pattern": None, "aperture": "aperture", "given": aperture_probe(0.7)}[probe]
@@ -980,7 +802,9 @@ def test_every_noise_model_gets_on_from_vacuum(algorithm: str, probe: str) -> No
 
 CONSTANTS: dict[str, Any] = {
     "sequence": [0, 3],
-    "propmethod": "multislice",
+    "propmethod": "yoshida",
+    "puzzle_positions": True,
+    "dynamically_resize_yx_object": 2.5,
     "loss_weight": 0.5,
     "hist_length": 3,
     "update_step_bfgs": 0.5,
@@ -990,14 +814,66 @@ CONSTANTS: dict[str, Any] = {
     "update_obj": False,
     "update_probe": False,
     "update_probe_pos": True,
+    "positions_parametrization": "affine",
     "update_slice_distances": True,
+    "update_tilts": True,
+    "update_beam_current": True,
+    "update_aberrations_array": True,
+    "update_static_background": True,
+    "update_detector_blur_std": True,
+    "phase_only_obj": True,
+    "obj_parametrization": "amplitude_phase",
+    "tune_only_probe_phase": True,
+    "tune_only_probe_abs": True,
+    "freeze_stuck_blocks": False,
+    "fast_axis_reg_weight_positions": 0.5,
+    "slow_axis_reg_weight_positions": 0.5,
+    "deformation_reg_weight_positions": 0.5,
+    "fast_axis_reg_weight_tilts": 0.5,
+    "slow_axis_reg_weight_tilts": 0.5,
+    "deformation_reg_weight_tilts": 0.5,
+    "phase_norm_weight": 0.5,
+    "abs_norm_weight": 0.5,
+    "probe_reg_constraint_weight": 0.5,
+    "window_weight": 0.5,
+    "window": [0.5, 0.75],
+    "atv_weight": 0.5,
+    "atv_q": 0.5,
+    "atv_p": 1.5,
+    "mixed_variance_weight": 0.5,
+    "mixed_variance_sigma": 0.25,
+    "wedge_mu": 0.5,
+    "beta_wedge": 0.5,
+    "probe_mod_reg_weight": 0.5,
+    "probe_mod_tol": 0.25,
+    "apply_gaussian_filter": [1.0, 2.0],
+    "apply_gaussian_filter_amplitude": [0.5, 1.0, 2.0],
+    "keep_probe_states_orthogonal": True,
+    "do_charge_flip": True,
+    "cf_delta_phase": 0.25,
+    "cf_delta_abs": 0.25,
+    "cf_beta_phase": -0.5,
+    "cf_beta_abs": -0.5,
+    "fancy_sigma": ((1.0, 0.5), None),
+    "restart_from_vacuum": True,
+    "reset_positions": True,
 }
+NEEDED: dict[str, dict[str, Any]] = {
+    "puzzle_positions": {"scan_size": [5, 5]},
+    **{name: {"scan_size": [5, 5]} for name in CONSTANTS if "_reg_weight_" in name},
+    "update_aberrations_array": {"aberration_marker": [0, 0, 1], "aberrations_array": [[0.0], [1.0]]},
+    "update_static_background": {"static_background": 1.0},
+    "update_detector_blur_std": {"detector_blur_std": 1.0},
+    "window_weight": {"window": [0.5, 0.75]},
+    "probe_reg_constraint_weight": {"probe_constraint_mask": 0.5},
+}
+"""What has to be there for a value to be taken."""
 PER_EPOCH = [parameter for parameter in SCHEMA.values() if parameter.per_epoch and parameter.status == ""]
 
 
 def value_at(name: str, value: Any, epoch: int = 3, **changes: Any) -> Any:
     report = Report()
-    settings = read_parameters({name: value, "epoch_max": 6, **changes}, report)
+    settings = read_parameters({name: value, "epoch_max": 6, **NEEDED.get(name, {}), **changes}, report)
     assert report.problems == []
     return settings.at(epoch)[name]
 

@@ -643,6 +643,20 @@ def test_binary_aperture(source: str, tmp_path: Path):
     np.testing.assert_allclose(to_spectrum(plain.probe[..., 0]), np.sqrt(pattern), atol=1e-10 * flat)
 
 
+@pytest.mark.parametrize(("mode", "acting"), [(0, 0), (1, 1), (2, 1), (4, 2)])
+def test_start_from_tilted_patterns(mode: int, acting: int, tmp_path: Path):
+    """Tilts before and after the specimen move a pattern; its probe is made of patterns that are moved back."""
+    base = np.where(disk(0.4), np.random.default_rng(3).uniform(30, 90, (16, 20)), 0.0)
+    pixels = np.array([[0, 0], [2, -1], [-1, 3], [1, 1], [-2, 0], [3, -2]])
+    tilts = np.zeros((N, 6))
+    rows = pixels * WAVELENGTH / (np.array([16, 20]) * np.array([0.31, 0.26]))
+    tilts[:, :2] = tilts[:, 2:4] = tilts[:, 4:] = rows
+    data = np.stack([np.roll(base, acting * shift, axis=(0, 1)) for shift in pixels])
+    started = start_of(tmp_path, probe=None, dataset=data, tilts=tilts, tilt_mode=mode)
+    flat = np.sqrt(base.max())
+    np.testing.assert_allclose(to_spectrum(started.probe[..., 0]), np.sqrt(base), atol=1e-9 * flat)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The soft edge of the band limit
 

@@ -27,7 +27,10 @@ def orthogonal_rotation(probe: Array) -> np.ndarray:
 
 
 def rotated(modes: Array, rotation: np.ndarray) -> Array:
-    """W P for (mode, y, x) or (subscan, mode, y, x) modes: a probe, its gradient, or a step of it. In double precision."""
+    """W P for (mode, y, x) or (subscan, mode, y, x) modes: a probe, its gradient, or a step of it.
+
+    Computed in double precision, so that it stays a rotation.
+    """
     rows = modes.reshape(len(rotation), modes.shape[-3], -1).astype(np.complex128)
     turned = array_module(modes).asarray(rotation) @ rows
     return turned.reshape(modes.shape).astype(modes.dtype)

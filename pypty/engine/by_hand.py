@@ -132,10 +132,8 @@ def moved_scan(
             obj = by_scan.warped(variables.obj, variables.positions, found.positions, window)
             variables = variables.replace({"positions": found.positions, "obj": obj})
             whole = np.round(to_host(found.positions)).astype(np.int64)
-            variables, scan = _with_room(variables, _with_corners(scan, whole), window, 0.0) or (
-                variables,
-                scan,
-            )
+            scan = _with_corners(scan, whole)
+            variables, scan = _with_room(variables, scan, window, 0.0) or (variables, scan)
             changed.append("puzzle_positions")
     moved = _with_room(variables, scan, window, limit) if limit > 0 else None
     if moved is not None:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import math
+import operator
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
@@ -218,6 +219,8 @@ class Reconstruction:
         state.sample = step.sample
         if step.accepted:
             state.variables = problem.variables_at(step.x)
+            for name, signs in problem.form.signs(step.x).items():
+                state.turn(name, functools.partial(operator.mul, signs))
             state.rejected = 0
             return (
                 ["the L-BFGS direction did not descend: steepest descent was used"] if step.fell_back else []

@@ -191,7 +191,7 @@ class Problem:
         evaluated: Evaluated = self.objective.evaluate(
             variables, self.blocks, self.indices, self.weight, self.regularizers
         )
-        gradient = BlockVector(self.form.gradient(variables, evaluated.gradients))
+        gradient = BlockVector(self.form.gradient(self.variables, point, evaluated.gradients))
         evaluated.gradients = {}  # the vector has them; keep no second copy alive
         return Sample(evaluated.loss, gradient, evaluated)
 

@@ -11,7 +11,7 @@ from pypty.backend.array import Backend
 from pypty.data.feed import Feed
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess, to_centre, to_corner
-from pypty.data.scan import Scan
+from pypty.data.scan import Scan, sort_sequence
 from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey, aligned_mean
 from pypty.engine.geometry import Geometry
@@ -160,7 +160,8 @@ class Setup:
         field_A = np.array(self.grid.shape) * np.array(self.grid.pixel_size_A)
         shifts = angles * field_A / (self.grid.wavelength * self.settings["upsample_pattern"])
         n = self.source.shape[0]
-        indices = np.unique(np.linspace(0, n - 1, min(n, _ALIGNED_PATTERNS)).astype(int))
+        used = sort_sequence(self.settings.first()["sequence"], n)
+        indices = used[:: max(1, -(-len(used) // _ALIGNED_PATTERNS))]
         rows = np.broadcast_to(shifts, (n, 2))[indices]
         mask, multiplier = self.settings["detector_mask"], self.settings["data_multiplier"]
         return self._in_window(aligned_mean(self.source, indices, mask, self.preprocess, multiplier, rows))

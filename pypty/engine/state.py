@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from pypty.backend.array import Array
 from pypty.constraints.probe import are_orthogonal, orthogonal_rotation, rotated
 from pypty.data.scan import Scan
 from pypty.engine.monitor import FROZEN_EPOCHS, BlockMonitor, next_to_freeze
@@ -97,9 +98,16 @@ class State:
             self.forget("keep_probe_states_orthogonal")
             return
 
-        def turned(vector: BlockVector) -> BlockVector:
-            return BlockVector({k: rotated(v, rotation) if k == "probe" else v for k, v in vector.items()})
+        self.turn("probe", lambda modes: rotated(modes, rotation))
+
+    def turn(self, name: str, turned: Callable[[Array], Array]) -> None:
+        """Apply an orthogonal map to a block of gradient and history: its numbers now mean something else."""
+
+        def apply(vector: BlockVector) -> BlockVector:
+            return BlockVector(
+                {key: turned(array) if key == name else array for key, array in vector.items()}
+            )
 
         if self.sample is not None:
-            self.sample = dataclasses.replace(self.sample, gradient=turned(self.sample.gradient))
-        self.optimizer = Lbfgs([Pair(turned(pair.s), turned(pair.y)) for pair in self.optimizer.pairs])
+            self.sample = dataclasses.replace(self.sample, gradient=apply(self.sample.gradient))
+        self.optimizer = Lbfgs([Pair(apply(pair.s), apply(pair.y)) for pair in self.optimizer.pairs])

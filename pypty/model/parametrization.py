@@ -111,28 +111,49 @@ class Parametrization:
             blocks["probe"] = fft.ifft2(spectrum, overwrite=True)
         return base.replace(blocks)
 
-    def gradient(self, variables: Variables, gradients: Mapping[str, Array]) -> dict[str, Array]:
-        """The gradient with respect to the vector, at ``variables``, inside the subspaces.
+    def gradient(
+        self, base: Variables, vector: Mapping[str, Array], gradients: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The gradient with respect to the vector, inside the subspaces.
 
         With G = dL/dRe + i dL/dIm: dL/dtheta = Im(G conj(O)), dL/da = Re(G exp(-i theta)); for the probe the same
         with its spectrum and F[G]/n^2.
+
+        Parameters
+        ----------
+        base : as in :meth:`variables`
+        gradients : of the loss with respect to the unknowns, at ``variables(base, vector)``
         """
         out = dict(gradients)
         if "obj" in out and self.obj != "complex":
-            out["obj"] = self._object_gradient(variables.obj, out["obj"])
+            obj = self.variables(base, {"obj": vector["obj"]}).obj
+            along_phase = (out["obj"] * obj.conj()).imag
+            if self.obj == "phase":
+                out["obj"] = along_phase
+            else:
+                xp = array_module(obj)
+                along_amplitude = (out["obj"] * xp.exp(-1j * vector["obj"][1])).real.astype(along_phase.dtype)
+                out["obj"] = xp.stack([along_amplitude, along_phase])
         if "probe" in out and self.probe != "complex":
-            spectrum, grad = fft.fft2(variables.probe), fft.ifft2_adjoint(out["probe"])
+            grad = fft.ifft2_adjoint(out["probe"])
             if self.probe == "fourier_phase":
+                spectrum = fft.fft2(self.variables(base, {"probe": vector["probe"]}).probe)
                 out["probe"] = (grad * spectrum.conj()).imag
             else:
-                out["probe"] = (grad * _unit(spectrum).conj()).real
+                out["probe"] = (grad * _unit(fft.fft2(base.probe)).conj()).real
         return self.project(out)
 
-    def _object_gradient(self, obj: Array, grad: Array) -> Array:
-        along_phase = (grad * obj.conj()).imag
-        if self.obj == "phase":
-            return along_phase
-        return array_module(obj).stack([(grad * _unit(obj).conj()).real, along_phase])
+    def signs(self, vector: Mapping[str, Array]) -> dict[str, Array]:
+        """-1 for the numbers of a block that change sign when it is mapped to the unknowns and back, else 1: amplitudes
+        that a step made negative. Only of blocks in which there are such."""
+        out = {}
+        if "obj" in vector and self.obj == "amplitude_phase" and bool((vector["obj"][0] < 0).any()):
+            xp = array_module(vector["obj"])
+            amplitude = xp.where(vector["obj"][0] < 0, -1.0, 1.0)
+            out["obj"] = xp.stack([amplitude, xp.ones_like(amplitude)])
+        if "probe" in vector and self.probe == "fourier_amplitude" and bool((vector["probe"] < 0).any()):
+            out["probe"] = array_module(vector["probe"]).where(vector["probe"] < 0, -1.0, 1.0)
+        return {name: sign.astype(vector[name].dtype) for name, sign in out.items()}
 
     def project(self, vector: Mapping[str, Array]) -> dict[str, Array]:
         """Orthogonal projection of every block on its subspace.

@@ -21,6 +21,8 @@ from pypty.optics.aberrations import aberration_basis
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import fresnel_phase_rate
 
+_NARROWEST_BLUR = 0.3
+"""Pixels; narrower blurs have next to no slope."""
 REGULARISATION = 0.03
 """The curvature of badly illuminated pixels is raised by this fraction of the largest."""
 
@@ -123,7 +125,7 @@ class Curvature:
         known = self.mean_pattern.shape == rate.shape and not self.near_field
         spectrum = self.mean_pattern if known else self._spectrum(variables)
         value = 2 * len(self.corners) * float((rate**2 * spectrum).sum())
-        n_gaps = variables.obj.shape[1] - 1
+        n_gaps = max(variables.n_slices - 1, 1)
         repeats = n_gaps**2 if len(variables.slice_distances) == 1 else 1
         return self.backend.asarray(np.array([max(value * repeats, math.ulp(1.0))]))
 
@@ -171,15 +173,24 @@ class Curvature:
         return self.backend.asarray(np.array([2 * self._counts(variables)]))
 
     def _blur(self, variables: Variables) -> Array:
-        """(1,): N/2 sum (dI/ds)^2/I for a blur of the mean pattern by a pixel or so; dI/ds ~ s Laplacian I."""
-        mean = self.mean_pattern
-        laplacian = sum(np.roll(mean, shift, axis) for shift in (-1, 1) for axis in (0, 1)) - 4 * mean
-        width = max(abs(float(to_host(variables.detector_blur_std)[0])), 0.1)
-        slope = (width * laplacian) ** 2 / (mean + mean.mean() + np.finfo(float).tiny)
-        value = 0.5 * len(self.corners) * float(np.sum(slope))
+        """(1,): N/2 sum (dI/ds)^2/I, dI/ds = K'(s) I. For patterns with speckles, in which neighbours are as good as
+        independent, sum (K' I)^2/I ~ counts x (squared norm of a row of K')."""
+        width = max(abs(float(to_host(variables.detector_blur_std)[0])), _NARROWEST_BLUR)
+        kernels_ = [_gaussian_row(n, width) for n in self.grid.shape]
+        (ky, dy), (kx, dx) = kernels_
+        square = (dy @ dy) * (kx @ kx) + (ky @ ky) * (dx @ dx) + 2 * (ky @ dy) * (kx @ dx)
         return self.backend.asarray(
-            np.array([value if value > 0 else len(self.corners) * self._counts(variables)])
+            np.array([0.5 * len(self.corners) * self._counts(variables) * float(square)])
         )
+
+
+def _gaussian_row(n: int, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) row of a periodic Gaussian blur, and its derivative with respect to the width."""
+    squares = (np.fft.fftfreq(n) * n) ** 2
+    row = np.exp(-squares / (2 * width**2))
+    row /= row.sum()
+    change = row * squares / width**3
+    return row, change - row * change.sum()
 
 
 def _modes_power(probe: Array) -> Array:

@@ -22,6 +22,11 @@ CURVATURE_FLOOR = 1e-10
 """A pair is kept only if <s, y> exceeds this fraction of |s| |y|."""
 
 
+SCALE_FLOOR = 1e-6
+"""A block's own scale is believed down to this fraction of that of all blocks. Below it the block did not move, and its
+gradient changed because others did."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """Value and gradient at a point, and whatever the caller wants to keep with them."""
@@ -135,7 +140,7 @@ class Lbfgs:
         return r.scaled(-1.0)
 
     def _scales(self, precondition: Precondition) -> dict[str, float]:
-        """gamma of every block, from the newest pair."""
+        """gamma of every block, from the newest pair; that of all together where a block's own means nothing."""
         newest = self.pairs[-1]
         sy = newest.s.dot_blocks(newest.y)
         ymy = newest.y.dot_blocks(precondition(newest.y))
@@ -143,7 +148,7 @@ class Lbfgs:
         scales = {}
         for name in sy:
             own = sy[name] / ymy[name] if ymy[name] > 0 else 0.0
-            scales[name] = own if 0 < own < math.inf else common
+            scales[name] = own if SCALE_FLOOR * common < own < math.inf else common
         return scales
 
     def _remember(self, s: BlockVector, y: BlockVector, hist_length: float) -> None:
