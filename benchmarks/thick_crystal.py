@@ -6,8 +6,8 @@
 The file is a simulated scan of 156 Å of SrTiO3 along [001] with ten Bi dopants at known depths (300 kV, 21.4 mrad,
 frozen phonons, source size, focal spread). Eight slices and four probe modes start from vacuum and from an aperture
 with the nominal defocus; tilt and slice distance are refined later. Printed: the correlation of the phase
-summed over depth with the truth; the correlation of what differs between the slices (each slice minus their mean),
-which is the depth resolution; and the phase through depth of every column that holds a dopant.
+summed over depth with the truth; the correlation of what each slice has that the mean slice does not explain (up to a
+factor and an offset), which is the depth resolution; and that part, through depth, in every column with a dopant.
 """
 
 from __future__ import annotations
@@ -98,16 +98,23 @@ def smoothed(compared: Compared) -> tuple[np.ndarray, np.ndarray]:
     return gaussian_filter(compared.found, width), gaussian_filter(compared.true, width)
 
 
+def unexplained(stack: np.ndarray) -> np.ndarray:
+    """Each slice without its best fit by a factor times the mean slice and an offset: what is at that depth only."""
+    mean = stack.mean(axis=0).ravel()
+    basis = np.column_stack([mean, np.ones(mean.size)])
+    flat = stack.reshape(len(stack), -1).T
+    return (flat - basis @ np.linalg.lstsq(basis, flat, rcond=None)[0]).T.reshape(stack.shape)
+
+
 def report(compared: Compared) -> None:
     found, true = smoothed(compared)
     print(f"correlation of the phase summed over depth: {correlation(found.sum(0), true.sum(0)):.3f}")
-    print(
-        f"correlation of slice minus mean slice: {correlation(found - found.mean(0), true - true.mean(0)):.3f}"
-    )
+    found, true = unexplained(found), unexplained(true)
+    print(f"correlation of what the mean slice does not explain: {correlation(found, true):.3f}")
     for row, column in sorted({(int(r), int(c)) for r, c, _ in compared.dopants}):
         there = sorted({int(z) for r, c, z in compared.dopants if (r, c) == (row, column)})
-        profiles = [np.round(s[:, row, column], 2).tolist() for s in (found, true)]
-        print(f"  column {row, column}: dopants in slices {there}; found {profiles[0]}; true {profiles[1]}")
+        profiles = [" ".join(f"{value:+.2f}" for value in stack[:, row, column]) for stack in (found, true)]
+        print(f"  dopants in slices {there}: found {profiles[0]} rad, true {profiles[1]} rad")
 
 
 def draw(compared: Compared, path: Path) -> None:
@@ -115,9 +122,9 @@ def draw(compared: Compared, path: Path) -> None:
     found, true = smoothed(compared)
     rows = (
         ("true phase", true, "viridis"),
-        ("reconstructed phase", found, "viridis"),
-        ("true, minus mean slice", true - true.mean(0), "RdBu_r"),
-        ("reconstructed, minus mean slice", found - found.mean(0), "RdBu_r"),
+        ("found phase", found, "viridis"),
+        ("true, beyond mean slice", unexplained(true), "RdBu_r"),
+        ("found, beyond mean slice", unexplained(found), "RdBu_r"),
     )
     figure, axes = plt.subplots(4, N_SLICES, figsize=(13, 7.4), constrained_layout=True)
     for (name, stack, colours), line in zip(rows, axes, strict=True):

@@ -54,6 +54,8 @@ class ndarray(NDArrayOperatorsMixin):
         return out[0] if out is not None else _device(result)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # above all __array_interface__, by which NumPy would help itself
+            raise AttributeError(name)
         value = getattr(self._host_array, name)
         if callable(value):
             return lambda *args, **kwargs: _device(

@@ -31,7 +31,7 @@ from pypty.engine.loop import Reconstruction
 from pypty.engine.prepare import prepare
 from pypty.engine.problem import Problem
 from pypty.engine.state import State
-from pypty.optimize.lbfgs import Lbfgs, Sample
+from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord, read_loss_log
 
@@ -467,9 +467,6 @@ def torn_params(**changes: Any) -> dict[str, Any]:
     return {**known, "dataset": pypty.simulate(known), "positions": torn, "update_probe": False, **changes}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="windows stay where they were when the object has room for the new ones"
-)
 def test_puzzle(log: pytest.LogCaptureFixture):
     """A torn scan is put together after the update of its epoch; the object follows, and so do the windows."""
     true, torn = torn_scan()
@@ -654,6 +651,29 @@ def test_the_only_block_is_not_frozen(monkeypatch: pytest.MonkeyPatch):
 def test_a_good_run_freezes_nothing():
     result = pypty.run(small_params(update_probe_pos=True, epoch_max=10))
     assert result.decisions == ()
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the scale of a block comes from the newest pair, however small its change there"
+)
+def test_a_block_that_lost_its_slope_does_not_spoil_the_step():
+    """A blur that has become narrower than its pixels: its gradient was large two epochs ago, and is 1e-30 now."""
+
+    def pair(block_s: float, block_y: float) -> Pair:
+        s = BlockVector({"obj": np.array([0.1, -0.2]), "detector_blur_std": np.array([block_s])})
+        y = BlockVector({"obj": np.array([0.2, -0.3]), "detector_blur_std": np.array([block_y])})
+        return Pair(s, y)
+
+    gradient = BlockVector({"obj": np.array([0.1, 0.3]), "detector_blur_std": np.array([1e-42])})
+    history = Lbfgs([pair(-0.2, -2.0), pair(-1e-2, -1e-30)])
+
+    def precondition(vector: BlockVector) -> BlockVector:
+        return vector.scaled({"obj": 1.0, "detector_blur_std": 1e-4})
+
+    direction = history.direction(gradient, precondition, 10)
+    assert direction.dot(gradient) < 0
+    assert np.abs(direction["obj"]).max() < 10
+    assert np.abs(direction["detector_blur_std"]).max() < 10
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -929,9 +949,6 @@ def test_gradient_of_the_vector(key: str, value: Any, block: str):
     assert slope == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="where a trial step made an amplitude negative its slope has the wrong sign"
-)
 @pytest.mark.parametrize(
     ("key", "value", "block"),
     [("tune_only_probe_abs", True, "probe"), ("obj_parametrization", "amplitude_phase", "obj")],

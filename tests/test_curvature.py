@@ -97,6 +97,16 @@ def test_slice_distances(slices: int, n_distances: int, repeats: int):
     np.testing.assert_allclose(found, [expected], rtol=1e-10)
 
 
+def test_slice_distances_of_images():
+    """A mean image says nothing about frequencies: there the probe's own spectrum counts, with a gain of 1."""
+    variables = make_variables(3, 2)
+    spectrum = sum(np.abs(np.fft.fft2(mode)) ** 2 for mode in variables.probe) / N_PIXELS
+    rate = np.pi * GRID.wavelength * GRID.q2
+    found = Curvature(BACKEND, GRID, CORNERS, MEAN, near_field=True).diagonal(variables, ["slice_distances"])
+    expected = 2 * len(CORNERS) * (rate**2 * spectrum).sum()
+    np.testing.assert_allclose(found["slice_distances"], [expected], rtol=1e-10)
+
+
 def test_scale_multiplies_everything():
     """loss_weight and the noise model act on all blocks alike."""
     variables = make_variables()
@@ -323,40 +333,33 @@ ONE_TILT = {**TILTS, "tilts": TILT_ROWS[:1]}
 ONE_DISTANCE = {"slice_distances": np.array([20.0])}
 CURRENT = {"beam_current": RNG.uniform(0.7, 1.3, 6), "update_beam_current": True}
 BACKGROUND = {"static_background": RNG.uniform(2, 4, (16, 20)), "update_static_background": True}
-SMALL = pytest.mark.xfail(
-    strict=True,
-    reason="patterns have speckles that their mean has not: the estimate is 10 to 40 times too small",
-)
-NONE = pytest.mark.xfail(
-    strict=True, reason="the distance of a single slice counts as no gap: its curvature is 2e-16"
-)
 ONE_MORE = {"propmethod": "better_multislice"}
 COMPARED = [
-    pytest.param(block, slices, (), changes, low, high, id=f"{block}: {name}", marks=marks)
-    for name, block, slices, changes, low, high, marks in (
-        ("far field", "obj", 1, {}, 1, 4, ()),
-        ("far field", "probe", 1, {}, 1, 4, ()),
-        ("far field", "positions", 1, {}, 1, 4, ()),
-        ("three slices", "obj", 3, {}, 1, 20, ()),
-        ("near field", "obj", 1, NEAR, 1, 4, ()),
-        ("near field", "probe", 1, NEAR, 1, 4, ()),
-        ("near field", "positions", 1, NEAR, 1, 4, ()),
-        ("one for all", "positions", 1, {**NEAR, "positions": [[3.2, 1.7]]}, 1, 4, ()),
-        ("several probes", "probe", 1, SUBSCANS, 0.7, 8, ()),
-        ("several probes", "obj", 1, SUBSCANS, 0.7, 8, ()),
-        ("far field", "slice_distances", 3, {}, 0.4, 15, ()),
-        ("one for all", "slice_distances", 3, ONE_DISTANCE, 0.4, 15, ()),
-        ("near field", "slice_distances", 2, NEAR, 0.4, 15, ()),
-        ("fourth order", "slice_distances", 2, {**ONE_MORE, **ONE_DISTANCE}, 0.4, 15, ()),
-        ("one slice", "slice_distances", 1, {**ONE_MORE, **ONE_DISTANCE}, 0.4, 15, NONE),
-        ("far field", "aberrations_array", 1, ABERRATIONS, 1, 8, ()),
-        ("near field", "aberrations_array", 1, {**ABERRATIONS, **NEAR}, 1, 8, ()),
-        ("far field", "beam_current", 1, CURRENT, 0.7, 1.5, ()),
-        ("near field", "beam_current", 1, {**CURRENT, **NEAR}, 0.7, 1.5, ()),
-        ("far field", "static_background", 1, BACKGROUND, 0.99, 6, ()),
-        ("wide", "detector_blur_std", 1, {"detector_blur_std": 2.0}, 0.12, 8, ()),
-        ("half a pixel", "detector_blur_std", 1, {"detector_blur_std": 0.5}, 0.12, 8, SMALL),
-        ("near field", "detector_blur_std", 1, {"detector_blur_std": 0.8, **NEAR}, 0.12, 8, SMALL),
+    pytest.param(block, slices, (), changes, low, high, id=f"{block}: {name}")
+    for name, block, slices, changes, low, high in (
+        ("far field", "obj", 1, {}, 1, 4),
+        ("far field", "probe", 1, {}, 1, 4),
+        ("far field", "positions", 1, {}, 1, 4),
+        ("three slices", "obj", 3, {}, 1, 20),
+        ("near field", "obj", 1, NEAR, 1, 4),
+        ("near field", "probe", 1, NEAR, 1, 4),
+        ("near field", "positions", 1, NEAR, 1, 4),
+        ("one for all", "positions", 1, {**NEAR, "positions": [[3.2, 1.7]]}, 1, 4),
+        ("several probes", "probe", 1, SUBSCANS, 0.7, 8),
+        ("several probes", "obj", 1, SUBSCANS, 0.7, 8),
+        ("far field", "slice_distances", 3, {}, 0.4, 15),
+        ("one for all", "slice_distances", 3, ONE_DISTANCE, 0.4, 15),
+        ("near field", "slice_distances", 2, NEAR, 0.4, 15),
+        ("fourth order", "slice_distances", 2, {**ONE_MORE, **ONE_DISTANCE}, 0.4, 15),
+        ("one slice", "slice_distances", 1, {**ONE_MORE, **ONE_DISTANCE}, 0.4, 30),
+        ("far field", "aberrations_array", 1, ABERRATIONS, 1, 8),
+        ("near field", "aberrations_array", 1, {**ABERRATIONS, **NEAR}, 1, 8),
+        ("far field", "beam_current", 1, CURRENT, 0.7, 1.5),
+        ("near field", "beam_current", 1, {**CURRENT, **NEAR}, 0.7, 1.5),
+        ("far field", "static_background", 1, BACKGROUND, 0.99, 6),
+        ("wide", "detector_blur_std", 1, {"detector_blur_std": 2.0}, 0.4, 3),
+        ("half a pixel", "detector_blur_std", 1, {"detector_blur_std": 0.5}, 0.4, 3),
+        ("near field", "detector_blur_std", 1, {"detector_blur_std": 0.8, **NEAR}, 0.4, 3),
     )
 ] + [
     pytest.param("tilts", slices, columns, {**changes, "tilt_mode": mode}, low, high, id=f"tilts: {name}")
@@ -405,13 +408,13 @@ WHOLE = [
 @pytest.mark.parametrize("changes", WHOLE)
 def test_never_too_small(changes: dict[str, Any]):
     """The diagonal is a bound: of a weak object, with everything that dilutes what an unknown does, it is larger than
-    the Gauss-Newton one, for every block but the width of the point spread, which is estimated from the mean."""
+    the Gauss-Newton one, for every block but the width of the point spread, which is estimated for speckles."""
     params = weak_scatterer(**changes)
     if "recon_type" in changes:
         params["probe"] = 16 * params["probe"]
     for block in EVERY_BLOCK:
         found = ratios(params, block)
-        assert (found > (0.03 if block == "detector_blur_std" else 0.95)).all(), block
+        assert (found > (0.1 if block == "detector_blur_std" else 0.95)).all(), block
 
 
 def test_plane_wave_probe_does_not_stop_the_reconstruction():
