@@ -35,23 +35,32 @@ ALGORITHMS = ("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian")
 COMPRESSED = ("lsq_compressed", "gauss_compressed", "poisson_compressed")
 PROPAGATIONS = ("multislice", "better_multislice", "yoshida", "angular_spectrum")
 FOURTH_ORDER = ("better_multislice", "yoshida")
-WEIGHTS = {
-    "fast_axis_reg_weight_positions": 30.0,
-    "slow_axis_reg_weight_positions": 30.0,
-    "deformation_reg_weight_positions": 30.0,
-    "fast_axis_reg_weight_tilts": 1e6,
-    "slow_axis_reg_weight_tilts": 1e6,
-    "deformation_reg_weight_tilts": 1e6,
+SCAN_WEIGHTS = {
+    f"{kind}_reg_weight_{block}": weight
+    for kind in ("fast_axis", "slow_axis", "deformation")
+    for block, weight in (("positions", 30.0), ("tilts", 1e6))
+}
+OBJECT_WEIGHTS = {
     "phase_norm_weight": 1.0,
     "abs_norm_weight": 1.0,
     "atv_weight": 1.0,
     "mixed_variance_weight": 1.0,
     "wedge_mu": 1e-3,
+}
+PROBE_WEIGHTS = {
     "probe_reg_constraint_weight": 0.1,
     "window_weight": 10.0,
     "probe_mod_reg_weight": 0.1,
 }
+WEIGHTS = {**SCAN_WEIGHTS, **OBJECT_WEIGHTS, **PROBE_WEIGHTS}
 """Regularisers, and weights that make them a fair part of the loss."""
+
+
+def block_of(regularizer: str) -> str:
+    """The block of unknowns that a penalty acts on."""
+    if regularizer in SCAN_WEIGHTS:
+        return regularizer.rsplit("_", 1)[1]
+    return "obj" if regularizer in OBJECT_WEIGHTS else "probe"
 
 
 @dataclass(frozen=True)
@@ -179,46 +188,35 @@ class Configuration:
         return {self.frozen} - only_refined
 
     @property
+    def given_regularizers(self) -> set[str]:
+        """Those that may be given: one position for all patterns is no scan."""
+        return {name for name in self.regularizers if self.positions != "common" or name not in SCAN_WEIGHTS}
+
+    @property
     def active_regularizers(self) -> set[str]:
-        """Those whose block is refined and that have what they need."""
-        scanned = self.positions != "common"
-        active = set()
-        for name in self.regularizers:
-            block = BLOCK_OF.get(name, "probe")
-            if name.endswith(("_positions", "_tilts")) and not scanned:
-                continue
-            if block in self.refined and not (name == "probe_reg_constraint_weight" and self.projected):
-                active.add(name)
-        return active
-
-
-BLOCK_OF = {
-    **{name: name.rsplit("_", 1)[1] for name in WEIGHTS if name.endswith(("_positions", "_tilts"))},
-    **dict.fromkeys(
-        ("phase_norm_weight", "abs_norm_weight", "atv_weight", "mixed_variance_weight", "wedge_mu"), "obj"
-    ),
-}
-"""Blocks of the regularisers that are not the probe's."""
+        """Those that are in the loss: their block is refined. An infinite weight is a projection instead."""
+        projected = {"probe_reg_constraint_weight"} if self.projected else set()
+        return {name for name in self.given_regularizers - projected if block_of(name) in self.refined}
 
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "height": tuple(range(8, 15)),
     "width": tuple(range(8, 15)),
-    "scan": ((1, 3), (3, 1), (2, 2), (1, 4), (3, 2), (4, 1)),
+    "scan": ((1, 3), (3, 1), (2, 2), (2, 3), (3, 2), (1, 4)),
     "probe_modes": (1, 2, 3),
     "object_modes": (1, 2),
     "slices": (1, 2, 3, 4),
     "distances": ("one", "each"),
     "propagation": PROPAGATIONS,
     "positions": ("free", "on pixels", "fixed", "fixed on pixels", "rounded", "common", "free", "free"),
-    "tilts": ("none", "common", "own", "zero", "own", "common"),
+    "tilts": ("none", "own", "common", "own", "zero", "common", "own", "common"),
     "tilt_mode": (0, 1, 2, 3, 4),
     "defocus": ("none", "common", "own", "none"),
     "lens": (False, True),
     "source": (False, True),
     "aberrations": (0, 1, 3, 0, 8),
     "subscans": (0, 2, 3, 0),
-    "plates": (False, True, False),
+    "plates": (False, True),
     "current": ("none", "given", "one"),
     "background": (False, True),
     "blur": (False, True),
@@ -239,17 +237,25 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "some_patterns": (False, True, False),
     "loss_weight": (1.0, 0.37, "mean", "mean_full"),
     "batch": ("auto", 1, 2),
-    "threads": (1, 2),
-    **dict.fromkeys(WEIGHTS, (False, True, False, False)),
+    "threads": (1, 2, 1),
+    "bare beam": (False, True, False, False),
+    **{name: (False, True) if name in SCAN_WEIGHTS else (False, True, False, False) for name in WEIGHTS},
 }
-"""What each attribute may be, the simplest first; False or True for each regulariser."""
+"""What each attribute may be, the simplest first; False or True for each regulariser. With a bare beam all patterns
+meet the same probe, so that batches have length 1 up to the specimen."""
 _SEED_BYTES = 3
+_BYTES = len(CHOICES) + _SEED_BYTES
 
 
 def configurations() -> st.SearchStrategy[Configuration]:
     """One byte for every choice and a few for the seed: all choices are independent, and each shrinks on its own."""
-    size = len(CHOICES) + _SEED_BYTES
-    return st.binary(min_size=size, max_size=size).map(_chosen)
+    return st.binary(min_size=_BYTES, max_size=_BYTES).map(_chosen)
+
+
+def describe(configuration: Configuration) -> str:
+    """The attributes that differ from the simplest configuration."""
+    simplest = vars(_chosen(bytes(_BYTES)))
+    return ", ".join(f"{k}={v!r}" for k, v in vars(configuration).items() if v != simplest[k])
 
 
 def _chosen(code: bytes) -> Configuration:
@@ -259,59 +265,83 @@ def _chosen(code: bytes) -> Configuration:
     }
     regularizers = frozenset(name for name in WEIGHTS if chosen.pop(name))
     sides = (chosen.pop("height"), chosen.pop("width"))
+    if chosen.pop("bare beam"):
+        chosen.update(positions="fixed on pixels", plates=False, aberrations=0, subscans=0)
     seed = int.from_bytes(code[-_SEED_BYTES:], "big")
     return Configuration(seed=seed, sides=sides, regularizers=regularizers, **chosen)
 
 
 def effects(configuration: Configuration) -> set[str]:
-    """Names of what is present in a configuration."""
+    """Names of what acts in a configuration."""
     c = configuration
     ny, nx = c.window
-    found = {
+    acting = [name for name in c.active_regularizers if _acts(c, name)]
+    named = {
         f"{c.probe_modes} probe modes",
         f"{c.object_modes} object modes",
         f"{c.slices} slices",
-        f"{c.propagation}" + ("" if c.slices > 1 else ", one slice"),
+        f"{c.propagation}, {'slices' if c.slices > 1 else 'one slice'}",
         f"positions {c.positions}",
-        f"upsample {c.upsample}",
+        f"upsample_pattern {c.upsample}",
         c.algorithm,
-        f"object {c.object_form}" if "obj" in c.refined else "object fixed",
-        f"probe {c.probe_form}" if "probe" in c.refined else "probe fixed",
-        f"batches of {c.batch} on {c.threads} threads",
+        f"object {c.object_form}" if "obj" in c.refined else "object not refined",
+        f"probe {c.probe_form}" if "probe" in c.refined else "probe not refined",
+        f"batch {c.batch}, threads {c.threads}",
         *(f"gradient of {name}" for name in c.refined),
-        *c.active_regularizers,
+        *acting,
     }
-    found |= {
-        name
-        for name, is_there in {
-            "odd window": ny % 2 == 1 or nx % 2 == 1,
-            "rectangular window": ny != nx,
-            "one distance": c.distances == "one" and c.gaps > 1,
-            "several distances": c.distances == "each" and c.gaps > 1,
-            f"tilt_mode {c.tilt_mode}, {c.tilts} tilts": c.tilts != "none",
-            f"near field, {c.defocus} defocus": c.defocus != "none",
-            "far field": c.defocus == "none",
-            "Cs": c.defocus != "none" and c.lens,
-            "alpha_near_field": c.defocus != "none" and c.source,
-            "local aberrations": c.aberrations > 0,
-            "probe scenarios": c.subscans > 0,
-            "phase plates": c.plates,
-            f"beam current {c.current}": c.current != "none",
-            "static background": c.background,
-            "detector blur": c.blur,
-            "padded": c.compared != c.detector,
-            "cropped": c.pad > 0 and c.compared == c.detector,
-            "read-out noise": c.algorithm == "poisson_gaussian" and c.readout,
-            f"detector mask {c.weights}": c.weights != "none" and not c.virtual,
-            "lazy_clean": c.lazy_clean,
-            "affine positions": c.affine and "positions" in c.refined and c.n_patterns > 3,
-            "soft edge": c.rolloff,
-            "projected aperture": c.projected and "probe_reg_constraint_weight" in c.regularizers,
-            "some patterns": c.some_patterns,
-        }.items()
-        if is_there
+    shared = c.positions in ("fixed on pixels", "rounded") and not (c.plates or c.aberrations or c.subscans)
+    present = {
+        "one probe for all patterns": shared and (c.tilts == "none" or c.tilt_mode not in (2, 4)),
+        "odd window": ny % 2 == 1 or nx % 2 == 1,
+        "rectangular window": ny != nx,
+        "several slices": c.slices > 1,
+        "fourth order": c.propagation in FOURTH_ORDER,
+        "one distance": c.distances == "one" and c.gaps > 1,
+        "several distances": c.distances == "each" and c.gaps > 1,
+        "tilts": c.tilts != "none",
+        f"tilt_mode {c.tilt_mode}": c.tilts != "none",
+        f"tilt_mode {c.tilt_mode}, {c.tilts}": c.tilts in ("common", "own"),
+        "tilts from zero": c.tilts == "zero",
+        "near field": c.defocus != "none",
+        f"near field, {c.defocus} defocus": c.defocus != "none",
+        "far field": c.defocus == "none",
+        "Cs": c.defocus != "none" and c.lens,
+        "alpha_near_field": c.defocus != "none" and c.source,
+        "local aberrations": c.aberrations > 0,
+        "probe scenarios": c.subscans > 0,
+        "phase plates": c.plates,
+        "beam current": c.current != "none",
+        f"beam current {c.current}": c.current != "none",
+        "static background": c.background,
+        "detector blur": c.blur,
+        "upsampled": c.upsample > 1,
+        "padded": c.compared != c.detector,
+        "cropped": c.pad > 0 and c.compared == c.detector,
+        "virtual detectors": c.virtual,
+        "read-out noise": c.algorithm == "poisson_gaussian" and c.readout,
+        f"detector mask {c.weights}": c.weights != "none" and not c.virtual,
+        "lazy_clean": c.lazy_clean,
+        "affine positions": c.affine and "positions" in c.refined and c.n_patterns > 3,
+        "soft edge": c.rolloff,
+        "projected aperture": c.projected and "probe_reg_constraint_weight" in c.regularizers,
+        "some patterns": c.some_patterns,
+        "regularised": len(acting) > 0,
     }
-    return found
+    return named | {name for name, is_there in present.items() if is_there}
+
+
+def _acts(c: Configuration, regularizer: str) -> bool:
+    """Whether a penalty may be other than zero."""
+    rows, columns = c.scan
+    needs = {
+        "fast_axis": columns > 2,
+        "slow_axis": rows > 2,
+        "mixed_variance": c.object_modes > 1,
+        "wedge": c.slices > 1,
+    }
+    one_tilt = regularizer.endswith("_tilts") and c.tilts != "own"
+    return not one_tilt and all(met for name, met in needs.items() if regularizer.startswith(name))
 
 
 def parameters(configuration: Configuration, folder: Path) -> dict[str, Any]:
@@ -458,7 +488,6 @@ def _instrument(c: Configuration, rng: np.random.Generator, folder: Path) -> dic
 
 def _regularizers(c: Configuration, rng: np.random.Generator) -> dict[str, Any]:
     """Weights within a factor of ten, and what they need."""
-    scanned = c.positions != "common"
     params: dict[str, Any] = {
         "atv_p": float(rng.choice([1.0, 1.5, 2.0])),
         "atv_q": rng.uniform(0.5, 2),
@@ -469,12 +498,11 @@ def _regularizers(c: Configuration, rng: np.random.Generator) -> dict[str, Any]:
         "scan_step_A": rng.uniform(2, 4),
         "probe_mod_tol": rng.uniform(0.2, 0.4),
     }
-    for name in sorted(c.regularizers):
-        if scanned or BLOCK_OF.get(name) not in ("positions", "tilts"):
-            params[name] = WEIGHTS[name] * 10 ** rng.uniform(-0.5, 0.5)
+    for name in sorted(c.given_regularizers):
+        params[name] = WEIGHTS[name] * 10 ** rng.uniform(-0.5, 0.5)
     if c.projected and "probe_reg_constraint_weight" in c.regularizers:
         params["probe_reg_constraint_weight"] = np.inf
-    if scanned:
+    if c.positions != "common":
         params["scan_size"] = np.array(c.scan)
     return params
 
@@ -499,8 +527,6 @@ def _data(c: Configuration, params: dict[str, Any], rng: np.random.Generator) ->
     if rim:
         model = model[:, rim:-rim, rim:-rim]
     data = model * rng.uniform(0.6, 1.5, shape)
-    if rng.uniform() < 0.5:
-        data = np.round(data)
     data[model < DARK * model.mean()] = 0
     if not c.blur and c.defocus == "none":
         never = model == 0  # beyond the band limit

@@ -643,6 +643,53 @@ def test_binary_aperture(source: str, tmp_path: Path):
     np.testing.assert_allclose(to_spectrum(plain.probe[..., 0]), np.sqrt(pattern), atol=1e-10 * flat)
 
 
+COUNTED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "near field": {**NEAR, "Cs": 0.0},
+    "multiplied, dead pixels": {
+        "data_multiplier": 2.5,
+        "detector_mask": (np.random.default_rng(4).uniform(size=(16, 20)) > 0.3).astype(float),
+    },
+    "cropped, upsampled": {"upsample_pattern": 2, "data_pad": 2, "use_padded_intensity": False},
+    "virtual detectors": {"masks": DETECTORS, "algorithm": "gauss_compressed"},
+}
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_start_has_the_counts_of_the_data(name: str, given: bool, tmp_path: Path):
+    """Those that the detector sees, in vacuum; a given probe is scaled unless skip_preprocessing."""
+    params = problem(tmp_path, {"slices": 1, "object_modes": 1, "subpixel": False, **COUNTED[name]})
+    params.update(obj=None, skip_preprocessing=False, damping_cutoff_multislice=2.0)
+    params["probe"] = 3 * params["probe"] if given else None
+    seen = params.get("detector_mask", 1.0) if "masks" not in params else 1.0
+    measured = (params.get("data_multiplier", 1.0) * params["dataset"] * seen).sum()
+    started = pypty.run({**params, "epoch_max": 0})
+    model = pypty.simulate({**params, "probe": started.probe, "skip_preprocessing": True})
+    assert (model * seen).sum() == pytest.approx(measured, rel=1e-9)
+    if given:
+        kept = pypty.simulate({**params, "skip_preprocessing": True})
+        assert (kept * seen).sum() > 2 * measured
+
+
+def test_start_of_images(tmp_path: Path):
+    """Without a probe the mean image is that of the wave; a smaller probe is one in a smaller field."""
+    params = problem(tmp_path, {"slices": 1, "object_modes": 1, "probe_modes": 1, "subpixel": False, **NEAR})
+    params["damping_cutoff_multislice"] = 2.0
+    started = pypty.run({**params, "probe": None, "epoch_max": 0})
+    np.testing.assert_allclose(started.probe[..., 0], np.sqrt(params["dataset"].mean(axis=0)), rtol=1e-12)
+    small = params["probe"][2:-2, 3:-3]
+    started = pypty.run({**params, "probe": small, "epoch_max": 0})
+    np.testing.assert_array_equal(started.probe, np.pad(small, ((2, 2), (3, 3), (0, 0))))
+
+
+def test_a_coarser_probe_has_fewer_frequencies(tmp_path: Path):
+    """In the far field a smaller array is the same field on larger pixels."""
+    small = random_probe(np.random.default_rng(9), (12, 14), 1, 1000.0)
+    spectrum = to_spectrum(start_of(tmp_path, probe=small).probe[..., 0])
+    np.testing.assert_allclose(spectrum, np.pad(to_spectrum(small[..., 0]), ((2, 2), (3, 3))), atol=1e-12)
+
+
 @pytest.mark.parametrize(("mode", "acting"), [(0, 0), (1, 1), (2, 1), (4, 2)])
 def test_start_from_tilted_patterns(mode: int, acting: int, tmp_path: Path):
     """Tilts before and after the specimen move a pattern; its probe is made of patterns that are moved back."""

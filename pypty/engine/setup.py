@@ -139,6 +139,7 @@ class Setup:
         mean = self.mean_pattern()
         if mean is None or self.survey is None:
             return None
+        mean = self._of_the_probe(mean)
         given = self.settings["mean_pattern"]
         pattern = mean
         if given is not None:
@@ -147,6 +148,17 @@ class Setup:
         elif self.settings["probe"] is None and self.source is not None:
             pattern = self._aligned_pattern(mean)
         return Counts(mean, self._start_weights(), pattern)
+
+    def _of_the_probe(self, mean: np.ndarray) -> np.ndarray:
+        """The mean pattern without a given background, at a beam current of 1."""
+        background, current = self.settings["static_background"], self.settings["beam_current"]
+        if isinstance(background, np.ndarray) and self.settings["masks"] is None:
+            rim = (background.shape[0] - self.geometry.detector[0]) // 2
+            ky, kx = self.geometry.detector
+            mean = np.maximum(mean - self._in_window(background[rim : rim + ky, rim : rim + kx] ** 2), 0)
+        if current is not None and current.any():
+            mean = mean / float((current**2).mean())
+        return mean
 
     def _aligned_pattern(self, mean: np.ndarray) -> np.ndarray:
         """The mean of patterns moved back by the tilts before and after the specimen, which displaced them by t/lambda;
@@ -282,7 +294,14 @@ class Setup:
             self.near_field,
             TILT_MODES[settings["tilt_mode"]],
             float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
+            self._compared_mean(),
         )
+
+    def _compared_mean(self) -> np.ndarray | None:
+        """(ky, kx) mean counts as the patterns are compared, centred; None without data, or with virtual detectors."""
+        if self.survey is None or self.settings["masks"] is not None:
+            return None
+        return np.pad(self.survey.mean, (self.geometry.compared[0] - self.geometry.detector[0]) // 2)
 
     @property
     def data_shape(self) -> tuple[int, int]:

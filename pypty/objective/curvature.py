@@ -39,6 +39,7 @@ class Curvature:
     near_field : the detector is in an image plane
     acting_tilts : whether tilts before, inside and after the specimen act
     defocus_A : of a near field
+    compared_mean : (ky, kx) mean counts as they are compared, zero frequency at n//2, host; None if not known
     """
 
     backend: Backend
@@ -49,6 +50,7 @@ class Curvature:
     near_field: bool = False
     acting_tilts: tuple[bool, bool, bool] = (False, True, False)
     defocus_A: float = 0.0
+    compared_mean: np.ndarray | None = None
 
     def diagonal(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
         """Positive arrays that broadcast to the named blocks."""
@@ -165,8 +167,15 @@ class Curvature:
         return self.backend.asarray(np.maximum(values, max(values.max() * 1e-9, 1e-300))[None])
 
     def _background(self, variables: Variables) -> Array:
-        """(1, 1): I = I0 + b^2, so (d sqrt I/db)^2 = b^2/I is at most 1."""
-        return self.backend.asarray(np.full((1, 1), 2.0 * len(self.corners)))
+        """(ky, kx): I = I0 + b^2, so 2 N (d sqrt I/db)^2 = 2 N b^2/I, at most 2 N.
+
+        Twice that of the mean pattern, to be on the safe side where a model has half its counts.
+        """
+        square = to_host(variables.static_background) ** 2
+        share = np.ones_like(square)
+        if self.compared_mean is not None:
+            share = np.minimum(2 * square / np.maximum(self.compared_mean, 1e-300), 1)
+        return self.backend.asarray(2.0 * len(self.corners) * (share + REGULARISATION))
 
     def _current(self, variables: Variables) -> Array:
         """(1,): d sqrt I/db = sqrt I0, so 2 sum I0."""

@@ -7,6 +7,7 @@ metric of M), one number for each block where that is positive.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ Precondition = Callable[[BlockVector], BlockVector]
 CURVATURE_FLOOR = 1e-10
 """A pair is kept only if <s, y> exceeds this fraction of |s| |y|."""
 
+
+STILL = 1e-12
+"""A block whose gradient changed, squared, by less than this fraction of the largest change kept has lost its slope."""
 
 SCALE_FLOOR = 1e-6
 """A block's own scale is believed down to this fraction of that of all blocks. Below it the block did not move, and its
@@ -45,6 +49,11 @@ class Pair:
 
     s: BlockVector
     y: BlockVector
+
+    @functools.cached_property
+    def squares(self) -> dict[str, float]:
+        """<y, y> of every block."""
+        return self.y.dot_blocks(self.y)
 
     @property
     def rho(self) -> float:
@@ -140,16 +149,26 @@ class Lbfgs:
         return r.scaled(-1.0)
 
     def _scales(self, precondition: Precondition) -> dict[str, float]:
-        """gamma of every block, from the newest pair; that of all together where a block's own means nothing."""
+        """gamma of every block, from the newest pair in which its gradient changed; that of all blocks together where a
+        block's own means nothing."""
         newest = self.pairs[-1]
         sy = newest.s.dot_blocks(newest.y)
         ymy = newest.y.dot_blocks(precondition(newest.y))
         common = sum(sy.values()) / max(sum(ymy.values()), 1e-300)
         scales = {}
         for name in sy:
+            pair = self._moving(name)
+            if pair is not newest:
+                sy[name] = pair.s.dot_blocks(pair.y)[name]
+                ymy[name] = pair.y.dot_blocks(precondition(pair.y))[name]
             own = sy[name] / ymy[name] if ymy[name] > 0 else 0.0
             scales[name] = own if SCALE_FLOOR * common < own < math.inf else common
         return scales
+
+    def _moving(self, name: str) -> Pair:
+        """The newest pair in which the gradient of a block changed by more than rounding."""
+        largest = max(pair.squares[name] for pair in self.pairs)
+        return next(pair for pair in reversed(self.pairs) if pair.squares[name] >= STILL * largest)
 
     def _remember(self, s: BlockVector, y: BlockVector, hist_length: float) -> None:
         """Append a pair whose curvature is positive beyond rounding; keep the newest ``hist_length``.
