@@ -191,8 +191,10 @@ def test_tilt_modes_without_inside_tilts(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", [name for name in FILES if name[:2] not in ("12", "15") and name not in WRONG_TILTS])
 def test_patterns(name: str, tmp_path: Path):
-    """Mean over modes there is the sum over modes of probe/sqrt(modes) here; same crop, same centre. The file holds them
-    without background."""
+    """Mean over modes there is the sum over modes of probe/sqrt(modes) here; same crop, same centre.
+
+    The file holds them without background.
+    """
     case = load(name)
     params = make_params(case, "lsq_sqrt", tmp_path)
     params.update(static_background=None, update_static_background=False)

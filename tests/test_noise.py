@@ -40,6 +40,7 @@ def test_virtual_detectors_have_the_same_models(name: str):
     assert type(NOISE_MODELS[name]) is type(NOISE_MODELS[COMPRESSED[name]])
     ours, others = (make_noise_model(n, 100.0, np.dtype(np.float64), None) for n in (name, COMPRESSED[name]))
     intensity, data = counts()
+    intensity[1, 0, 0] = 1e-40  # the rounding of a dark pixel
     for one, other in zip(
         ours.loss_and_slope(intensity, data), others.loss_and_slope(intensity, data), strict=True
     ):

@@ -212,7 +212,8 @@ class ModeVariance(Penalty):
 class MissingWedge(Penalty):
     """sum W |F3 O|^2, W = w (2/pi) arctan(b^2 qz^2 / qr^2), with the unnormalised 3-D transform F3 of each mode.
 
-    qr^2 is replaced by 1 where it is zero. The gradient is 2 F3* W F3 O, where F3* is the inverse transform without
+    qz is that of the first starting slice distance, also when distances are refined. qr^2 is replaced by 1 where it is
+    zero. The gradient is 2 F3* W F3 O, where F3* is the inverse transform without
     its 1/N. Zero for a single slice.
 
     Attributes

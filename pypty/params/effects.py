@@ -102,6 +102,15 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
     for name in (*_SCAN_WEIGHTS, "puzzle_positions"):
         if _ever(settings, report, epochs, name) and settings["scan_size"] is None:
             report.add(name, "on, but scan_size is not given; give the scan's points (slow, fast)")
+        elif _ever(settings, report, epochs, name) and name.endswith("_tilts"):
+            tilts, points = settings["tilts"], int(np.prod(settings["scan_size"]))
+            if tilts is not None and len(tilts) not in (
+                1,
+                points,
+            ):  # one row for all has nothing to be smooth along
+                report.add(
+                    name, f"on, but there are {len(tilts)} rows of tilts for {points} points of scan_size"
+                )
     if _ever(settings, report, epochs, "window_weight") and (
         _ever(settings, report, epochs, "window") is None and not report.has("window")
     ):
