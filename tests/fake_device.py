@@ -103,7 +103,7 @@ def __getattr__(name: str) -> Any:
     return _wrapped(value) if callable(value) and not isinstance(value, type) else value
 
 
-class _Library:
+class Library:
     """numpy.fft, scipy.fft or numpy.linalg with device arrays."""
 
     def __init__(self, library: Any) -> None:
@@ -113,8 +113,8 @@ class _Library:
         return _wrapped(getattr(self._library, name))
 
 
-fft = _Library(np.fft)
-linalg = _Library(np.linalg)
+fft = Library(np.fft)
+linalg = Library(np.linalg)
 
 
 def _scatter_add(array: ndarray, index: Any, values: ndarray) -> None:

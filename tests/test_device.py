@@ -40,7 +40,7 @@ from pypty.params.schema_changes import CONSTRAINTS
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let backend="gpu" give the stand-in."""
     real_library = fft._library
-    on_device = fake_device._Library(scipy.fft)
+    on_device = fake_device.Library(scipy.fft)
     monkeypatch.setattr(
         fft, "_library", lambda a: real_library(a) if isinstance(a, np.ndarray) else on_device
     )

@@ -585,7 +585,7 @@ def test_values_are_summed_in_double_precision():
 @pytest.mark.parametrize("precision", ["single", "double"])
 def test_on_a_device(name: str, precision: str, monkeypatch: pytest.MonkeyPatch):
     """The same numbers where host and device arrays refuse to mix."""
-    host_library, on_device = fft._library, fake_device._Fft(scipy.fft)
+    host_library, on_device = fft._library, fake_device.Library(scipy.fft)
     monkeypatch.setattr(
         fft, "_library", lambda a: host_library(a) if isinstance(a, np.ndarray) else on_device
     )

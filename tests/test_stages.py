@@ -494,7 +494,7 @@ def test_on_a_device(case: Case, monkeypatch: pytest.MonkeyPatch):
 
 def use_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrays of the stand-in for a device are transformed and scattered there."""
-    library, on_device = fft._library, fake_device._Fft(scipy.fft)
+    library, on_device = fft._library, fake_device.Library(scipy.fft)
     monkeypatch.setattr(fft, "_library", lambda a: library(a) if isinstance(a, np.ndarray) else on_device)
     monkeypatch.setitem(sys.modules, "cupyx", fake_device.cupyx)
 
