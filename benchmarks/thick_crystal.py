@@ -152,7 +152,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", type=Path)
-    parser.add_argument("--epochs", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=170)
     parser.add_argument("--folder", type=Path, default=Path("thick_crystal"))
     parser.add_argument("--figure", type=Path, default=Path("thick_crystal.png"))
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")

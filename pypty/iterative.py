@@ -101,7 +101,8 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Res
     """The result as it stands now."""
     state = reconstruction.state
     arrays = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
-    last = [state.sample] if state.sample is not None else []
+    sample = reconstruction.last_sample()
+    last = [] if sample is None else [sample]
     return Result(
         **arrays,
         start_positions=reconstruction.setup.scan.positions,
@@ -125,7 +126,8 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Res
 def evaluate(params: Params) -> Evaluation:
     """Loss, SSE, regularisers and gradients at the start point. Writes nothing.
 
-    Gradients are those of the loss as a function of the arrays themselves: no band limit is applied to them.
+    Gradients are those of the loss as a function of the arrays themselves: no band limit is applied to them, and no
+    change by hand that the first epoch would make.
 
     Raises
     ------

@@ -41,6 +41,17 @@ def test_plan_counts_what_the_wave_formula_says() -> None:
     assert plan.items["L-BFGS history"] == 2 * 3 * (obj + 16 * pixels)
 
 
+def test_plan_counts_every_mode_of_every_probe() -> None:
+    one, many = (
+        pypty.plan(small_params(compute_batch=1, hist_length=3, **changes), show=False)
+        for changes in ({}, {"probe": SUBSCANS, "probe_marker": GROUPS})
+    )
+    name = "probe, its gradients and directions"
+    assert many.items[name] == 3 * 5 * one.items[name]
+    probe = 16 * SIDE**2
+    assert many.items["L-BFGS history"] - one.items["L-BFGS history"] == 2 * 3 * (3 * 5 - 1) * probe
+
+
 FOUR_SLICES: dict[str, Any] = {"num_slices": 4, "slice_distances": [5.0]}
 ALL_TILTS: dict[str, Any] = {"tilts": np.full((N_PATTERNS, 6), 1e-3), "tilt_mode": 4, "update_tilts": True}
 IMAGES: dict[str, Any] = {

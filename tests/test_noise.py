@@ -195,6 +195,21 @@ def test_the_model_of_a_run_has_its_gain_and_its_noise():
     assert result.loss[-1] < result.loss[0]
 
 
+@pytest.mark.parametrize("name", ["ml", "poisson_gaussian"])
+def test_pixels_beyond_the_band_limit_count_where_a_background_lights_them(name: str):
+    """Without it the model can have no counts there; with it they are as good as any others."""
+    params = {**weak_phase_data(), "algorithm": name, "damping_cutoff_multislice": 0.5}
+    dark = pypty.simulate(params) == 0
+    assert dark.mean() > 0.5
+    background = np.random.default_rng(6).uniform(0.1, 0.3, dark.shape[1:])
+    params["static_background"] = background
+    params["dataset"] = params["dataset"] + dark * 0.04
+    model = pypty.simulate(params)
+    assert (model > 0).all()
+    expected = (model - params["dataset"] * np.log(model)).sum()
+    assert pypty.evaluate(params).loss == pytest.approx(expected, rel=1e-10)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_score_sums(name: str):
     """Loss, SSE and slope with weights and without; SSE is that of intensities for every noise model."""

@@ -44,6 +44,7 @@ def penalty(name: str, weight: float = 0.3, **changes: Any) -> float:
     assert without.regularizers == {}
     assert list(one.regularizers) == [name]
     value = one.regularizers[name]
+    assert value > 1e-3 or value == 0, "not just rounding"
     assert one.loss - without.loss == pytest.approx(value, rel=1e-6)
     assert twice.regularizers[name] == pytest.approx(2 * value, rel=1e-12)
     weighted = pypty.evaluate(small_params(**{**given, name: weight, "loss_weight": 0.1}))
@@ -496,7 +497,8 @@ def modulation(step: float, tolerance: float, cutoff: float = 2 / 3) -> float:
 
 @effect("probe_mod_reg_weight", bad=-0.1)
 def _(desk: Desk) -> None:
-    assert penalty("probe_mod_reg_weight", scan_step_A=0.8) == pytest.approx(modulation(0.8, 0.05), rel=1e-10)
+    found = penalty("probe_mod_reg_weight", scan_step_A=1.4, probe_mod_tol=0.2)
+    assert found == pytest.approx(modulation(1.4, 0.2), rel=1e-10)
 
 
 @effect("probe_mod_tol", bad=0)

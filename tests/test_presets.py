@@ -17,7 +17,9 @@ from problems import patterns, scan_positions, small_params
 
 import pypty
 from pypty.errors import ParameterError
+from pypty.params.check import read_parameters
 from pypty.params.presets import import_pickle, load_preset, preset_folder, preset_names
+from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
 
 # --------------------------------------------------------------------------------------------------------- YAML
@@ -189,6 +191,9 @@ def test_the_presets_that_come_along_hold_known_keys_only() -> None:
     for name in preset_names():
         assert set(load_preset(name)) <= set(SCHEMA)
         assert load_preset(name) == load_preset(preset_folder() / f"{name}.yaml")
+        report = Report()
+        read_parameters(load_preset(name), report)
+        assert report.problems == report.warnings == []
     with pytest.raises(ParameterError, match="'no_such_preset'"):
         load_preset("no_such_preset")
 

@@ -325,6 +325,43 @@ def test_an_interrupted_epoch_is_done_again(
     assert_identical(pypty.run({**params, "resume": True}), once)
 
 
+IN_EPOCH_4: dict[str, dict[str, Any]] = {
+    "windows are placed anew": small_params(
+        **AWAY, dynamically_resize_yx_object="0.05 if epoch == 4 else 0", skip_preprocessing=True
+    ),
+    "a torn scan is put together": small_params(
+        positions=TORN, scan_size=(1, N_PATTERNS), puzzle_positions="epoch == 4", update_probe_pos=True
+    ),
+    "a block is frozen": small_params(
+        update_step_bfgs="1e6 if 2 <= epoch <= 4 else 1",
+        min_step=1e5,
+        update_probe_pos=True,
+        positions=OFF_GRID,
+    ),
+    "modes are turned": small_params(probe=probe_of_two_modes(), keep_probe_states_orthogonal="epoch == 4"),
+    "the object is flipped and smoothed": small_params(
+        do_charge_flip="epoch == 4", apply_gaussian_filter="[1, 1] if epoch == 4 else False"
+    ),
+    "a block is found to be stuck": small_params(update_obj="epoch < 3", update_probe_pos="epoch >= 4"),
+    "the parametrisation changes": every_block(phase_only_obj="epoch >= 4"),
+}
+
+
+@pytest.mark.parametrize("name", IN_EPOCH_4)
+def test_what_an_interrupted_epoch_did_is_undone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at the very end of epoch 4: the state is that after epoch 3, and goes on as if nothing had been."""
+    params = {**IN_EPOCH_4[name], "output_folder": str(tmp_path / "out"), "epoch_max": 8}
+    interrupt(monkeypatch, Reconstruction, "_log_search", lambda run: run.owner.state.epoch == 4)
+    result = pypty.run(params)
+    monkeypatch.undo()
+    assert "interrupted after 4 epochs" in result.stop_reason
+    assert_identical(result, pypty.run({**params, "output_folder": "", "epoch_max": 4}))
+    once = pypty.run({**params, "output_folder": ""})
+    assert_identical(pypty.run({**params, "resume": True}), once)
+
+
 def interrupt(
     monkeypatch: pytest.MonkeyPatch, owner: type, name: str, when: Callable[[SimpleNamespace], bool]
 ) -> None:
@@ -332,7 +369,7 @@ def interrupt(
     original = getattr(owner, name)
 
     def method(self: Any, *args: Any) -> Any:
-        if when(SimpleNamespace(args=args)):
+        if when(SimpleNamespace(owner=self, args=args)):
             raise KeyboardInterrupt
         return original(self, *args)
 
@@ -477,6 +514,27 @@ def test_a_changed_effect_is_noticed(name: str, tmp_path: Path) -> None:
     aperture = {"aperture_mask" if name == "aperture_mask" else "probe_constraint_mask": 0.45}
     params = every_block(**ACTIVE, **aperture, update_slice_distances=False, output_folder=str(tmp_path))
     assert_noticed(name, params, {**params, **NEW_EFFECT[name]})
+
+
+MASKS_OF_NOW = {"masks": MASKS, "dataset": np.einsum("nyx,dyx->nd", patterns(), MASKS)}
+IMAGES = {"recon_type": "near_field", "defocus_array": [50.0], "alpha_near_field": 1e-3, "Cs": 1e4}
+NOISY = {"algorithm": "poisson_gaussian", "detector_gain": 2.0, "readout_noise": 1.0}
+NEW_DETECTOR: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "masks": ({**MASKS_OF_NOW, "algorithm": "lsq_compressed"}, {"masks": MASKS[::-1]}),
+    "algorithm": ({**MASKS_OF_NOW, "algorithm": "lsq_compressed"}, {"algorithm": "gauss_compressed"}),
+    "defocus_array": (IMAGES, {"defocus_array": [60.0]}),
+    "alpha_near_field": (IMAGES, {"alpha_near_field": 3e-3}),
+    "Cs": (IMAGES, {"Cs": 1e6}),
+    "detector_gain": (NOISY, {"detector_gain": 1.0}),
+    "readout_noise": (NOISY, {"readout_noise": 3.0}),
+}
+
+
+@pytest.mark.parametrize("name", NEW_DETECTOR)
+def test_a_changed_detector_is_noticed(name: str, tmp_path: Path) -> None:
+    before, changes = NEW_DETECTOR[name]
+    params = small_params(**before, output_folder=str(tmp_path))
+    assert_noticed(name, params, {**params, **changes})
 
 
 @pytest.mark.parametrize(

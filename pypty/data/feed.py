@@ -108,7 +108,7 @@ class Feed:
         return self.reorder(self.preprocess.patterns(self.weights.blank(raw, indices)))
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
-        """Prepared patterns on the host, zero frequency first, in their own type, without the multiplier."""
+        """Prepared patterns on the host, in the model's order, in their own type, without the multiplier."""
         if self._resident is not None:
             return self._resident[indices]
         assert self.source is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import h5py
@@ -55,9 +56,24 @@ class PhasePlateSource:
     def read(self, indices: np.ndarray) -> np.ndarray:
         """(n, ky, kx) complex, the plates of these sorted patterns."""
         try:
-            return read_runs(self._data, indices)
+            plates = read_runs(self._data, indices)
         except (OSError, RuntimeError) as error:
             raise DataError(f"phase_plate_in_h5: {str(self.path)!r} cannot be read: {error}") from error
+        bad = np.flatnonzero(~np.isfinite(plates).all(axis=(1, 2)))
+        if len(bad):
+            raise DataError(
+                f"phase_plate_in_h5: the plate of pattern {int(indices[bad[0]])} in {str(self.path)!r} holds NaN or "
+                "infinite values; a plate is a finite complex factor"
+            )
+        return plates
+
+    def fingerprint(self) -> str:
+        """A short hash of shape and a few plates: tells whether a resumed run has the same ones."""
+        n = self.shape[0]
+        digest = hashlib.sha256(f"{self.shape}{self._data.dtype}".encode())
+        for index in sorted({0, n // 2, n - 1}):
+            digest.update(np.ascontiguousarray(self.read(np.array([index]))).tobytes())
+        return digest.hexdigest()[:16]
 
     def close(self) -> None:
         self._file.close()

@@ -39,8 +39,7 @@ def before_update(
             "do_charge_flip",
             now["do_charge_flip"],
             "obj",
-            lambda obj: limits.limit(
-                "obj",
+            lambda obj: _limited(
                 by_object.charge_flip(
                     obj,
                     now["cf_delta_phase"],
@@ -49,6 +48,8 @@ def before_update(
                     now["cf_beta_abs"],
                     now["fancy_sigma"],
                 ),
+                now,
+                limits,
             ),
         ),
     )
@@ -76,8 +77,16 @@ def after_update(
     )
     variables, changed = _apply(variables, steps)
     if changed:
-        variables = variables.replace({"obj": limits.limit("obj", variables.obj)})
+        variables = variables.replace({"obj": _limited(variables.obj, now, limits)})
     return variables, changed
+
+
+def _limited(obj: Array, now: Mapping[str, Any], limits: BandLimits) -> Array:
+    """The object inside its band limit; with ``phase_only_obj`` that is its phase, and the amplitude is kept."""
+    if not now["phase_only_obj"]:
+        return limits.limit("obj", obj)
+    xp = array_module(obj)
+    return (abs(obj) * xp.exp(1j * limits.limit("obj", xp.angle(obj)))).astype(obj.dtype)
 
 
 def _widths(value: Any) -> tuple[float, ...] | None:

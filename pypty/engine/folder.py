@@ -9,7 +9,7 @@ from pathlib import Path
 from pypty.engine.loop import Reconstruction
 from pypty.engine.resume import write_resume
 from pypty.engine.sequences import problems_from
-from pypty.engine.start import not_after_last
+from pypty.engine.start import propagates_after_last
 from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS
 from pypty.output.checkpoints import FILES, remove_checkpoint, write_checkpoint, write_numbered
@@ -48,8 +48,9 @@ class RunFolder:
         write_settings(self.path, self.run.settings, self.version)
         self._write_state()
         remove_checkpoint(self.path, set(BLOCKS) - set(self._names()))
-        setup = self.run.setup
-        return SettingsWatch(self.path, lambda settings, epoch: problems_from(setup, settings, epoch))
+        return SettingsWatch(
+            self.path, lambda settings, epoch: problems_from(self.run.setup, settings, epoch)
+        )
 
     def epoch_done(self, record: EpochRecord) -> None:
         """Write what is due after an epoch."""
@@ -70,7 +71,7 @@ class RunFolder:
     def _names(self) -> list[str]:
         """The blocks that this reconstruction has; a distance after a single slice that is not used is none."""
         variables = self.run.state.variables
-        used = variables.n_slices > 1 or not not_after_last(self.run.settings)
+        used = variables.n_slices > 1 or propagates_after_last(self.run.settings)
         return [name for name in variables.present if used or name != "slice_distances"]
 
     def _may_write_resume(self) -> bool:

@@ -61,7 +61,20 @@ def _n_patterns(settings: Settings, source: PatternSource | None) -> int:
     if source is not None:
         return int(source.shape[0])
     given = [len(settings[name]) for name in PER_PATTERN if settings[name] is not None]
-    return max(len(settings["positions"]), *given)
+    return max(len(settings["positions"]), _n_plates(settings), *given)
+
+
+def _n_plates(settings: Settings) -> int:
+    """How many phase plates there are; 0 without, or with a file that is refused later."""
+    if settings["phase_plate_in_h5"] is None:
+        return 0
+    try:
+        plates = PhasePlateSource(settings["phase_plate_in_h5"])
+    except DataError:
+        return 0
+    n = plates.shape[0]
+    plates.close()
+    return n
 
 
 def _detector(settings: Settings, source: PatternSource | None, report: Report) -> tuple[int, int] | None:
@@ -118,7 +131,7 @@ def check_arrays(
     _check_markers(settings, report)
     _check_patterns(settings, source, geometry, report)
     _check_plates(settings, geometry, report)
-    _check_probe(settings, source, geometry.window, report)
+    _check_probe(settings, source, geometry, report)
 
 
 def _check_positions(settings: Settings, n: int, report: Report) -> None:
@@ -216,18 +229,24 @@ def _check_plates(settings: Settings, geometry: Geometry, report: Report) -> Non
 
 
 def _check_probe(
-    settings: Settings, source: PatternSource | None, window: tuple[int, int], report: Report
+    settings: Settings, source: PatternSource | None, geometry: Geometry, report: Report
 ) -> None:
-    probe = settings["probe"]
+    probe, window = settings["probe"], geometry.window
     if not isinstance(probe, np.ndarray):
         return
     if not probe.any():
         report.add("probe", "all values are zero; a probe must carry electrons")
-    if source is not None and any(
-        (have - want) % 2 for have, want in zip(probe.shape[:2], window, strict=True)
-    ):
+    have = probe.shape[:2]
+    if settings["upsample_pattern"] > 1:
+        if have not in (window, geometry.detector):
+            report.add(
+                "probe",
+                f"window {have}; with upsample_pattern = {settings['upsample_pattern']} give it in the window of the "
+                f"waves, {window}, or in that of a pattern, {geometry.detector}",
+            )
+    elif source is not None and any((a - b) % 2 for a, b in zip(have, window, strict=True)):
         report.add(
             "probe",
-            f"window {probe.shape[:2]}, but the padded pattern is {window}; sizes must differ by an "
+            f"window {have}, but the padded pattern is {window}; sizes must differ by an "
             "even number of pixels to be padded or cropped",
         )

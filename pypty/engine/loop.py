@@ -146,8 +146,16 @@ class Reconstruction:
             self.settings["preconditioner"],
             model_digest(self.settings, *self._model),
             terms,
-            regularizer_text(now, terms),
+            regularizer_text(now, terms, blocks),
         )
+
+    def last_sample(self) -> Sample | None:
+        """Loss and gradient at the present point: computed now if arrays were changed by hand after the last update.
+        None before the first epoch."""
+        if self.state.sample is not None or not self.state.records:
+            return self.state.sample
+        problem = self.problem(self.settings.at(self.state.records[-1].epoch))
+        return problem(problem.point())
 
     def _place(self, setup: Setup) -> None:
         """Take over windows that were placed anew."""
@@ -245,7 +253,9 @@ class Reconstruction:
         ):
             return ""  # a later epoch may change the problem
         stuck = [
-            state.monitor.told[name] for name in self.state.records[-1].blocks if name in state.monitor.told
+            state.monitor.told[name]
+            for name in state.records[-1].blocks
+            if name in state.monitor.told and name in state.monitor.still
         ]
         reason = "; ".join(stuck) or f"converged to the limit of {self.settings['default_dtype']} precision"
         return f"no step along steepest descent decreases the loss: {reason}"

@@ -28,7 +28,8 @@ class Steps:
     Attributes
     ----------
     probe : of the shape of the probe (P), from effects before the specimen
-    exit : of the shape of an exit wave (P O), from effects after it and from fractional steps in each slice
+    exit : of the shape of an exit wave (P O), from effects after the specimen
+    exit_per_slice : the same for every slice, from fractional steps
     """
 
     probe: int = 0

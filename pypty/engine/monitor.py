@@ -16,7 +16,7 @@ _REASONS: Mapping[str, str] = MappingProxyType(
         "aberrations_array": "they have converged",
         "static_background": "it has converged; where it is zero it stays zero",
         "beam_current": "it has converged",
-        "detector_blur_std": "it has converged",
+        "detector_blur_std": "it has converged, or the point spread is narrower than a fifth of a pixel",
         "probe": "it has converged, or the object is opaque: then check obj",
     }
 )

@@ -23,7 +23,7 @@ from pypty.engine.setup import Setup
 from pypty.engine.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
 from pypty.optics.grid import Grid
-from pypty.optics.probes import resize_spectrum
+from pypty.optics.probes import resize, resize_spectrum
 from pypty.optics.wavelength import wavelength_A
 from pypty.params.check import read_parameters
 from pypty.params.presets import load_preset
@@ -180,6 +180,12 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
                 f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
                 f"{setup.grid.shape[1]} pixels (padding included) give {expected:.4g} Å"
             )
+    probe = settings["probe"]
+    if setup.near_field and isinstance(probe, np.ndarray) and probe.shape[:2] != setup.grid.shape:
+        report.warnings.append(
+            f"the probe {probe.shape[:2]} is smaller or larger than the window {setup.grid.shape}: zeros are put around "
+            "it, or it is cut; give a plane wave in the whole window"
+        )
     mean = dataclasses.replace(setup, survey=found).mean_pattern()
     if mean is not None and not setup.near_field and settings["masks"] is None and mean.sum() > 0:
         inside = to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))
@@ -198,7 +204,10 @@ def _check_probe_band(settings: Settings, grid: Grid, report: Report) -> None:
     if not isinstance(probe, np.ndarray) or report.has("probe"):
         return
     modes = probe.reshape(*probe.shape[:2], -1).transpose(2, 0, 1)
-    power = (np.abs(np.fft.fft2(resize_spectrum(modes, grid.shape))) ** 2).sum(axis=0)
+    if modes.shape[-2:] != grid.shape:
+        u = settings["upsample_pattern"]
+        modes = resize_spectrum(resize(modes, (u * modes.shape[-2], u * modes.shape[-1])), grid.shape)
+    power = (np.abs(np.fft.fft2(modes)) ** 2).sum(axis=0)
     cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
     share = power[grid.band_mask(cutoff)].sum() / power.sum() if power.sum() > 0 else 0.0
     if share < _SMALLEST_SHARE:

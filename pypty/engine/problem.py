@@ -59,15 +59,26 @@ def parametrization(now: Mapping[str, Any], limits: BandLimits, start_positions:
     )
 
 
-_REGULARIZER_KEYS = ("window", "atv_q", "atv_p", "mixed_variance_sigma", "beta_wedge", "probe_mod_tol")
+_SHAPED_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "window_weight": ("window",),
+        "atv_weight": ("atv_q", "atv_p"),
+        "mixed_variance_weight": ("mixed_variance_sigma",),
+        "wedge_mu": ("beta_wedge",),
+        "probe_mod_reg_weight": ("probe_mod_tol",),
+    }
+)
+"""What else decides the value of a regulariser."""
 
 
-def regularizer_text(now: Mapping[str, Any], regularizers: Iterable[Regularizer]) -> str:
+def regularizer_text(
+    now: Mapping[str, Any], regularizers: Iterable[Regularizer], blocks: Container[str]
+) -> str:
     """The active regularisers with their numbers: two epochs with the same text have the same penalties."""
     names = [regularizer.name for regularizer in regularizers]
-    keys = [*names, *_REGULARIZER_KEYS] if names else []
-    projected = ["aperture"] if math.isinf(now["probe_reg_constraint_weight"]) else []
-    return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + projected)
+    keys = [key for name in names for key in (name, *_SHAPED_BY.get(name, ()))]
+    confined = "probe" in blocks and math.isinf(now["probe_reg_constraint_weight"])
+    return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + ["aperture"] * confined)
 
 
 def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float:
@@ -98,7 +109,6 @@ LOSS_KEYS = (
     "force_dataset_dtype",
     "lazy_clean",
     "masks",
-    "phase_plate_in_h5",
     "pixel_size_x_A",
     "pixel_size_y_A",
     "probe_constraint_mask",
@@ -134,7 +144,7 @@ class Signature:
     indices: bytes
     weight: float
     model: str
-    form: str = "complex, complex, free"
+    form: str = ""
     regularizers: str = ""
 
     def difference(self, other: Signature) -> str:
@@ -174,7 +184,9 @@ class Problem:
 
     @property
     def signature(self) -> Signature:
-        form = f"{self.form.obj}, {self.form.probe}, {self.form.positions}"
+        form = ", ".join(
+            getattr(self.form, name) for name in ("obj", "probe", "positions") if name in self.blocks
+        )
         return Signature(
             self.blocks, self.indices.tobytes(), self.weight, self.model, form, self.regularizer_text
         )

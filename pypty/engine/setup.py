@@ -139,7 +139,6 @@ class Setup:
         mean = self.mean_pattern()
         if mean is None or self.survey is None:
             return None
-        mean = self._of_the_probe(mean)
         given = self.settings["mean_pattern"]
         pattern = mean
         if given is not None:
@@ -147,17 +146,18 @@ class Setup:
             pattern = self._in_window(prepared)
         elif self.settings["probe"] is None and self.source is not None:
             pattern = self._aligned_pattern(mean)
-        return Counts(mean, self._start_weights(), pattern)
+        return Counts(self._of_the_probe(mean), self._start_weights(), self._of_the_probe(pattern))
 
     def _of_the_probe(self, mean: np.ndarray) -> np.ndarray:
-        """The mean pattern without a given background, at a beam current of 1."""
+        """A mean pattern without a given background, at a beam current of 1."""
         background, current = self.settings["static_background"], self.settings["beam_current"]
         if isinstance(background, np.ndarray) and self.settings["masks"] is None:
             rim = (background.shape[0] - self.geometry.detector[0]) // 2
             ky, kx = self.geometry.detector
             mean = np.maximum(mean - self._in_window(background[rim : rim + ky, rim : rim + kx] ** 2), 0)
-        if current is not None and current.any():
-            mean = mean / float((current**2).mean())
+        if current is not None:
+            used = sort_sequence(self.settings.first()["sequence"], self.geometry.n_patterns)
+            mean = mean / max(float((current[used] ** 2).mean()), np.finfo(float).tiny)
         return mean
 
     def _aligned_pattern(self, mean: np.ndarray) -> np.ndarray:
@@ -331,5 +331,6 @@ class Setup:
 
 
 def data_fingerprint(setup: Setup) -> str:
-    """A short hash of the patterns; "" without any."""
-    return "" if setup.source is None else fingerprint(setup.source)
+    """A short hash of the patterns, and of the phase plates that belong to them; "" without any."""
+    plates = "" if setup.plates is None else setup.plates.fingerprint()
+    return plates if setup.source is None else fingerprint(setup.source) + plates

@@ -8,6 +8,7 @@ from pypty.backend.array import Backend
 from pypty.data.scan import Scan
 from pypty.engine.geometry import Geometry
 from pypty.engine.start_probe import Counts, start_probe
+from pypty.model.stages import INTEGRATORS
 from pypty.model.variables import Variables, from_public
 from pypty.optics.grid import Grid
 from pypty.params.effects import has_background, has_current, has_tilts
@@ -53,16 +54,16 @@ def start_distances(settings: Settings, n_slices: int) -> np.ndarray:
     """Slice distances, with a thicker first gap where ``edge_slice_thickness`` asks for one."""
     distances = np.atleast_1d(settings["slice_distances"]).astype(float)
     edge = settings["edge_slice_thickness"]
-    n_gaps = max(n_slices - 1, 1) if not_after_last(settings) else n_slices
+    n_gaps = max(n_slices - 1, 1) if not propagates_after_last(settings) else n_slices
     if edge is not None and n_slices > 1 and edge > distances[0]:
         return np.array([edge, *[distances[0]] * (n_gaps - 1)])
     return distances[:n_gaps]
 
 
-def not_after_last(settings: Settings) -> bool:
-    """Whether nothing is ever propagated after the last slice; the fourth-order integrators do it."""
+def propagates_after_last(settings: Settings) -> bool:
+    """Whether a wave is ever propagated after the last slice, as the fourth-order integrators do."""
     schedule = settings.schedules["propmethod"]
-    return isinstance(schedule, Constant) and schedule.value in ("multislice", "angular_spectrum")
+    return not isinstance(schedule, Constant) or schedule.value in INTEGRATORS
 
 
 def start_object(settings: Settings, scan: Scan) -> np.ndarray:

@@ -75,7 +75,9 @@ def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.nda
             probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[None]
         ]
     else:
-        subscans = [_resized(modes_, grid, near) for modes_ in _given_modes(given)]
+        subscans = [
+            _resized(modes_, grid, near, settings["upsample_pattern"]) for modes_ in _given_modes(given)
+        ]
     array_given = isinstance(given, np.ndarray)
     if not (array_given and settings["epoch_prev"] > 0):  # an earlier run's probe holds what made its start
         scaled = counts is not None and not (array_given and settings["skip_preprocessing"])
@@ -95,10 +97,16 @@ def _given_modes(given: np.ndarray) -> list[np.ndarray]:
     return list(modes_.transpose(3, 2, 0, 1))
 
 
-def _resized(probe: np.ndarray, grid: Grid, near: bool) -> np.ndarray:
-    """In the window of the waves: the spectrum is padded in the far field, the probe in the near field."""
+def _resized(probe: np.ndarray, grid: Grid, near: bool, upsample: int) -> np.ndarray:
+    """In the window of the waves.
+
+    Upsampled patterns have a larger field of the same pixels; padded ones finer pixels: a larger spectrum. In the near
+    field padding is a larger field.
+    """
     if probe.shape[-2:] == grid.shape:
         return probe
+    ny, nx = probe.shape[-2:]
+    probe = probes.resize(probe, (upsample * ny, upsample * nx))
     return probes.resize(probe, grid.shape) if near else probes.resize_spectrum(probe, grid.shape)
 
 

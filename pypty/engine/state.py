@@ -94,7 +94,9 @@ class State:
         rotation = orthogonal_rotation(probe)
         self.variables = self.variables.replace({"probe": rotated(probe, rotation)})
         known = self.signature
-        if known is None or "fourier" in known.form or "probe_mod_reg_weight" in known.regularizers:
+        if known is None:
+            return  # nothing is known yet
+        if "fourier" in known.form or "probe_mod_reg_weight" in known.regularizers:
             self.forget("keep_probe_states_orthogonal")
             return
 

@@ -124,7 +124,7 @@ class Curvature:
     def _distances(self, variables: Variables) -> Array:
         """(1,): 2 N sum_q (pi lambda q^2)^2 <I>, all gaps alike; a common distance moves all of them."""
         rate = fresnel_phase_rate(self.grid)
-        known = self.mean_pattern.shape == rate.shape and not self.near_field
+        known = self.mean_pattern.any() and not self.near_field
         spectrum = self.mean_pattern if known else self._spectrum(variables)
         value = 2 * len(self.corners) * float((rate**2 * spectrum).sum())
         n_gaps = max(variables.n_slices - 1, 1)

@@ -101,7 +101,7 @@ class Objective:
         return result
 
     def simulate(self, variables: Variables, indices: np.ndarray) -> np.ndarray:
-        """Modelled counts (n, ky, kx) on the host, zero frequency first."""
+        """Modelled counts (n, ky, kx) on the host, in the order of the model's patterns."""
         points = self.model.prepare(variables)
         parts = []
         for start in range(0, len(indices), self.batch_size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pypty.errors import ParameterError
-from pypty.params.effects import check_effects
+from pypty.params.effects import check_effects, without_effect
 from pypty.params.kinds import brief
 from pypty.params.parameter import NOT_YET
 from pypty.params.report import Report
@@ -70,6 +70,7 @@ def check_combinations(settings: Settings, report: Report) -> None:
     """Fixed parameters against each other."""
     if settings["data_path"] and settings["dataset"] is not None:
         report.warnings.append("both dataset and data_path are given: the dataset in memory is used")
+    report.warnings += without_effect(settings)
     if settings["positions_correction"] is not None and (
         settings["positions_correction"].shape != settings["positions"].shape
     ):

@@ -9,10 +9,13 @@ import numpy as np
 
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 COMPRESSED = ("lsq_compressed", "gauss_compressed", "poisson_compressed")
 """Values of ``algorithm`` for virtual detectors."""
+NARROWEST_BLUR = 0.2
+"""Detector pixels: a narrower point spread cannot be refined, its neighbours' share is less than 1e-5."""
 _SCAN_WEIGHTS = tuple(
     f"{kind}_reg_weight_{block}"
     for kind in ("fast_axis", "slow_axis", "deformation")
@@ -59,8 +62,8 @@ def _check_switches(settings: Settings, report: Report, epochs: range) -> None:
         ),
         (
             "update_detector_blur_std",
-            lambda: settings["detector_blur_std"] > 0,
-            "detector_blur_std: a positive width in pixels (at 0 the gradient is zero)",
+            lambda: settings["detector_blur_std"] >= NARROWEST_BLUR,
+            f"detector_blur_std: a width of at least {NARROWEST_BLUR:g} pixels (narrower ones have no gradient)",
         ),
     )
     for name, there, what in needs:
@@ -111,11 +114,7 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
                 report.add(
                     name, f"on, but there are {len(tilts)} rows of tilts for {points} points of scan_size"
                 )
-    if _ever(settings, report, epochs, "window_weight") and (
-        _ever(settings, report, epochs, "window") is None and not report.has("window")
-    ):
-        report.add("window_weight", "on, but window is not given; give its two radii, for example [0.6, 0.8]")
-    if not report.has("window"):
+    if not report.has("window") and not report.has("window_weight"):
         _check_window(settings, report, epochs)
     aperture = settings["probe_constraint_mask"]
     if aperture is None:
@@ -129,9 +128,17 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
 
 
 def _check_window(settings: Settings, report: Report, epochs: range) -> None:
-    schedule = settings.schedules["window"]
-    for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
-        radii = schedule.at(epoch)
+    """Whenever the window counts there is one, with its radii in order."""
+    weight, window = settings.schedules["window_weight"], settings.schedules["window"]
+    constant = isinstance(weight, Constant) and isinstance(window, Constant)
+    for epoch in epochs[:1] if constant else epochs:
+        radii = window.at(epoch)
+        if radii is None and weight.at(epoch):
+            report.add(
+                "window_weight",
+                f"on at epoch {epoch}, but window is not given; give its two radii, for example [0.6, 0.8]",
+            )
+            return
         if radii is not None and not 0 <= radii[0] <= radii[1]:
             report.add(
                 "window",
@@ -196,15 +203,23 @@ def _check_virtual_detectors(settings: Settings, report: Report, epochs: range) 
         report.add(
             "masks", f"values from {masks.min():g}; a virtual detector is not negative, and sees something"
         )
-    neutral = {"detector_mask": None, "data_bin": 1, "flip_ky": False}
-    for name, value in neutral.items():
-        if settings[name] is not value and settings[name] != value:
-            report.add(name, "cannot change virtual detectors; leave it out, and change masks instead")
+    changed = {
+        "detector_mask": settings["detector_mask"] is not None,
+        "data_bin": settings["data_bin"] != 1,
+        "flip_ky": settings["flip_ky"],
+    }
+    for name in (name for name, given in changed.items() if given):
+        report.add(name, "cannot change virtual detectors; leave it out, and change masks instead")
     if np.any(settings["data_shift_vector"]):
         report.add("data_shift_vector", "cannot move virtual detectors; leave it out, and move masks instead")
 
 
 def _check_numbers(settings: Settings, report: Report, epochs: range) -> None:
+    current, aperture = settings["beam_current"], settings["probe_constraint_mask"]
+    if current is not None and not current.any():
+        report.add("beam_current", "all values are zero; no electrons reach the specimen")
+    if isinstance(aperture, np.ndarray) and not aperture.any():
+        report.add("probe_constraint_mask", "all values are zero; an aperture lets some electrons through")
     if settings["data_pad"] % settings["upsample_pattern"]:
         report.add(
             "data_pad",
@@ -217,3 +232,33 @@ def _check_numbers(settings: Settings, report: Report, epochs: range) -> None:
             "smooth_rolloff",
             f"given {settings['smooth_rolloff']:g}, expected less than the band limit {edge:g}",
         )
+
+
+def without_effect(settings: Settings) -> list[str]:
+    """Warnings about keys that are given, but do nothing beside the others."""
+    near, algorithm = settings["recon_type"] == "near_field", settings["algorithm"]
+    phase_only = settings.schedules["phase_only_obj"]
+    idle = {
+        "defocus_array": (not near, "recon_type is far_field; use extra_probe_defocus or aberrations"),
+        "Cs": (not near, "recon_type is far_field; use aberrations"),
+        "alpha_near_field": (not near, "recon_type is far_field"),
+        "aberrations_array": (settings["aberration_marker"] is None, "aberration_marker is not given"),
+        "detector_gain": (algorithm != "poisson_gaussian", "algorithm is not poisson_gaussian"),
+        "readout_noise": (algorithm != "poisson_gaussian", "algorithm is not poisson_gaussian"),
+        "mean_pattern": (settings["probe"] is not None, "probe is given"),
+        "obj_parametrization": (
+            isinstance(phase_only, Constant) and bool(phase_only.value),
+            "phase_only_obj is on",
+        ),
+    }
+    return [
+        f"{name} has no effect: {reason}"
+        for name, (is_idle, reason) in idle.items()
+        if is_idle and name in settings.given and not _is_default(settings, name)
+    ]
+
+
+def _is_default(settings: Settings, name: str) -> bool:
+    parameter = SCHEMA[name]
+    value = settings[name] if name in settings.fixed else getattr(settings.schedules[name], "value", None)
+    return parameter.is_neutral(value)

@@ -218,7 +218,7 @@ class ArrayOf:
         )
         word = "complex" if self.complex else "integer" if self.integer else "real"
         bound = "" if self.low == -np.inf else f" of numbers >= {self.low:g}"
-        return f"a {word} array of shape {shapes}{bound}" + (
+        return f"{'an' if word == 'integer' else 'a'} {word} array of shape {shapes}{bound}" + (
             "" if self.lazy else ", or the path of a .npy file"
         )
 

@@ -102,7 +102,7 @@ EXPERIMENT = (
               "Where the detector is: diffraction patterns, or defocused images."),
     Parameter("aperture_mask", None, optional(Either((ArrayOf((("ky", "kx"),)), Number(0, 2, open_low=True)))), "",
               "Aperture in the (padded) pattern, or its radius as a fraction of the Nyquist frequency.",
-              when="probe is 'aperture'"),
+              when="probe is 'aperture', or for probe_reg_constraint_weight without a mask of its own"),
     Parameter("alpha_near_field", 0.0, _non_negative, "rad", "Illumination semi-angle: blurs defocused images.",
               when="recon_type is near_field"),
     Parameter("defocus_array", (0.0,), ArrayOf((("1",), ("N",), ("N", "1", "1"))), "Å",
@@ -112,12 +112,13 @@ EXPERIMENT = (
     Parameter("Cs", 0.0, Number(), "Å", "Spherical aberration of the imaging lens.", when="recon_type is near_field"),
     Parameter("num_slices", 1, _positive_whole, "", "Number of slices, when obj does not already fix it."),
     Parameter("slice_distances", (10.0,), ArrayOf((("1",), ("slices - 1",))), "Å",
-              "Gap after each slice: one value for all, or one per gap. Nothing is propagated after the last slice.",
-              when="there are two slices or more"),
+              "Gap after each slice: one value for all, or one per gap. Nothing follows the last slice, but "
+              "with better_multislice and yoshida, where its gap is the last value.",
+              when="there are two slices or more, or propmethod is one of those"),
     Parameter("edge_slice_thickness", None, optional(_positive), "Å",
               "First gap, when it is larger than the common slice distance.", when="slice_distances has one value"),
     Parameter("scan_size", None, optional(ArrayOf((("2",),), integer=True)), "points",
-              "Scan points (slow, fast).", when="for weights of positions and tilts, and for puzzle_positions"),
+              "Scan points (slow, fast).", when="weights of positions or tilts, or puzzle_positions, are on"),
     Parameter("scan_step_A", 1.0, _positive, "Å", "Distance between scan points.",
               when="probe_mod_reg_weight is not 0"),
 )
@@ -133,7 +134,7 @@ STATE = (
     Parameter("positions", ((0.0, 0.0),), ArrayOf((("N", "2"),)), "px",
               "Top-left corner [y, x] of each window, in reconstruction pixels; one row for all patterns of a focal "
               "series or single shot; "
-              "on the pixels of obj where one is given, else moved so that the smallest is 0."),
+              "on the pixels of obj where one is given, else moved so that the smallest is extra_space_on_side_px."),
     Parameter("positions_correction", None, optional(ArrayOf((("N", "2"),))), "px",
               "Added to positions: the sub-pixel remainder beside integer positions."),
     Parameter("tilts", None, optional(ArrayOf((("N", "6"), ("1", "6")))), "rad",
@@ -239,7 +240,7 @@ OPTIMISER = (
               "or each on its own without a common affine map, which the data determine badly.",
               per_epoch=True, when="positions are refined"),
     Parameter("update_slice_distances", False, Switch(), "", "Refine the slice distances.", per_epoch=True,
-              when="there are two slices or more"),
+              when="there are two slices or more, or propmethod is better_multislice or yoshida"),
     Parameter("update_tilts", False, Switch(), "", "Refine those tilts that act (tilt_mode); from zero where none "
               "are given.", per_epoch=True),
     Parameter("update_beam_current", False, Switch(), "", "Refine the beam current of every pattern.", per_epoch=True),

@@ -16,6 +16,8 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+_HARDLY = 4
+"""Pixels; a scan that moves less shows one window."""
 _DPI = 150
 
 Lengths: TypeAlias = Sequence[float] | np.ndarray
@@ -57,7 +59,11 @@ def _image(figure: Figure, axes: Axes, image: np.ndarray, label: str, **options:
 def scanned_area(
     shape: tuple[int, ...], positions: np.ndarray, window: tuple[int, int]
 ) -> tuple[slice, slice]:
-    """The part of the object under the centres of the windows."""
+    """The part of the object under the centres of the windows; the whole windows of a scan that hardly moves."""
+    if np.ptp(positions, axis=0).max() < _HARDLY:
+        low = np.clip(np.floor(positions.min(axis=0)).astype(int), 0, np.array(shape[:2]) - 1)
+        high = np.minimum(low + np.array(window), shape[:2])
+        return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
     centre = positions + np.array(window) // 2
     low = np.clip(np.floor(centre.min(axis=0)).astype(int), 0, np.array(shape[:2]) - 1)
     high = np.clip(np.ceil(centre.max(axis=0)).astype(int) + 1, low + 1, shape[:2])
@@ -93,8 +99,18 @@ def complex_to_rgb(wave: np.ndarray) -> np.ndarray:
     return hsv_to_rgb(np.stack([hue, np.ones_like(hue), value], axis=-1))
 
 
+def all_modes(probe: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(y, x, n): every mode of every subscan of a probe, and what to call it."""
+    if probe.ndim == 3:
+        return probe, [f"probe mode {mode}" for mode in range(probe.shape[2])]
+    names = [f"subscan {k}, mode {mode}" for mode in range(probe.shape[2]) for k in range(probe.shape[3])]
+    return probe.reshape(*probe.shape[:2], -1), names
+
+
 def plot_probe(probe: np.ndarray, pixel_size_A: Lengths) -> Figure:
-    """Every probe mode (y, x, modes) in real space (brightness amplitude, hue phase), with its share of power."""
+    """Every probe mode (y, x, modes[, subscans]) in real space (brightness amplitude, hue phase), with its share of
+    power."""
+    probe, names = all_modes(probe)
     n_modes = probe.shape[2]
     columns = min(n_modes, 4)
     rows = -(-n_modes // columns)
@@ -109,7 +125,7 @@ def plot_probe(probe: np.ndarray, pixel_size_A: Lengths) -> Figure:
         )
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.set_title(f"probe mode {mode}: {100 * power[mode] / power.sum():.1f} %")
+        axes.set_title(f"{names[mode]}: {100 * power[mode] / power.sum():.1f} %")
         add_scale_bar(axes, pixel_size_A[1], probe.shape[1], probe.shape[0])
     figure.supxlabel("brightness: amplitude, hue: phase", fontsize=8)
     return figure

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from pypty.plots.figures import (
     NotebookFigure,
     add_scale_bar,
+    all_modes,
     complex_to_rgb,
     plot_loss,
     plot_phase,
@@ -45,15 +46,16 @@ def plot_result(result: Reconstructed) -> Figure:
     n_slices = result.obj.shape[2]
     title = "object phase" + (f", sum of {n_slices} slices" if n_slices > 1 else "")
     plot_phase(result.phase[area], result.pixel_size_A, phase_axes, title)
-    power = (np.abs(result.probe) ** 2).sum(axis=(0, 1))
+    modes, names = all_modes(result.probe)
+    power = (np.abs(modes) ** 2).sum(axis=(0, 1))
     strongest = int(power.argmax())
     aspect = float(result.pixel_size_A[0] / result.pixel_size_A[1])
-    probe_axes.imshow(complex_to_rgb(result.probe[:, :, strongest]), interpolation="nearest", aspect=aspect)
+    probe_axes.imshow(complex_to_rgb(modes[:, :, strongest]), interpolation="nearest", aspect=aspect)
     probe_axes.set_xticks([])
     probe_axes.set_yticks([])
-    add_scale_bar(probe_axes, float(result.pixel_size_A[1]), *result.probe.shape[1::-1])
+    add_scale_bar(probe_axes, float(result.pixel_size_A[1]), *modes.shape[1::-1])
     probe_axes.set_title(
-        f"probe mode {strongest} of {len(power)} ({100 * power[strongest] / power.sum():.0f} % of power)\n"
+        f"{names[strongest]} of {len(power)} ({100 * power[strongest] / power.sum():.0f} % of power)\n"
         "brightness: amplitude, hue: phase"
     )
     plot_loss(result.loss, loss_axes)

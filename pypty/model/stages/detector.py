@@ -58,7 +58,6 @@ class NearField:
         tilted: bool = False,
     ) -> None:
         self.backend = backend
-        self.n_pixels = grid.shape[0] * grid.shape[1]
         self.mask = backend.asarray(mask, backend.real)
         self.rate = backend.asarray(fresnel_phase_rate(grid), np.float64)
         self.lens = backend.asarray(lens_phase(grid, Cs), np.float64)
