@@ -302,7 +302,7 @@ def test_orthogonal_modes_change_nothing_but_the_modes(
             assert power.sum() == pytest.approx((np.abs(old) ** 2).sum(), rel=1e-12)
             np.testing.assert_allclose(modes.T @ modes.conj(), old.T @ old.conj(), atol=1e-10 * power.max())
     assert relative(seen[0], found.start.probe) > 0.1
-    assert [epoch for epoch, _ in resets(log)] == [0]  # where there is no history yet
+    assert resets(log) == []
     assert found.pairs == list(range(1, 11))
     seen.clear()
     plain = Stepped(orthogonal_problem(subscans))

@@ -37,6 +37,13 @@ def test_simulate_and_refine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_focal_series(tmp_path: Path) -> None:
+    out = run_script((EXAMPLES / "focal_series.py").read_text(), tmp_path)
+    assert float(out.split("truth: ")[1]) > 0.99
+    assert (tmp_path / "focal_series.png").exists()
+
+
+@pytest.mark.slow
 def test_notebook(tmp_path: Path) -> None:
     notebook = json.loads((EXAMPLES / "quickstart.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]

@@ -6,7 +6,7 @@ import matplotlib.figure
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
-from problems import small_params
+from problems import N_PATTERNS, SIDE, aperture_probe, small_params
 
 import pypty
 from pypty.plots import plot_loss, plot_patterns, plot_phase, plot_positions, plot_probe
@@ -75,3 +75,24 @@ def test_result_plot(tmp_path) -> None:
     assert "object phase" in texts(figure) and "epoch" in texts(figure)
     figure.savefig(tmp_path / "overview.png")
     assert (tmp_path / "overview.png").stat().st_size > 5000
+
+
+def test_scanned_area_of_a_scan_that_hardly_moves() -> None:
+    assert scanned_area((40, 50), np.array([[3.0, 4.0]]), (16, 20)) == (slice(3, 19), slice(4, 24))
+
+
+def test_probe_figure_has_every_mode_of_every_subscan() -> None:
+    probe = np.ones((8, 8, 2, 3), complex)
+    probe[..., 1, 2] *= 3
+    shown = texts(plot_probe(probe, (0.2, 0.2)))
+    assert all(f"subscan {k}, mode {mode}" in shown for k in range(3) for mode in range(2))
+    assert "subscan 2, mode 1: 64.3 %" in shown
+
+
+def test_result_plot_of_several_probes_and_of_one_position() -> None:
+    several = np.repeat(aperture_probe()[..., None], 2, axis=3)
+    result = pypty.run(small_params(probe=several, probe_marker=np.arange(N_PATTERNS) % 2, epoch_max=1))
+    assert "subscan" in texts(result.plot())
+    series = {"recon_type": "near_field", "defocus_array": np.linspace(10, 90, N_PATTERNS)}
+    result = pypty.run(small_params(positions=[[0.0, 0.0]], probe=None, epoch_max=1, **series))
+    assert result.plot().axes[0].images[0].get_array().shape == (SIDE, SIDE)

@@ -183,8 +183,8 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
     probe = settings["probe"]
     if setup.near_field and isinstance(probe, np.ndarray) and probe.shape[:2] != setup.grid.shape:
         report.warnings.append(
-            f"the probe {probe.shape[:2]} is smaller or larger than the window {setup.grid.shape}: zeros are put around "
-            "it, or it is cut; give a plane wave in the whole window"
+            f"the probe {probe.shape[:2]} is smaller or larger than the window {setup.grid.shape}: zeros are put "
+            "around it, or it is cut; give a plane wave in the whole window"
         )
     mean = dataclasses.replace(setup, survey=found).mean_pattern()
     if mean is not None and not setup.near_field and settings["masks"] is None and mean.sum() > 0:

@@ -93,6 +93,7 @@ class State:
             return
         rotation = orthogonal_rotation(probe)
         self.variables = self.variables.replace({"probe": rotated(probe, rotation)})
+        _log.info("epoch %d: probe modes made orthogonal (keep_probe_states_orthogonal)", self.epoch)
         known = self.signature
         if known is None:
             return  # nothing is known yet

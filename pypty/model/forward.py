@@ -107,8 +107,8 @@ class Model:
         return [stage.prepare(variables) for stage in self.stages]
 
     def forward(self, points: list[Any], batch: Batch, tapes: list[Tape]) -> Array:
-        """Intensities (batch, ky, kx), in the far field zero frequency first, or (batch, 1, D) sums of virtual detectors;
-        ``tapes`` is filled, one per stage."""
+        """Intensities (batch, ky, kx), in the far field zero frequency first, or sums of virtual detectors
+        (batch, 1, D). ``tapes`` is filled, one per stage."""
         wave: Array = None
         for stage, point in zip(self.stages, points, strict=True):
             tape: Tape = {}

@@ -69,17 +69,16 @@ def _check_switches(settings: Settings, report: Report, epochs: range) -> None:
     for name, there, what in needs:
         if _ever(settings, report, epochs, name) and not there():
             report.add(name, f"on, but there is nothing to refine; give {what}")
-    if _ever(settings, report, epochs, "tune_only_probe_phase") and _ever(
-        settings, report, epochs, "tune_only_probe_abs"
-    ):
-        for epoch in epochs:
-            now = settings.at(epoch)
-            if now["tune_only_probe_phase"] and now["tune_only_probe_abs"]:
-                report.add(
-                    "tune_only_probe_abs",
-                    f"on together with tune_only_probe_phase at epoch {epoch}; choose one, or neither to refine both",
-                )
-                return
+    phase, amplitude = (settings.schedules[f"tune_only_probe_{name}"] for name in ("phase", "abs"))
+    if report.has("tune_only_probe_phase") or report.has("tune_only_probe_abs"):
+        return
+    for epoch in epochs:
+        if phase.at(epoch) and amplitude.at(epoch):
+            report.add(
+                "tune_only_probe_abs",
+                f"on together with tune_only_probe_phase at epoch {epoch}; choose one, or neither to refine both",
+            )
+            return
 
 
 def has_background(settings: Settings) -> bool:
