@@ -1745,10 +1745,6 @@ def test_patterns_of_bad_input_are_not_computed(name: str) -> None:
     assert [text for text in fragments if text not in str(caught.value)] == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the check of the two switches asks every schedule at that epoch, and fails with the bad one",
-)
 def test_a_problem_of_a_schedule_hides_no_other(work: Path) -> None:
     """A function that fails at an epoch at which two switches exclude each other; and a wrong shape beside them."""
     both = {"tune_only_probe_abs": "epoch == 1", "tune_only_probe_phase": "epoch == 1"}

@@ -136,3 +136,5 @@ def test_a_block_that_is_not_still_any_more_does_not_explain_a_stop() -> None:
     )
     assert any("'positions' is stuck" in text for text in result.warnings)
     assert "vacuum" not in result.stop_reason
+    assert result.stop_reason.startswith("no step") and len(result.epochs) < 400
+    assert not any(decision.startswith("epoch 4") for decision in result.decisions), "the object joined in"

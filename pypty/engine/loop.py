@@ -39,10 +39,12 @@ from pypty.objective.regularizers import make_regularizers
 from pypty.optimize.lbfgs import Lbfgs, Sample, Step
 from pypty.optimize.line_search import WolfeOptions
 from pypty.output.loss_log import EpochRecord
+from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
 _UNLIMITED_EVALUATIONS = 100
+_EPOCHS_AHEAD = 10_000
 
 Reload = Callable[[Settings, int], Settings]
 """Called with the settings before each epoch; returns them, edited or not."""
@@ -165,8 +167,11 @@ class Reconstruction:
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
         state = self.state
         decisions = state.release()
+        blocks = refined_blocks(now, state.variables, state.frozen)
+        if state.records and set(blocks) - set(state.records[-1].blocks):
+            state.rejected = 0  # a block that joins in is a new chance
         if now["freeze_stuck_blocks"]:
-            decisions += state.freeze(refined_blocks(now, state.variables, state.frozen))
+            decisions += state.freeze(blocks)
         state.change(*before_update(state.variables, now, self.setup, self.limits(now)))
         if now["keep_probe_states_orthogonal"]:
             state.make_modes_orthogonal()
@@ -247,11 +252,8 @@ class Reconstruction:
             return ""
         if follows["freeze_stuck_blocks"] and next_to_freeze(blocks) is not None:
             return ""
-        if any(
-            name in self.settings.given and not hasattr(schedule, "value")
-            for name, schedule in self.settings.schedules.items()
-        ):
-            return ""  # a later epoch may change the problem
+        if not self._is_settled(follows):
+            return ""
         stuck = [
             state.monitor.told[name]
             for name in state.records[-1].blocks
@@ -259,6 +261,16 @@ class Reconstruction:
         ]
         reason = "; ".join(stuck) or f"converged to the limit of {self.settings['default_dtype']} precision"
         return f"no step along steepest descent decreases the loss: {reason}"
+
+    def _is_settled(self, now: Mapping[str, Any]) -> bool:
+        """Whether every per-epoch value was in the last epoch what it is now, and stays so; else a later one may go on."""
+        first, last = self.state.epoch - 1, self.settings["epoch_max"]
+        varying = [item for item in self.settings.schedules.items() if not isinstance(item[1], Constant)]
+        return all(
+            np.array_equal(schedule.at(epoch), now[name])
+            for name, schedule in varying
+            for epoch in range(first, min(last, first + _EPOCHS_AHEAD))
+        )
 
     def _wolfe(self, now: Mapping[str, Any]) -> WolfeOptions:
         settings = self.settings
