@@ -79,8 +79,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--affine-epochs", type=int, default=140)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--affine-epochs", type=int, default=130)
+    parser.add_argument("--epochs", type=int, default=170)
     options = parser.parse_args()
     for path in options.files:
         benchmark(path, options.affine_epochs, options.epochs)

@@ -82,7 +82,8 @@ def compare(result: pypty.Result, path: Path) -> Compared:
     fy, fx = (np.fft.fftfreq(n) for n in groups.shape[1:])
     ramp = np.exp(2j * np.pi * (fy[:, None] * origin[0] + fx * origin[1]))
     true = np.fft.ifft2(np.fft.fft2(groups) * ramp).real
-    rows = np.column_stack([dopants[:, :2] / pixel - origin - low, dopants[:, 2] // (thickness / N_SLICES)])
+    depth = dopants[:, 2] * N_SLICES / thickness - 0.05  # an atom on a border counts to the slice before
+    rows = np.column_stack([dopants[:, :2] / pixel - origin - low, np.floor(depth)])
     rows = np.round(rows).astype(int)
     inside = ((rows[:, :2] > 1) & (rows[:, :2] < np.array(true[area].shape[1:]) - 2)).all(axis=1)
     return Compared(found[area], true[area], rows[inside], pixel)
@@ -127,7 +128,7 @@ def draw(compared: Compared, path: Path) -> None:
         ("found, beyond mean slice", unexplained(found), "RdBu_r"),
     )
     figure, axes = plt.subplots(4, N_SLICES, figsize=(13, 7.4), constrained_layout=True)
-    for (name, stack, colours), line in zip(rows, axes, strict=True):
+    for number, ((name, stack, colours), line) in enumerate(zip(rows, axes, strict=True)):
         largest = np.abs(stack).max() if colours == "RdBu_r" else stack.max()
         lowest = -largest if colours == "RdBu_r" else stack.min()
         for z, (axis, image) in enumerate(zip(line, stack, strict=True)):
@@ -136,7 +137,7 @@ def draw(compared: Compared, path: Path) -> None:
             for r, c, slice_ in compared.dopants:
                 if slice_ == z:
                     axis.plot(c, r, "o", mfc="none", mec="k", ms=9)
-            if line is axes[0]:
+            if number == 0:
                 axis.set_title(f"slice {z}", fontsize=9)
         line[0].set_ylabel(name, fontsize=8)
         figure.colorbar(shown, ax=line, label="rad", pad=0.01)

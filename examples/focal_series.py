@@ -27,7 +27,14 @@ params = {
 images = rng.poisson(pypty.simulate({**params, "obj": np.exp(1j * phase)[..., None, None]}))
 
 result = pypty.run(
-    {**params, "dataset": images, "update_probe": False, "phase_only_obj": True, "algorithm": "ml", "epoch_max": 60}
+    {
+        **params,
+        "dataset": images,
+        "update_probe": False,
+        "phase_only_obj": True,
+        "algorithm": "ml",
+        "epoch_max": 60,
+    }
 )
 found = result.phase - result.phase.mean()
 correlation = np.corrcoef(found.ravel(), phase.ravel())[0, 1]

@@ -24,7 +24,17 @@ ALLOWED = {
     "constraints": {"backend", "optics", "model"},
     "optimize": {"backend"},
     "output": {"backend", "params", "model"},
-    "engine": {"backend", "optics", "params", "data", "model", "objective", "constraints", "optimize", "output"},
+    "engine": {
+        "backend",
+        "optics",
+        "params",
+        "data",
+        "model",
+        "objective",
+        "constraints",
+        "optimize",
+        "output",
+    },
     "resources": set(),
     # The user's edge: imported by nobody below it.
     "result": {"output", "plots"},

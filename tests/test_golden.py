@@ -104,7 +104,14 @@ def make_params(case: SimpleNamespace, algorithm: str, folder: Path) -> dict:
     ):
         if key in settings:
             params[key] = settings[key]
-    for key in ("beam_current", "aberrations_array", "aberration_marker", "probe_marker", "masks", "defocus_array"):
+    for key in (
+        "beam_current",
+        "aberrations_array",
+        "aberration_marker",
+        "probe_marker",
+        "masks",
+        "defocus_array",
+    ):
         if f"in_{key}" in arrays:
             params[key] = arrays[f"in_{key}"]
     if arrays["in_tilts"].any() or params["update_tilts"]:
@@ -167,7 +174,9 @@ def test_loss_and_gradients(name: str, algorithm: str, tmp_path: Path):
     assert set(found.gradients) == refined | {"obj", "probe"}
     for block in refined:
         ours, theirs = found.gradients[block], expected(OUTPUTS[block])
-        if block == "static_background":  # beyond the band limit PyPty's is that of an intensity which is not there
+        if (
+            block == "static_background"
+        ):  # beyond the band limit PyPty's is that of an intensity which is not there
             inside = np.fft.fftshift(band_mask(case))
             ours, theirs = ours[inside], theirs[inside]
         assert relative(ours, theirs) < 1e-6
@@ -189,7 +198,9 @@ def test_tilt_modes_without_inside_tilts(name: str, tmp_path: Path):
     assert relative(found.gradients["tilts"][:, shown], case.arrays["out_tilts_grad"][:, shown]) < 1e-6
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name[:2] not in ("12", "15") and name not in WRONG_TILTS])
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if name[:2] not in ("12", "15") and name not in WRONG_TILTS]
+)
 def test_patterns(name: str, tmp_path: Path):
     """Mean over modes there is the sum over modes of probe/sqrt(modes) here; same crop, same centre.
 

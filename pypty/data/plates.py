@@ -12,6 +12,7 @@ from pypty.data.sources import read_runs
 from pypty.errors import DataError
 
 KEY = "configs"
+_CHUNK_BYTES = 64 * 2**20
 
 
 class PhasePlateSource:
@@ -66,6 +67,19 @@ class PhasePlateSource:
                 "infinite values; a plate is a finite complex factor"
             )
         return plates
+
+    def survey(self) -> None:
+        """Read every plate once.
+
+        Raises
+        ------
+        DataError
+            One is not finite, or cannot be read.
+        """
+        n, ky, kx = self.shape
+        step = max(1, _CHUNK_BYTES // (16 * ky * kx))
+        for start in range(0, n, step):
+            self.read(np.arange(start, min(start + step, n)))
 
     def fingerprint(self) -> str:
         """A short hash of shape and a few plates: tells whether a resumed run has the same ones."""

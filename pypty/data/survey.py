@@ -72,6 +72,11 @@ def survey(
         raise DataError(
             f"{source.name}: all {len(indices)} patterns are zero; there is nothing to reconstruct"
         )
+    if counts.sum() <= 0:
+        raise DataError(
+            f"{source.name}: the counts of all {len(indices)} patterns sum to {counts.sum():g}; expected more than "
+            "negative noise: subtract less"
+        )
     if weights.mask is None or not times.any():
         return Survey(counts * (multiplier / len(indices)), None)
     return Survey(multiplier * counts / np.maximum(times, 1), weight / len(indices))

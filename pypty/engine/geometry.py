@@ -174,7 +174,8 @@ def _check_markers(settings: Settings, report: Report) -> None:
     marker, probe = settings["probe_marker"], settings["probe"]
     if marker is None:
         return
-    n_subscans = probe.shape[3] if isinstance(probe, np.ndarray) and probe.ndim == 4 else np.inf
+    several = isinstance(probe, np.ndarray) and probe.ndim == 4
+    n_subscans = probe.shape[3] if several else int(max(marker.max(), 0)) + 1
     if marker.min() < 0 or marker.max() >= n_subscans:
         report.add(
             "probe_marker",

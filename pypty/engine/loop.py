@@ -263,7 +263,8 @@ class Reconstruction:
         return f"no step along steepest descent decreases the loss: {reason}"
 
     def _is_settled(self, now: Mapping[str, Any]) -> bool:
-        """Whether every per-epoch value was in the last epoch what it is now, and stays so; else a later one may go on."""
+        """Whether every per-epoch value was in the last epoch what it is now, and stays so; else a later epoch may go
+        on."""
         first, last = self.state.epoch - 1, self.settings["epoch_max"]
         varying = [item for item in self.settings.schedules.items() if not isinstance(item[1], Constant)]
         return all(

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pypty.backend.array import Backend, select
+from pypty.backend.array import Backend, select, to_host
 from pypty.data.preprocess import Preprocess, to_centre
 from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
+from pypty.engine.by_hand import probe_aperture_mask
 from pypty.engine.geometry import Geometry, check_arrays, find_geometry
 from pypty.engine.memory import Sizes, extra_steps, make_plan, shared_bytes
 from pypty.engine.resume import NAME as RESUME_FILE
@@ -26,6 +27,7 @@ from pypty.optics.grid import Grid
 from pypty.optics.probes import resize, resize_spectrum
 from pypty.optics.wavelength import wavelength_A
 from pypty.params.check import read_parameters
+from pypty.params.combinations import epochs_to_check
 from pypty.params.presets import load_preset
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
@@ -97,6 +99,8 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
     if setup is not None:
         _warn(setup, found, report)
         setup = dataclasses.replace(setup, survey=found, settings=settings.with_notes(tuple(report.warnings)))
+        if read_data:
+            _check_start(setup, report)
     if report.problems:
         setup = None
     if setup is None and source is not None:
@@ -148,6 +152,28 @@ def _inspect_geometry(
     if plan is None or report.problems:
         return None
     return Setup(settings, backend, source, grid, scan, plan, preprocess, None, geometry)
+
+
+def _check_start(setup: Setup, report: Report) -> None:
+    """What only patterns and starting probe can tell: plates that can be used, an aperture that lets the probe pass."""
+    settings = setup.settings
+    plates = setup.plates
+    if plates is not None:
+        _try(report, plates.survey)
+    weight = settings.schedules["probe_reg_constraint_weight"]
+    confined = any(np.isinf(weight.at(epoch)) for epoch in epochs_to_check(settings))
+    if report.problems or not (confined or settings["estimate_aperture_based_on_binary"] > 0):
+        return
+    variables = _try(report, setup.variables)
+    mask = probe_aperture_mask(setup)
+    if variables is None or not confined or mask is None:
+        return
+    power = (abs(np.fft.fft2(to_host(variables.probe))) ** 2).reshape(-1, *mask.shape).sum(axis=0)
+    if (power * mask).sum() < _SMALLEST_SHARE * power.sum():
+        report.add(
+            "probe_constraint_mask",
+            "nothing of the starting probe lies inside it; the zero frequency is at index n//2, the mask is 1 inside",
+        )
 
 
 def _survey(settings: Settings, report: Report, source: PatternSource | None) -> Survey | None:

@@ -144,7 +144,7 @@ class PoissonGaussian:
         real = intensity.dtype.type
         shift = real(self.readout**2 / self.gain)
         measured = array_module(intensity).maximum(data + shift, real(0))
-        if self.readout == 0:
+        if shift == 0:
             loss, slope = Poisson(self.dark, self.reachable).loss_and_slope(intensity, measured)
         else:
             modelled = intensity + shift

@@ -122,7 +122,7 @@ def scan_frequencies(grid: Grid, cutoff: float, scan_step_A: float, tolerance: f
     v, u = grid.qy * scan_step_A, grid.qx * scan_step_A
     near = np.zeros(grid.shape, bool)
     # A lattice point within the tolerance is the nearest one, or at most this far from it.
-    reach = math.floor(tolerance + 0.5)
+    reach = min(math.floor(tolerance + 0.5), last + math.ceil(float(max(abs(v).max(), abs(u).max()))))
     for dk in range(-reach, reach + 1):
         for dh in range(-reach, reach + 1):
             k, h = np.rint(v) + dk, np.rint(u) + dh

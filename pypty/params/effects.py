@@ -217,8 +217,14 @@ def _check_numbers(settings: Settings, report: Report, epochs: range) -> None:
     current, aperture = settings["beam_current"], settings["probe_constraint_mask"]
     if current is not None and not current.any():
         report.add("beam_current", "all values are zero; no electrons reach the specimen")
-    if isinstance(aperture, np.ndarray) and not aperture.any():
-        report.add("probe_constraint_mask", "all values are zero; an aperture lets some electrons through")
+    if isinstance(aperture, np.ndarray) and (aperture.min() < 0 or not aperture.any()):
+        report.add(
+            "probe_constraint_mask",
+            f"values from {aperture.min():g} to {aperture.max():g}; an aperture is not negative and lets some "
+            "electrons through",
+        )
+    if settings["slice_distances"][0] == 0 and _ever(settings, report, epochs, "wedge_mu"):
+        report.add("wedge_mu", "on, but slice_distances begins with 0 Å; a wedge needs a depth")
     if settings["data_pad"] % settings["upsample_pattern"]:
         report.add(
             "data_pad",

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 _LARGEST_INTEGER = 2**62
+_LARGEST_NUMBER = 1e60
+"""No quantity of this field is larger; powers of what is smaller stay finite."""
 
 
 class Kind(Protocol):
@@ -68,8 +70,12 @@ class Number:
             return f"given {brief(value)}, which is too large"
         if np.isnan(number) or (np.isinf(number) and not (self.infinite and number > 0)):
             return f"given {brief(value)}, which is not finite"
+        if np.isfinite(number) and abs(number) > _LARGEST_NUMBER:
+            return f"given {brief(value)}, which is too large"
         if self.integer and np.isfinite(number) and number != round(number):
             return f"given {brief(value)}, which is not whole"
+        if self.integer and np.isfinite(number) and abs(number) > _LARGEST_INTEGER:
+            return f"given {brief(value)}, which is too large"
         if number < self.low or (self.open_low and number == self.low) or number > self.high:
             return f"given {brief(value)}, which is out of range"
         return None
@@ -87,7 +93,7 @@ class Flag:
         return "True or False"
 
     def problem(self, value: Any) -> str | None:
-        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and float(value) in (0.0, 1.0)):
+        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and value in (0, 1)):
             return None
         return f"given {brief(value)}"
 
@@ -103,7 +109,7 @@ class Switch:
         return "True/False, or a number (> 0 means on)"
 
     def problem(self, value: Any) -> str | None:
-        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and np.isfinite(float(value))):
+        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and Number().problem(value) is None):
             return None
         return f"given {brief(value)}"
 
@@ -321,7 +327,8 @@ class SigmaPairs:
         return "two entries, each a pair of positive numbers or None"
 
     def problem(self, value: Any) -> str | None:
-        if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 2:
+        scalar = isinstance(value, np.ndarray) and value.ndim == 0
+        if not isinstance(value, (list, tuple, np.ndarray)) or scalar or len(value) != 2:
             return f"given {brief(value)}"
         pair, number = ArrayOf((("2",),)), Number(low=0, open_low=True)
         for entry in value:
