@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 import pypty
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 rng = np.random.default_rng(1)
 n, pixel_A, voltage_kV = 96, 2.0, 300.0
