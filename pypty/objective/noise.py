@@ -126,7 +126,7 @@ class PoissonGaussian:
 
     (D + c)/g with c = s^2/g has the mean and the variance (I + c)/g, and is taken as Poisson-distributed:
     L = (I + c)/g - (D + c)/g log(I + c)  (the shifted Poisson model: Snyder, Hammoud and White, J. Opt. Soc. Am. A 10
-    (1993) 1014, eq. 12). With g = 1 and s = 0 it is ``ml``. A read-out below -c counts as -c.
+    (1993) 1014). With g = 1 and s = 0 it is ``ml``. A read-out below -c counts as -c.
 
     Attributes
     ----------

@@ -28,8 +28,7 @@ def hermite_modes(probe: np.ndarray, n_x: int, n_y: int) -> np.ndarray:
 
     Mode 0 is the first mode P itself. The others are P u^a v^b exp(-(u^2 + v^2)/2) for a = 0..n_x, b = 0..n_y but
     not (0, 0), a running faster. u = (x - x_c)/sigma_x and v = (y - y_c)/sigma_y, with the centroid and the standard
-    deviation of |P|^2. All modes have the same power. They are not orthogonal. (``hermite_like`` of PtychoShelves,
-    Wakonig et al., J. Appl. Cryst. 53 (2020) 574, but without its orthogonalisation, as in PyPty 2.2.)
+    deviation of |P|^2. All modes have the same power. They are not orthogonal, as in PyPty 2.2.
 
     A sigma below half a pixel is taken as half a pixel. A mode that is zero everywhere stays zero (odd powers of u do
     nothing to a probe one pixel wide), and the others share the power.

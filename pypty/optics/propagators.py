@@ -15,7 +15,7 @@ def fresnel_phase_rate(grid: Grid) -> np.ndarray:
 def angular_spectrum_phase_rate(grid: Grid) -> np.ndarray:
     """(ny, nx): the phase that the exact propagator adds per Å, sqrt(k^2 - (2 pi q)^2) - k, k = 2 pi/lambda (rad/Å).
 
-    Goodman, Introduction to Fourier Optics, 3rd ed., eq. 3-66, relative to a plane wave along the axis. It has no
+    Goodman, Introduction to Fourier Optics, 3rd ed., section 3.10, relative to a plane wave along the axis. It has no
     small-angle approximation. Frequencies beyond 1/lambda do not propagate; no electron grid reaches them.
     """
     k = 2 * np.pi / grid.wavelength
@@ -25,7 +25,7 @@ def angular_spectrum_phase_rate(grid: Grid) -> np.ndarray:
 def lens_phase(grid: Grid, Cs_A: float) -> np.ndarray:
     """(ny, nx): phase of the spherical aberration of an imaging lens, -pi/2 Cs lambda^3 q^4 (rad).
 
-    Kirkland, Advanced Computing in Electron Microscopy, eq. 3.9, with the sign of a propagation.
+    Kirkland, Advanced Computing in Electron Microscopy, chapter 3, with the sign of a propagation.
     """
     return -0.5 * np.pi * Cs_A * grid.wavelength**3 * grid.q2**2
 

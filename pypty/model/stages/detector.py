@@ -39,7 +39,7 @@ class NearField:
     """W_j = F^-1[ C_j F[psi] ], C_j = M exp(i (df_j (r - 2 pi q.t_j) - pi/2 Cs lambda^3 q^4)), r = -pi lambda q^2.
 
     A propagation over the defocus, seen through a lens with spherical aberration (Kirkland, Advanced Computing in
-    Electron Microscopy, eq. 3.9 and 6.99); a tilted specimen shifts the image by df t.
+    Electron Microscopy, chapters 3 and 6); a tilted specimen shifts the image by df t.
 
     Parameters
     ----------

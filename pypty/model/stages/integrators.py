@@ -50,7 +50,7 @@ INTEGRATORS: Mapping[str, Branches] = MappingProxyType(
 
 better_multislice: psi' = 2/3 [P^1/2 T^1/2 P^1/2 T^1/2 + T^1/2 P^1/2 T^1/2 P^1/2] psi - 1/6 [T P + P T] psi, a
 Richardson extrapolation of the symmetrised first-order step. yoshida: the symmetric composition of three leapfrog
-steps (Yoshida, Phys. Lett. A 150 (1990) 262, eq. 2.11). Both are of fourth order in the slice thickness.
+steps (Yoshida, Phys. Lett. A 150 (1990) 262). Both are of fourth order in the slice thickness.
 """
 
 

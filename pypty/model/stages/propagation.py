@@ -44,7 +44,7 @@ class Propagation:
 
     z is the gap in Å, f the fraction of it, r the phase per Å of the propagator (Fresnel: -pi lambda q^2), t the
     specimen tilt in rad: a tilted specimen moves the wave sideways by z t (Kirkland, Advanced Computing in Electron
-    Microscopy, eq. 6.99), M the band limit.
+    Microscopy, chapter 6: small tilts), M the band limit.
 
     Parameters
     ----------
