@@ -10,7 +10,7 @@ import pytest
 from problems import N_PATTERNS, SIDE, aperture_probe, patterns, small_params
 
 import pypty
-from pypty.errors import CheckpointError, DataError
+from pypty.errors import CheckpointError, ParameterError
 
 
 def write_plates(path: Path, strength: float = 0.3) -> str:
@@ -46,7 +46,7 @@ def test_plates_with_nan_say_which(tmp_path: Path) -> None:
     write_plates(path)
     with h5py.File(path, "a") as file:
         file["configs"][7, 2, 2] = np.nan
-    with pytest.raises(DataError, match="plate of pattern 7"):
+    with pytest.raises(ParameterError, match="plate of pattern 7"):
         pypty.evaluate(small_params(phase_plate_in_h5=str(path)))
 
 
