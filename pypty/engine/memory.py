@@ -121,7 +121,7 @@ class MemoryPlan:
             f"object {s.object_shape[0]} x {s.object_shape[1]} x {s.slices} slices, "
             f"{s.probe_modes} probe x {s.object_modes} object modes"
         ]
-        lines += [f"  {name:<42}{_size_text(size):>12}" for name, size in self.items.items()]
+        lines += [f"  {name:<42}{_size_text(size):>12}" for name, size in self.items.items() if size]
         lines.append(f"  {'total':<42}{_size_text(self.total):>12}")
         lines.append(f"  {'free now':<42}{_size_text(self.free):>12}")
         threads = f" on each of {self.n_threads} threads" if self.n_threads > 1 else ""
