@@ -24,7 +24,7 @@ COUNTS = 2e4
 """A noise-free file holds fractions of the beam; they are given this many counts."""
 
 
-def parameters(path: Path, affine_epochs: int, epochs: int) -> dict[str, Any]:
+def parameters(path: Path, affine_epochs: int, epochs: int, then: str = "jitter") -> dict[str, Any]:
     """The settings that an experimenter has: the nominal grid, the pixel size and the nominal defocus."""
     with h5py.File(path, "r") as file:
         attributes, data, positions = dict(file.attrs), file["data"][()], file["positions_A"][()]
@@ -35,7 +35,7 @@ def parameters(path: Path, affine_epochs: int, epochs: int) -> dict[str, Any]:
         "pixel_size_x_A": pixel, "pixel_size_y_A": pixel, "extra_probe_defocus": attributes["C10_A"],
         "damping_cutoff_multislice": 1.0, "default_dtype": "single", "print_flag": 0, "epoch_max": epochs,
         "update_probe": "lambda x: x >= 3", "update_probe_pos": True,
-        "positions_parametrization": f"lambda x: 'affine' if x < {affine_epochs} else 'jitter'",
+        "positions_parametrization": f"lambda x: 'affine' if x < {affine_epochs} else '{then}'",
         "extra_space_on_side_px": 8, "dynamically_resize_yx_object": 1.0,
     }  # fmt: skip
 
@@ -59,8 +59,8 @@ def rotation_deg(matrix: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(rotation[1, 0], rotation[0, 0])))
 
 
-def benchmark(path: Path, affine_epochs: int, epochs: int) -> None:
-    params = parameters(path, affine_epochs, epochs)
+def benchmark(path: Path, affine_epochs: int, epochs: int, then: str) -> None:
+    params = parameters(path, affine_epochs, epochs, then)
     with h5py.File(path, "r") as file:
         nominal, true = file["positions_A"][()], file["positions_true_A"][()]
     started = time.perf_counter()
@@ -81,9 +81,12 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--affine-epochs", type=int, default=130)
     parser.add_argument("--epochs", type=int, default=170)
+    parser.add_argument(
+        "--then", choices=("jitter", "free"), default="jitter", help="after the affine epochs"
+    )
     options = parser.parse_args()
     for path in options.files:
-        benchmark(path, options.affine_epochs, options.epochs)
+        benchmark(path, options.affine_epochs, options.epochs, options.then)
 
 
 if __name__ == "__main__":

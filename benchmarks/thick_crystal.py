@@ -34,7 +34,7 @@ SMOOTHING_A = 0.2
 """Width of the Gaussian that both phases are smoothed with before slices are compared."""
 
 
-def parameters(path: Path, epochs: int) -> dict[str, Any]:
+def parameters(path: Path, epochs: int, phase_only_from: int | None = None) -> dict[str, Any]:
     """The settings that an experimenter has; the slices cover the nominal thickness."""
     with h5py.File(path, "r") as file:
         attributes, data, positions = dict(file.attrs), file["data"][()], file["positions_A"][()]
@@ -49,6 +49,7 @@ def parameters(path: Path, epochs: int) -> dict[str, Any]:
         "damping_cutoff_multislice": 1.0, "default_dtype": "single", "hist_length": 20, "epoch_max": epochs,
         "update_probe": "lambda x: x >= 2", "update_tilts": "lambda x: x >= 40",
         "update_slice_distances": "lambda x: x >= 40", "print_flag": 2, "save_inter_checkpoints": 10,
+        "phase_only_obj": False if phase_only_from is None else f"lambda x: x >= {phase_only_from}",
     }  # fmt: skip
 
 
@@ -157,11 +158,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("thick_crystal"))
     parser.add_argument("--figure", type=Path, default=Path("thick_crystal.png"))
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    parser.add_argument("--phase-only-from", type=int, help="epoch from which the object's amplitude stays")
     options = parser.parse_args()
     started = time.perf_counter()
     result = pypty.run(
         {
-            **parameters(options.file, options.epochs),
+            **parameters(options.file, options.epochs, options.phase_only_from),
             "output_folder": str(options.folder),
             "resume": options.resume,
         }

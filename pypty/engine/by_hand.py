@@ -28,7 +28,7 @@ def before_update(
     """Vacuum, starting positions, aperture, charge flip; with the names of those that changed something."""
     steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
         ("restart_from_vacuum", now["restart_from_vacuum"], "obj", by_object.vacuum_like),
-        ("reset_positions", now["reset_positions"], "positions", lambda _: _start_positions(setup)),
+        ("reset_positions", now["reset_positions"], "positions", lambda _: setup.scan.positions),
         (
             "probe_reg_constraint_weight",
             math.isinf(now["probe_reg_constraint_weight"]),
@@ -115,10 +115,6 @@ def _differs(old: Array, new: Array) -> bool:
     """Whether two arrays differ by more than rounding (and than the 1e-10 below which a pixel is black)."""
     least = max(100 * float(np.finfo(old.real.dtype).eps), _SAME)
     return bool(abs(new - old).max() > least * abs(old).max())
-
-
-def _start_positions(setup: Setup) -> np.ndarray:
-    return setup.scan.positions
 
 
 def probe_aperture_mask(setup: Setup) -> np.ndarray | None:

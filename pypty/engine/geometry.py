@@ -8,7 +8,6 @@ import numpy as np
 
 from pypty.data.plates import PhasePlateSource
 from pypty.data.sources import PatternSource
-from pypty.errors import DataError
 from pypty.params.report import Report
 from pypty.params.settings import Settings
 
@@ -36,7 +35,9 @@ class Geometry:
     compared: tuple[int, int]
 
 
-def find_geometry(settings: Settings, source: PatternSource | None, report: Report) -> Geometry | None:
+def find_geometry(
+    settings: Settings, source: PatternSource | None, plates: PhasePlateSource | None, report: Report
+) -> Geometry | None:
     """The geometry, or None with the reason noted; without data, from the probe or the masks."""
     detector = _detector(settings, source, report)
     if detector is None:
@@ -54,27 +55,14 @@ def find_geometry(settings: Settings, source: PatternSource | None, report: Repo
         return None
     seen = pad // u if settings["use_padded_intensity"] and settings["masks"] is None else 0
     compared = (detector[0] + 2 * seen, detector[1] + 2 * seen)
-    return Geometry(_n_patterns(settings, source), (ny, nx), detector, compared)
+    return Geometry(_n_patterns(settings, source, plates), (ny, nx), detector, compared)
 
 
-def _n_patterns(settings: Settings, source: PatternSource | None) -> int:
+def _n_patterns(settings: Settings, source: PatternSource | None, plates: PhasePlateSource | None) -> int:
     if source is not None:
         return int(source.shape[0])
     given = [len(settings[name]) for name in PER_PATTERN if settings[name] is not None]
-    return max(len(settings["positions"]), _n_plates(settings), *given)
-
-
-def _n_plates(settings: Settings) -> int:
-    """How many phase plates there are; 0 without, or with a file that is refused later."""
-    if settings["phase_plate_in_h5"] is None:
-        return 0
-    try:
-        plates = PhasePlateSource(settings["phase_plate_in_h5"])
-    except DataError:
-        return 0
-    n = plates.shape[0]
-    plates.close()
-    return n
+    return max(len(settings["positions"]), 0 if plates is None else plates.shape[0], *given)
 
 
 def _detector(settings: Settings, source: PatternSource | None, report: Report) -> tuple[int, int] | None:
@@ -123,14 +111,18 @@ def _detector_of_probe(settings: Settings, report: Report) -> tuple[int, int] | 
 
 
 def check_arrays(
-    settings: Settings, source: PatternSource | None, geometry: Geometry, report: Report
+    settings: Settings,
+    source: PatternSource | None,
+    plates: PhasePlateSource | None,
+    geometry: Geometry,
+    report: Report,
 ) -> None:
     """Arrays against the patterns and the window."""
     _check_positions(settings, geometry.n_patterns, report)
     _check_rows(settings, geometry.n_patterns, report)
     _check_markers(settings, report)
     _check_patterns(settings, source, geometry, report)
-    _check_plates(settings, geometry, report)
+    _check_plates(plates, geometry, report)
     _check_probe(settings, source, geometry, report)
 
 
@@ -212,21 +204,13 @@ def _check_patterns(
         )
 
 
-def _check_plates(settings: Settings, geometry: Geometry, report: Report) -> None:
-    if settings["phase_plate_in_h5"] is None:
-        return
-    try:
-        plates = PhasePlateSource(settings["phase_plate_in_h5"])
-    except DataError as error:
-        report.note_error(error)
-        return
+def _check_plates(plates: PhasePlateSource | None, geometry: Geometry, report: Report) -> None:
     expected = (geometry.n_patterns, *geometry.window)
-    if plates.shape != expected:
+    if plates is not None and plates.shape != expected:
         report.add(
             "phase_plate_in_h5",
             f"plates of shape {plates.shape}, expected one for each pattern and window, {expected}",
         )
-    plates.close()
 
 
 def _check_probe(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pypty.backend.array import Backend, select, to_host
+from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess, to_centre
 from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
@@ -95,7 +96,9 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
             "dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file"
         )
     found = _survey(settings, report, source) if read_data else None
-    setup = _inspect_geometry(settings, report, backend, source, needs_data)
+    path = settings["phase_plate_in_h5"]
+    plates = None if path is None else _try(report, lambda: PhasePlateSource(path))
+    setup = _inspect_geometry(settings, report, backend, source, plates, needs_data)
     if setup is not None:
         _warn(setup, found, report)
         setup = dataclasses.replace(setup, survey=found, settings=settings.with_notes(tuple(report.warnings)))
@@ -103,8 +106,10 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
             _check_start(setup, report)
     if report.problems:
         setup = None
-    if setup is None and source is not None:
-        source.close()
+    if setup is None:
+        for file in (source, plates):
+            if file is not None:
+                file.close()
     return setup
 
 
@@ -122,13 +127,14 @@ def _inspect_geometry(
     report: Report,
     backend: Backend | None,
     source: PatternSource | None,
+    plates: PhasePlateSource | None,
     needs_data: bool,
 ) -> Setup | None:
     preprocess = Preprocess.from_settings(settings)
-    geometry = find_geometry(settings, source, report)
+    geometry = find_geometry(settings, source, plates, report)
     if geometry is None or (source is None and needs_data):
         return None
-    check_arrays(settings, source, geometry, report)
+    check_arrays(settings, source, plates, geometry, report)
     n_patterns, window = geometry.n_patterns, geometry.window
     used = _try(report, lambda: sort_sequence(settings.first()["sequence"], n_patterns))
     fits = len(settings["positions"]) in (1, n_patterns) and not report.has("positions_correction")
@@ -151,15 +157,14 @@ def _inspect_geometry(
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
         return None
-    return Setup(settings, backend, source, grid, scan, plan, preprocess, None, geometry)
+    return Setup(settings, backend, source, grid, scan, plan, preprocess, None, geometry, plates)
 
 
 def _check_start(setup: Setup, report: Report) -> None:
     """What only patterns and starting probe can tell: plates that can be used, an aperture that lets the probe pass."""
     settings = setup.settings
-    plates = setup.plates
-    if plates is not None:
-        _try(report, plates.survey)
+    if setup.plates is not None:
+        _try(report, setup.plates.survey)
     weight = settings.schedules["probe_reg_constraint_weight"]
     confined = any(np.isinf(weight.at(epoch)) for epoch in epochs_to_check(settings))
     if report.problems or not (confined or settings["estimate_aperture_based_on_binary"] > 0):

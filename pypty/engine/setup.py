@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-from pypty.backend.array import Backend
+from pypty.backend.array import Array, Backend
 from pypty.data.feed import Feed
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess, to_centre, to_corner
@@ -22,7 +21,7 @@ from pypty.model.forward import TILT_MODES, ModelOptions, NearField, build_model
 from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature
-from pypty.objective.noise import make_noise_model
+from pypty.objective.noise import NoiseModel, make_noise_model
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
@@ -47,6 +46,7 @@ class Setup:
     preprocess : virtual changes to the patterns
     survey : mean pattern, or None without data
     geometry : numbers of patterns and pixels
+    plates : phase plates, or None
     """
 
     settings: Settings
@@ -58,6 +58,7 @@ class Setup:
     preprocess: Preprocess
     survey: Survey | None
     geometry: Geometry
+    plates: PhasePlateSource | None = None
 
     @property
     def crop(self) -> int:
@@ -220,18 +221,21 @@ class Setup:
         subpixel : windows are, or may move, off the pixel grid
         propagation : ``propmethod`` of the epoch
         """
-        settings = self.settings
         model = build_model(self.model_options(subpixel, propagation), self.backend)
-        noise = make_noise_model(
+        noise = self._noise_model(model.reachable)
+        return Objective(
+            self.backend, model, feed, noise, batch_size or self.plan.batch, n_threads or self.plan.n_threads
+        )
+
+    def _noise_model(self, reachable: Array = None) -> NoiseModel:
+        settings = self.settings
+        return make_noise_model(
             settings["algorithm"],
             float(self.mean_in_corner().max()),
             self.backend.real,
-            model.reachable,
+            reachable,
             settings["detector_gain"],
             settings["readout_noise"],
-        )
-        return Objective(
-            self.backend, model, feed, noise, batch_size or self.plan.batch, n_threads or self.plan.n_threads
         )
 
     def model_options(self, subpixel: bool, propagation: str) -> ModelOptions:
@@ -276,21 +280,13 @@ class Setup:
     def curvature(self, indices: np.ndarray, weight: float) -> Curvature:
         """The preconditioner of the loss over these patterns, with ``loss_weight``."""
         settings, mean = self.settings, self.mean_in_corner()
-        noise = make_noise_model(
-            settings["algorithm"],
-            float(mean.max()),
-            self.backend.real,
-            None,
-            settings["detector_gain"],
-            settings["readout_noise"],
-        )
         seen = mean if self.survey is None or settings["masks"] is None else self.survey.mean
         return Curvature(
             self.backend,
             self.grid,
             self.scan.corners[indices],
             mean,
-            weight * noise.curvature(seen),
+            weight * self._noise_model().curvature(seen),
             self.near_field,
             TILT_MODES[settings["tilt_mode"]],
             float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
@@ -309,12 +305,6 @@ class Setup:
         masks = self.settings["masks"]
         return self.geometry.compared if masks is None else (1, len(masks))
 
-    @functools.cached_property
-    def plates(self) -> PhasePlateSource | None:
-        """The phase plates; their file is open from the first use on."""
-        path = self.settings["phase_plate_in_h5"]
-        return None if path is None else PhasePlateSource(path)
-
     def mean_in_corner(self) -> np.ndarray:
         """Mean counts in the order of the waves' detector (zeros without data)."""
         mean = self.mean_pattern()
@@ -323,10 +313,10 @@ class Setup:
         return mean if self.near_field else to_corner(mean)
 
     def close(self) -> None:
-        """Release the data file."""
+        """Release the files."""
         if self.source is not None:
             self.source.close()
-        if "plates" in self.__dict__ and self.plates is not None:
+        if self.plates is not None:
             self.plates.close()
 
 

@@ -10,6 +10,7 @@ order of the scan, fast axis last.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -104,15 +105,15 @@ class Deformation(Penalty):
 
 
 @dataclass(frozen=True, eq=False)
-class PlanePenalty(Penalty):
+class PlanePenalty(Penalty, ABC):
     """A sum over the slices and modes of the object, computed one by one to save memory."""
 
     def value_and_gradient(self, array: Array) -> tuple[float, Array]:
         return _sum_parts(self.plane, array, np.ndindex(*array.shape[:-2]))
 
+    @abstractmethod
     def plane(self, plane: Array) -> tuple[float, Array]:
         """Value and gradient of one slice (Y, X) of one mode."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
