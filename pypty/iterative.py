@@ -82,6 +82,7 @@ def _run(setup: Setup) -> Result:
         for note in settings.notes:
             _log.warning(note)
         _log.info("pypty %s on %s\n%s", __version__, setup.backend.name, setup.plan)
+        reconstruction.log_executor()
         reload = folder.open() if folder is not None else lambda settings, epoch: settings
         try:
             for record in reconstruction.epochs(reload):

@@ -122,10 +122,36 @@ def _scatter_add(array: ndarray, index: Any, values: ndarray) -> None:
 
 
 cupyx = SimpleNamespace(scatter_add=_scatter_add)
+
+
+class Plan:
+    """cuFFT's plan: unnormalised, in either direction, from one array to another of the shape it was made for."""
+
+    def __init__(self, like: ndarray, axes: tuple[int, ...]) -> None:
+        self.shape, self.dtype, self.axes = like.shape, like.dtype, axes
+
+    def fft(self, source: ndarray, out: ndarray, direction: int) -> None:
+        assert (source.shape, source.dtype) == (out.shape, out.dtype) == (self.shape, self.dtype)
+        run = np.fft.fftn if direction == cufft.CUFFT_FORWARD else np.fft.ifftn
+        out[...] = _device(
+            run(_host(source), axes=self.axes, norm="backward" if run is np.fft.fftn else "forward")
+        )
+
+
+cufft = SimpleNamespace(CUFFT_FORWARD=-1, CUFFT_INVERSE=1)
 cuda = SimpleNamespace(
+    cufft=cufft,
     runtime=SimpleNamespace(memGetInfo=lambda: (8 * 2**30, 16 * 2**30)),
     memory=SimpleNamespace(OutOfMemoryError=MemoryError),
 )
+
+
+MODULES = {
+    "cupyx": cupyx,
+    "cupyx.scipy.fft": SimpleNamespace(get_fft_plan=lambda array, axes: Plan(array, axes)),
+    "cupy.cuda.cufft": cufft,
+}
+"""What is imported by name, for ``sys.modules``."""
 
 
 def get_default_memory_pool() -> SimpleNamespace:

@@ -7,6 +7,7 @@ import pytest
 from helpers import directional_derivative
 
 import pypty
+from pypty.backend.workspace import Workspace
 from pypty.objective.noise import NOISE_MODELS, NoiseModel, Poisson, PoissonGaussian, make_noise_model, score
 
 NAMES = ("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian")
@@ -42,7 +43,9 @@ def test_virtual_detectors_have_the_same_models(name: str):
     intensity, data = counts()
     intensity[1, 0, 0] = 1e-40  # the rounding of a dark pixel
     for one, other in zip(
-        ours.loss_and_slope(intensity, data), others.loss_and_slope(intensity, data), strict=True
+        ours.loss_and_slope(intensity, data, Workspace(np)),
+        others.loss_and_slope(intensity, data, Workspace(np)),
+        strict=True,
     ):
         np.testing.assert_array_equal(one, other)
     assert ours.curvature(data) == others.curvature(data)
@@ -74,7 +77,7 @@ def shifted_poisson(intensity: float, data: float, gain: float, readout: float) 
 def test_formula(name: str, formula):
     """The losses as PyPty's manual states them, and the shifted Poisson model, pixel by pixel."""
     intensity, data = counts()
-    loss, _ = MODELS[name].loss_and_slope(intensity, data)
+    loss, _ = MODELS[name].loss_and_slope(intensity, data, Workspace(np))
     expected = [formula(i, d) for i, d in zip(intensity.ravel(), data.ravel(), strict=True)]
     np.testing.assert_allclose(loss.ravel(), expected, rtol=1e-12)
 
@@ -84,9 +87,9 @@ def test_slope(name: str):
     """dl/dI, every pixel on its own."""
     intensity, data = counts()
     model = MODELS[name]
-    _, slope = model.loss_and_slope(intensity, data)
+    _, slope = model.loss_and_slope(intensity, data, Workspace(np))
     numerical = directional_derivative(
-        lambda t: model.loss_and_slope(intensity * (1 + t), data)[0] / intensity, 1e-3
+        lambda t: model.loss_and_slope(intensity * (1 + t), data, Workspace(np))[0] / intensity, 1e-3
     )
     np.testing.assert_allclose(slope, numerical, rtol=1e-6, atol=1e-8)
 
@@ -95,7 +98,9 @@ def test_slope(name: str):
 def test_minimum_is_at_the_data(name: str):
     """The slope vanishes at I = D and has the sign of I - D beside it."""
     data = np.array([0.6, 1.0, 7.0, 1e5])
-    slopes = [MODELS[name].loss_and_slope(data * factor, data)[1] for factor in (0.9, 1.0, 1.1)]
+    slopes = [
+        MODELS[name].loss_and_slope(data * factor, data, Workspace(np))[1] for factor in (0.9, 1.0, 1.1)
+    ]
     assert (slopes[0] < 0).all()
     np.testing.assert_array_equal(slopes[1], 0)
     assert (slopes[2] > 0).all()
@@ -106,7 +111,7 @@ def test_minimum_is_at_the_data(name: str):
 def test_zero_intensity_is_finite(name: str, dtype: type):
     """Outside the band limit the model is exactly zero, whatever the data are; the type is kept."""
     data = np.array([0, 0.3, 0.7, 1e4], dtype)
-    loss, slope = MODELS[name].loss_and_slope(np.zeros(4, dtype), data)
+    loss, slope = MODELS[name].loss_and_slope(np.zeros(4, dtype), data, Workspace(np))
     assert np.isfinite(loss).all()
     assert np.isfinite(slope).all()
     assert loss.dtype == dtype
@@ -125,7 +130,7 @@ def test_curvature(name: str):
     def slope_along_amplitude(t: float) -> np.ndarray:
         """dl/da by the chain rule; test_slope has shown that the slope is right."""
         a = amplitude * (1 + t)
-        return model.loss_and_slope(a**2, data)[1] * 2 * a
+        return model.loss_and_slope(a**2, data, Workspace(np))[1] * 2 * a
 
     second = directional_derivative(slope_along_amplitude, 1e-3) / amplitude
     np.testing.assert_allclose(second / 2, model.curvature(data), rtol=1e-6)
@@ -139,7 +144,8 @@ def test_curvature_that_depends_on_the_counts_is_their_mean(name: str):
     data = np.array([[0.0, 2.0], [40.0, 3e3]])
     amplitude = np.sqrt(data)
     second = directional_derivative(
-        lambda t: model.loss_and_slope((amplitude + t) ** 2, data)[1] * 2 * (amplitude + t), 1e-3
+        lambda t: model.loss_and_slope((amplitude + t) ** 2, data, Workspace(np))[1] * 2 * (amplitude + t),
+        1e-3,
     )
     expected = (data * second / 2).sum() / data.sum()
     assert model.curvature(data) == pytest.approx(expected, rel=1e-6)
@@ -152,7 +158,9 @@ def test_without_gain_and_noise_it_is_poisson(dark: float):
     intensity[0, 1] = 0.1 * dark
     one, other = PoissonGaussian(dark=dark), Poisson(dark)
     for found, expected in zip(
-        one.loss_and_slope(intensity, data), other.loss_and_slope(intensity, data), strict=True
+        one.loss_and_slope(intensity, data, Workspace(np)),
+        other.loss_and_slope(intensity, data, Workspace(np)),
+        strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
     assert one.curvature(data) == pytest.approx(other.curvature(data), rel=1e-12)
@@ -168,10 +176,12 @@ def test_a_negative_count_is_a_count():
     shift = READOUT**2 / GAIN
     data = np.array([-0.9 * shift, -shift, -1.1 * shift, -100.0])
     intensity = np.array([0.3, 2.0, 0.3, 2.0])
-    loss, slope = model.loss_and_slope(intensity, data)
+    loss, slope = model.loss_and_slope(intensity, data, Workspace(np))
     expected = [shifted_poisson(i, d, GAIN, READOUT) for i, d in zip(intensity, data, strict=True)]
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
-    numerical = directional_derivative(lambda t: model.loss_and_slope(intensity + t, data)[0], 1e-3)
+    numerical = directional_derivative(
+        lambda t: model.loss_and_slope(intensity + t, data, Workspace(np))[0], 1e-3
+    )
     np.testing.assert_allclose(slope, numerical, rtol=1e-8)
     np.testing.assert_allclose(slope[1:], 1 / GAIN, rtol=1e-12)
     assert slope[0] < 1 / GAIN
@@ -214,10 +224,10 @@ def test_pixels_beyond_the_band_limit_count_where_a_background_lights_them(name:
 def test_score_sums(name: str):
     """Loss, SSE and slope with weights and without; SSE is that of intensities for every noise model."""
     intensity, data = counts()
-    loss, slope = MODELS[name].loss_and_slope(intensity, data)
+    loss, slope = MODELS[name].loss_and_slope(intensity, data, Workspace(np))
     weights = np.random.default_rng(1).uniform(0, 1, intensity.shape[1:])
     for weight, given in ((np.ones(weights.shape), None), (weights, weights)):
-        total, sse, weighted_slope = score(MODELS[name], intensity, data, given)
+        total, sse, weighted_slope = score(MODELS[name], intensity, data, given, Workspace(np))
         assert total == pytest.approx((loss * weight).sum(), rel=1e-12)
         assert sse == pytest.approx((weight * (intensity - data) ** 2).sum(), rel=1e-12)
         np.testing.assert_allclose(weighted_slope, slope * weight, rtol=1e-12)
@@ -228,9 +238,9 @@ def test_score_accumulates_in_double():
     rng = np.random.default_rng(2)
     intensity = rng.exponential(5.0, (1, 300, 301)).astype(np.float32)
     data = rng.poisson(5.0, intensity.shape).astype(np.float32)
-    loss, _ = NOISE_MODELS["lsq_sqrt"].loss_and_slope(intensity, data)
+    loss, _ = NOISE_MODELS["lsq_sqrt"].loss_and_slope(intensity, data, Workspace(np))
     errors = (intensity - data) ** 2
-    total, sse, slope = score(NOISE_MODELS["lsq_sqrt"], intensity, data, None)
+    total, sse, slope = score(NOISE_MODELS["lsq_sqrt"], intensity, data, None, Workspace(np))
     assert loss.dtype == slope.dtype == np.float32
     assert total == pytest.approx(loss.astype(np.float64).sum(), rel=1e-12)
     assert sse == pytest.approx(errors.astype(np.float64).sum(), rel=1e-12)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import test_parameters_constraints
 import test_parameters_physics
+import test_parameters_speed
 from parameter_registry import (
     EFFECTS,
     Desk,
@@ -545,7 +546,8 @@ def _(desk: Desk) -> None:
 
 @effect("update_step_bfgs", bad=-1)
 def _(desk: Desk) -> None:
-    table = rows(desk.folder, update_step_bfgs="0.25 if epoch < 2 else 0.5", wolfe_c2_constant=1.0)
+    steps = {"update_step_bfgs": "0.25 if epoch < 2 else 0.5", "wolfe_c2_constant": 1.0}
+    table = rows(desk.folder, obj=smooth_object(seed=8), **steps)
     assert [float(row["initial step"]) for row in table] == [0.25, 0.25, 0.5]
     assert float(table[0]["matching step"]) == 0.25
 
@@ -700,6 +702,7 @@ def test_every_parameter_that_works_is_in_the_registry() -> None:
     """A new parameter needs a test of its effect and of a bad value, here or in one of the other two files."""
     assert sorted(EFFECTS) == sorted(AVAILABLE)
     files = {__name__, test_parameters_physics.__name__, test_parameters_constraints.__name__}
+    files.add(test_parameters_speed.__name__)
     assert {entry.test.__module__ for entry in EFFECTS.values()} == files
 
 

@@ -116,11 +116,11 @@ def on_random_configurations(number: int) -> Callable[[Callable], Callable]:
 
 
 @contextmanager
-def prepared(configuration: Configuration) -> Iterator[tuple[dict[str, Any], Problem]]:
+def prepared(configuration: Configuration, **changes: Any) -> Iterator[tuple[dict[str, Any], Problem]]:
     """Parameters, and the problem of the first epoch as a run would pose it."""
     note(f"the simplest configuration with {describe(configuration)}")
     with tempfile.TemporaryDirectory() as folder:
-        params = parameters(configuration, Path(folder))
+        params = {**parameters(configuration, Path(folder)), **changes}
         setup = prepare(params)
         try:
             reconstruction = Reconstruction(setup, State(setup.variables(), 0))
@@ -208,7 +208,7 @@ def test_gradients(configuration: Configuration):
 @on_random_configurations(ADJOINTS)
 def test_adjoint_of_every_stage(configuration: Configuration):
     """<J v, y> = <v, J* y> at the wave that enters the stage, for some of the patterns."""
-    with prepared(configuration) as (_, problem):
+    with prepared(configuration, executor="stages") as (_, problem):
         variables, model = problem.variables, problem.objective.model
         rng = np.random.default_rng(configuration.seed)
         chosen = np.sort(

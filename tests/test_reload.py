@@ -187,7 +187,7 @@ def test_a_weight_can_be_switched_on_with_what_it_needs(tmp_path: Path) -> None:
     assert [set(record.terms) for record in run.state.records] == [set()] * 3 + [{"window_weight"}] * 3
     assert all(record.terms["window_weight"] > 0 for record in run.state.records[3:])
     losses = [record.loss for record in run.state.records]
-    assert losses[4] > 2 * losses[3], "the object was flipped"
+    assert losses[4] > 1.5 * losses[3], "the object was flipped"
     assert run.settings.at(4)["fancy_sigma"] == ((1.0, 0.5), None)
 
 

@@ -243,7 +243,7 @@ def test_a_resumed_run_gives_the_warnings_of_one_run(tmp_path: Path) -> None:
     params = small_params(update_obj=False, update_probe_pos=True)
     once = pypty.run({**params, "epoch_max": 10})
     assert len([text for text in once.warnings if "'positions' is stuck" in text]) == 1
-    assert in_parts(params, tmp_path, 5, 10).warnings == once.warnings
+    assert in_parts(params, tmp_path, 3, 10).warnings == once.warnings
 
 
 @pytest.mark.parametrize("stops", [(1, 2, 3, 4, 5, 6), (0, 6), (6, 6), (5, 6)], ids=str)
@@ -499,7 +499,7 @@ def assert_noticed(name: str, before: dict[str, Any], after: dict[str, Any]) -> 
         state["detector_blur_std"] = abs(float(done.detector_blur_std[0]))
     state |= {"epoch_prev": 3, "skip_preprocessing": True, "resume": False}
     expected, old = (pypty.evaluate({**params, **state}).loss for params in (changed, before))
-    assert expected != pytest.approx(old, rel=1e-6), "it is another loss"
+    assert expected != pytest.approx(old, rel=1e-7), "it is another loss"
     assert found == pytest.approx(expected, rel=1e-9)
 
 

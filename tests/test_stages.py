@@ -1092,7 +1092,8 @@ MODELS: dict[str, tuple[ModelOptions, str]] = {
 def test_an_effect_that_is_absent_is_not_in_the_model(name: str):
     """And those that are there have their order."""
     options, expected = MODELS[name]
-    assert " ".join(type(stage).__name__ for stage in build_model(options, BACKEND).stages) == expected
+    model = build_model(replace(options, executor="stages"), BACKEND)
+    assert " ".join(type(stage).__name__ for stage in model.stages) == expected
 
 
 @pytest.mark.parametrize(
@@ -1100,7 +1101,7 @@ def test_an_effect_that_is_absent_is_not_in_the_model(name: str):
 )
 def test_reachable_pixels_are_those_that_counts_reach(changes: dict[str, Any]):
     """As patterns are compared: cropped and summed."""
-    model = build_model(replace(FAR, cutoff=0.6, **changes), BACKEND)
+    model = build_model(replace(FAR, cutoff=0.6, executor="stages", **changes), BACKEND)
     pattern = model.forward(model.prepare(make_variables(GRID)), BATCH, [])
     np.testing.assert_array_equal(model.reachable, pattern.min(axis=0) > 0)
     assert pattern.min(axis=0).any()
@@ -1132,7 +1133,7 @@ def test_a_model_changes_no_variable_and_has_the_gradient_of_its_intensities(nam
     if options.probe_marker is not None:
         changes["probe"] = random_complex(np.random.default_rng(30), (3, PROBE_MODES, *GRID.shape))
     variables, untouched = make_variables(GRID, **changes), make_variables(GRID, **changes)
-    model = build_model(options, BACKEND)
+    model = build_model(replace(options, executor="stages"), BACKEND)
     rng = np.random.default_rng(31)
     points = model.prepare(variables)
     tapes: list[stages.Tape] = []

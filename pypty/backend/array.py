@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,12 +34,14 @@ class Backend:
     name : "cpu" or "gpu"
     xp : the array module (numpy or cupy)
     real, complex : dtypes of intensities and waves
+    fft_library : "fftw" or "scipy" on the CPU (backend/fft.py)
     """
 
     name: str
     xp: Any
     real: np.dtype
     complex: np.dtype
+    fft_library: str = "scipy"
 
     @property
     def on_gpu(self) -> bool:
@@ -116,22 +119,34 @@ def gpu_status() -> GpuStatus:
     return GpuStatus(working, reason, device=name, cupy_version=version)
 
 
-def select(name: str = "auto", precision: str = "double") -> Backend:
-    """Choose the device.
+def _fft_library(name: str) -> str:
+    found = importlib.util.find_spec("pyfftw") is not None
+    if name == "fftw" and not found:
+        raise BackendError(
+            "fft_library='fftw' was asked for, but pyFFTW is not installed; install it with  "
+            "pip install 'pypty[fast]'  or use fft_library='auto' or 'scipy'"
+        )
+    return "fftw" if found and name != "scipy" else "scipy"
+
+
+def select(name: str = "auto", precision: str = "double", fft_library: str = "auto") -> Backend:
+    """Choose the device, and on the CPU the library of Fourier transforms.
 
     Parameters
     ----------
     name : "auto" (a GPU where one works, else the CPU), "cpu" or "gpu"
     precision : "single" or "double"
+    fft_library : "auto" (FFTW where pyFFTW is installed, else SciPy), "fftw" or "scipy"
 
     Raises
     ------
     BackendError
-        ``name="gpu"`` and no GPU can be used.
+        ``name="gpu"`` and no GPU can be used, or ``fft_library="fftw"`` and pyFFTW is not installed.
     """
     real, complex_ = PRECISIONS[precision]
+    library = _fft_library(fft_library)
     if name == "cpu":
-        return Backend("cpu", np, real, complex_)
+        return Backend("cpu", np, real, complex_, library)
     status = gpu_status()
     if status.usable:
         return Backend("gpu", cupy_module(), real, complex_)
@@ -140,7 +155,7 @@ def select(name: str = "auto", precision: str = "double") -> Backend:
             f"backend='gpu' was asked for, but: {status.reason}. "
             "Use backend='cpu' or 'auto', or see  pypty doctor."
         )
-    return Backend("cpu", np, real, complex_)
+    return Backend("cpu", np, real, complex_, library)
 
 
 def available_cores() -> int:

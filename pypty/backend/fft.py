@@ -2,11 +2,17 @@
 
 Forward: unnormalised, kernel exp(-2 pi i k.r/n). Inverse: carries 1/n^2 (docs/conventions.md).
 Threads work on whole batches (objective/objective.py), so each transform uses one.
+
+The hot loop uses :class:`Transforms`: in place, without any normalisation, by FFTW where pyFFTW is installed (the extra
+``fast``), which is twice as fast as SciPy (benchmarks/README.md), and by cuFFT on a GPU.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,3 +47,98 @@ def fft2_adjoint(array: Array, overwrite: bool = False) -> Array:
 def ifft2_adjoint(array: Array, overwrite: bool = False) -> Array:
     """Adjoint of :func:`ifft2`: the forward transform with its 1/n^2."""
     return _library(array).fft2(array, axes=_AXES, norm="forward", overwrite_x=overwrite)
+
+
+@functools.lru_cache(maxsize=1)
+def _planning() -> Any:
+    """FFTW plans in one thread at a time."""
+    return threading.Lock()
+
+
+class Transforms:
+    """F and n^2 F^-1, in place and unnormalised, for the arrays of one thread: plans are made once for each shape.
+
+    Parameters
+    ----------
+    library : "fftw" or "scipy" on the CPU
+    """
+
+    def __init__(self, library: str = "scipy") -> None:
+        self.library = library
+        self._plans: dict[tuple, Callable[[Array], None]] = {}
+
+    def forward(self, array: Array) -> None:
+        """array <- F[array]; contiguous, complex."""
+        self._plan(array, True)(array)
+
+    def backward(self, array: Array) -> None:
+        """array <- n^2 F^-1[array]; contiguous, complex."""
+        self._plan(array, False)(array)
+
+    def _plan(self, array: Array, forward: bool) -> Callable[[Array], None]:
+        host = isinstance(array, np.ndarray)
+        aligned = not host or array.ctypes.data % 64 == 0
+        key = (array.shape, array.dtype, forward, aligned, host)
+        plan = self._plans.get(key)
+        if plan is None:
+            make = _cufft if not host else _fftw if self.library == "fftw" else _scipy
+            plan = self._plans[key] = make(array, forward, aligned)
+        return plan
+
+
+def _scipy(array: np.ndarray, forward: bool, aligned: bool) -> Callable[[np.ndarray], None]:
+    def run(data: np.ndarray) -> None:
+        if forward:
+            out = scipy.fft.fft2(data, axes=_AXES, overwrite_x=True)
+        else:
+            out = scipy.fft.ifft2(data, axes=_AXES, norm="forward", overwrite_x=True)
+        if not np.may_share_memory(out, data):
+            data[...] = out
+
+    return run
+
+
+def _fftw(array: np.ndarray, forward: bool, aligned: bool) -> Callable[[np.ndarray], None]:
+    """A measured plan (the default, an estimated one, can be several times slower). Measuring one window size serves
+    all batches of it. Which plan wins may differ from one process to the next, and with it the last digits; see
+    :func:`export_wisdom`."""
+    module = importlib.import_module("pyfftw")
+    like = module.empty_aligned if aligned else np.empty
+    scratch = like(array.shape, dtype=array.dtype)
+    with _planning():
+        plan = module.FFTW(
+            scratch,
+            scratch,
+            axes=(array.ndim - 2, array.ndim - 1),
+            direction="FFTW_FORWARD" if forward else "FFTW_BACKWARD",
+            flags=("FFTW_MEASURE",) if aligned else ("FFTW_MEASURE", "FFTW_UNALIGNED"),
+        )
+
+    def run(data: np.ndarray) -> None:
+        plan.update_arrays(data, data)
+        plan.execute()
+
+    return run
+
+
+def export_wisdom() -> list[str]:
+    """What FFTW has measured in this process: with it another process makes the same plans."""
+    return [part.decode("ascii") for part in importlib.import_module("pyfftw").export_wisdom()]
+
+
+def import_wisdom(wisdom: list[str]) -> None:
+    """Let FFTW use what another process measured."""
+    importlib.import_module("pyfftw").import_wisdom(tuple(part.encode("ascii") for part in wisdom))
+
+
+def _cufft(array: Array, forward: bool, aligned: bool) -> Callable[[Array], None]:
+    """A cuFFT plan of its own, called without CuPy's checks and without its pass for the normalisation."""
+    module = importlib.import_module("cupyx.scipy.fft")
+    cufft = importlib.import_module("cupy.cuda.cufft")
+    plan = module.get_fft_plan(array, axes=(array.ndim - 2, array.ndim - 1))
+    direction = cufft.CUFFT_FORWARD if forward else cufft.CUFFT_INVERSE
+
+    def run(data: Array) -> None:
+        plan.fft(data, data, direction)
+
+    return run

@@ -10,6 +10,7 @@ import importlib
 import numpy as np
 
 from pypty.backend.array import Array, array_module
+from pypty.backend.workspace import Workspace
 
 
 def gather_patches(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> Array:
@@ -34,6 +35,17 @@ def gather_patches(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> A
     return array_module(obj).ascontiguousarray(patches.transpose(1, 2, 0, 3, 4))
 
 
+def gather_patches_into(obj: Array, corners: np.ndarray, out: Array) -> None:
+    """:func:`gather_patches` into ``out``, (z, batch, mode, y, x)."""
+    if not isinstance(obj, np.ndarray):
+        out[...] = gather_patches(obj, corners, out.shape[-2:])
+        return
+    ny, nx = out.shape[-2:]
+    by_slice = obj.transpose(1, 0, 2, 3)
+    for b, (y, x) in enumerate(corners.tolist()):
+        out[:, b] = by_slice[:, :, y : y + ny, x : x + nx]
+
+
 def _window_indices(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> tuple[Array, Array]:
     """Row (batch, y, 1) and column (batch, 1, x) indices of every window, on the device of ``obj``."""
     xp = array_module(obj)
@@ -55,7 +67,7 @@ def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array) -> None
     ny, nx = patches.shape[-2:]
     if isinstance(obj, np.ndarray):
         by_mode = patches.transpose(2, 0, 1, 3, 4)
-        for b, (y, x) in enumerate(corners):
+        for b, (y, x) in enumerate(corners.tolist()):
             obj[:, :, y : y + ny, x : x + nx] += by_mode[:, :, b]
         return
     _scatter_add_device(obj, corners, patches)
@@ -83,6 +95,49 @@ def abs2(wave: Array) -> Array:
 def sum_abs2(wave: Array, axes: tuple[int, ...]) -> Array:
     """Sum of |wave|^2 over ``axes``: the incoherent sum over modes."""
     return abs2(wave).sum(axis=axes)
+
+
+def sum_abs2_into(wave: Array, work: Workspace) -> Array:
+    """Sum of |wave|^2 over the modes, (batch, probe mode, object mode, y, x) -> (batch, y, x), in a buffer."""
+    xp, real = work.xp, wave.real.dtype
+    n, modes, (ny, nx) = len(wave), wave.shape[1] * wave.shape[2], wave.shape[-2:]
+    parts = wave.view(real)
+    squares = xp.multiply(parts, parts, out=work.array("squares", parts.shape, real))
+    squares = squares.reshape(n, modes, ny, nx, 2)
+    if modes > 1:
+        summed = work.array("sums of squares", (n, ny, nx, 2), real)
+        squares = xp.sum(squares, axis=1, out=summed)[:, None]
+    out = work.array("intensity", (n, ny, nx), real)
+    return xp.add(squares[:, 0, ..., 0], squares[:, 0, ..., 1], out=out)
+
+
+def conjugate_times(wave: Array, slope: Array, mask: Array) -> None:
+    """wave <- 2 M slope conj(wave), in place; (batch, probe mode, object mode, y, x), slope (batch, y, x)."""
+    xp = array_module(wave)
+    factor = (2 * slope if mask is None else (2 * slope) * mask).astype(wave.dtype)
+    xp.conjugate(wave, out=wave)
+    wave *= factor[:, None, None]
+
+
+def sum_products(a: Array, b: Array, out: Array, work: Workspace) -> None:
+    """out (batch, object mode, y, x) <- sum over probe modes of a b.
+
+    ``b`` is (batch, probe mode, object mode, y, x); batch and object mode of ``a`` may be 1.
+    """
+    xp = work.xp
+    if b.shape[1] == 1:
+        xp.multiply(a, b, out=out[:, None])
+    else:
+        product = xp.multiply(a, b, out=work.array("product", b.shape, b.dtype))
+        xp.sum(product, axis=1, out=out)
+
+
+def imaginary_dot(a: Array, v: Array) -> Array:
+    """Im(a v) of every row, (batch, n) and (n,) -> (batch,) float64."""
+    if not isinstance(a, np.ndarray):
+        return (a @ v).imag.astype(np.float64)
+    crossed = np.stack([v.imag, v.real], axis=-1).ravel()  # Im(a v) = re(a) im(v) + im(a) re(v)
+    return np.einsum("bi,i->b", a.view(a.real.dtype), crossed).astype(np.float64)
 
 
 def total(array: Array) -> float:

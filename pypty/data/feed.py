@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pypty.backend.array import Array, Backend
+from pypty.backend.workspace import Workspace
 from pypty.data.preprocess import Preprocess, to_corner
-from pypty.data.sources import PatternSource
+from pypty.data.sources import PatternSource, as_slice
 from pypty.data.weights import DetectorWeights
 
 _CHUNK_PATTERNS = 256
@@ -28,12 +30,14 @@ class Batch:
     data : (B, ky, kx) on the device, in the model's order (far field: zero frequency first; virtual detectors:
         (B, 1, D)); None when simulating
     weights : broadcasts to data, or None (all 1)
+    workspace : memory of the thread that computes them
     """
 
     index: np.ndarray
     corners: np.ndarray
     data: Array = None
     weights: Array = None
+    workspace: Workspace = field(default_factory=functools.partial(Workspace, np))
 
     @classmethod
     def empty(cls) -> Batch:
@@ -110,19 +114,22 @@ class Feed:
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """Prepared patterns on the host, in the model's order, in their own type, without the multiplier."""
         if self._resident is not None:
-            return self._resident[indices]
+            return self._resident[as_slice(indices)]
         assert self.source is not None
         return self._prepare(self.source.read(indices), indices)
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        """The batch of these patterns (sorted indices)."""
+    def batch(self, indices: np.ndarray, workspace: Workspace | None = None) -> Batch:
+        """The batch of these patterns (sorted indices), in the memory of the thread that asks for it."""
+        workspace = workspace or Workspace(self.backend.xp, self.backend.fft_library)
         corners = self.corners[indices]
         if self.source is None:
-            return Batch(indices, corners)
-        data = self.backend.asarray(self.patterns(indices)).astype(self.backend.real)
+            return Batch(indices, corners, workspace=workspace)
+        patterns = self.backend.asarray(self.patterns(indices))
+        data = workspace.array("data", patterns.shape, self.backend.real)
+        data[...] = patterns
         if self.multiplier != 1:
             data *= self.multiplier
-        return Batch(indices, corners, data, self._batch_weights(indices))
+        return Batch(indices, corners, data, self._batch_weights(indices), workspace)
 
     def _batch_weights(self, indices: np.ndarray) -> Array:
         if self.weights.mask is None or self._common_weights is not None:

@@ -57,7 +57,7 @@ class ArraySource:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         if len(self.array.shape) == 3:
-            return np.asarray(self.array[_as_slice(indices)])
+            return np.asarray(self.array[as_slice(indices)])
         if isinstance(self.array, np.ndarray):
             return self.array[np.divmod(indices, self.array.shape[1])]
         return read_runs(self.array, indices)
@@ -178,7 +178,7 @@ def read_runs(data: Any, indices: np.ndarray) -> np.ndarray:
     return out
 
 
-def _as_slice(indices: np.ndarray) -> Any:
+def as_slice(indices: np.ndarray) -> Any:
     """A slice where the indices are one run (no copy), else the indices."""
     if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
         return slice(int(indices[0]), int(indices[-1]) + 1)

@@ -110,7 +110,12 @@ class Reconstruction:
             self._model = model
             old = self.objective
             self.objective = self.setup.objective(self.feed, *model, old.batch_size, old.n_threads)
+            self.log_executor()
         return self.objective
+
+    def log_executor(self) -> None:
+        """Say how the waves are computed, and why."""
+        _log.info("executor: %s", self.objective.model.executor)
 
     def limits(self, now: Mapping[str, Any]) -> BandLimits:
         """The subspaces of object and probe; an infinite weight keeps the probe inside its aperture."""

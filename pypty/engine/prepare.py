@@ -87,7 +87,7 @@ def inspect(params: Params, needs_data: bool = True, read_data: bool = True) -> 
 
 def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read_data: bool) -> Setup | None:
     """Everything that the parameters lead to: device, data, output folder, geometry, memory, counts."""
-    backend = _try(report, lambda: select(settings["backend"], settings["default_dtype"]))
+    backend = _try(report, lambda: _select(settings))
     source = _try(report, lambda: open_source(settings))
     _check_output(settings, report)
     nothing_given = settings["dataset"] is None and not settings["data_path"]
@@ -111,6 +111,10 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
             if file is not None:
                 file.close()
     return setup
+
+
+def _select(settings: Settings) -> Backend:
+    return select(settings["backend"], settings["default_dtype"], settings["fft_library"])
 
 
 def _try(report: Report, action: Callable[[], T]) -> T | None:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from pypty.backend.array import Backend, to_host
+from pypty.backend.fft import export_wisdom, import_wisdom
 from pypty.data.scan import Scan
 from pypty.engine.loop import Reconstruction
 from pypty.engine.monitor import BlockMonitor
@@ -72,6 +73,8 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             frozen=json.dumps(state.frozen),
             monitor=json.dumps(dataclasses.asdict(state.monitor)),
         )
+        if run.setup.backend.fft_library == "fftw":
+            file["fftw_wisdom"] = json.dumps(export_wisdom())
         _write_scan(file, run)
         _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
         if state.signature is not None:
@@ -110,6 +113,8 @@ def read_resume(folder: Path, setup: Setup) -> Resumed:
     try:
         with h5py.File(path, "r") as file:
             _check_origin(file, path, setup)
+            if "fftw_wisdom" in file and setup.backend.fft_library == "fftw":
+                import_wisdom(json.loads(file["fftw_wisdom"].asstr()[()]))
             return _read(file, path, setup)
     except (OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, CheckpointError):

@@ -263,6 +263,7 @@ class Setup:
             has_current(settings),
             has_background(settings),
             settings["detector_blur_std"] > 0,
+            settings["executor"],
         )
 
     def regularizer_context(self) -> RegularizerContext:

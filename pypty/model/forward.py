@@ -11,6 +11,7 @@ from pypty.backend.array import Array, Backend
 from pypty.data.feed import Batch
 from pypty.data.plates import PhasePlateSource
 from pypty.model import stages
+from pypty.model.fused import FusedWaves
 from pypty.model.stages import Stage, Tape
 from pypty.model.stages.base import Gradients
 from pypty.model.variables import Variables
@@ -64,6 +65,8 @@ class ModelOptions:
     upsample : model pixels per detector pixel and axis
     masks : (D, ky, kx) virtual detectors in the order of the model's patterns, or None
     beam_current, background, blur : whether there are such unknowns
+    executor : "auto" or "stages"
+    keep_every : the fused executor keeps the waves entering every k-th slice, and computes the others again
     """
 
     grid: Grid
@@ -83,6 +86,8 @@ class ModelOptions:
     beam_current: bool = False
     background: bool = False
     blur: bool = False
+    executor: str = "auto"
+    keep_every: int = 1
 
     @property
     def tilts(self) -> tuple[bool, bool, bool]:
@@ -96,11 +101,15 @@ class Model:
     Parameters
     ----------
     reachable : (ky, kx) bool, as patterns are compared, where there can be counts at all; None = everywhere
+    executor : how the waves are computed, and why, for the log
+
+    One stage may stand for many: see :mod:`pypty.model.fused`.
     """
 
-    def __init__(self, stages: list[Stage], reachable: Array = None) -> None:
+    def __init__(self, stages: list[Stage], reachable: Array = None, executor: str = "stages") -> None:
         self.stages = stages
         self.reachable = reachable
+        self.executor = executor
 
     def prepare(self, variables: Variables) -> list[Any]:
         """What every batch of one evaluation shares."""
@@ -123,10 +132,53 @@ class Model:
         for stage, point in zip(reversed(self.stages), reversed(points), strict=True):
             grad = stage.adjoint(grad, point, batch, tapes.pop(), gradients)
 
+    def finish(self, gradients: dict[str, Array]) -> None:
+        """Once all batches have added to ``gradients``: turn the sums that a stage keeps in a form of its own into
+        gradients."""
+        for stage in self.stages:
+            if isinstance(stage, FusedWaves):
+                stage.finish(gradients)
+
 
 def build_model(options: ModelOptions, backend: Backend) -> Model:
-    """Choose the stages. An effect that is absent is not in the list and costs nothing."""
+    """Choose the stages. An effect that is absent is not in the list and costs nothing.
+
+    ``options.executor`` "stages" asks for the definition; "fused" for the stage that stands for all of them up to the
+    intensities, where it covers the case.
+    """
     mask = options.grid.band_mask(options.cutoff)
+    reason = not_fused_because(options)
+    if reason:
+        waves, executor = _waves(options, mask, backend), f"stages ({reason})"
+    else:
+        propagation = _propagation(options, mask, backend)
+        waves = [FusedWaves(options.grid, mask, backend, propagation, options.subpixel, options.keep_every)]
+        executor = "fused"
+    counts, limits = _counts(options, backend)
+    dark = (
+        options.near_field is None and not options.background and not options.blur and options.masks is None
+    )
+    return Model(waves + counts + limits, _reachable(mask, limits, backend) if dark else None, executor)
+
+
+def not_fused_because(options: ModelOptions) -> str:
+    """Why the fused executor does not cover a model; "" if it does."""
+    before, _, after = options.tilts
+    reasons = {
+        "asked for": options.executor == "stages",
+        "near field": options.near_field is not None,
+        "several probes": options.probe_marker is not None,
+        "local aberrations": options.aberration_marker is not None,
+        "phase plates": options.plates is not None,
+        "tilts before or after the specimen": before or after,
+        "windows are filtered (lazy_clean)": options.filter_patches,
+        f"propmethod {options.propagation}": options.propagation in stages.INTEGRATORS,
+    }
+    return ", ".join(reason for reason, applies in reasons.items() if applies)
+
+
+def _waves(options: ModelOptions, mask: np.ndarray, backend: Backend) -> list[Stage]:
+    """From the probe to the intensities, one effect after the other."""
     before, _, after = options.tilts
     chosen = _illumination(options, mask, backend, before)
     chosen.append(_specimen(options, mask, backend))
@@ -137,11 +189,7 @@ def build_model(options: ModelOptions, backend: Backend) -> Model:
     else:
         chosen.append(_near_field(options, options.near_field, mask, backend))
     chosen.append(stages.Intensity())
-    counts, limits = _counts(options, backend)
-    dark = (
-        options.near_field is None and not options.background and not options.blur and options.masks is None
-    )
-    return Model(chosen + counts + limits, _reachable(mask, limits, backend) if dark else None)
+    return chosen
 
 
 def _illumination(options: ModelOptions, mask: np.ndarray, backend: Backend, tilted: bool) -> list[Stage]:
@@ -168,17 +216,21 @@ def _illumination(options: ModelOptions, mask: np.ndarray, backend: Backend, til
 
 
 def _specimen(options: ModelOptions, mask: np.ndarray, backend: Backend) -> Stage:
-    grid = options.grid
-    windows = stages.ObjectWindows(grid, mask, backend, options.filter_patches)
-    exact = options.propagation == "angular_spectrum"
-    rate = angular_spectrum_phase_rate(grid) if exact else fresnel_phase_rate(grid)
-    tilted = options.tilts[1]
+    windows = stages.ObjectWindows(options.grid, mask, backend, options.filter_patches)
+    propagation = _propagation(options, mask, backend)
     branches = stages.INTEGRATORS.get(options.propagation)
     if branches is None:
-        return stages.Multislice(windows, stages.Propagation(grid, mask, backend, rate, tilted))
-    fractions = stages.propagation_fractions(branches)
-    propagation = stages.Propagation(grid, mask, backend, rate, tilted, fractions)
+        return stages.Multislice(windows, propagation)
     return stages.FractionalSteps(windows, propagation, branches)
+
+
+def _propagation(options: ModelOptions, mask: np.ndarray, backend: Backend) -> stages.Propagation:
+    grid = options.grid
+    exact = options.propagation == "angular_spectrum"
+    rate = angular_spectrum_phase_rate(grid) if exact else fresnel_phase_rate(grid)
+    branches = stages.INTEGRATORS.get(options.propagation)
+    fractions = (1.0,) if branches is None else stages.propagation_fractions(branches)
+    return stages.Propagation(grid, mask, backend, rate, options.tilts[1], fractions)
 
 
 def _near_field(options: ModelOptions, near: NearField, mask: np.ndarray, backend: Backend) -> Stage:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pypty.backend import kernels
 from pypty.backend.array import Array, array_module
+from pypty.backend.workspace import Workspace
 
 _ROUNDING = 30
 """Rounding of an amplitude, in units of eps times the largest amplitude: a generous bound."""
@@ -28,15 +29,11 @@ class NoiseModel(Protocol):
     units of that of ``lsq_sqrt`` (2); it scales the preconditioner.
     """
 
-    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
-        """Loss per pixel, and its derivative with respect to I; both arguments are (batch, ky, kx)."""
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        """Loss per pixel, and its derivative with respect to I; both arguments are (batch, ky, kx), and are kept."""
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         """See above; ``mean_pattern`` is the mean measured pattern."""
-
-
-def _one_where_zero(array: Array) -> Array:
-    return array_module(array).where(array == 0, array.dtype.type(1), array)
 
 
 def _never(intensity: Array, dark: float, reachable: Array) -> Array:
@@ -46,15 +43,29 @@ def _never(intensity: Array, dark: float, reachable: Array) -> Array:
     return array_module(intensity).zeros((), bool) if reachable is None else ~reachable
 
 
+@dataclass(frozen=True)
 class LsqSqrt:
     """Amplitudes: (sqrt I - sqrt D)^2, the variance-stabilised Gaussian approximation of Poisson noise
-    (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004)."""
+    (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004).
 
-    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
-        xp = array_module(intensity)
-        amplitude = xp.sqrt(intensity)
-        difference = amplitude - xp.sqrt(data)
-        return difference**2, difference / _one_where_zero(amplitude)
+    An intensity that is only rounding has no slope: its wave has the measured amplitude in the gradient, but an arbitrary
+    phase, which is noise, and another noise on every machine.
+
+    Attributes
+    ----------
+    dark : counts below which an intensity is nothing but rounding
+    """
+
+    dark: float = 0.0
+
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        xp = work.xp
+        amplitude = xp.sqrt(intensity, out=work.array("slope", intensity.shape, intensity.dtype))
+        difference = xp.sqrt(data, out=work.array("difference", data.shape, data.dtype))
+        xp.subtract(amplitude, difference, out=difference)
+        xp.copyto(amplitude, amplitude.dtype.type(np.inf), where=intensity <= self.dark)
+        slope = xp.divide(difference, amplitude, out=amplitude)
+        return xp.multiply(difference, difference, out=difference), slope
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         return 1.0
@@ -79,8 +90,8 @@ class Poisson:
     dark: float = 0.0
     reachable: Array = None
 
-    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
-        xp = array_module(intensity)
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        xp = work.xp
         real = intensity.dtype.type
         never = _never(intensity, self.dark, self.reachable)
         dark = (intensity <= real(self.dark)) & ~never
@@ -94,7 +105,7 @@ class Poisson:
 class Lsq:
     """Intensities: (I - D)^2."""
 
-    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         difference = intensity - data
         return difference**2, 2 * difference
 
@@ -108,8 +119,8 @@ class LsqSqrt2:
 
     threshold = 0.5
 
-    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
-        xp = array_module(intensity)
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        xp = work.xp
         counted = data > self.threshold
         safe = xp.where(counted, data, data.dtype.type(1))
         loss = xp.where(counted, (data - intensity) ** 2 / (2 * safe), intensity)
@@ -140,15 +151,15 @@ class PoissonGaussian:
     dark: float = 0.0
     reachable: Array = None
 
-    def loss_and_slope(self, intensity: Array, data: Array) -> tuple[Array, Array]:
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         real = intensity.dtype.type
         shift = real(self.readout**2 / self.gain)
-        measured = array_module(intensity).maximum(data + shift, real(0))
+        measured = work.xp.maximum(data + shift, real(0))
         if shift == 0:
-            loss, slope = Poisson(self.dark, self.reachable).loss_and_slope(intensity, measured)
+            loss, slope = Poisson(self.dark, self.reachable).loss_and_slope(intensity, measured, work)
         else:
             modelled = intensity + shift
-            loss, slope = modelled - measured * array_module(intensity).log(modelled), 1 - measured / modelled
+            loss, slope = modelled - measured * work.xp.log(modelled), 1 - measured / modelled
         return loss / real(self.gain), slope / real(self.gain)
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
@@ -195,10 +206,14 @@ def make_noise_model(
     dark = brightest * (_ROUNDING * float(np.finfo(precision).eps)) ** 2
     if name == "poisson_gaussian":
         return PoissonGaussian(gain, readout, dark, reachable)
-    return Poisson(dark, reachable) if isinstance(NOISE_MODELS[name], Poisson) else NOISE_MODELS[name]
+    if isinstance(NOISE_MODELS[name], Poisson):
+        return Poisson(dark, reachable)
+    return LsqSqrt(dark) if isinstance(NOISE_MODELS[name], LsqSqrt) else NOISE_MODELS[name]
 
 
-def score(noise: NoiseModel, intensity: Array, data: Array, weights: Array) -> tuple[float, float, Array]:
+def score(
+    noise: NoiseModel, intensity: Array, data: Array, weights: Array, work: Workspace
+) -> tuple[float, float, Array]:
     """Weighted loss, weighted sum of squared errors (both accumulated in float64), and dLoss/dI.
 
     Parameters
@@ -206,8 +221,10 @@ def score(noise: NoiseModel, intensity: Array, data: Array, weights: Array) -> t
     intensity, data : (batch, ky, kx)
     weights : broadcasts to them, or None for 1
     """
-    loss, slope = noise.loss_and_slope(intensity, data)
-    errors = (intensity - data) ** 2
+    errors = work.xp.subtract(intensity, data, out=work.array("errors", data.shape, data.dtype))
+    errors *= errors
+    loss, slope = noise.loss_and_slope(intensity, data, work)
     if weights is not None:
-        loss, slope, errors = loss * weights, slope * weights, errors * weights
+        for array in (loss, slope, errors):
+            array *= weights
     return kernels.total(loss), kernels.total(errors), slope

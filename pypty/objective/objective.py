@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import numpy as np
 
 from pypty.backend.array import Array, Backend
 from pypty.backend.memory import out_of_memory_errors, release_unused
+from pypty.backend.workspace import Workspace
 from pypty.data.feed import Feed
 from pypty.errors import ResourceError
 from pypty.model.forward import Model
@@ -64,6 +66,8 @@ class Objective:
         self.noise = noise
         self.batch_size = batch_size
         self.n_threads = 1 if backend.on_gpu else n_threads
+        self._workspaces = [Workspace(backend.xp, backend.fft_library) for _ in range(self.n_threads)]
+        self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
 
     def evaluate(
         self,
@@ -105,33 +109,39 @@ class Objective:
         points = self.model.prepare(variables)
         parts = []
         for start in range(0, len(indices), self.batch_size):
-            batch = Feed(self.backend, None, self.feed.corners).batch(
-                indices[start : start + self.batch_size]
-            )
+            chosen = indices[start : start + self.batch_size]
+            batch = Feed(self.backend, None, self.feed.corners).batch(chosen, self._workspaces[0])
             intensity = self.model.forward(points, batch, [])
-            parts.append(intensity.get() if self.backend.on_gpu else intensity)
+            parts.append(intensity.get() if self.backend.on_gpu else intensity.copy())
         return np.concatenate(parts)
 
     def _sum_batches(self, variables: Variables, names: tuple[str, ...], indices: np.ndarray) -> Evaluated:
         points = self.model.prepare(variables)
         batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
         shares = [batches[i :: self.n_threads] for i in range(min(self.n_threads, len(batches)))]
-        if len(shares) == 1:
-            return self._share(variables, names, points, shares[0])
-        with ThreadPoolExecutor(len(shares)) as pool:
-            parts = list(pool.map(lambda share: self._share(variables, names, points, share), shares))
-        return _add(parts)  # in a fixed order: the same bits every time
+        map_ = map if self._pool is None else self._pool.map
+        parts = map_(
+            functools.partial(self._share, variables, names, points), shares, self._workspaces[: len(shares)]
+        )
+        evaluated = _add(list(parts))  # in a fixed order: the same bits every time
+        self.model.finish(evaluated.gradients)
+        return evaluated
 
     def _share(
-        self, variables: Variables, names: tuple[str, ...], points: list, share: list[np.ndarray]
+        self,
+        variables: Variables,
+        names: tuple[str, ...],
+        points: list,
+        share: list[np.ndarray],
+        workspace: Workspace,
     ) -> Evaluated:
         """One thread's batches, with accumulators of its own."""
         out = Evaluated(0.0, 0.0, variables.zeros(names))
         for indices in share:
-            batch = self.feed.batch(indices)
+            batch = self.feed.batch(indices, workspace)
             tapes: list[Tape] = []
             intensity = self.model.forward(points, batch, tapes)
-            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights)
+            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights, workspace)
             out.loss += loss
             out.sse += sse
             if names:
@@ -139,11 +149,14 @@ class Objective:
         return out
 
     def _halve_batch(self, error: BaseException) -> None:
+        for workspace in self._workspaces:
+            workspace.clear()
         release_unused(self.backend)
         if self.batch_size > 1:
             self.batch_size = max(1, self.batch_size // 2)
         elif self.n_threads > 1:
             self.n_threads = max(1, self.n_threads // 2)
+            del self._workspaces[self.n_threads :]
         else:
             raise ResourceError(
                 "out of memory with one pattern at a time; use default_dtype='single', fewer slices or "

@@ -190,6 +190,13 @@ NUMERICS = (
               "Device: auto takes a GPU where one works; gpu fails where none does (see  pypty doctor)."),
     Parameter("n_threads", None, optional(_positive_whole), "", "Threads on the CPU; None = the cores this process "
               "may use.", when="backend is cpu"),
+    Parameter("fft_library", "auto", Choice(("auto", "fftw", "scipy")), "", "Fourier transforms on the CPU: auto takes "
+              "FFTW where pyFFTW is installed (pip install 'pypty[fast]'), which is twice as fast, else SciPy. FFTW "
+              "measures which way is fastest: the last digits may differ between two processes, but not in a resumed "
+              "run; scipy always repeats them.", when="backend is cpu"),
+    Parameter("executor", "auto", Choice(("auto", "stages")), "", "How waves are computed: auto takes the fused "
+              "executor where it covers the model (run.log says so); stages takes one effect after the other, which is "
+              "the definition, and slower."),
     Parameter("compute_batch", "auto", Either((Choice(("auto",)), _positive_whole)), "patterns",
               "Patterns computed together. auto: from the memory estimate (pypty.plan)."),
     Parameter("memory_saturation", 0.7, Number(0, 1, open_low=True), "", "Fraction of the free memory to use.",

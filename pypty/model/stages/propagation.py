@@ -96,22 +96,23 @@ class Propagation:
         ramp_x = xp.exp(-2j * np.pi * length * tilts[:, 1:] * self.qx).astype(self.backend.complex)
         return ramp_y[:, None, None, :, None], ramp_x[:, None, None, None, :]
 
-    def _multiply(
+    def multiply(
         self,
         spectrum: Array,
         point: PropagationPoint,
         gap: int,
-        fraction: float,
         batch: Batch,
-        conjugate: bool,
+        fraction: float = 1.0,
+        conjugate: bool = False,
     ) -> Array:
+        """H or conj(H) times a spectrum; in place, but for one that is shared by patterns with tilts of their own."""
         index = point.index(gap)
         factor = point.factors[index, fraction]
         spectrum *= factor.conj() if conjugate else factor
         if point.tilts is not None and len(point.tilts) > 1:
             sign = -1.0 if conjugate else 1.0
             ramp_y, ramp_x = self._own_ramps(point, sign * fraction * float(point.distances[index]), batch)
-            if spectrum.shape[0] == 1:  # a wave shared by all patterns so far
+            if spectrum.shape[0] < ramp_y.shape[0]:  # a wave shared by all patterns so far
                 return (spectrum * ramp_y) * ramp_x
             spectrum *= ramp_y
             spectrum *= ramp_x
@@ -122,7 +123,7 @@ class Propagation:
     ) -> Array:
         """The wave after the gap; ``wave`` is overwritten."""
         spectrum = fft.fft2(wave, overwrite=True)
-        spectrum = self._multiply(spectrum, point, gap, fraction, batch, False)
+        spectrum = self.multiply(spectrum, point, gap, batch, fraction)
         return fft.ifft2(spectrum, overwrite=True)
 
     def adjoint(
@@ -137,20 +138,24 @@ class Propagation:
     ) -> Array:
         """The gradient before the gap; ``after`` is the wave after it. ``grad`` is overwritten."""
         spectrum = fft.fft2(grad, overwrite=True)
-        if "slice_distances" in gradients or (self.tilted and "tilts" in gradients):
+        if self.refines(gradients):
             slope = imaginary_product(spectrum, fft.fft2(after), axes=(1, 2))
-            self._add_gradients(slope, point, gap, fraction, batch, gradients)
-        spectrum = self._multiply(spectrum, point, gap, fraction, batch, True)
+            self.add_gradients(slope, point, gap, batch, gradients, fraction)
+        spectrum = self.multiply(spectrum, point, gap, batch, fraction, conjugate=True)
         return fft.ifft2(spectrum, overwrite=True)
 
-    def _add_gradients(
+    def refines(self, gradients: Gradients) -> bool:
+        """Whether distances or tilts ask for their gradient."""
+        return "slice_distances" in gradients or (self.tilted and "tilts" in gradients)
+
+    def add_gradients(
         self,
         slope: Array,
         point: PropagationPoint,
         gap: int,
-        fraction: float,
         batch: Batch,
         gradients: Gradients,
+        fraction: float = 1.0,
     ) -> None:
         """With the slope s = Im(conj(F[G]) F[psi after]) and the phase f z (r - 2 pi q.t):
         dL/dz = -(f/n^2) sum_q (r - 2 pi q.t) s, dL/dt = (2 pi f z/n^2) sum_q q s."""
