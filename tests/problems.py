@@ -100,6 +100,7 @@ def small_params(**changes: Any) -> dict[str, Any]:
         "compute_batch": 10,
         "default_dtype": "double",
         "print_flag": 0,
+        "warmup_epochs": 0,
     }
     params.update(changes)
     return {key: value for key, value in params.items() if value is not ...}

@@ -25,14 +25,14 @@ def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_few_epochs_reach_the_truth() -> None:
-    """Without padding: 12 epochs are enough for a correlation above 0.97."""
-    params = demo_params("", data_pad=0, damping_cutoff_multislice=1.0, epoch_max=12, print_flag=0)
+    """Without padding: four epochs, of which two are of mini-batches, give a correlation above 0.975."""
+    params = demo_params("", data_pad=0, damping_cutoff_multislice=1.0, epoch_max=4, print_flag=0)
     pixel = 0.278827193942933
     scale = params["pixel_size_x_A"] / pixel
     params.update(pixel_size_x_A=pixel, pixel_size_y_A=pixel, positions=params["positions"] * scale)
     result = pypty.run(params)
-    assert agreement_with_truth(result).correlation > 0.97
-    assert result.loss[-1] < 0.37 * result.loss[0]
+    assert agreement_with_truth(result).correlation > 0.975
+    assert result.loss[-1] < 0.85 * result.loss[0]
 
 
 def test_agreement_ignores_offset_ramp_and_shift_but_not_noise() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 
+import numpy as np
 import pytest
 from parameter_registry import Desk, effect, loss
-from problems import small_params
+from problems import small_params, smooth_object
 
+import pypty
 from pypty.backend.array import Backend
 from pypty.engine.loop import Reconstruction
 from pypty.engine.prepare import prepare
@@ -19,6 +21,12 @@ def prepared_backend(**changes: object) -> Backend:
     setup = prepare(small_params(**changes))
     setup.close()
     return setup.backend
+
+
+def warmups(**changes: object) -> int:
+    setup = prepare(small_params(**changes))
+    setup.close()
+    return setup.warmup_epochs
 
 
 def executor_of(**changes: object) -> str:
@@ -41,6 +49,22 @@ def _(desk: Desk) -> None:
     else:
         assert prepared_backend(fft_library="auto").fft_library == "fftw"
         assert loss(fft_library="fftw") == pytest.approx(loss(fft_library="scipy"), rel=1e-12)
+
+
+@effect("warmup_epochs", bad=-1)
+def _(desk: Desk) -> None:
+    """Mini-batches from vacuum, none for a given object, for a near field, or to go on; as many as asked for."""
+    assert warmups(warmup_epochs=3) == 3
+    assert (
+        warmups(warmup_epochs="auto")
+        == warmups(warmup_epochs="auto", obj=np.ones((1, 1, 1, 1), complex))
+        == 2
+    )
+    assert warmups(warmup_epochs="auto", obj=smooth_object()) == 0
+    assert warmups(warmup_epochs="auto", recon_type="near_field", defocus_array=[50.0]) == 0
+    assert warmups(warmup_epochs="auto", epoch_prev=1, epoch_max=4) == 0
+    with_it, without = (pypty.run(small_params(warmup_epochs=n, epoch_max=4)).loss for n in (2, 0))
+    assert with_it[-1] < 0.5 * without[-1]
 
 
 @effect("executor", bad="fast")

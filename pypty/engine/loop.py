@@ -32,6 +32,7 @@ from pypty.engine.problem import (
 from pypty.engine.sequences import check_inside
 from pypty.engine.setup import Setup, data_fingerprint
 from pypty.engine.state import State
+from pypty.engine.warmup import STEPS, warm_up
 from pypty.errors import ReconstructionError
 from pypty.model.parametrization import BandLimits
 from pypty.objective.objective import Objective
@@ -181,6 +182,8 @@ class Reconstruction:
         if now["keep_probe_states_orthogonal"]:
             state.make_modes_orthogonal()
         problem = self.problem(now)
+        if state.epoch - self.settings.first_epoch < self.setup.warmup_epochs and "obj" in problem.blocks:
+            return self._warm_up(problem, now, decisions)
         warnings = self._forget_if_changed(problem.signature, now["reset_history_flag"])
         counted = _Counting(problem)
         if state.sample is None:
@@ -212,6 +215,33 @@ class Reconstruction:
             _log.warning("epoch %d: %s", state.epoch, text)
         self._log_search(start, step)
         return self._record(problem, start, step, counted.calls, now, decisions, warnings)
+
+    def _warm_up(self, problem: Problem, now: Mapping[str, Any], decisions: list[str]) -> EpochRecord:
+        """An epoch of mini-batches; L-BFGS starts anew after it."""
+        state = self.state
+        done = warm_up(problem, (self.settings["seed"], state.epoch))
+        if not math.isfinite(done.loss) and done.step > 0:
+            raise ReconstructionError(f"epoch {state.epoch}: the loss is {done.loss}")
+        warnings = [] if done.step else ["warm-up: errors grow, however short the steps; it is left out"]
+        state.change(done.variables, ["warm-up"])
+        state.signature = None
+        state.change(*after_update(state.variables, now, self.limits(now)))
+        for text in (*decisions, *warnings):
+            _log.warning("epoch %d: %s", state.epoch, text)
+        return EpochRecord(
+            epoch=state.epoch,
+            time_s=0.0,
+            loss=done.loss,
+            sse=done.sse,
+            first_step=1.0,
+            step=done.step,
+            evaluations=done.passes,
+            slope=0.0,
+            new_slope=0.0,
+            blocks=tuple(name for name in problem.blocks if name in STEPS),
+            decisions=decisions,
+            warnings=warnings,
+        )
 
     def _move_windows(self, now: Mapping[str, Any]) -> None:
         variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)

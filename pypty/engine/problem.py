@@ -207,6 +207,11 @@ class Problem:
         evaluated.gradients = {}  # the vector has them; keep no second copy alive
         return Sample(evaluated.loss, gradient, evaluated)
 
+    def diagonal(self, variables: Variables, blocks: Iterable[str], indices: np.ndarray) -> dict[str, Array]:
+        """The Gauss-Newton diagonal of some of the patterns, with respect to the vector."""
+        curvature = self.curvature.of_patterns(indices)
+        return self.form.diagonal(variables, curvature.diagonal(variables, blocks))
+
     def precondition(self, gradient: BlockVector) -> BlockVector:
         """P D^-1 P gradient, D the Gauss-Newton diagonal (or its largest value), P the band limits.
 

@@ -29,6 +29,8 @@ from pypty.params.effects import has_background, has_current, has_tilts
 from pypty.params.settings import Settings
 
 _ALIGNED_PATTERNS = 1000
+AUTO_EPOCHS = 2
+"""Passes of a warm-up (engine/warmup.py) from vacuum: the second still gains where there are many slices and modes."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,17 @@ class Setup:
             if rolloff > 0:
                 masks["obj_steps"] = object_band_mask(shape, pixels, cutoff, rolloff)
         return BandLimits(**{name: backend.asarray(mask, backend.real) for name, mask in masks.items()})
+
+    @property
+    def warmup_epochs(self) -> int:
+        """``warmup_epochs``; "auto" are two where a far field is reconstructed from vacuum, else none."""
+        asked, obj = self.settings["warmup_epochs"], self.settings["obj"]
+        if asked != "auto":
+            return int(asked)
+        vacuum = obj is None or bool((obj == 1).all())
+        first = self.settings["epoch_prev"] == 0 and not self.settings["skip_preprocessing"]
+        far = not self.near_field and self.settings["masks"] is None
+        return AUTO_EPOCHS if vacuum and first and far else 0
 
     def probe_aperture(self) -> np.ndarray | float | None:
         """``probe_constraint_mask``, or the aperture of the start."""
@@ -285,7 +298,8 @@ class Setup:
         return Curvature(
             self.backend,
             self.grid,
-            self.scan.corners[indices],
+            self.scan.corners,
+            indices,
             mean,
             weight * self._noise_model().curvature(seen),
             self.near_field,

@@ -114,7 +114,13 @@ class Parametrization:
     def gradient(
         self, base: Variables, vector: Mapping[str, Array], gradients: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """The gradient with respect to the vector, inside the subspaces.
+        """The gradient with respect to the vector, inside the subspaces; see :meth:`gradient_as_it_is`."""
+        return self.project(self.gradient_as_it_is(base, vector, gradients))
+
+    def gradient_as_it_is(
+        self, base: Variables, vector: Mapping[str, Array], gradients: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The gradient with respect to the vector.
 
         With G = dL/dRe + i dL/dIm: dL/dtheta = Im(G conj(O)), dL/da = Re(G exp(-i theta)); for the probe the same
         with its spectrum and F[G]/n^2.
@@ -141,7 +147,7 @@ class Parametrization:
                 out["probe"] = (grad * spectrum.conj()).imag
             else:
                 out["probe"] = (grad * _unit(fft.fft2(base.probe)).conj()).real
-        return self.project(out)
+        return out
 
     def signs(self, vector: Mapping[str, Array]) -> dict[str, Array]:
         """-1 for the numbers of a block that change sign when it is mapped to the unknowns and back, else 1: amplitudes

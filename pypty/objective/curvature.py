@@ -8,6 +8,7 @@ Phys. 14 (2012) 063004); for any other real unknown u it is 2 sum |dW/du|^2.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from pypty.optics.propagators import fresnel_phase_rate
 
 _NARROWEST_BLUR = 0.3
 """Pixels; narrower blurs have next to no slope."""
+_PIXELS_PER_TRANSFORM = 100
+"""Pixels that can be added in the time in which a convolution takes care of one."""
 REGULARISATION = 0.03
 """The curvature of badly illuminated pixels is raised by this fraction of the largest."""
 
@@ -33,7 +36,8 @@ class Curvature:
 
     Attributes
     ----------
-    corners : (n, 2) windows of the patterns in use, host
+    all_corners : (N, 2) windows of all patterns, host
+    indices : (n,) the patterns in use
     mean_pattern : (ny, nx) mean counts in the window, zero frequency first, host; zeros if not known
     scale : factor of the noise model and of ``loss_weight``
     near_field : the detector is in an image plane
@@ -44,13 +48,30 @@ class Curvature:
 
     backend: Backend
     grid: Grid
-    corners: np.ndarray
+    all_corners: np.ndarray
+    indices: np.ndarray
     mean_pattern: np.ndarray
     scale: float = 1.0
     near_field: bool = False
     acting_tilts: tuple[bool, bool, bool] = (False, True, False)
     defocus_A: float = 0.0
     compared_mean: np.ndarray | None = None
+
+    @property
+    def corners(self) -> np.ndarray:
+        """(n, 2) windows of the patterns in use."""
+        return self.all_corners[self.indices]
+
+    def of_patterns(self, indices: np.ndarray) -> Curvature:
+        """The same for other patterns."""
+        return dataclasses.replace(self, indices=indices)
+
+    def overlap(self, probe: Array, shape: tuple[int, ...]) -> float:
+        """How many patterns light the same pixel: with the illumination L of all of them, sum L^2 over the sum of
+        (|P|^2)^2 of each. 1 if none overlaps another."""
+        window = _modes_power(probe)
+        light = _convolve(self._visits(shape), window, shape)
+        return float((light**2).sum() / (len(self.indices) * (window**2).sum()))
 
     def diagonal(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
         """Positive arrays that broadcast to the named blocks."""
@@ -90,18 +111,40 @@ class Curvature:
         """(1, 1, Y, X). The slices act together, so each is given their number times its own curvature."""
         shape = variables.obj.shape[-2:]
         window = _modes_power(variables.probe)
-        illumination = _convolve(self._visits(shape), window, shape)
+        illumination = self._illumination(window, shape)
         n_slices = variables.obj.shape[1]
         return (2 * self._gain() * n_slices * _raised(illumination))[None, None].astype(self.backend.real)
 
+    def _illumination(self, window: Array, shape: tuple[int, ...]) -> Array:
+        """(Y, X): the window put at every corner. By addition where there are few, by convolution where there are
+        many."""
+        few = len(self.indices) * window.size < _PIXELS_PER_TRANSFORM * math.prod(shape)
+        if self.backend.on_gpu or not few:
+            return _convolve(self._visits(shape), window, shape)
+        ny, nx = window.shape
+        light = np.zeros(shape)
+        for y, x in self.corners.tolist():
+            light[y : y + ny, x : x + nx] += window
+        return light
+
     def _probe(self, variables: Variables) -> Array:
         """(1, y, x)."""
-        shape = variables.obj.shape[-2:]
         transmitted = kernels.sum_abs2(variables.obj.prod(axis=1), axes=(0,)).astype(np.float64)
-        seen = _correlate(self._visits(shape), transmitted, self.grid.shape)
+        seen = self._seen(transmitted)
         if variables.probe.ndim == 4:
             seen = seen / len(variables.probe)  # each subscan has its share of the patterns
         return (2 * self._gain() * _raised(seen))[None].astype(self.backend.real)
+
+    def _seen(self, image: Array) -> Array:
+        """(y, x): the sum of all windows of an image; the adjoint of :meth:`_illumination`."""
+        few = len(self.indices) * math.prod(self.grid.shape) < _PIXELS_PER_TRANSFORM * image.size
+        if self.backend.on_gpu or not few:
+            return _correlate(self._visits(image.shape), image, self.grid.shape)
+        ny, nx = self.grid.shape
+        seen = np.zeros(self.grid.shape)
+        for y, x in self.corners.tolist():
+            seen += image[y : y + ny, x : x + nx]
+        return seen
 
     def _positions(self, variables: Variables) -> Array:
         """(1, 2): 2 sum_q |2 pi f P^|^2, the same for every position.

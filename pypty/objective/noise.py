@@ -48,8 +48,8 @@ class LsqSqrt:
     """Amplitudes: (sqrt I - sqrt D)^2, the variance-stabilised Gaussian approximation of Poisson noise
     (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004).
 
-    An intensity that is only rounding has no slope: its wave has the measured amplitude in the gradient, but an arbitrary
-    phase, which is noise, and another noise on every machine.
+    An intensity that is only rounding has no slope: its wave has the measured amplitude in the gradient, but an
+    arbitrary phase, which is noise, and another noise on every machine.
 
     Attributes
     ----------
@@ -170,6 +170,23 @@ class PoissonGaussian:
         return 2.0 * share / self.gain
 
 
+@dataclass(frozen=True)
+class SlopeOfAmplitudes:
+    """The loss of another noise model with the slope of :class:`LsqSqrt`: for steps of a fixed length, which need a
+    curvature that is bounded. That of the likelihood is not: D/I where the model is too dark."""
+
+    noise: NoiseModel
+    amplitudes: LsqSqrt
+
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        loss, _ = self.noise.loss_and_slope(intensity, data, work)
+        counts = work.xp.maximum(data, data.dtype.type(0))  # a read-out may be negative
+        return loss, self.amplitudes.loss_and_slope(intensity, counts, work)[1]
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        return self.amplitudes.curvature(mean_pattern)
+
+
 NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
     {
         "lsq_sqrt": LsqSqrt(),
@@ -209,6 +226,13 @@ def make_noise_model(
     if isinstance(NOISE_MODELS[name], Poisson):
         return Poisson(dark, reachable)
     return LsqSqrt(dark) if isinstance(NOISE_MODELS[name], LsqSqrt) else NOISE_MODELS[name]
+
+
+def bounded(noise: NoiseModel) -> NoiseModel:
+    """A model with the same loss whose slope suits steps of a fixed length."""
+    if isinstance(noise, LsqSqrt):
+        return noise
+    return SlopeOfAmplitudes(noise, LsqSqrt(getattr(noise, "dark", 0.0)))
 
 
 def score(

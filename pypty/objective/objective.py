@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from pypty.errors import ResourceError
 from pypty.model.forward import Model
 from pypty.model.stages.base import Tape
 from pypty.model.variables import Variables
-from pypty.objective.noise import NoiseModel, score
+from pypty.objective.noise import NoiseModel, bounded, score
 from pypty.objective.regularizers import Regularizer
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,12 @@ class Objective:
         self.n_threads = 1 if backend.on_gpu else n_threads
         self._workspaces = [Workspace(backend.xp, backend.fft_library) for _ in range(self.n_threads)]
         self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+
+    def with_bounded_slope(self) -> Objective:
+        """The same loss, in the same memory, with a slope that suits steps of a fixed length."""
+        other = copy.copy(self)
+        other.noise = bounded(self.noise)
+        return other
 
     def evaluate(
         self,
