@@ -31,6 +31,7 @@ from pypty.engine.loop import Reconstruction
 from pypty.engine.prepare import prepare
 from pypty.engine.problem import Problem
 from pypty.engine.state import State
+from pypty.objective.objective import Limit
 from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord, read_loss_log
@@ -547,8 +548,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *blocks: str) -> None:
     """Every step of a problem that refines one of the blocks raises the loss."""
     evaluate = Problem.__call__
 
-    def spoiled(self: Problem, point: BlockVector) -> Sample:
-        sample = evaluate(self, point)
+    def spoiled(self: Problem, point: BlockVector, limit: Limit | None = None) -> Sample:
+        sample = evaluate(self, point, limit)
         start = self.point()
         moved = any((point[name] != start[name]).any() for name in point)
         if moved and set(blocks) & set(self.blocks):

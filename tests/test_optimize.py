@@ -48,7 +48,7 @@ def minimise(
     """Step as the engine does (a rejected step resets the history, two in a row end it) until ``done``."""
     count = 0
 
-    def function(x: BlockVector) -> Sample:
+    def function(x: BlockVector, limit: float = math.inf) -> Sample:
         nonlocal count
         count += 1
         value, gradient = objective(x)
@@ -309,7 +309,7 @@ def test_all_zero_gradient():
     x = BlockVector({"x": np.ones(3)})
     sample = Sample(1.0, BlockVector({"x": np.zeros(3)}))
 
-    def never(x: BlockVector) -> Sample:
+    def never(x: BlockVector, limit: float = math.inf) -> Sample:
         raise AssertionError("nothing should be evaluated")
 
     step = Lbfgs().step(x, sample, never, identity, 5, 1.0, OPTIONS)
@@ -327,7 +327,7 @@ def test_history_length(hist_length: float):
     """The number of pairs kept: at least one, which only gives the length of a step."""
     quadratic = Quadratic(12, 1e3)
 
-    def function(x: BlockVector) -> Sample:
+    def function(x: BlockVector, limit: float = math.inf) -> Sample:
         value, gradient = quadratic(x)
         return Sample(value, BlockVector(gradient))
 
@@ -386,7 +386,9 @@ def test_negative_curvature_is_not_remembered():
     """A pair with <s, y> <= 0 would make the inverse Hessian indefinite."""
     x = BlockVector({"x": np.array([1.0, 2.0])})
 
-    def function(x: BlockVector) -> Sample:  # concave until far out: the gradient grows along the step
+    def function(
+        x: BlockVector, limit: float = math.inf
+    ) -> Sample:  # concave until far out: the gradient grows along the step
         a = x["x"]
         return Sample(float(-(a**2).sum() / 2), BlockVector({"x": -a}))
 
@@ -444,7 +446,7 @@ Phi = Callable[[float], tuple[float, float]]
 def search(phi: Phi, first_step: float = 1.0, options: WolfeOptions = OPTIONS) -> LineSearch:
     value, slope = phi(0.0)
     return strong_wolfe(
-        lambda a: Point(a, *phi(a), payload=("at", a)), Point(0.0, value, slope), first_step, options
+        lambda a, _: Point(a, *phi(a), payload=("at", a)), Point(0.0, value, slope), first_step, options
     )
 
 

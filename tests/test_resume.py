@@ -314,7 +314,7 @@ def test_an_interrupted_epoch_is_done_again(
         positions=OFF_GRID,
     )
     if moment == "while evaluating":
-        interrupt(monkeypatch, Objective, "_share", lambda run: "positions" in run.args[1])
+        interrupt(monkeypatch, Objective, "_compute", lambda run: "positions" in run.args[0].gradients)
     else:
         interrupt(monkeypatch, Reconstruction, "_log_search", lambda run: "positions" in run.args[0].gradient)
     result = pypty.run(params)

@@ -35,7 +35,7 @@ from pypty.engine.state import State
 from pypty.engine.warmup import STEPS, warm_up
 from pypty.errors import ReconstructionError
 from pypty.model.parametrization import BandLimits
-from pypty.objective.objective import Objective
+from pypty.objective.objective import Limit, Objective
 from pypty.objective.regularizers import make_regularizers
 from pypty.optimize.lbfgs import Lbfgs, Sample, Step
 from pypty.optimize.line_search import WolfeOptions
@@ -189,6 +189,7 @@ class Reconstruction:
         if state.sample is None:
             state.sample = counted(problem.point())
         start = state.sample
+        counted.start = start.info.parts
         if not math.isfinite(start.value) or not start.gradient.is_finite():
             raise ReconstructionError(
                 f"epoch {state.epoch}: the loss is {start.value} or its gradient is not finite; "
@@ -365,12 +366,13 @@ class Reconstruction:
 
 
 class _Counting:
-    """Counts calls of a problem."""
+    """The problem as a line search asks for it, from a start whose batches are known; counts its calls."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.calls = 0
+        self.start = np.zeros(0)
 
-    def __call__(self, point: Any) -> Sample:
+    def __call__(self, point: Any, limit: float = math.inf) -> Sample:
         self.calls += 1
-        return self.problem(point)
+        return self.problem(point, Limit(limit, self.start))

@@ -16,7 +16,7 @@ from pypty.model.parametrization import BandLimits, Parametrization, affine_basi
 from pypty.model.stages import INTEGRATORS
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature
-from pypty.objective.objective import Evaluated, Objective
+from pypty.objective.objective import Evaluated, Limit, Objective
 from pypty.objective.regularizers import Regularizer
 from pypty.optimize.lbfgs import Sample
 from pypty.optimize.vector import BlockVector
@@ -198,11 +198,15 @@ class Problem:
         """All unknowns at a point."""
         return self.form.variables(self.variables, point)
 
-    def __call__(self, point: BlockVector) -> Sample:
+    def __call__(self, point: BlockVector, limit: Limit | None = None) -> Sample:
+        """The objective at a point. Its gradient is left out (empty) where it is above the limit and that saves
+        time."""
         variables = self.variables_at(point)
         evaluated: Evaluated = self.objective.evaluate(
-            variables, self.blocks, self.indices, self.weight, self.regularizers
+            variables, self.blocks, self.indices, self.weight, self.regularizers, limit
         )
+        if self.blocks and not evaluated.gradients:
+            return Sample(evaluated.loss, BlockVector({}), evaluated)
         gradient = BlockVector(self.form.gradient(self.variables, point, evaluated.gradients))
         evaluated.gradients = {}  # the vector has them; keep no second copy alive
         return Sample(evaluated.loss, gradient, evaluated)

@@ -28,7 +28,7 @@ from pypty.output.files import atomic
 from pypty.output.loss_log import EpochRecord
 
 NAME = "resume.h5"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             group.attrs.update(
                 value=state.sample.value, sse=state.sample.info.sse, terms=json.dumps(state.sample.info.terms)
             )
+            group["parts"] = state.sample.info.parts
             _write_vector(group.create_group("gradient"), state.sample.gradient)
         pairs = file.create_group("pairs")
         for index, pair in enumerate(state.optimizer.pairs):
@@ -169,7 +170,11 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     if "sample" in file:
         group = file["sample"]
         info = Evaluated(
-            float(group.attrs["value"]), float(group.attrs["sse"]), {}, json.loads(group.attrs["terms"])
+            float(group.attrs["value"]),
+            float(group.attrs["sse"]),
+            {},
+            json.loads(group.attrs["terms"]),
+            group["parts"][()],
         )
         state.sample = Sample(info.loss, _read_vector(group["gradient"], backend), info)
     state.optimizer = Lbfgs(

@@ -217,7 +217,8 @@ class FusedWaves:
         if not {"probe", "positions"} & set(gradients):
             return
         if wave.shape[2] > 1:
-            wave = wave.sum(axis=2, keepdims=True)
+            summed = batch.workspace.array("summed", (*wave.shape[:2], 1, *self.shape), wave.dtype)
+            wave = self.backend.xp.sum(wave, axis=2, keepdims=True, out=summed)
         if self.subpixel:
             batch.workspace.fft.backward(wave)
             wave *= tape["ramps"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -35,12 +35,64 @@ class Evaluated:
     sse : sum of squared errors (D - I)^2 times the detector weights; not times ``loss_weight``
     gradients : by block name, only the refined ones
     terms : value of each regulariser
+    parts : loss of every batch, not weighted: what a trial is compared with (:class:`Limit`)
     """
 
     loss: float
     sse: float
     gradients: dict[str, Array]
     terms: dict[str, float] = field(default_factory=dict)
+    parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Above which value of the objective the gradient is not needed.
+
+    A thread that finds, after a quarter of its batches, that their loss has grown expects the trial to be rejected:
+    for the rest it computes the loss only, in less than half the time. Where the loss turns out to be low enough, the
+    missing gradients are computed after all.
+
+    Attributes
+    ----------
+    value : the limit
+    parts : loss of every batch at the start of the line search; empty = no guess is made
+    """
+
+    value: float = math.inf
+    parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass
+class Share:
+    """The batches of one thread, with what it has summed up.
+
+    Attributes
+    ----------
+    batches : indices of the patterns of each
+    before : loss of each at the start of the line search; None = not compared
+    gradients, workspace : accumulators and memory of the thread
+    losses : of each batch
+    skipped : numbers of the batches of which only the loss was computed
+    """
+
+    batches: list[np.ndarray]
+    before: np.ndarray | None
+    gradients: dict[str, Array]
+    workspace: Workspace
+    sse: float = 0.0
+    losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    skipped: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.losses = np.zeros(len(self.batches))
+
+    def expects_rejection(self, number: int) -> bool:
+        """Whether the loss of the first batches, a quarter at least, has grown."""
+        seen = number + 1
+        if self.before is None or 4 * seen < len(self.batches):
+            return False
+        return not self.losses[:seen].sum() <= self.before[:seen].sum()
 
 
 class Objective:
@@ -83,10 +135,11 @@ class Objective:
         indices: np.ndarray,
         weight: float = 1.0,
         regularizers: Iterable[Regularizer] = (),
+        limit: Limit | None = None,
     ) -> Evaluated:
         """Loss and gradient of the named blocks over the patterns ``indices`` (sorted).
 
-        ``weight`` is that of the data term; regularisers have their own.
+        ``weight`` is that of the data term; regularisers have their own. Above ``limit`` there may be no gradients.
 
         Raises
         ------
@@ -94,18 +147,19 @@ class Objective:
             Not even one pattern at a time fits into memory.
         """
         names = tuple(refined)
+        terms = [(one, *one.value_and_gradient(variables.block(one.block))) for one in regularizers]
+        penalty = sum(value for _, value, _ in terms)
+        data_limit = None if limit is None else Limit((limit.value - penalty) / weight, limit.parts)
         while True:
             try:
-                result = self._sum_batches(variables, names, indices)
+                result = self._sum_batches(variables, names, indices, data_limit)
                 break
             except out_of_memory_errors() as error:
                 self._halve_batch(error)
         for gradient in result.gradients.values():
             gradient *= weight
-        result.loss *= weight
-        for regularizer in regularizers:
-            value, gradient = regularizer.value_and_gradient(variables.block(regularizer.block))
-            result.loss += value
+        result.loss = result.loss * weight + penalty
+        for regularizer, value, gradient in terms:
             result.terms[regularizer.name] = value
             if regularizer.block in result.gradients:
                 result.gradients[regularizer.block] += gradient
@@ -122,38 +176,70 @@ class Objective:
             parts.append(intensity.get() if self.backend.on_gpu else intensity.copy())
         return np.concatenate(parts)
 
-    def _sum_batches(self, variables: Variables, names: tuple[str, ...], indices: np.ndarray) -> Evaluated:
+    def _sum_batches(
+        self, variables: Variables, names: tuple[str, ...], indices: np.ndarray, limit: Limit | None
+    ) -> Evaluated:
         points = self.model.prepare(variables)
         batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
-        shares = [batches[i :: self.n_threads] for i in range(min(self.n_threads, len(batches)))]
-        map_ = map if self._pool is None else self._pool.map
-        parts = map_(
-            functools.partial(self._share, variables, names, points), shares, self._workspaces[: len(shares)]
-        )
-        evaluated = _add(list(parts))  # in a fixed order: the same bits every time
-        self.model.finish(evaluated.gradients)
-        return evaluated
+        n = min(self.n_threads, len(batches))
+        guess = limit is not None and len(limit.parts) == len(batches)
+        shares = [
+            Share(
+                batches[i::n],
+                limit.parts[i::n] if limit is not None and guess else None,
+                variables.zeros(names),
+                workspace,
+            )
+            for i, workspace in zip(range(n), self._workspaces, strict=False)
+        ]
+        self._run(shares, lambda share: self._compute(share, points))
+        loss = float(sum(share.losses.sum() for share in shares))
+        if limit is not None and loss > limit.value and any(share.skipped for share in shares):
+            names = ()
+        else:
+            self._run(shares, lambda share: self._catch_up(share, points))
+        return self._added(shares, names, loss)
 
-    def _share(
-        self,
-        variables: Variables,
-        names: tuple[str, ...],
-        points: list,
-        share: list[np.ndarray],
-        workspace: Workspace,
-    ) -> Evaluated:
-        """One thread's batches, with accumulators of its own."""
-        out = Evaluated(0.0, 0.0, variables.zeros(names))
-        for indices in share:
-            batch = self.feed.batch(indices, workspace)
+    def _run(self, shares: list[Share], task: Callable[[Share], None]) -> None:
+        """Each share in a thread."""
+        for _ in map(task, shares) if self._pool is None else self._pool.map(task, shares):
+            pass
+
+    def _compute(self, share: Share, points: list) -> None:
+        for number, indices in enumerate(share.batches):
+            batch = self.feed.batch(indices, share.workspace)
             tapes: list[Tape] = []
             intensity = self.model.forward(points, batch, tapes)
-            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights, workspace)
-            out.loss += loss
-            out.sse += sse
-            if names:
-                self.model.adjoint(slope, points, batch, tapes, out.gradients)
-        return out
+            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights, share.workspace)
+            share.losses[number] = loss
+            share.sse += sse
+            if not share.gradients:
+                continue
+            if share.expects_rejection(number):
+                share.skipped.append(number)
+            else:
+                self.model.adjoint(slope, points, batch, tapes, share.gradients)
+
+    def _catch_up(self, share: Share, points: list) -> None:
+        """The gradients of batches of which only the loss was computed."""
+        for number in share.skipped:
+            batch = self.feed.batch(share.batches[number], share.workspace)
+            tapes: list[Tape] = []
+            intensity = self.model.forward(points, batch, tapes)
+            slope = score(self.noise, intensity, batch.data, batch.weights, share.workspace)[2]
+            self.model.adjoint(slope, points, batch, tapes, share.gradients)
+
+    def _added(self, shares: list[Share], names: tuple[str, ...], loss: float) -> Evaluated:
+        """The sum over shares, in a fixed order: the same bits every time."""
+        parts = np.zeros(sum(len(share.batches) for share in shares))
+        for i, share in enumerate(shares):
+            parts[i :: len(shares)] = share.losses
+        gradients = {name: shares[0].gradients[name] for name in names}
+        for share in shares[1:]:
+            for name, gradient in gradients.items():
+                gradient += share.gradients[name]
+        self.model.finish(gradients)
+        return Evaluated(loss, float(sum(share.sse for share in shares)), gradients, parts=parts)
 
     def _halve_batch(self, error: BaseException) -> None:
         for workspace in self._workspaces:
@@ -172,13 +258,3 @@ class Objective:
         _log.warning(
             "out of memory: going on with batches of %d on %d threads", self.batch_size, self.n_threads
         )
-
-
-def _add(parts: list[Evaluated]) -> Evaluated:
-    first = parts[0]
-    for part in parts[1:]:
-        first.loss += part.loss
-        first.sse += part.sse
-        for name, gradient in part.gradients.items():
-            first.gradients[name] += gradient
-    return first

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pypty.optimize.line_search import LineSearch, Point, WolfeOptions, strong_wolfe
 from pypty.optimize.vector import BlockVector
 
@@ -33,14 +35,17 @@ gradient changed because others did."""
 
 @dataclass(frozen=True)
 class Sample:
-    """Value and gradient at a point, and whatever the caller wants to keep with them."""
+    """Value and gradient at a point, and whatever the caller wants to keep with them. The gradient is empty where only
+    the value was needed."""
 
     value: float
     gradient: BlockVector
     info: Any = None
 
 
-Function = Callable[[BlockVector], Sample]
+Function = Callable[[BlockVector, float], Sample]
+"""The function at a point. Where its value is above the limit, the second argument, no gradient is needed: it may
+be empty."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,19 @@ class Step:
 
 @dataclass
 class Lbfgs:
-    """State of the optimiser: its pairs, oldest first."""
+    """State of the optimiser: its pairs, oldest first.
+
+    The inner products <s_i, y_j> of all pairs are kept, so that an iteration needs two rounds of inner products (those
+    of the gradient and of the newest pair with all pairs, and those of the y_i with H0 q) instead of 4 m in sequence.
+    """
 
     pairs: list[Pair] = field(default_factory=list)
+    _products: dict[tuple[int, int], float] = field(default_factory=dict, repr=False, compare=False)
 
     def reset(self) -> None:
         """Forget the history."""
         self.pairs.clear()
+        self._products.clear()
 
     def step(
         self,
@@ -120,9 +131,10 @@ class Lbfgs:
         if not slope < 0 or not math.isfinite(slope):
             return Step(x, sample, LineSearch(reason="the gradient is zero"), slope, fell_back)
 
-        def trial(step: float) -> Point:
-            new = function(x.plus(step, direction))
-            return Point(step, new.value, direction.dot(new.gradient), new)
+        def trial(step: float, limit: float) -> Point:
+            new = function(x.plus(step, direction), limit)
+            new_slope = direction.dot(new.gradient) if len(new.gradient) else math.nan
+            return Point(step, new.value, new_slope, new)
 
         search = strong_wolfe(trial, Point(0.0, sample.value, slope), first_step, options)
         if search.point is None:
@@ -134,19 +146,34 @@ class Lbfgs:
         return Step(x.plus(search.point.step, direction), accepted, search, slope, fell_back)
 
     def direction(self, gradient: BlockVector, precondition: Precondition, hist_length: float) -> BlockVector:
-        """-H gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs."""
+        """-H gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs.
+
+        Both loops run on numbers: q = g - sum alpha_i y_i and -d = H0 q + sum c_i s_i are put together at the end.
+        """
         pairs = self.pairs[-int(min(hist_length, len(self.pairs))) :] if hist_length >= 1 else []
-        q = gradient.copy()
-        rhos = [pair.rho for pair in pairs]
-        alphas = []
-        for pair, rho in zip(reversed(pairs), reversed(rhos), strict=True):
-            alphas.append(rho * pair.s.dot(q))
-            q.add(-alphas[-1], pair.y)
+        s, y = [pair.s for pair in pairs], [pair.y for pair in pairs]
+        sy = self._matrix(pairs)
+        n = len(pairs)
+        alphas, sg = np.zeros(n), gradient.dots(s)
+        for i in reversed(range(n)):
+            alphas[i] = (sg[i] - alphas[i + 1 :] @ sy[i, i + 1 :]) / sy[i, i]
+        q = gradient.combined((-alphas).tolist(), y)
         r = precondition(q).scaled(self._scales(precondition)) if self.pairs else precondition(q)
-        for pair, rho, alpha in zip(pairs, rhos, reversed(alphas), strict=True):
-            beta = rho * pair.y.dot(r)
-            r.add(alpha - beta, pair.s)
-        return r.scaled(-1.0)
+        factors, yr = np.zeros(n), r.dots(y)
+        for i in range(n):
+            factors[i] = alphas[i] - (yr[i] + factors[:i] @ sy[:i, i]) / sy[i, i]
+        return r.combined(factors.tolist(), s).scaled(-1.0)
+
+    def _matrix(self, pairs: list[Pair]) -> np.ndarray:
+        """<s_i, y_j>; only products with new pairs are computed."""
+        known = {(a, b) for a in map(id, pairs) for b in map(id, pairs)} & self._products.keys()
+        self._products = {key: self._products[key] for key in known}
+        for a in pairs:
+            missing = [b for b in pairs if (id(a), id(b)) not in known]
+            for b, value in zip(missing, a.s.dots([b.y for b in missing]), strict=True):
+                self._products[id(a), id(b)] = value
+        products = [self._products[id(a), id(b)] for a in pairs for b in pairs]
+        return np.array(products).reshape(len(pairs), len(pairs))
 
     def _scales(self, precondition: Precondition) -> dict[str, float]:
         """gamma of every block, from the newest pair in which its gradient changed; that of all blocks together where a

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-Trial = Callable[[float], "Point"]
-"""Evaluates phi at a step length."""
+Trial = Callable[[float, float], "Point"]
+"""Evaluates phi at a step length. Where phi is above the second argument the slope is not needed: it may be NaN."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,13 @@ class _Search:
         self.trials: list[Point] = []
         self.best: Point | None = None
 
-    def evaluate(self, step: float) -> Point:
-        """Try a step. Only numbers of it are kept, and the whole point if it is the best so far: payloads are large."""
-        point = self.trial(step)
+    def evaluate(self, step: float, limit: float = math.inf) -> Point:
+        """Try a step. Only numbers of it are kept, and the whole point if it is the best so far: payloads are large.
+
+        Above the limit, or without sufficient decrease, only the value is asked for.
+        """
+        allowed = self.start.value + self.options.c1 * step * self.start.slope
+        point = self.trial(step, min(allowed, self.start.value, limit))
         self.trials.append(dataclasses.replace(point, payload=None))
         if self.decreases(point) and (self.best is None or point.value < self.best.value):
             self.best = point
@@ -140,7 +144,7 @@ def _zoom(search: _Search, low: Point, high: Point) -> tuple[Point | None, str]:
         step = _inside(search, low, high)
         if step < search.options.min_step or abs(high.step - low.step) <= 1e-14 * max(high.step, low.step):
             return None, "the step became too small"
-        point = search.evaluate(step)
+        point = search.evaluate(step, low.value)
         if not search.decreases(point) or point.value >= low.value:
             high = point
             continue
@@ -156,12 +160,23 @@ def _inside(search: _Search, low: Point, high: Point) -> float:
     """The interpolated step, kept away from the ends of the interval."""
     left, right = sorted((low.step, high.step))
     width = right - left
-    step = _cubic_minimum(low, high) if math.isfinite(high.value) else None
+    step = None
+    if math.isfinite(high.value):
+        step = _cubic_minimum(low, high) if math.isfinite(high.slope) else _quadratic_minimum(low, high)
     if step is None:
         step = left + (search.options.shrink if not math.isfinite(high.value) else 0.5) * width
     if left == 0:
         return min(max(step, search.options.shrink * right), right - 0.1 * width)
     return min(max(step, left + 0.1 * width), right - 0.1 * width)
+
+
+def _quadratic_minimum(low: Point, high: Point) -> float | None:
+    """Minimiser of the parabola through a point with its slope and a value (eq. 3.57), or None where it has none."""
+    width = high.step - low.step
+    curvature = high.value - low.value - low.slope * width
+    if not curvature > 0:
+        return None
+    return low.step - low.slope * width**2 / (2 * curvature)
 
 
 def _cubic_minimum(a: Point, b: Point) -> float | None:

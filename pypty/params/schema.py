@@ -227,7 +227,8 @@ OPTIMISER = (
     Parameter("update_step_bfgs", 1.0, _positive, "", "First trial step of every line search.", per_epoch=True),
     Parameter("warmup_epochs", "auto", Either((Choice(("auto",)), _natural)), "epochs", "First epochs in which object "
               "and probe take a preconditioned step after every mini-batch; what else is refined waits, and so do "
-              "regularisers. auto: 2 for patterns in the far field and a start from vacuum, else 0.", when="obj is refined"),
+              "regularisers. auto: 2 for patterns in the far field and a start from vacuum, else 0.",
+              when="obj is refined"),
     Parameter("preconditioner", True, Flag(), "", "Start L-BFGS from the inverse illumination (Gauss-Newton diagonal) "
               "instead of one number per block."),
     Parameter("wolfe_c1_constant", 0.1, Number(0, 1, open_low=True), "", "Sufficient decrease (Wolfe 1).",

@@ -1,0 +1,144 @@
+"""The sum over batches and threads, and what a rejected trial saves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import small_params
+
+from pypty.engine.loop import Reconstruction
+from pypty.engine.prepare import prepare
+from pypty.engine.problem import Problem
+from pypty.engine.state import State
+from pypty.model.forward import Model
+from pypty.objective.objective import Limit
+from pypty.optimize.vector import BlockVector
+
+
+def problem(**changes: Any) -> Problem:
+    setup = prepare(small_params(compute_batch=2, **changes))
+    setup.close()
+    return Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.first())
+
+
+@pytest.fixture
+def adjoints(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of patterns of which a gradient was computed."""
+    counted: list[int] = []
+    adjoint = Model.adjoint
+
+    def counting(self: Model, grad: Any, points: Any, batch: Any, *args: Any) -> None:
+        counted.append(len(batch.index))
+        adjoint(self, grad, points, batch, *args)
+
+    monkeypatch.setattr(Model, "adjoint", counting)
+    return counted
+
+
+def worse(one: Problem) -> BlockVector:
+    """A point with a larger loss in every batch."""
+    point = one.point()
+    return BlockVector({"obj": point["obj"], "probe": 3 * point["probe"]})
+
+
+def test_the_loss_of_every_batch_is_kept() -> None:
+    """In the order of the batches, however many threads there are."""
+    one, two = problem(n_threads=1), problem(n_threads=2)
+    parts = one(one.point()).info.parts
+    assert len(parts) == 13
+    assert parts.sum() == pytest.approx(one(one.point()).value, rel=1e-13)
+    np.testing.assert_allclose(two(two.point()).info.parts, parts, rtol=1e-12)
+    first = one.objective.evaluate(one.variables, (), np.array([0, 1]))
+    assert parts[0] == pytest.approx(first.loss, rel=1e-13)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_a_rejected_trial_needs_only_the_loss(adjoints: list[int], n_threads: int, weight: float) -> None:
+    """After a quarter of its batches a thread sees that the loss grows, and computes no more gradients."""
+    one = problem(n_threads=n_threads, loss_weight=weight)
+    start = one(one.point())
+    bad = worse(one)
+    whole = one(bad)
+    adjoints.clear()
+    found = one(bad, Limit(start.value, start.info.parts))
+    assert found.value == pytest.approx(whole.value, rel=1e-13)
+    assert found.info.sse == pytest.approx(whole.info.sse, rel=1e-13)
+    assert len(found.gradient) == 0
+    assert sum(adjoints) <= 8
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_wrong_guess_is_made_good(adjoints: list[int], n_threads: int) -> None:
+    """The loss had grown in every batch, but is below the limit after all: the gradient is complete."""
+    one = problem(n_threads=n_threads)
+    start = one(one.point())
+    bad = worse(one)
+    whole = one(bad)
+    adjoints.clear()
+    found = one(bad, Limit(2 * whole.value, start.info.parts))
+    assert sum(adjoints) == 25
+    assert found.value == pytest.approx(whole.value, rel=1e-13)
+    for name, gradient in whole.gradient.items():
+        np.testing.assert_allclose(
+            found.gradient[name], gradient, rtol=1e-10, atol=1e-10 * np.abs(gradient).max()
+        )
+
+
+@pytest.mark.parametrize(
+    "limit", [Limit(), Limit(-math.inf), Limit(0.0, np.zeros(3))], ids=["none", "below", "other"]
+)
+def test_without_a_start_to_compare_with_nothing_is_left_out(adjoints: list[int], limit: Limit) -> None:
+    one = problem()
+    found = one(worse(one), limit)
+    assert sum(adjoints) == 25
+    assert set(found.gradient) == {"obj", "probe"}
+
+
+def test_a_good_trial_is_computed_once(adjoints: list[int]) -> None:
+    one = problem()
+    start = one(one.point())
+    adjoints.clear()
+    found = one(one.point(), Limit(start.value, start.info.parts))
+    assert sum(adjoints) == 25
+    for name, gradient in start.gradient.items():
+        np.testing.assert_array_equal(found.gradient[name], gradient)
+
+
+def test_penalties_count_too() -> None:
+    """The limit is on the whole objective, the batches are compared by their data term."""
+    one = problem(phase_norm_weight=5.0, obj=np.exp(1j * np.full((24, 24, 1, 1), 0.5)))
+    start = one(one.point())
+    assert start.info.terms["phase_norm_weight"] > 0
+    found = one(worse(one), Limit(start.value, start.info.parts))
+    assert len(found.gradient) == 0
+    assert found.value == pytest.approx(one(worse(one)).value, rel=1e-13)
+
+
+def test_many_inner_products_are_those_of_each() -> None:
+    rng = np.random.default_rng(0)
+    for dtype, tolerance in ((np.complex64, 1e-6), (np.complex128, 1e-13), (np.float32, 1e-6)):
+        vectors = [
+            BlockVector({"a": rng.standard_normal((3, 1025)).astype(dtype), "b": rng.standard_normal((7,))})
+            for _ in range(4)
+        ]
+        if np.dtype(dtype).kind == "c":
+            vectors = [BlockVector({**v, "a": v["a"] * np.exp(1j).astype(dtype)}) for v in vectors]
+        expected = [
+            sum(float(np.vdot(vectors[0][n].astype(complex), v[n].astype(complex)).real) for n in "ab")
+            for v in vectors
+        ]
+        scale = vectors[0].dot(vectors[0])
+        np.testing.assert_allclose(vectors[0].dots(vectors), expected, rtol=tolerance, atol=tolerance * scale)
+        assert vectors[0].dot(vectors[1]) == vectors[0].dots(vectors)[1]
+        combined = vectors[0].combined([2.0, -0.5], vectors[1:3])
+        for name in "ab":
+            by_hand = vectors[0][name] + 2 * vectors[1][name] - 0.5 * vectors[2][name]
+            np.testing.assert_allclose(
+                combined[name], by_hand, rtol=1e-5 if name == "a" else 1e-13, atol=1e-6
+            )
+            assert combined[name].dtype == vectors[0][name].dtype
+    assert vectors[0].dots([]) == []
