@@ -1,0 +1,158 @@
+"""Compiled CUDA kernels, and launches whose arguments are checked.
+
+A kernel that is called with an argument of the wrong type reads or writes foreign memory without a word, so every
+argument is compared with the signature in the source before a launch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pypty.backend.array import Array
+from pypty.errors import BackendError
+
+Parameters: TypeAlias = tuple[tuple[str, str], ...]
+"""Compile-time parameters, -DNAME=VALUE."""
+
+Compiler: TypeAlias = Callable[[str, tuple[str, ...]], Any]
+"""From source and options to a module that has ``get_function(name)``, as cupy.RawModule has."""
+
+LANGUAGE = "-std=c++17"
+
+_KERNEL = re.compile(
+    r'extern "C" __global__ void (?:__launch_bounds__\(\w+\))?\s*(\w+)\s*\(([^)]*)\)', re.DOTALL
+)
+
+_TYPES: Mapping[str, np.dtype] = MappingProxyType(
+    {
+        "int": np.dtype(np.int32),
+        "unsigned int": np.dtype(np.uint32),
+        "long long": np.dtype(np.int64),
+    }
+)
+_REAL_TYPES: Mapping[str, tuple[np.dtype, np.dtype]] = MappingProxyType(
+    {
+        "float": (np.dtype(np.float32), np.dtype(np.complex64)),
+        "double": (np.dtype(np.float64), np.dtype(np.complex128)),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One parameter of a kernel: a pointer to, or one number of, ``dtype``."""
+
+    name: str
+    dtype: np.dtype
+    is_array: bool
+
+
+def read_source(files: tuple[str, ...]) -> str:
+    """The texts of the files, one after the other, with line numbers of their own for the compiler's messages."""
+    folder = importlib.resources.files(__package__)
+    return "\n".join(
+        f'#line 1 "{name}"\n{folder.joinpath(name).read_text(encoding="utf-8")}' for name in files
+    )
+
+
+def signatures(source: str, real: str) -> dict[str, tuple[Argument, ...]]:
+    """The parameters of every kernel in ``source``; ``real`` is what real_t stands for."""
+    return {
+        name: tuple(_argument(text, real) for text in parameters.split(","))
+        for name, parameters in _KERNEL.findall(source)
+    }
+
+
+def _argument(text: str, real: str) -> Argument:
+    """Read ``const complex_t* wave`` or ``int modes``."""
+    kind, name = text.replace("const ", "").strip().rsplit(None, 1)
+    real_type, complex_type = _REAL_TYPES[real]
+    types = {**_TYPES, "real_t": real_type, "complex_t": complex_type}
+    return Argument(name, types[kind.rstrip("*").strip()], kind.endswith("*"))
+
+
+@lru_cache(maxsize=64)
+def _compile_for_device(source: str, options: tuple[str, ...]) -> Any:
+    """One module for each source and set of parameters. CuPy keeps compiled code on disk."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        raise BackendError(
+            f"CUDA kernels need CuPy, whose import failed: {error}. See  pypty doctor."
+        ) from error
+    return cupy.RawModule(code=source, options=options, backend="nvrtc")
+
+
+class KernelModule:
+    """The kernels of some source files with one set of compile-time parameters.
+
+    Parameters
+    ----------
+    files : of this package, in the order in which they are to be read
+    parameters : compile-time parameters, in a fixed order; REAL ("float" if it is absent) is the precision
+    compiler : None: CuPy's
+    """
+
+    def __init__(
+        self, files: tuple[str, ...], parameters: Parameters, compiler: Compiler | None = None
+    ) -> None:
+        self.source = read_source(files)
+        self.options = (LANGUAGE, *(f"-D{name}={value}" for name, value in parameters))
+        self.signatures = signatures(self.source, dict(parameters).get("REAL", "float"))
+        self._compiler = compiler or _compile_for_device
+        self._functions: dict[str, Any] = {}
+
+    @cached_property
+    def _module(self) -> Any:
+        """Compiled when the first kernel is launched."""
+        return self._compiler(self.source, self.options)
+
+    def launch(self, name: str, n_blocks: int, n_threads: int, *arguments: Any) -> None:
+        """Start a kernel.
+
+        Parameters
+        ----------
+        n_blocks, n_threads : blocks of the grid, threads of a block; with 0 blocks nothing happens
+        arguments : C-contiguous arrays, None for an array that is absent, or numbers of NumPy types
+
+        Raises
+        ------
+        BackendError
+            An argument does not have the type that the kernel expects.
+        """
+        expected = self.signatures[name]
+        if len(arguments) != len(expected):
+            raise BackendError(f"kernel {name} takes {len(expected)} arguments, got {len(arguments)}")
+        checked = tuple(_checked(name, *pair) for pair in zip(expected, arguments, strict=True))
+        if n_blocks > 0:
+            self._function(name)((n_blocks,), (n_threads,), checked)
+
+    def _function(self, name: str) -> Any:
+        if name not in self._functions:
+            self._functions[name] = self._module.get_function(name)
+        return self._functions[name]
+
+
+def _checked(kernel: str, expected: Argument, given: Any) -> Array:
+    """The argument as the launch takes it; an absent array is a null pointer."""
+    if expected.is_array and given is None:
+        return np.uint64(0)
+    is_array = hasattr(given, "flags") and not isinstance(given, np.generic)
+    if is_array != expected.is_array or not hasattr(given, "dtype") or given.dtype != expected.dtype:
+        kind = "an array" if expected.is_array else "a NumPy number"
+        raise BackendError(
+            f"kernel {kernel}: {expected.name} must be {kind} of {expected.dtype}, "
+            f"got {type(given).__name__} {getattr(given, 'dtype', '')}"
+        )
+    if is_array and not given.flags.c_contiguous:
+        raise BackendError(f"kernel {kernel}: {expected.name} must be C-contiguous; copy it first")
+    return given

@@ -1,0 +1,602 @@
+"""The CUDA kernels, compiled for the CPU: each against its NumPy twin, and together against the stages they replace."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cpu_module import COMPILER, CpuModule, why_not
+from wave_cases import (
+    BLOCKS,
+    SINGLE,
+    Case,
+    as_double,
+    cpu,
+    evaluate,
+    plain_result,
+    random_waves,
+    relative,
+    split_result,
+)
+
+from pypty.backend.cuda import elementwise, twins
+from pypty.backend.cuda.module import KernelModule, read_source
+from pypty.backend.cuda.waves import FILES, PLANS, Layout, WaveKernels
+from pypty.errors import BackendError
+from pypty.model.forward import ModelOptions
+from pypty.model.split import FORWARD_ONLY, half_band, split_reason
+from pypty.optics.grid import Grid
+
+if why_not() and os.environ.get("CI", "").lower() == "true":
+    pytest.fail(why_not(), pytrace=False)
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+FAST = (64, 96, 128, 192, 256)
+SLOW_SIZES = (384, 512)
+TOLERANCE = 2e-5
+HERE = Path(__file__).parent
+
+
+# ---- every kernel against its twin
+
+
+class Bench:
+    """Random arguments for the kernels of one window."""
+
+    def __init__(self, n: int, patterns: int = 3, modes: int = 2) -> None:
+        self.n = n
+        self.kernels = WaveKernels(n, SINGLE, cpu())
+        half = n // 4
+        self.layout = Layout(patterns, modes, half, half)
+        rng = self.rng = np.random.default_rng(n)
+        self.shape = (n + 7, n + 5)
+        self.obj = random_waves(rng, self.shape)
+        self.corners = rng.integers(0, 6, (patterns, 2)).astype(np.int32)
+        self.ramps = twins.shift_ramps(n, rng.uniform(-0.5, 0.5, (patterns, 2))).astype(np.complex64)
+        self.spectrum = random_waves(rng, (modes, n, n))
+        self.mask = (rng.uniform(size=(n, n)) < 0.7).astype(np.float32)
+        self.mask[:, half : n - half] = 0
+
+    def wave(self) -> np.ndarray:
+        """Rubbish in the columns that are not in use: nobody may look at it."""
+        wave = random_waves(self.rng, (self.layout.patterns, self.layout.modes, self.n, self.n))
+        wave[..., self.layout.half : self.n - self.layout.half] = np.nan
+        return wave
+
+    def used(self, wave: np.ndarray) -> np.ndarray:
+        return wave[..., twins.column_indices(self.n, 2 * self.layout.half)]
+
+    def double(self, wave: np.ndarray) -> np.ndarray:
+        """What a twin gets."""
+        return self.used(wave).astype(np.complex128)
+
+    def check(self, wave: np.ndarray, expected: np.ndarray) -> None:
+        assert relative(self.used(wave), expected) < TOLERANCE
+        assert np.isnan(wave[..., self.layout.half : self.n - self.layout.half]).all(), "unused columns"
+
+
+@pytest.fixture(params=FAST)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    return Bench(request.param)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_probe_forward(bench: Bench, shifted: bool) -> None:
+    ramps = bench.ramps if shifted else None
+    wave = bench.wave()
+    bench.kernels.probe_forward(wave, bench.spectrum, ramps, bench.layout)
+    expected = twins.probe_forward(bench.spectrum.astype(complex), ramps, 2 * bench.layout.half)
+    bench.check(wave, np.broadcast_to(expected, (3, *expected.shape[1:])))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_row_forward(bench: Bench, keep: bool) -> None:
+    wave = bench.wave()
+    incoming = np.empty_like(wave) if keep else None
+    expected = twins.row_forward(bench.double(wave), bench.obj, bench.corners, 2 * bench.layout.half)
+    bench.kernels.row_forward(wave, incoming, bench.obj, bench.corners, bench.layout, first=False)
+    bench.check(wave, expected[0])
+    if keep:
+        assert relative(incoming, expected[1]) < TOLERANCE
+
+
+def test_first_row_has_columns_of_its_own(bench: Bench) -> None:
+    """The wave that enters is not band-limited where there is no sub-pixel shift."""
+    layout = replace(bench.layout, entry=bench.n // 2)
+    wave = random_waves(bench.rng, (3, 2, bench.n, bench.n))
+    expected, _ = twins.row_forward(wave.astype(complex), bench.obj, bench.corners, 2 * layout.half)
+    bench.kernels.row_forward(wave, None, bench.obj, bench.corners, layout, first=True)
+    assert relative(bench.used(wave), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("conjugate", [True, False])
+def test_propagate(bench: Bench, conjugate: bool) -> None:
+    wave = bench.wave()
+    factor = random_waves(bench.rng, (bench.n, bench.n))
+    expected = twins.propagate(bench.double(wave), factor, conjugate)
+    bench.kernels.propagate(wave, factor, bench.layout, conjugate)
+    bench.check(wave, expected)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_detector_forward(bench: Bench, masked: bool) -> None:
+    mask = bench.mask if masked else None
+    wave = bench.wave()
+    intensity = np.full((3, bench.n, bench.n), np.nan, np.float32)
+    bench.kernels.detector_forward(wave, intensity, mask, bench.layout)
+    assert relative(intensity, twins.detector_forward(bench.double(wave), mask)) < TOLERANCE
+    assert not intensity[:, :, bench.n // 2].any()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_detector_adjoint(bench: Bench, masked: bool) -> None:
+    mask = bench.mask if masked else None
+    wave = bench.wave()
+    slope = bench.rng.standard_normal((3, bench.n, bench.n)).astype(np.float32)
+    expected = twins.detector_adjoint(bench.double(wave), slope, mask)
+    bench.kernels.detector_adjoint(wave, slope, mask, bench.layout)
+    bench.check(wave, expected)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+@pytest.mark.parametrize("form", ["no gradient", "atomics", "windows"])
+def test_row_adjoint(bench: Bench, leaves: bool, form: str) -> None:
+    wave = bench.wave()
+    incoming = random_waves(bench.rng, wave.shape)
+    before = bench.double(wave)
+    after, parts = twins.row_adjoint(before, incoming, bench.obj, bench.corners, 2 * bench.layout.half)
+    gradient = random_waves(bench.rng, bench.shape) if form == "atomics" else None
+    expected = None if gradient is None else gradient + twins.fixed_scatter(parts, bench.corners, bench.shape)
+    windows = np.empty((3, bench.n, bench.n), np.complex64) if form == "windows" else None
+    largest = np.zeros(1, np.uint32)
+    arguments = (wave, incoming, bench.obj, bench.corners, bench.layout, gradient, windows, largest)
+    bench.kernels.row_adjoint(*arguments, leaves=leaves)
+    bench.check(wave, after if leaves else before)
+    if gradient is not None:
+        assert relative(gradient, expected) < TOLERANCE
+    if windows is not None:
+        assert relative(windows, parts) < TOLERANCE
+        assert largest.view(np.float32)[0] == np.abs(windows.view(np.float32)).max()
+
+
+@pytest.mark.parametrize("patterns", [3, 19])
+@pytest.mark.parametrize("shifted", [True, False])
+def test_probe_adjoint(shifted: bool, patterns: int) -> None:
+    """19 patterns are more than one block sums, and no multiple of it."""
+    bench = Bench(64, patterns)
+    layout, n, wave = bench.layout, bench.n, bench.wave()
+    ramps = bench.ramps if shifted else None
+    spectrum_parts = np.empty((bench.kernels.groups(patterns), 2, n, 2 * layout.half), np.complex64)
+    shift_parts = np.empty((patterns, 2, bench.kernels.column_blocks(layout.half)), np.complex64)
+    arguments = (wave, bench.spectrum, ramps, layout)
+    bench.kernels.probe_adjoint(*arguments, spectrum_parts, shift_parts)
+    expected = twins.probe_adjoint(bench.double(wave), bench.spectrum.astype(complex), ramps)
+    assert relative(spectrum_parts.sum(axis=0), expected[0]) < TOLERANCE
+    total = shift_parts.sum(axis=(1, 2))
+    assert relative(np.stack([total.imag, total.real], axis=1), expected[1]) < TOLERANCE
+
+
+def test_probe_adjoint_of_every_window(bench: Bench) -> None:
+    layout, wave = bench.layout, bench.wave()
+    parts = np.empty((1, 2, bench.n, 2 * layout.half), np.complex64)
+    bench.kernels.probe_adjoint(wave, bench.spectrum, bench.ramps, layout, parts)
+    expected = twins.probe_adjoint(bench.double(wave), bench.spectrum, bench.ramps)
+    assert relative(parts[0], expected[0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_fixed_point_sums(scale: float) -> None:
+    """As good as single precision can be, whatever the size of the numbers; parts of very different size too."""
+    bench = Bench(64)
+    parts = (random_waves(bench.rng, (3, 64, 64)) * np.float32(scale)).astype(np.complex64)
+    parts *= np.exp(bench.rng.uniform(-20, 0, parts.shape)).astype(np.float32)
+    largest = np.array([np.abs(parts.view(np.float32)).max()]).view(np.uint32)
+    fixed = np.zeros((*bench.shape, 2), np.int64)
+    gradient = random_waves(bench.rng, bench.shape) * np.float32(scale)
+    total = twins.fixed_scatter(parts.astype(complex), bench.corners, bench.shape)
+    expected = twins.fixed_add(total, gradient.astype(complex))
+    allowed = 2e-7 * (np.abs(gradient) + np.abs(total)) + 1e-44
+    bench.kernels.fixed_scatter(parts, bench.corners, largest, fixed, bench.shape[1])
+    bench.kernels.fixed_add(fixed, largest, gradient, 3)
+    assert (np.abs(gradient - expected) < allowed).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_fixed_point_sums_show_what_is_not_finite(bad: float) -> None:
+    bench = Bench(64)
+    parts = random_waves(bench.rng, (3, 64, 64))
+    parts[1, 2, 3] = bad
+    largest = np.array([abs(bad)], np.float32).view(np.uint32)
+    fixed, gradient = np.zeros((*bench.shape, 2), np.int64), np.zeros(bench.shape, np.complex64)
+    bench.kernels.fixed_scatter(parts, bench.corners, largest, fixed, bench.shape[1])
+    bench.kernels.fixed_add(fixed, largest, gradient, 3)
+    assert np.isnan(gradient).all()
+
+
+# ---- the stage against the stages that it replaces
+
+CASES = [
+    *(Case(n) for n in FAST),
+    *(Case(n, patterns=1, modes=1, slices=1) for n in FAST),
+    *(Case(n, subpixel=False, slices=3, distances=1, modes=1) for n in FAST),
+    *(Case(n, cutoff=2.0, modes=4, patterns=1) for n in FAST),
+    Case(64, slices=1, modes=4, subpixel=False),
+    Case(64, slices=1, cutoff=2.0, subpixel=False),
+    Case(64, slices=4, distances=3, tilted=True, modes=1),
+    Case(64, positions=1, modes=1),
+    Case(64, cutoff=0.05),
+    *(Case(n, patterns=1, slices=2, modes=2) for n in SLOW_SIZES),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_stage(case: Case) -> None:
+    value, expected = split_result(case), plain_result(case)
+    assert relative(value.intensity, expected.intensity) < TOLERANCE
+    for block in BLOCKS:
+        assert relative(value.gradients[block], expected.gradients[block]) < TOLERANCE, block
+
+
+@pytest.mark.parametrize("blocks", [(), ("obj",), ("probe",), ("positions",), ("obj", "positions")])
+@pytest.mark.parametrize("subpixel", [True, False])
+def test_only_the_gradients_that_are_asked_for(blocks: tuple[str, ...], subpixel: bool) -> None:
+    case = Case(64, subpixel=subpixel)
+    value, expected = split_result(case, blocks=blocks), plain_result(case, blocks)
+    assert set(value.gradients) == set(blocks)
+    for block in blocks:
+        assert relative(value.gradients[block], expected.gradients[block]) < TOLERANCE
+
+
+def test_gradients_add_up() -> None:
+    """Two batches, into the same accumulators and the same workspace."""
+    case = Case(64)
+    stage, variables, batch = case.split(), case.variables(), case.batch()
+    point, gradients = stage.prepare(variables), variables.zeros(BLOCKS)
+    for _ in range(2):
+        tape: dict = {}
+        intensity = stage.forward(None, point, batch, tape)
+        stage.adjoint(np.ones_like(intensity), point, batch, tape, gradients)
+        size = batch.workspace.nbytes
+    once = variables.zeros(BLOCKS)
+    tape = {}
+    intensity = stage.forward(None, point, batch, tape)
+    assert stage.adjoint(np.ones_like(intensity), point, batch, tape, once) is None
+    assert batch.workspace.nbytes == size
+    for block in BLOCKS:
+        assert relative(gradients[block], 2 * once[block]) < 1e-6
+
+
+def test_forward_only_keeps_no_waves() -> None:
+    case = Case(64, slices=4)
+    batch, stage = case.batch(), case.split()
+    intensity = stage.forward(None, stage.prepare(case.variables()), batch, {FORWARD_ONLY: True})
+    assert relative(intensity, plain_result(case).intensity) < TOLERANCE
+    assert batch.workspace.nbytes < 1.5 * 3 * 2 * 64 * 64 * 8  # one wave, and intensities
+
+
+@pytest.mark.parametrize("n", [64, 96])
+def test_adjoint_identity(n: int) -> None:
+    """Re<G, dz> is the change of sum(slope I) when object, probe or position changes by dz (central differences of the
+    stages in double precision)."""
+    case = Case(n)
+    variables = as_double(case.variables())
+    slope = 1 - np.random.default_rng(5).poisson(3, (3, n, n)) / 3
+    gradients = split_result(case).gradients
+    rng = np.random.default_rng(9)
+    for block in BLOCKS:
+        value = variables.block(block)
+        step = rng.standard_normal(value.shape)
+        if np.iscomplexobj(value):
+            step = step + 1j * rng.standard_normal(value.shape)
+        h = 1e-5
+        ends = [
+            evaluate(case, case.plain(), variables.replace({block: value + t * step}), ()).intensity
+            for t in (h, -h)
+        ]
+        expected = (slope * (ends[0] - ends[1])).sum() / (2 * h)
+        found = (gradients[block].conj() * step).real.sum()
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-4 * float(np.linalg.norm(gradients[block])))
+
+
+# ---- determinism
+
+
+def bits(case: Case, order: int) -> dict[str, bytes]:
+    result = split_result(case, case.split(cpu(order=order), deterministic=True))
+    return {name: array.tobytes() for name, array in result.gradients.items()}
+
+
+@pytest.mark.parametrize("case", [Case(64, patterns=5), Case(128), Case(96, subpixel=False)], ids=str)
+def test_deterministic_mode(case: Case) -> None:
+    """The order in which blocks run changes no bit; and the numbers are right."""
+    first = bits(case, 0)
+    assert all(bits(case, order) == first for order in (1, 2, 3))
+    value, expected = split_result(case, case.split(deterministic=True)), plain_result(case)
+    for block in BLOCKS:
+        assert relative(value.gradients[block], expected.gradients[block]) < TOLERANCE
+
+
+def test_atomic_sums_depend_on_the_order() -> None:
+    """Else the test above would show nothing."""
+    case = Case(64, patterns=5)
+    gradients = [split_result(case, case.split(cpu(order=order))).gradients["obj"] for order in (0, 1)]
+    assert gradients[0].tobytes() != gradients[1].tobytes()
+    assert relative(gradients[0], gradients[1]) < 1e-6
+
+
+# ---- operations between two-dimensional transforms
+
+
+def elementwise_kernels(real: str) -> KernelModule:
+    return KernelModule(elementwise.FILES, elementwise.parameters(real), CpuModule)
+
+
+class Elements:
+    """Random arguments, in two equal sets: for the kernel and for the twin."""
+
+    def __init__(self, real: str) -> None:
+        self.kernels = elementwise_kernels(real)
+        self.dtype = np.dtype(np.complex64 if real == "float" else np.complex128)
+        self.rtol = 1e-5 if real == "float" else 1e-13
+        self.rng = np.random.default_rng(6)
+        self.obj = self.waves(30, 33)
+        self.corners = np.array([[0, 0], [3, 5], [15, 13]], np.int32)
+
+    def waves(self, *shape: int) -> np.ndarray:
+        return (self.rng.standard_normal(shape) + 1j * self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def reals(self, *shape: int) -> np.ndarray:
+        return self.rng.standard_normal(shape).astype(self.waves(1).real.dtype)
+
+    def same(self, value: np.ndarray, expected: np.ndarray) -> None:
+        assert value.dtype == expected.dtype
+        assert relative(value, expected) < self.rtol
+
+
+@pytest.fixture(params=["float", "double"])
+def elements(request: pytest.FixtureRequest) -> Elements:
+    return Elements(request.param)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_transmit(elements: Elements, shared: bool) -> None:
+    wave = elements.waves(1 if shared else 3, 2, 15, 20)
+    out, expected = (np.empty((3, 2, 15, 20), elements.dtype) for _ in range(2))
+    elementwise.transmit(wave, elements.obj, elements.corners, out, elements.kernels)
+    elementwise.transmit(wave, elements.obj, elements.corners, expected)
+    elements.same(out, expected)
+
+
+@pytest.mark.parametrize("refined", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_adjoint_transmit(elements: Elements, shared: bool, refined: bool) -> None:
+    grad, incoming = elements.waves(3, 2, 15, 20), elements.waves(1 if shared else 3, 2, 15, 20)
+    start = elements.waves(*elements.obj.shape)
+    grads, gradients = [grad.copy() for _ in range(2)], [start.copy() for _ in range(2)]
+    for i, kernels in enumerate((elements.kernels, None)):
+        gradient = gradients[i] if refined else None
+        elementwise.adjoint_transmit(grads[i], incoming, elements.obj, elements.corners, gradient, kernels)
+    elements.same(grads[0], grads[1])
+    elements.same(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("conjugate", [True, False])
+def test_multiply_spectrum(elements: Elements, conjugate: bool) -> None:
+    wave, factor = elements.waves(3, 2, 15, 20), elements.waves(15, 20)
+    expected = wave.copy()
+    elementwise.multiply_spectrum(wave, factor, conjugate, elements.kernels)
+    elementwise.multiply_spectrum(expected, factor, conjugate)
+    elements.same(wave, expected)
+
+
+def test_sum_abs2(elements: Elements) -> None:
+    wave = elements.waves(3, 2, 15, 20)
+    out, expected = (np.empty((3, 15, 20), wave.real.dtype) for _ in range(2))
+    elementwise.sum_abs2(wave, out, elements.kernels)
+    elementwise.sum_abs2(wave, expected)
+    elements.same(out, expected)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_scale_by_slope(elements: Elements, masked: bool) -> None:
+    wave, slope = elements.waves(3, 2, 15, 20), elements.reals(3, 15, 20)
+    mask = elements.reals(15, 20) if masked else None
+    expected = wave.copy()
+    elementwise.scale_by_slope(wave, slope, mask, elements.kernels)
+    elementwise.scale_by_slope(expected, slope, mask)
+    elements.same(wave, expected)
+
+
+# ---- launches are checked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((np.zeros(4, np.complex64),), "takes 6 arguments"),
+        ((np.zeros(4, np.complex128), *[np.zeros(4, np.complex64)], *[np.int32(1)] * 4), "complex64"),
+        (
+            (np.zeros((4, 8), np.complex64)[:, ::2], np.zeros(4, np.complex64), *[np.int32(1)] * 4),
+            "contiguous",
+        ),
+        ((*[np.zeros(4, np.complex64)] * 2, 1, *[np.int32(1)] * 3), "NumPy number"),
+        ((*[np.zeros(4, np.complex64)] * 2, np.int64(1), *[np.int32(1)] * 3), "int32"),
+        ((np.complex64(1), np.zeros(4, np.complex64), *[np.int32(1)] * 4), "an array"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: tuple, complaint: str) -> None:
+    with pytest.raises(BackendError, match=complaint):
+        elementwise_kernels("float").launch("multiply_spectrum", 1, 256, *arguments)
+
+
+def test_absent_array_is_a_null_pointer() -> None:
+    """CuPy would pass a null pointer to the argument for None."""
+    seen = []
+    module = SimpleNamespace(get_function=lambda name: lambda grid, block, args: seen.append(args))
+    kernels = KernelModule(elementwise.FILES, elementwise.parameters("float"), lambda *_: module)
+    wave, slope = np.zeros((1, 1, 2, 2), np.complex64), np.zeros((1, 2, 2), np.float32)
+    elementwise.scale_by_slope(wave, slope, None, kernels)
+    assert seen[0][2] == 0 and type(seen[0][2]) is np.uint64
+
+
+def test_plans() -> None:
+    for n, plan in PLANS.items():
+        assert plan.window == n
+        assert all(plan.per_thread % radix == 0 for radix in plan.radices)
+        assert n % plan.rows == n % plan.columns == n % plan.per_thread == 0
+        assert (plan.column_threads & (plan.column_threads - 1)) == 0, "sums over a block halve it"
+
+
+# ---- which models, and which columns
+
+
+def options(**changes: object) -> ModelOptions:
+    chosen = {"grid": Grid((64, 64), (0.2, 0.2), 0.04), "cutoff": 2 / 3, "tilt_mode": None, **changes}
+    return ModelOptions(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts", "reason"),
+    [
+        ({}, {}, ""),
+        ({"tilt_mode": 0, "propagation": "angular_spectrum", "beam_current": True, "crop": 3}, {}, ""),
+        ({"grid": Grid((64, 96), (0.2, 0.2), 0.04)}, {}, "window is 64 x 96"),
+        ({"grid": Grid((50, 50), (0.2, 0.2), 0.04)}, {}, "window is 50 x 50"),
+        ({}, {"precision": np.complex128}, "double precision"),
+        ({}, {"object_modes": 2}, "object modes"),
+        ({"tilt_mode": 0}, {"tilt_rows": 5}, "tilts of each pattern"),
+        ({"tilt_mode": 0}, {"refined": ("tilts",)}, "refined tilts"),
+        ({"tilt_mode": 1}, {}, "after the specimen"),
+        ({"tilt_mode": 2}, {}, "before"),
+        ({}, {"refined": ("obj", "slice_distances")}, "slice distances"),
+        ({"filter_patches": True}, {}, "lazy_clean"),
+        ({"propagation": "yoshida"}, {}, "propmethod yoshida"),
+        ({"probe_marker": np.zeros(3, int)}, {}, "several probes"),
+        ({"aberration_marker": np.zeros(3, int)}, {}, "aberrations"),
+        ({"plates": object()}, {}, "plates"),
+        ({"near_field": object()}, {}, "near field"),
+    ],
+)
+def test_reason(changes: dict, facts: dict, reason: str) -> None:
+    known = {"precision": np.complex64, "object_modes": 1, "tilt_rows": 1, **facts}
+    found = split_reason(options(**changes), **known)
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize("n", PLANS)
+@pytest.mark.parametrize("cutoff", [0.01, 0.3, 2 / 3, 0.97, 1.0, 2.0])
+def test_columns_in_use(n: int, cutoff: float) -> None:
+    """Whole memory sectors, no column lost, and not many too many."""
+    mask = Grid((n, n), (0.2, 0.2), 0.04).band_mask(cutoff)
+    half = half_band(mask)
+    assert half % 4 == 0 and 0 < half <= n // 2
+    assert not mask[:, half : n - half].any()
+    assert half <= mask.any(axis=0)[: n // 2].sum() + 3
+
+
+# ---- memory errors and barriers
+
+
+def run_in_subprocess(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
+
+
+SANITISED_RUN = """
+import numpy as np
+from cpu_module import SANITISED
+from pypty.backend.cuda import elementwise
+from pypty.backend.cuda.module import KernelModule
+from wave_cases import MARGIN, Case, cpu, evaluate
+from dataclasses import replace
+for n in {sizes}:
+    for deterministic in (False, True):
+        case = Case(n, patterns=1, modes=2)
+        batch = case.batch()
+        if {bad_corner}:
+            batch = replace(batch, corners=batch.corners + MARGIN)
+        evaluate(case, [case.split(cpu(SANITISED), deterministic)], case.variables(), batch=batch)
+kernels = KernelModule(elementwise.FILES, elementwise.parameters("float"), cpu(SANITISED))
+wave, obj, real = np.ones((2, 3, 15, 20), "c8"), np.ones((17, 21), "c8"), np.ones((2, 15, 20), "f4")
+corners = np.array([[0, 0], [2, 1]], "i4")
+elementwise.transmit(wave.copy(), obj, corners, wave, kernels)
+elementwise.transmit(wave[:1].copy(), obj, corners, wave, kernels)
+elementwise.adjoint_transmit(wave, wave.copy(), obj, corners, obj.copy(), kernels)
+elementwise.multiply_spectrum(wave, wave[0, 0].copy(), True, kernels)
+elementwise.sum_abs2(wave, real, kernels)
+elementwise.scale_by_slope(wave, real, real[0].copy(), kernels)
+print("finished")
+"""
+
+
+def sanitizer_library() -> str:
+    found = subprocess.run(
+        [COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True
+    ).stdout.strip()
+    return found if os.path.isabs(found) else ""
+
+
+@pytest.mark.parametrize(
+    "sizes", [(64,), pytest.param((96, 128, 192, 256, 384, 512), marks=pytest.mark.slow)], ids=str
+)
+def test_no_memory_errors(sizes: tuple[int, ...]) -> None:
+    if not sanitizer_library():
+        pytest.skip("AddressSanitizer is not installed with g++")
+    program = SANITISED_RUN.format(sizes=sizes, bad_corner=False)
+    done = run_in_subprocess(program, LD_PRELOAD=sanitizer_library(), ASAN_OPTIONS="detect_leaks=0")
+    assert done.returncode == 0 and "finished" in done.stdout, done.stderr[-3000:]
+
+
+def test_a_memory_error_is_seen() -> None:
+    """A window outside the object: the test above can find something."""
+    if not sanitizer_library():
+        pytest.skip("AddressSanitizer is not installed with g++")
+    program = SANITISED_RUN.format(sizes=(64,), bad_corner=True)
+    done = run_in_subprocess(program, LD_PRELOAD=sanitizer_library(), ASAN_OPTIONS="detect_leaks=0")
+    assert done.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+    assert "row_forward" in done.stderr
+
+
+BARRIERS = [match.start() for match in re.finditer(r"__sync(threads|warp)\(\);", read_source(FILES))]
+WAITS = [match.start() for match in re.finditer(r"line\.wait\(\);", read_source(FILES))]
+
+
+def without(position: int) -> str:
+    """The source without the statement at a position."""
+    source = read_source(FILES)
+    end = source.index(";", position)
+    return source[:position] + ";" + source[end + 1 :]
+
+
+def agrees(source: str, case: Case) -> bool:
+    """Whether a changed source still gives the right gradients."""
+
+    def compiler(_: str, options: tuple[str, ...]) -> CpuModule:
+        return CpuModule(source, options)
+
+    value, expected = split_result(case, case.split(compiler)), plain_result(case)
+    return all(relative(value.gradients[block], expected.gradients[block]) < TOLERANCE for block in BLOCKS)
+
+
+@pytest.mark.parametrize("position", [*BARRIERS, *WAITS])
+def test_every_barrier_is_needed(position: int) -> None:
+    """Without it a result is wrong, for at least one window."""
+    source = without(position)
+    assert not all(agrees(source, Case(n, patterns=2)) for n in (64, 96, 512))
+
+
+def test_another_machine() -> None:
+    """The fibers of the stand-in without assembler, as on Arm."""
+    case = Case(64)
+    value = split_result(case, case.split(cpu(("-O2", "-DCPU_UCONTEXT"))))
+    assert relative(value.gradients["obj"], plain_result(case).gradients["obj"]) < TOLERANCE

@@ -1,0 +1,171 @@
+"""Problems for the split kernels, and how they and the stages that they replace are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from cpu_module import OPTIMISED, CpuModule
+
+from pypty.backend.array import Backend, select
+from pypty.backend.cuda.module import Compiler
+from pypty.backend.workspace import Workspace
+from pypty.data.feed import Batch
+from pypty.model import stages
+from pypty.model.split import SplitWaves
+from pypty.model.stages import Stage
+from pypty.model.variables import Variables
+from pypty.optics.grid import Grid
+from pypty.optics.propagators import fresnel_phase_rate
+from pypty.optics.wavelength import wavelength_A
+
+SINGLE = select("cpu", "single")
+DOUBLE = select("cpu", "double")
+BLOCKS = ("obj", "probe", "positions")
+MARGIN = 9
+"""Pixels of the object beyond a window."""
+
+
+def cpu(flags: Sequence[str] = OPTIMISED, order: int = 0) -> Compiler:
+    """A compiler for the CPU, in the place of CuPy's."""
+    return lambda source, options: CpuModule(source, options, flags, order)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reconstruction problem, and a batch of its patterns."""
+
+    n: int
+    modes: int = 2
+    slices: int = 2
+    patterns: int = 3
+    cutoff: float = 2 / 3
+    subpixel: bool = True
+    distances: int = 2
+    positions: int = 5
+    tilted: bool = False
+
+    def __str__(self) -> str:
+        changed = {key: value for key, value in vars(self).items() if value != getattr(Case, key, None)}
+        return " ".join(f"{key}={value:.3g}" for key, value in changed.items())
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((self.n, self.n), (0.2, 0.2), wavelength_A(80))
+
+    @property
+    def mask(self) -> np.ndarray:
+        return self.grid.band_mask(self.cutoff)
+
+    @property
+    def corners(self) -> np.ndarray:
+        corners = np.random.default_rng(3).integers(0, MARGIN, (5, 2))
+        return corners if self.positions > 1 else np.repeat(corners[:1], 5, axis=0)
+
+    def batch(self) -> Batch:
+        """Not the first patterns: a gradient that is added to the wrong row is found."""
+        index = np.arange(5)[-self.patterns :]
+        return Batch(index, self.corners[index], workspace=Workspace(np))
+
+    def variables(self) -> Variables:
+        """Single precision, so that both executors begin with the same numbers."""
+        rng = np.random.default_rng(4)
+        shape = (1, self.slices, self.n + MARGIN, self.n + MARGIN - 2)
+        amplitude, phase = rng.uniform(0.8, 1.2, shape), rng.normal(0, 0.3, shape)
+        shifts = rng.uniform(-0.5, 0.5, (self.positions, 2))
+        return Variables(
+            obj=(amplitude * np.exp(1j * phase)).astype(np.complex64),
+            probe=random_waves(rng, (self.modes, self.n, self.n)),
+            positions=self.corners[: self.positions] + shifts,
+            slice_distances=rng.uniform(15, 40, self.distances),
+            tilts=rng.uniform(-0.01, 0.01, (1, 6)),
+        )
+
+    def propagation(self, backend: Backend) -> stages.Propagation:
+        return stages.Propagation(self.grid, self.mask, backend, fresnel_phase_rate(self.grid), self.tilted)
+
+    def plain(self, backend: Backend = DOUBLE) -> list[Stage]:
+        """The definition: one stage after the other."""
+        spectrum = [
+            stages.ToReciprocal(),
+            stages.SubpixelShift(self.grid, self.mask, backend),
+            stages.ToReal(),
+        ]
+        windows = stages.ObjectWindows(self.grid, self.mask, backend, filtered=False)
+        return [
+            stages.Illumination(),
+            *(spectrum if self.subpixel else []),
+            stages.Multislice(windows, self.propagation(backend)),
+            stages.FarField(self.mask, backend),
+            stages.Intensity(),
+        ]
+
+    def split(self, compiler: Compiler | None = None, deterministic: bool = False) -> SplitWaves:
+        return SplitWaves(
+            self.grid,
+            self.mask,
+            SINGLE,
+            self.propagation(SINGLE),
+            self.subpixel,
+            deterministic,
+            compiler or cpu(),
+        )
+
+
+def random_waves(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """complex64"""
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def as_double(variables: Variables) -> Variables:
+    return replace(
+        variables, obj=variables.obj.astype(np.complex128), probe=variables.probe.astype(np.complex128)
+    )
+
+
+@dataclass(frozen=True)
+class Result:
+    """Intensities and gradients of a random slope."""
+
+    intensity: np.ndarray
+    gradients: dict[str, np.ndarray]
+
+
+def evaluate(
+    case: Case,
+    chosen: Sequence[Stage],
+    variables: Variables,
+    blocks: Sequence[str] = BLOCKS,
+    batch: Batch | None = None,
+) -> Result:
+    """Forward and adjoint through ``chosen`` stages, for the slope dL/dI = 1 - d/I of Poisson-like data."""
+    batch = batch or case.batch()
+    points = [stage.prepare(variables) for stage in chosen]
+    tapes: list[dict[str, Any]] = [{} for _ in chosen]
+    wave: Any = None
+    for stage, point, tape in zip(chosen, points, tapes, strict=True):
+        wave = stage.forward(wave, point, batch, tape)
+    intensity = wave.copy()
+    slope = 1 - np.random.default_rng(5).poisson(3, intensity.shape) / 3
+    gradients = variables.zeros(blocks)
+    grad: Any = slope.astype(intensity.dtype)
+    for stage, point, tape in zip(reversed(chosen), reversed(points), reversed(tapes), strict=True):
+        grad = stage.adjoint(grad, point, batch, tape, gradients)
+    return Result(intensity, gradients)
+
+
+def plain_result(case: Case, blocks: Sequence[str] = BLOCKS) -> Result:
+    """What the stages compute in double precision."""
+    return evaluate(case, case.plain(), as_double(case.variables()), blocks)
+
+
+def split_result(case: Case, stage: SplitWaves | None = None, blocks: Sequence[str] = BLOCKS) -> Result:
+    return evaluate(case, [stage or case.split()], case.variables(), blocks)
+
+
+def relative(value: np.ndarray, expected: np.ndarray) -> float:
+    """Relative error in the Euclidean norm."""
+    size = np.linalg.norm(expected)
+    return float(np.linalg.norm(value - expected) / (size if size else 1))
