@@ -35,7 +35,7 @@ def test_plan_counts_what_the_wave_formula_says() -> None:
     plan = pypty.plan(small_params(compute_batch=4, n_threads=1, hist_length=3), show=False)
     sizes = plan.sizes
     pixels = sizes.window[0] * sizes.window[1]
-    per_pattern = pixels * ((1 + 1 + 2 + 1 + 4) * 16 + 6 * 8)  # one slice, one mode, double
+    per_pattern = pixels * ((2 + 2 + 1 + 2) * 16 + 6 * 8)  # one slice, one mode, double
     assert plan.items["waves and FFT workspace of the batches"] == 4 * per_pattern
     obj = 16 * sizes.object_shape[0] * sizes.object_shape[1]
     assert plan.items["L-BFGS history"] == 2 * 3 * (obj + 16 * pixels)
@@ -122,10 +122,10 @@ def measured(**changes: Any) -> tuple[int, memory.MemoryPlan]:
 @pytest.mark.parametrize("precision", ["double", "single"])
 @pytest.mark.parametrize("name", EFFECTS)
 def test_estimate_covers_the_measured_peak(name: str, precision: str) -> None:
-    """Waves of a large batch, as NumPy really allocates them, stay below the estimate and above half of it."""
+    """Waves of a large batch, as NumPy really allocates them, are what was estimated, to 15 %."""
     peak, plan = measured(**EFFECTS[name], compute_batch=N_PATTERNS, default_dtype=precision)
     estimate = plan.items["waves and FFT workspace of the batches"]
-    assert 0.5 * estimate < peak < 1.1 * estimate
+    assert 0.85 * estimate < peak < 1.15 * estimate
 
 
 @pytest.mark.parametrize("name", EFFECTS)

@@ -6,13 +6,15 @@ import importlib.util
 
 import numpy as np
 import pytest
-from parameter_registry import Desk, effect, loss
+from parameter_registry import Desk, effect, loss, plan
 from problems import small_params, smooth_object
 
 import pypty
 from pypty.backend.array import Backend
+from pypty.engine import memory
 from pypty.engine.loop import Reconstruction
 from pypty.engine.prepare import prepare
+from pypty.engine.setup import warmup_epochs
 from pypty.engine.state import State
 from pypty.errors import ParameterError
 
@@ -26,7 +28,7 @@ def prepared_backend(**changes: object) -> Backend:
 def warmups(**changes: object) -> int:
     setup = prepare(small_params(**changes))
     setup.close()
-    return setup.warmup_epochs
+    return warmup_epochs(setup.settings)
 
 
 def executor_of(**changes: object) -> str:
@@ -65,6 +67,21 @@ def _(desk: Desk) -> None:
     assert warmups(warmup_epochs="auto", epoch_prev=1, epoch_max=4) == 0
     with_it, without = (pypty.run(small_params(warmup_epochs=n, epoch_max=4)).loss for n in (2, 0))
     assert with_it[-1] < 0.5 * without[-1]
+
+
+@effect("recompute_slices", bad="sometimes")
+def _(desk: Desk) -> None:
+    """The numbers stay the same to the last bit; auto does it only where memory is short."""
+    slices = {"num_slices": 9, "slice_distances": [3.0], "compute_batch": "auto", "n_threads": 1}
+    kept, again = (pypty.evaluate(small_params(**slices, recompute_slices=on)) for on in (False, True))
+    assert kept.loss == again.loss
+    np.testing.assert_array_equal(kept.gradients["obj"], again.gradients["obj"])
+    plans = {on: plan(**slices, recompute_slices=on) for on in (False, True, "auto")}
+    assert [plans[on].keep_every for on in (False, True, "auto")] == [1, 3, 1]
+    short = plans[True].total + 100_000
+    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend: int(short / 0.7))
+    assert plan(**slices, recompute_slices="auto").keep_every == 3
+    assert plan(**slices, recompute_slices="auto").batch > plan(**slices, recompute_slices=False).batch
 
 
 @effect("executor", bad="fast")

@@ -30,7 +30,7 @@ from pypty.engine.problem import (
     resolve_weight,
 )
 from pypty.engine.sequences import check_inside
-from pypty.engine.setup import Setup, data_fingerprint
+from pypty.engine.setup import Setup, data_fingerprint, warmup_epochs
 from pypty.engine.state import State
 from pypty.engine.warmup import STEPS, warm_up
 from pypty.errors import ReconstructionError
@@ -182,7 +182,7 @@ class Reconstruction:
         if now["keep_probe_states_orthogonal"]:
             state.make_modes_orthogonal()
         problem = self.problem(now)
-        if state.epoch - self.settings.first_epoch < self.setup.warmup_epochs and "obj" in problem.blocks:
+        if state.epoch - self.settings.first_epoch < warmup_epochs(self.settings) and "obj" in problem.blocks:
             return self._warm_up(problem, now, decisions)
         warnings = self._forget_if_changed(problem.signature, now["reset_history_flag"])
         counted = _Counting(problem)

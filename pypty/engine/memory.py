@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pypty.backend.array import Backend, available_cores, select
@@ -9,7 +10,7 @@ from pypty.backend.memory import free_bytes
 from pypty.errors import ResourceError
 from pypty.model.forward import TILT_MODES
 from pypty.model.stages import INTEGRATORS
-from pypty.params.effects import has_tilts
+from pypty.params.effects import has_current, has_tilts
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
@@ -17,8 +18,9 @@ _GIB = 2**30
 CPU_BATCH_BYTES = 6 * 2**20
 """On the CPU a batch is kept about as small as the caches: larger ones are slower (benchmarks/README.md)."""
 GPU_BATCH_LIMIT = 1024
-_TEMPORARY_VECTORS = 6
-"""Copies of the refined blocks in one iteration: point, trial, gradient, trial gradient, direction, scratch."""
+_VECTORS = 5
+"""Copies of object and probe that live at the same time in an iteration: point, gradient, direction, trial, and the
+projection of its gradient."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +30,37 @@ class Steps:
     Attributes
     ----------
     probe : of the shape of the probe (P), from effects before the specimen
-    exit : of the shape of an exit wave (P O), from effects after the specimen
+    exit : of the shape of an exit wave (P O), from effects after the specimen and from fractional steps
     exit_per_slice : the same for every slice, from fractional steps
+    real : real arrays of the shape of a pattern, from what happens to counts
     """
 
     probe: int = 0
     exit: int = 0
     exit_per_slice: int = 0
+    real: int = 0
 
 
 def extra_steps(settings: Settings) -> Steps:
-    """What the effects that the parameters ask for keep."""
-    before, within, after = TILT_MODES[settings["tilt_mode"]] if has_tilts(settings) else (False,) * 3
-    probe = 2 * before + 2 * (settings["aberration_marker"] is not None)
-    probe += 2 * (settings["phase_plate_in_h5"] is not None) + (settings["probe_marker"] is not None)
+    """What the effects that the parameters ask for keep; the numbers are those that tests/test_memory.py measures."""
+    before, _, after = TILT_MODES[settings["tilt_mode"]] if has_tilts(settings) else (False,) * 3
+    plates, groups = settings["phase_plate_in_h5"] is not None, settings["aberration_marker"] is not None
     near = settings["recon_type"] == "near_field"
-    fractional = max(
-        sum(len(steps) + 1 for _, steps in INTEGRATORS[name]) if name in INTEGRATORS else 0
-        for name in _ever_chosen(settings)
+    fractional = max(_waves_of(name) for name in ever_chosen(settings))
+    return Steps(
+        probe=2 * (before + groups + plates) + (settings["probe_marker"] is not None),
+        exit=after + 3 * near + 6 * (fractional > 0),
+        exit_per_slice=fractional,
+        real=2 * (settings["detector_blur_std"] > 0) + has_current(settings),
     )
-    return Steps(probe, 2 * after + 2 * near + within, fractional)
+
+
+def _waves_of(propmethod: str) -> int:
+    """Waves that an integrator keeps for each slice, besides that of plain multislice: one for each of its steps
+    through the potential, but one where all steps follow each other."""
+    branches = INTEGRATORS.get(propmethod, ())
+    steps = sum(kind == "T" for _, branch in branches for kind, _ in branch)
+    return steps - 1 if len(branches) == 1 else steps
 
 
 def shared_bytes(settings: Settings, window: tuple[int, int]) -> int:
@@ -65,7 +78,7 @@ def shared_bytes(settings: Settings, window: tuple[int, int]) -> int:
     return int(total)
 
 
-def _ever_chosen(settings: Settings) -> tuple[str, ...]:
+def ever_chosen(settings: Settings) -> tuple[str, ...]:
     """Values of ``propmethod`` that some epoch may have."""
     schedule = settings.schedules["propmethod"]
     return (schedule.value,) if isinstance(schedule, Constant) else ("multislice", *INTEGRATORS)
@@ -73,7 +86,15 @@ def _ever_chosen(settings: Settings) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Everything the estimate depends on."""
+    """Everything the estimate depends on.
+
+    Attributes
+    ----------
+    data_bytes : of all prepared patterns, in their own type
+    compared : values of a pattern that are compared with data
+    fused : the fused executor computes the waves
+    spectra : slice distances or tilts are refined, which needs the spectrum of every wave
+    """
 
     n_patterns: int
     window: tuple[int, int]
@@ -82,9 +103,12 @@ class Sizes:
     slices: int
     object_shape: tuple[int, int]
     data_bytes: int
+    compared: int
     subscans: int = 1
     shared_bytes: int = 0
     steps: Steps = Steps()
+    fused: bool = False
+    spectra: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +120,7 @@ class MemoryPlan:
     batch : patterns computed together by one thread
     n_threads : batches at the same time
     resident : patterns are kept in memory
+    keep_every : the waves entering every k-th slice are kept, and the others computed again on the way back
     items : bytes by purpose
     free : bytes that can be allocated now
     limit : bytes that may be used: free x memory_saturation
@@ -108,6 +133,7 @@ class MemoryPlan:
     free: int
     limit: int
     sizes: Sizes
+    keep_every: int = 1
     items: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -129,6 +155,10 @@ class MemoryPlan:
             f"  batch: {self.batch} patterns{threads}; data "
             + ("kept in memory" if self.resident else "read when needed")
         )
+        if self.keep_every > 1:
+            lines.append(
+                f"  waves of every {self.keep_every} slices are kept; those between are computed again"
+            )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -138,26 +168,44 @@ def _size_text(size: int) -> str:
     return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
-def wave_bytes_per_pattern(sizes: Sizes, backend: Backend) -> int:
-    """Peak bytes that one pattern needs in a batch, forward and adjoint.
+def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) -> int:
+    """Bytes that one pattern needs in a batch, forward and adjoint, besides its measured values."""
+    count = _fused_count(sizes, keep_every) if sizes.fused else _staged_count(sizes)
+    pixels = sizes.window[0] * sizes.window[1]
+    real = (2 + sizes.steps.real) * pixels + 4 * sizes.compared  # intensities; data, errors, loss, slope
+    return count * backend.complex.itemsize * pixels + real * backend.real.itemsize
 
-    Complex, per window pixel: shifted probe (P) and its ramp (1); object windows and their gradients (2 S O);
-    the wave entering every slice (S P O); wave, gradient, product and FFT workspace (4 P O). Real: model, data,
-    loss, slope, errors and scratch (6). What further effects keep is in ``sizes.steps``.
+
+def _fused_count(sizes: Sizes, keep_every: int) -> int:
+    """Complex numbers per window pixel: the buffers of model/fused.py.
+
+    Object windows and their gradients (2 S O); ramp and slope (2); the shifted probe (P), the kept waves and those of
+    one block between them (P O each); exit wave and its squared parts (2 P O), their sum over modes (1), products
+    (P O), sums over object modes (P), spectra (P O).
     """
-    modes = sizes.probe_modes * sizes.object_modes
-    complex_count = (
-        sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 4 * modes
-    )
-    steps = sizes.steps
-    complex_count += (
-        steps.probe * sizes.probe_modes + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
-    )
-    per_pixel = complex_count * backend.complex.itemsize + 6 * backend.real.itemsize
-    return per_pixel * sizes.window[0] * sizes.window[1]
+    modes, slices = sizes.probe_modes * sizes.object_modes, sizes.slices
+    kept = -(-slices // keep_every) - 1 + min(keep_every, slices) - 1
+    count = 2 * slices * sizes.object_modes + 2 + sizes.probe_modes + kept * modes + 2 * modes
+    count += 1 if modes > 1 else 0
+    count += modes if sizes.probe_modes > 1 else 0
+    count += sizes.probe_modes if sizes.object_modes > 1 else 0
+    return count + (modes if sizes.spectra and slices > 1 else 0)
 
 
-def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
+def _staged_count(sizes: Sizes) -> int:
+    """Complex numbers per window pixel where one stage follows the other.
+
+    Shifted probe (P) and its ramp (1); object windows and their gradients (2 S O); the wave entering every slice
+    (S P O); wave and gradient (2 P O); what further effects keep.
+    """
+    modes, steps = sizes.probe_modes * sizes.object_modes, sizes.steps
+    count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
+    return (
+        count + steps.probe * sizes.probe_modes + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
+    )
+
+
+def make_plan(settings: Settings, backend: Backend, sizes: Sizes, warmup_epochs: int = 0) -> MemoryPlan:
     """Estimate, and choose the batch.
 
     Raises
@@ -168,14 +216,16 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     free = free_bytes(backend)
     limit = int(free * settings["memory_saturation"])
     n_threads = 1 if backend.on_gpu else min(settings["n_threads"] or available_cores(), sizes.n_patterns)
-    history = min(float(settings.first()["hist_length"]), float(settings["epoch_max"]), 1000.0)
-    items = _fixed_items(sizes, backend, int(history), n_threads)
-    per_pattern = wave_bytes_per_pattern(sizes, backend)
+    epochs = settings["epoch_max"] - settings["epoch_prev"] - warmup_epochs
+    history = int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
+    items = _fixed_items(sizes, backend, history, n_threads)
+    least = _kept_slices(settings, sizes)[-1]
+    per_pattern = wave_bytes_per_pattern(sizes, backend, least)
     fixed = sum(items.values())
     if fixed + per_pattern > limit:
         raise ResourceError(
             f"the reconstruction needs at least {_size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
-            f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {int(history)} L-BFGS "
+            f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {history} L-BFGS "
             f"pairs), but only {_size_text(limit)} may be used ({_size_text(free)} free x memory_saturation). "
             f"{_rim_text(settings)}Are positions in pixels? Else lower hist_length, use default_dtype='single', or "
             "fewer slices"
@@ -188,10 +238,19 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     resident = _keep_data(settings, sizes, host_left)
     if resident and not backend.on_gpu:
         items["measured patterns"] = sizes.data_bytes
-    batch = _batch_size(settings, backend, sizes, (limit - sum(items.values())) // n_threads)
-    items["waves and FFT workspace of the batches"] = n_threads * batch * per_pattern
+    batch, keep_every = _batch_size(settings, backend, sizes, (limit - sum(items.values())) // n_threads)
+    waves = n_threads * batch * wave_bytes_per_pattern(sizes, backend, keep_every)
+    items["waves and FFT workspace of the batches"] = waves
     name = "the GPU" if backend.on_gpu else "the CPU"
-    return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, items)
+    return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, keep_every, items)
+
+
+def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:
+    """Which values of ``keep_every`` may be chosen, the fastest first: 1, or sqrt(S), with which the least is kept."""
+    root = math.ceil(math.sqrt(sizes.slices))
+    if not sizes.fused or root < 2 or settings["recompute_slices"] is False:
+        return (1,)
+    return (root,) if settings["recompute_slices"] is True else (1, root)
 
 
 def _rim_text(settings: Settings) -> str:
@@ -205,8 +264,8 @@ def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -
     window = sizes.window[0] * sizes.window[1]
     obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
     return {
-        "object, its gradients and directions": obj * (_TEMPORARY_VECTORS + n_threads),
-        "probe, its gradients and directions": probe * (_TEMPORARY_VECTORS + n_threads),
+        "object, its gradients and directions": obj * (_VECTORS + n_threads),
+        "probe, its gradients and directions": probe * (_VECTORS + n_threads),
         "propagators": c * window * max(sizes.slices - 1, 0),
         "aberrations, virtual detectors, blur": sizes.shared_bytes,
         "L-BFGS history": 2 * history * (obj + probe),
@@ -223,9 +282,23 @@ def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
     return bool(must or sizes.data_bytes <= available // 2)
 
 
-def _batch_size(settings: Settings, backend: Backend, sizes: Sizes, available: int) -> int:
+def _batch_size(settings: Settings, backend: Backend, sizes: Sizes, available: int) -> tuple[int, int]:
+    """Patterns in a batch, and ``keep_every``: waves are computed again only where memory, not the size of the caches,
+    would make a batch smaller than it should be. A number that the user gives is taken."""
+    batch, chosen = 0, 1
+    for keep_every in _kept_slices(settings, sizes):
+        per_pattern = wave_bytes_per_pattern(sizes, backend, keep_every)
+        wanted, fits = _wanted_batch(settings, backend, sizes, per_pattern), available // per_pattern
+        if min(wanted, fits) > batch:
+            batch, chosen = min(wanted, fits), keep_every
+        if fits >= wanted:
+            break
+    given = settings["compute_batch"]
+    return max(1, batch) if given == "auto" else min(int(given), sizes.n_patterns), chosen
+
+
+def _wanted_batch(settings: Settings, backend: Backend, sizes: Sizes, per_pattern: int) -> int:
     if settings["compute_batch"] != "auto":
         return min(int(settings["compute_batch"]), sizes.n_patterns)
-    per_pattern = wave_bytes_per_pattern(sizes, backend)
     cap = GPU_BATCH_LIMIT if backend.on_gpu else max(1, CPU_BATCH_BYTES // per_pattern)
-    return max(1, min(sizes.n_patterns, cap, available // per_pattern))
+    return min(sizes.n_patterns, cap)

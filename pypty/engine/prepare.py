@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +19,13 @@ from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
 from pypty.engine.by_hand import probe_aperture_mask
 from pypty.engine.geometry import Geometry, check_arrays, find_geometry
-from pypty.engine.memory import Sizes, extra_steps, make_plan, shared_bytes
+from pypty.engine.memory import MemoryPlan, Sizes, ever_chosen, extra_steps, make_plan, shared_bytes
 from pypty.engine.resume import NAME as RESUME_FILE
 from pypty.engine.sequences import check_sequences, used_at_any_epoch
-from pypty.engine.setup import Setup
+from pypty.engine.setup import Setup, warmup_epochs
 from pypty.engine.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
+from pypty.model.forward import not_fused_because
 from pypty.optics.grid import Grid
 from pypty.optics.probes import resize, resize_spectrum
 from pypty.optics.wavelength import wavelength_A
@@ -31,6 +33,7 @@ from pypty.params.check import read_parameters
 from pypty.params.combinations import epochs_to_check
 from pypty.params.presets import load_preset
 from pypty.params.report import Report
+from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
@@ -158,10 +161,19 @@ def _inspect_geometry(
     if settings["recon_type"] == "far_field":
         _check_probe_band(settings, grid, report)
     sizes = _sizes(settings, source, preprocess, geometry, scan)
-    plan = _try(report, lambda: make_plan(settings, backend, sizes))
+    unplanned = MemoryPlan(backend.name, 1, 1, False, 0, 0, sizes)
+    setup = Setup(settings, backend, source, grid, scan, unplanned, preprocess, None, geometry, plates)
+    sizes = dataclasses.replace(sizes, fused=_is_fused(setup))
+    plan = _try(report, lambda: make_plan(settings, backend, sizes, warmup_epochs(settings)))
     if plan is None or report.problems:
         return None
-    return Setup(settings, backend, source, grid, scan, plan, preprocess, None, geometry, plates)
+    return dataclasses.replace(setup, plan=plan)
+
+
+def _is_fused(setup: Setup) -> bool:
+    """Whether the fused executor computes the waves of every epoch."""
+    methods = ever_chosen(setup.settings)
+    return not any(not_fused_because(setup.model_options(True, method)) for method in methods)
 
 
 def _check_start(setup: Setup, report: Report) -> None:
@@ -283,10 +295,18 @@ def _sizes(
         slices,
         scan.object_shape,
         data_bytes,
+        math.prod(geometry.compared) if settings["masks"] is None else len(settings["masks"]),
         subscans=n_subscans(settings),
         shared_bytes=shared_bytes(settings, geometry.window),
         steps=extra_steps(settings),
+        spectra=_ever(settings, "update_slice_distances") or _ever(settings, "update_tilts"),
     )
+
+
+def _ever(settings: Settings, key: str) -> bool:
+    """Whether a switch may be on at some epoch."""
+    schedule = settings.schedules[key]
+    return bool(schedule.value) if isinstance(schedule, Constant) else True
 
 
 def _check_output(settings: Settings, report: Report) -> None:

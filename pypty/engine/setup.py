@@ -33,6 +33,17 @@ AUTO_EPOCHS = 2
 """Passes of a warm-up (engine/warmup.py) from vacuum: the second still gains where there are many slices and modes."""
 
 
+def warmup_epochs(settings: Settings) -> int:
+    """``warmup_epochs``; "auto" are two where patterns in the far field are reconstructed from vacuum, else none."""
+    asked, obj = settings["warmup_epochs"], settings["obj"]
+    if asked != "auto":
+        return int(asked)
+    vacuum = obj is None or bool((obj == 1).all())
+    first = settings["epoch_prev"] == 0 and not settings["skip_preprocessing"]
+    far = settings["recon_type"] == "far_field" and settings["masks"] is None
+    return AUTO_EPOCHS if vacuum and first and far else 0
+
+
 @dataclass(frozen=True)
 class Setup:
     """A checked reconstruction, ready to start.
@@ -107,17 +118,6 @@ class Setup:
             if rolloff > 0:
                 masks["obj_steps"] = object_band_mask(shape, pixels, cutoff, rolloff)
         return BandLimits(**{name: backend.asarray(mask, backend.real) for name, mask in masks.items()})
-
-    @property
-    def warmup_epochs(self) -> int:
-        """``warmup_epochs``; "auto" are two where a far field is reconstructed from vacuum, else none."""
-        asked, obj = self.settings["warmup_epochs"], self.settings["obj"]
-        if asked != "auto":
-            return int(asked)
-        vacuum = obj is None or bool((obj == 1).all())
-        first = self.settings["epoch_prev"] == 0 and not self.settings["skip_preprocessing"]
-        far = not self.near_field and self.settings["masks"] is None
-        return AUTO_EPOCHS if vacuum and first and far else 0
 
     def probe_aperture(self) -> np.ndarray | float | None:
         """``probe_constraint_mask``, or the aperture of the start."""
@@ -277,6 +277,7 @@ class Setup:
             has_background(settings),
             settings["detector_blur_std"] > 0,
             settings["executor"],
+            self.plan.keep_every,
         )
 
     def regularizer_context(self) -> RegularizerContext:

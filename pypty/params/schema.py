@@ -197,6 +197,10 @@ NUMERICS = (
     Parameter("executor", "auto", Choice(("auto", "stages")), "", "How waves are computed: auto takes the fused "
               "executor where it covers the model (run.log says so); stages takes one effect after the other, which is "
               "the definition, and slower."),
+    Parameter("recompute_slices", "auto", Either((Choice(("auto",)), Flag())), "", "Keep the waves entering every "
+              "sqrt(n)-th of n slices only, and compute the others again on the way back: about a third more time, much "
+              "less memory. auto: where memory would make the batches too small.",
+              when="there are two slices or more, and the fused executor is used"),
     Parameter("compute_batch", "auto", Either((Choice(("auto",)), _positive_whole)), "patterns",
               "Patterns computed together. auto: from the memory estimate (pypty.plan)."),
     Parameter("memory_saturation", 0.7, Number(0, 1, open_low=True), "", "Fraction of the free memory to use.",
