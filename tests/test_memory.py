@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from problems import N_PATTERNS, SIDE, aperture_probe, small_params
 
 import pypty
 from pypty.backend import memory as free_memory
+from pypty.data import survey
 from pypty.engine import memory
 from pypty.engine.prepare import prepare
 from pypty.engine.problem import refined_blocks
@@ -160,6 +163,37 @@ def test_what_batches_share_is_planned(changes: dict[str, Any]) -> None:
     """Arrays of a window for every group or detector grow without bound, whatever the batch is."""
     peak, plan = measured(**changes, compute_batch=1)
     assert peak < plan.total
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5"])
+def test_memory_does_not_grow_with_the_data(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data that do not fit are read when they are needed: ten times the patterns, the same peak."""
+    monkeypatch.setattr(memory, "free_bytes", lambda backend: 4 * 2**20)
+    monkeypatch.setattr(survey, "_CHUNK_BYTES", 2**20)
+    y = np.arange(64) - 32
+    gaussian = np.exp(-(y[:, None] ** 2 + y**2) / 50).astype(complex)[..., None]
+    peaks = []
+    for n in (300, 3000):
+        path = tmp_path / f"{n}.{kind}"
+        data = np.random.default_rng(0).poisson(3.0, (n, 64, 64)).astype(np.uint16)
+        if kind == "npy":
+            np.save(path, data)
+        else:
+            with h5py.File(path, "w") as file:
+                file["data"] = data
+        positions = np.random.default_rng(1).uniform(0, 20, (n, 2))
+        params = small_params(dataset=..., data_path=str(path), positions=positions, probe=gaussian)
+        params |= {"compute_batch": 2, "default_dtype": "single", "epoch_max": 2, "hist_length": 1}
+        del data
+        tracemalloc.start()
+        result = pypty.run(params)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert result.loss[-1] < result.loss[0]
+        assert not pypty.plan(params, show=False).resident
+    assert peaks[1] < peaks[0] + 2**20, peaks
 
 
 def test_batch_shrinks_with_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

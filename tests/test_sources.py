@@ -13,11 +13,13 @@ from problems import N_PATTERNS, SCAN, SIDE, aperture_probe, counts, patterns, s
 
 import pypty
 from pypty.data.preprocess import Preprocess
-from pypty.data.sources import ArraySource, Hdf5Source, fingerprint, open_source
+from pypty.data.sources import ArraySource, Hdf5Source, NpySource, fingerprint, open_source
 from pypty.data.survey import survey
 from pypty.engine import memory
 from pypty.engine.prepare import inspect
-from pypty.errors import ParameterError
+from pypty.errors import DataError, ParameterError
+from pypty.params.check import read_parameters
+from pypty.params.report import Report
 from pypty.result import Evaluation
 
 FOUR_D = (*SCAN, SIDE, SIDE)
@@ -154,7 +156,7 @@ def test_a_source_reads_contiguous_and_scattered_patterns(kind: str, name: str, 
         source: Any = ArraySource(shaped)
     elif kind == "npy":
         np.save(tmp_path / "a.npy", shaped)
-        source = ArraySource(np.load(tmp_path / "a.npy", mmap_mode="r"))
+        source = NpySource(tmp_path / "a.npy", np.load(tmp_path / "a.npy", mmap_mode="r"))
     else:
         write_h5(tmp_path / "a.h5", shaped)
         source = Hdf5Source.open(tmp_path / "a.h5", "data")
@@ -183,10 +185,31 @@ def test_a_file_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sum(asked) == 3
 
 
-def test_an_npy_file_is_mapped(tmp_path: Path) -> None:
+def test_an_npy_file_is_read_when_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not mapped, whose pages would count as memory of the process; three patterns take one reading of three."""
     _, setup = inspect(small_params(**write_npy(tmp_path / "a.npy", patterns())))
     assert setup is not None
-    assert isinstance(setup.source.array, np.memmap)
+    assert isinstance(setup.source, NpySource)
+    sizes: list[int] = []
+    fill = NpySource._fill
+    monkeypatch.setattr(NpySource, "_fill", lambda self, view: (sizes.append(len(view)), fill(self, view))[1])
+    np.testing.assert_array_equal(setup.source.read(np.array([3, 4, 9])), patterns()[[3, 4, 9]])
+    pattern = patterns()[0].nbytes
+    assert sizes == [2 * pattern, pattern]
+    setup.close()
+
+
+def test_a_truncated_npy_file_says_so(tmp_path: Path) -> None:
+    """Cut while it is open: the header promised more."""
+    write_npy(tmp_path / "a.npy", patterns())
+    source = open_source(
+        read_parameters(small_params(dataset=..., data_path=str(tmp_path / "a.npy")), Report())
+    )
+    with (tmp_path / "a.npy").open("r+b") as file:
+        file.truncate(4000)
+    with pytest.raises(DataError, match="ends before its last pattern"):
+        source.read(np.array([N_PATTERNS - 1]))
+    source.close()
 
 
 def test_patterns_are_cast_when_asked(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,6 +65,48 @@ class ArraySource:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class NpySource:
+    """Patterns of a .npy file, read in contiguous runs when they are asked for.
+
+    The file is read and not mapped: pages of a map that were touched once count as memory of the process.
+
+    Parameters
+    ----------
+    mapped : the array as numpy maps it, C-contiguous; says where the values begin
+    """
+
+    def __init__(self, path: Path, mapped: np.memmap) -> None:
+        self.name = str(path)
+        self._shape, self.dtype, self._offset = mapped.shape, np.dtype(mapped.dtype), int(mapped.offset)
+        _check_layout(self._shape, self.dtype, self.name)
+        self._file = path.open("rb", buffering=0)
+        self._reading = threading.Lock()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return _flat_shape(self._shape)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        out = np.empty((len(indices), *self._shape[-2:]), self.dtype)
+        size = out[:1].nbytes
+        with self._reading:
+            for start, stop in _runs(indices, 0):
+                self._file.seek(self._offset + int(indices[start]) * size)
+                self._fill(memoryview(out[start:stop]).cast("B"))
+        return out
+
+    def _fill(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            count = self._file.readinto(view[done:])
+            if not count:
+                raise DataError(f"{self.name!r} ends before its last pattern; it is truncated")
+            done += count
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Hdf5Source:
@@ -280,7 +323,10 @@ def _open_as_stored(settings: Settings) -> PatternSource | None:
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs"):
         return Hdf5Source.open(path, settings["data_key"])
     if path.suffix.lower() == ".npy":
-        return ArraySource(_load_npy(path), str(path))
+        array = _load_npy(path)
+        if isinstance(array, np.memmap) and array.flags.c_contiguous and array.ndim in (3, 4):
+            return NpySource(path, array)
+        return ArraySource(array, str(path))
     raise DataError(
         f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read"
     )
