@@ -136,9 +136,11 @@ def run_large(n_patterns: int, folder: str, pipe: Any) -> None:
         problem(problem.point())
         ended = time.perf_counter()
     path.unlink()
-    pipe.send({"patterns": n_patterns, "data GB": n_patterns * WINDOW**2 * 2 / 1e9,
-               "kept in memory": setup.plan.resident, "peak RSS GB": watch.peak / 1e9,
-               "plan GB": setup.plan.total / 1e9, "survey s": surveyed - started, "evaluation s": ended - surveyed})  # fmt: skip
+    row = {"patterns": n_patterns, "data GB": n_patterns * WINDOW**2 * 2 / 1e9}
+    row |= {"kept in memory": setup.plan.resident, "peak RSS GB": watch.peak / 1e9}
+    row |= {"plan GB": setup.plan.total / 1e9}
+    row |= {"survey s": surveyed - started, "evaluation s": ended - surveyed}
+    pipe.send(row)
 
 
 def in_own_process(target: Any, *arguments: Any) -> dict[str, Any]:
