@@ -36,8 +36,8 @@ def parameters(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "pos_N_scan_slow": int(a["scan_shape"][0]), "pos_N_scan_fast": int(a["scan_shape"][1]),
             "pos_scan_step_size": float(a["scan_step_A"]),
             "meas_calibration": {"mode": "dk", "value": 1 / (n * float(a["pixel_size_A"]))},
-            "probe_pmode_max": options.modes, "obj_Nlayer": options.slices, "obj_slice_thickness": options.thickness, "meas_permute": None,
-            "meas_reshape": None, "meas_flipT": None, "pos_scan_affine": None,
+            "probe_pmode_max": options.modes, "obj_Nlayer": options.slices, "obj_slice_thickness": options.thickness,
+            "meas_permute": None, "meas_reshape": None, "meas_flipT": None, "pos_scan_affine": None,
             "meas_params": {"path": str(folder / "in.h5"), "key": "data"},
         },
         "model_params": {
