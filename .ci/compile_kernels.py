@@ -76,6 +76,7 @@ def jobs(architectures: list[str]) -> list[Job]:
     import_kernel_modules()
     waves = importlib.import_module("pypty.backend.cuda.waves")
     elementwise = importlib.import_module("pypty.backend.cuda.elementwise")
+    score = importlib.import_module("pypty.backend.cuda.score")
     found = []
     for architecture in architectures:
         for window, plan in waves.PLANS.items():
@@ -83,6 +84,10 @@ def jobs(architectures: list[str]) -> list[Job]:
         for real in ("float", "double"):
             parameters = elementwise.parameters(real)
             found.append(Job(f"elementwise {real}", elementwise.FILES, parameters, architecture))
+            for data in score.DATA_TYPES:
+                found.append(
+                    Job(f"score {real} {data}", score.FILES, score.parameters(real, data), architecture)
+                )
     return found
 
 

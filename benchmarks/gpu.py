@@ -4,11 +4,13 @@
     python benchmarks/gpu.py --json gpu.json --device-time-limit 240 --only split,fused
 
 First every executor is compared with NumPy in double precision; nothing is timed if that fails. One pass = loss and
-gradient of object, probe and positions over all patterns, which are in the memory of the device. A pass that would take
-more than its share of the time limit is measured on as many batches as fit, and scaled. "floor" is the time in which
-the device copies as many bytes as the split kernels must read and write.
+gradient of object, probe and positions over all patterns, which are in the memory of the device, as 16-bit integers. A
+pass that would take more than its share of the time limit is measured on as many batches as fit, and scaled. "floor" is
+the time in which the device copies as many bytes as the split kernels must read and write. "streamed" reads the data
+from the host. Small batches are launched kernel by kernel, and replayed as graphs.
 
---peer NAME=COMMAND runs another package: a shell command that gets the workload as JSON in the environment variable
+--peer ptyrad, --peer ptyrad-compiled and --peer pypty run another package on the same arrays (gpu_peers.py), in the
+interpreter that --peer-python names; --peer NAME=COMMAND runs a shell command that finds the files in the folder
 WORKLOAD and prints the seconds of a pass as the last word of its output.
 """
 
@@ -16,32 +18,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from gpu_peers import PEER_SIDE, peer_rows
 
-from pypty.backend.array import Array, Backend, gpu_status, select, to_host
+from pypty.backend.array import Backend, gpu_status, select, to_host
 from pypty.backend.cuda.waves import Layout, WaveKernels
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch
-from pypty.model import stages
-from pypty.model.forward import Model, ModelOptions, build_model
-from pypty.model.split import SplitWaves, half_band
-from pypty.model.variables import Variables
-from pypty.objective.noise import LsqSqrt, score
+from pypty.data.feed import Feed
+from pypty.data.sources import ArraySource
+from pypty.model.forward import ModelOptions, build_model
+from pypty.model.split import half_band
+from pypty.model.variables import Variables, to_public
+from pypty.objective.noise import LsqSqrt
+from pypty.objective.objective import Objective
 from pypty.optics.grid import Grid
-from pypty.optics.propagators import fresnel_phase_rate
 from pypty.optics.wavelength import wavelength_A
 
 BLOCKS = ("obj", "probe", "positions")
-EXECUTORS = ("split", "deterministic", "fused", "stages")
+EXECUTORS = ("split", "streamed", "deterministic", "fused", "stages")
+SMALL_BATCHES = (16, 64)
 CUTOFF = 2 / 3
 TOLERANCE = 1e-4
 
@@ -56,6 +58,8 @@ class Workload:
     slices: int
     modes: int
     step: float = 2.9
+    pixel_A: float = 0.15
+    voltage_kV: float = 80.0
 
     @property
     def patterns(self) -> int:
@@ -67,7 +71,7 @@ class Workload:
 
     @property
     def grid(self) -> Grid:
-        return Grid((self.window, self.window), (0.15, 0.15), wavelength_A(80))
+        return Grid((self.window, self.window), (self.pixel_A, self.pixel_A), wavelength_A(self.voltage_kV))
 
     @property
     def bytes_per_pixel(self) -> float:
@@ -139,43 +143,44 @@ def make_variables(work: Workload, backend: Backend) -> tuple[Variables, np.ndar
     return variables, corners
 
 
-def make_model(executor: str, work: Workload, backend: Backend) -> Model:
-    if executor in ("split", "deterministic"):
-        mask = work.grid.band_mask(CUTOFF)
-        propagation = stages.Propagation(work.grid, mask, backend, fresnel_phase_rate(work.grid))
-        return Model([SplitWaves(work.grid, mask, backend, propagation, True, executor == "deterministic")])
-    options = ModelOptions(work.grid, CUTOFF, executor="stages" if executor == "stages" else "auto")
-    return build_model(options, backend)
+def make_data(work: Workload) -> np.ndarray:
+    """(N, n, n) uint16 counts: 64 patterns, again and again."""
+    some = np.random.default_rng(1).poisson(4, (min(64, work.patterns), work.window, work.window))
+    return np.resize(some.astype(np.uint16), (work.patterns, work.window, work.window))
 
 
-def evaluate_batch(
-    model: Model, points: list, batch: Batch, gradients: dict[str, Array], workspace: Workspace
-) -> float:
-    """Loss of a batch; adds to the gradients."""
-    tapes: list = []
-    intensity = model.forward(points, batch, tapes)
-    loss, _, slope = score(LsqSqrt(), intensity, batch.data, None, workspace)
-    model.adjoint(slope, points, batch, tapes, gradients)
-    return loss
+def make_objective(
+    executor: str, work: Workload, backend: Backend, corners: np.ndarray, data: np.ndarray, batch: int
+) -> Objective:
+    """The loss as a reconstruction computes it."""
+    asked = executor if executor in ("fused", "stages") else "auto"
+    options = ModelOptions(work.grid, CUTOFF, executor=asked, deterministic=executor == "deterministic")
+    model = build_model(options, backend)
+    if backend.on_gpu and executor in ("split", "streamed", "deterministic"):
+        assert model.executor == "split", model.executor
+    resident = executor != "streamed"
+    feed = Feed(backend, ArraySource(data), corners, reorder=lambda a: a, resident_on_device=resident)
+    if resident:
+        feed.make_resident()
+    return Objective(backend, model, feed, LsqSqrt(), batch)
 
 
 def evaluate(executor: str, work: Workload, backend: Backend, data: np.ndarray) -> dict[str, np.ndarray]:
-    """Loss and gradients of all patterns in one batch, on the host."""
+    """Loss and gradients of all patterns, on the host."""
     variables, corners = make_variables(work, backend)
-    model, workspace = make_model(executor, work, backend), Workspace(backend.xp)
-    gradients = variables.zeros(BLOCKS)
-    batch = Batch(np.arange(len(corners)), corners, backend.asarray(data, backend.real), None, workspace)
-    loss = evaluate_batch(model, model.prepare(variables), batch, gradients, workspace)
-    model.finish(gradients)
-    return {"loss": np.array(loss), **{name: to_host(array) for name, array in gradients.items()}}
+    objective = make_objective(executor, work, backend, corners, data, 3)
+    found = objective.evaluate(variables, BLOCKS, np.arange(work.patterns))
+    return {
+        "loss": np.array(found.loss),
+        **{name: to_host(array) for name, array in found.gradients.items()},
+    }
 
 
 def check(executors: Sequence[str], backend: Backend) -> list[dict[str, Any]]:
     """Relative errors of every executor against the stages in double precision on the CPU."""
     rows = []
     for work in CHECKS:
-        shape = (work.patterns, work.window, work.window)
-        data = np.random.default_rng(1).poisson(4, shape).astype(float)
+        data = make_data(work)
         expected = evaluate("stages", work, select("cpu", "double"), data)
         for executor in executors:
             found = evaluate(executor, work, backend, data)
@@ -252,37 +257,53 @@ def batch_size(work: Workload, free: int) -> int:
     return int(max(1, min(512, work.patterns, free / 3 // waves)))
 
 
-def pass_time(executor: str, work: Workload, device: Device, limit: float) -> dict[str, Any]:
+def pass_time(
+    executor: str, work: Workload, device: Device, limit: float, batch: int = 0, graphs: bool = True
+) -> dict[str, Any]:
     """Seconds of a pass, scaled from the batches that fit into the limit."""
-    backend = device.backend
-    variables, corners = make_variables(work, backend)
-    model, workspace = make_model(executor, work, backend), Workspace(backend.xp)
-    size = batch_size(work, device.free_bytes())
-    data = backend.asarray(np.random.default_rng(1).poisson(4, (size, work.window, work.window)), np.float32)
-    gradients, points = variables.zeros(BLOCKS), model.prepare(variables)
-    index = [np.arange(start, min(start + size, work.patterns)) for start in range(0, work.patterns, size)]
+    variables, corners = make_variables(work, device.backend)
+    size = batch or batch_size(work, device.free_bytes())
+    objective = make_objective(executor, work, device.backend, corners, make_data(work), size)
+    if not graphs:
+        objective._replay = None
+    small = min(work.patterns, 4 * size)
 
-    def run(chosen: np.ndarray) -> None:
-        batch = Batch(chosen, corners[chosen], data[: len(chosen)], None, workspace)
-        evaluate_batch(model, points, batch, gradients, workspace)
-
-    run(index[0])
-    device.synchronize()
-    start, done = time.perf_counter(), 0
-    for chosen in index:
-        run(chosen)
-        done += len(chosen)
+    def run(patterns: int) -> float:
         device.synchronize()
-        if time.perf_counter() - start > limit:
-            break
-    seconds = (time.perf_counter() - start) * work.patterns / done
+        start = time.perf_counter()
+        objective.evaluate(variables, BLOCKS, np.arange(patterns))
+        device.synchronize()
+        return time.perf_counter() - start
+
+    run(small)
+    seconds = run(small)
+    patterns = int(min(work.patterns, max(small, small * limit / (2 * seconds)) // size * size or small))
+    seconds = statistics.median(run(patterns) for _ in range(1 if seconds * patterns / small > 1 else 3))
     return {
         "workload": work.name,
         "executor": executor,
-        "s/pass": seconds,
-        "patterns timed": done,
+        "s/pass": seconds * work.patterns / patterns,
+        "patterns timed": patterns,
         "batch": size,
     }
+
+
+def small_batches(device: Device, limit: float) -> list[dict[str, Any]]:
+    """Launched kernel by kernel, and replayed."""
+    rows = []
+    for size in SMALL_BATCHES:
+        for graphs in (False, True):
+            row = pass_time("split", WORKLOADS[0], device, limit, size, graphs)
+            rows.append({**row, "executor": "split, replayed" if graphs else "split, launched"})
+    return rows
+
+
+def peer_workload(work: Workload) -> tuple[Workload, dict[str, np.ndarray], np.ndarray]:
+    """What peers get: a part of the scan, its arrays in the public layout, and its data."""
+    smaller = replace(work, side=min(work.side, PEER_SIDE))
+    variables, _ = make_variables(smaller, select("cpu", "single"))
+    arrays = {name: to_public(name, variables.block(name)) for name in BLOCKS}
+    return smaller, {**arrays, "obj": arrays["obj"][..., 0]}, make_data(smaller)
 
 
 def passes(
@@ -299,28 +320,6 @@ def passes(
                 continue
             row = pass_time(executor, work, device, share)
             rows.append({**row, "floor s": floor, "% of floor": 100 * floor / row["s/pass"]})
-    return rows
-
-
-def peer_passes(peers: Sequence[str], deadline: float) -> list[dict[str, Any]]:
-    """Seconds of a pass as other packages report them."""
-    rows: list[dict[str, Any]] = []
-    for peer in peers:
-        name, _, command = peer.partition("=")
-        for work in WORKLOADS:
-            left = deadline - time.perf_counter()
-            if left <= 0:
-                continue
-            environment = {**os.environ, "WORKLOAD": json.dumps(asdict(work))}
-            row: dict[str, Any] = {"workload": work.name, "executor": name}
-            try:
-                done = subprocess.run(
-                    command, shell=True, env=environment, capture_output=True, text=True, timeout=left
-                )
-                row["s/pass"] = float(done.stdout.split()[-1])
-            except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
-                row["failed"] = f"{type(error).__name__}: {error}"
-            rows.append(row)
     return rows
 
 
@@ -347,7 +346,10 @@ def main() -> int:
     parser.add_argument("--json", help="file for all numbers")
     parser.add_argument("--device-time-limit", type=float, default=420.0, help="seconds for everything")
     parser.add_argument("--only", default=",".join(EXECUTORS), help="executors, with commas between them")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument(
+        "--peer", action="append", default=[], help="ptyrad, ptyrad-compiled, pypty, NAME=COMMAND"
+    )
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PATH")
     options = parser.parse_args()
     status = gpu_status()
     if not status.usable:
@@ -367,8 +369,11 @@ def main() -> int:
         for work, patterns in ((WORKLOADS[0], 512), (WORKLOADS[2], 512), (WORKLOADS[-1], 128)):
             report["rates"] += kernel_rates(device, bandwidth, work, patterns)
         show(f"rates; a copy: {bandwidth / 1e9:.0f} GB/s", report["rates"])
-        report["passes"] = passes(device, executors, bandwidth, deadline)
-        report["passes"] += peer_passes(options.peer, deadline)
+        ours = deadline - (options.device_time_limit / 2 if options.peer else 0)
+        report["passes"] = small_batches(device, 5.0) + passes(device, executors, bandwidth, ours)
+        if options.peer:
+            chosen = (options.peer, options.peer_python, WORKLOADS, peer_workload, deadline)
+            report["passes"] += peer_rows(*chosen)
         show("passes: loss and gradient of object, probe and positions", report["passes"])
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

@@ -104,9 +104,9 @@ def seconds_per_pass(setup: Setup, repeats: int = 7) -> float:
     return statistics.median(times)
 
 
-def benchmark(name: str, path: Path, epochs: int, preconditioner: bool = True) -> dict[str, Any]:
+def benchmark(name: str, path: Path, epochs: int, **changes: Any) -> dict[str, Any]:
     """One row of the table."""
-    setup = prepare(parameters(path, {**CASES[name], "preconditioner": preconditioner}, epochs))
+    setup = prepare(parameters(path, {**CASES[name], **changes}, epochs))
     row: dict[str, Any] = {"case": name, "s/pass": seconds_per_pass(setup)}
     state = State(setup.variables(), 0)
     reconstruction = Reconstruction(setup, state)
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plain", action="store_true", help="without the illumination preconditioner")
+    parser.add_argument("--warmup", type=lambda text: text if text == "auto" else int(text), default="auto")
     options = parser.parse_args()
     rows = []
     columns = (
@@ -161,7 +162,8 @@ def main() -> None:
     )
     print("| case | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 1) + "|")
     for name in options.case or CASES:
-        rows.append(benchmark(name, options.data, options.epochs, not options.plain))
+        changes = {"preconditioner": not options.plain, "warmup_epochs": options.warmup}
+        rows.append(benchmark(name, options.data, options.epochs, **changes))
         cells = ("–" if rows[-1][key] is None else f"{rows[-1][key]:.4g}" for key in columns)
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     if options.json:

@@ -80,9 +80,10 @@ class Truth:
 
 @dataclass
 class Curve:
-    """One package: after each pass the seconds so far and the scores."""
+    """One package: after each epoch the passes so far, the seconds so far, and the scores."""
 
     name: str
+    passes: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
 
@@ -91,8 +92,8 @@ class Curve:
         return next(reached, None)
 
     def row(self) -> list[str]:
-        passes = np.diff([0.0, *self.seconds])
-        cells = [f"{statistics.median(passes):.3f}"]
+        times = np.diff([0.0, *self.seconds]) / np.diff([0, *self.passes])
+        cells = [f"{statistics.median(times):.3f}"]
         cells += ["–" if t is None else f"{t:.2f}" for t in map(self.time_to, (0.95, 0.97))]
         cells.append(f"{max(s['correlation'] for s in self.scores):.4f}")
         depth = [s["depth"] for s in self.scores if "depth" in s]
@@ -116,6 +117,7 @@ def ours(params: dict[str, Any], truth: Truth, passes: int) -> Curve:
         pixel = float(result.pixel_size_A[0])
         centres = (result.positions + np.array(result.probe.shape[:2]) // 2) * pixel
         stack = np.angle(result.obj[..., 0]).transpose(2, 0, 1)
+        curve.passes.append(evaluations)
         curve.seconds.append(spent)
         curve.scores.append(truth.score(stack, pixel, (truth.positions - centres).mean(axis=0)))
     return curve
@@ -124,9 +126,10 @@ def ours(params: dict[str, Any], truth: Truth, passes: int) -> Curve:
 def theirs(name: str, python: str, data: Path, truth: Truth, passes: int, **options: Any) -> Curve:
     peer = Peer(name, python, data, **options)
     curve, spent = Curve(peer.version), 0.0
-    for _ in range(passes):
+    for number in range(passes):
         seconds, stack, centre = peer.pass_with_object()
         spent += seconds
+        curve.passes.append(number + 1)
         curve.seconds.append(spent)
         curve.scores.append(truth.score(stack, truth.pixel, truth.area.mean(axis=0) - centre * truth.pixel))
     peer.close()

@@ -47,7 +47,7 @@ def parameters(path: Path, epochs: int, phase_only_from: int | None = None) -> d
         "aperture_mask": attributes["semiangle_mrad"] / (n // 2 * attributes["angular_sampling_mrad"]),
         "aberrations": [attributes["C10_A"] + thickness / 2], "n_hermite_probe_modes": [1, 1],
         "damping_cutoff_multislice": 1.0, "default_dtype": "single", "hist_length": 20, "epoch_max": epochs,
-        "update_probe": "lambda x: x >= 2", "update_tilts": "lambda x: x >= 40",
+        "update_tilts": "lambda x: x >= 40",
         "update_slice_distances": "lambda x: x >= 40", "print_flag": 2, "save_inter_checkpoints": 10,
         "phase_only_obj": False if phase_only_from is None else f"lambda x: x >= {phase_only_from}",
     }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ import fake_device
 import h5py
 import numpy as np
 import pytest
-import scipy.fft
-import scipy.ndimage
 from helpers import random_complex
 from problems import (
     N_PATTERNS,
@@ -26,34 +23,14 @@ from problems import (
 )
 
 import pypty
-from pypty.backend import array, fft
-from pypty.backend.array import Backend, gpu_status
+from pypty.backend import array
+from pypty.backend.array import gpu_status
 from pypty.errors import BackendError
 from pypty.model import stages
 from pypty.model.forward import Model
 from pypty.model.parametrization import OBJECT_FORMS, POSITION_FORMS, PROBE_FORMS, Parametrization
 from pypty.objective.regularizers import _MAKERS
 from pypty.params.schema_changes import CONSTRAINTS
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let backend="gpu" give the stand-in."""
-    real_library = fft._library
-    on_device = fake_device.Library(scipy.fft)
-    monkeypatch.setattr(
-        fft, "_library", lambda a: real_library(a) if isinstance(a, np.ndarray) else on_device
-    )
-    for name, module in fake_device.MODULES.items():
-        monkeypatch.setitem(sys.modules, name, module)
-
-    def select(name: str = "auto", precision: str = "double", fft_library: str = "auto") -> Backend:
-        real, complex_ = array.PRECISIONS[precision]
-        if name == "cpu":
-            return Backend("cpu", np, real, complex_)
-        return Backend("gpu", fake_device, real, complex_)
-
-    monkeypatch.setattr("pypty.engine.prepare.select", select)
 
 
 def problem(**changes):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import fake_device
 import numpy as np
 import pytest
-from helpers import random_complex, random_like
-from hypothesis import given, settings
+from helpers import random_complex
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pypty.backend.array import Backend
@@ -51,7 +52,11 @@ def batch_of(variables: Variables, index: list[int], workspace: Workspace) -> Ba
 
 
 def intensities_and_gradients(
-    model: Model, variables: Variables, batches: list[Batch], blocks: tuple[str, ...]
+    model: Model,
+    variables: Variables,
+    batches: list[Batch],
+    blocks: tuple[str, ...],
+    backend: Backend = DOUBLE,
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     """Of several batches; the slope of each is random, but the same for every model."""
     points, gradients, patterns = model.prepare(variables), variables.zeros(blocks), []
@@ -59,7 +64,8 @@ def intensities_and_gradients(
         tapes: list[Any] = []
         intensity = model.forward(points, batch, tapes)
         patterns.append(intensity.copy())
-        slope = random_like(np.random.default_rng(batch.index.tolist()), intensity).astype(intensity.dtype)
+        slope = np.random.default_rng(batch.index.tolist()).standard_normal(intensity.shape)
+        slope = backend.asarray(slope.astype(intensity.dtype))
         model.adjoint(slope, points, batch, tapes, gradients)
     model.finish(gradients)
     return patterns, gradients
@@ -132,6 +138,78 @@ def test_it_is_what_the_stages_are(
     variables = make_variables(slices, probes, objects, distances=distances, rows=rows)
     chosen = tuple(name for name in ALL if name in blocks - absent)
     assert_same(options, variables, chosen)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    slices=st.integers(1, 4),
+    probes=st.integers(1, 3),
+    objects=st.integers(1, 2),
+    distances=st.integers(1, 2),
+    rows=st.sampled_from([1, N_PATTERNS]),
+    cutoff=st.sampled_from([2 / 3, 2.0]),
+    subpixel=st.booleans(),
+    tilted=st.booleans(),
+    keep_every=st.integers(1, 3),
+    deterministic=st.booleans(),
+)
+def test_on_a_device(
+    device: None,
+    slices: int,
+    probes: int,
+    objects: int,
+    distances: int,
+    rows: int,
+    cutoff: float,
+    subpixel: bool,
+    tilted: bool,
+    keep_every: int,
+    deterministic: bool,
+) -> None:
+    """One kernel for each operation: the same numbers, whatever is refined."""
+    options = ModelOptions(
+        GRID,
+        cutoff,
+        subpixel,
+        tilt_mode=0 if tilted else None,
+        keep_every=keep_every,
+        deterministic=deterministic,
+    )
+    gpu = Backend("gpu", fake_device, DOUBLE.real, DOUBLE.complex)
+    model = build_model(options, gpu)
+    assert model.executor.startswith("fused") and isinstance(model.stages[0], FusedWaves)
+    here = make_variables(slices, probes, objects, distances=distances, rows=rows)
+    there = here.replace({name: gpu.asarray(here.block(name)) for name in here.present})
+    absent = set() if subpixel else {"positions"}
+    absent |= set() if tilted and slices > 1 else {"tilts"}
+    absent |= set() if slices > 1 else {"slice_distances"}
+    blocks = tuple(name for name in ALL if name not in absent)
+    work, own = Workspace(np), Workspace(fake_device)
+    plain = build_model(ModelOptions(**{**vars(options), "executor": "stages"}), DOUBLE)
+    expected = intensities_and_gradients(
+        plain, here, [batch_of(here, index, work) for index in ([0, 1, 3], [4])], blocks
+    )
+    found = intensities_and_gradients(
+        model, there, [batch_of(here, index, own) for index in ([0, 1, 3], [4])], blocks, gpu
+    )
+    for one, other in zip(found[0], expected[0], strict=True):
+        np.testing.assert_allclose(one.get(), other, rtol=1e-11, atol=1e-11 * other.max())
+    for name, gradient in expected[1].items():
+        scale = 1e-11 * np.abs(gradient).max()
+        np.testing.assert_allclose(found[1][name].get(), gradient, rtol=1e-11, atol=scale, err_msg=name)
+
+
+def test_without_a_way_back_no_waves_are_kept() -> None:
+    """The same intensities, in the memory of one wave besides the shifted probe."""
+    variables, works = make_variables(5, 2, 2), [Workspace(np), Workspace(np)]
+    model = build_model(ModelOptions(GRID, 2 / 3), DOUBLE)
+    patterns = [
+        model.forward(model.prepare(variables), batch_of(variables, [0, 3], work), [], keep=keep).copy()
+        for work, keep in zip(works, (True, False), strict=True)
+    ]
+    np.testing.assert_array_equal(*patterns)
+    waves = [name for name in works[1].sizes if name.startswith(("incoming", "between", "exit"))]
+    assert sorted(waves) == ["exit", "incoming 0"]
 
 
 @pytest.mark.parametrize("keep_every", [1, 2, 3])

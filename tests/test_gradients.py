@@ -203,11 +203,11 @@ def test_batches_are_halved_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch
     expected = pypty.evaluate(params)
     original, sizes = Model.forward, []
 
-    def scarce(self: Model, points: list, batch: Batch, tapes: list) -> np.ndarray:
+    def scarce(self: Model, points: list, batch: Batch, *rest: object) -> np.ndarray:
         sizes.append(len(batch.index))
         if len(batch.index) > 1:
             raise MemoryError("pretended")
-        return original(self, points, batch, tapes)
+        return original(self, points, batch, *rest)
 
     monkeypatch.setattr(Model, "forward", scarce)
     found = pypty.evaluate(params)

@@ -217,11 +217,11 @@ def limited_forward(monkeypatch: pytest.MonkeyPatch, largest: int) -> list[int]:
     tried: list[int] = []
     forward = Model.forward
 
-    def limited(self, points, batch, tapes):
+    def limited(self, points, batch, tapes, keep=True):
         tried.append(len(batch.index))
         if len(batch.index) > largest:
             raise np._core._exceptions._ArrayMemoryError((len(batch.index),), np.dtype(float))
-        return forward(self, points, batch, tapes)
+        return forward(self, points, batch, tapes, keep)
 
     monkeypatch.setattr(Model, "forward", limited)
     return tried

@@ -159,6 +159,25 @@ def test_it_works_with_every_way_to_move_them(changes: dict[str, Any]) -> None:
         np.testing.assert_allclose(done.obj, pypty.run(warm_params(epoch_max=2)).obj, rtol=1e-9)
 
 
+def test_it_goes_on_as_long_as_errors_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "auto" counts what the passes say, and stops for good: a fall under L-BFGS does not bring it back."""
+    run = pypty.run(warm_params(warmup_epochs="auto", epoch_max=12, output_folder=""))
+    setup = prepare(warm_params(warmup_epochs="auto", epoch_max=12))
+    setup.close()
+    records = list(Reconstruction(setup, State(setup.variables(), 0)).epochs())
+    kinds = [record.warm_up for record in records]
+    warm = kinds.index("")
+    assert warm >= 2
+    assert kinds == ["falling"] * (warm - 1) + ["settled"] + [""] * (len(kinds) - warm)
+    assert run.loss[-1] < run.loss[warm]
+    monkeypatch.setattr(warmup, "FALL", 1e9)
+    monkeypatch.setattr(warmup, "MOST_EPOCHS", 3)
+    setup = prepare(warm_params(warmup_epochs="auto", epoch_max=5))
+    setup.close()
+    records = list(Reconstruction(setup, State(setup.variables(), 0)).epochs())
+    assert [record.warm_up for record in records] == ["falling"] * 3 + [""] * 2
+
+
 def test_diverging_steps_are_halved(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

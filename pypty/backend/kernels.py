@@ -10,6 +10,7 @@ import importlib
 import numpy as np
 
 from pypty.backend.array import Array, array_module
+from pypty.backend.cuda.elementwise import element_kernels
 from pypty.backend.workspace import Workspace
 
 
@@ -55,8 +56,10 @@ def _window_indices(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> 
     return rows, columns
 
 
-def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array) -> None:
+def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array, deterministic: bool = False) -> None:
     """Adjoint of :func:`gather_patches`: add each window to its place in ``obj``, in place.
+
+    ``deterministic`` matters on a GPU only: the same bits every time, at the cost of memory and time.
 
     Parameters
     ----------
@@ -70,7 +73,21 @@ def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array) -> None
         for b, (y, x) in enumerate(corners.tolist()):
             obj[:, :, y : y + ny, x : x + nx] += by_mode[:, :, b]
         return
-    _scatter_add_device(obj, corners, patches)
+    if deterministic:
+        _add_fixed(obj, corners, patches)
+    else:
+        _scatter_add_device(obj, corners, patches)
+
+
+def _add_fixed(obj: Array, corners: np.ndarray, patches: Array) -> None:
+    """CUDA twin whose sums are integers; complex arrays."""
+    xp = array_module(obj)
+    where = xp.asarray(np.ascontiguousarray(corners, np.int32))
+    largest = xp.empty(1, np.uint64)
+    fixed = xp.empty((len(obj), *obj.shape[2:], 2), np.int64)
+    for s in range(obj.shape[1]):
+        parts = xp.ascontiguousarray(patches[s])
+        element_kernels(obj.dtype).add_fixed(parts, where, largest, fixed, obj, s)
 
 
 def _scatter_add_device(obj: Array, corners: np.ndarray, patches: Array) -> None:
@@ -97,8 +114,11 @@ def sum_abs2(wave: Array, axes: tuple[int, ...]) -> Array:
     return abs2(wave).sum(axis=axes)
 
 
-def sum_abs2_into(wave: Array, work: Workspace) -> Array:
-    """Sum of |wave|^2 over the modes, (batch, probe mode, object mode, y, x) -> (batch, y, x), in a buffer."""
+def sum_abs2_into(wave: Array, work: Workspace, mask: Array = None) -> Array:
+    """M times the sum of |wave|^2 over the modes, (batch, probe mode, object mode, y, x) -> (batch, y, x), in a buffer.
+
+    The mask M (y, x) holds 0 and 1; None = 1.
+    """
     xp, real = work.xp, wave.real.dtype
     n, modes, (ny, nx) = len(wave), wave.shape[1] * wave.shape[2], wave.shape[-2:]
     parts = wave.view(real)
@@ -108,7 +128,10 @@ def sum_abs2_into(wave: Array, work: Workspace) -> Array:
         summed = work.array("sums of squares", (n, ny, nx, 2), real)
         squares = xp.sum(squares, axis=1, out=summed)[:, None]
     out = work.array("intensity", (n, ny, nx), real)
-    return xp.add(squares[:, 0, ..., 0], squares[:, 0, ..., 1], out=out)
+    xp.add(squares[:, 0, ..., 0], squares[:, 0, ..., 1], out=out)
+    if mask is not None:
+        out *= mask
+    return out
 
 
 def conjugate_times(wave: Array, slope: Array, mask: Array) -> None:

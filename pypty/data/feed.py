@@ -1,20 +1,39 @@
-"""Batches of patterns on the device, in the layout of the model."""
+"""Batches of patterns where they are computed with, in the layout of the model."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from pypty.backend.array import Array, Backend
+from pypty.backend.array import Array, Backend, array_module, to_host
+from pypty.backend.cuda.score import stored_type
+from pypty.backend.streams import Upload, make_streams
 from pypty.backend.workspace import Workspace
 from pypty.data.preprocess import Preprocess, to_corner
+from pypty.data.reading import Reader, reads_file
 from pypty.data.sources import PatternSource, as_slice
 from pypty.data.weights import DetectorWeights
 
 _CHUNK_PATTERNS = 256
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the patterns of a batch are, on the device: all that changes from one batch to the next.
+
+    Attributes
+    ----------
+    index : (B,) int32
+    corners : (B, 2) int32
+    """
+
+    index: Array
+    corners: Array
 
 
 @dataclass(frozen=True)
@@ -28,9 +47,12 @@ class Batch:
     corners : (B, 2) int, host
         [y, x] of the first pixel of each window in the object.
     data : (B, ky, kx) on the device, in the model's order (far field: zero frequency first; virtual detectors:
-        (B, 1, D)); None when simulating
+        (B, 1, D)); on a GPU in the type in which they are stored. None when simulating
     weights : broadcasts to data, or None (all 1)
     workspace : memory of the thread that computes them
+    rows : (B,) int32 on the device: which rows of ``data`` (N, ky, kx) the batch has; None = data are the batch's own
+    multiplier : on data, where they keep their type
+    given : index and corners on the device, where they have been sent there already
     """
 
     index: np.ndarray
@@ -38,11 +60,29 @@ class Batch:
     data: Array = None
     weights: Array = None
     workspace: Workspace = field(default_factory=functools.partial(Workspace, np))
+    rows: Array = None
+    multiplier: float = 1.0
+    given: Placed | None = None
 
     @classmethod
     def empty(cls) -> Batch:
         """No scan position."""
         return cls(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+
+    @functools.cached_property
+    def placed(self) -> Placed:
+        """Index and corners on the device."""
+        if self.given is not None:
+            return self.given
+        xp = self.workspace.xp
+        arrays = (np.ascontiguousarray(a, np.int32) for a in (self.index, self.corners))
+        return Placed(*(xp.asarray(a) for a in arrays))
+
+    def index_of(self, array: Array) -> Array:
+        """``index`` where ``array`` is."""
+        if isinstance(array, np.ndarray):
+            return self.index
+        return array_module(array).asarray(self.index) if self.given is None else self.given.index
 
 
 class Feed:
@@ -54,6 +94,7 @@ class Feed:
     weights : ``detector_mask``
     multiplier : factor on every count, applied on the device
     reorder : from the order of the data to that of the model's patterns
+    resident_on_device : :meth:`make_resident` keeps the patterns in the memory of the GPU, not of the host
     """
 
     def __init__(
@@ -65,6 +106,7 @@ class Feed:
         weights: np.ndarray | str | None = None,
         multiplier: float = 1.0,
         reorder: Callable[[np.ndarray], np.ndarray] = to_corner,
+        resident_on_device: bool = False,
     ) -> None:
         self.backend = backend
         self.source = source
@@ -73,31 +115,49 @@ class Feed:
         self.weights = DetectorWeights(weights)
         self.multiplier = multiplier
         self.reorder = reorder
+        self.resident_on_device = resident_on_device and backend.on_gpu
+        self.streams = make_streams(backend)
         common = self.weights.common
         self._common_weights = None if common is None else self._on_device(common)
-        self._resident: np.ndarray | None = None
+        self._resident: Any = None
         self._resident_weights: np.ndarray | None = None
+        self._reader = Reader()
 
     def _on_device(self, weights: np.ndarray) -> Array:
-        return self.backend.asarray(self.reorder(self.preprocess.weights(weights)), self.backend.real)
+        prepared = self.reorder(self.preprocess.weights(weights))
+        return self.backend.asarray(np.ascontiguousarray(prepared), self.backend.real)
 
     @property
     def n_patterns(self) -> int:
         return len(self.corners)
+
+    @property
+    def weights_are_shared(self) -> bool:
+        """All patterns have the same weights, or none."""
+        return self.weights.mask is None or self._common_weights is not None
 
     def make_resident(self) -> None:
         """Read and prepare all patterns once, keeping their type."""
         if self.source is None or self._resident is not None:
             return
         n = self.source.shape[0]
-        for start in range(0, n, _CHUNK_PATTERNS):
-            indices = np.arange(start, min(start + _CHUNK_PATTERNS, n))
-            raw = self.source.read(indices)
-            part = self._prepare(raw, indices)
+        with self.streams.computing():
+            for start in range(0, n, _CHUNK_PATTERNS):
+                indices = np.arange(start, min(start + _CHUNK_PATTERNS, n))
+                raw = self.source.read(indices)
+                self._keep(self._prepare(raw, indices), indices, n)
+                self._keep_weights(raw, indices, n)
+
+    def _keep(self, part: np.ndarray, indices: np.ndarray, n: int) -> None:
+        if not self.resident_on_device:
             if self._resident is None:
                 self._resident = np.empty((n, *part.shape[1:]), part.dtype)
             self._resident[indices] = part
-            self._keep_weights(raw, indices, n)
+            return
+        part = part.astype(stored_type(part.dtype), copy=False)
+        if self._resident is None:
+            self._resident = self.backend.xp.empty((n, *part.shape[1:]), part.dtype)
+        self.streams.upload(part, self._resident[as_slice(indices)]).receive()
 
     def _keep_weights(self, raw: np.ndarray, indices: np.ndarray, n: int) -> None:
         """Keep what detector_mask="nan" finds, one byte per pixel: the prepared patterns have no NaN any more."""
@@ -113,33 +173,124 @@ class Feed:
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """Prepared patterns on the host, in the model's order, in their own type, without the multiplier."""
-        if self._resident is not None:
+        if self._resident is None:
+            return self._read(indices)[0]
+        if isinstance(self._resident, np.ndarray):
             return self._resident[as_slice(indices)]
+        return to_host(self._resident[self.backend.asarray(indices)])
+
+    def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Prepared patterns, and weights (not prepared) if each has its own."""
         assert self.source is not None
-        return self._prepare(self.source.read(indices), indices)
+        raw = self.source.read(indices)
+        own = None if self.weights_are_shared else self.weights.of(raw, indices)
+        return self._prepare(raw, indices), own
+
+    def _own_weights(self, indices: np.ndarray) -> np.ndarray | None:
+        """Weights (not prepared) of patterns in memory, if each has its own."""
+        mask, kept = self.weights.mask, self._resident_weights
+        if self.weights_are_shared:
+            return None
+        if isinstance(mask, np.ndarray):
+            return mask[indices]
+        return None if kept is None else kept[indices].astype(float)
 
     def batch(self, indices: np.ndarray, workspace: Workspace | None = None) -> Batch:
         """The batch of these patterns (sorted indices), in the memory of the thread that asks for it."""
-        workspace = workspace or Workspace(self.backend.xp, self.backend.fft_library)
-        corners = self.corners[indices]
-        if self.source is None:
-            return Batch(indices, corners, workspace=workspace)
-        patterns = self.backend.asarray(self.patterns(indices))
-        data = workspace.array("data", patterns.shape, self.backend.real)
-        data[...] = patterns
-        if self.multiplier != 1:
-            data *= self.multiplier
-        return Batch(indices, corners, data, self._batch_weights(indices), workspace)
+        found = next(self.batches([indices], workspace or self._workspace()))
+        if self.backend.on_gpu and found.rows is None and found.data is not None:
+            return replace(found, data=found.data.copy())  # its buffer belongs to the iteration
+        return found
 
-    def _batch_weights(self, indices: np.ndarray) -> Array:
-        if self.weights.mask is None or self._common_weights is not None:
-            return self._common_weights
-        mask = self.weights.mask
-        if isinstance(mask, np.ndarray):
-            return self._on_device(mask[indices])
+    def _workspace(self) -> Workspace:
+        return Workspace(self.backend.xp, self.backend.fft_library)
+
+    def batches(
+        self, chosen: Sequence[np.ndarray], workspace: Workspace, with_data: bool = True
+    ) -> Iterator[Batch]:
+        """The batches of these patterns, one after the other; the memory of each is used again two batches later.
+
+        From a file the next one is read while the present one computes; an error in reading is raised here.
+        """
+        places = self._places(chosen)
+        if self.source is None or not with_data:
+            for indices, placed in zip(chosen, places, strict=True):
+                yield Batch(indices, self.corners[indices], workspace=workspace, given=placed)
+        elif not self.backend.on_gpu:
+            yield from self._on_host(chosen, workspace)
+        elif self._resident is not None and self.resident_on_device:
+            for indices, placed in zip(chosen, places, strict=True):
+                own = self._own_weights(indices)
+                yield self._device_batch(indices, placed, self._resident, own, workspace)
+        else:
+            yield from self._streamed(chosen, places, workspace)
+
+    def _places(self, chosen: Sequence[np.ndarray]) -> list[Placed | None]:
+        """On a GPU index and corners of all batches are sent there at once."""
+        if not self.backend.on_gpu or not chosen:
+            return [None] * len(chosen)
+        together = np.concatenate(chosen)
+        index = self.backend.asarray(together, np.int32)
+        corners = self.backend.asarray(self.corners[together], np.int32)
+        edges = np.cumsum([0, *(len(indices) for indices in chosen)]).tolist()
+        return [
+            Placed(index[start:stop], corners[start:stop])
+            for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        ]
+
+    def _found(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Prepared patterns on the host, and weights if each has its own; from a file read ahead."""
         if self._resident is not None:
-            kept = self._resident_weights
-            return None if kept is None else self._on_device(kept[indices].astype(float))
-        assert self.source is not None
-        weights = self.weights.of(self.source.read(indices), indices)
-        return None if weights is None else self._on_device(weights)
+            return ((self.patterns(indices), self._own_weights(indices)) for indices in chosen)
+        if self.source is not None and reads_file(self.source):
+            return self._reader.ahead(self._read, chosen)
+        return (self._read(indices) for indices in chosen)
+
+    def _weights_of(self, own: np.ndarray | None) -> Array:
+        return self._common_weights if own is None else self._on_device(own)
+
+    def _on_host(self, chosen: Sequence[np.ndarray], workspace: Workspace) -> Iterator[Batch]:
+        for indices, (patterns, own) in zip(chosen, self._found(chosen), strict=True):
+            data = workspace.array("data", patterns.shape, self.backend.real)
+            data[...] = patterns
+            if self.multiplier != 1:
+                data *= self.multiplier
+            yield Batch(indices, self.corners[indices], data, self._weights_of(own), workspace)
+
+    def _streamed(
+        self, chosen: Sequence[np.ndarray], places: list[Placed | None], workspace: Workspace
+    ) -> Iterator[Batch]:
+        """The next batch is on its way while the present one computes."""
+        waiting: deque[tuple[np.ndarray, Placed | None, Upload, np.ndarray | None]] = deque()
+        for indices, placed, (patterns, own) in zip(chosen, places, self._found(chosen), strict=True):
+            upload = self.streams.upload(patterns.astype(stored_type(patterns.dtype), copy=False))
+            waiting.append((indices, placed, upload, own))
+            if len(waiting) > 1:
+                yield from self._arrived(*waiting.popleft(), workspace)
+        while waiting:
+            yield from self._arrived(*waiting.popleft(), workspace)
+
+    def _arrived(
+        self,
+        indices: np.ndarray,
+        placed: Placed | None,
+        upload: Upload,
+        own: np.ndarray | None,
+        workspace: Workspace,
+    ) -> Iterator[Batch]:
+        try:
+            yield self._device_batch(indices, placed, upload.receive(), own, workspace)
+        finally:
+            upload.release()
+
+    def _device_batch(
+        self,
+        indices: np.ndarray,
+        placed: Placed | None,
+        data: Array,
+        own: np.ndarray | None,
+        workspace: Workspace,
+    ) -> Batch:
+        rows = placed.index if placed is not None and data is self._resident else None
+        weights = self._weights_of(own)
+        return Batch(indices, self.corners[indices], data, weights, workspace, rows, self.multiplier, placed)

@@ -94,7 +94,7 @@ class NpySource:
         with self._reading:
             for start, stop in _runs(indices, 0):
                 self._file.seek(self._offset + int(indices[start]) * size)
-                self._fill(memoryview(out[start:stop]).cast("B"))
+                self._fill(out[start:stop].data.cast("B"))
         return out
 
     def _fill(self, view: memoryview) -> None:

@@ -30,9 +30,9 @@ from pypty.engine.problem import (
     resolve_weight,
 )
 from pypty.engine.sequences import check_inside
-from pypty.engine.setup import Setup, data_fingerprint, warmup_epochs
+from pypty.engine.setup import Setup, data_fingerprint
 from pypty.engine.state import State
-from pypty.engine.warmup import STEPS, warm_up
+from pypty.engine.warmup import STEPS, goes_on, warm_up
 from pypty.errors import ReconstructionError
 from pypty.model.parametrization import BandLimits
 from pypty.objective.objective import Limit, Objective
@@ -182,7 +182,7 @@ class Reconstruction:
         if now["keep_probe_states_orthogonal"]:
             state.make_modes_orthogonal()
         problem = self.problem(now)
-        if state.epoch - self.settings.first_epoch < warmup_epochs(self.settings) and "obj" in problem.blocks:
+        if "obj" in problem.blocks and goes_on(self.settings, state.records):
             return self._warm_up(problem, now, decisions)
         warnings = self._forget_if_changed(problem.signature, now["reset_history_flag"])
         counted = _Counting(problem)
@@ -242,6 +242,7 @@ class Reconstruction:
             blocks=tuple(name for name in problem.blocks if name in STEPS),
             decisions=decisions,
             warnings=warnings,
+            warm_up="falling" if done.falling and done.step else "settled",
         )
 
     def _move_windows(self, now: Mapping[str, Any]) -> None:

@@ -30,13 +30,15 @@ class Steps:
     Attributes
     ----------
     probe : of the shape of the probe (P), from effects before the specimen
-    exit : of the shape of an exit wave (P O), from effects after the specimen and from fractional steps
+    exit : of the shape of an exit wave (P O), from effects after the specimen
+    single : of the shape of a window, from fractional steps
     exit_per_slice : the same for every slice, from fractional steps
     real : real arrays of the shape of a pattern, from what happens to counts
     """
 
     probe: int = 0
     exit: int = 0
+    single: int = 0
     exit_per_slice: int = 0
     real: int = 0
 
@@ -49,7 +51,8 @@ def extra_steps(settings: Settings) -> Steps:
     fractional = max(_waves_of(name) for name in ever_chosen(settings))
     return Steps(
         probe=2 * (before + groups + plates) + (settings["probe_marker"] is not None),
-        exit=after + 3 * near + 6 * (fractional > 0),
+        exit=after + 3 * near,
+        single=6 * (fractional > 0),
         exit_per_slice=fractional,
         real=2 * (settings["detector_blur_std"] > 0) + has_current(settings),
     )
@@ -120,6 +123,7 @@ class MemoryPlan:
     batch : patterns computed together by one thread
     n_threads : batches at the same time
     resident : patterns are kept in memory
+    resident_on_device : they are kept on the GPU, in their own type
     keep_every : the waves entering every k-th slice are kept, and the others computed again on the way back
     items : bytes by purpose
     free : bytes that can be allocated now
@@ -134,6 +138,7 @@ class MemoryPlan:
     limit: int
     sizes: Sizes
     keep_every: int = 1
+    resident_on_device: bool = False
     items: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -151,10 +156,9 @@ class MemoryPlan:
         lines.append(f"  {'total':<42}{_size_text(self.total):>12}")
         lines.append(f"  {'free now':<42}{_size_text(self.free):>12}")
         threads = f" on each of {self.n_threads} threads" if self.n_threads > 1 else ""
-        lines.append(
-            f"  batch: {self.batch} patterns{threads}; data "
-            + ("kept in memory" if self.resident else "read when needed")
-        )
+        data = "kept in memory" if self.resident else "read when needed"
+        data = "kept on the GPU" if self.resident_on_device else data
+        lines.append(f"  batch: {self.batch} patterns{threads}; data {data}")
         if self.keep_every > 1:
             lines.append(
                 f"  waves of every {self.keep_every} slices are kept; those between are computed again"
@@ -200,12 +204,11 @@ def _staged_count(sizes: Sizes) -> int:
     """
     modes, steps = sizes.probe_modes * sizes.object_modes, sizes.steps
     count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
-    return (
-        count + steps.probe * sizes.probe_modes + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
-    )
+    count += steps.single + steps.probe * sizes.probe_modes
+    return count + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
 
 
-def make_plan(settings: Settings, backend: Backend, sizes: Sizes, warmup_epochs: int = 0) -> MemoryPlan:
+def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     """Estimate, and choose the batch.
 
     Raises
@@ -216,7 +219,8 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes, warmup_epochs:
     free = free_bytes(backend)
     limit = int(free * settings["memory_saturation"])
     n_threads = 1 if backend.on_gpu else min(settings["n_threads"] or available_cores(), sizes.n_patterns)
-    epochs = settings["epoch_max"] - settings["epoch_prev"] - warmup_epochs
+    epochs = settings["epoch_max"] - settings["epoch_prev"]
+    epochs -= 0 if settings["warmup_epochs"] == "auto" else int(settings["warmup_epochs"])
     history = int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
     items = _fixed_items(sizes, backend, history, n_threads)
     least = _kept_slices(settings, sizes)[-1]
@@ -241,8 +245,11 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes, warmup_epochs:
     batch, keep_every = _batch_size(settings, backend, sizes, (limit - sum(items.values())) // n_threads)
     waves = n_threads * batch * wave_bytes_per_pattern(sizes, backend, keep_every)
     items["waves and FFT workspace of the batches"] = waves
+    on_device = backend.on_gpu and 0 < sizes.data_bytes <= limit - sum(items.values())
+    if on_device:
+        items["measured patterns"] = sizes.data_bytes
     name = "the GPU" if backend.on_gpu else "the CPU"
-    return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, keep_every, items)
+    return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, keep_every, on_device, items)
 
 
 def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:

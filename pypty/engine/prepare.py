@@ -22,7 +22,7 @@ from pypty.engine.geometry import Geometry, check_arrays, find_geometry
 from pypty.engine.memory import MemoryPlan, Sizes, ever_chosen, extra_steps, make_plan, shared_bytes
 from pypty.engine.resume import NAME as RESUME_FILE
 from pypty.engine.sequences import check_sequences, used_at_any_epoch
-from pypty.engine.setup import Setup, warmup_epochs
+from pypty.engine.setup import Setup
 from pypty.engine.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
 from pypty.model.forward import not_fused_because
@@ -164,7 +164,7 @@ def _inspect_geometry(
     unplanned = MemoryPlan(backend.name, 1, 1, False, 0, 0, sizes)
     setup = Setup(settings, backend, source, grid, scan, unplanned, preprocess, None, geometry, plates)
     sizes = dataclasses.replace(sizes, fused=_is_fused(setup))
-    plan = _try(report, lambda: make_plan(settings, backend, sizes, warmup_epochs(settings)))
+    plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
         return None
     return dataclasses.replace(setup, plan=plan)

@@ -26,22 +26,10 @@ from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
 from pypty.params.effects import has_background, has_current, has_tilts
+from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _ALIGNED_PATTERNS = 1000
-AUTO_EPOCHS = 2
-"""Passes of a warm-up (engine/warmup.py) from vacuum: the second still gains where there are many slices and modes."""
-
-
-def warmup_epochs(settings: Settings) -> int:
-    """``warmup_epochs``; "auto" are two where patterns in the far field are reconstructed from vacuum, else none."""
-    asked, obj = settings["warmup_epochs"], settings["obj"]
-    if asked != "auto":
-        return int(asked)
-    vacuum = obj is None or bool((obj == 1).all())
-    first = settings["epoch_prev"] == 0 and not settings["skip_preprocessing"]
-    far = settings["recon_type"] == "far_field" and settings["masks"] is None
-    return AUTO_EPOCHS if vacuum and first and far else 0
 
 
 @dataclass(frozen=True)
@@ -214,8 +202,9 @@ class Setup:
             self.settings["detector_mask"],
             self.settings["data_multiplier"],
             self.to_model,
+            self.plan.resident_on_device,
         )
-        if self.plan.resident:
+        if self.plan.resident or feed.resident_on_device:
             feed.make_resident()
         return feed
 
@@ -278,6 +267,10 @@ class Setup:
             settings["detector_blur_std"] > 0,
             settings["executor"],
             self.plan.keep_every,
+            self.plan.sizes.object_modes,
+            1 if settings["tilts"] is None else len(settings["tilts"]),
+            any(_may_be_on(settings, key) for key in ("update_slice_distances", "update_tilts")),
+            bool(settings.fixed.get("deterministic", False)),
         )
 
     def regularizer_context(self) -> RegularizerContext:
@@ -340,3 +333,9 @@ def data_fingerprint(setup: Setup) -> str:
     """A short hash of the patterns, and of the phase plates that belong to them; "" without any."""
     plates = "" if setup.plates is None else setup.plates.fingerprint()
     return plates if setup.source is None else fingerprint(setup.source) + plates
+
+
+def _may_be_on(settings: Settings, key: str) -> bool:
+    """Whether a switch is on at some epoch; one that depends on the epoch is taken to be."""
+    schedule = settings.schedules[key]
+    return bool(schedule.value) if isinstance(schedule, Constant) else True

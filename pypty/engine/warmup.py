@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -23,6 +23,8 @@ import numpy as np
 
 from pypty.engine.problem import Problem
 from pypty.model.variables import Variables
+from pypty.output.loss_log import EpochRecord
+from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ STEPS: Mapping[str, float] = MappingProxyType({"obj": 1.0, "probe": 0.5})
 pattern and is known better than the vacuum."""
 _BATCHES_PER_OVERLAP = 3.5
 _ATTEMPTS = 4
+FALL = 0.95
+"""Errors fall as long as those of the last quarter of a pass are less than this fraction of those of the first."""
+MOST_EPOCHS = 20
+_EXPLOSION = 1e4
 _GROWTH = 3.0
 """More than what differs between a few patterns; steps that diverge do so by orders."""
 
@@ -45,6 +51,7 @@ class Pass:
     loss, sse : summed over the batches, each before its own step
     step : factor on :data:`STEPS`; 0 if even the shortest diverged, and nothing was changed
     passes : how many were tried
+    falling : the errors per pattern were still falling at its end: another pass will gain, too
     """
 
     variables: Variables
@@ -52,6 +59,27 @@ class Pass:
     sse: float
     step: float
     passes: int
+    falling: bool = False
+
+
+def goes_on(settings: Settings, records: Sequence[EpochRecord]) -> bool:
+    """Whether the next epoch belongs to the warm-up (``warmup_epochs``).
+
+    "auto" begins one where patterns in the far field are reconstructed from vacuum, and goes on as long as errors fall
+    within a pass: two passes are enough for a thin object on a dense scan, six for a thick crystal
+    (benchmarks/README.md).
+    """
+    done = [record.warm_up for record in records]
+    if not all(done):
+        return False
+    asked, obj = settings["warmup_epochs"], settings["obj"]
+    if asked != "auto":
+        return len(done) < int(asked)
+    if done:
+        return done[-1] == "falling" and len(done) < MOST_EPOCHS
+    vacuum = obj is None or bool((obj == 1).all())
+    first = settings["epoch_prev"] == 0 and not settings["skip_preprocessing"]
+    return vacuum and first and settings["recon_type"] == "far_field" and settings["masks"] is None
 
 
 def number_of_batches(problem: Problem) -> int:
@@ -93,16 +121,13 @@ def _one_pass(problem: Problem, rng: np.random.Generator, step: float) -> Pass:
         variables, batch_loss, batch_sse = _one_step(problem, variables, np.sort(chosen), step)
         loss += batch_loss
         errors.append(batch_sse / len(chosen))
-        if not math.isfinite(loss):
+        if not errors[-1] < _EXPLOSION * errors[0]:
             break
     sse = float(sum(error * len(chosen) for error, chosen in zip(errors, batches, strict=False)))
-    return Pass(variables, loss, sse, step if math.isfinite(loss) and not _grow(errors) else 0.0, 1)
-
-
-def _grow(errors: list[float]) -> bool:
-    """Whether the errors per pattern of the last quarter of the batches are clearly above those of the first."""
     quarter = max(1, len(errors) // 4)
-    return not np.mean(errors[-quarter:]) <= _GROWTH * max(errors[0], float(np.mean(errors[:quarter])))
+    before, after = float(np.mean(errors[:quarter])), float(np.mean(errors[-quarter:]))
+    grows = not (math.isfinite(loss) and after <= _GROWTH * max(errors[0], before))
+    return Pass(variables, loss, sse, 0.0 if grows else step, 1, after < FALL * before)
 
 
 def _one_step(

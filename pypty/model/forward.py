@@ -12,8 +12,9 @@ from pypty.data.feed import Batch
 from pypty.data.plates import PhasePlateSource
 from pypty.model import stages
 from pypty.model.fused import FusedWaves
+from pypty.model.split import SplitWaves, split_reason
 from pypty.model.stages import Stage, Tape
-from pypty.model.stages.base import Gradients
+from pypty.model.stages.base import FORWARD_ONLY, Gradients
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate, fresnel_phase_rate
@@ -65,8 +66,12 @@ class ModelOptions:
     upsample : model pixels per detector pixel and axis
     masks : (D, ky, kx) virtual detectors in the order of the model's patterns, or None
     beam_current, background, blur : whether there are such unknowns
-    executor : "auto" or "stages"
+    executor : "auto", "fused" or "stages"
     keep_every : the fused executor keeps the waves entering every k-th slice, and computes the others again
+    object_modes : of the object
+    tilt_rows : rows of ``tilts``: 1 for all patterns, or N
+    refines_propagation : distances or tilts are refined, at any epoch
+    deterministic : on a GPU, the same bits every time; elsewhere they always are
     """
 
     grid: Grid
@@ -88,6 +93,10 @@ class ModelOptions:
     blur: bool = False
     executor: str = "auto"
     keep_every: int = 1
+    object_modes: int = 1
+    tilt_rows: int = 1
+    refines_propagation: bool = False
+    deterministic: bool = False
 
     @property
     def tilts(self) -> tuple[bool, bool, bool]:
@@ -115,12 +124,18 @@ class Model:
         """What every batch of one evaluation shares."""
         return [stage.prepare(variables) for stage in self.stages]
 
-    def forward(self, points: list[Any], batch: Batch, tapes: list[Tape]) -> Array:
+    @property
+    def split(self) -> SplitWaves | None:
+        """The only stage, where that is one of row and column kernels."""
+        first = self.stages[0]
+        return first if isinstance(first, SplitWaves) and len(self.stages) == 1 else None
+
+    def forward(self, points: list[Any], batch: Batch, tapes: list[Tape], keep: bool = True) -> Array:
         """Intensities (batch, ky, kx), in the far field zero frequency first, or sums of virtual detectors
-        (batch, 1, D). ``tapes`` is filled, one per stage."""
+        (batch, 1, D). ``tapes`` is filled, one per stage; without ``keep`` no adjoint may follow."""
         wave: Array = None
         for stage, point in zip(self.stages, points, strict=True):
-            tape: Tape = {}
+            tape: Tape = {} if keep else {FORWARD_ONLY: True}
             wave = stage.forward(wave, point, batch, tape)
             tapes.append(tape)
         return wave
@@ -136,29 +151,41 @@ class Model:
         """Once all batches have added to ``gradients``: turn the sums that a stage keeps in a form of its own into
         gradients."""
         for stage in self.stages:
-            if isinstance(stage, FusedWaves):
+            if isinstance(stage, (FusedWaves, SplitWaves)):
                 stage.finish(gradients)
 
 
 def build_model(options: ModelOptions, backend: Backend) -> Model:
     """Choose the stages. An effect that is absent is not in the list and costs nothing.
 
-    ``options.executor`` "stages" asks for the definition; "fused" for the stage that stands for all of them up to the
-    intensities, where it covers the case.
+    Up to the intensities one stage may stand for all: on a GPU SplitWaves, elsewhere and where that does not cover the
+    case FusedWaves. ``options.executor`` "stages" asks for the definition, "fused" for no row and column kernels.
     """
     mask = options.grid.band_mask(options.cutoff)
-    reason = not_fused_because(options)
-    if reason:
-        waves, executor = _waves(options, mask, backend), f"stages ({reason})"
-    else:
-        propagation = _propagation(options, mask, backend)
-        waves = [FusedWaves(options.grid, mask, backend, propagation, options.subpixel, options.keep_every)]
-        executor = "fused"
+    waves, executor = _executor(options, mask, backend)
     counts, limits = _counts(options, backend)
     dark = (
         options.near_field is None and not options.background and not options.blur and options.masks is None
     )
     return Model(waves + counts + limits, _reachable(mask, limits, backend) if dark else None, executor)
+
+
+def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tuple[list[Stage], str]:
+    """The stages up to the intensities, and what they are called."""
+    reason = not_fused_because(options)
+    if reason:
+        return _waves(options, mask, backend), f"stages ({reason})"
+    propagation = _propagation(options, mask, backend)
+    name, common = "fused", (options.grid, mask, backend, propagation, options.subpixel)
+    if backend.on_gpu:
+        if options.executor == "fused":
+            name = "fused (asked for)"
+        else:
+            uncovered = split_reason(options, backend.complex)
+            if not uncovered:
+                return [SplitWaves(*common, options.deterministic)], "split"
+            name = f"fused (split kernels do not cover: {uncovered})"
+    return [FusedWaves(*common, options.keep_every, options.deterministic)], name
 
 
 def not_fused_because(options: ModelOptions) -> str:
@@ -216,7 +243,7 @@ def _illumination(options: ModelOptions, mask: np.ndarray, backend: Backend, til
 
 
 def _specimen(options: ModelOptions, mask: np.ndarray, backend: Backend) -> Stage:
-    windows = stages.ObjectWindows(options.grid, mask, backend, options.filter_patches)
+    windows = stages.ObjectWindows(options.grid, mask, backend, options.filter_patches, options.deterministic)
     propagation = _propagation(options, mask, backend)
     branches = stages.INTEGRATORS.get(options.propagation)
     if branches is None:

@@ -9,6 +9,8 @@ after the other (they are the definition; tests/test_fused.py compares), with le
   over all batches and transformed once;
 * the way back carries the complex conjugate of the gradient, C = conj(G). Then conj(F^-1[conj(H) F[G]]) is
   F^-1[H F[C]] with the directions of the transforms exchanged, conj(conj(O) G) = O C, and nothing is ever conjugated.
+
+What lies between two transforms is in fused_steps.py, for the CPU and for a CUDA device.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pypty.backend import fft, kernels
+from pypty.backend import fft
 from pypty.backend.array import Array, Backend
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch
-from pypty.model.stages.base import Gradients, Tape, add_rows, imaginary_product, rows_of
+from pypty.model.fused_steps import DeviceSteps, HostSteps, Steps, Windows
+from pypty.model.stages.base import FORWARD_ONLY, Gradients, Tape, add_rows
 from pypty.model.stages.propagation import Propagation, PropagationPoint
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
@@ -47,6 +50,10 @@ class FusedPoint:
     positions: Array
     gaps: PropagationPoint
 
+    @property
+    def n_slices(self) -> int:
+        return int(self.obj.shape[1])
+
 
 class FusedWaves:
     """I = sum over modes of |M F[psi_S O_S]|^2, psi_(s+1) = F^-1[H F[psi_s O_s]],
@@ -58,6 +65,7 @@ class FusedWaves:
     propagation : between the slices
     subpixel : windows are, or may move, off the pixel grid
     keep_every : keep the waves entering every k-th slice only; those between are computed again on the way back
+    deterministic : on a GPU, the same bits every time (elsewhere they always are)
     """
 
     def __init__(
@@ -68,17 +76,23 @@ class FusedWaves:
         propagation: Propagation,
         subpixel: bool = True,
         keep_every: int = 1,
+        deterministic: bool = False,
     ) -> None:
         self.backend = backend
         self.shape = grid.shape
         self.n_pixels = grid.shape[0] * grid.shape[1]
         self.mask = backend.asarray(mask, backend.real)
-        self.limited = not mask.all()
+        self.detector_mask = None if mask.all() else self.mask
         self.fy = backend.asarray(grid.fy[:, 0], np.float64)
         self.fx = backend.asarray(grid.fx[0], np.float64)
         self.propagation = propagation
         self.subpixel = subpixel
         self.keep_every = keep_every
+        self.steps: Steps = (
+            DeviceSteps(grid, backend, propagation, deterministic)
+            if backend.on_gpu
+            else HostSteps(grid, backend, propagation)
+        )
 
     def prepare(self, variables: Variables) -> FusedPoint:
         probe, slopes = variables.probe, None
@@ -104,95 +118,71 @@ class FusedWaves:
     def forward(self, wave: Array, point: FusedPoint, batch: Batch, tape: Tape) -> Array:
         """(batch, ky, kx) intensities, zero frequency first. The waves stay in the workspace for the way back."""
         work = batch.workspace
-        tape["windows"] = self._windows(point, batch, work)
-        tape["ramps"] = self._ramps(point, batch, work) if self.subpixel else None
-        wave = self._illuminate(point, batch, tape, work)
-        n_slices = len(tape["windows"])
-        for s in range(n_slices):
+        tape["windows"] = windows = self.steps.windows(point.obj, batch, work)
+        tape["ramps"] = self.steps.ramps(point.positions, batch, work) if self.subpixel else None
+        wave = self._illuminate(point, tape, work)
+        for s in range(point.n_slices):
             tape[f"incoming {s}"] = wave
-            wave = self._through_slice(s, wave, point, batch, tape)
+            wave = self._through_slice(s, wave, windows, point, batch, FORWARD_ONLY not in tape)
         work.fft.forward(wave)
-        if self.limited:
-            wave *= self.mask
         tape["wave"] = wave
-        return kernels.sum_abs2_into(wave, work)
+        return self.steps.intensity(wave, self.detector_mask, work)
 
-    def _windows(self, point: FusedPoint, batch: Batch, work: Workspace) -> Array:
-        """(slice, batch, 1, object mode, y, x): a copy of what each pattern sees."""
-        modes, n_slices = point.obj.shape[:2]
-        shape = (n_slices, len(batch.index), modes, *self.shape)
-        out = work.array("windows", shape, self.backend.complex)
-        kernels.gather_patches_into(point.obj, batch.corners, out)
-        return out[:, :, None]
-
-    def _ramps(self, point: FusedPoint, batch: Batch, work: Workspace) -> Array:
-        """(batch, 1, 1, y, x) exp(-2 pi i f.d)."""
-        xp = self.backend.xp
-        offset = rows_of(point.positions, batch) - xp.asarray(batch.corners)
-        ramp_y = xp.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.backend.complex)
-        ramp_x = xp.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.backend.complex)
-        ramps = work.array("ramps", (len(offset), 1, 1, *self.shape), self.backend.complex)
-        return xp.multiply(ramp_y[:, None, None, :, None], ramp_x[:, None, None, None, :], out=ramps)
-
-    def _illuminate(self, point: FusedPoint, batch: Batch, tape: Tape, work: Workspace) -> Array:
+    def _illuminate(self, point: FusedPoint, tape: Tape, work: Workspace) -> Array:
         """The shifted probe, (batch or 1, probe mode, 1, y, x)."""
         if not self.subpixel:
             return point.probe
-        ramps = tape["ramps"]
-        shape = (len(ramps), *point.probe.shape[1:])
+        shape = (len(tape["ramps"]), *point.probe.shape[1:])
         wave = work.array("incoming 0", shape, self.backend.complex)
-        self.backend.xp.multiply(point.probe, ramps, out=wave)
+        self.steps.shift(point.probe, tape["ramps"], wave)
         work.fft.backward(wave)
         return wave
 
-    def _place(self, s: int, n_slices: int) -> str:
+    def _place(self, s: int, n_slices: int, keep: bool = True) -> str:
         """Which buffer holds the wave entering slice s. Those that are not kept share the buffers of their block."""
-        if s == n_slices:
+        if s == n_slices or not keep:
             return "exit"
         return f"incoming {s}" if s % self.keep_every == 0 else f"between {s % self.keep_every}"
 
-    def _through_slice(self, s: int, wave: Array, point: FusedPoint, batch: Batch, tape: Tape) -> Array:
-        """Through slice s, and to the next if there is one; ``wave`` is kept."""
-        windows, work = tape["windows"], batch.workspace
-        shape = (len(batch.index), wave.shape[1], windows.shape[3], *self.shape)
-        out = work.array(self._place(s + 1, len(windows)), shape, self.backend.complex)
-        self.backend.xp.multiply(wave, windows[s], out=out)
-        if s + 1 < len(windows):
+    def _through_slice(
+        self, s: int, wave: Array, windows: Windows, point: FusedPoint, batch: Batch, keep: bool = True
+    ) -> Array:
+        """Through slice s, and to the next if there is one; ``wave`` is kept, or used again."""
+        work, n_slices = batch.workspace, point.n_slices
+        shape = (len(batch.index), wave.shape[1], len(point.obj), *self.shape)
+        out = work.array(self._place(s + 1, n_slices, keep), shape, self.backend.complex)
+        windows.transmit(s, wave, out)
+        if s + 1 < n_slices:
             work.fft.forward(out)
-            self.propagation.multiply(out, point.gaps, s, batch)
+            self.steps.propagate(out, point.gaps, s, batch)
             work.fft.backward(out)
         return out
 
     def adjoint(self, grad: Array, point: FusedPoint, batch: Batch, tape: Tape, gradients: Gradients) -> None:
         """``grad`` is dL/dI (batch, ky, kx)."""
-        work, wave, windows = batch.workspace, tape["wave"], tape["windows"]
-        n_slices = len(windows)
-        kernels.conjugate_times(wave, grad, self.mask if self.limited else None)  # C = 2 M (dL/dI) conj(W)
-        work.fft.forward(wave)
-        patches = None
-        if "obj" in gradients:
-            patches = work.array("patches", windows[:, :, 0].shape, self.backend.complex)
-        for s in reversed(range(n_slices)):
+        wave, windows = tape["wave"], tape["windows"]
+        to_object = gradients.get("obj")
+        self.steps.conjugate_times(wave, grad, self.detector_mask)  # C = 2 M (dL/dI) conj(W)
+        batch.workspace.fft.forward(wave)
+        for s in reversed(range(point.n_slices)):
             self._compute_again(s, point, batch, tape)
             incoming = tape[f"incoming {s}"]
-            if patches is not None:
-                kernels.sum_products(incoming, wave, patches[s], work)
-            wave *= windows[s]
+            windows.back(s, wave, incoming, to_object)
             if s > 0:
                 self._back(s - 1, incoming, wave, point, batch, gradients)
-        if patches is not None:
-            self.backend.xp.conjugate(patches, out=patches)
-            kernels.scatter_add_patches(gradients["obj"], batch.corners, patches)
+        if to_object is not None:
+            windows.finish(to_object)
         self._add_probe(wave, point, batch, tape, gradients)
 
     def _compute_again(self, s: int, point: FusedPoint, batch: Batch, tape: Tape) -> None:
         """The waves of the block that ends with slice s, from the one that was kept."""
-        k, n_slices = self.keep_every, len(tape["windows"])
-        if k == 1 or (s + 1) % k or s + 1 == n_slices:
+        k = self.keep_every
+        if k == 1 or (s + 1) % k or s + 1 == point.n_slices:
             return
         for earlier in range(s + 1 - k, s):
             wave = tape[f"incoming {earlier}"]
-            tape[f"incoming {earlier + 1}"] = self._through_slice(earlier, wave, point, batch, tape)
+            again = self._through_slice(earlier, wave, tape["windows"], point, batch)
+            tape[f"incoming {earlier + 1}"] = again
 
     def _back(
         self, gap: int, after: Array, wave: Array, point: FusedPoint, batch: Batch, gradients: Gradients
@@ -204,9 +194,9 @@ class FusedWaves:
             spectrum = work.array("spectrum", after.shape, after.dtype)
             spectrum[...] = after
             work.fft.forward(spectrum)
-            slope = imaginary_product(wave.conj(), spectrum, axes=(1, 2))
+            slope = self.steps.imaginary_sum(wave, spectrum, work)
             self.propagation.add_gradients(slope, point.gaps, gap, batch, gradients)
-        self.propagation.multiply(wave, point.gaps, gap, batch)
+        self.steps.propagate(wave, point.gaps, gap, batch)
         work.fft.forward(wave)
 
     def _add_probe(
@@ -221,10 +211,8 @@ class FusedWaves:
             wave = self.backend.xp.sum(wave, axis=2, keepdims=True, out=summed)
         if self.subpixel:
             batch.workspace.fft.backward(wave)
-            wave *= tape["ramps"]
+            self.steps.unshift(wave, tape["ramps"])
         if "positions" in gradients:
-            flat = wave.reshape(len(wave), -1)
-            values = [kernels.imaginary_dot(flat, slope) for slope in point.slopes]
-            add_rows(gradients["positions"], batch, self.backend.xp.stack(values, axis=1))
+            add_rows(gradients["positions"], batch, self.steps.position_slopes(wave, point.slopes))
         if "probe" in gradients:
             gradients["probe"][...] += wave.sum(axis=0)[:, 0]

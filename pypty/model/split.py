@@ -8,7 +8,6 @@ mixed domain, y in real and x in reciprocal space: a slice is one pass over the 
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,13 @@ import numpy as np
 
 from pypty.backend import fft
 from pypty.backend.array import Array, Backend
+from pypty.backend.cuda.elementwise import ElementKernels
 from pypty.backend.cuda.module import Compiler
 from pypty.backend.cuda.waves import PLANS, Layout, WaveKernels
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch
-from pypty.model.stages.base import Gradients, Tape, add_rows, rows_of
+from pypty.data.feed import Batch, Placed
+from pypty.errors import BackendError
+from pypty.model.stages.base import FORWARD_ONLY, Gradients, Tape
 from pypty.model.stages.propagation import Propagation, PropagationPoint
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
@@ -28,44 +29,29 @@ from pypty.optics.grid import Grid
 if TYPE_CHECKING:
     from pypty.model.forward import ModelOptions
 
-FORWARD_ONLY = "forward only"
-"""A tape that has this key says that no adjoint will follow: waves entering the slices are not kept."""
-
 _SECTOR = 4
 """Complex numbers in the smallest piece of memory (32 bytes) that a device reads."""
 
 
-def split_reason(
-    options: ModelOptions,
-    precision: np.dtype,
-    object_modes: int,
-    tilt_rows: int,
-    refined: Container[str] = (),
-) -> str:
-    """Why :class:`SplitWaves` does not cover a model; "" if it does.
-
-    Parameters
-    ----------
-    precision : complex dtype of the waves
-    tilt_rows : rows of ``tilts``: 1 for all patterns, or N
-    refined : names of the blocks whose gradients are asked for
-    """
+def split_reason(options: ModelOptions, precision: np.dtype) -> str:
+    """Why :class:`SplitWaves` does not cover a model; "" if it does. ``precision`` is the complex dtype of the
+    waves."""
     before, inside, after = options.tilts
     ny, nx = options.grid.shape
     sizes = ", ".join(str(size) for size in PLANS)
     reasons = {
-        f"the window is {ny} x {nx}, not square of {sizes}": ny != nx or ny not in PLANS,
+        f"window {ny} x {nx}, not square of {sizes}": ny != nx or ny not in PLANS,
         "double precision": np.dtype(precision) != np.complex64,
-        "several object modes": object_modes > 1,
+        "several object modes": options.object_modes > 1,
         "near field": options.near_field is not None,
         "several probes": options.probe_marker is not None,
         "local aberrations": options.aberration_marker is not None,
         "phase plates": options.plates is not None,
         "tilts before or after the specimen": before or after,
-        "tilts of each pattern": inside and tilt_rows > 1,
-        "refined tilts": inside and "tilts" in refined,
-        "refined slice distances": "slice_distances" in refined,
+        "tilts of each pattern": inside and options.tilt_rows > 1,
+        "refined distances or tilts": options.refines_propagation,
         "windows are filtered (lazy_clean)": options.filter_patches,
+        f"keep_every = {options.keep_every}": options.keep_every > 1,
         f"propmethod {options.propagation}": options.propagation not in ("multislice", "angular_spectrum"),
     }
     return ", ".join(reason for reason, applies in reasons.items() if applies)
@@ -90,19 +76,19 @@ class SplitPoint:
 
 
 @dataclass(frozen=True)
-class _Placed:
-    """A batch on the device.
+class _Waves:
+    """Those of a batch.
 
     Attributes
     ----------
-    layout : of its waves
-    corners : (B, 2) int32
-    ramps : (B, 2, n) exp(-2 pi i f d) along y and x, d = position - corner; None without a sub-pixel shift
+    layout : of the waves
+    placed : where the patterns are
+    ramps : (B, 2 n) exp(-2 pi i f d) along y and x, d = position - corner; None without a sub-pixel shift
     wave : (B, P, y, kx), in the mixed domain
     """
 
     layout: Layout
-    corners: Array
+    placed: Placed
     ramps: Array
     wave: Array
 
@@ -140,11 +126,12 @@ class SplitWaves:
         self.n = grid.shape[0]
         self.mask = None if mask.all() else backend.asarray(mask, np.float32)
         self.half = half_band(mask)
-        self.f = backend.asarray(grid.fx[0], np.float64)
+        self.f = backend.asarray(np.concatenate([grid.fy[:, 0], grid.fx[0]]), np.float64)
         self.propagation = propagation
         self.subpixel = subpixel
         self.deterministic = deterministic
         self.kernels = WaveKernels(self.n, backend, compiler)
+        self.elements = ElementKernels("float", compiler)
 
     def prepare(self, variables: Variables) -> SplitPoint:
         gaps = self.propagation.prepare(variables, variables.n_slices - 1)
@@ -153,6 +140,28 @@ class SplitWaves:
         factors = {key: self._contiguous(factor * scale) for key, factor in gaps.factors.items()}
         gaps = PropagationPoint(gaps.distances, gaps.tilts, factors)
         return SplitPoint(self._contiguous(variables.obj[0]), spectrum, variables.positions, gaps)
+
+    def fixed(self, point: SplitPoint, work: Workspace) -> SplitPoint:
+        """A copy of a point whose arrays are always in the same places of ``work``."""
+
+        def copied(name: str, array: Array) -> Array:
+            place = work.array(f"fixed {name}", array.shape, array.dtype)
+            place[...] = array
+            return place
+
+        factors = {key: copied(f"factor {key}", factor) for key, factor in point.gaps.factors.items()}
+        gaps = PropagationPoint(point.gaps.distances, point.gaps.tilts, factors)
+        return SplitPoint(
+            copied("object", point.obj),
+            copied("spectrum", point.spectrum),
+            copied("positions", point.positions),
+            gaps,
+        )
+
+    def finish(self, gradients: dict[str, Array]) -> None:
+        """Make the gradient of the probe, F^-1[M sum of conj(ramp) F[G]], of what the batches have summed up."""
+        if "probe" in gradients:
+            gradients["probe"] = fft.ifft2(self._limited(gradients["probe"]), overwrite=True)
 
     def _limited(self, spectrum: Array) -> Array:
         """The band limit of the illumination; there is none without a sub-pixel shift."""
@@ -163,30 +172,29 @@ class SplitWaves:
 
     def forward(self, wave: None, point: SplitPoint, batch: Batch, tape: Tape) -> Array:
         """(batch, ky, kx) intensities, zero frequency first. Waves stay in the workspace for the way back."""
-        work, kernels = _workspace(batch), self.kernels
-        placed = tape["placed"] = self._place(point, batch, work)
-        layout, n_slices = placed.layout, len(point.obj)
+        work, kernels = batch.workspace, self.kernels
+        waves = tape["waves"] = self._begin(point, batch, work)
+        layout, corners, n_slices = waves.layout, waves.placed.corners, len(point.obj)
         kept = None if FORWARD_ONLY in tape else self._incoming(layout, n_slices, work)
-        kernels.probe_forward(placed.wave, point.spectrum, placed.ramps, layout)
+        kernels.probe_forward(waves.wave, point.spectrum, waves.ramps, layout)
         for s in range(n_slices):
             incoming = None if kept is None else kept[s]
-            kernels.row_forward(placed.wave, incoming, point.obj[s], placed.corners, layout, first=s == 0)
+            kernels.row_forward(waves.wave, incoming, point.obj[s], corners, layout, first=s == 0)
             if s + 1 < n_slices:
-                kernels.propagate(placed.wave, self._factor(point, s), layout, conjugate=False)
+                kernels.propagate(waves.wave, self._factor(point, s), layout, conjugate=False)
         intensity = work.array("intensity", (layout.patterns, self.n, self.n), np.float32)
-        kernels.detector_forward(placed.wave, intensity, self.mask, layout)
+        kernels.detector_forward(waves.wave, intensity, self.mask, layout)
         return intensity
 
-    def _place(self, point: SplitPoint, batch: Batch, work: Workspace) -> _Placed:
-        xp = self.backend.xp
-        corners, ramps = xp.asarray(batch.corners), None
-        entry = self.half if self.subpixel else self.n // 2
-        layout = Layout(len(batch.index), len(point.spectrum), self.half, entry)
+    def _begin(self, point: SplitPoint, batch: Batch, work: Workspace) -> _Waves:
+        placed, ramps = batch.placed, None
+        n_patterns, modes, entry = len(batch.index), len(point.spectrum), self.n // 2
         if self.subpixel:
-            offset = rows_of(point.positions, batch) - corners
-            ramps = xp.exp(-2j * np.pi * offset[:, :, None] * self.f).astype(np.complex64)
-        wave = work.array("mixed wave", (layout.patterns, layout.modes, self.n, self.n), np.complex64)
-        return _Placed(layout, xp.ascontiguousarray(corners.astype(np.int32)), ramps, wave)
+            entry, ramps = self.half, work.array("ramps", (n_patterns, 2 * self.n), np.complex64)
+            where = (point.positions, placed.index, placed.corners)
+            self.elements.shift_ramps(*where, self.f, self.n, ramps)
+        wave = work.array("mixed wave", (n_patterns, modes, self.n, self.n), np.complex64)
+        return _Waves(Layout(n_patterns, modes, self.half, entry), placed, ramps, wave)
 
     def _incoming(self, layout: Layout, n_slices: int, work: Workspace) -> Array:
         """(z, B, P, y, x): for the waves entering the slices."""
@@ -198,32 +206,37 @@ class SplitWaves:
 
     def adjoint(self, grad: Array, point: SplitPoint, batch: Batch, tape: Tape, gradients: Gradients) -> None:
         """``grad`` is dL/dI (batch, ky, kx)."""
-        placed = tape["placed"]
-        work, layout = _workspace(batch), placed.layout
+        if "slice_distances" in gradients or (self.propagation.tilted and "tilts" in gradients):
+            raise BackendError(
+                "the split kernels have no gradients of distances and tilts; start again with executor='fused'"
+            )
+        work, waves = batch.workspace, tape["waves"]
+        layout = waves.layout
         incoming = self._incoming(layout, len(point.obj), work)
         slope = self.backend.xp.ascontiguousarray(grad, dtype=np.float32)
         to_probe = "probe" in gradients or (self.subpixel and "positions" in gradients)
-        self.kernels.detector_adjoint(placed.wave, slope, self.mask, layout)
+        self.kernels.detector_adjoint(waves.wave, slope, self.mask, layout)
         for s in reversed(range(len(point.obj))):
             leaves = s > 0 or to_probe
-            self._back_through(s, point, placed, incoming[s], gradients, work, leaves)
+            self._back_through(s, point, waves, incoming[s], gradients, work, leaves)
             if s > 0:
-                self.kernels.propagate(placed.wave, self._factor(point, s - 1), layout, conjugate=True)
+                self.kernels.propagate(waves.wave, self._factor(point, s - 1), layout, conjugate=True)
         if to_probe:
-            self._add_probe(point, batch, placed, gradients, work)
+            self._add_probe(point, waves, gradients, work)
 
     def _back_through(
         self,
         s: int,
         point: SplitPoint,
-        placed: _Placed,
+        waves: _Waves,
         incoming: Array,
         gradients: Gradients,
         work: Workspace,
         leaves: bool,
     ) -> None:
         """Back through slice s; adds to the gradient of the object."""
-        arrays = (placed.wave, incoming, point.obj[s], placed.corners, placed.layout)
+        corners = waves.placed.corners
+        arrays = (waves.wave, incoming, point.obj[s], corners, waves.layout)
         if "obj" not in gradients:
             if leaves:
                 self.kernels.row_adjoint(*arrays, first=s == 0)
@@ -232,21 +245,20 @@ class SplitWaves:
         if not self.deterministic:
             self.kernels.row_adjoint(*arrays, gradient=gradient, first=s == 0, leaves=leaves)
             return
-        n_patterns = placed.layout.patterns
+        n_patterns = waves.layout.patterns
         parts = work.array("window gradients", (n_patterns, self.n, self.n), np.complex64)
         largest = work.array("largest part", (1,), np.uint32)
         fixed = work.array("integer gradient", (*gradient.shape, 2), np.int64)
         largest.fill(0)
         fixed.fill(0)
         self.kernels.row_adjoint(*arrays, window_gradient=parts, largest=largest, first=s == 0, leaves=leaves)
-        self.kernels.fixed_scatter(parts, placed.corners, largest, fixed, gradient.shape[1])
+        self.kernels.fixed_scatter(parts, corners, largest, fixed, gradient.shape[1])
         self.kernels.fixed_add(fixed, largest, gradient, n_patterns)
 
-    def _add_probe(
-        self, point: SplitPoint, batch: Batch, placed: _Placed, gradients: Gradients, work: Workspace
-    ) -> None:
-        """Gradients of the probe, F^-1[M sum of conj(ramp) F[G]], and of the positions, (2 pi/n) sum_k k Im(...)."""
-        layout, spectrum_parts, shift_parts = placed.layout, None, None
+    def _add_probe(self, point: SplitPoint, waves: _Waves, gradients: Gradients, work: Workspace) -> None:
+        """Gradients of the probe, conj(ramp) F[G] summed over patterns (the rest is done by :meth:`finish`), and of
+        the positions, (2 pi/n) sum_k k Im(...)."""
+        layout, spectrum_parts, shift_parts = waves.layout, None, None
         n_patterns, modes = layout.patterns, layout.modes
         if "probe" in gradients:
             shape = (self.kernels.groups(n_patterns), modes, self.n, 2 * layout.entry)
@@ -255,25 +267,21 @@ class SplitWaves:
             n_parts = modes * self.kernels.column_blocks(layout.entry)
             shift_parts = work.array("position gradients", (n_patterns, n_parts), np.complex64)
         self.kernels.probe_adjoint(
-            placed.wave, point.spectrum, placed.ramps, layout, spectrum_parts, shift_parts
+            waves.wave, point.spectrum, waves.ramps, layout, spectrum_parts, shift_parts
         )
         if spectrum_parts is not None:
-            spectrum = self._limited(self._all_columns(spectrum_parts.sum(axis=0)))
-            gradients["probe"][...] += fft.ifft2(spectrum, overwrite=True)
+            self.kernels.add_spectra(spectrum_parts, gradients["probe"])
         if shift_parts is not None:
-            along_x_and_y = shift_parts.view(np.float32).reshape(n_patterns, -1, 2)
-            values = (2 * np.pi / self.n) * along_x_and_y.sum(axis=1, dtype=np.float64)
-            add_rows(gradients["positions"], batch, values[:, ::-1])
+            self._add_shifts(shift_parts, waves.placed.index, gradients["positions"], work)
 
-    def _all_columns(self, used: Array) -> Array:
-        """(P, y, x) with zeros in the columns that are not in use."""
-        half = used.shape[-1] // 2
-        if 2 * half == self.n:
-            return used
-        full = self.backend.zeros((*used.shape[:-1], self.n), used.dtype)
-        full[..., :half] = used[..., :half]
-        full[..., self.n - half :] = used[..., half:]
-        return full
+    def _add_shifts(self, shift_parts: Array, index: Array, gradient: Array, work: Workspace) -> None:
+        if len(gradient) > 1:
+            self.kernels.add_shifts(shift_parts, index, gradient)
+            return
+        own = work.array("shifts", (len(index), 2), np.float64)  # one position for all patterns: their sum
+        own.fill(0)
+        self.kernels.add_shifts(shift_parts, self.backend.xp.arange(len(index), dtype=np.int32), own)
+        gradient[0] += own.sum(axis=0)
 
 
 def half_band(mask: np.ndarray) -> int:
@@ -283,8 +291,3 @@ def half_band(mask: np.ndarray) -> int:
     used = np.abs(np.fft.fftfreq(n, 1 / n))[mask.any(axis=0)]
     half = int(used.max(initial=0)) + 1
     return min(n // 2, -(-half // _SECTOR) * _SECTOR)
-
-
-def _workspace(batch: Batch) -> Workspace:
-    assert batch.workspace is not None
-    return batch.workspace

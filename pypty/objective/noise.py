@@ -3,10 +3,14 @@
 Sums run over all pixels. D = measured, I = modelled counts. Where the model can never have counts (outside the band
 limit) I is exactly zero; it is replaced by 1 where it would be a divisor: the wave there is zero, and so is its
 gradient.
+
+A model that names its formula is computed by one kernel on a GPU (backend/cuda/score.py), from the data in their own
+type; one that does not, as expressions of arrays.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,6 +20,7 @@ import numpy as np
 
 from pypty.backend import kernels
 from pypty.backend.array import Array, array_module
+from pypty.backend.cuda.score import Formula, score_kernels
 from pypty.backend.workspace import Workspace
 
 _ROUNDING = 30
@@ -34,6 +39,9 @@ class NoiseModel(Protocol):
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         """See above; ``mean_pattern`` is the mean measured pattern."""
+
+    def formula(self) -> Formula | None:
+        """What the kernel for a GPU computes; None = there is none for this model."""
 
 
 def _never(intensity: Array, dark: float, reachable: Array) -> Array:
@@ -70,6 +78,9 @@ class LsqSqrt:
     def curvature(self, mean_pattern: np.ndarray) -> float:
         return 1.0
 
+    def formula(self) -> Formula | None:
+        return Formula("amplitudes", self.dark)
+
 
 @dataclass(frozen=True)
 class Poisson:
@@ -101,6 +112,9 @@ class Poisson:
     def curvature(self, mean_pattern: np.ndarray) -> float:
         return 2.0
 
+    def formula(self) -> Formula | None:
+        return Formula("poisson", self.dark, reachable=self.reachable)
+
 
 class Lsq:
     """Intensities: (I - D)^2."""
@@ -112,6 +126,9 @@ class Lsq:
     def curvature(self, mean_pattern: np.ndarray) -> float:
         """8 I / 2, averaged over the counts."""
         return float(4 * (mean_pattern**2).sum() / mean_pattern.sum())
+
+    def formula(self) -> Formula | None:
+        return Formula("intensities")
 
 
 class LsqSqrt2:
@@ -128,6 +145,9 @@ class LsqSqrt2:
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         return 2.0
+
+    def formula(self) -> Formula | None:
+        return Formula("expansion")
 
 
 @dataclass(frozen=True)
@@ -169,6 +189,10 @@ class PoissonGaussian:
         share = float((mean_pattern**2 / (mean_pattern + shift + 1e-300)).sum()) / total if total > 0 else 1.0
         return 2.0 * share / self.gain
 
+    def formula(self) -> Formula | None:
+        shift = self.readout**2 / self.gain
+        return Formula("shifted_poisson", self.dark, shift, self.gain, self.reachable)
+
 
 @dataclass(frozen=True)
 class SlopeOfAmplitudes:
@@ -185,6 +209,10 @@ class SlopeOfAmplitudes:
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         return self.amplitudes.curvature(mean_pattern)
+
+    def formula(self) -> Formula | None:
+        own = self.noise.formula()
+        return None if own is None else dataclasses.replace(own, bounded=self.amplitudes.dark)
 
 
 NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
@@ -236,19 +264,72 @@ def bounded(noise: NoiseModel) -> NoiseModel:
 
 
 def score(
-    noise: NoiseModel, intensity: Array, data: Array, weights: Array, work: Workspace
-) -> tuple[float, float, Array]:
+    noise: NoiseModel,
+    intensity: Array,
+    data: Array,
+    weights: Array,
+    work: Workspace,
+    rows: Array = None,
+    multiplier: float = 1.0,
+    totals: Array = None,
+) -> tuple[Array, Array, Array]:
     """Weighted loss, weighted sum of squared errors (both accumulated in float64), and dLoss/dI.
+
+    On a GPU the first two stay there, and nothing waits for them.
 
     Parameters
     ----------
-    intensity, data : (batch, ky, kx)
+    intensity, data : (batch, ky, kx); on a GPU data may have any type
     weights : broadcasts to them, or None for 1
+    rows : (batch,) int32, which rows of ``data`` belong to the batch; None = all
+    multiplier : on the data
+    totals : (2,) float64, gets the loss and the sum of squared errors
     """
+    if isinstance(intensity, np.ndarray):
+        loss, slope, errors = _terms(noise, intensity, data, weights, work)
+        found = kernels.total(loss), kernels.total(errors)
+        if totals is not None:
+            totals[...] = found
+        return *found, slope
+    if totals is None:
+        totals = work.xp.empty(2, np.float64)
+    formula = noise.formula()
+    if formula is not None:
+        slope = _on_device(formula, intensity, data, weights, work, rows, multiplier, totals)
+    else:
+        own = (data if rows is None else data[rows]).astype(intensity.dtype)
+        loss, slope, errors = _terms(noise, intensity, own * multiplier, weights, work)
+        totals[0], totals[1] = loss.sum(dtype=np.float64), errors.sum(dtype=np.float64)
+    return totals[0], totals[1], slope
+
+
+def _terms(
+    noise: NoiseModel, intensity: Array, data: Array, weights: Array, work: Workspace
+) -> tuple[Array, Array, Array]:
+    """Loss, slope and squared errors of every pixel, weighted."""
     errors = work.xp.subtract(intensity, data, out=work.array("errors", data.shape, data.dtype))
     errors *= errors
     loss, slope = noise.loss_and_slope(intensity, data, work)
     if weights is not None:
         for array in (loss, slope, errors):
             array *= weights
-    return kernels.total(loss), kernels.total(errors), slope
+    return loss, slope, errors
+
+
+def _on_device(
+    formula: Formula,
+    intensity: Array,
+    data: Array,
+    weights: Array,
+    work: Workspace,
+    rows: Array,
+    multiplier: float,
+    totals: Array,
+) -> Array:
+    """dLoss/dI (batch, ky, kx), by one kernel."""
+    own = score_kernels(intensity.dtype, data.dtype)
+    intensity = work.xp.ascontiguousarray(intensity)
+    slope = work.array("slope", intensity.shape, intensity.dtype)
+    parts = work.array("sums of blocks", (own.n_parts(intensity), 2), np.float64)
+    own.score(formula, intensity, data, slope, parts, totals, rows, weights, multiplier)
+    return slope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -11,16 +12,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pypty.backend.array import Array, Backend
+from pypty.backend.array import Array, Backend, to_host
 from pypty.backend.memory import out_of_memory_errors, release_unused
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Feed
+from pypty.data.feed import Batch, Feed
 from pypty.errors import ResourceError
 from pypty.model.forward import Model
 from pypty.model.stages.base import Tape
 from pypty.model.variables import Variables
 from pypty.objective.noise import NoiseModel, bounded, score
 from pypty.objective.regularizers import Regularizer
+from pypty.objective.replay import Replay
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +53,8 @@ class Limit:
 
     A thread that finds, after a quarter of its batches, that their loss has grown expects the trial to be rejected:
     for the rest it computes the loss only, in less than half the time. Where the loss turns out to be low enough, the
-    missing gradients are computed after all.
+    missing gradients are computed after all. On a GPU losses stay where they are, and a thread looks at them twice:
+    after a quarter of its batches and after half of them.
 
     Attributes
     ----------
@@ -72,27 +75,41 @@ class Share:
     batches : indices of the patterns of each
     before : loss of each at the start of the line search; None = not compared
     gradients, workspace : accumulators and memory of the thread
-    losses : of each batch
+    totals : (batches, 2) float64, loss and sum of squared errors of each batch, where they are computed
     skipped : numbers of the batches of which only the loss was computed
+    rejecting : the trial is expected to be rejected
+    replay : runs the batches as graphs; None = one kernel after the other
     """
 
     batches: list[np.ndarray]
     before: np.ndarray | None
     gradients: dict[str, Array]
     workspace: Workspace
-    sse: float = 0.0
-    losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    totals: Array
     skipped: list[int] = field(default_factory=list)
+    rejecting: bool = False
+    replay: Replay | None = None
 
-    def __post_init__(self) -> None:
-        self.losses = np.zeros(len(self.batches))
+    @functools.cached_property
+    def scores(self) -> np.ndarray:
+        """``totals`` on the host: asked for once, when all are computed."""
+        return to_host(self.totals)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Of each batch."""
+        return self.scores[:, 0]
 
     def expects_rejection(self, number: int) -> bool:
-        """Whether the loss of the first batches, a quarter at least, has grown."""
-        seen = number + 1
-        if self.before is None or 4 * seen < len(self.batches):
+        """Whether the loss of the first batches, a quarter at least, has grown. On a GPU the answer is that of the last
+        look at it."""
+        seen, n = number + 1, len(self.batches)
+        if self.before is None or not self.gradients or 4 * seen < n:
             return False
-        return not self.losses[:seen].sum() <= self.before[:seen].sum()
+        if isinstance(self.totals, np.ndarray) or seen in (-(-n // 4), -(-n // 2)):
+            losses = to_host(self.totals[:seen])[:, 0]
+            self.rejecting = not losses.sum() <= self.before[:seen].sum()
+        return self.rejecting
 
 
 class Objective:
@@ -121,6 +138,7 @@ class Objective:
         self.n_threads = 1 if backend.on_gpu else n_threads
         self._workspaces = [Workspace(backend.xp, backend.fft_library) for _ in range(self.n_threads)]
         self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
+        self._replay = Replay.for_device(model, feed)
 
     def with_bounded_slope(self) -> Objective:
         """The same loss, in the same memory, with a slope that suits steps of a fixed length."""
@@ -167,38 +185,52 @@ class Objective:
 
     def simulate(self, variables: Variables, indices: np.ndarray) -> np.ndarray:
         """Modelled counts (n, ky, kx) on the host, in the order of the model's patterns."""
-        points = self.model.prepare(variables)
         parts = []
-        for start in range(0, len(indices), self.batch_size):
-            chosen = indices[start : start + self.batch_size]
-            batch = Feed(self.backend, None, self.feed.corners).batch(chosen, self._workspaces[0])
-            intensity = self.model.forward(points, batch, [])
-            parts.append(intensity.get() if self.backend.on_gpu else intensity.copy())
+        with self.feed.streams.computing():
+            points = self.model.prepare(variables)
+            for batch in self.feed.batches(self._batches(indices), self._workspaces[0], with_data=False):
+                intensity = self.model.forward(points, batch, [], keep=False)
+                parts.append(intensity.get() if self.backend.on_gpu else intensity.copy())
         return np.concatenate(parts)
+
+    def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
+        return [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
 
     def _sum_batches(
         self, variables: Variables, names: tuple[str, ...], indices: np.ndarray, limit: Limit | None
     ) -> Evaluated:
-        points = self.model.prepare(variables)
-        batches = [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+        with self.feed.streams.computing():
+            points, batches = self.model.prepare(variables), self._batches(indices)
+            shares, points = self._shares(variables, names, points, batches, limit)
+            self._run(shares, lambda share: self._compute(share, points))
+            loss = float(sum(share.losses.sum() for share in shares))
+            if limit is not None and loss > limit.value and any(share.skipped for share in shares):
+                names = ()
+            else:
+                self._run(shares, lambda share: self._catch_up(share, points))
+            return self._added(shares, names, loss)
+
+    def _shares(
+        self,
+        variables: Variables,
+        names: tuple[str, ...],
+        points: list,
+        batches: list[np.ndarray],
+        limit: Limit | None,
+    ) -> tuple[list[Share], list]:
+        """The work of every thread, and what all batches share (in fixed places, if they are replayed)."""
         n = min(self.n_threads, len(batches))
         guess = limit is not None and len(limit.parts) == len(batches)
-        shares = [
-            Share(
-                batches[i::n],
-                limit.parts[i::n] if limit is not None and guess else None,
-                variables.zeros(names),
-                workspace,
-            )
-            for i, workspace in zip(range(n), self._workspaces, strict=False)
-        ]
-        self._run(shares, lambda share: self._compute(share, points))
-        loss = float(sum(share.losses.sum() for share in shares))
-        if limit is not None and loss > limit.value and any(share.skipped for share in shares):
-            names = ()
-        else:
-            self._run(shares, lambda share: self._catch_up(share, points))
-        return self._added(shares, names, loss)
+        shares = []
+        for i in range(n):
+            before = limit.parts[i::n] if limit is not None and guess else None
+            totals = self.backend.zeros((len(batches[i::n]), 2), np.float64)
+            shares.append(Share(batches[i::n], before, variables.zeros(names), self._workspaces[i], totals))
+        replay = self._replay
+        if n and replay is not None and replay.covers(self.noise, variables, names, self.batch_size):
+            points, shares[0].gradients = replay.begin(points, variables, names, self._workspaces[0])
+            shares[0].replay = replay
+        return shares, points
 
     def _run(self, shares: list[Share], task: Callable[[Share], None]) -> None:
         """Each share in a thread."""
@@ -206,28 +238,53 @@ class Objective:
             pass
 
     def _compute(self, share: Share, points: list) -> None:
-        for number, indices in enumerate(share.batches):
-            batch = self.feed.batch(indices, share.workspace)
-            tapes: list[Tape] = []
-            intensity = self.model.forward(points, batch, tapes)
-            loss, sse, slope = score(self.noise, intensity, batch.data, batch.weights, share.workspace)
-            share.losses[number] = loss
-            share.sse += sse
-            if not share.gradients:
-                continue
-            if share.expects_rejection(number):
+        step = self._step_on_device if self.backend.on_gpu else self._step
+        for number, batch in enumerate(self.feed.batches(share.batches, share.workspace)):
+            if not step(share, points, batch, number) and share.gradients:
                 share.skipped.append(number)
-            else:
+
+    def _step(self, share: Share, points: list, batch: Batch, number: int) -> bool:
+        """Loss of a batch and, unless it is expected to be of no use, its gradient; whether there is the gradient."""
+        keep = bool(share.gradients) and not share.rejecting
+        tapes: list[Tape] = []
+        slope = self._score(points, batch, tapes, share.totals[number], keep)
+        if share.expects_rejection(number) or not keep:
+            return False
+        self.model.adjoint(slope, points, batch, tapes, share.gradients)
+        return True
+
+    def _step_on_device(self, share: Share, points: list, batch: Batch, number: int) -> bool:
+        """As :meth:`_step`, but nothing waits for the loss: what is known decides about the next batch."""
+        wanted = bool(share.gradients) and not share.rejecting
+        self._whole(share, points, batch, share.totals[number], wanted)
+        share.expects_rejection(number)
+        return wanted
+
+    def _score(self, points: list, batch: Batch, tapes: list[Tape], totals: Array, keep: bool) -> Array:
+        """dLoss/dI of a batch; ``totals`` gets loss and squared errors."""
+        intensity = self.model.forward(points, batch, tapes, keep)
+        measured = (batch.data, batch.weights, batch.workspace, batch.rows, batch.multiplier)
+        return score(self.noise, intensity, *measured, totals)[2]
+
+    def _whole(self, share: Share, points: list, batch: Batch, totals: Array, wanted: bool) -> None:
+        """Loss of a batch and, if it is wanted, its gradient."""
+
+        def task(batch: Batch, totals: Array) -> None:
+            tapes: list[Tape] = []
+            slope = self._score(points, batch, tapes, totals, wanted)
+            if wanted:
                 self.model.adjoint(slope, points, batch, tapes, share.gradients)
+
+        if share.replay is None:
+            task(batch, totals)
+        else:
+            share.replay.run(task, batch, totals, share.gradients, self.noise, wanted)
 
     def _catch_up(self, share: Share, points: list) -> None:
         """The gradients of batches of which only the loss was computed."""
-        for number in share.skipped:
-            batch = self.feed.batch(share.batches[number], share.workspace)
-            tapes: list[Tape] = []
-            intensity = self.model.forward(points, batch, tapes)
-            slope = score(self.noise, intensity, batch.data, batch.weights, share.workspace)[2]
-            self.model.adjoint(slope, points, batch, tapes, share.gradients)
+        chosen = [share.batches[number] for number in share.skipped]
+        for number, batch in zip(share.skipped, self.feed.batches(chosen, share.workspace), strict=True):
+            self._whole(share, points, batch, share.totals[number], wanted=True)
 
     def _added(self, shares: list[Share], names: tuple[str, ...], loss: float) -> Evaluated:
         """The sum over shares, in a fixed order: the same bits every time."""
@@ -235,15 +292,20 @@ class Objective:
         for i, share in enumerate(shares):
             parts[i :: len(shares)] = share.losses
         gradients = {name: shares[0].gradients[name] for name in names}
+        if shares[0].replay is not None:  # the accumulators are used again
+            gradients = {name: gradient.copy() for name, gradient in gradients.items()}
         for share in shares[1:]:
             for name, gradient in gradients.items():
                 gradient += share.gradients[name]
         self.model.finish(gradients)
-        return Evaluated(loss, float(sum(share.sse for share in shares)), gradients, parts=parts)
+        sse = float(sum(share.scores[:, 1].sum() for share in shares))
+        return Evaluated(loss, sse, gradients, parts=parts)
 
     def _halve_batch(self, error: BaseException) -> None:
         for workspace in self._workspaces:
             workspace.clear()
+        if self._replay is not None:
+            self._replay.clear()
         release_unused(self.backend)
         if self.batch_size > 1:
             self.batch_size = max(1, self.batch_size // 2)

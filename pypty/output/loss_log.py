@@ -23,6 +23,7 @@ class EpochRecord:
     slope, new_slope : directional derivative at the start and at the accepted point
     terms : value of each regulariser
     decisions : what the engine decided by itself (blocks frozen or refined again)
+    warm_up : "" for L-BFGS; "falling" or "settled" for a pass of mini-batches, by its errors
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class EpochRecord:
     total_GiB: float = 0.0
     warnings: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
+    warm_up: str = ""
 
 
 _BEFORE = (

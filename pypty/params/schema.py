@@ -194,12 +194,15 @@ NUMERICS = (
               "FFTW where pyFFTW is installed (pip install 'pypty[fast]'), which is twice as fast, else SciPy. FFTW "
               "measures which way is fastest: the last digits may differ between two processes, but not in a resumed "
               "run; scipy always repeats them.", when="backend is cpu"),
-    Parameter("executor", "auto", Choice(("auto", "stages")), "", "How waves are computed: auto takes the fused "
-              "executor where it covers the model (run.log says so); stages takes one effect after the other, which is "
-              "the definition, and slower."),
+    Parameter("executor", "auto", Choice(("auto", "fused", "stages")), "", "How waves are computed: auto takes the "
+              "fastest executor that covers the model (pypty.log says which): on a GPU split kernels, else the fused "
+              "one; fused never takes split kernels; stages takes one effect after the other, which is the definition, "
+              "and slower."),
+    Parameter("deterministic", False, Flag(), "", "On a GPU: sums whose last digits do not depend on the order in "
+              "which it works, a little slower. On the CPU they never do.", when="backend is gpu"),
     Parameter("recompute_slices", "auto", Either((Choice(("auto",)), Flag())), "", "Keep the waves entering every "
-              "sqrt(n)-th of n slices only, and compute the others again on the way back: about a third more time, much "
-              "less memory. auto: where memory would make the batches too small.",
+              "sqrt(n)-th of n slices only, and compute the others again on the way back: about a third more time, "
+              "much less memory. auto: where memory would make the batches too small.",
               when="there are two slices or more, and the fused executor is used"),
     Parameter("compute_batch", "auto", Either((Choice(("auto",)), _positive_whole)), "patterns",
               "Patterns computed together. auto: from the memory estimate (pypty.plan)."),
@@ -231,7 +234,8 @@ OPTIMISER = (
     Parameter("update_step_bfgs", 1.0, _positive, "", "First trial step of every line search.", per_epoch=True),
     Parameter("warmup_epochs", "auto", Either((Choice(("auto",)), _natural)), "epochs", "First epochs in which object "
               "and probe take a preconditioned step after every mini-batch; what else is refined waits, and so do "
-              "regularisers. auto: 2 for patterns in the far field and a start from vacuum, else 0.",
+              "regularisers. auto: for patterns in the far field and a start from vacuum, as long as errors fall "
+              "within an epoch (mostly 2 or 3, at most 20); else none.",
               when="obj is refined"),
     Parameter("preconditioner", True, Flag(), "", "Start L-BFGS from the inverse illumination (Gauss-Newton diagonal) "
               "instead of one number per block."),

@@ -31,7 +31,15 @@ static dim3 threadIdx, blockIdx, blockDim, gridDim;
 // ---- functions of the device -------------------------------------------------------------------------------------
 using std::max;
 using std::min;
+using std::log;
 using std::scalbn;
+using std::sqrt;
+
+inline void sincospi(double x, double* sine, double* cosine) {
+  x -= 2 * std::nearbyint(x / 2);
+  *sine = std::sin(M_PI * x);
+  *cosine = std::cos(M_PI * x);
+}
 
 template <class T>
 inline T __ldg(const T* place) {
@@ -50,6 +58,18 @@ inline float __uint_as_float(unsigned int bits) {
   return value;
 }
 
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, 8);
+  return bits;
+}
+
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, 8);
+  return value;
+}
+
 inline long long __double2ll_rn(double value) { return std::isfinite(value) ? std::llrint(value) : 0; }
 
 template <class T>
@@ -59,8 +79,9 @@ inline T atomicAdd(T* place, T value) {
   return before;
 }
 
-inline unsigned int atomicMax(unsigned int* place, unsigned int value) {
-  const unsigned int before = *place;
+template <class T>
+inline T atomicMax(T* place, T value) {
+  const T before = *place;
   *place = std::max(before, value);
   return before;
 }

@@ -153,6 +153,9 @@ def evaluate(
     grad: Any = slope.astype(intensity.dtype)
     for stage, point, tape in zip(reversed(chosen), reversed(points), reversed(tapes), strict=True):
         grad = stage.adjoint(grad, point, batch, tape, gradients)
+    for stage in chosen:
+        if isinstance(stage, SplitWaves):
+            stage.finish(gradients)
     return Result(intensity, gradients)
 
 

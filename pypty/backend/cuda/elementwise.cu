@@ -1,6 +1,8 @@
 // Operations between two-dimensional transforms, each in one pass over the waves, for windows of any shape (NY, NX).
 //
-// The NumPy function of the same name in twins.py is the definition of each kernel. Waves are (pattern, mode, NY, NX).
+// The NumPy function of the same name in twins.py is the definition of each kernel. Waves are (pattern, probe mode,
+// object mode, NY, NX); the object is (object mode, slice, height, width). On the way back waves are C, the complex
+// conjugate of the gradient dL/dRe + i dL/dIm (model/fused.py).
 // A thread has one pixel of a window and goes through all modes: what the modes share is read once. Threads of a block
 // lie side by side on a row of pixels; the last block may have some that do nothing.
 #define THREADS 256
@@ -25,72 +27,193 @@ struct Pixel {
     return ((size_t)pattern * modes + mode) * n_pixels + in_window;
   }
 
-  __device__ __forceinline__ size_t in_object(const int* corners, int object_width) const {
-    return (size_t)(corners[2 * pattern] + y) * object_width + corners[2 * pattern + 1] + x;
+  // In a plane of the object.
+  __device__ __forceinline__ size_t in_object(const int* corners, size_t plane, int height, int width) const {
+    return (plane * height + corners[2 * pattern] + y) * width + corners[2 * pattern + 1] + x;
+  }
+};
+
+// Where the wave entering a slice has the pixel of (probe mode, object mode): before the first slice patterns may share
+// it, and object modes do.
+struct Incoming {
+  int probes, objects;
+  bool one_pattern;
+
+  __device__ __forceinline__ size_t place(const Pixel& pixel, int probe, int object) const {
+    const int mode = probe * objects + (objects > 1 ? object : 0);
+    return one_pattern ? mode * pixel.n_pixels + pixel.in_window : pixel.in_wave(mode, probes * objects);
   }
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    transmit(const complex_t* wave, const complex_t* obj, const int* corners, complex_t* out, int patterns, int modes,
-             int ny, int nx, int object_width, int shared_wave) {
+    transmit(const complex_t* wave, const complex_t* obj, const int* corners, complex_t* out, int patterns, int probes,
+             int objects, int ny, int nx, int slices, int slice, int height, int width, int one_pattern,
+             int one_object) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
-  const complex_t object = obj[pixel.in_object(corners, object_width)];
-  for (int mode = 0; mode < modes; mode++) {
-    const size_t place = pixel.in_wave(mode, modes);
-    out[place] = wave[shared_wave ? mode * pixel.n_pixels + pixel.in_window : place] * object;
+  const Incoming incoming{probes, one_object ? 1 : objects, one_pattern != 0};
+  for (int o = 0; o < objects; o++) {
+    const complex_t object = obj[pixel.in_object(corners, (size_t)o * slices + slice, height, width)];
+    for (int p = 0; p < probes; p++)
+      out[pixel.in_wave(p * objects + o, probes * objects)] = wave[incoming.place(pixel, p, o)] * object;
   }
 }
 
-// gradient may be null.
+// gradient is added to by atomics, or parts (pattern, object mode, NY, NX) are written; with both null neither.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    adjoint_transmit(complex_t* grad, const complex_t* incoming, const complex_t* obj, const int* corners,
-                     complex_t* gradient, int patterns, int modes, int ny, int nx, int object_width,
-                     int shared_wave) {
+    transmit_back(complex_t* wave, const complex_t* before, const complex_t* obj, const int* corners,
+                  complex_t* gradient, complex_t* parts, int patterns, int probes, int objects, int ny, int nx,
+                  int slices, int slice, int height, int width, int one_pattern, int one_object) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
-  const size_t place_in_object = pixel.in_object(corners, object_width);
-  const complex_t object = conj(obj[place_in_object]);
-  complex_t sum = make_complex(0, 0);
-  for (int mode = 0; mode < modes; mode++) {
-    const size_t place = pixel.in_wave(mode, modes);
-    const complex_t own = grad[place];
-    if (gradient) {
-      const complex_t before = incoming[shared_wave ? mode * pixel.n_pixels + pixel.in_window : place];
-      sum = sum + conj(before) * own;
+  const Incoming incoming{probes, one_object ? 1 : objects, one_pattern != 0};
+  for (int o = 0; o < objects; o++) {
+    const size_t in_object = pixel.in_object(corners, (size_t)o * slices + slice, height, width);
+    const complex_t object = obj[in_object];
+    complex_t sum = make_complex(0, 0);
+#pragma unroll 2
+    for (int p = 0; p < probes; p++) {
+      complex_t* own = wave + pixel.in_wave(p * objects + o, probes * objects);
+      if (gradient || parts) sum = sum + before[incoming.place(pixel, p, o)] * *own;
+      *own = *own * object;
     }
-    grad[place] = own * object;
+    if (parts)
+      parts[pixel.in_wave(o, objects)] = conj(sum);
+    else if (gradient)
+      atomic_add(gradient + in_object, conj(sum));
   }
-  if (gradient) atomic_add(gradient + place_in_object, sum);
 }
 
+// factor (NY, NX) and ramps (pattern, NY + NX), factors along y and along x, may be null.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    multiply_spectrum(complex_t* wave, const complex_t* factor, int waves, int ny, int nx, int conjugate) {
-  const Pixel pixel(waves, ny, nx);
-  if (!pixel.exists) return;
-  const complex_t h = factor[pixel.in_window];
-  complex_t* own = wave + pixel.in_wave(0, 1);
-  *own = *own * (conjugate ? conj(h) : h);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_abs2(const complex_t* wave, real_t* out, int patterns, int modes, int ny, int nx) {
+    multiply_spectrum(complex_t* wave, const complex_t* factor, const complex_t* ramps, int patterns, int modes, int ny,
+                      int nx) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
-  real_t sum = 0;
-  for (int mode = 0; mode < modes; mode++) sum += abs2(wave[pixel.in_wave(mode, modes)]);
-  out[pixel.in_wave(0, 1)] = sum;
+  complex_t h = factor ? factor[pixel.in_window] : make_complex(1, 0);
+  if (ramps) {
+    const complex_t* own = ramps + (size_t)pixel.pattern * (ny + nx);
+    h = h * own[pixel.y] * own[ny + pixel.x];
+  }
+  for (int mode = 0; mode < modes; mode++) {
+    complex_t* own = wave + pixel.in_wave(mode, modes);
+    *own = *own * h;
+  }
+}
+
+// The spectrum (mode, NY, NX) of the probe, shifted for every pattern.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    shift_probe(const complex_t* spectrum, const complex_t* ramps, complex_t* out, int patterns, int modes, int ny,
+                int nx) {
+  const Pixel pixel(patterns, ny, nx);
+  if (!pixel.exists) return;
+  const complex_t* own = ramps + (size_t)pixel.pattern * (ny + nx);
+  const complex_t ramp = own[pixel.y] * own[ny + pixel.x];
+  for (int mode = 0; mode < modes; mode++)
+    out[pixel.in_wave(mode, modes)] = spectrum[mode * pixel.n_pixels + pixel.in_window] * ramp;
 }
 
 // mask may be null.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    scale_by_slope(complex_t* wave, const real_t* slope, const real_t* mask, int patterns, int modes, int ny, int nx) {
+    sum_abs2(const complex_t* wave, const real_t* mask, real_t* out, int patterns, int modes, int ny, int nx) {
+  const Pixel pixel(patterns, ny, nx);
+  if (!pixel.exists) return;
+  real_t sum = 0;
+  for (int mode = 0; mode < modes; mode++) sum += abs2(wave[pixel.in_wave(mode, modes)]);
+  out[pixel.in_wave(0, 1)] = mask ? sum * mask[pixel.in_window] : sum;
+}
+
+// mask may be null.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conjugate_times(complex_t* wave, const real_t* slope, const real_t* mask, int patterns, int modes, int ny, int nx) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
   real_t weight = 2 * slope[pixel.in_wave(0, 1)];
   if (mask) weight *= mask[pixel.in_window];
   for (int mode = 0; mode < modes; mode++) {
     complex_t* own = wave + pixel.in_wave(mode, modes);
-    *own = *own * weight;
+    *own = conj(*own) * weight;
   }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    imaginary_sum(const complex_t* a, const complex_t* b, real_t* out, int patterns, int modes, int ny, int nx) {
+  const Pixel pixel(patterns, ny, nx);
+  if (!pixel.exists) return;
+  real_t sum = 0;
+#pragma unroll 2
+  for (int mode = 0; mode < modes; mode++) {
+    const complex_t one = a[pixel.in_wave(mode, modes)], other = b[pixel.in_wave(mode, modes)];
+    sum += one.x * other.y + one.y * other.x;
+  }
+  out[pixel.in_wave(0, 1)] = sum;
+}
+
+// exp(-2 pi i f.d), d = position - corner, in double precision: ramps (pattern, NY + NX) along y and along x.
+// frequencies (NY + NX) in units of 1/pixel; one position for all patterns, or a row for each.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    shift_ramps(const double* positions, const int* index, const int* corners, const double* frequencies,
+                complex_t* ramps, int patterns, int ny, int nx, int one_position) {
+  const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  const int points = ny + nx;
+  if (i >= (size_t)patterns * points) return;
+  const int pattern = i / points, point = i % points, axis = point >= ny;
+  const size_t row = one_position ? 0 : index[pattern];
+  const double distance = positions[2 * row + axis] - corners[2 * pattern + axis];
+  double sine, cosine;
+  sincospi(-2 * frequencies[point] * distance, &sine, &cosine);
+  ramps[i] = make_complex((real_t)cosine, (real_t)sine);
+}
+
+// ---- sums whose order does not matter: as integers ----------------------------------------------------------------
+// Bits of positive numbers have the order of the numbers, and NaN is above all.
+__device__ __forceinline__ unsigned long long bits_of(real_t value) {
+  return (unsigned long long)__double_as_longlong((double)(value < 0 ? -value : value));
+}
+
+// The largest |re| or |im| of all parts.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    largest_part(const complex_t* parts, unsigned long long* largest, long long count) {
+  const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= (size_t)count) return;
+  const unsigned long long bits = max(bits_of(parts[i].x), bits_of(parts[i].y));
+  if (bits > *largest) atomicMax(largest, bits);
+}
+
+// 2^k such that a sum of `terms` numbers up to `largest`, each times 2^k, stays below 2^62.
+__device__ __forceinline__ int fixed_exponent(unsigned long long largest, int terms) {
+  int bits = 0;
+  while ((1LL << bits) < terms) bits++;
+  const int exponent = (int)(largest >> 52) - 1022;  // of a double: below 2^exponent
+  return min(62 - bits - exponent, 1000);
+}
+
+// Adds parts (pattern, object mode, NY, NX), as integers, to fixed (object mode, height, width), pairs.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    fixed_scatter(const complex_t* parts, const int* corners, const unsigned long long* largest, long long* fixed,
+                  int patterns, int objects, int ny, int nx, int height, int width) {
+  const Pixel pixel(patterns, ny, nx);
+  if (!pixel.exists) return;
+  const double scale = scalbn(1.0, fixed_exponent(*largest, patterns));
+  for (int o = 0; o < objects; o++) {
+    const complex_t part = parts[pixel.in_wave(o, objects)];
+    unsigned long long* place = reinterpret_cast<unsigned long long*>(fixed);
+    place += 2 * pixel.in_object(corners, o, height, width);
+    atomicAdd(place, (unsigned long long)__double2ll_rn(part.x * scale));
+    atomicAdd(place + 1, (unsigned long long)__double2ll_rn(part.y * scale));
+  }
+}
+
+// The sums as numbers, added to a slice of gradient (object mode, slice, plane); NaN if a part was not finite.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    fixed_add(const long long* fixed, const unsigned long long* largest, complex_t* gradient, int patterns, int objects,
+              int slices, int slice, long long plane) {
+  const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= (size_t)objects * plane) return;
+  const double scale = scalbn(1.0, -fixed_exponent(*largest, patterns));
+  const double zero = __longlong_as_double((long long)*largest);
+  const real_t finite = (real_t)(zero - zero);  // NaN for infinity and NaN
+  complex_t* own = gradient + (i / plane * slices + slice) * plane + i % plane;
+  own->x += (real_t)(fixed[2 * i] * scale) + finite;
+  own->y += (real_t)(fixed[2 * i + 1] * scale) + finite;
 }

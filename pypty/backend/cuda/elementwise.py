@@ -1,8 +1,8 @@
 """Operations between two-dimensional transforms, each in one pass over the memory, for any window and precision.
 
-For NumPy arrays the functions are those of :mod:`pypty.backend.cuda.twins`; for device arrays one kernel each.
-Waves are C-contiguous (B, P, y, x) complex64 or complex128, ``corners`` (B, 2) int32 on the device of the waves. A
-wave that all patterns share has B = 1 where it is only read.
+The functions of the same names in :mod:`pypty.backend.cuda.twins` are their definition. Waves are C-contiguous
+(B, P, O, y, x) complex64 or complex128; the wave before a slice may have B = 1 (all patterns share it) and O = 1
+(object modes do). ``obj`` is (O, z, Y, X), ``corners`` (B, 2) int32; all arrays are on the device.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from pypty.backend.array import Array
-from pypty.backend.cuda import twins
-from pypty.backend.cuda.module import KernelModule, Parameters
+from pypty.backend.cuda.module import Compiler, KernelModule, Parameters
 
 FILES = ("complex.cuh", "elementwise.cu")
 
@@ -27,87 +26,107 @@ def parameters(real: str) -> Parameters:
 
 
 @lru_cache(maxsize=2)
-def _device_kernels(real: str) -> KernelModule:
-    return KernelModule(FILES, parameters(real))
+def element_kernels(dtype: np.dtype) -> ElementKernels:
+    """Those of the device for waves of a complex dtype."""
+    return ElementKernels("float" if np.dtype(dtype) == np.complex64 else "double")
 
 
-def _kernels(wave: Array, kernels: KernelModule | None) -> KernelModule | None:
-    """The kernels to use; None: those of NumPy."""
-    if kernels is not None or isinstance(wave, np.ndarray):
-        return kernels
-    return _device_kernels("float" if wave.dtype == np.complex64 else "double")
+class ElementKernels:
+    """The kernels of elementwise.cu for one precision.
 
-
-def _launch(
-    kernels: KernelModule, name: str, n_pixels: int, arrays: tuple[Array, ...], *numbers: int
-) -> None:
-    """One thread per pixel."""
-    kernels.launch(name, -(-n_pixels // _THREADS), _THREADS, *arrays, *(np.int32(n) for n in numbers))
-
-
-def transmit(
-    wave: Array, obj_slice: Array, corners: Array, out: Array, kernels: KernelModule | None = None
-) -> None:
-    """out (B, P, y, x) = wave times the window that each pattern sees of ``obj_slice`` (Y, X)."""
-    found = _kernels(wave, kernels)
-    if found is None:
-        twins.transmit(wave, obj_slice, corners, out)
-        return
-    n, modes, ny, nx = out.shape
-    arrays = (wave, obj_slice, corners, out)
-    shared = len(wave) < n
-    _launch(found, "transmit", n * ny * nx, arrays, n, modes, ny, nx, obj_slice.shape[1], shared)
-
-
-def adjoint_transmit(
-    grad: Array,
-    incoming: Array,
-    obj_slice: Array,
-    corners: Array,
-    gradient: Array,
-    kernels: KernelModule | None = None,
-) -> None:
-    """gradient (Y, X) += sum over modes of conj(incoming) grad, in each window; then grad *= conj(window), in place.
-
-    ``gradient`` None: only the latter. On the device windows are added atomically: the last bits depend on the order.
+    Parameters
+    ----------
+    real : "float" or "double"
+    compiler : None: CuPy's (tests put in one for the CPU)
     """
-    found = _kernels(grad, kernels)
-    if found is None:
-        twins.adjoint_transmit(grad, incoming, obj_slice, corners, gradient)
-        return
-    n, modes, ny, nx = grad.shape
-    arrays = (grad, incoming, obj_slice, corners, gradient)
-    shared = len(incoming) < n
-    _launch(found, "adjoint_transmit", n * ny * nx, arrays, n, modes, ny, nx, obj_slice.shape[1], shared)
 
+    def __init__(self, real: str, compiler: Compiler | None = None) -> None:
+        self.module = KernelModule(FILES, parameters(real), compiler)
 
-def multiply_spectrum(
-    wave: Array, factor: Array, conjugate: bool = False, kernels: KernelModule | None = None
-) -> None:
-    """wave *= factor (y, x), or its complex conjugate, in place."""
-    found = _kernels(wave, kernels)
-    if found is None:
-        twins.multiply_spectrum(wave, factor, conjugate)
-        return
-    ny, nx = factor.shape
-    _launch(found, "multiply_spectrum", wave.size, (wave, factor), wave.size // (ny * nx), ny, nx, conjugate)
+    def _launch(self, name: str, n_threads: int, *arguments: Array) -> None:
+        """At least ``n_threads`` threads; Python numbers are given as int32."""
+        given = (np.int32(a) if isinstance(a, (int, bool)) else a for a in arguments)
+        self.module.launch(name, -(-n_threads // _THREADS), _THREADS, *given)
 
+    def transmit(self, wave: Array, obj: Array, s: int, corners: Array, out: Array) -> None:
+        """out = wave times the window that each pattern sees of slice s."""
+        n, probes, objects, ny, nx = out.shape
+        _, slices, height, width = obj.shape
+        sizes = (n, probes, objects, ny, nx, slices, s, height, width)
+        shared = (wave.shape[0] < n, wave.shape[2] < objects)
+        self._launch("transmit", n * ny * nx, wave, obj, corners, out, *sizes, *shared)
 
-def sum_abs2(wave: Array, out: Array, kernels: KernelModule | None = None) -> None:
-    """out (B, y, x) = sum over modes of |wave|^2."""
-    found = _kernels(wave, kernels)
-    if found is None:
-        twins.sum_abs2(wave, out)
-        return
-    n, modes, ny, nx = wave.shape
-    _launch(found, "sum_abs2", n * ny * nx, (wave, out), n, modes, ny, nx)
+    def transmit_back(
+        self,
+        wave: Array,
+        before: Array,
+        obj: Array,
+        s: int,
+        corners: Array,
+        gradient: Array = None,
+        parts: Array = None,
+    ) -> None:
+        """gradient (O, z, Y, X) += conj(sum over probe modes of before wave), in each window of slice s; then wave *=
+        window, in place. Windows are added atomically: the last bits depend on the order. With ``parts`` (B, O, y, x)
+        the sums are left there."""
+        n, probes, objects, ny, nx = wave.shape
+        _, slices, height, width = obj.shape
+        sizes = (n, probes, objects, ny, nx, slices, s, height, width)
+        shared = (before.shape[0] < n, before.shape[2] < objects)
+        arrays = (wave, before, obj, corners, gradient, parts)
+        self._launch("transmit_back", n * ny * nx, *arrays, *sizes, *shared)
 
+    def multiply_spectrum(self, wave: Array, factor: Array, ramps: Array = None) -> None:
+        """wave *= factor (y, x) and ramps (B, ny + nx), factors along y and along x, in place; either may be None."""
+        n, probes, objects, ny, nx = wave.shape
+        self._launch("multiply_spectrum", n * ny * nx, wave, factor, ramps, n, probes * objects, ny, nx)
 
-def scale_by_slope(wave: Array, slope: Array, mask: Array, kernels: KernelModule | None = None) -> None:
-    """wave *= 2 slope M, in place; slope (B, y, x), M (y, x) real or None."""
-    found = _kernels(wave, kernels)
-    if found is None:
-        twins.scale_by_slope(wave, slope, mask)
-        return
-    n, modes, ny, nx = wave.shape
-    _launch(found, "scale_by_slope", n * ny * nx, (wave, slope, mask), n, modes, ny, nx)
+    def shift_probe(self, spectrum: Array, ramps: Array, out: Array) -> None:
+        """out (B, P, 1, y, x) = spectrum (P, y, x) times the ramps (B, ny + nx) of each pattern."""
+        n, modes, _, ny, nx = out.shape
+        self._launch("shift_probe", n * ny * nx, spectrum, ramps, out, n, modes, ny, nx)
+
+    def sum_abs2(self, wave: Array, mask: Array, out: Array) -> None:
+        """out (B, y, x) = M times the sum over modes of |wave|^2; M (y, x) real or None."""
+        n, probes, objects, ny, nx = wave.shape
+        self._launch("sum_abs2", n * ny * nx, wave, mask, out, n, probes * objects, ny, nx)
+
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
+        """wave = 2 M slope conj(wave), in place; slope (B, y, x), M (y, x) real or None."""
+        n, probes, objects, ny, nx = wave.shape
+        self._launch("conjugate_times", n * ny * nx, wave, slope, mask, n, probes * objects, ny, nx)
+
+    def imaginary_sum(self, a: Array, b: Array, out: Array) -> None:
+        """out (B, y, x) = sum over modes of Im(a b)."""
+        n, probes, objects, ny, nx = a.shape
+        self._launch("imaginary_sum", n * ny * nx, a, b, out, n, probes * objects, ny, nx)
+
+    def shift_ramps(
+        self, positions: Array, index: Array, corners: Array, frequencies: Array, ny: int, ramps: Array
+    ) -> None:
+        """ramps (B, ny + nx) = exp(-2 pi i f.d), d = position - corner; frequencies (ny + nx) float64, 1/pixel."""
+        n, points = ramps.shape
+        arrays = (positions, index, corners, frequencies, ramps)
+        self._launch("shift_ramps", n * points, *arrays, n, ny, points - ny, len(positions) == 1)
+
+    def add_fixed(
+        self, parts: Array, corners: Array, largest: Array, fixed: Array, gradient: Array, s: int
+    ) -> None:
+        """Add parts (B, O, y, x) to slice s of gradient (O, z, Y, X): the same bits in whatever order blocks run.
+
+        Sums are 64-bit integers; the largest part m sets the unit, at most 2^-60 m B.
+
+        Parameters
+        ----------
+        largest, fixed : scratch, (1,) uint64 and (O, Y, X, 2) int64
+        """
+        n, objects, ny, nx = parts.shape
+        _, slices, height, width = gradient.shape
+        largest.fill(0)
+        fixed.fill(0)
+        self._launch("largest_part", parts.size, parts, largest, np.int64(parts.size))
+        sizes = (n, objects, ny, nx, height, width)
+        self._launch("fixed_scatter", n * ny * nx, parts, corners, largest, fixed, *sizes)
+        plane = height * width
+        numbers = (n, objects, slices, s, np.int64(plane))
+        self._launch("fixed_add", objects * plane, fixed, largest, gradient, *numbers)

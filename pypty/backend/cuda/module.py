@@ -37,6 +37,9 @@ _TYPES: Mapping[str, np.dtype] = MappingProxyType(
         "int": np.dtype(np.int32),
         "unsigned int": np.dtype(np.uint32),
         "long long": np.dtype(np.int64),
+        "unsigned long long": np.dtype(np.uint64),
+        "double": np.dtype(np.float64),
+        "bool": np.dtype(np.bool_),
     }
 )
 _REAL_TYPES: Mapping[str, tuple[np.dtype, np.dtype]] = MappingProxyType(
@@ -56,6 +59,7 @@ class Argument:
     is_array: bool
 
 
+@lru_cache(maxsize=8)
 def read_source(files: tuple[str, ...]) -> str:
     """The texts of the files, one after the other, with line numbers of their own for the compiler's messages."""
     folder = importlib.resources.files(__package__)
@@ -64,19 +68,22 @@ def read_source(files: tuple[str, ...]) -> str:
     )
 
 
-def signatures(source: str, real: str) -> dict[str, tuple[Argument, ...]]:
-    """The parameters of every kernel in ``source``; ``real`` is what real_t stands for."""
+def signatures(source: str, parameters: Parameters) -> dict[str, tuple[Argument, ...]]:
+    """The arguments of every kernel in ``source``, compiled with these parameters."""
+    given = dict(parameters)
+    real_type, complex_type = _REAL_TYPES[given.get("REAL", "float")]
+    types = {**_TYPES, "real_t": real_type, "complex_t": complex_type}
+    if "DATA" in given:
+        types["data_t"] = np.dtype(given["DATA"])
     return {
-        name: tuple(_argument(text, real) for text in parameters.split(","))
-        for name, parameters in _KERNEL.findall(source)
+        name: tuple(_argument(text, types) for text in arguments.split(","))
+        for name, arguments in _KERNEL.findall(source)
     }
 
 
-def _argument(text: str, real: str) -> Argument:
+def _argument(text: str, types: Mapping[str, np.dtype]) -> Argument:
     """Read ``const complex_t* wave`` or ``int modes``."""
     kind, name = text.replace("const ", "").strip().rsplit(None, 1)
-    real_type, complex_type = _REAL_TYPES[real]
-    types = {**_TYPES, "real_t": real_type, "complex_t": complex_type}
     return Argument(name, types[kind.rstrip("*").strip()], kind.endswith("*"))
 
 
@@ -98,7 +105,8 @@ class KernelModule:
     Parameters
     ----------
     files : of this package, in the order in which they are to be read
-    parameters : compile-time parameters, in a fixed order; REAL ("float" if it is absent) is the precision
+    parameters : compile-time parameters, in a fixed order; REAL ("float" if it is absent) is the precision, DATA the
+        name of the NumPy type of measured data
     compiler : None: CuPy's
     """
 
@@ -107,7 +115,7 @@ class KernelModule:
     ) -> None:
         self.source = read_source(files)
         self.options = (LANGUAGE, *(f"-D{name}={value}" for name, value in parameters))
-        self.signatures = signatures(self.source, dict(parameters).get("REAL", "float"))
+        self.signatures = signatures(self.source, parameters)
         self._compiler = compiler or _compile_for_device
         self._functions: dict[str, Any] = {}
 
@@ -138,7 +146,15 @@ class KernelModule:
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
-            self._functions[name] = self._module.get_function(name)
+            try:
+                self._functions[name] = self._module.get_function(name)
+            except MemoryError:
+                raise
+            except Exception as error:  # the compiler's errors have no common public class
+                raise BackendError(
+                    f"the CUDA kernel {name} could not be compiled ({error}); executor='stages' does without kernels "
+                    "of its own. See  pypty doctor."
+                ) from error
         return self._functions[name]
 
 

@@ -122,34 +122,90 @@ def fixed_add(total: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     return gradient + total
 
 
-def transmit(wave: np.ndarray, obj_slice: np.ndarray, corners: np.ndarray, out: np.ndarray) -> None:
-    """out = wave (B, P, y, x) times the window of each pattern."""
-    np.multiply(wave, windows(obj_slice, corners, wave.shape[-2:]), out=out)
+def add_spectra(spectrum_parts: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """The sum of parts (groups, P, n, columns), added to a gradient (P, n, n)."""
+    return gradient + all_columns(spectrum_parts.sum(axis=0))
 
 
-def adjoint_transmit(
-    grad: np.ndarray,
-    incoming: np.ndarray,
-    obj_slice: np.ndarray,
+def add_shifts(shift_parts: np.ndarray, index: np.ndarray, gradient: np.ndarray, n: int) -> np.ndarray:
+    """2 pi/n times the sums of parts (B, parts), y in the imaginary part, added to rows of a gradient (N, 2)."""
+    out = gradient.copy()
+    total = 2 * np.pi / n * shift_parts.sum(axis=1)
+    out[index] += np.stack([total.imag, total.real], axis=1)
+    return out
+
+
+# ---- operations between two-dimensional transforms: waves (B, P, O, y, x), objects (O, z, Y, X)
+
+
+def seen(obj: np.ndarray, s: int, corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(B, 1, O, y, x): what each pattern sees of slice s."""
+    ny, nx = shape
+    return np.stack([obj[:, s, y : y + ny, x : x + nx] for y, x in corners])[:, None]
+
+
+def transmit(wave: np.ndarray, obj: np.ndarray, s: int, corners: np.ndarray, out: np.ndarray) -> None:
+    """out = wave times the window of each pattern."""
+    np.multiply(wave, seen(obj, s, corners, out.shape[-2:]), out=out)
+
+
+def transmit_back(
+    wave: np.ndarray,
+    before: np.ndarray,
+    obj: np.ndarray,
+    s: int,
     corners: np.ndarray,
-    gradient: np.ndarray | None,
+    gradient: np.ndarray | None = None,
+    parts: np.ndarray | None = None,
 ) -> None:
-    """gradient (Y, X) += sum over modes of conj(incoming) grad, in each window; grad *= conj(window). In place."""
-    if gradient is not None:
-        scatter(gradient, corners, (incoming.conj() * grad).sum(axis=1))
-    grad *= windows(obj_slice, corners, grad.shape[-2:]).conj()
+    """gradient += conj(sum over probe modes of before wave), in each window, or parts = that; wave *= window."""
+    sums = (before * wave).sum(axis=1).conj()
+    if parts is not None:
+        parts[...] = sums
+    elif gradient is not None:
+        for o in range(len(gradient)):
+            scatter(gradient[o, s], corners, sums[:, o])
+    wave *= seen(obj, s, corners, wave.shape[-2:])
 
 
-def multiply_spectrum(wave: np.ndarray, factor: np.ndarray, conjugate: bool) -> None:
-    """wave (..., y, x) *= factor (y, x), or its complex conjugate."""
-    wave *= factor.conj() if conjugate else factor
+def ramp(ramps: np.ndarray, ny: int) -> np.ndarray:
+    """(B, 1, 1, y, x) of (B, ny + nx)."""
+    return (ramps[:, :ny, None] * ramps[:, None, ny:])[:, None, None]
 
 
-def sum_abs2(wave: np.ndarray, out: np.ndarray) -> None:
-    """out (B, y, x) = sum over modes of |wave|^2, wave (B, P, y, x)."""
-    out[...] = (wave.real**2 + wave.imag**2).sum(axis=1)
+def multiply_spectrum(wave: np.ndarray, factor: np.ndarray | None, ramps: np.ndarray | None = None) -> None:
+    """wave *= factor (y, x) and ramps."""
+    if factor is not None:
+        wave *= factor
+    if ramps is not None:
+        wave *= ramp(ramps, wave.shape[-2])
 
 
-def scale_by_slope(wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | None) -> None:
-    """wave (B, P, y, x) *= 2 slope M, slope (B, y, x)."""
-    wave *= (2 * slope if mask is None else 2 * slope * mask)[:, None]
+def shift_probe(spectrum: np.ndarray, ramps: np.ndarray, out: np.ndarray) -> None:
+    """out (B, P, 1, y, x) = spectrum (P, y, x) times ramps."""
+    np.multiply(spectrum[None, :, None], ramp(ramps, out.shape[-2]), out=out)
+
+
+def sum_abs2(wave: np.ndarray, mask: np.ndarray | None, out: np.ndarray) -> None:
+    """out (B, y, x) = M times the sum over modes of |wave|^2."""
+    out[...] = (wave.real**2 + wave.imag**2).sum(axis=(1, 2)) * (1 if mask is None else mask)
+
+
+def conjugate_times(wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | None) -> None:
+    """wave = 2 M slope conj(wave)."""
+    np.conjugate(wave, out=wave)
+    wave *= (2 * slope if mask is None else 2 * slope * mask)[:, None, None]
+
+
+def imaginary_sum(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """out (B, y, x) = sum over modes of Im(a b)."""
+    out[...] = (a * b).imag.sum(axis=(1, 2))
+
+
+def position_ramps(
+    positions: np.ndarray, index: np.ndarray, corners: np.ndarray, frequencies: np.ndarray, ny: int
+) -> np.ndarray:
+    """exp(-2 pi i f.d), (B, ny + nx), d = position - corner: what the kernel shift_ramps leaves."""
+    offset = (positions if len(positions) == 1 else positions[index]) - corners
+    distance = np.repeat(offset, [ny, len(frequencies) - ny], axis=1)
+    return np.exp(-2j * np.pi * frequencies * distance)

@@ -324,6 +324,36 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
   for (int e = 0; e < PER_THREAD; e++) parts[task.point(e) * 2 * half + task.place] = sum[e];
 }
 
+// Adds the parts of the probe's spectrum to its gradient (mode, WINDOW, WINDOW), always in the same order.
+extern "C" __global__ void __launch_bounds__(256)
+    add_spectra(const complex_t* spectrum_parts, complex_t* gradient, int groups, int modes, int half) {
+  const int width = 2 * half, per_group = modes * WINDOW * width;
+  const int i = blockIdx.x * 256 + threadIdx.x;
+  if (i >= per_group) return;
+  complex_t sum = make_complex(0, 0);
+  for (int group = 0; group < groups; group++) sum = sum + spectrum_parts[(size_t)group * per_group + i];
+  const int place = i % width, kx = place < half ? place : place + WINDOW - width;
+  complex_t* own = gradient + (size_t)(i / width) * WINDOW + kx;
+  *own = *own + sum;
+}
+
+// Adds the parts of the shifts to rows of the gradient of the positions, (N, 2): y and x. Patterns differ.
+extern "C" __global__ void __launch_bounds__(256)
+    add_shifts(const complex_t* shift_parts, const int* index, double* gradient, int patterns, int parts,
+               double scale) {
+  const int pattern = blockIdx.x * 256 + threadIdx.x;
+  if (pattern >= patterns) return;
+  double along_y = 0, along_x = 0;
+  for (int part = 0; part < parts; part++) {
+    const complex_t own = shift_parts[(size_t)pattern * parts + part];
+    along_y += own.y;
+    along_x += own.x;
+  }
+  double* row = gradient + 2 * (size_t)index[pattern];
+  row[0] += scale * along_y;
+  row[1] += scale * along_x;
+}
+
 // 2^k such that a sum of `terms` numbers up to `largest`, each times 2^k, stays below 2^62.
 __device__ __forceinline__ int fixed_exponent(unsigned int largest, int terms) {
   int bits = 0;

@@ -186,6 +186,20 @@ class WaveKernels:
         arrays = (wave, spectrum, ramps, self.roots, spectrum_parts, shift_parts)
         self.module.launch("probe_adjoint", n_blocks, self.plan.column_threads, *arrays, *numbers)
 
+    def add_spectra(self, spectrum_parts: Array, gradient: Array) -> None:
+        """Add the parts of :meth:`probe_adjoint` to the gradient (modes, window, window) of the probe's spectrum."""
+        groups, modes, _, columns = spectrum_parts.shape
+        n_blocks = -(-(spectrum_parts.size // groups) // _PIXEL_THREADS)
+        numbers = _int32(groups, modes, columns // 2)
+        self.module.launch("add_spectra", n_blocks, _PIXEL_THREADS, spectrum_parts, gradient, *numbers)
+
+    def add_shifts(self, shift_parts: Array, index: Array, gradient: Array) -> None:
+        """Add the parts of :meth:`probe_adjoint` to the rows ``index`` of the gradient (N, 2) of the positions."""
+        patterns, parts = len(shift_parts), shift_parts.size // max(1, len(shift_parts))
+        numbers = (*_int32(patterns, parts), np.float64(2 * np.pi / self.plan.window))
+        n_blocks = -(-patterns // _PIXEL_THREADS)
+        self.module.launch("add_shifts", n_blocks, _PIXEL_THREADS, shift_parts, index, gradient, *numbers)
+
     def fixed_scatter(
         self, window_gradient: Array, corners: Array, largest: Array, fixed: Array, object_width: int
     ) -> None:

@@ -14,6 +14,9 @@ from pypty.model.variables import Variables
 Tape: TypeAlias = dict[str, Array]
 """What a stage's forward keeps for its adjoint, for one batch."""
 
+FORWARD_ONLY = "forward only"
+"""A tape that has this key says that no adjoint will follow: what it would need is not kept."""
+
 Gradients: TypeAlias = Mapping[str, Array]
 """Accumulators of the refined blocks, by name; a block that is absent is not refined."""
 
@@ -47,7 +50,7 @@ def sum_to_shape(grad: Array, shape: tuple[int, ...]) -> Array:
 
 def rows_of(array: Array, batch: Batch) -> Array:
     """The rows of a per-pattern array that belong to a batch; its only row if it has one for all patterns."""
-    return array if len(array) == 1 else array[array_module(array).asarray(batch.index)]
+    return array if len(array) == 1 else array[batch.index_of(array)]
 
 
 def add_rows(gradient: Array, batch: Batch, values: Array) -> None:
@@ -55,7 +58,7 @@ def add_rows(gradient: Array, batch: Batch, values: Array) -> None:
     if len(gradient) == 1:
         gradient[0] += values.sum(axis=0)
     else:
-        gradient[array_module(gradient).asarray(batch.index)] += values
+        gradient[batch.index_of(gradient)] += values
 
 
 def per_axis(field: Array, along_y: Array, along_x: Array) -> Array:

@@ -21,13 +21,17 @@ class ObjectWindows:
     Parameters
     ----------
     filtered : band-limit each window (``lazy_clean``); else the object is used as it is
+    deterministic : on a GPU, add the gradients of windows as integers: the same bits every time
     """
 
-    def __init__(self, grid: Grid, mask: np.ndarray, backend: Backend, filtered: bool) -> None:
+    def __init__(
+        self, grid: Grid, mask: np.ndarray, backend: Backend, filtered: bool, deterministic: bool = False
+    ) -> None:
         self.backend = backend
         self.shape = grid.shape
         self.mask = backend.asarray(mask, backend.real)
         self.filtered = filtered
+        self.deterministic = deterministic
 
     def _limited(self, windows: Array) -> Array:
         if not self.filtered:
@@ -46,7 +50,7 @@ class ObjectWindows:
 
     def scatter(self, gradient: Array, batch: Batch, windows: Array) -> None:
         """Add the gradients of the windows to that of the object."""
-        kernels.scatter_add_patches(gradient, batch.corners, self._limited(windows))
+        kernels.scatter_add_patches(gradient, batch.corners, self._limited(windows), self.deterministic)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Propagation:
         }
         return PropagationPoint(distances, tilts, factors)
 
-    def _own_ramps(self, point: PropagationPoint, length: float, batch: Batch) -> tuple[Array, Array]:
+    def own_ramps(self, point: PropagationPoint, length: float, batch: Batch) -> tuple[Array, Array]:
         """exp(-2 pi i z q t) along y and x for patterns with tilts of their own: (batch, 1, 1, y, 1) and (…, x)."""
         xp, tilts = self.backend.xp, rows_of(point.tilts, batch)
         ramp_y = xp.exp(-2j * np.pi * length * tilts[:, :1] * self.qy).astype(self.backend.complex)
@@ -111,7 +111,7 @@ class Propagation:
         spectrum *= factor.conj() if conjugate else factor
         if point.tilts is not None and len(point.tilts) > 1:
             sign = -1.0 if conjugate else 1.0
-            ramp_y, ramp_x = self._own_ramps(point, sign * fraction * float(point.distances[index]), batch)
+            ramp_y, ramp_x = self.own_ramps(point, sign * fraction * float(point.distances[index]), batch)
             if spectrum.shape[0] < ramp_y.shape[0]:  # a wave shared by all patterns so far
                 return (spectrum * ramp_y) * ramp_x
             spectrum *= ramp_y

@@ -1,0 +1,132 @@
+"""The kernels of score.cu: loss, slope and squared errors of a batch in one pass.
+
+Why a kernel of its own: as expressions of arrays in single precision, the loss of amplitudes reads and writes 87 bytes
+per pixel of a pattern (subtract 12, square 8, two roots 16, subtract 12, compare and copy 11, divide 12, square 8, two
+sums 8) and 6 to convert the data, in 14 launches; the kernel takes 8 and the 1 to 4 of a datum, in two. A pixel of a
+pattern is P pixels of waves, each of which takes about 521 bytes in six slices (P = 6) or 684 (P = 1): 3 % or 13 % of
+the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+
+import numpy as np
+
+from pypty.backend.array import Array
+from pypty.backend.cuda.module import Compiler, KernelModule, Parameters
+
+FILES = ("complex.cuh", "score.cu")
+DATA_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+"""In which measured data may lie on the device."""
+
+_KINDS: Mapping[str, int] = MappingProxyType(
+    {"amplitudes": 0, "poisson": 1, "intensities": 2, "expansion": 3, "shifted_poisson": 4}
+)
+_THREADS = 256
+_PIXELS_PER_BLOCK = 4 * _THREADS
+"""As in score.cu."""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A noise model as the kernel knows it (objective/noise.py is its definition).
+
+    Attributes
+    ----------
+    kind : "amplitudes", "poisson", "intensities", "expansion" or "shifted_poisson"
+    dark : counts below which an intensity is nothing but rounding
+    shift, gain : of shifted_poisson
+    reachable : (ky, kx) bool on the device, where the model can have counts; None = everywhere
+    bounded : ``dark`` of the amplitudes whose slope takes the place of the formula's own; None = its own
+    """
+
+    kind: str
+    dark: float = 0.0
+    shift: float = 0.0
+    gain: float = 1.0
+    reachable: Array = None
+    bounded: float | None = None
+
+
+def parameters(real: str, data: str) -> Parameters:
+    """Compile-time parameters for a precision, "float" or "double", and the name of a type of :data:`DATA_TYPES`."""
+    return (("REAL", real), ("DATA", data))
+
+
+def stored_type(dtype: np.dtype) -> np.dtype:
+    """The type in which data of a dtype lie on the device: their own, or one that holds all their values (of integers
+    with 64 bits: up to 2^53)."""
+    dtype = np.dtype(dtype).newbyteorder("=")
+    if dtype.name in DATA_TYPES:
+        return dtype
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    return np.dtype(np.float32 if dtype.name == "float16" else np.float64)
+
+
+@lru_cache(maxsize=16)
+def score_kernels(real: np.dtype, data: np.dtype) -> ScoreKernels:
+    """Those of the device for intensities and data of two dtypes."""
+    return ScoreKernels("float" if np.dtype(real) == np.float32 else "double", np.dtype(data).name)
+
+
+class ScoreKernels:
+    """The kernels of score.cu for one precision and one type of the data.
+
+    Parameters
+    ----------
+    real : "float" or "double"
+    data : the name of a NumPy type
+    compiler : None: CuPy's (tests put in one for the CPU)
+    """
+
+    def __init__(self, real: str, data: str, compiler: Compiler | None = None) -> None:
+        self.real = np.dtype(np.float32 if real == "float" else np.float64).type
+        self.module = KernelModule(FILES, parameters(real, data), compiler)
+
+    @staticmethod
+    def n_parts(intensity: Array) -> int:
+        """Blocks, each of which leaves its sums."""
+        return len(intensity) * _blocks(intensity)
+
+    def score(
+        self,
+        formula: Formula,
+        intensity: Array,
+        data: Array,
+        slope: Array,
+        parts: Array,
+        totals: Array,
+        rows: Array = None,
+        weights: Array = None,
+        multiplier: float = 1.0,
+    ) -> None:
+        """slope (B, ky, kx) = dLoss/dI, and totals (2,) float64 = loss and squared errors; all weighted.
+
+        Parameters
+        ----------
+        intensity : (B, ky, kx)
+        data : (rows, ky, kx); pattern j has row ``rows[j]`` (int32), or row j if that is None
+        parts : scratch, (:meth:`n_parts`, 2) float64
+        weights : (ky, kx) or (B, ky, kx), or None for 1
+        multiplier : on every datum
+        """
+        blocks, pixels = _blocks(intensity), intensity.size // max(1, len(intensity))
+        own_weights = weights is not None and weights.size > pixels
+        bounded = formula.bounded is not None
+        numbers = (pixels, blocks, own_weights, _KINDS[formula.kind], bounded)
+        reals = (multiplier, formula.dark, formula.shift, formula.gain, formula.bounded or 0.0)
+        arrays = (intensity, data, rows, weights, formula.reachable, slope, parts)
+        given = (*arrays, *(np.int32(n) for n in numbers), *(self.real(x) for x in reals))
+        self.module.launch("score", self.n_parts(intensity), _THREADS, *given)
+        self.module.launch("add_parts", 1, _THREADS, parts, totals, np.int32(self.n_parts(intensity)))
+
+
+def _blocks(intensity: Array) -> int:
+    """Blocks for one pattern."""
+    pixels = intensity.size // max(1, len(intensity))
+    return max(1, -(-pixels // _PIXELS_PER_BLOCK))

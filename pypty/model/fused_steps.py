@@ -1,0 +1,234 @@
+"""The operations of the fused executor: for NumPy arrays, which define them, and as kernels on a CUDA device.
+
+On the CPU a batch copies the windows that it sees of all slices at once, and its gradients of windows are added to that
+of the object at once: it stays in the caches. On a device the object is read, and added to, in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from pypty.backend import kernels
+from pypty.backend.array import Array, Backend
+from pypty.backend.cuda.elementwise import ElementKernels, element_kernels
+from pypty.backend.workspace import Workspace
+from pypty.data.feed import Batch
+from pypty.model.stages.base import imaginary_product, rows_of
+from pypty.model.stages.propagation import Propagation, PropagationPoint
+from pypty.optics.grid import Grid
+
+
+class Windows(Protocol):
+    """What a batch sees of the object, and the gradients of that. Waves are (batch, probe mode, object mode, y, x)."""
+
+    def transmit(self, s: int, wave: Array, out: Array) -> None:
+        """out = wave times the windows of slice s; ``out`` may be ``wave``."""
+
+    def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
+        """C before slice s, in place; the gradient of the object (None: not wanted) gets, now or when
+        :meth:`finish` is called, conj(sum over probe modes of incoming C)."""
+
+    def finish(self, gradient: Array) -> None:
+        """After all slices."""
+
+
+class Steps(Protocol):
+    """The operations on waves and spectra; ramps are whatever :meth:`ramps` makes."""
+
+    def windows(self, obj: Array, batch: Batch, work: Workspace) -> Windows:
+        """The windows of a batch."""
+
+    def ramps(self, positions: Array, batch: Batch, work: Workspace) -> Array:
+        """exp(-2 pi i f.d) of every pattern."""
+
+    def shift(self, probe: Array, ramps: Array, out: Array) -> None:
+        """out (batch, P, 1, y, x) = ramps times probe (1, P, 1, y, x)."""
+
+    def unshift(self, wave: Array, ramps: Array) -> None:
+        """wave *= ramps, in place."""
+
+    def propagate(self, spectrum: Array, point: PropagationPoint, gap: int, batch: Batch) -> None:
+        """spectrum *= H, in place."""
+
+    def intensity(self, wave: Array, mask: Array, work: Workspace) -> Array:
+        """(batch, y, x)."""
+
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
+        """wave = 2 M slope conj(wave), in place."""
+
+    def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
+        """(batch, y, x) sum over modes of Im(a b)."""
+
+    def position_slopes(self, wave: Array, slopes: Array) -> Array:
+        """(batch, 2) Im of wave times each of the slopes (2, ...), summed."""
+
+
+class HostWindows:
+    """Copies of the windows, (slice, batch, 1, object mode, y, x)."""
+
+    def __init__(self, obj: np.ndarray, batch: Batch, shape: tuple[int, int], work: Workspace) -> None:
+        modes, n_slices = obj.shape[:2]
+        copies = work.array("windows", (n_slices, len(batch.index), modes, *shape), obj.dtype)
+        kernels.gather_patches_into(obj, batch.corners, copies)
+        self.arrays = copies[:, :, None]
+        self.corners = batch.corners
+        self.work = work
+
+    def _patches(self) -> Array:
+        """(slice, batch, object mode, y, x)"""
+        return self.work.array("patches", self.arrays[:, :, 0].shape, self.arrays.dtype)
+
+    def transmit(self, s: int, wave: Array, out: Array) -> None:
+        np.multiply(wave, self.arrays[s], out=out)
+
+    def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
+        if gradient is not None:
+            kernels.sum_products(incoming, wave, self._patches()[s], self.work)
+        wave *= self.arrays[s]
+
+    def finish(self, gradient: Array) -> None:
+        patches = self._patches()
+        np.conjugate(patches, out=patches)
+        kernels.scatter_add_patches(gradient, self.corners, patches)
+
+
+class HostSteps:
+    """NumPy, in the workspace of the thread."""
+
+    def __init__(self, grid: Grid, backend: Backend, propagation: Propagation) -> None:
+        self.shape = grid.shape
+        self.fy, self.fx = grid.fy[:, 0], grid.fx[0]
+        self.complex = backend.complex
+        self.propagation = propagation
+
+    def windows(self, obj: Array, batch: Batch, work: Workspace) -> Windows:
+        return HostWindows(obj, batch, self.shape, work)
+
+    def ramps(self, positions: Array, batch: Batch, work: Workspace) -> Array:
+        """(batch, 1, 1, y, x)"""
+        offset = rows_of(positions, batch) - batch.corners
+        ramp_y = np.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.complex)
+        ramp_x = np.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.complex)
+        out = work.array("ramps", (len(offset), 1, 1, *self.shape), self.complex)
+        return np.multiply(ramp_y[:, None, None, :, None], ramp_x[:, None, None, None, :], out=out)
+
+    def shift(self, probe: Array, ramps: Array, out: Array) -> None:
+        np.multiply(probe, ramps, out=out)
+
+    def unshift(self, wave: Array, ramps: Array) -> None:
+        wave *= ramps
+
+    def propagate(self, spectrum: Array, point: PropagationPoint, gap: int, batch: Batch) -> None:
+        self.propagation.multiply(spectrum, point, gap, batch)
+
+    def intensity(self, wave: Array, mask: Array, work: Workspace) -> Array:
+        return kernels.sum_abs2_into(wave, work, mask)
+
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
+        kernels.conjugate_times(wave, slope, mask)
+
+    def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
+        return imaginary_product(a.conj(), b, axes=(1, 2))
+
+    def position_slopes(self, wave: Array, slopes: Array) -> Array:
+        flat = wave.reshape(len(wave), -1)
+        return np.stack([kernels.imaginary_dot(flat, slope) for slope in slopes], axis=1)
+
+
+class DeviceWindows:
+    """Windows read, and their gradients added, in place; in the deterministic mode as integers (elementwise.cu)."""
+
+    def __init__(
+        self, obj: Array, batch: Batch, work: Workspace, own: ElementKernels, deterministic: bool
+    ) -> None:
+        self.obj = obj
+        self.corners = batch.placed.corners
+        self.work = work
+        self.own = own
+        self.deterministic = deterministic
+
+    def transmit(self, s: int, wave: Array, out: Array) -> None:
+        self.own.transmit(wave, self.obj, s, self.corners, out)
+
+    def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
+        if gradient is None or not self.deterministic:
+            self.own.transmit_back(wave, incoming, self.obj, s, self.corners, gradient)
+            return
+        n, _, objects, ny, nx = wave.shape
+        parts = self.work.array("window gradients", (n, objects, ny, nx), wave.dtype)
+        self.own.transmit_back(wave, incoming, self.obj, s, self.corners, parts=parts)
+        largest = self.work.array("largest part", (1,), np.uint64)
+        fixed = self.work.array("integer gradient", (objects, *gradient.shape[2:], 2), np.int64)
+        self.own.add_fixed(parts, self.corners, largest, fixed, gradient, s)
+
+    def finish(self, gradient: Array) -> None:
+        """All slices are there already."""
+
+
+class DeviceSteps:
+    """One kernel each, and no array of the size of a wave besides the waves.
+
+    Parameters
+    ----------
+    deterministic : the bits of gradients do not depend on the order in which blocks run
+    own : gives the kernels for a dtype; None: the device's
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        backend: Backend,
+        propagation: Propagation,
+        deterministic: bool = False,
+        own: Callable[[np.dtype], ElementKernels] = element_kernels,
+    ) -> None:
+        self.shape = grid.shape
+        frequencies = np.concatenate([grid.fy[:, 0], grid.fx[0]])
+        self.frequencies = backend.asarray(frequencies, np.float64)
+        self.own = own(backend.complex)
+        self.complex, self.real = backend.complex, backend.real
+        self.propagation = propagation
+        self.xp = backend.xp
+        self.deterministic = deterministic
+
+    def windows(self, obj: Array, batch: Batch, work: Workspace) -> Windows:
+        return DeviceWindows(obj, batch, work, self.own, self.deterministic)
+
+    def ramps(self, positions: Array, batch: Batch, work: Workspace) -> Array:
+        """(batch, ny + nx)"""
+        out = work.array("ramps", (len(batch.index), sum(self.shape)), self.complex)
+        placed = batch.placed
+        self.own.shift_ramps(positions, placed.index, placed.corners, self.frequencies, self.shape[0], out)
+        return out
+
+    def shift(self, probe: Array, ramps: Array, out: Array) -> None:
+        self.own.shift_probe(probe[0, :, 0], ramps, out)
+
+    def unshift(self, wave: Array, ramps: Array) -> None:
+        self.own.multiply_spectrum(wave, None, ramps)
+
+    def propagate(self, spectrum: Array, point: PropagationPoint, gap: int, batch: Batch) -> None:
+        index, ramps = point.index(gap), None
+        if point.tilts is not None and len(point.tilts) > 1:
+            along = self.propagation.own_ramps(point, float(point.distances[index]), batch)
+            ramps = self.xp.concatenate([ramp.reshape(len(ramp), -1) for ramp in along], axis=1)
+        self.own.multiply_spectrum(spectrum, point.factors[index, 1.0], ramps)
+
+    def intensity(self, wave: Array, mask: Array, work: Workspace) -> Array:
+        out = work.array("intensity", (len(wave), *self.shape), self.real)
+        self.own.sum_abs2(wave, mask, out)
+        return out
+
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
+        self.own.conjugate_times(wave, self.xp.ascontiguousarray(slope, dtype=self.real), mask)
+
+    def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
+        out = work.array("imaginary sum", (len(a), *self.shape), self.real)
+        self.own.imaginary_sum(a, b, out)
+        return out
+
+    def position_slopes(self, wave: Array, slopes: Array) -> Array:
+        return (wave.reshape(len(wave), -1) @ slopes.T).imag.astype(np.float64)

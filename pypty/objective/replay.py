@@ -1,0 +1,118 @@
+"""Small batches on a GPU as CUDA graphs: dozens of kernels are started by one call.
+
+A batch whose kernels take less time than starting them from Python is captured once and replayed. Everything that
+changes from one batch, or one evaluation, to the next lies in buffers of fixed addresses: what the batches share,
+accumulators, and which patterns are meant (their data are read by number where they are resident).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array
+from pypty.backend.streams import DeviceStreams, GraphCache
+from pypty.backend.workspace import Workspace
+from pypty.data.feed import Batch, Feed, Placed
+from pypty.model.forward import Model
+from pypty.model.split import SplitWaves
+from pypty.model.variables import Variables
+from pypty.objective.noise import NoiseModel
+
+LAUNCH_BOUND_PIXELS = 2**22
+"""Pixels of all waves of a batch. A kernel reads and writes 16 bytes of each: 15 to 40 µs on devices of today, about
+what starting it from Python takes."""
+
+
+class Replay:
+    """The graphs of one objective.
+
+    Parameters
+    ----------
+    stage : the only one of the model
+    """
+
+    def __init__(self, stage: SplitWaves, streams: DeviceStreams) -> None:
+        self.stage = stage
+        self.graphs = GraphCache(streams)
+        self._shapes: tuple = ()
+
+    @classmethod
+    def for_device(cls, model: Model, feed: Feed) -> Replay | None:
+        """None where there can be no graphs: on the CPU, with stages that make arrays of their own, and with weights of
+        each pattern."""
+        if model.split is None or not isinstance(feed.streams, DeviceStreams) or not feed.weights_are_shared:
+            return None
+        return cls(model.split, feed.streams)
+
+    def covers(
+        self, noise: NoiseModel, variables: Variables, names: tuple[str, ...], batch_size: int
+    ) -> bool:
+        """Whether batches are small enough, and nothing in them allocates memory."""
+        if noise.formula() is None or ("positions" in names and len(variables.positions) == 1):
+            return False
+        return batch_size * int(variables.probe.size) <= LAUNCH_BOUND_PIXELS
+
+    def begin(
+        self, points: list[Any], variables: Variables, names: tuple[str, ...], work: Workspace
+    ) -> tuple[list[Any], dict[str, Array]]:
+        """What batches share, and accumulators, in their fixed places."""
+        point = points[0]
+        shared = (point.obj, point.spectrum, point.positions, *point.gaps.factors.values())
+        self._shapes = tuple(array.shape for array in shared)
+        gradients = {}
+        for name, array in variables.blocks(names).items():
+            gradients[name] = work.array(f"fixed gradient of {name}", array.shape, array.dtype)
+            gradients[name].fill(0)
+        return [self.stage.fixed(point, work)], gradients
+
+    def run(
+        self,
+        task: Callable[[Batch, Array], None],
+        batch: Batch,
+        totals: Array,
+        gradients: dict[str, Array],
+        noise: NoiseModel,
+        wanted: bool,
+    ) -> None:
+        """Do ``task(batch, totals)`` with everything of the batch in its fixed place.
+
+        Parameters
+        ----------
+        totals : (2,) gets loss and squared errors
+        wanted : the gradients are
+        """
+        work, placed = batch.workspace, batch.placed
+        index = work.array("fixed index", placed.index.shape, np.int32)
+        corners = work.array("fixed corners", placed.corners.shape, np.int32)
+        own = work.array("fixed totals", (2,), np.float64)
+        index[...] = placed.index
+        corners[...] = placed.corners
+        rows = None if batch.rows is None else index
+        fixed = dataclasses.replace(batch, rows=rows, given=Placed(index, corners))
+        formula = noise.formula()
+        assert formula is not None
+        numbers = dataclasses.replace(formula, reachable=_address(formula.reachable))
+        names = tuple(gradients) if wanted else ()
+        data = (
+            _address(batch.data),
+            batch.data.dtype,
+            rows is None,
+            _address(batch.weights),
+            batch.multiplier,
+        )
+        buffers = tuple(sorted(work.sizes.items()))  # they only grow: those of the same size are the same
+        key = (len(batch.index), data, numbers, names, self._shapes, buffers)
+        self.graphs.run(key, lambda: task(fixed, own))
+        totals[...] = own
+
+    def clear(self) -> None:
+        """Buffers are given back."""
+        self.graphs.clear()
+
+
+def _address(array: Array) -> int:
+    return 0 if array is None else int(array.data.ptr)

@@ -1,0 +1,115 @@
+"""benchmarks/gpu.py on the stand-in, and its drivers of other packages with packages that only pretend."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import fake_device
+import numpy as np
+import pytest
+
+from pypty.backend.array import Backend
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+GPU = Backend("gpu", fake_device, np.dtype(np.float32), np.dtype(np.complex64))
+
+FAKE_PYPTY = """
+import json, numpy as np, pathlib
+def loss_and_direction(*arguments, **named):
+    return 1.0
+def run(params):
+    assert params["dataset"].shape[1:] == params["probe"].shape[:2]
+    assert params["obj"].shape[2:] == (params["num_slices"], 1)
+    assert len(params["positions"]) == len(params["dataset"])
+    for epoch in range(params["epoch_max"]):
+        loss_and_direction(params["obj"])
+"""
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    return gpu
+
+
+@pytest.fixture
+def tiny(benchmark: ModuleType) -> Any:
+    return benchmark.Workload("tiny", 3, 64, 2, 2)
+
+
+class StandIn:
+    """In the place of gpu.Device."""
+
+    backend = GPU
+
+    def synchronize(self) -> None:
+        """Everything is done already."""
+
+    def free_bytes(self) -> int:
+        return 2**28
+
+
+def test_every_executor_passes_its_check(
+    device: None, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "CHECKS", benchmark.CHECKS[:2])
+    rows = benchmark.check(benchmark.EXECUTORS, GPU)
+    assert len(rows) == 2 * len(benchmark.EXECUTORS)
+    assert all(row["good"] for row in rows)
+
+
+def test_passes(device: None, benchmark: ModuleType, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "WORKLOADS", (tiny,))
+    monkeypatch.setattr(benchmark, "SMALL_BATCHES", (2,))
+    rows = benchmark.passes(StandIn(), ("split", "fused"), 1e9, time.perf_counter() + 20)
+    rows += benchmark.small_batches(StandIn(), 0.1)
+    assert [row["executor"] for row in rows] == ["split", "fused", "split, launched", "split, replayed"]
+    assert all(math.isfinite(row["s/pass"]) and row["s/pass"] > 0 for row in rows)
+
+
+def peer(benchmark: ModuleType, tiny: Any, name: str, python: str = sys.executable) -> dict[str, Any]:
+    rows = benchmark.peer_rows([name], python, (tiny,), benchmark.peer_workload, time.perf_counter() + 60)
+    assert len(rows) == 1 and rows[0]["workload"] == "tiny"
+    return dict(rows[0])
+
+
+def test_a_peer_that_is_a_command(benchmark: ModuleType, tiny: Any) -> None:
+    found = peer(benchmark, tiny, "other=ls $WORKLOAD; echo it took 3.5")
+    assert found["s/pass"] == 3.5 and found["executor"] == "other"
+    assert "ValueError" in peer(benchmark, tiny, "other=echo nothing")["failed"]
+
+
+def test_a_peer_that_is_not_installed(benchmark: ModuleType, tiny: Any) -> None:
+    assert "No such file" in peer(benchmark, tiny, "pypty", "/no/python")["failed"]
+    bare = Path(sys.base_prefix) / "bin" / "python3"
+    if bare.exists():
+        assert "not importable" in peer(benchmark, tiny, "ptyrad", str(bare))["failed"]
+
+
+def test_this_package_is_not_its_own_peer(benchmark: ModuleType, tiny: Any) -> None:
+    found = peer(benchmark, tiny, "pypty")
+    assert "not PyPty 2.2" in found["failed"] or "not importable" in found["failed"]
+
+
+def test_the_driver_of_pypty(
+    benchmark: ModuleType, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of its loss are timed from outside, the first one is left out."""
+    import gpu_peers
+
+    pretended = ModuleType("pypty")
+    pretended.iterative = ModuleType("pypty.iterative")  # type: ignore[attr-defined]
+    exec(FAKE_PYPTY, pretended.iterative.__dict__)
+    monkeypatch.setitem(sys.modules, "pypty", pretended)
+    monkeypatch.setitem(sys.modules, "pypty.iterative", pretended.iterative)
+    smaller, variables, data = benchmark.peer_workload(tiny)
+    gpu_peers.write_workload(smaller, variables, data, tmp_path)
+    found = gpu_peers.drive_pypty(tmp_path, "cpu")
+    assert 0 <= found["s"] < 1 and found["version"].startswith("pypty")
