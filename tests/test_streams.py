@@ -3,7 +3,6 @@ each evaluation, the same bits every time; on the stand-in (fake_device.py)."""
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,17 +49,6 @@ def thick(**changes: Any) -> dict[str, Any]:
         **changes,
     }
     return small_problem(3, **given)
-
-
-@pytest.fixture
-def deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it had been asked for."""
-    options = Setup.model_options
-
-    def changed(self: Setup, *args: Any) -> ModelOptions:
-        return dataclasses.replace(options(self, *args), deterministic=True)
-
-    monkeypatch.setattr(Setup, "model_options", changed)
 
 
 @pytest.fixture
@@ -543,9 +531,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_deterministic(device: None, deterministic: None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic(device: None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order in which blocks run changes no bit, and the numbers are right."""
-    setup = prepare(thick(backend="gpu", **CASES[name]))
+    setup = prepare(thick(backend="gpu", deterministic=True, **CASES[name]))
     first = bits_of(setup, 0, monkeypatch)
     assert all(bits_of(setup, order, monkeypatch) == first for order in (1, 2))
     assert_same(evaluated(setup), evaluated(prepare(thick(**CASES[name]))))
@@ -560,10 +548,8 @@ def test_without_it_the_order_matters(device: None, name: str, monkeypatch: pyte
 @pytest.mark.parametrize(
     "changes", [{}, {"default_dtype": "double", "object_modes": 2}], ids=["single", "double"]
 )
-def test_deterministic_stages(
-    device: None, deterministic: None, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = thick(executor="stages", **changes)
+def test_deterministic_stages(device: None, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    params = thick(executor="stages", deterministic=True, **changes)
     setup = prepare({**params, "backend": "gpu"})
     assert isinstance(objective_of(setup, setup.feed()).model.stages[-3].windows, ObjectWindows)
     first = bits_of(setup, 0, monkeypatch)
@@ -571,9 +557,9 @@ def test_deterministic_stages(
     assert_same(evaluated(setup), evaluated(prepare(params)))
 
 
-def test_deterministic_run_and_resume(device: None, deterministic: None, tmp_path: Path) -> None:
-    whole = pypty.run(thick(backend="gpu", epoch_max=4))
-    folder = {"output_folder": str(tmp_path), "backend": "gpu"}
+def test_deterministic_run_and_resume(device: None, tmp_path: Path) -> None:
+    whole = pypty.run(thick(backend="gpu", epoch_max=4, deterministic=True))
+    folder = {"output_folder": str(tmp_path), "backend": "gpu", "deterministic": True}
     pypty.run(thick(epoch_max=2, **folder))
     resumed = pypty.run(thick(epoch_max=4, resume=True, **folder))
     np.testing.assert_array_equal(resumed.obj, whole.obj)
@@ -604,8 +590,8 @@ def test_on_a_real_device(changes: dict[str, Any], monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not _GPU.usable, reason=f"needs a CUDA device: {_GPU.reason}")
-def test_deterministic_on_a_real_device(deterministic: None) -> None:
-    setup = prepare(thick(backend="gpu"))
+def test_deterministic_on_a_real_device() -> None:
+    setup = prepare(thick(backend="gpu", deterministic=True))
     found = [evaluated(setup) for _ in range(5)]
     for name in BLOCKS:
         assert len({to_host(one.gradients[name]).tobytes() for one in found}) == 1

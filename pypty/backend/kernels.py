@@ -150,17 +150,17 @@ def sum_products(a: Array, b: Array, out: Array, work: Workspace) -> None:
     xp = work.xp
     if b.shape[1] == 1:
         xp.multiply(a, b, out=out[:, None])
-    else:
-        product = xp.multiply(a, b, out=work.array("product", b.shape, b.dtype))
-        xp.sum(product, axis=1, out=out)
+        return
+    product = work.array("product", out.shape, out.dtype)  # one mode at a time: it stays in the cache
+    xp.multiply(a[:, 0], b[:, 0], out=out)
+    for mode in range(1, b.shape[1]):
+        out += xp.multiply(a[:, mode], b[:, mode], out=product)
 
 
-def imaginary_dot(a: Array, v: Array) -> Array:
-    """Im(a v) of every row, (batch, n) and (n,) -> (batch,) float64."""
-    if not isinstance(a, np.ndarray):
-        return (a @ v).imag.astype(np.float64)
-    crossed = np.stack([v.imag, v.real], axis=-1).ravel()  # Im(a v) = re(a) im(v) + im(a) re(v)
-    return np.einsum("bi,i->b", a.view(a.real.dtype), crossed).astype(np.float64)
+def real_dot(a: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Re(a conj(u)) of every row on the host, (batch, n) and (n,) -> (batch,) float64, without complex products."""
+    real = a.real.dtype
+    return np.einsum("bi,i->b", a.view(real), u.view(real)).astype(np.float64)
 
 
 def total(array: Array) -> float:

@@ -18,6 +18,8 @@ _GIB = 2**30
 CPU_BATCH_BYTES = 6 * 2**20
 """On the CPU a batch is kept about as small as the caches: larger ones are slower (benchmarks/README.md)."""
 GPU_BATCH_LIMIT = 1024
+GPU_ENOUGH = 32
+"""Patterns that keep a GPU busy: waves are computed again only where fewer fit."""
 _VECTORS = 5
 """Copies of object and probe that live at the same time in an iteration: point, gradient, direction, trial, and the
 projection of its gradient."""
@@ -95,7 +97,7 @@ class Sizes:
     ----------
     data_bytes : of all prepared patterns, in their own type
     compared : values of a pattern that are compared with data
-    fused : the fused executor computes the waves
+    executor : "stages", "fused" or "split": what computes the waves
     spectra : slice distances or tilts are refined, which needs the spectrum of every wave
     """
 
@@ -110,8 +112,9 @@ class Sizes:
     subscans: int = 1
     shared_bytes: int = 0
     steps: Steps = Steps()
-    fused: bool = False
+    executor: str = "stages"
     spectra: bool = False
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,12 @@ def _size_text(size: int) -> str:
 
 def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) -> int:
     """Bytes that one pattern needs in a batch, forward and adjoint, besides its measured values."""
-    count = _fused_count(sizes, keep_every) if sizes.fused else _staged_count(sizes)
+    if sizes.executor == "stages":
+        count = _staged_count(sizes)
+    elif backend.on_gpu:
+        count = _device_count(sizes, keep_every)
+    else:
+        count = _fused_count(sizes, keep_every)
     pixels = sizes.window[0] * sizes.window[1]
     real = (2 + sizes.steps.real) * pixels + 4 * sizes.compared  # intensities; data, errors, loss, slope
     return count * backend.complex.itemsize * pixels + real * backend.real.itemsize
@@ -184,16 +192,29 @@ def _fused_count(sizes: Sizes, keep_every: int) -> int:
     """Complex numbers per window pixel: the buffers of model/fused.py.
 
     Object windows and their gradients (2 S O); ramp and slope (2); the shifted probe (P), the kept waves and those of
-    one block between them (P O each); exit wave and its squared parts (2 P O), their sum over modes (1), products
-    (P O), sums over object modes (P), spectra (P O).
+    one block between them (P O each); exit wave and its squared parts (2 P O), their sum over modes (1), a product
+    (O), sums over object modes (P), spectra (P O).
     """
     modes, slices = sizes.probe_modes * sizes.object_modes, sizes.slices
     kept = -(-slices // keep_every) - 1 + min(keep_every, slices) - 1
     count = 2 * slices * sizes.object_modes + 2 + sizes.probe_modes + kept * modes + 2 * modes
     count += 1 if modes > 1 else 0
-    count += modes if sizes.probe_modes > 1 else 0
+    count += sizes.object_modes if sizes.probe_modes > 1 else 0
     count += sizes.probe_modes if sizes.object_modes > 1 else 0
     return count + (modes if sizes.spectra and slices > 1 else 0)
+
+
+def _device_count(sizes: Sizes, keep_every: int) -> int:
+    """The same on a GPU, where windows are neither copied nor their gradients kept (backend/cuda): with split kernels
+    the waves ((S + 1) P) and sums of the probe gradient (P/8); fused, the shifted probe (P) and the kept waves (P O
+    each), spectra (P O) and sums over object modes (P). Sums in fixed point take a window for each object mode (O)."""
+    modes = sizes.probe_modes * sizes.object_modes
+    fixed_point = sizes.object_modes if sizes.deterministic else 0
+    if sizes.executor == "split" and keep_every == 1:
+        return (sizes.slices + 1) * sizes.probe_modes + -(-sizes.probe_modes // 8) + fixed_point
+    kept = -(-sizes.slices // keep_every) + min(keep_every, sizes.slices) - 1
+    count = sizes.probe_modes + kept * modes + (sizes.probe_modes if sizes.object_modes > 1 else 0)
+    return count + (modes if sizes.spectra and sizes.slices > 1 else 0) + fixed_point
 
 
 def _staged_count(sizes: Sizes) -> int:
@@ -248,6 +269,9 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     on_device = backend.on_gpu and 0 < sizes.data_bytes <= limit - sum(items.values())
     if on_device:
         items["measured patterns"] = sizes.data_bytes
+    elif not resident or backend.on_gpu:  # two batches of each thread on their way
+        pattern = -(-sizes.data_bytes // max(sizes.n_patterns, 1))
+        items["patterns read ahead"] = 2 * n_threads * batch * pattern
     name = "the GPU" if backend.on_gpu else "the CPU"
     return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, keep_every, on_device, items)
 
@@ -255,7 +279,7 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
 def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:
     """Which values of ``keep_every`` may be chosen, the fastest first: 1, or sqrt(S), with which the least is kept."""
     root = math.ceil(math.sqrt(sizes.slices))
-    if not sizes.fused or root < 2 or settings["recompute_slices"] is False:
+    if sizes.executor == "stages" or root < 2 or settings["recompute_slices"] is False:
         return (1,)
     return (root,) if settings["recompute_slices"] is True else (1, root)
 
@@ -270,9 +294,11 @@ def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -
     pixels = sizes.object_shape[0] * sizes.object_shape[1] * sizes.slices * sizes.object_modes
     window = sizes.window[0] * sizes.window[1]
     obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
+    copies = _VECTORS + n_threads + (2 if backend.on_gpu else 0)  # on a GPU also those that graphs work on
+    sums = 16 * pixels if sizes.deterministic and backend.on_gpu else 0
     return {
-        "object, its gradients and directions": obj * (_VECTORS + n_threads),
-        "probe, its gradients and directions": probe * (_VECTORS + n_threads),
+        "object, its gradients and directions": obj * copies + sums,
+        "probe, its gradients and directions": probe * copies,
         "propagators": c * window * max(sizes.slices - 1, 0),
         "aberrations, virtual detectors, blur": sizes.shared_bytes,
         "L-BFGS history": 2 * history * (obj + probe),
@@ -298,7 +324,7 @@ def _batch_size(settings: Settings, backend: Backend, sizes: Sizes, available: i
         wanted, fits = _wanted_batch(settings, backend, sizes, per_pattern), available // per_pattern
         if min(wanted, fits) > batch:
             batch, chosen = min(wanted, fits), keep_every
-        if fits >= wanted:
+        if fits >= (min(wanted, GPU_ENOUGH) if backend.on_gpu else wanted):
             break
     given = settings["compute_batch"]
     return max(1, batch) if given == "auto" else min(int(given), sizes.n_patterns), chosen

@@ -25,7 +25,7 @@ from pypty.engine.sequences import check_sequences, used_at_any_epoch
 from pypty.engine.setup import Setup
 from pypty.engine.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
-from pypty.model.forward import not_fused_because
+from pypty.model.forward import executor_name
 from pypty.optics.grid import Grid
 from pypty.optics.probes import resize, resize_spectrum
 from pypty.optics.wavelength import wavelength_A
@@ -163,17 +163,18 @@ def _inspect_geometry(
     sizes = _sizes(settings, source, preprocess, geometry, scan)
     unplanned = MemoryPlan(backend.name, 1, 1, False, 0, 0, sizes)
     setup = Setup(settings, backend, source, grid, scan, unplanned, preprocess, None, geometry, plates)
-    sizes = dataclasses.replace(sizes, fused=_is_fused(setup))
+    sizes = dataclasses.replace(sizes, executor=_executor(setup))
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
         return None
     return dataclasses.replace(setup, plan=plan)
 
 
-def _is_fused(setup: Setup) -> bool:
-    """Whether the fused executor computes the waves of every epoch."""
-    methods = ever_chosen(setup.settings)
-    return not any(not_fused_because(setup.model_options(True, method)) for method in methods)
+def _executor(setup: Setup) -> str:
+    """What computes the waves, of all epochs that which takes most."""
+    options = [setup.model_options(True, method) for method in ever_chosen(setup.settings)]
+    found = {executor_name(one, setup.backend) for one in options}
+    return next(name for name in ("stages", "fused", "split") if name in found)
 
 
 def _check_start(setup: Setup, report: Report) -> None:
@@ -299,6 +300,7 @@ def _sizes(
         subscans=n_subscans(settings),
         shared_bytes=shared_bytes(settings, geometry.window),
         steps=extra_steps(settings),
+        deterministic=settings["deterministic"],
         spectra=_ever(settings, "update_slice_distances") or _ever(settings, "update_tilts"),
     )
 

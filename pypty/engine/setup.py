@@ -270,7 +270,7 @@ class Setup:
             self.plan.sizes.object_modes,
             1 if settings["tilts"] is None else len(settings["tilts"]),
             any(_may_be_on(settings, key) for key in ("update_slice_distances", "update_tilts")),
-            bool(settings.fixed.get("deterministic", False)),
+            settings["deterministic"],
         )
 
     def regularizer_context(self) -> RegularizerContext:

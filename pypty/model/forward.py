@@ -188,6 +188,14 @@ def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tupl
     return [FusedWaves(*common, options.keep_every, options.deterministic)], name
 
 
+def executor_name(options: ModelOptions, backend: Backend) -> str:
+    """Which executor :func:`build_model` takes: "stages", "fused" or "split"."""
+    if not_fused_because(options):
+        return "stages"
+    split = backend.on_gpu and options.executor != "fused" and not split_reason(options, backend.complex)
+    return "split" if split else "fused"
+
+
 def not_fused_because(options: ModelOptions) -> str:
     """Why the fused executor does not cover a model; "" if it does."""
     before, _, after = options.tilts

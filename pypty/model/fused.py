@@ -39,7 +39,7 @@ class FusedPoint:
     ----------
     obj : (object mode, z, Y, X)
     probe : (1, probe mode, 1, y, x); with a sub-pixel shift M F[P]/n^2, else P
-    slopes : (2, probe mode * y * x) 2 pi f M F[P]/n^2 with f along y and x; None without a sub-pixel shift
+    slopes : (2, probe mode * y * x) i conj(v), v = 2 pi f M F[P]/n^2, f along y and x; None without a sub-pixel shift
     positions : (N, 2) or (1, 2)
     gaps : distances and tilts of the propagations, and their factors H/n^2
     """
@@ -99,7 +99,8 @@ class FusedWaves:
         if self.subpixel:
             spectrum = fft.fft2(probe) * (self.mask / self.n_pixels)
             scaled = (2 * np.pi * self.fy[:, None], 2 * np.pi * self.fx[None, :])
-            slopes = self.backend.xp.stack([(spectrum * f).astype(spectrum.dtype).ravel() for f in scaled])
+            slopes = self.backend.xp.stack([(1j * (spectrum * f).conj()).ravel() for f in scaled])
+            slopes = slopes.astype(self.backend.complex)
             probe = spectrum.astype(self.backend.complex)
         gaps = self.propagation.prepare(variables, variables.n_slices - 1)
         factors = {

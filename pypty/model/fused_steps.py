@@ -63,7 +63,7 @@ class Steps(Protocol):
         """(batch, y, x) sum over modes of Im(a b)."""
 
     def position_slopes(self, wave: Array, slopes: Array) -> Array:
-        """(batch, 2) Im of wave times each of the slopes (2, ...), summed."""
+        """(batch, 2) Re sum of the wave times the conjugate of each slope (2, …)."""
 
 
 class HostWindows:
@@ -135,7 +135,7 @@ class HostSteps:
 
     def position_slopes(self, wave: Array, slopes: Array) -> Array:
         flat = wave.reshape(len(wave), -1)
-        return np.stack([kernels.imaginary_dot(flat, slope) for slope in slopes], axis=1)
+        return np.stack([kernels.real_dot(flat, slope) for slope in slopes], axis=1)
 
 
 class DeviceWindows:
@@ -231,4 +231,4 @@ class DeviceSteps:
         return out
 
     def position_slopes(self, wave: Array, slopes: Array) -> Array:
-        return (wave.reshape(len(wave), -1) @ slopes.T).imag.astype(np.float64)
+        return (wave.reshape(len(wave), -1) @ slopes.conj().T).real.astype(np.float64)
