@@ -18,6 +18,13 @@ def examine() -> str:
     lines += [f"  {name:<12}{_version(name)}" for name in _PACKAGES]
     cpu = select("cpu")
     lines.append(f"CPU: {available_cores()} cores for this process, {free_bytes(cpu) / 2**30:.1f} GiB free")
+    fast = cpu.fft_library == "fftw"
+    advice = (
+        f"FFTW (pyFFTW {_version('pyfftw')})"
+        if fast
+        else "SciPy; pip install 'pypty[fast]' is up to twice as fast"
+    )
+    lines.append(f"Fourier transforms: {advice}")
     status = gpu_status()
     if status.usable:
         gpu = select("gpu")

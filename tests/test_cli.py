@@ -94,7 +94,7 @@ def test_doctor_says_why_no_gpu(capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setattr("pypty.backend.array.cupy_module", lambda: None)
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert "CuPy is not installed" in out and "cores" in out
+    assert "CuPy is not installed" in out and "cores" in out and "Fourier transforms: " in out
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,8 @@ class FusedWaves:
         probe, slopes = variables.probe, None
         if self.subpixel:
             spectrum = fft.fft2(probe) * (self.mask / self.n_pixels)
-            scaled = (2 * np.pi * self.fy[:, None], 2 * np.pi * self.fx[None, :])
+            axes = (self.fy[:, None], self.fx[None, :])
+            scaled = [(2 * np.pi * f).astype(self.backend.real) for f in axes]
             slopes = self.backend.xp.stack([(1j * (spectrum * f).conj()).ravel() for f in scaled])
             slopes = slopes.astype(self.backend.complex)
             probe = spectrum.astype(self.backend.complex)
