@@ -33,7 +33,6 @@ from pypty.params.check import read_parameters
 from pypty.params.combinations import epochs_to_check
 from pypty.params.presets import load_preset
 from pypty.params.report import Report
-from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
@@ -301,14 +300,8 @@ def _sizes(
         shared_bytes=shared_bytes(settings, geometry.window),
         steps=extra_steps(settings),
         deterministic=settings["deterministic"],
-        spectra=_ever(settings, "update_slice_distances") or _ever(settings, "update_tilts"),
+        spectra=settings.may_be_on("update_slice_distances") or settings.may_be_on("update_tilts"),
     )
-
-
-def _ever(settings: Settings, key: str) -> bool:
-    """Whether a switch may be on at some epoch."""
-    schedule = settings.schedules[key]
-    return bool(schedule.value) if isinstance(schedule, Constant) else True
 
 
 def _check_output(settings: Settings, report: Report) -> None:

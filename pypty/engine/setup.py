@@ -26,7 +26,6 @@ from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
 from pypty.params.effects import has_background, has_current, has_tilts
-from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _ALIGNED_PATTERNS = 1000
@@ -269,7 +268,7 @@ class Setup:
             self.plan.keep_every,
             self.plan.sizes.object_modes,
             1 if settings["tilts"] is None else len(settings["tilts"]),
-            any(_may_be_on(settings, key) for key in ("update_slice_distances", "update_tilts")),
+            any(settings.may_be_on(key) for key in ("update_slice_distances", "update_tilts")),
             settings["deterministic"],
         )
 
@@ -333,9 +332,3 @@ def data_fingerprint(setup: Setup) -> str:
     """A short hash of the patterns, and of the phase plates that belong to them; "" without any."""
     plates = "" if setup.plates is None else setup.plates.fingerprint()
     return plates if setup.source is None else fingerprint(setup.source) + plates
-
-
-def _may_be_on(settings: Settings, key: str) -> bool:
-    """Whether a switch is on at some epoch; one that depends on the epoch is taken to be."""
-    schedule = settings.schedules[key]
-    return bool(schedule.value) if isinstance(schedule, Constant) else True

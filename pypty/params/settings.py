@@ -35,6 +35,11 @@ class Settings:
         """Every per-epoch parameter at ``epoch``."""
         return MappingProxyType({name: schedule.at(epoch) for name, schedule in self.schedules.items()})
 
+    def may_be_on(self, name: str) -> bool:
+        """Whether a per-epoch switch is on at some epoch; one that depends on the epoch is taken to be."""
+        schedule = self.schedules[name]
+        return bool(schedule.value) if isinstance(schedule, Constant) else True
+
     def first(self) -> Mapping[str, Any]:
         """The per-epoch parameters at the first epoch of this run."""
         return self.at(self.first_epoch)
