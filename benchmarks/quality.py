@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py                                   # ours, MoS2: one and six slices, one and four modes
     python benchmarks/quality.py --ptyrad-python PATH --py4dstem-python PATH --case ss_m1 --case ms6_m4
-    python benchmarks/quality.py --data sto_thick_1e7.h5 --passes 60 --ptyrad-python PATH --py4dstem-python PATH
+    python benchmarks/quality.py --data sto_thick_1e7.h5 --seconds 170 --ptyrad-python PATH --py4dstem-python PATH
 
 For MoS2 the score is the Pearson correlation of the phase, summed over slices, with the truth inside the scan,
 unfiltered, after removing offset and ramp and a sub-pixel registration. For the thick crystal also the correlation of
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -100,13 +101,24 @@ class Curve:
         return [*cells, f"{max(depth):.3f}" if depth else "–", f"{self.seconds[-1]:.1f}"]
 
 
-def ours(params: dict[str, Any], truth: Truth, passes: int) -> Curve:
-    """Epochs until as many evaluations were made as the others make passes."""
+@dataclass(frozen=True)
+class Budget:
+    """A contestant stops after so many passes or seconds, whichever comes first."""
+
+    passes: float
+    seconds: float
+
+    def lasts(self, passes: int, seconds: float) -> bool:
+        return passes < self.passes and seconds < self.seconds
+
+
+def ours(params: dict[str, Any], truth: Truth, budget: Budget) -> Curve:
+    """Epochs; an evaluation of all patterns counts as a pass."""
     setup = prepare(params)
     run = Reconstruction(setup, State(setup.variables(), 0))
     curve, spent, evaluations = Curve("pypty"), 0.0, 0
     epochs: Iterator[Any] = run.epochs()
-    while evaluations < passes:
+    while budget.lasts(evaluations, spent):
         started = time.perf_counter()
         record = next(epochs, None)
         if record is None:
@@ -123,13 +135,14 @@ def ours(params: dict[str, Any], truth: Truth, passes: int) -> Curve:
     return curve
 
 
-def theirs(name: str, python: str, data: Path, truth: Truth, passes: int, **options: Any) -> Curve:
+def theirs(name: str, python: str, data: Path, truth: Truth, budget: Budget, **options: Any) -> Curve:
     peer = Peer(name, python, data, **options)
     curve, spent = Curve(peer.version), 0.0
-    for number in range(passes):
+    done = 0
+    while budget.lasts(done, spent):
         seconds, stack, centre = peer.pass_with_object()
-        spent += seconds
-        curve.passes.append(number + 1)
+        spent, done = spent + seconds, done + 1
+        curve.passes.append(done)
         curve.seconds.append(spent)
         curve.scores.append(truth.score(stack, truth.pixel, truth.area.mean(axis=0) - centre * truth.pixel))
     peer.close()
@@ -160,12 +173,15 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=demo_data())
     parser.add_argument("--case", action="append", choices=[c for c in mos2.CASES if " " not in c])
-    parser.add_argument("--passes", type=int, default=12)
+    parser.add_argument("--passes", type=int, help="of each package; default 12, unless --seconds is given")
+    parser.add_argument("--seconds", type=float, help="of the passes of each package")
     parser.add_argument("--ptyrad-python", help="an interpreter that can import ptyrad")
     parser.add_argument("--py4dstem-python", help="an interpreter that can import py4DSTEM")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    passes = options.passes or (math.inf if options.seconds else 12)
+    budget = Budget(passes, options.seconds or math.inf)
     truth = Truth(options.data)
     cases = [None] if truth.slices is not None else options.case or ["ss_m1", "ss_m4", "ms6_m1", "ms6_m4"]
     pythons = {"ptyrad": options.ptyrad_python, "py4dstem": options.py4dstem_python}
@@ -183,10 +199,10 @@ def main() -> None:
             params = mos2.parameters(options.data, mos2.CASES[case], 10**6)
             slices = 1 if case.startswith("ss") else 6
             size = {"slices": slices, "modes": int(case[-1]), "thickness": 12 / slices}
-        curves = [ours(params, truth, options.passes)]
+        curves = [ours(params, truth, budget)]
         for name, python in pythons.items():
             if python:
-                curves.append(theirs(name, python, options.data, truth, options.passes, **size))
+                curves.append(theirs(name, python, options.data, truth, budget, **size))
         for curve in curves:
             print(
                 f"| {case or options.data.stem} | {curve.name} | " + " | ".join(curve.row()) + " |",

@@ -76,17 +76,16 @@ class Transforms:
         self._plan(array, False)(array)
 
     def _plan(self, array: Array, forward: bool) -> Callable[[Array], None]:
-        host = isinstance(array, np.ndarray)
-        aligned = not host or array.ctypes.data % 64 == 0
-        key = (array.shape, array.dtype, forward, aligned, host)
+        key = (array.shape, array.dtype, forward)
         plan = self._plans.get(key)
         if plan is None:
+            host = isinstance(array, np.ndarray)
             make = _cufft if not host else _fftw if self.library == "fftw" else _scipy
-            plan = self._plans[key] = make(array, forward, aligned)
+            plan = self._plans[key] = make(array, forward)
         return plan
 
 
-def _scipy(array: np.ndarray, forward: bool, aligned: bool) -> Callable[[np.ndarray], None]:
+def _scipy(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
     def run(data: np.ndarray) -> None:
         if forward:
             out = scipy.fft.fft2(data, axes=_AXES, overwrite_x=True)
@@ -98,25 +97,36 @@ def _scipy(array: np.ndarray, forward: bool, aligned: bool) -> Callable[[np.ndar
     return run
 
 
-def _fftw(array: np.ndarray, forward: bool, aligned: bool) -> Callable[[np.ndarray], None]:
+def _fftw(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
     """A measured plan (the default, an estimated one, can be several times slower). Measuring one window size serves
     all batches of it. Which plan wins may differ from one process to the next, and with it the last digits; see
     :func:`export_wisdom`."""
     module = importlib.import_module("pyfftw")
-    like = module.empty_aligned if aligned else np.empty
-    scratch = like(array.shape, dtype=array.dtype)
-    with _planning():
-        plan = module.FFTW(
-            scratch,
-            scratch,
-            axes=(array.ndim - 2, array.ndim - 1),
-            direction="FFTW_FORWARD" if forward else "FFTW_BACKWARD",
-            flags=("FFTW_MEASURE",) if aligned else ("FFTW_MEASURE", "FFTW_UNALIGNED"),
-        )
+
+    def plan(aligned: bool) -> Any:
+        like = module.empty_aligned if aligned else np.empty
+        scratch = like(array.shape, dtype=array.dtype)
+        with _planning():
+            return module.FFTW(
+                scratch,
+                scratch,
+                axes=(array.ndim - 2, array.ndim - 1),
+                direction="FFTW_FORWARD" if forward else "FFTW_BACKWARD",
+                flags=("FFTW_MEASURE",) if aligned else ("FFTW_MEASURE", "FFTW_UNALIGNED"),
+            )
+
+    plans = {True: plan(True)}
 
     def run(data: np.ndarray) -> None:
-        plan.update_arrays(data, data)
-        plan.execute()
+        chosen = plans[True]
+        try:
+            chosen.update_arrays(data, data)
+        except ValueError:  # not aligned: rare, and finding out beforehand takes longer
+            if False not in plans:
+                plans[False] = plan(False)
+            chosen = plans[False]
+            chosen.update_arrays(data, data)
+        chosen.execute()
 
     return run
 
@@ -131,7 +141,7 @@ def import_wisdom(wisdom: list[str]) -> None:
     importlib.import_module("pyfftw").import_wisdom(tuple(part.encode("ascii") for part in wisdom))
 
 
-def _cufft(array: Array, forward: bool, aligned: bool) -> Callable[[Array], None]:
+def _cufft(array: Array, forward: bool) -> Callable[[Array], None]:
     """A cuFFT plan of its own, called without CuPy's checks and without its pass for the normalisation."""
     module = importlib.import_module("cupyx.scipy.fft")
     cufft = importlib.import_module("cupy.cuda.cufft")

@@ -119,16 +119,11 @@ def sum_abs2_into(wave: Array, work: Workspace, mask: Array = None) -> Array:
 
     The mask M (y, x) holds 0 and 1; None = 1.
     """
-    xp, real = work.xp, wave.real.dtype
-    n, modes, (ny, nx) = len(wave), wave.shape[1] * wave.shape[2], wave.shape[-2:]
-    parts = wave.view(real)
-    squares = xp.multiply(parts, parts, out=work.array("squares", parts.shape, real))
-    squares = squares.reshape(n, modes, ny, nx, 2)
-    if modes > 1:
-        summed = work.array("sums of squares", (n, ny, nx, 2), real)
-        squares = xp.sum(squares, axis=1, out=summed)[:, None]
-    out = work.array("intensity", (n, ny, nx), real)
-    xp.add(squares[:, 0, ..., 0], squares[:, 0, ..., 1], out=out)
+    real, n, (ny, nx) = wave.real.dtype, len(wave), wave.shape[-2:]
+    parts = wave.view(real).reshape(n, -1, ny, 2 * nx)
+    squares = work.array("sum over modes", (n, ny, 2 * nx), real)
+    np.einsum("bmyx,bmyx->byx", parts, parts, out=squares)
+    out = np.add(squares[..., 0::2], squares[..., 1::2], out=work.array("intensity", (n, ny, nx), real))
     if mask is not None:
         out *= mask
     return out
@@ -157,10 +152,18 @@ def sum_products(a: Array, b: Array, out: Array, work: Workspace) -> None:
         out += xp.multiply(a[:, mode], b[:, mode], out=product)
 
 
-def real_dot(a: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Re(a conj(u)) of every row on the host, (batch, n) and (n,) -> (batch,) float64, without complex products."""
-    real = a.real.dtype
-    return np.einsum("bi,i->b", a.view(real), u.view(real)).astype(np.float64)
+def first_moments(
+    wave: np.ndarray, u: np.ndarray, fy: np.ndarray, fx: np.ndarray, work: Workspace
+) -> np.ndarray:
+    """(batch, 2) sums of fy R and of fx R over y and x, R = Re(sum over modes of wave conj(u)), on the host, without
+    complex products; wave (batch, mode, 1, y, x), u (mode, 1, y, x), fy (y,), fx (x,). Sums of R in the precision of
+    the waves, their sums over f in float64."""
+    real, n, (ny, nx) = wave.real.dtype, len(wave), wave.shape[-2:]
+    products = work.array("sum over modes", (n, ny, 2 * nx), real)
+    np.einsum("bmoyx,moyx->byx", wave.view(real), u.view(real), out=products)
+    rows = np.einsum("byx->by", products).astype(np.float64)
+    columns = np.einsum("byx->bx", products).astype(np.float64)
+    return np.stack([rows @ fy, (columns[:, 0::2] + columns[:, 1::2]) @ fx], axis=1)
 
 
 def total(array: Array) -> float:

@@ -192,13 +192,12 @@ def _fused_count(sizes: Sizes, keep_every: int) -> int:
     """Complex numbers per window pixel: the buffers of model/fused.py.
 
     Object windows and their gradients (2 S O); ramp and slope (2); the shifted probe (P), the kept waves and those of
-    one block between them (P O each); exit wave and its squared parts (2 P O), their sum over modes (1), a product
-    (O), sums over object modes (P), spectra (P O).
+    one block between them (P O each); exit wave (P O), its squared parts summed over modes (1), a product (O), sums
+    over object modes (P), spectra (P O).
     """
     modes, slices = sizes.probe_modes * sizes.object_modes, sizes.slices
     kept = -(-slices // keep_every) - 1 + min(keep_every, slices) - 1
-    count = 2 * slices * sizes.object_modes + 2 + sizes.probe_modes + kept * modes + 2 * modes
-    count += 1 if modes > 1 else 0
+    count = 2 * slices * sizes.object_modes + 2 + sizes.probe_modes + kept * modes + modes + 1
     count += sizes.object_modes if sizes.probe_modes > 1 else 0
     count += sizes.probe_modes if sizes.object_modes > 1 else 0
     return count + (modes if sizes.spectra and slices > 1 else 0)

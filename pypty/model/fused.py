@@ -39,7 +39,8 @@ class FusedPoint:
     ----------
     obj : (object mode, z, Y, X)
     probe : (1, probe mode, 1, y, x); with a sub-pixel shift M F[P]/n^2, else P
-    slopes : (2, probe mode * y * x) i conj(v), v = 2 pi f M F[P]/n^2, f along y and x; None without a sub-pixel shift
+    slopes : what makes the gradients of the positions of i conj(2 pi M F[P]/n^2), see Steps.position_slopes; None
+        without a sub-pixel shift
     positions : (N, 2) or (1, 2)
     gaps : distances and tilts of the propagations, and their factors H/n^2
     """
@@ -83,8 +84,6 @@ class FusedWaves:
         self.n_pixels = grid.shape[0] * grid.shape[1]
         self.mask = backend.asarray(mask, backend.real)
         self.detector_mask = None if mask.all() else self.mask
-        self.fy = backend.asarray(grid.fy[:, 0], np.float64)
-        self.fx = backend.asarray(grid.fx[0], np.float64)
         self.propagation = propagation
         self.subpixel = subpixel
         self.keep_every = keep_every
@@ -98,10 +97,7 @@ class FusedWaves:
         probe, slopes = variables.probe, None
         if self.subpixel:
             spectrum = fft.fft2(probe) * (self.mask / self.n_pixels)
-            axes = (self.fy[:, None], self.fx[None, :])
-            scaled = [(2 * np.pi * f).astype(self.backend.real) for f in axes]
-            slopes = self.backend.xp.stack([(1j * (spectrum * f).conj()).ravel() for f in scaled])
-            slopes = slopes.astype(self.backend.complex)
+            slopes = self.steps.slopes((2j * np.pi) * spectrum.conj())
             probe = spectrum.astype(self.backend.complex)
         gaps = self.propagation.prepare(variables, variables.n_slices - 1)
         factors = {
@@ -215,6 +211,8 @@ class FusedWaves:
             batch.workspace.fft.backward(wave)
             self.steps.unshift(wave, tape["ramps"])
         if "positions" in gradients:
-            add_rows(gradients["positions"], batch, self.steps.position_slopes(wave, point.slopes))
+            add_rows(
+                gradients["positions"], batch, self.steps.position_slopes(wave, point.slopes, batch.workspace)
+            )
         if "probe" in gradients:
             gradients["probe"][...] += wave.sum(axis=0)[:, 0]

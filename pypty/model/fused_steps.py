@@ -62,8 +62,11 @@ class Steps(Protocol):
     def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
         """(batch, y, x) sum over modes of Im(a b)."""
 
-    def position_slopes(self, wave: Array, slopes: Array) -> Array:
-        """(batch, 2) Re sum of the wave times the conjugate of each slope (2, …)."""
+    def slopes(self, slope: Array) -> Array:
+        """What :meth:`position_slopes` takes, made once of s = i conj(2 pi M F[P]/n^2), (P, y, x)."""
+
+    def position_slopes(self, wave: Array, slopes: Array, work: Workspace) -> Array:
+        """(batch, 2) Re sum over probe modes and q of f W conj(s), f along y and x, of the waves W."""
 
 
 class HostWindows:
@@ -133,9 +136,11 @@ class HostSteps:
     def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
         return imaginary_product(a.conj(), b, axes=(1, 2))
 
-    def position_slopes(self, wave: Array, slopes: Array) -> Array:
-        flat = wave.reshape(len(wave), -1)
-        return np.stack([kernels.real_dot(flat, slope) for slope in slopes], axis=1)
+    def slopes(self, slope: Array) -> Array:
+        return slope[:, None].astype(self.complex)
+
+    def position_slopes(self, wave: Array, slopes: Array, work: Workspace) -> Array:
+        return kernels.first_moments(wave, slopes, self.fy, self.fx, work)
 
 
 class DeviceWindows:
@@ -230,5 +235,10 @@ class DeviceSteps:
         self.own.imaginary_sum(a, b, out)
         return out
 
-    def position_slopes(self, wave: Array, slopes: Array) -> Array:
+    def slopes(self, slope: Array) -> Array:
+        """(2, P * y * x) f s"""
+        fy, fx = self.frequencies[: self.shape[0], None], self.frequencies[None, self.shape[0] :]
+        return self.xp.stack([(slope * f).ravel() for f in (fy, fx)]).astype(self.complex)
+
+    def position_slopes(self, wave: Array, slopes: Array, work: Workspace) -> Array:
         return (wave.reshape(len(wave), -1) @ slopes.conj().T).real.astype(np.float64)
