@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pypty._version import __version__
 
 if TYPE_CHECKING:
+    from pypty.checkup import Preflight, preflight
     from pypty.iterative import check, evaluate, plan, resume, run, simulate
     from pypty.output.checkpoints import load_checkpoint
     from pypty.params.presets import load_preset
@@ -32,11 +33,33 @@ _WHERE: Mapping[str, str] = MappingProxyType(
         "Result": "pypty.result",
         "load_checkpoint": "pypty.output.checkpoints",
         "load_preset": "pypty.params.presets",
+        "preflight": "pypty.checkup",
+        "Preflight": "pypty.checkup",
     }
 )
-_MODULES = ("backend", "errors", "iterative", "optics", "params", "plots", "result")
+_MODULES = (
+    "backend",
+    "calibrate",
+    "direct",
+    "dpc",
+    "errors",
+    "importers",
+    "initialize",
+    "iterative",
+    "nexus",
+    "optics",
+    "params",
+    "plots",
+    "readers",
+    "result",
+    "se",
+    "tcbf",
+    "utils",
+    "vaa",
+)
 
 __all__ = [
+    "Preflight",
     "Result",
     "__version__",
     "check",
@@ -44,6 +67,7 @@ __all__ = [
     "load_checkpoint",
     "load_preset",
     "plan",
+    "preflight",
     "resume",
     "run",
     "simulate",

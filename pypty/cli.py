@@ -1,4 +1,4 @@
-"""The command line: pypty run | check | plan | demo | explain | presets | doctor."""
+"""The command line: pypty import | check | plan | run | demo | explain | presets | doctor."""
 
 from __future__ import annotations
 
@@ -47,10 +47,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter"
         )
+        if name == "check":
+            sub.add_argument(
+                "--report",
+                metavar="FILE.html",
+                help="also look at the data: dose, overlap, probe, depth, memory, time; writes one HTML page",
+            )
         if name == "run":
             sub.add_argument(
                 "--resume", action="store_true", help="FILE is an output folder: continue it exactly"
             )
+    _add_import(add("import", _import, "Write a detector's file as calibrated HDF5, whatever its format."))
     demo = add("demo", _demo, "Reconstruct MoS2 from simulated data that comes with PyPty.")
     demo.add_argument(
         "--output", default="pypty_demo", help="folder for results and figures (default: %(default)s)"
@@ -94,9 +101,28 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    from pypty.readers.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from pypty.readers.command import import_command
+
+    _say(import_command(options))
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     from pypty.iterative import check
 
+    if options.report:
+        from pypty.checkup.command import write_report
+
+        found = write_report(_parameters(options), options.report)
+        _say(f"{found}\nReport: {options.report}")
+        return 0 if found.ok else 1
     report = check(_parameters(options))
     _say(str(report))
     return 0 if report else 1

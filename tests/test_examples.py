@@ -49,3 +49,14 @@ def test_notebook(tmp_path: Path) -> None:
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     out = run_script("\n".join(cells), tmp_path)
     assert float(out.split("truth: ")[1]) > 0.975
+
+
+@pytest.mark.slow
+def test_notebook_from_a_raw_file(tmp_path: Path) -> None:
+    """Import, calibrate, seed, check, reconstruct: the start is a picture already, the end is what the dose allows."""
+    notebook = json.loads((EXAMPLES / "from_a_raw_file.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    out = run_script("\n".join(cells), tmp_path)
+    assert "flip_ky = True" in out
+    assert float(out.split("start: ")[1].split()[0]) > 0.65
+    assert float(out.split("truth: ")[1]) > 0.978

@@ -273,7 +273,7 @@ def band_limited_probe(params: dict, grid: Grid) -> np.ndarray:
 
 @pytest.mark.parametrize("mask_seed", [None, 5])
 def test_given_probe_is_scaled_to_the_counts(mask_seed: int | None):
-    """Sum |F P|^2 over modes and live pixels equals the mean counts there; the shape of the probe is kept."""
+    """Sum |F P|^2 over modes of probe and object and live pixels equals the mean counts there; the shape is kept."""
     params = small_problem(31, skip_preprocessing=False, data_multiplier=1.5)
     grid = Grid((16, 20), (0.31, 0.26), wavelength_A(80))
     given_probe = 17.0 * band_limited_probe(params, grid)
@@ -284,7 +284,7 @@ def test_given_probe_is_scaled_to_the_counts(mask_seed: int | None):
         weights = rng.uniform(0, 1, (16, 20)) * (rng.uniform(0, 1, (16, 20)) > 0.3)
         params["detector_mask"] = weights
     found = prepare(params).variables().probe
-    pattern = (np.abs(probes.spectrum_of_probe(found)) ** 2).sum(axis=0)
+    pattern = params["obj"].shape[3] * (np.abs(probes.spectrum_of_probe(found)) ** 2).sum(axis=0)
     mean = 1.5 * params["dataset"].mean(axis=0)
     assert (pattern * weights).sum() == pytest.approx((mean * weights).sum(), rel=1e-10)
     ratio = found / given_probe.transpose(2, 0, 1)
@@ -301,10 +301,12 @@ def test_start_probe_from_the_data_has_their_mean_pattern():
     """Inside the band limit; the aperture probe has the same counts."""
     params = small_problem(33, skip_preprocessing=False, probe=None, damping_cutoff_multislice=2.0)
     mean = params["dataset"].mean(axis=0)
+    modes = params["obj"].shape[3]  # each passes the whole probe on
     found = prepare(params).variables().probe
-    np.testing.assert_allclose(np.abs(probes.spectrum_of_probe(found)[0]) ** 2, mean, atol=1e-9 * mean.max())
+    vacuum = modes * np.abs(probes.spectrum_of_probe(found)[0]) ** 2
+    np.testing.assert_allclose(vacuum, mean, atol=1e-9 * mean.max())
     disk = prepare({**params, "probe": "aperture", "aperture_mask": 0.5}).variables().probe
-    pattern = np.abs(probes.spectrum_of_probe(disk)[0]) ** 2
+    pattern = modes * np.abs(probes.spectrum_of_probe(disk)[0]) ** 2
     assert pattern.sum() == pytest.approx(mean.sum(), rel=1e-10)
     inside = pattern > 1e-9 * pattern.max()
     np.testing.assert_allclose(pattern[inside], pattern.max(), rtol=1e-9)

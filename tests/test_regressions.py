@@ -255,3 +255,10 @@ def test_positions_of_a_scan_along_a_line_are_refined() -> None:
             given = {"positions": step * line, "default_dtype": precision, "epoch_max": 8}
             result = pypty.run(small_params(**given, update_probe_pos=True))
             assert np.abs(result.positions - step * line).max() > 1e-4, (precision, step)
+
+
+def test_a_start_has_the_counts_whatever_the_number_of_object_modes() -> None:
+    """Every mode of the object passes the whole probe on: two equal ones are as bright as one."""
+    one = pypty.evaluate(small_params(obj=smooth_object()))
+    twice = np.concatenate([smooth_object()] * 2, axis=3)
+    assert pypty.evaluate(small_params(obj=twice)).loss == pytest.approx(one.loss, rel=1e-9)

@@ -328,7 +328,8 @@ def _open_as_stored(settings: Settings) -> PatternSource | None:
             return NpySource(path, array)
         return ArraySource(array, str(path))
     raise DataError(
-        f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read"
+        f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read. Other formats: "
+        f"pypty import {path.name} -o data.h5"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,9 +60,9 @@ def n_subscans(settings: Settings) -> int:
 def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.ndarray:
     """(mode, y, x), or (subscan, mode, y, x) with ``probe_marker``.
 
-    It is scaled so that its vacuum pattern has the counts of the mean pattern. A given probe is not, with
-    ``skip_preprocessing`` or when an earlier run is continued. Then, in this order: ``extra_probe_defocus``,
-    ``aberrations``, ``beam_ctf``, and modes by ``mc_n_modes`` or ``defocus_spread_modes`` and
+    It is scaled so that its vacuum pattern, summed over the modes of the object, has the counts of the mean pattern.
+    A given probe is not, with ``skip_preprocessing`` or when an earlier run is continued. Then, in this order:
+    ``extra_probe_defocus``, ``aberrations``, ``beam_ctf``, and modes by ``mc_n_modes`` or ``defocus_spread_modes`` and
     ``n_hermite_probe_modes``.
     """
     given = settings["probe"]
@@ -81,12 +82,19 @@ def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.nda
     array_given = isinstance(given, np.ndarray)
     if not (array_given and settings["epoch_prev"] > 0):  # an earlier run's probe holds what made its start
         scaled = counts is not None and not (array_given and settings["skip_preprocessing"])
-        scale = np.sqrt(np.mean([_count_ratio(probe, counts, near) for probe in subscans])) if scaled else 1.0
+        scale = _scale(settings, subscans, counts, near) if scaled else 1.0
         subscans = [_modulated(scale * probe, settings, grid) for probe in subscans]
     if settings["probe_marker"] is None:
         return subscans[0]
     missing = n_subscans(settings) - len(subscans)
     return np.stack([*subscans, *[subscans[0]] * missing])
+
+
+def _scale(settings: Settings, subscans: Sequence[np.ndarray], counts: Counts | None, near: bool) -> float:
+    """Factor of the amplitude; every mode of the object passes the whole probe on."""
+    object_modes = 1 if settings["obj"] is None else settings["obj"].shape[3]
+    ratio = np.mean([_count_ratio(probe, counts, near) for probe in subscans])
+    return float(np.sqrt(ratio / object_modes))
 
 
 def _given_modes(given: np.ndarray) -> list[np.ndarray]:

@@ -134,9 +134,11 @@ RECORD = (
     _record("conv_semiangle_mrad", "mrad", "Convergence semi-angle."),
     _record("bright_threshold", "", "Threshold that defined the bright-field disk."),
     _record("PLRotation_deg", "deg", "Rotation between scan and detector."),
-    _record("fov_nm", "nm", "Field of view along the fast axis."),
-    _record("defocus", "Å", "Nominal defocus."),
+    _record("fov_nm", "nm", "Field of view along the longer side of the scan."),
+    _record("defocus", "Å", "Nominal defocus, in the sign of C10: overfocus is positive."),
     _record("total_thickness", "Å", "Thickness of the specimen."),
     _record("comx", "px", "Centre of mass of each pattern along x."),
     _record("comy", "px", "Centre of mass of each pattern along y."),
+    _record("aperture_shifts_x", "px", "Shift of the bright-field disk of each pattern along x."),
+    _record("aperture_shifts_y", "px", "Shift of the bright-field disk of each pattern along y."),
 )

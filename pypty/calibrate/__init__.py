@@ -1,0 +1,16 @@
+"""Calibration from the patterns alone. Each function looks at a scan and returns a :class:`Suggestion`.
+
+found = pypty.calibrate.everything(params)
+print(found)
+params = found.apply(params)
+"""
+
+from pypty.calibrate.defects import defects
+from pypty.calibrate.defocus import defocus
+from pypty.calibrate.descan import descan
+from pypty.calibrate.disk import disk
+from pypty.calibrate.everything import everything
+from pypty.calibrate.orientation import Candidate, orientation
+from pypty.calibrate.suggestion import Suggestion
+
+__all__ = ["Candidate", "Suggestion", "defects", "defocus", "descan", "disk", "everything", "orientation"]

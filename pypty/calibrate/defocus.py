@@ -1,0 +1,148 @@
+"""Defocus, low aberrations and scan rotation from tilt-corrected bright field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.calibrate.suggestion import Suggestion
+from pypty.direct_methods.bright_field import image_shifts_A, in_groups
+from pypty.direct_methods.bright_field_align import (
+    BrightFieldScan,
+    DefocusScan,
+    fit_scan,
+    scan_defocus,
+    turned_positions,
+)
+from pypty.direct_methods.bright_field_fit import FitResult
+from pypty.direct_methods.bright_field_sum import ShiftedSum
+from pypty.errors import ParameterError
+from pypty.experiment import Experiment
+from pypty.optics.aberrations import aberration_names
+from pypty.plots.bright_field import plot_defocus
+
+_ARROWS = 200
+_LITTLE = 0.3
+
+
+def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: bool = False) -> Suggestion:
+    """Defocus C10 (and further aberrations) of the probe from the images of single bright-field pixels.
+
+    Both signs of defocus are tried over the range that the field of view allows; then aberrations, and the rotation
+    if wanted, are fitted (``pypty.direct_methods.bright_field_fit``). Of a thick specimen it is the defocus at a plane
+    inside it, about the middle; the probe at the entrance has a C10 that is less by about half of the thickness. Atom
+    columns that scatter strongly move that plane further: refine it in the reconstruction.
+
+    Parameters
+    ----------
+    params : needs scan_size, scan_step_A, acc_voltage, the reciprocal pixel, the aperture, and PLRotation_deg, right
+        within 90 degrees: half a turn off, the defocus has the wrong sign
+    n_aberrations : at most so many Krivanek coefficients; an order is kept if it explains more
+    fit_rotation : suggest PLRotation_deg, too, and turn positions with it
+
+    Returns
+    -------
+    Suggestion
+        ``params``: aberrations in Å, extra_probe_defocus 0 and, if fitted, PLRotation_deg and positions. ``values``:
+        C10_A, defocus_A (= -C10), PLRotation_deg, explained (share of the contrast, 0 to 1), one entry for each further
+        aberration (``C12a_A`` ...). A figure of the trial defoci, the shifts and the corrected image.
+
+    Raises
+    ------
+    ParameterError, DataError
+        Parameters are wrong or incomplete, or there is no contrast.
+    """
+    if n_aberrations < 1 or n_aberrations != int(n_aberrations):
+        raise ParameterError(f"n_aberrations is {n_aberrations!r}, expected a whole number from 1")
+    experiment = Experiment.from_params(params)
+    try:
+        if experiment.settings["masks"] is not None:
+            raise ParameterError(
+                "defocus needs whole patterns; for virtual detectors use run_tcbf_compressed_alignment"
+            )
+        scan = BrightFieldScan(
+            experiment.chunks,
+            experiment.scan_size,
+            experiment.step_A,
+            experiment.wavelength,
+            experiment.pixel_1A,
+            experiment.aperture,
+        )
+        trials = scan_defocus(scan, experiment.rotation_deg, fit_rotation)
+        start = FitResult(np.array([trials.best_A]), trials.rotation_deg, float(trials.explained.max()))
+        fit = fit_scan(scan, start, int(n_aberrations), fit_rotation)
+        found = _Found(scan, trials, fit)
+        figure = found.figure()
+    finally:
+        experiment.source.close()
+    changes: dict[str, Any] = {"aberrations": fit.aberrations_A, "extra_probe_defocus": 0.0}
+    if fit_rotation:
+        changes["PLRotation_deg"] = fit.rotation_deg
+        positions = params.get("positions")
+        if positions is not None and len(positions) > 1:
+            changes["positions"] = turned_positions(
+                np.asarray(positions, float),
+                fit.rotation_deg - experiment.rotation_deg,
+                (float(params.get("pixel_size_y_A", 1.0)), float(params.get("pixel_size_x_A", 1.0))),
+            )
+    return Suggestion(changes, found.values(), found.text(fit_rotation), figure)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A fit, and the ways to show it."""
+
+    scan: BrightFieldScan
+    trials: DefocusScan
+    fit: FitResult
+
+    def values(self) -> dict[str, float]:
+        names = aberration_names(len(self.fit.aberrations_A))
+        found = {f"{name}_A": float(one) for name, one in zip(names, self.fit.aberrations_A, strict=True)}
+        found["defocus_A"] = -found["C10_A"]
+        found["PLRotation_deg"] = self.fit.rotation_deg
+        found["explained"] = self.fit.explained
+        return found
+
+    def text(self, with_rotation: bool) -> str:
+        c10, share = float(self.fit.aberrations_A[0]), self.fit.explained
+        side = "over" if c10 > 0 else "under"
+        lines = [
+            f"C10 = {c10:.4g} Å ({side}focus); it explains {100 * share:.0f} % of the bright-field contrast."
+        ]
+        if with_rotation:
+            lines.append(f"PLRotation_deg = {self.fit.rotation_deg:.2f}.")
+        if share < _LITTLE:
+            lines.append(
+                "That is little: few counts, a thick specimen (then C10 belongs to a plane inside it), or an aperture, "
+                "pixel size, scan step or rotation that is wrong."
+            )
+        edge = np.abs(self.trials.defoci_A).max() - abs(self.trials.best_A)
+        if edge < 3 * (self.trials.defoci_A[1] - self.trials.defoci_A[0]):
+            lines.append(
+                "The best defocus is at the end of the range that the field of view allows; do not trust it."
+            )
+        return "\n".join(lines)
+
+    def figure(self) -> Any:
+        scan, fit = self.scan, self.fit
+        detectors = scan.some_pixels()
+        total = ShiftedSum(scan.scan_size, 2, 0)
+        for group in in_groups(scan.open_chunks, detectors, scan.scan_size, 2**28):
+            k = group.detectors.k_1A
+            shifts = image_shifts_A(fit.aberrations_A, k, scan.wavelength, fit.rotation_deg)
+            total.add(group.images, 2 * shifts / scan.step_A)
+        few = detectors.part(slice(None, None, -(-len(detectors) // _ARROWS)))
+        shifts = image_shifts_A(fit.aberrations_A, few.k_1A, scan.wavelength, fit.rotation_deg)
+        return plot_defocus(
+            self.trials.defoci_A,
+            self.trials.explained,
+            float(fit.aberrations_A[0]),
+            1e3 * scan.wavelength * few.k_1A,
+            shifts,
+            total.image(),
+            scan.step_A / 2,
+        )

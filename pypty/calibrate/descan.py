@@ -1,0 +1,190 @@
+"""Descan: how the pattern wanders over the detector while the beam scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from pypty.calibrate.edge import Edge, fit_edge, profile
+from pypty.calibrate.measured import clean_chunks, open_far_field, pixel_weights
+from pypty.calibrate.suggestion import Suggestion
+from pypty.experiment import Experiment
+from pypty.plots.calibration import plot_descan
+
+_MOST_BLOCKS = 8
+_POINTS_IN_BLOCK = 4
+_SMALLEST_PX = 0.1
+_SIGNIFICANT = 4.0
+_LINEAR_FROM, _QUADRATIC_FROM = 2, 4
+
+
+def descan(params: Mapping[str, Any]) -> Suggestion:
+    """Position of the bright-field disk over the scan, and tilts that describe it.
+
+    The scan is cut into up to 8 x 8 blocks. In the mean pattern of a block the structure of the specimen is
+    averaged out, and the edge of the disk is fitted, which the specimen does not move (the centre of mass it
+    does). A polynomial of the second degree through the blocks is the descan.
+
+    Returns
+    -------
+    Suggestion
+        ``tilts`` (N, 6) rad, of which the last two columns [y, x] after the specimen are set (added to those
+        given), and ``tilt_mode``, where the disk moves by more than 0.1 px and four standard errors. Where
+        it only rests beside the zero frequency by half a pixel or more, ``data_shift_vector``. Values:
+        ``drift_px`` (largest distance between two fitted positions), ``slope_y_px``, ``slope_x_px`` ((2,),
+        change of [ky, kx] over the whole scan along its slow and fast axis), ``error_px`` (of one block),
+        ``centre_y_px``, ``centre_x_px`` (of the middle).
+
+    Raises
+    ------
+    DataError
+        No disk is found.
+    ParameterError
+        The data are not diffraction patterns.
+    """
+    experiment = open_far_field(params, "descan")
+    try:
+        weights = pixel_weights(experiment)
+        edge = fit_edge(np.nan_to_num(experiment.mean_pattern), weights)
+        means, where, counts = _block_means(experiment, weights)
+    finally:
+        experiment.source.close()
+    centres = np.array([_centre(mean, weights, edge) for mean in means])
+    design = _polynomial(where, counts)
+    coefficients = np.linalg.lstsq(design, centres, rcond=None)[0]
+    rest = centres - design @ coefficients
+    free = max(len(centres) - design.shape[1], 1)
+    error = float(np.sqrt((rest**2).sum() / (2 * free)))
+    every = _polynomial(_unit(experiment.scan_size, np.arange(experiment.n_patterns)), counts) @ coefficients
+    middle = every.mean(axis=0)
+    span = every.reshape(*experiment.scan_size, 2)
+    drift = float(np.hypot(*np.ptp(every, axis=0)))
+    # Standard error of a fitted difference across the scan, which grows with the number of coefficients.
+    doubt = 2 * error * np.sqrt(design.shape[1] / len(centres))
+    moves = drift > max(_SMALLEST_PX, _SIGNIFICANT * doubt)
+    suggested = _suggested(experiment, every, middle, moves)
+    values = {
+        "drift_px": drift,
+        "slope_y_px": (span[-1] - span[0]).mean(axis=0),
+        "slope_x_px": (span[:, -1] - span[:, 0]).mean(axis=0),
+        "error_px": error,
+        "centre_y_px": float(middle[0]),
+        "centre_x_px": float(middle[1]),
+    }
+    lines = [
+        f"descan: the disk moves by {drift:.2f} px over the scan (one block is sure to {error:.2f} px); its "
+        "middle is at "
+        f"[{middle[0]:.2f}, {middle[1]:.2f}] px"
+    ]
+    if moves:
+        lines.append(
+            "  tilts after the specimen describe it; refine them with update_tilts=True, or keep them as they are with "
+            "update_tilts=False"
+        )
+    elif "data_shift_vector" in suggested:
+        lines.append("  the displacement is the same everywhere: shift the patterns")
+    else:
+        lines.append("  nothing to correct")
+    shape = (int(counts[0]), int(counts[1]), 2)
+    figure = plot_descan(
+        centres.reshape(shape) - middle, (design @ coefficients).reshape(shape) - middle, edge.radius_px
+    )
+    return Suggestion(suggested, values, "\n".join(lines), figure)
+
+
+def _suggested(experiment: Experiment, every: np.ndarray, middle: np.ndarray, moves: bool) -> dict[str, Any]:
+    zero = np.array(experiment.pattern_shape) // 2
+    whole = np.round((zero - middle) * experiment.preprocess.bin).astype(int)
+    suggested: dict[str, Any] = {}
+    if whole.any():
+        suggested["data_shift_vector"] = np.array(experiment.preprocess.shift) + whole
+    if not moves:
+        return suggested
+    offset = every + whole / experiment.preprocess.bin - zero
+    given = experiment.settings["tilts"]
+    tilts = np.zeros((experiment.n_patterns, 6))
+    if given is not None:
+        tilts += given
+    # The patterns were not corrected for given tilts, so these columns hold all of the descan.
+    tilts[:, 4:] = offset * np.array(experiment.pixel_1A) * experiment.wavelength
+    mode = int(experiment.settings["tilt_mode"])
+    inside_acts = given is not None and bool(np.any(tilts[:, 2:4])) and mode in (0, 3, 4)
+    before_acts = given is not None and bool(np.any(tilts[:, :2])) and mode in (2, 4)
+    return {**suggested, "tilts": tilts, "tilt_mode": 4 if before_acts else 3 if inside_acts else 1}
+
+
+def _block_means(experiment: Experiment, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean patterns (B, ky, kx) of blocks of the scan, their centres (B, 2) in [-1, 1], and blocks along
+    each axis.
+    """
+    size = np.array(experiment.scan_size)
+    counts = np.clip(size // _POINTS_IN_BLOCK, 1, _MOST_BLOCKS)
+    n_blocks = int(counts.prod())
+    indices = np.arange(experiment.n_patterns)
+    row, column = np.divmod(indices, size[1])
+    block = (row * counts[0] // size[0]) * counts[1] + column * counts[1] // size[1]
+    sums = np.zeros((n_blocks, *experiment.pattern_shape))
+    for chosen, patterns in clean_chunks(experiment, weights):
+        for b in np.unique(block[chosen]):
+            sums[b] += patterns[block[chosen] == b].sum(axis=0, dtype=np.float64)
+    number = np.bincount(block, minlength=n_blocks)
+    unit = _unit(experiment.scan_size, indices)
+    where = np.stack([np.bincount(block, unit[:, axis]) / number for axis in (0, 1)], axis=1)
+    return sums / number[:, None, None], where, counts
+
+
+def _unit(size: tuple[int, int], indices: np.ndarray) -> np.ndarray:
+    """(n, 2) scan coordinates in [-1, 1]."""
+    row, column = np.divmod(indices, size[1])
+    return np.stack([2 * row / max(size[0] - 1, 1) - 1, 2 * column / max(size[1] - 1, 1) - 1], axis=1)
+
+
+def _polynomial(where: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(n, terms) of the second degree, as far as the blocks along each axis determine them."""
+    y, x = where.T
+    terms = [np.ones_like(y)]
+    for axis, values in enumerate((y, x)):
+        if counts[axis] >= _LINEAR_FROM:
+            terms.append(values)
+        if counts[axis] >= _QUADRATIC_FROM:
+            terms.append(values**2)
+    if (counts >= _QUADRATIC_FROM).all():
+        terms.append(y * x)
+    return np.stack(terms, axis=1)
+
+
+def _centre(mean: np.ndarray, weights: np.ndarray, edge: Edge) -> np.ndarray:
+    """[y, x] of a disk of known radius and edge; a detector's height and surroundings may change."""
+    grid = np.indices(mean.shape)
+    y, x = grid[0], grid[1]
+    good = weights > 0
+    start = _centroid(np.where(good, mean, 0), edge)
+    near = good & (np.abs(np.hypot(y - start[0], x - start[1]) - edge.radius_px) < 0.3 * edge.radius_px + 2)
+    rows, cols, values = y[near], x[near], mean[near] / edge.height
+    width = max(edge.width_px, 0.4)  # an edge sharper than the pixels would leave no slope to follow
+
+    def misfit(point: np.ndarray) -> np.ndarray:
+        angle = np.arctan2(rows - point[0], cols - point[1])
+        distance = np.hypot(rows - point[0], cols - point[1]) - edge.radius_px
+        step = profile(distance, width, "integrated")
+        columns = np.stack(
+            [
+                part * wave
+                for part in (step, 1 - step)
+                for wave in (np.ones_like(angle), np.cos(angle), np.sin(angle))
+            ],
+            axis=1,
+        )
+        normal = columns.T @ columns + 1e-9 * np.eye(columns.shape[1])
+        return columns @ np.linalg.solve(normal, columns.T @ values) - values
+
+    return np.asarray(least_squares(misfit, start, diff_step=1e-3, loss="soft_l1", f_scale=0.1).x)
+
+
+def _centroid(mean: np.ndarray, edge: Edge) -> np.ndarray:
+    """Centroid of what is brighter than half the disk."""
+    inside = mean > 0.5 * edge.height
+    return np.argwhere(inside).mean(axis=0) if inside.any() else np.array(edge.centre)

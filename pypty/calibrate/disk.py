@@ -1,0 +1,175 @@
+"""The bright-field disk: its radius and centre calibrate the detector."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pypty.calibrate.edge import SAMPLED, Edge, fit_edge
+from pypty.calibrate.measured import open_far_field, pixel_weights
+from pypty.calibrate.suggestion import Suggestion
+from pypty.errors import ParameterError
+from pypty.experiment import Experiment
+from pypty.plots.calibration import plot_disk
+
+_PIXEL_KEYS = ("rez_pixel_size_mrad", "rez_pixel_size_A", "pixel_size_x_A", "pixel_size_y_A")
+_ROUND = 0.02
+"""An ellipticity above this is worth a remark."""
+
+
+def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) -> Suggestion:
+    """Radius, centre and ellipticity of the bright-field disk, and from them the pixel size or the
+    semi-angle.
+
+    With a convergence semi-angle alpha and a radius of R pixels a pixel is alpha/R. Without one, a pixel
+    size that the parameters give turns R into the semi-angle.
+
+    Parameters
+    ----------
+    params : parameters of the data; the patterns are looked at after flip, shift and binning
+    conv_semiangle_mrad : the known semi-angle; None = that of ``params``, if it has one
+
+    Returns
+    -------
+    Suggestion
+        Parameters ``rez_pixel_size_mrad``, ``rez_pixel_size_A`` (1/Å, of a detector pixel before binning),
+        ``pixel_size_x_A``, ``pixel_size_y_A``, ``conv_semiangle_mrad`` (as far as they follow),
+        ``data_shift_vector`` (the given one and the correction), and ``aperture_mask`` (bool, padded).
+        Values ``radius_px``, ``centre_y_px``, ``centre_x_px``, ``ellipticity``, ``ellipse_angle_deg``,
+        ``edge_width_px``, ``pixel_mrad``, ``semiangle_mrad``.
+
+    Raises
+    ------
+    DataError
+        No disk is found, or it is not all on the detector.
+    ParameterError
+        The data are not diffraction patterns, or the semi-angle is no positive number.
+    """
+    experiment = open_far_field(params, "disk")
+    try:
+        angle = _semiangle(experiment, conv_semiangle_mrad)
+        weights = pixel_weights(experiment)
+        mean = np.nan_to_num(experiment.mean_pattern)
+    finally:
+        experiment.source.close()
+    edge = fit_edge(mean, weights)
+    known = any(params.get(key) is not None for key in _PIXEL_KEYS)
+    given_mrad = experiment.pixel_mrad if known else None
+    pixel = angle / edge.radius_px if angle is not None else (given_mrad[0] if given_mrad else None)
+    found = pixel * edge.radius_px if pixel is not None else None
+    shift = _shift(experiment, edge)
+    suggested = _pixel_params(experiment, pixel if angle is not None else None)
+    if found is not None:
+        suggested["conv_semiangle_mrad"] = found
+    suggested["data_shift_vector"] = shift
+    suggested["aperture_mask"] = _aperture_mask(experiment, edge, shift)
+    values = {
+        "radius_px": edge.radius_px,
+        "centre_y_px": edge.centre[0],
+        "centre_x_px": edge.centre[1],
+        "ellipticity": edge.ellipticity,
+        "ellipse_angle_deg": edge.ellipse_angle_deg,
+        "edge_width_px": edge.width_px,
+        "edge_residual": edge.residual,
+    }
+    if pixel is not None and found is not None:
+        values |= {"pixel_mrad": pixel, "semiangle_mrad": found}
+    stale = "rez_pixel_size_mrad" in suggested and params.get("positions") is not None
+    text = _text(experiment, edge, angle, pixel, given_mrad, shift)
+    if stale:
+        text += "\n  positions were given in pixels: make them anew with this pixel size"
+    return Suggestion(
+        suggested, values, text, plot_disk(mean * (weights > 0), **dataclasses.asdict(edge), pixel_mrad=pixel)
+    )
+
+
+def _semiangle(experiment: Experiment, given: float | None) -> float | None:
+    """mrad, or None where nobody knows it."""
+    value = given if given is not None else experiment.settings["conv_semiangle_mrad"]
+    if value is None:
+        return None
+    try:
+        angle = float(value)
+    except (TypeError, ValueError):
+        angle = math.nan
+    if not (math.isfinite(angle) and angle > 0):
+        raise ParameterError(f"conv_semiangle_mrad is {value!r}, expected a positive number of mrad")
+    return angle
+
+
+def _pixel_params(experiment: Experiment, pixel_mrad: float | None) -> dict[str, Any]:
+    """Pixels of the detector and of the reconstruction; nothing if they do not follow from the disk."""
+    if pixel_mrad is None:
+        return {}
+    settings = experiment.settings
+    up, pad, binning = (int(settings[key]) for key in ("upsample_pattern", "data_pad", "data_bin"))
+    pixel_1A = pixel_mrad * 1e-3 / experiment.wavelength
+    ny, nx = experiment.pattern_shape
+    return {
+        "rez_pixel_size_mrad": pixel_mrad / binning,
+        "rez_pixel_size_A": pixel_1A / binning,
+        "pixel_size_x_A": up / (pixel_1A * (up * nx + 2 * pad)),
+        "pixel_size_y_A": up / (pixel_1A * (up * ny + 2 * pad)),
+    }
+
+
+def _shift(experiment: Experiment, edge: Edge) -> np.ndarray:
+    """(2,) detector pixels [ky, kx]: the given shift, and what brings the disk nearest to n//2."""
+    target = np.array(experiment.pattern_shape) // 2
+    wanted = (target - np.array(edge.centre)) * experiment.preprocess.bin
+    return np.array(experiment.preprocess.shift) + np.round(wanted).astype(int)
+
+
+def _aperture_mask(experiment: Experiment, edge: Edge, shift: np.ndarray) -> np.ndarray:
+    """(ky, kx) bool, padded: pixels inside the disk once the patterns are shifted."""
+    up, pad = int(experiment.settings["upsample_pattern"]), int(experiment.settings["data_pad"])
+    moved = (shift - np.array(experiment.preprocess.shift)) / experiment.preprocess.bin
+    offset = np.array(edge.centre) + moved - np.array(experiment.pattern_shape) // 2
+    ny, nx = (up * n + 2 * pad for n in experiment.pattern_shape)
+    y = (np.arange(ny) - ny // 2)[:, None] / up - offset[0]
+    x = (np.arange(nx) - nx // 2)[None, :] / up - offset[1]
+    return np.hypot(y, x) <= edge.radius_px
+
+
+def _text(
+    experiment: Experiment,
+    edge: Edge,
+    angle: float | None,
+    pixel: float | None,
+    given_mrad: tuple[float, float] | None,
+    shift: np.ndarray,
+) -> str:
+    lines = [
+        f"disk: radius {edge.radius_px:.3f} px, centre [{edge.centre[0]:.2f}, {edge.centre[1]:.2f}] px "
+        f"(zero frequency belongs at {[n // 2 for n in experiment.pattern_shape]}), ellipticity "
+        f"{100 * edge.ellipticity:.2f} %, edge {edge.width_px:.2f} px wide"
+    ]
+    if edge.kind == SAMPLED:
+        lines.append(
+            "  the edge is sharper than detector pixels can show: patterns are samples of a simulated wave"
+        )
+    if angle is not None and pixel is not None:
+        lines.append(f"  pixel {pixel:.5g} mrad from the semi-angle {angle:g} mrad")
+        if given_mrad is not None:
+            lines.append(
+                f"  the parameters said {given_mrad[0]:.5g} mrad, {100 * (given_mrad[0] / pixel - 1):+.2f} %"
+            )
+    elif pixel is not None:
+        lines.append(
+            f"  semi-angle {pixel * edge.radius_px:.5g} mrad from the given pixel of {pixel:.5g} mrad"
+        )
+    else:
+        lines.append("  neither conv_semiangle_mrad nor a pixel size is given: the radius stays in pixels")
+    before = np.array(experiment.preprocess.shift)
+    if (shift != before).any():
+        lines.append(f"  patterns must be shifted by {(shift - before).tolist()} detector pixels (ky, kx)")
+    if edge.ellipticity > _ROUND:
+        lines.append(
+            f"  the disk is elliptical, longest at {edge.ellipse_angle_deg:.0f} deg from kx: check the alignment of "
+            "the projector lenses"
+        )
+    return "\n".join(lines)

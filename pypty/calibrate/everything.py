@@ -1,0 +1,74 @@
+"""All calibrations in their order, each with what the ones before it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pypty.calibrate.defects import defects
+from pypty.calibrate.defocus import defocus
+from pypty.calibrate.descan import descan
+from pypty.calibrate.disk import disk
+from pypty.calibrate.orientation import orientation
+from pypty.calibrate.suggestion import Suggestion
+from pypty.errors import PyptyError
+from pypty.plots.calibration import plot_overview
+
+Step = Callable[[Mapping[str, Any]], Suggestion]
+
+
+def everything(params: Mapping[str, Any]) -> Suggestion:
+    """Defects, disk, orientation, descan and defocus, in this order.
+
+    Bad pixels would pull at the disk; the disk gives pixel size and centre; the orientation may flip the
+    detector, and then the disk is measured again; the defocus needs all of them.
+
+    Parameters
+    ----------
+    params : parameters of the data with ``acc_voltage``, ``scan_size``, ``scan_step_A`` and
+        ``conv_semiangle_mrad`` or a pixel size
+
+    Returns
+    -------
+    Suggestion
+        All suggested parameters, and the values of each calibration with its name before them
+        (``"disk.radius_px"``); ``failed`` names those, after the disk, that could not be done; the text says
+        why. The figure shows all of them.
+
+    Raises
+    ------
+    DataError, ParameterError
+        The data cannot be read, or there is no disk: nothing else makes sense then.
+    """
+    found: dict[str, Suggestion] = {}
+    failed: dict[str, str] = {}
+    now = dict(params)
+
+    def take(name: str, step: Step, needed: bool = False) -> None:
+        try:
+            found[name] = step(now)
+        except PyptyError as error:
+            if needed:
+                raise
+            failed[name] = str(error)
+        else:
+            now.update(found[name].apply({}))
+
+    take("defects", defects)
+    take("disk", disk, needed=True)
+    take("orientation", orientation)
+    if "orientation" in found and "data_shift_vector" in found["orientation"].params:
+        take("disk", disk, needed=True)
+    take("descan", descan)
+    if "pixel_mrad" in found["disk"].values:
+        take("defocus", defocus)
+    else:
+        failed["defocus"] = "it needs the pixel size: give conv_semiangle_mrad or rez_pixel_size_mrad"
+    named = [
+        Suggestion(one.params, {f"{name}.{key}": value for key, value in one.values.items()}, one.text)
+        for name, one in found.items()
+    ]
+    figures = {name: one.figure for name, one in found.items() if one.figure is not None}
+    notes = [f"{name}: not done: {reason}" for name, reason in failed.items()]
+    last = Suggestion({}, {"failed": tuple(failed)}, "\n".join(notes))
+    return named[0].merge(*named[1:], last, figure=plot_overview(list(figures.values()), list(figures)))

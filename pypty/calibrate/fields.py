@@ -1,0 +1,163 @@
+"""Maps over the scan from one reading of the patterns: centres of mass, dark field, images of single
+pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import correlate1d, gaussian_filter
+from scipy.sparse import csr_array
+
+from pypty.calibrate.edge import Edge
+from pypty.calibrate.shifts import PixelImages, mirror, turn
+from pypty.direct_methods.com import centres_of_mass
+from pypty.errors import DataError
+from pypty.experiment import Experiment
+
+_INNER = 0.6
+"""Fraction of the disk in which pixels' images are used: there both side bands overlap the disk for most
+frequencies.
+"""
+_DARK = 1.1
+_LARGEST_REGION = 192
+_MOST_PIXELS = 128
+_DERIVATIVE = np.array([1 / 280, -4 / 105, 1 / 5, -4 / 5, 0, 4 / 5, -1 / 5, 4 / 105, -1 / 280])
+_LOW_ORDER = np.array([-0.5, 0, 0.5])
+_SMOOTH_STEPS = 0.7
+_SMALLEST_SCAN = 6
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps (sy, sx) over the scan, or over its centre if it is large.
+
+    Attributes
+    ----------
+    com : (2, sy, sx) [y, x] in px, mean taken out
+    dark : fraction of the counts outside the disk
+    images : what single bright-field pixels see
+    """
+
+    com: np.ndarray
+    dark: np.ndarray
+    images: PixelImages
+
+
+def read_maps(experiment: Experiment, edge: Edge, weights: np.ndarray) -> Maps:
+    """One pass over the patterns of the centre of the scan, at most 192 x 192 points.
+
+    Raises
+    ------
+    DataError
+        The scan is smaller than 6 x 6 points.
+    """
+    if min(experiment.scan_size) < _SMALLEST_SCAN:
+        raise DataError(
+            f"the scan has {experiment.scan_size} points; its orientation shows only in 6 x 6 points or more"
+        )
+    indices, shape = _centre_of_scan(experiment.scan_size)
+    y, x = np.indices(experiment.pattern_shape)
+    distance = np.hypot(y - edge.centre[0], x - edge.centre[1])
+    good = weights > 0
+    inner = (distance <= max(_INNER * edge.radius_px, 1.5)) & good
+    dark = (distance > _DARK * edge.radius_px) & good
+    label, k = _blocks(np.argwhere(inner), np.array(edge.centre))
+    n_inner = len(label)
+    gather = csr_array((np.ones(n_inner, np.float32), (label, np.arange(n_inner))), (len(k), n_inner))
+    images = np.zeros((len(k), len(indices)), np.float32)
+    outside, com = np.zeros(len(indices)), np.zeros((len(indices), 2))
+    step = max(1, 2**26 // (4 * y.size))
+    for start in range(0, len(indices), step):
+        part = slice(start, start + step)
+        patterns = np.where(good, experiment.patterns(indices[part]), np.float32(0))
+        n = len(patterns)
+        com[part] = centres_of_mass([(np.arange(n), patterns)], patterns.shape, origin=edge.centre)
+        totals = patterns.sum(axis=(1, 2), dtype=np.float64)
+        outside[part] = patterns[:, dark].sum(axis=1) / np.maximum(totals, 1e-300)
+        images[:, part] = gather @ np.ascontiguousarray(patterns[:, inner].T)
+    means = images.mean(axis=1, keepdims=True)
+    if not (means > 0).all():
+        raise DataError(
+            "pixels inside the bright-field disk never count anything; run pypty.calibrate.defects first"
+        )
+    field = com.T.reshape(2, *shape)
+    return Maps(
+        field - field.mean(axis=(1, 2), keepdims=True),
+        outside.reshape(shape),
+        PixelImages.from_images((images / means).reshape(-1, *shape), k),
+    )
+
+
+def _centre_of_scan(size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    rows, columns = (
+        np.arange(
+            max(0, (n - _LARGEST_REGION) // 2), max(0, (n - _LARGEST_REGION) // 2) + min(n, _LARGEST_REGION)
+        )
+        for n in size
+    )
+    return (rows[:, None] * size[1] + columns[None, :]).ravel(), (len(rows), len(columns))
+
+
+def _blocks(pixels: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(P,) block of each pixel, and (K, 2) mean position of each block from the centre; at most about 128
+    blocks.
+    """
+    size = int(np.ceil(np.sqrt(len(pixels) / _MOST_PIXELS)))
+    coarse = pixels // size
+    _, label = np.unique(coarse, axis=0, return_inverse=True)
+    label = label.ravel()
+    count = np.bincount(label)
+    k = np.stack([np.bincount(label, pixels[:, axis] - centre[axis]) / count for axis in (0, 1)], axis=1)
+    return label, k
+
+
+def curl_angle(com: np.ndarray, flip: bool) -> tuple[float, float]:
+    """(angle_deg modulo 180, freedom from curl there) of the detector's rotation.
+
+    Centres of mass are a gradient field in the frame of the scan, whatever the probe (Lazić, Bosch and
+    Lazar, Ultramicroscopy 160 (2016) 265), so their curl vanishes there. Its sum of squares over the
+    rotation is a quadratic form of (cos, sin), whose smallest value is found in closed form. Derivatives are
+    differences of the eighth order: of lower order they shorten steep gradients along the axes and turn the
+    field of a crystal.
+    """
+    curl, divergence = _derivatives(np.einsum("ij,jyx->iyx", mirror(flip), com))
+    a, b, c = (curl**2).sum(), (curl * divergence).sum(), (divergence**2).sum()
+    angle = 0.5 * np.degrees(np.arctan2(2 * b, c - a))
+    return float(angle), free_of_curl(com, flip, float(angle))
+
+
+def free_of_curl(com: np.ndarray, flip: bool, angle_deg: float) -> float:
+    """1 - curl^2/(curl^2 + divergence^2) of the field turned back into the scan: 1 for a gradient, 0 for an
+    eddy.
+    """
+    curl, divergence = _derivatives(np.einsum("ij,jk,kyx->iyx", turn(angle_deg), mirror(flip), com))
+    whole = float((curl**2).sum() + (divergence**2).sum())
+    return float((divergence**2).sum()) / whole if whole > 0 else 0.0
+
+
+def attraction(maps: Maps, flip: bool, angle_deg: float) -> float:
+    """Correlation, in [-1, 1], of the deflection of the beam with the gradient of the dark field.
+
+    Atoms attract the beam and scatter it out of the disk: with the right orientation of a thin specimen the
+    beam goes towards where the dark field grows, half a turn from it away from there. In a thick crystal the
+    beam swings back and forth through the columns, and the sign is that of the thickness.
+    """
+    field = np.einsum("ij,jk,kyx->iyx", turn(angle_deg), mirror(flip), maps.com)
+    field = np.stack([gaussian_filter(part, _SMOOTH_STEPS) for part in field])
+    slope = np.stack(np.gradient(gaussian_filter(maps.dark - maps.dark.mean(), _SMOOTH_STEPS)))
+    norm = float(np.sqrt((field**2).sum() * (slope**2).sum()))
+    return float((field * slope).sum()) / norm if norm > 0 else 0.0
+
+
+def _derivatives(com: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Curl and divergence, without the rim that the differences do not reach."""
+    kernel = _DERIVATIVE if min(com.shape[1:]) >= 16 else _LOW_ORDER
+    rim = len(kernel) // 2
+    smooth = [gaussian_filter(part, _SMOOTH_STEPS) for part in com]
+
+    def along(values: np.ndarray, axis: int) -> np.ndarray:
+        return correlate1d(values, kernel, axis=axis)[rim:-rim, rim:-rim]
+
+    return along(smooth[0], 1) - along(smooth[1], 0), along(smooth[0], 0) + along(smooth[1], 1)

@@ -1,0 +1,265 @@
+"""How the detector lies to the scan: rotation, and which of the eight flips and transposes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.calibrate.edge import fit_edge
+from pypty.calibrate.fields import Maps, attraction, curl_angle, free_of_curl, read_maps
+from pypty.calibrate.measured import open_far_field, pixel_weights, wrap_deg
+from pypty.calibrate.shifts import best_number, mirror, refine, search, split, turn
+from pypty.calibrate.suggestion import Suggestion
+from pypty.experiment import Experiment
+from pypty.plots.calibration import plot_orientation
+
+BRIGHT_FIELD = "bright-field shifts"
+CURL = "curl"
+_SMALLEST_SHIFT = 0.75
+"""Scan steps at the rim of the pixels; below it the images of bright-field pixels hardly differ."""
+_SMALLEST_COHERENCE = 0.08
+_CLEAR = 1.3
+"""Ratio of the scores of both hands from which the shifts decide."""
+_LARGEST_SHIFT = 0.25
+"""Of the scan's shorter side."""
+_UNDECIDED = 0.1
+_THICK = 0.03
+"""Fraction of the counts outside the disk above which the specimen may turn the attraction round."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the eight orientations, at its best angle.
+
+    Attributes
+    ----------
+    flip : the patterns, as they are now, have their ky axis reversed
+    angle_deg : PLRotation_deg with it
+    curl_free : 1 for centres of mass without curl, 0 without divergence
+    aligned : 1 if the images of bright-field pixels coincide after a shift by defocus
+    C10_A : overfocus with which they do
+    attracted : -1 to 1, correlation of deflection and dark-field gradient
+    score : what decides, 0 to 1
+    """
+
+    flip: bool
+    angle_deg: float
+    curl_free: float
+    aligned: float
+    C10_A: float
+    attracted: float
+    score: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Both estimators before a decision; ``flips[h]`` and ``angles[h]`` for the two hands."""
+
+    angles: tuple[float, float]
+    decides: str
+    spread: float
+
+
+def orientation(params: Mapping[str, Any]) -> Suggestion:
+    """Rotation and handedness of the detector, from the patterns alone.
+
+    Two estimators see each of the eight orientations (``flip_ky`` and a quadrant of ``PLRotation_deg``).
+    *Shifts*: a defocused beam moves the image of each bright-field pixel in proportion to its k; the map
+    from k to shift is a matrix whose polar decomposition is rotation, handedness and defocus. *Curl*:
+    centres of mass have none in the right frame. The shifts decide where the defocus moves images by more
+    than about a scan step, else the curl does. Both are blind to half a turn together with the other sign of
+    defocus (or of the specimen's phase). That is decided by the sign of the nominal defocus
+    (``extra_probe_defocus``, ``aberrations``, ``defocus``; half of ``total_thickness`` is added) if one is
+    given, else by atoms attracting the beam, which holds for thin specimens.
+
+    Parameters
+    ----------
+    params : parameters of the data with ``scan_size``; ``scan_step_A`` and a pixel size for the defocus in Å
+
+    Returns
+    -------
+    Suggestion
+        ``PLRotation_deg``, ``flip_ky``, and ``data_shift_vector`` if the flip changes. Values:
+        ``rotation_deg``, ``flip_ky``, ``candidates`` (8 of :class:`Candidate`, best first), ``margin``
+        (score of the best over the next), ``decided_by``, ``half_turn_by`` ("defocus", "attraction" or
+        "nothing"), ``C10_A``, ``C12_A`` (size of the two-fold astigmatism, distortion of the scan included),
+        ``rotation_curl_deg``.
+
+    Raises
+    ------
+    DataError
+        There is no disk, or the scan has fewer than 6 x 6 points.
+    ParameterError
+        The data are not diffraction patterns.
+    """
+    experiment = open_far_field(params, "orientation")
+    try:
+        weights = pixel_weights(experiment)
+        edge = fit_edge(np.nan_to_num(experiment.mean_pattern), weights)
+        maps = read_maps(experiment, edge, weights)
+    finally:
+        experiment.source.close()
+    per_A = experiment.wavelength * float(np.mean(experiment.pixel_1A)) / experiment.step_A
+    measured = _measure(maps)
+    nominal = _nominal_C10(experiment)
+    dark = float(maps.dark.mean())
+    candidates, by = _candidates(maps, measured, per_A, nominal, dark, experiment.rotation_deg)
+    best = candidates[0]
+    others = [c.score for c in candidates[1:]]
+    margin = best.score / max(others) if max(others) > 0 else math.inf
+    suggested: dict[str, Any] = {
+        "flip_ky": bool(experiment.preprocess.flip_ky != best.flip),
+        "PLRotation_deg": best.angle_deg,
+    }
+    if best.flip:
+        suggested["data_shift_vector"] = _shift_after_flip(experiment)
+    curl = curl_angle(maps.com, best.flip)[0]
+    values = {
+        "rotation_deg": best.angle_deg,
+        "flip_ky": suggested["flip_ky"],
+        "candidates": tuple(candidates),
+        "margin": margin,
+        "decided_by": measured.decides,
+        "half_turn_by": by,
+        "C10_A": best.C10_A,
+        "C12_A": measured.spread / per_A,
+        "rotation_curl_deg": _near(curl, best.angle_deg, 180.0),
+        "outside_disk": dark,
+    }
+    field = np.einsum("ij,jk,kyx->iyx", turn(best.angle_deg), mirror(best.flip), maps.com)
+    rows = [
+        (experiment.preprocess.flip_ky != c.flip, c.angle_deg, c.curl_free, c.aligned, c.attracted, c.score)
+        for c in candidates
+    ]
+    figure = plot_orientation(field, maps.dark, rows, experiment.step_A, edge.radius_px)
+    return Suggestion(suggested, values, _text(values, params), figure)
+
+
+def _measure(maps: Maps) -> _Measured:
+    """Angles for both hands by the estimator that decides."""
+    images = maps.images
+    largest = max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
+    found = [search(images, flip, largest) for flip in (False, True)]
+    coherence = [images.coherence(matrix) for matrix in found]
+    hand = int(np.argmax(coherence))
+    matrix = refine(images, found[hand])
+    if np.linalg.det(matrix @ mirror(bool(hand))) > 0:
+        found[hand] = matrix
+    rim = float(np.hypot(*images.k.T).max())
+    moved = rim * split(found[hand], bool(hand))[1]
+    clear = coherence[hand] > _SMALLEST_COHERENCE and coherence[hand] > _CLEAR * max(coherence[1 - hand], 0)
+    if moved > _SMALLEST_SHIFT and clear:
+        angles = tuple(split(-found[h], bool(h))[0] for h in (0, 1))
+        return _Measured((angles[0], angles[1]), BRIGHT_FIELD, split(found[hand], bool(hand))[2])
+    curls = tuple(curl_angle(maps.com, flip)[0] for flip in (False, True))
+    return _Measured((curls[0], curls[1]), CURL, 0.0)
+
+
+def _candidates(
+    maps: Maps, measured: _Measured, per_A: float, nominal: float, dark: float, now_deg: float
+) -> tuple[list[Candidate], str]:
+    """All eight, best first, and what decided about half a turn."""
+    largest = max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
+    found = []
+    for flip in (False, True):
+        for quadrant in range(4):
+            angle = wrap_deg(measured.angles[int(flip)] + 90 * quadrant)
+            number, aligned = best_number(maps.images, angle, flip, largest)
+            found.append(
+                Candidate(
+                    flip,
+                    angle,
+                    free_of_curl(maps.com, flip, angle),
+                    max(aligned, 0.0),
+                    -number / per_A,
+                    attraction(maps, flip, angle),
+                    0.0,
+                )
+            )
+    by_shifts = measured.decides == BRIGHT_FIELD
+    strongest = max(found, key=lambda c: c.aligned if by_shifts else c.curl_free)
+    by = "nothing"
+    if by_shifts and nominal != 0:
+        by = "defocus"
+    elif abs(strongest.attracted) > _UNDECIDED:
+        by = "attraction"
+    scored = []
+    for c in found:
+        fit = c.aligned if by_shifts else c.curl_free
+        if by == "defocus":
+            side = 1.0 if c.C10_A * nominal > 0 else 0.0
+        elif by == "attraction":
+            side = 0.5 * (1 + c.attracted)
+        else:  # the half turn nearer to what the parameters say
+            side = 1.0 if abs(wrap_deg(c.angle_deg - now_deg)) <= 90 else 0.5
+        scored.append(Candidate(**{**c.__dict__, "score": fit * side}))
+    return sorted(scored, key=lambda c: -c.score), by
+
+
+def _nominal_C10(experiment: Experiment) -> float:
+    """Å at the middle of the specimen, by the parameters; 0 if they do not say."""
+    c10 = float(experiment.aberrations_A[0])
+    if c10 == 0:
+        c10 = -_recorded(experiment, "defocus")
+    return c10 + 0.5 * _recorded(experiment, "total_thickness") if c10 != 0 else 0.0
+
+
+def _recorded(experiment: Experiment, key: str) -> float:
+    try:
+        value = float(experiment.settings[key])
+    except (TypeError, ValueError):
+        return 0.0
+    return value if math.isfinite(value) else 0.0
+
+
+def _shift_after_flip(experiment: Experiment) -> np.ndarray:
+    """The shift that leaves the zero frequency at n//2 when ky is reversed: pixel j becomes n - 1 - j."""
+    shift = np.array(experiment.preprocess.shift)
+    n = experiment.source.shape[1]
+    return np.array([2 * (n // 2) - n + 1 - shift[0], shift[1]])
+
+
+def _near(angle: float, reference: float, period: float) -> float:
+    """The same angle modulo the period, as near as possible to the reference."""
+    return float(angle - period * np.round((angle - reference) / period))
+
+
+def _text(values: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    best: Candidate = values["candidates"][0]
+    lines = [
+        f"orientation: PLRotation_deg = {values['rotation_deg']:.2f}, flip_ky = {values['flip_ky']}; decided by "
+        f"{values['decided_by']}, {values['margin']:.2f} times the score of the next of eight",
+        f"  the curl of the centres of mass says {values['rotation_curl_deg']:.2f} deg "
+        f"({100 * best.curl_free:.0f} % free of curl)",
+    ]
+    if values["decided_by"] == BRIGHT_FIELD:
+        lines.append(
+            f"  the images of bright-field pixels coincide for an overfocus C10 = {best.C10_A:.0f} Å "
+            f"({100 * best.aligned:.0f} %)"
+        )
+    if values["half_turn_by"] == "defocus":
+        lines.append("  half a turn was decided by the sign of the nominal defocus")
+        if best.attracted < -_UNDECIDED:
+            lines.append(
+                f"  atoms seem to repel the beam then ({best.attracted:+.2f}): the specimen is thick, or the "
+                "sign of the nominal defocus is wrong"
+            )
+    elif values["half_turn_by"] == "attraction":
+        lines.append(f"  half a turn was decided by atoms attracting the beam ({best.attracted:+.2f} of 1)")
+        if values["outside_disk"] > _THICK:
+            lines.append(
+                f"  WARNING: {100 * values['outside_disk']:.1f} % of the counts are outside the disk; in so thick a "
+                "specimen the beam swings through "
+                "the columns and this sign is not safe: give the nominal defocus (extra_probe_defocus), or try both"
+            )
+    else:
+        lines.append(
+            "  WARNING: nothing tells this rotation from half a turn more; give the nominal defocus, or try both"
+        )
+    if params.get("positions") is not None:
+        lines.append("  positions were given: make them anew with this rotation")
+    return "\n".join(lines)

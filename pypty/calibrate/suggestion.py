@@ -1,0 +1,92 @@
+"""What a calibration found: parameters to use, the numbers behind them, and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import ParameterError
+from pypty.plots.figures import Figure
+
+
+def _nothing() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The answer of one calibration.
+
+    Attributes
+    ----------
+    params : parameters to use, by name; arrays as the schema wants them. Empty if nothing needs to change.
+    values : measured numbers by name, units in the name (``radius_px``), for scripts and tests
+    text : a few lines for a reader: what was found, how sure it is, what to look at
+    figure : what was measured, as a picture; None if there is nothing to see
+    """
+
+    params: Mapping[str, Any] = field(default_factory=_nothing)
+    values: Mapping[str, Any] = field(default_factory=_nothing)
+    text: str = ""
+    figure: Figure | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+        object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
+
+    def apply(self, pypty_params: Mapping[str, Any]) -> dict[str, Any]:
+        """A new dict: ``pypty_params`` with the suggested values; arrays are copied, nothing given is changed."""
+        copies = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in self.params.items()}
+        return {**pypty_params, **copies}
+
+    def merge(self, *others: Suggestion, figure: Figure | None = None) -> Suggestion:
+        """One suggestion from several.
+
+        Parameters
+        ----------
+        others : where two suggest the same parameter or number, the later one counts
+        figure : picture of the whole; None = the last one there is
+
+        Raises
+        ------
+        ParameterError
+            One of the others is no Suggestion.
+        """
+        for other in others:
+            if not isinstance(other, Suggestion):
+                raise ParameterError(
+                    f"merge: a {type(other).__name__} was given, expected results of pypty.calibrate"
+                )
+        everyone = (self, *others)
+        figures = [one.figure for one in everyone if one.figure is not None]
+        return Suggestion(
+            params={k: v for one in everyone for k, v in one.params.items()},
+            values={k: v for one in everyone for k, v in one.values.items()},
+            text="\n".join(one.text for one in everyone if one.text),
+            figure=figure if figure is not None else (figures[-1] if figures else None),
+        )
+
+    def __str__(self) -> str:
+        lines = [self.text] if self.text else []
+        if self.params:
+            lines.append("suggested parameters:")
+            lines += [f"  {name} = {_shown(value)}" for name, value in self.params.items()]
+        else:
+            lines.append("no parameter needs to change")
+        return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value on one line; of a large array shape, type and range."""
+    if isinstance(value, np.ndarray) and value.size > 8:
+        line = f"array {value.shape} {value.dtype}"
+        if value.dtype == bool:
+            return f"{line}, {int(value.sum())} true"
+        return f"{line}, {value.min():.6g} to {value.max():.6g}"
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, precision=6, separator=", ")
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)

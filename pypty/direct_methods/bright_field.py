@@ -1,0 +1,254 @@
+"""Images of the pixels of the bright-field disk: what they show, where, and how far they are shifted.
+
+By reciprocity the image that one bright-field pixel makes during the scan is a bright-field image under tilted
+illumination. Aberrations chi shift it by grad chi(k) / (2 pi) (Nellist, McCallum & Rodenburg, Nature 374 (1995) 630;
+Spoth et al., Microsc. Microanal. 23 (2017) S466).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage
+import scipy.sparse
+
+from pypty.errors import ParameterError
+from pypty.optics.aberrations import krivanek_orders
+from pypty.optics.scan_grid import rotation_yx
+
+Chunks = Iterable[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Detectors:
+    """Groups of detector pixels, each of which makes one image.
+
+    Attributes
+    ----------
+    sums : (ky * kx, D) sparse; column d holds the weights of the pixels of detector d
+    k_1A : (D, 2) centre [y, x] of each, 1/Å, from pixel n//2
+    """
+
+    sums: scipy.sparse.csr_matrix
+    k_1A: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.k_1A)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(D,) sum of the weights of each detector."""
+        return np.asarray(self.sums.sum(axis=0)).ravel()
+
+    def part(self, columns: slice | np.ndarray) -> Detectors:
+        """Some of them."""
+        return Detectors(self.sums[:, columns].tocsr(), self.k_1A[columns])
+
+    def blurred(self, shape: tuple[int, ...], sigma_px: float) -> Detectors:
+        """Each widened by a Gaussian, as if the patterns (ky, kx) were blurred; the centres stay."""
+        columns = [
+            scipy.sparse.csr_matrix(
+                scipy.ndimage.gaussian_filter(
+                    column.reshape(shape), sigma_px, mode="constant", truncate=3
+                ).ravel()
+            )
+            for column in self.sums.T.toarray()
+        ]
+        return Detectors(scipy.sparse.vstack(columns).T.tocsr(), self.k_1A)
+
+
+@dataclass(frozen=True)
+class BrightField:
+    """Images of detectors: (D, sy, sx) float32 counts, and where the detectors are."""
+
+    images: np.ndarray
+    detectors: Detectors
+
+
+def binned_detectors(aperture: np.ndarray, pixel_1A: tuple[float, float], binning: int = 1) -> Detectors:
+    """Squares of ``binning`` x ``binning`` pixels inside the bright-field disk.
+
+    A square at its rim counts with the pixels it has inside, at their centre of gravity; those less than half full
+    are left out where binning is above 1.
+
+    Parameters
+    ----------
+    aperture : (ky, kx) bool, the bright-field disk
+    pixel_1A : (ky, kx) size of a pixel, 1/Å
+
+    Raises
+    ------
+    ParameterError
+        The disk is empty, or nothing is left after binning.
+    """
+    if binning < 1 or binning != int(binning):
+        raise ParameterError(f"binning of detector pixels is {binning!r}, expected a whole number from 1")
+    rows, columns = np.nonzero(aperture)
+    if not len(rows):
+        raise ParameterError(
+            "the aperture has no bright-field pixel; check aperture_mask or conv_semiangle_mrad"
+        )
+    ny, nx = aperture.shape
+    squares = np.stack(
+        [(rows - ny // 2 + binning // 2) // binning, (columns - nx // 2 + binning // 2) // binning]
+    )
+    _, group, size = np.unique(squares, axis=1, return_inverse=True, return_counts=True)
+    full_enough = size * 2 >= binning**2
+    if not full_enough.any():
+        raise ParameterError(f"no {binning} x {binning} square fits the bright-field disk; lower the binning")
+    number = np.cumsum(full_enough) - 1
+    group = group.ravel()
+    inside = full_enough[group]
+    pixels, group = (rows * nx + columns)[inside], number[group[inside]]
+    sums = scipy.sparse.csr_matrix(
+        (np.ones(len(pixels), np.float32), (pixels, group)), (ny * nx, int(group.max()) + 1)
+    )
+    return Detectors(sums, _centres(sums, aperture.shape, pixel_1A))
+
+
+def virtual_detectors(
+    masks: np.ndarray, pixel_1A: tuple[float, float], aperture: np.ndarray | None = None
+) -> Detectors:
+    """Virtual detectors, each a channel of the data, at the centres of gravity of their masks.
+
+    Parameters
+    ----------
+    masks : (D, ky, kx)
+    aperture : (ky, kx) bool; those with less than half of their weight inside are left out. None keeps all
+
+    Raises
+    ------
+    ParameterError
+        A mask is empty, or none lies in the aperture.
+    """
+    flat = np.abs(np.asarray(masks, float)).reshape(len(masks), -1)
+    if not (flat.sum(axis=1) > 0).all():
+        raise ParameterError(f"mask {int(np.argmin(flat.sum(axis=1)))} of the virtual detectors is empty")
+    k = _centres(scipy.sparse.csr_matrix(flat.T), masks.shape[1:], pixel_1A)
+    all_channels = Detectors(scipy.sparse.identity(len(k), np.float32, "csr"), k)
+    if aperture is None:
+        return all_channels
+    share = flat[:, aperture.ravel()].sum(axis=1) / flat.sum(axis=1)
+    if not (share > 0.5).any():
+        raise ParameterError(
+            "no virtual detector lies in the bright-field disk; check masks and aperture_mask"
+        )
+    return all_channels.part(np.flatnonzero(share > 0.5))
+
+
+def _centres(
+    sums: scipy.sparse.csr_matrix, shape: tuple[int, ...], pixel_1A: tuple[float, float]
+) -> np.ndarray:
+    index = np.stack(np.unravel_index(np.arange(sums.shape[0]), shape), axis=1) - np.array(shape) // 2
+    weights = np.asarray(sums.sum(axis=0)).ravel()
+    return (sums.T @ (index * np.asarray(pixel_1A))) / weights[:, None]
+
+
+def collect(chunks: Chunks, detectors: Detectors, scan_size: tuple[int, int]) -> BrightField:
+    """Sum patterns over each detector, in one pass over the data.
+
+    Parameters
+    ----------
+    chunks : (indices, patterns (n, ky, kx))
+    """
+    images = np.empty((len(detectors), scan_size[0] * scan_size[1]), np.float32)
+    # Dense columns first: a slice of the pixels that are used is much faster than a product with all of them.
+    used = np.unique(
+        detectors.sums.indices if detectors.sums.format == "csc" else detectors.sums.nonzero()[0]
+    )
+    one_each = detectors.sums.nnz == len(used) == len(detectors) and bool((detectors.sums.data == 1).all())
+    pixels = detectors.sums.tocsc().indices if one_each else used
+    reduced = None if one_each else detectors.sums[used].T.tocsr()
+    for indices, patterns in chunks:
+        chosen = patterns.reshape(len(patterns), -1)[:, pixels]
+        images[:, indices] = chosen.T if reduced is None else reduced @ np.ascontiguousarray(chosen.T)
+    return BrightField(images.reshape(len(detectors), *scan_size), detectors)
+
+
+def in_groups(
+    open_chunks: Callable[[], Chunks], detectors: Detectors, scan_size: tuple[int, int], largest_bytes: int
+) -> Iterator[BrightField]:
+    """:func:`collect` for as many detectors at a time as fit ``largest_bytes``; each group reads the data once."""
+    per_image = 4 * scan_size[0] * scan_size[1]
+    step = max(1, int(largest_bytes) // per_image)
+    for start in range(0, len(detectors), step):
+        yield collect(open_chunks(), detectors.part(slice(start, start + step)), scan_size)
+
+
+def subscan_chunks(
+    open_chunks: Callable[[], Chunks], scan_size: tuple[int, int], region: Sequence[int] | None
+) -> tuple[Callable[[], Chunks], tuple[int, int]]:
+    """Patterns of a rectangle (top, left, bottom, right) of the scan, counted anew, and its size; None = the whole.
+
+    Raises
+    ------
+    ParameterError
+        The rectangle does not lie in the scan.
+    """
+    rows, columns = scan_size
+    if region is None:
+        return open_chunks, scan_size
+    top, left, bottom, right = (int(edge) for edge in region)
+    if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
+        raise ParameterError(
+            f"subscan_region {tuple(region)} is no part (top, left, bottom, right) of a scan of {rows} x {columns}"
+        )
+
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for indices, data in open_chunks():
+            y, x = np.divmod(indices, columns)
+            inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+            yield ((y - top) * (right - left) + x - left)[inside], data[inside]
+
+    return chunks, (bottom - top, right - left)
+
+
+def gradient_basis(k_1A: np.ndarray, n_terms: int, wavelength: float) -> np.ndarray:
+    """(n_terms, ..., 2): grad_k B / (2 pi) = shift [y, x] in Å that 1 Å of each aberration makes.
+
+    B = (2 pi/lambda) a^(n+1)/(n+1) {1, cos m phi, sin m phi}, a = lambda k (``pypty.optics.aberrations``), so along
+    the radius a^n cos(m phi), across it -m/(n+1) a^n sin(m phi).
+    """
+    ky, kx = k_1A[..., 0], k_1A[..., 1]
+    angle, azimuth = wavelength * np.hypot(ky, kx), np.arctan2(ky, kx)
+    cosine, sine = np.cos(azimuth), np.sin(azimuth)
+    basis = np.empty((n_terms, *k_1A.shape))
+    for out, (n, m, kind) in zip(basis, krivanek_orders(n_terms), strict=True):
+        wave, slope = np.cos(m * azimuth), -m * np.sin(m * azimuth)
+        if kind == "b":
+            wave, slope = np.sin(m * azimuth), m * np.cos(m * azimuth)
+        radial, across = angle**n * wave, angle**n / (n + 1) * slope
+        out[..., 0], out[..., 1] = radial * sine + across * cosine, radial * cosine - across * sine
+    return basis
+
+
+def phase_basis(k_1A: np.ndarray, n_terms: int, wavelength: float) -> np.ndarray:
+    """(n_terms, ...): phase in rad of 1 Å of each aberration at any k (..., 2) [y, x].
+
+    a^(n+1) cos(m phi) and sin(m phi) are real and imaginary part of a^(n+1-m) z^m with z = a exp(i phi).
+    """
+    z = wavelength * (k_1A[..., 1] + 1j * k_1A[..., 0])
+    square = z.real**2 + z.imag**2
+    powers = {0: np.ones_like(z)}
+    basis = np.empty((n_terms, *z.shape))
+    for term, (n, m, kind) in enumerate(krivanek_orders(n_terms)):
+        if m and m not in powers:
+            powers[m] = z**m
+        wave = powers[m].imag if kind == "b" else powers[m].real
+        basis[term] = (2 * np.pi / wavelength / (n + 1)) * square ** ((n + 1 - m) // 2) * wave
+    return basis
+
+
+def image_shifts_A(
+    aberrations_A: np.ndarray, k_1A: np.ndarray, wavelength: float, rotation_deg: float
+) -> np.ndarray:
+    """(D, 2) shift [y, x] in Å, along the axes of the scan, that brings the image of detector k into register.
+
+    Aberrations are those of the probe, in the frame of the detector; the shift is turned back into that of the scan.
+    (PyPty 2.2 takes them in the frame of the scan, which is another beam unless it is round or unrotated.)
+    """
+    coefficients = np.atleast_1d(np.asarray(aberrations_A, float))
+    shifts = np.tensordot(coefficients, gradient_basis(k_1A, len(coefficients), wavelength), axes=1)
+    return shifts @ rotation_yx(rotation_deg)

@@ -1,0 +1,229 @@
+"""What direct methods, calibration and checks need to know of a scan, read from a parameter dict."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pypty.data.preprocess import Preprocess
+from pypty.data.sources import PatternSource, open_source
+from pypty.errors import ParameterError
+from pypty.optics.wavelength import wavelength_A
+from pypty.params.check import read_parameters
+from pypty.params.report import Report
+from pypty.params.settings import Settings
+
+CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A raster scan of diffraction patterns and its calibration.
+
+    Patterns are those of the reconstruction after flip, shift and binning, without padding, zero frequency at n//2.
+
+    Attributes
+    ----------
+    source : the measured patterns, (N, ky, kx); with ``masks`` (N, 1, D) sums over virtual detectors
+    scan_size : points (slow, fast); their product is N
+    step_A : distance between scan points, Å
+    rotation_deg : PLRotation_deg, see :func:`pypty.optics.scan_grid.rotation_yx`
+    wavelength : Å
+    pixel_1A : (ky, kx) size of a pattern's pixel, 1/Å
+    pad : pixels added on each side of a pattern in the reconstruction
+    aberrations_A : Krivanek coefficients, the extra defocus of the probe included in the first
+    settings : all parameters, checked one by one
+    """
+
+    source: PatternSource
+    preprocess: Preprocess
+    multiplier: float
+    scan_size: tuple[int, int]
+    step_A: float
+    rotation_deg: float
+    wavelength: float
+    pixel_1A: tuple[float, float]
+    pad: int
+    aberrations_A: np.ndarray
+    settings: Settings
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Experiment:
+        """Read and check what is needed; the caller closes ``source``.
+
+        Raises
+        ------
+        ParameterError
+            A parameter is wrong or missing; the message lists all of them.
+        DataError
+            The patterns cannot be read.
+        """
+        report = Report()
+        settings = read_parameters(params, report)
+        report.raise_if_any()
+        source = open_source(settings)
+        if source is None:
+            raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
+        preprocess = Preprocess.from_settings(settings).unpadded
+        shape = preprocess.pattern_shape((source.shape[1], source.shape[2]))
+        if settings["masks"] is not None:
+            shape = tuple(settings["masks"].shape[1:])
+        wavelength = wavelength_A(settings["acc_voltage"])
+        return cls(
+            source,
+            preprocess,
+            float(settings["data_multiplier"]),
+            _scan_size(settings, source, params),
+            float(settings["scan_step_A"]),
+            _number(settings, "PLRotation_deg", 0.0),
+            wavelength,
+            _pattern_pixel(settings, shape, wavelength),
+            int(settings["data_pad"]) // int(settings["upsample_pattern"]),
+            _aberrations(settings),
+            settings,
+        )
+
+    @property
+    def n_patterns(self) -> int:
+        return int(self.source.shape[0])
+
+    @cached_property
+    def pattern_shape(self) -> tuple[int, int]:
+        """(ky, kx) of the patterns that :meth:`patterns` gives."""
+        return self.preprocess.pattern_shape((self.source.shape[1], self.source.shape[2]))
+
+    @property
+    def pixel_mrad(self) -> tuple[float, float]:
+        """(ky, kx) size of a pattern's pixel, mrad."""
+        return (1e3 * self.wavelength * self.pixel_1A[0], 1e3 * self.wavelength * self.pixel_1A[1])
+
+    def patterns(self, indices: np.ndarray) -> np.ndarray:
+        """(n, ky, kx) float32 counts of the patterns with these sorted indices."""
+        raw = self.preprocess.patterns(self.source.read(np.asarray(indices)))
+        data = raw.astype(np.float32)
+        return data if self.multiplier == 1 else data * np.float32(self.multiplier)
+
+    def chunks(self, largest_bytes: int = CHUNK_BYTES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(indices, patterns) in pieces of at most ``largest_bytes``."""
+        per_pattern = 4 * self.pattern_shape[0] * self.pattern_shape[1]
+        step = max(1, largest_bytes // per_pattern)
+        for start in range(0, self.n_patterns, step):
+            indices = np.arange(start, min(start + step, self.n_patterns))
+            yield indices, self.patterns(indices)
+
+    @cached_property
+    def mean_pattern(self) -> np.ndarray:
+        """(ky, kx) float64, over all patterns."""
+        total = np.zeros(self.pattern_shape)
+        for _, patterns in self.chunks():
+            total += patterns.sum(axis=0, dtype=np.float64)
+        return total / self.n_patterns
+
+    @cached_property
+    def aperture(self) -> np.ndarray:
+        """(ky, kx) bool: ``aperture_mask`` without its padding; else the disk of ``conv_semiangle_mrad`` around n//2;
+        else the pixels of the mean pattern above ``bright_threshold`` (0.1) times its maximum."""
+        mask, (ny, nx) = self.settings["aperture_mask"], self.pattern_shape
+        if isinstance(mask, np.ndarray) and mask.ndim == 2:
+            return _cut(mask > 0.5, (ny, nx))
+        ky, kx = self.frequencies_1A
+        if mask is not None:
+            nyquist = 0.5 * min(
+                (ny + 2 * self.pad) * self.pixel_1A[0], (nx + 2 * self.pad) * self.pixel_1A[1]
+            )
+            return np.hypot(ky, kx) <= float(mask) * nyquist
+        angle = _number(self.settings, "conv_semiangle_mrad", 0.0)
+        if angle > 0:
+            return np.hypot(ky, kx) * self.wavelength <= 1e-3 * angle
+        return self.mean_pattern > _number(self.settings, "bright_threshold", 0.1) * self.mean_pattern.max()
+
+    @cached_property
+    def frequencies_1A(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ky, 1), (1, kx) of the pixels of a pattern, 1/Å, zero at n//2."""
+        ny, nx = self.pattern_shape
+        return (
+            (np.arange(ny) - ny // 2)[:, None] * self.pixel_1A[0],
+            (np.arange(nx) - nx // 2)[None, :] * self.pixel_1A[1],
+        )
+
+    def with_(self, **changes: Any) -> Experiment:
+        """The same scan with other calibration."""
+        return dataclasses.replace(self, **changes)
+
+
+def _number(settings: Settings, key: str, default: float) -> float:
+    """A recorded key, which anything may stand in."""
+    value = settings[key]
+    if value is None:
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ParameterError(f"{key} is {value!r}, expected a number")
+    return number
+
+
+def _scan_size(settings: Settings, source: PatternSource, params: Mapping[str, Any]) -> tuple[int, int]:
+    """``scan_size``, else the first axes of a 4-D array, else a square."""
+    n = source.shape[0]
+    given = settings["scan_size"]
+    if given is None:
+        layout = getattr(params.get("dataset"), "shape", ())
+        side = math.isqrt(n)
+        if len(layout) == 4:
+            given = layout[:2]
+        elif side * side == n:
+            given = (side, side)
+        else:
+            raise ParameterError(f"scan_size is not given, and {n} patterns are no square; give (slow, fast)")
+    size = (int(given[0]), int(given[1]))
+    if size[0] * size[1] != n:
+        raise ParameterError(
+            f"scan_size {size} has {size[0] * size[1]} points, but there are {n} patterns; correct it (slow, fast)"
+        )
+    return size
+
+
+def _pattern_pixel(settings: Settings, shape: tuple[int, int], wavelength: float) -> tuple[float, float]:
+    """1/Å: ``rez_pixel_size_A`` or ``rez_pixel_size_mrad`` of a detector pixel, else from the pixel of the
+    reconstruction."""
+    binning = int(settings["data_bin"])
+    angle = _number(settings, "rez_pixel_size_mrad", 0.0) * 1e-3 / wavelength
+    direct = angle or _number(settings, "rez_pixel_size_A", 0.0)
+    if direct > 0:
+        return (direct * binning, direct * binning)
+    up, pad = int(settings["upsample_pattern"]), int(settings["data_pad"])
+    sizes = (settings["pixel_size_y_A"], settings["pixel_size_x_A"])
+    found = [up / (float(size) * (up * n + 2 * pad)) for size, n in zip(sizes, shape, strict=True)]
+    return (found[0], found[1])
+
+
+def _aberrations(settings: Settings) -> np.ndarray:
+    given = settings["aberrations"]
+    found = np.zeros(1) if given is None else np.array(given, float).ravel()
+    if not found.size:
+        found = np.zeros(1)
+    found[0] += float(settings["extra_probe_defocus"] or 0.0)
+    return found
+
+
+def _cut(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The centre of a padded mask; a smaller one is padded."""
+    out = np.zeros(shape, bool)
+    target, source = [], []
+    for have, want in zip(mask.shape, shape, strict=True):
+        start = have // 2 - want // 2
+        target.append(
+            slice(max(0, -start), max(0, -start) + min(have - max(0, start), want - max(0, -start)))
+        )
+        source.append(slice(max(0, start), max(0, start) + target[-1].stop - target[-1].start))
+    out[tuple(target)] = mask[tuple(source)]
+    return out

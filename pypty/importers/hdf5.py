@@ -1,0 +1,85 @@
+"""Nested HDF5 groups as plain values, and errors that name what was expected."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pypty.errors import DataError, PyptyError
+
+
+@contextlib.contextmanager
+def opened(path: Path, expected: str) -> Iterator[h5py.File]:
+    """The file, open for reading.
+
+    Parameters
+    ----------
+    expected : what the file should be, in words
+
+    Raises
+    ------
+    DataError
+        It cannot be opened or read as HDF5, or something in it is missing (a KeyError inside the block).
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except PyptyError:
+        raise
+    except KeyError as error:
+        raise DataError(f"{str(path)!r} is no complete {expected}: {error.args[0]}") from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        MemoryError,
+    ) as error:  # what h5py raises for damaged parts
+        raise DataError(f"{str(path)!r} cannot be read as {expected}: {error}") from error
+
+
+def array_of(group: h5py.Group, name: str, ndim: tuple[int, ...] | None = None) -> np.ndarray:
+    """The data set ``name``.
+
+    Raises
+    ------
+    KeyError
+        There is none.
+    DataError
+        It is not numeric, or has another number of dimensions.
+    """
+    item = group.get(name)
+    if not isinstance(item, h5py.Dataset):
+        where = group.name.rstrip("/")
+        raise KeyError(f"it has no data set '{where}/{name}'")
+    value = np.asarray(item[()])
+    if value.dtype.names and set(value.dtype.names) == {"real", "imag"}:
+        value = value["real"] + 1j * value["imag"]
+    if value.dtype.kind not in "biufc":
+        raise DataError(f"{item.file.filename!r}: {item.name!r} holds {value.dtype}, expected numbers")
+    if ndim is not None and value.ndim not in ndim:
+        wanted = " or ".join(str(n) for n in ndim)
+        raise DataError(
+            f"{item.file.filename!r}: {item.name!r} has shape {value.shape}, expected {wanted} axes"
+        )
+    return value
+
+
+def plain(item: h5py.Group | h5py.Dataset, none: tuple[str, ...] = ()) -> Any:
+    """A group as a dict, a data set as a number, text, or array; a text of ``none`` as None."""
+    if isinstance(item, h5py.Group):
+        return {key: plain(value, none) for key, value in item.items()}
+    if not isinstance(item, h5py.Dataset):
+        return None  # a named type
+    value = item[()]
+    if isinstance(value, bytes):
+        text = value.decode("utf-8", "replace")
+        return None if text in none else text
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

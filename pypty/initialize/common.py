@@ -1,0 +1,118 @@
+"""What the functions here ask of a parameter dict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.data.preprocess import Preprocess
+from pypty.data.sources import open_source
+from pypty.errors import ParameterError
+from pypty.params.check import read_parameters
+from pypty.params.report import Report
+from pypty.params.schema import SCHEMA
+from pypty.params.settings import Settings
+
+
+def checked(params: Mapping[str, Any]) -> Settings:
+    """Parameters with defaults filled in, each checked on its own: they may still be incomplete.
+
+    Per-epoch parameters are left out.
+
+    Raises
+    ------
+    ParameterError
+        With every problem.
+    """
+    report = Report()
+    fixed: dict[str, Any] = {}
+    for name, parameter in SCHEMA.items():
+        if parameter.per_epoch:
+            continue
+        value = params.get(name, parameter.default)
+        problem = parameter.kind.problem(value)
+        if problem:
+            report.add(name, f"{problem}, expected {parameter.kind.describe()}")
+        else:
+            fixed[name] = parameter.kind.convert(value)
+    report.raise_if_any()
+    return Settings(MappingProxyType(fixed), MappingProxyType({}), frozenset(params) & frozenset(SCHEMA))
+
+
+def check_all(params: Mapping[str, Any]) -> None:
+    """Check parameters one by one and against each other; raises ParameterError with every problem."""
+    report = Report()
+    read_parameters(params, report)
+    report.raise_if_any()
+
+
+def pixel_yx_A(settings: Settings) -> np.ndarray:
+    """(2,) reconstruction pixel [y, x], Å."""
+    return np.array([settings["pixel_size_y_A"], settings["pixel_size_x_A"]], float)
+
+
+def positions_px(settings: Settings) -> np.ndarray:
+    """(N, 2) positions [y, x] in pixels, with positions_correction."""
+    correction = settings["positions_correction"]
+    given = np.array(settings["positions"], float)
+    return given if correction is None else given + correction
+
+
+def pattern_shape(settings: Settings) -> tuple[int, int]:
+    """(ky, kx) of a pattern after binning, without padding, of the data or the masks.
+
+    Raises
+    ------
+    ParameterError
+        Neither data nor masks were given.
+    """
+    if settings["masks"] is not None:
+        ky, kx = settings["masks"].shape[1:]
+        return (int(ky), int(kx))
+    source = open_source(settings)
+    if source is None:
+        raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
+    shape = (int(source.shape[1]), int(source.shape[2]))
+    source.close()
+    return Preprocess.from_settings(settings).unpadded.pattern_shape(shape)
+
+
+def window_of(settings: Settings) -> tuple[int, int]:
+    """(ny, nx) of the waves: of an array aperture_mask or probe, else upsample_pattern x the patterns + 2 data_pad."""
+    for name in ("aperture_mask", "probe"):
+        given = settings[name]
+        if isinstance(given, np.ndarray) and given.ndim >= 2:
+            return (int(given.shape[0]), int(given.shape[1]))
+    ky, kx = pattern_shape(settings)
+    up, pad = int(settings["upsample_pattern"]), int(settings["data_pad"])
+    return (up * ky + 2 * pad, up * kx + 2 * pad)
+
+
+def in_window(pattern: np.ndarray, upsample: int, pad: int) -> np.ndarray:
+    """A pattern on the pixels of the waves: every pixel becomes upsample x upsample equal ones, then zeros around."""
+    return np.pad(pattern.repeat(upsample, axis=0).repeat(upsample, axis=1), pad)
+
+
+def raster_of(settings: Settings, params: Mapping[str, Any]) -> tuple[int, int]:
+    """Scan points (slow, fast): scan_size, else the first two axes of a 4-D dataset, else a square.
+
+    Raises
+    ------
+    ParameterError
+        None of these.
+    """
+    given = settings["scan_size"]
+    if given is not None:
+        return (int(given[0]), int(given[1]))
+    layout: tuple[int, ...] = getattr(params.get("dataset"), "shape", ())
+    if len(layout) == 4:
+        return (int(layout[0]), int(layout[1]))
+    n = len(settings["positions"])
+    side = math.isqrt(n)
+    if "positions" in settings.given and n > 1 and side * side == n:
+        return (side, side)
+    raise ParameterError("scan_size is not given; give the scan points (slow, fast)")

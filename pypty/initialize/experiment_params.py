@@ -1,0 +1,345 @@
+"""From a notebook page of settings to the parameters of a reconstruction."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty.data.preprocess import Preprocess
+from pypty.data.sources import open_source
+from pypty.errors import ParameterError
+from pypty.experiment import Experiment
+from pypty.initialize.common import check_all, checked, in_window
+from pypty.initialize.given import OWN_KEYS, read_given, was_flipped
+from pypty.initialize.rotation import measure_rotation
+from pypty.initialize.slices import choose_slices, starting_object
+from pypty.optics.scan_grid import scan_grid_A
+from pypty.optics.wavelength import wavelength_A
+from pypty.output.files import make_folder, write_array
+from pypty.params.presets import load_preset
+from pypty.params.settings import Settings
+
+_log = logging.getLogger(__name__)
+_CHUNK_BYTES = 64 * 2**20
+_DATA_KEYS = (
+    "data_path",
+    "data_key",
+    "dataset",
+    "masks",
+    "detector_mask",
+    "flip_ky",
+    "data_bin",
+    "data_shift_vector",
+    "data_multiplier",
+    "upsample_pattern",
+    "force_dataset_dtype",
+    "acc_voltage",
+    "algorithm",
+)
+
+
+def append_exp_params(
+    experimental_params: Mapping[str, Any], pypty_params: Mapping[str, Any] | str | Path | None = None
+) -> dict[str, Any]:
+    """Calibrated parameters from what is known of an experiment.
+
+    Parameters
+    ----------
+    experimental_params : any parameter of a reconstruction (``pypty explain KEY``), which is passed on, and
+
+        * data_path or dataset; masks for sums over virtual detectors
+        * path_json : metadata of Nion Swift, for what is not given: acc_voltage, scan_size, scan step, detector pixel,
+          and defocus (-1e10 times theirs, as in PyPty 2.2). A file of ``pypty import`` fills in likewise, but for
+          the defocus.
+        * acc_voltage : kV, default 60 with a warning
+        * one of rez_pixel_size_mrad, rez_pixel_size_A (pixel of the detector as recorded), or conv_semiangle_mrad, with
+          which the bright-field disk gives the pixel; the first of these counts
+        * aperture, or aperture_mask : (ky, kx) mask of the disk, else pixels above bright_threshold (0.1) times the
+          maximum of the mean
+        * data_pad : default a quarter of the width; upsample_pattern, flip_ky, data_bin
+        * aberrations (Å, Krivanek), defocus : extra_probe_defocus, where that is not given, Å, in the sign of C10
+          (positive: overfocus)
+        * scan_size (slow, fast), and scan_step_A, or fov_nm from the first to the last point of the fast axis
+        * special_postions_A : (N, 2) [y, x] Å, in place of a raster; neither transformed nor rotated
+        * transform_axis_matrix : (2, 2) on [y, x], before the rotation
+        * PLRotation_deg : "auto" (default) or None measure it (:func:`pypty.initialize.rotation.measure_rotation`)
+        * total_thickness Å, num_slices; slice_thickness : a number (Å) wins over num_slices; "auto" only counts where
+          num_slices is not given: 0.5/(convergence angle x largest frequency)
+        * num_obj_modes, obj_phase_sigma : random normal phases as a start of mixed objects
+        * erase_probe : drop the probe of ``pypty_params``
+        * save_preprocessing_files : arrays that were found, into output_folder/preprocessing
+        * plot : PyPty's; figures are in ``pypty.plots`` and the report of ``pypty check``
+    pypty_params : dict, or preset or folder (:func:`pypty.load_preset`), whose other values are kept
+
+    Returns
+    -------
+    new dict for ``pypty.run``, with mean_pattern, aperture_mask, positions, pixel sizes, slice_distances, obj, and what
+    was found, and comx, comy (N,) (px, mean removed) where the rotation was measured
+
+    Raises
+    ------
+    ParameterError
+        Something is missing or contradictory; the message says what.
+    DataError
+        The patterns cannot be read.
+    """
+    found, given = read_given(experimental_params)
+    base = _base(pypty_params, found)
+    out = {**base, **{key: value for key, value in found.items() if key not in OWN_KEYS and key in given}}
+    if "conv_semiangle_mrad" in given and found.get("rez_pixel_size_A") is None:
+        out.pop("rez_pixel_size_A", None)  # of another experiment
+    for key in ("fov_nm", "defocus", "rez_pixel_size_mrad", "PLRotation_deg"):
+        out.pop(key, None)
+    if "acc_voltage" not in out:
+        _log.warning("acc_voltage is not given; 60 kV is taken")
+        out["acc_voltage"] = 60.0
+    if out.get("masks") is not None and out.get("algorithm") is None:
+        _log.info("algorithm lsq_compressed is taken, for virtual detectors")
+        out["algorithm"] = "lsq_compressed"
+    if out.get("flip_ky") and was_flipped(out.get("data_path"), out.get("data_key", "data")):
+        _log.warning(
+            "flip_ky: the patterns of %s were reversed when it was written; not done again", out["data_path"]
+        )
+        out["flip_ky"] = False
+    patterns = _Patterns(out)
+    out.update(_detector(patterns, out, found, given))
+    out.update(_scan(patterns, out, found, given))
+    out.update(choose_slices(found, given, out))
+    out["obj"] = starting_object(found, out, patterns.window(out))
+    if "aberrations" in given:
+        out["aberrations"] = np.array(found["aberrations"], float)
+    if "defocus" in given and "extra_probe_defocus" not in given:
+        out["extra_probe_defocus"] = float(found["defocus"])
+    if found["plot"]:
+        _log.warning(
+            "plot: no figure is shown here; see pypty.plots, or  pypty check FILE --report report.html"
+        )
+    check_all(out)
+    _save(out, bool(found["save_preprocessing_files"]))
+    return out
+
+
+def _base(pypty_params: Mapping[str, Any] | str | Path | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    if pypty_params is None:
+        base: dict[str, Any] = {}
+    else:
+        base = dict(pypty_params) if isinstance(pypty_params, Mapping) else load_preset(pypty_params)
+    if found.get("dataset") is not None:
+        base.pop("data_path", None)
+    elif found.get("data_path"):
+        base.pop("dataset", None)
+    for key in ("comx", "comy", "positions_correction", "obj"):  # of other positions, or other data
+        base.pop(key, None)
+    if found["erase_probe"]:
+        base.pop("probe", None)
+    return base
+
+
+class _Patterns:
+    """The data, as far as geometry needs them.
+
+    Attributes
+    ----------
+    settings : checked parameters that concern the data
+    mean : (ky, kx) mean as recorded, 0 on NaN and masked pixels; with masks, the sum of masks times mean sums
+    n : number of patterns
+    layout : (slow, fast) where the data have four axes
+    """
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.settings: Settings = checked({key: params[key] for key in _DATA_KEYS if key in params})
+        source = open_source(self.settings)
+        if source is None:
+            raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
+        try:
+            self.n = int(source.shape[0])
+            per_pattern = 8 * source.shape[1] * source.shape[2]
+            step = max(1, _CHUNK_BYTES // per_pattern)
+            total, seen = np.zeros(source.shape[1:]), np.zeros(source.shape[1:])
+            for start in range(0, self.n, step):
+                chunk = source.read(np.arange(start, min(start + step, self.n)))
+                total += np.nansum(chunk, axis=0, dtype=np.float64)
+                seen += np.count_nonzero(~np.isnan(chunk), axis=0)
+        finally:
+            source.close()
+        mean = self._without_dead(total / np.maximum(seen, 1))
+        masks = self.settings["masks"]
+        self.mean = mean if masks is None else np.tensordot(mean[0], masks, axes=1)
+        if not (np.isfinite(self.mean).all() and self.mean.max() > 0):
+            raise ParameterError("the mean pattern has no counts, or an infinite number; correct the data")
+        shape: tuple[int, ...] = getattr(params.get("dataset"), "shape", ())
+        self.layout = (int(shape[0]), int(shape[1])) if len(shape) == 4 else None
+
+    def _without_dead(self, mean: np.ndarray) -> np.ndarray:
+        mask = self.settings["detector_mask"]
+        if not isinstance(mask, np.ndarray):
+            return mean
+        if mask.shape[-2:] != mean.shape:
+            raise ParameterError(f"detector_mask has shape {mask.shape}, but patterns are {mean.shape}")
+        weights = mask if mask.ndim == 2 else mask.mean(axis=0)
+        return np.where(weights > 0.5, mean, 0)
+
+    def prepared(self, pattern: np.ndarray) -> np.ndarray:
+        """A recorded pattern after flip, shift and binning."""
+        return Preprocess.from_settings(self.settings).unpadded.patterns(pattern)
+
+    def window(self, params: Mapping[str, Any]) -> tuple[int, int]:
+        ky, kx = self.prepared(self.mean).shape
+        up, pad = int(self.settings["upsample_pattern"]), int(params["data_pad"])
+        return (up * ky + 2 * pad, up * kx + 2 * pad)
+
+
+def _detector(
+    patterns: _Patterns, out: Mapping[str, Any], found: Mapping[str, Any], given: set[str]
+) -> dict[str, Any]:
+    """Aperture, padding, and pixels of detector and reconstruction."""
+    mean = patterns.prepared(patterns.mean)
+    up, binning = int(patterns.settings["upsample_pattern"]), int(patterns.settings["data_bin"])
+    threshold = float(out["bright_threshold"] if out.get("bright_threshold") is not None else 0.1)
+    disk = (
+        mean > threshold * mean.max()
+        if found["aperture"] is None
+        else _aperture(found["aperture"], mean.shape)
+    )
+    radius = math.sqrt(float(disk.sum()) / math.pi)
+    wavelength = wavelength_A(out["acc_voltage"])
+    if found.get("rez_pixel_size_mrad") is not None and "rez_pixel_size_mrad" in given:
+        rez = float(found["rez_pixel_size_mrad"]) * 1e-3 / wavelength * binning
+    elif out.get("rez_pixel_size_A") is not None:
+        rez = float(out["rez_pixel_size_A"]) * binning
+    elif out.get("conv_semiangle_mrad") is not None:
+        rez = float(out["conv_semiangle_mrad"]) * 1e-3 / (radius * wavelength)
+    else:
+        raise ParameterError(
+            "the pixel of the detector is unknown; give rez_pixel_size_mrad, rez_pixel_size_A or conv_semiangle_mrad"
+        )
+    if not (rez > 0 and math.isfinite(rez)):
+        raise ParameterError(f"the pixel of the detector is {rez} 1/Å, expected a positive number")
+    pad = out.get("data_pad")
+    if pad is None:
+        pad = math.ceil(up * mean.shape[1] / 4 / up) * up
+    sizes = [up / (rez * (up * n + 2 * int(pad))) for n in mean.shape]
+    angle = out.get("conv_semiangle_mrad")
+    return {
+        "mean_pattern": patterns.mean,
+        "aperture_mask": in_window(disk, up, int(pad)),
+        "bright_threshold": threshold,
+        "rez_pixel_size_A": rez / binning,
+        "conv_semiangle_mrad": 1e3 * radius * rez * wavelength if angle is None else float(angle),
+        "data_pad": int(pad),
+        "pixel_size_y_A": sizes[0],
+        "pixel_size_x_A": sizes[1],
+    }
+
+
+def _aperture(given: Any, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.asarray(given)
+    if mask.shape != tuple(shape) or mask.dtype.kind not in "biuf" or not (mask > 0.5).any():
+        raise ParameterError(
+            f"aperture has shape {mask.shape} and dtype {mask.dtype}; expected a mask {tuple(shape)}, 1 inside"
+        )
+    return mask > 0.5
+
+
+def _scan(
+    patterns: _Patterns, out: Mapping[str, Any], found: Mapping[str, Any], given: set[str]
+) -> dict[str, Any]:
+    """Positions, step and rotation."""
+    pixel = np.array([out["pixel_size_y_A"], out["pixel_size_x_A"]])
+    special = found["special_postions_A"]
+    rotation = found.get("PLRotation_deg", "auto")
+    measured = rotation is None or isinstance(rotation, str)
+    if isinstance(rotation, str) and rotation != "auto":
+        raise ParameterError(f"PLRotation_deg is {rotation!r}, expected degrees, or 'auto'")
+    if special is not None:
+        points = np.asarray(special, float)
+        if points.shape != (patterns.n, 2) or not np.isfinite(points).all():
+            raise ParameterError(
+                f"special_postions_A has shape {points.shape}, expected ({patterns.n}, 2) finite numbers [y, x] in Å"
+            )
+        return {
+            "positions": (points - points.min(axis=0)) / pixel,
+            "PLRotation_deg": 0.0 if measured else float(rotation),
+        }
+    size = _size(patterns, out)
+    step = _step(size, out, found)
+    changes: dict[str, Any] = {"scan_size": size, "scan_step_A": step}
+    if measured:
+        changes.update(_measured({**out, **changes}, found, given))
+    else:
+        changes["PLRotation_deg"] = float(rotation)
+    matrix = found["transform_axis_matrix"]
+    if matrix is not None and np.shape(matrix) != (2, 2):
+        raise ParameterError(f"transform_axis_matrix has shape {np.shape(matrix)}, expected 2 x 2 numbers")
+    points = scan_grid_A(size, step, changes["PLRotation_deg"], matrix)
+    return {**changes, "positions": (points - points.min(axis=0)) / pixel}
+
+
+def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
+    given = out.get("scan_size")
+    if given is None:
+        side = math.isqrt(patterns.n)
+        if patterns.layout is not None:
+            given = patterns.layout
+        elif side * side == patterns.n:
+            given = (side, side)
+            _log.warning(
+                "scan_size is not given; %d patterns are taken as a square of %d x %d", patterns.n, side, side
+            )
+        else:
+            raise ParameterError(
+                f"scan_size is not given, and {patterns.n} patterns are no square; give (slow, fast)"
+            )
+    size = (int(given[0]), int(given[1]))
+    if size[0] * size[1] != patterns.n:
+        raise ParameterError(
+            f"scan_size {size} has {size[0] * size[1]} points, but there are {patterns.n} patterns; give (slow, fast), "
+            "or special_postions_A"
+        )
+    return size
+
+
+def _step(size: tuple[int, int], out: Mapping[str, Any], found: Mapping[str, Any]) -> float:
+    """Å: as given, else the field of view over the fast axis."""
+    step = out.get("scan_step_A")
+    if step is None or (found.get("fov_nm") is not None and found.get("scan_step_A") is None):
+        if found.get("fov_nm") is None:
+            raise ParameterError("neither scan_step_A nor fov_nm is given; without it there are no positions")
+        if size[1] < 2:
+            raise ParameterError("fov_nm says nothing of a single column of points; give scan_step_A")
+        step = 10 * float(found["fov_nm"]) / (size[1] - 1)
+    if not (float(step) > 0 and math.isfinite(float(step))):
+        raise ParameterError(f"the scan step is {step} Å, expected a positive number")
+    return float(step)
+
+
+def _measured(out: Mapping[str, Any], found: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+    keys = {*_DATA_KEYS, "data_pad", "pixel_size_x_A", "pixel_size_y_A", "aperture_mask", "rez_pixel_size_A"}
+    keys |= {"scan_size", "scan_step_A", "conv_semiangle_mrad"}
+    params = {key: out[key] for key in keys if key in out}
+    beam = {"aberrations": out.get("aberrations"), "extra_probe_defocus": out.get("extra_probe_defocus", 0.0)}
+    if "aberrations" in given:
+        beam["aberrations"] = found["aberrations"]
+    if "defocus" in given and "extra_probe_defocus" not in given:
+        beam["extra_probe_defocus"] = found["defocus"]
+    experiment = Experiment.from_params({**params, **beam})
+    try:
+        result = measure_rotation(experiment)
+    finally:
+        experiment.source.close()
+    y, x = (result.centres - result.centres.mean(axis=0)).T
+    return {"PLRotation_deg": result.angle_deg, "comx": x.copy(), "comy": y.copy()}
+
+
+def _save(out: Mapping[str, Any], wanted: bool) -> None:
+    if not (wanted and out.get("output_folder")):
+        return
+    folder = make_folder(Path(out["output_folder"]).expanduser() / "preprocessing")
+    for name in ("mean_pattern", "aperture_mask", "positions", "comx", "comy"):
+        if out.get(name) is not None:
+            write_array(folder / f"{name}.npy", np.asarray(out[name]))

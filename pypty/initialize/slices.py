@@ -1,0 +1,84 @@
+"""How many slices, and the object before the first epoch."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import ParameterError
+from pypty.optics.wavelength import wavelength_A
+
+_log = logging.getLogger(__name__)
+_OBJECT = 2
+"""Which of the streams of ``seed`` draws the object."""
+
+
+def choose_slices(found: Mapping[str, Any], given: set[str], out: Mapping[str, Any]) -> dict[str, Any]:
+    """num_slices, slice_distances (1,) Å and total_thickness.
+
+    A slice_thickness that is a number gives ceil(total/slice_thickness) slices; else num_slices counts; else "auto":
+    slices of 0.5/(alpha k_max), alpha the convergence semi-angle, k_max the largest frequency of the (unpadded)
+    pattern. Slice distances of ``out`` stay where no thickness is known.
+    """
+    known = out.get("total_thickness") is not None
+    total = float(out["total_thickness"]) if known else 1.0
+    if not (total > 0 and math.isfinite(total)):
+        raise ParameterError(f"total_thickness is {total} Å, expected a positive number")
+    thickness = found["slice_thickness"]
+    if isinstance(thickness, str) and thickness != "auto":
+        raise ParameterError(f"slice_thickness is {thickness!r}, expected Å, 'auto' or None")
+    number = not (thickness is None or isinstance(thickness, str))
+    if number and not (float(thickness) > 0 and math.isfinite(float(thickness))):
+        raise ParameterError(
+            f"slice_thickness is {thickness!r}, expected a positive number (Å), 'auto' or None"
+        )
+    wanted = out.get("num_slices")
+    if number:
+        n = math.ceil(total / float(thickness) * (1 - 1e-12))
+        if "num_slices" in given and int(found["num_slices"]) != n:
+            _log.warning(
+                "slice_thickness %g Å makes %d slices; num_slices %s is not used", thickness, n, wanted
+            )
+    elif wanted is not None:
+        n = int(wanted)
+    elif thickness == "auto" and known:
+        n = math.ceil(total / _thickest_slice_A(out) * (1 - 1e-12))
+    else:
+        n = 1
+    if n < 1:
+        raise ParameterError(f"num_slices is {n}, expected at least 1")
+    if not known and out.get("slice_distances") is not None:
+        return {"num_slices": n}
+    return {"num_slices": n, "slice_distances": np.array([total / n]), "total_thickness": total}
+
+
+def _thickest_slice_A(out: Mapping[str, Any]) -> float:
+    alpha = 1e-3 * float(out["conv_semiangle_mrad"])
+    padded = np.array(out["aperture_mask"].shape)
+    pixel = np.array([out["pixel_size_y_A"], out["pixel_size_x_A"]])
+    unpadded = (padded - 2 * int(out["data_pad"])) / padded
+    largest = float((unpadded * 0.5 / pixel).min())
+    slice_A = 0.5 / (alpha * largest)
+    _log.info(
+        "slices of at most %.3g Å (wavelength %.4g Å)", slice_A, wavelength_A(float(out["acc_voltage"]))
+    )
+    return slice_A
+
+
+def starting_object(found: Mapping[str, Any], out: Mapping[str, Any], window: tuple[int, int]) -> np.ndarray:
+    """(1, 1, z, 1) vacuum, or with num_obj_modes (y, x, z, modes) of normal random phases of obj_phase_sigma rad."""
+    n, modes = int(out["num_slices"]), found["num_obj_modes"]
+    if modes is None or int(modes) == 0:
+        return np.ones((1, 1, n, 1), complex)
+    sigma = float(found["obj_phase_sigma"])
+    if int(modes) < 1 or not sigma >= 0:
+        raise ParameterError(
+            f"num_obj_modes {modes!r} and obj_phase_sigma {sigma} given, expected a number of modes, and rad from 0"
+        )
+    shape = np.round(out["positions"]).astype(int).max(axis=0) + np.array(window)
+    rng = np.random.default_rng([int(out.get("seed", 0)), _OBJECT])
+    return np.exp(1j * sigma * rng.standard_normal((*shape.tolist(), n, int(modes))))

@@ -1,0 +1,203 @@
+"""Files that hold one array: .npy, .tif, .zarr, and frames without a header."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import DataError
+from pypty.readers.axes import StackOfPages, in_order
+from pypty.readers.choose import only_one
+from pypty.readers.optional import optional_library
+from pypty.readers.recording import Recording
+
+_LOG = logging.getLogger("pypty")
+
+
+class Frames:
+    """Frames that lie one after the other in a file, read and not mapped (a map counts as memory of the process).
+
+    Parameters
+    ----------
+    offset : bytes before the first frame
+    shape : (N, ky, kx) or (sy, sx, ky, kx)
+    rows : rows of a stored frame, of which the first ky are the pattern
+    """
+
+    def __init__(
+        self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, rows: int | None = None
+    ) -> None:
+        self.shape, self.dtype = tuple(int(n) for n in shape), np.dtype(dtype)
+        self._name, self._offset, self._rows = str(path), offset, rows or self.shape[-2]
+        self._file = path.open("rb", buffering=0)
+        self._reading = threading.Lock()
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """``[a:b]``, or ``[row, a:b]`` of four axes."""
+        columns = math.prod(self.shape[1:-2])
+        if isinstance(key, tuple):
+            row, part = key
+            start, stop, _ = part.indices(columns)
+            return self._read(row * columns + start, row * columns + stop)
+        start, stop, _ = key.indices(self.shape[0])
+        return self._read(start * columns, stop * columns).reshape(-1, *self.shape[1:])
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        out = np.empty((max(0, stop - start), self._rows, self.shape[-1]), self.dtype)
+        view, done = out.reshape(-1).view(np.uint8).data, 0
+        with self._reading:
+            self._file.seek(self._offset + start * self._rows * self.shape[-1] * self.dtype.itemsize)
+            while done < len(view):
+                count = self._file.readinto(view[done:])
+                if not count:
+                    raise DataError(f"{self._name!r} ends before its last pattern; it is truncated")
+                done += count
+        return out[:, : self.shape[-2]]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def open_npy(path: Path, axes: str | None) -> Recording:
+    """A .npy file; arrays of Python objects are refused, nothing is unpickled.
+
+    Raises
+    ------
+    DataError
+        The file is damaged, truncated, or holds no numbers of three or four axes.
+    """
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy parses the header as Python text, and raises what that raises
+        raise DataError(
+            f"{str(path)!r} cannot be read as .npy: {error}. It is damaged or truncated, or holds Python objects, "
+            "which are never unpickled; write it again with numpy.save(..., allow_pickle=False)"
+        ) from error
+    if axes is not None or not mapped.flags.c_contiguous or mapped.ndim not in (3, 4) or not mapped.size:
+        return Recording(in_order(mapped, axes, None, str(path)), str(path))
+    frames = Frames(path, int(mapped.offset), mapped.shape, mapped.dtype)
+    return Recording(frames, str(path), closing=(frames.close,))
+
+
+def open_tif(path: Path, axes: str | None) -> Recording:
+    """A TIFF stack: one pattern per page, or an uncompressed stack of three or four axes.
+
+    Raises
+    ------
+    DataError
+        tifffile is not installed, or the file is damaged or no stack.
+    """
+    tifffile = optional_library("tifffile", "tifffile", f"reading {str(path)!r}")
+    try:
+        file = tifffile.TiffFile(path)
+    except Exception as error:  # a damaged header may raise anything
+        raise DataError(
+            f"{str(path)!r} cannot be read as TIFF: {error}. It is damaged or truncated"
+        ) from error
+    try:
+        data, closing = _tif_data(file, path, axes)
+        return Recording(in_order(data, axes, None, str(path)), str(path), closing=(*closing, file.close))
+    except DataError:
+        file.close()
+        raise
+    except Exception as error:
+        file.close()
+        raise DataError(
+            f"{str(path)!r} cannot be read as TIFF: {error}. It is damaged or truncated"
+        ) from error
+
+
+def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, ...]]:
+    if len(file.series) == 0:
+        raise DataError(f"{str(path)!r} has no pages; it is damaged or truncated")
+    series = file.series[0]
+    shape, dtype = tuple(series.shape), np.dtype(series.dtype).newbyteorder(file.byteorder)
+    if len(file.series) > 1:
+        raise DataError(
+            f"{str(path)!r} holds {len(file.series)} series of pages, of shapes "
+            f"{', '.join(str(tuple(one.shape)) for one in file.series[:6])}; expected one stack of patterns, all of "
+            "one shape. If it was written in pieces, write it again as one"
+        )
+    if len(shape) not in (3, 4):
+        raise DataError(
+            f"{str(path)!r} has shape {shape}, expected a stack of patterns (N, ky, kx) or (sy, sx, ky, kx); one image "
+            "is no scan"
+        )
+    if series.dataoffset is not None:
+        needed, have = int(series.dataoffset) + math.prod(shape) * dtype.itemsize, path.stat().st_size
+        if have < needed:
+            raise DataError(f"{str(path)!r} has {have} bytes, but its header needs {needed}; it is truncated")
+        if axes is None:
+            frames = Frames(path, int(series.dataoffset), shape, dtype)
+            return frames, (frames.close,)
+        return np.memmap(path, dtype, "r", int(series.dataoffset), shape), ()
+    pages = series.pages
+    if len(pages) != math.prod(shape[:-2]) or axes is not None:
+        return series.asarray(), ()  # pages of several patterns, or another order: read whole
+    flat = StackOfPages(lambda page: pages[page].asarray(), (len(pages), *shape[-2:]), dtype)
+    return (flat if len(shape) == 3 else _Rows(flat, shape)), ()
+
+
+class _Rows:
+    """A stack (N, ky, kx) as (sy, sx, ky, kx)."""
+
+    def __init__(self, stack: StackOfPages, shape: tuple[int, ...]) -> None:
+        self._stack, self.shape, self.dtype = stack, shape, stack.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        columns = self.shape[1]
+        if isinstance(key, tuple):
+            start, stop, _ = key[1].indices(columns)
+            return self._stack[key[0] * columns + start : key[0] * columns + stop]
+        start, stop, _ = key.indices(self.shape[0])
+        return self._stack[start * columns : stop * columns].reshape(-1, *self.shape[1:])
+
+
+def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
+    """A zarr array, or the array ``key`` of a group.
+
+    Raises
+    ------
+    DataError
+        zarr is not installed, the folder is damaged, or the array is not to be found.
+    """
+    zarr = optional_library("zarr", "zarr", f"reading {str(path)!r}")
+    try:
+        opened = zarr.open(str(path), mode="r")
+        found = opened if hasattr(opened, "shape") else _zarr_member(opened, key, path)
+        missing = int(found.nchunks) - int(found.nchunks_initialized)
+    except DataError:
+        raise
+    except Exception as error:  # damaged JSON, unknown codecs, missing members
+        raise DataError(
+            f"{str(path)!r} cannot be read as zarr: {type(error).__name__}: {error}. Is the folder complete?"
+        ) from error
+    if missing:
+        if missing == found.nchunks:
+            raise DataError(
+                f"{str(path)!r}: none of the {missing} chunks is there; copy the folder again, with all files"
+            )
+        _LOG.warning(
+            "%s: %d of %d chunks are not there; zarr reads them as %r. Right for empty chunks, wrong if the copy is "
+            "not complete",
+            path,
+            missing,
+            found.nchunks,
+            found.fill_value,
+        )
+    return Recording(in_order(found, axes, None, str(path)), str(path))
+
+
+def _zarr_member(group: Any, key: str | None, path: Path) -> Any:
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    for name, member in (
+        group.members(max_depth=None) if hasattr(group, "members") else group.arrays(recurse=True)
+    ):
+        if hasattr(member, "shape"):
+            shapes[name] = (tuple(member.shape), np.dtype(member.dtype))
+    return group[only_one(shapes, key, str(path))]

@@ -1,0 +1,108 @@
+"""Arrays whose axes are stored in another order, without a copy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import DataError
+from pypty.readers.recording import stored_rows
+
+_STACK = ("n", "ky", "kx")
+_SCAN = ("sy", "sx", "ky", "kx")
+
+
+class AxesView:
+    """An array with slicing, its axes in another order.
+
+    Parameters
+    ----------
+    array : array-like with ``shape``, ``dtype`` and slicing
+    order : stored axis of each axis shown
+    """
+
+    def __init__(self, array: Any, order: tuple[int, ...]) -> None:
+        self._array, self._order = array, order
+        self.shape = tuple(int(array.shape[axis]) for axis in order)
+        self.dtype = np.dtype(array.dtype)
+        self.chunks = tuple(stored_rows(array, axis) for axis in order)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        given = key if isinstance(key, tuple) else (key,)
+        index: list[Any] = [slice(None)] * len(self.shape)
+        for axis, part in zip(self._order, given, strict=False):
+            index[axis] = part
+        values = np.asarray(self._array[tuple(index)])
+        kept = [axis for axis in range(len(index)) if not isinstance(index[axis], (int, np.integer))]
+        return values.transpose([kept.index(axis) for axis in self._order if axis in kept])
+
+
+class StackOfPages:
+    """Pages (ky, kx), each read on its own, as (N, ky, kx).
+
+    Parameters
+    ----------
+    read : gives page i
+    """
+
+    def __init__(self, read: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._read, self.shape, self.dtype = read, shape, dtype
+
+    def __getitem__(self, key: slice) -> np.ndarray:
+        chosen = range(*key.indices(self.shape[0]))
+        out = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        for place, page in enumerate(chosen):
+            out[place] = self._read(page)
+        return out
+
+
+def in_order(array: Any, names: str | None, default: tuple[str, ...] | None, name: str) -> Any:
+    """The array as (n, ky, kx) or (sy, sx, ky, kx).
+
+    Parameters
+    ----------
+    names : what the axes are, slowest first as the file shows them: "n,ky,kx", "ky,kx,n", "sx,sy,ky,kx", ...
+    default : the same where ``names`` is None; None for the order of the array
+
+    Raises
+    ------
+    DataError
+        The names are not those of three or four axes, or not as many as the array has.
+    """
+    if names is None:
+        given = default
+    else:
+        given = tuple(part.strip() for part in names.replace(" ", ",").split(",") if part.strip())
+        if sorted(given) not in (sorted(_STACK), sorted(_SCAN)):
+            raise DataError(
+                f"axes is {names!r}, expected the three names n, ky, kx or the four sy, sx, ky, kx in the order of the "
+                "file, for example 'ky,kx,n'"
+            )
+    if given is None:
+        return array
+    if len(given) != len(array.shape):
+        raise DataError(
+            f"{name} has shape {tuple(array.shape)}, but {len(given)} axes were named ({', '.join(given)}); name each"
+        )
+    wanted = _STACK if len(given) == 3 else _SCAN
+    if given == wanted:
+        return array
+    return AxesView(array, tuple(given.index(axis) for axis in wanted))
+
+
+def with_scan(array: Any, n_patterns: int, scan_size: tuple[int, int], name: str) -> None:
+    """Check that a scan has as many points as there are patterns.
+
+    Raises
+    ------
+    DataError
+        It has not.
+    """
+    points = math.prod(scan_size)
+    if points != n_patterns:
+        raise DataError(
+            f"{name}: scan_size {scan_size} has {points} points, but the shape {tuple(array.shape)} has {n_patterns} "
+            "patterns; give the right scan_size (slow, fast)"
+        )

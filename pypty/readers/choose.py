@@ -1,0 +1,54 @@
+"""Which of several arrays of a file holds the patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pypty.errors import DataError
+
+
+def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | None, name: str) -> str:
+    """The array ``key``; without one the only array of numbers with three or four axes, else the one called "data".
+
+    Parameters
+    ----------
+    arrays : shape and dtype of each array of the file
+
+    Raises
+    ------
+    DataError
+        There is none, or several; the message lists them.
+    """
+    if key is not None:
+        wanted = key.strip("/")
+        if wanted in arrays:
+            return wanted
+        below = [one for one in arrays if one.startswith(wanted + "/") and len(arrays[one][0]) in (3, 4)]
+        if len(below) == 1:
+            return below[0]
+        raise DataError(f"{name} has no array {key!r}; {_list(arrays)}")
+    fitting = [
+        one for one, (shape, dtype) in arrays.items() if len(shape) in (3, 4) and dtype.kind in "biufc"
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if "data" in fitting:
+        return "data"
+    if not fitting:
+        raise DataError(
+            f"{name} has no array of numbers with three or four axes, (N, ky, kx) or (sy, sx, ky, kx); {_list(arrays)}"
+        )
+    raise DataError(
+        f"{name} has {len(fitting)} arrays that may be patterns; name one with key (--key). "
+        + _list({one: arrays[one] for one in fitting})
+    )
+
+
+def _list(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
+    if not arrays:
+        return "it holds no arrays"
+    shown = [f"{one} {shape} {dtype}" for one, (shape, dtype) in sorted(arrays.items())[:12]]
+    more = f", and {len(arrays) - 12} more" if len(arrays) > 12 else ""
+    return "its arrays are: " + ", ".join(shown) + more

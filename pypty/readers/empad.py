@@ -1,0 +1,229 @@
+"""EMPAD detectors: frames without a header.
+
+EMPAD (v1): 130 x 128 float32, of which the last two rows are no pattern. EMPAD-G2 (v2): 128 x 128 float32, or uint32
+after the gains were combined. Files do not say which: the number of bytes and of scan points decide, and what they
+leave open is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import logging
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import DataError
+from pypty.readers.arrays import Frames
+from pypty.readers.recording import Metadata, Recording, checked_scan_size
+
+_LOG = logging.getLogger("pypty")
+_SIDE = 128
+_V1_ROWS = 130
+_XML_BYTES = 16 * 2**20
+
+
+def open_empad(
+    path: Path,
+    scan_size: tuple[int, int] | None,
+    version: int | None,
+    dtype: str | None,
+    ignore_metadata: bool,
+) -> Recording:
+    """An EMPAD file.
+
+    Parameters
+    ----------
+    scan_size : points (slow, fast); None: from the .xml beside it, a name like scan_x256_y256.raw, or a square
+    version : 1 or 2; None: the one that fits the size of the file and the scan
+    dtype : "float32" or "uint32", for version 2; None: as the values look
+
+    Raises
+    ------
+    DataError
+        The size of the file fits no scan, or more than one; the values look like neither type.
+    """
+    if version not in (None, 1, 2):
+        raise DataError(f"version is {version!r}, expected 1 (EMPAD, 130 x 128) or 2 (EMPAD-G2, 128 x 128)")
+    if dtype not in (None, "float32", "uint32"):
+        raise DataError(f"dtype is {dtype!r}, expected 'float32' or 'uint32'")
+    xml = None if ignore_metadata else _find_xml(path)
+    said, metadata = (None, Metadata()) if xml is None else _read_xml(xml)
+    found_version, scan = _geometry(path, scan_size or said or _named_size(path.name), version)
+    if metadata.fov_nm is not None:  # the field of view of the longer side
+        metadata = Metadata(
+            scan_step_A=10 * metadata.fov_nm / max(scan),
+            fov_nm=metadata.fov_nm,
+            rez_pixel_size_A=metadata.rez_pixel_size_A,
+        )
+    kind = np.dtype("<f4")
+    if found_version == 2:
+        kind = np.dtype("<u4" if (dtype or _look(path)) == "uint32" else "<f4")
+    rows = _V1_ROWS if found_version == 1 else _SIDE
+    frames = Frames(path, 0, (*scan, _SIDE, _SIDE), kind, rows)
+    if found_version == 1:
+        _refuse_nonsense(path, frames)
+    return Recording(frames, str(path), metadata, (frames.close,))
+
+
+def raw_of_xml(path: Path) -> Path:
+    """The .raw file that an EMPAD .xml names.
+
+    Raises
+    ------
+    DataError
+        It names none, or the file is not there.
+    """
+    name = _raw_name(_parse(path))
+    if name is None:
+        raise DataError(
+            f"{str(path)!r} is no EMPAD metadata file (it has no <raw_file>); give the file with the patterns"
+        )
+    raw = path.with_name(name)
+    if not raw.is_file():
+        raise DataError(f"{str(path)!r} names {name!r}, which is not beside it; copy it there")
+    return raw
+
+
+def _geometry(path: Path, scan: tuple[int, int] | None, version: int | None) -> tuple[int, tuple[int, int]]:
+    size = path.stat().st_size
+    rows = {1: _V1_ROWS, 2: _SIDE}
+    counts = {
+        one: size // (4 * _SIDE * n)
+        for one, n in rows.items()
+        if size % (4 * _SIDE * n) == 0 and version in (None, one)
+    }
+    text = " or ".join(f"{count} frames of version {one}" for one, count in counts.items())
+    if not counts:
+        sizes = " or ".join(str(4 * _SIDE * rows[one]) for one in rows if version in (None, one))
+        raise DataError(
+            f"{str(path)!r} has {size} bytes, which is no whole number of EMPAD frames ({sizes} bytes each); it is "
+            "truncated, or no EMPAD file"
+        )
+    if scan is not None:
+        fitting = [one for one, count in counts.items() if count == math.prod(scan)]
+        if len(fitting) == 1:
+            return fitting[0], scan
+        raise DataError(
+            f"{str(path)!r} holds {text}, but a scan of {scan[0]} x {scan[1]} has {math.prod(scan)} points; it is "
+            "truncated, or give the right scan_size (slow, fast)"
+        )
+    squares = [one for one, count in counts.items() if math.isqrt(count) ** 2 == count]
+    if len(squares) == 1:
+        side = math.isqrt(counts[squares[0]])
+        return squares[0], (side, side)
+    raise DataError(f"{str(path)!r} holds {text}, which is no square scan; give scan_size (slow, fast)")
+
+
+def _named_size(name: str) -> tuple[int, int] | None:
+    """(slow, fast) of a name like scan_x256_y128.raw."""
+    found = re.search(r"_x(\d+)_y(\d+)", name)
+    return None if found is None else checked_scan_size((int(found[2]), int(found[1])), name)
+
+
+def _look(path: Path) -> str:
+    """Type of 4-byte values: counts of a uint32 are denormal as float32, and common floats are above 2^29 as uint32."""
+    n = path.stat().st_size // (4 * _SIDE * _SIDE)
+    frames = Frames(path, 0, (n, _SIDE, _SIDE), np.dtype("<u4"))
+    try:
+        values = np.concatenate([frames[i : i + 1].ravel() for i in sorted({0, n // 3, n // 2, n - 1})])
+    finally:
+        frames.close()
+    values = values[values != 0]
+    if values.size and values.max() < 2**24:
+        return "uint32"
+    floats = np.abs(values.view("<f4"))
+    if values.size and not (floats > 1e15).any() and np.mean((floats > 1e-12) | np.isnan(floats)) > 0.99:
+        return "float32"
+    raise DataError(
+        f"{str(path)!r}: the values look neither like float32 nor like combined uint32 counts. Combine the gains first "
+        "(EMPAD-G2 raw words hold two gains), or give dtype='float32' or 'uint32'"
+    )
+
+
+def _refuse_nonsense(path: Path, frames: Frames) -> None:
+    n_rows, columns = frames.shape[:2]
+    for row in sorted({0, n_rows // 2, n_rows - 1}):
+        with np.errstate(invalid="ignore"):
+            strange = np.abs(frames[row, 0 : min(2, columns)]) > 1e15
+        if strange.any():
+            frames.close()
+            raise DataError(
+                f"{str(path)!r}: the values are no float32 counts (some exceed 1e15); it is no EMPAD file"
+            )
+
+
+def _find_xml(path: Path) -> Path | None:
+    """The .xml of the same name, else the one of the folder that names this file."""
+    same = path.with_suffix(".xml")
+    if same.is_file():
+        return same
+    for candidate in sorted(path.parent.glob("*.xml"))[:100]:
+        try:
+            if _raw_name(_parse(candidate)) == path.name:
+                return candidate
+        except DataError as error:  # another program's file
+            _LOG.info("%s", error)
+    return None
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        if path.stat().st_size > _XML_BYTES:
+            raise DataError(f"{str(path)!r} is larger than {_XML_BYTES} bytes: it is no EMPAD metadata file")
+        return ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise DataError(
+            f"the metadata file {str(path)!r} cannot be read: {error}. Correct it, or use ignore_metadata "
+            "(--ignore-metadata)"
+        ) from error
+
+
+def _raw_name(root: ElementTree.Element) -> str | None:
+    found = next(root.iter("raw_file"), None)
+    if found is None:
+        return None
+    name = found.get("filename") or found.findtext("filename") or ""
+    return Path(name.replace("\\", "/")).name or None
+
+
+def _read_xml(path: Path) -> tuple[tuple[int, int] | None, Metadata]:
+    """Scan size and calibration; the field of view is scaled as the instrument stores it."""
+    root = _parse(path)
+    size, columns, rows = None, root.findtext(".//pix_x"), root.findtext(".//pix_y")
+    if columns is not None and rows is not None:
+        size = checked_scan_size((rows, columns), str(path))
+    elif (named := _raw_name(root)) is not None:
+        size = _named_size(named)
+    fov, pixel = None, root.findtext(".//calibrated_pixelsize")
+    direct = root.findtext(".//get_full_scan_field_of_view")
+    nested = root.find(".//full_scan_field_of_view")
+    if direct is not None:
+        fov = 1e9 * max(_numbers(direct, path))
+    elif nested is not None and nested.findtext("x") and nested.findtext("scale_factor"):
+        fov = (
+            1e9 * _numbers(nested.findtext("x"), path)[0] / _numbers(nested.findtext("scale_factor"), path)[0]
+        )
+    # calibrated_pixelsize times 1e9 is in 1/nm, hence times 1e8 in 1/Å.
+    return size, Metadata(
+        fov_nm=fov, rez_pixel_size_A=None if pixel is None else 1e8 * _numbers(pixel, path)[0]
+    )
+
+
+def _numbers(text: Any, path: Path) -> list[float]:
+    """Numbers of "1.5" or "(1.5, 2)", none of them zero."""
+    try:
+        read = ast.literal_eval(str(text).strip())
+        numbers = [float(item) for item in (read if isinstance(read, (tuple, list)) else (read,))]
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        numbers = []
+    if not numbers or not all(math.isfinite(item) and item > 0 for item in numbers):
+        raise DataError(
+            f"{str(path)!r} says {text!r} where positive numbers are expected; correct it, or use ignore_metadata "
+            "(--ignore-metadata)"
+        )
+    return numbers

@@ -1,0 +1,127 @@
+"""One door to all formats."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from pypty.errors import DataError
+from pypty.readers.arrays import open_npy, open_tif, open_zarr
+from pypty.readers.axes import with_scan
+from pypty.readers.detect import kind_of
+from pypty.readers.empad import open_empad, raw_of_xml
+from pypty.readers.hdf5 import is_for_rosettasciio, open_hdf5
+from pypty.readers.matlab import open_mat5, open_mat73
+from pypty.readers.nion import read_nion_json
+from pypty.readers.recording import Recording, checked_scan_size
+from pypty.readers.vendor import open_vendor
+
+_LOG = logging.getLogger("pypty")
+
+
+def open_recording(
+    path: str | Path,
+    key: str | None = None,
+    scan_size: Any = None,
+    *,
+    axes: str | None = None,
+    version: int | None = None,
+    dtype: str | None = None,
+    metadata_file: str | Path | None = None,
+    ignore_metadata: bool = False,
+) -> Recording:
+    """Open the file of a detector; patterns are read when asked for.
+
+    Formats: EMPAD .raw (or its .xml), MATLAB .mat (v5 to v7.3), .tif, .zarr, .npy, HDF5 (.h5, .hdf5, .emd: any data
+    set, and py4DSTEM's layout), all others through RosettaSciIO. The content must be what the ending says.
+
+    Parameters
+    ----------
+    key : data set, variable or title, where a file holds several arrays
+    scan_size : points (slow, fast); wins over what the file says
+    axes : names of the file's axes in its own order, for example "ky,kx,n" or "sx,sy,ky,kx"; for .mat as MATLAB shows
+        them (see :mod:`pypty.readers.matlab` for what is taken without)
+    version, dtype : of an EMPAD file, see :func:`pypty.readers.empad.open_empad`
+    metadata_file : JSON of Nion Swift; None: the .json of the same name, where it exists
+    ignore_metadata : read the patterns only
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty, damaged, truncated, mislabelled, or holds no scan of patterns; or an optional
+        library is missing.
+    """
+    chosen = Path(path).expanduser()
+    try:
+        given = None if scan_size is None else checked_scan_size(scan_size, "the call")
+        if chosen.suffix.lower() == ".xml" and chosen.is_file():
+            chosen = raw_of_xml(chosen)
+        recording = _open(chosen, key, given, axes, version, dtype, ignore_metadata)
+        try:
+            if not ignore_metadata:
+                _add_json(recording, chosen, metadata_file)
+            _settle_scan(recording, given)
+        except DataError:
+            recording.close()
+            raise
+    except DataError as error:
+        if str(chosen.parent) in str(error):
+            raise
+        raise DataError(f"{str(chosen)!r}: {error}") from error
+    return recording
+
+
+def _add_json(recording: Recording, path: Path, metadata_file: str | Path | None) -> None:
+    beside = path.with_suffix(".json") if metadata_file is None else Path(metadata_file).expanduser()
+    if metadata_file is not None or beside.is_file():
+        recording.metadata = recording.metadata.filled_from(read_nion_json(beside))
+
+
+def _open(
+    path: Path,
+    key: str | None,
+    scan_size: tuple[int, int] | None,
+    axes: str | None,
+    version: int | None,
+    dtype: str | None,
+    ignore_metadata: bool,
+) -> Recording:
+    kind = kind_of(path)
+    if kind != "raw" and (version is not None or dtype is not None):
+        raise DataError(f"{str(path)!r}: version and dtype are for EMPAD .raw files only; leave them out")
+    if kind == "raw":
+        return open_empad(path, scan_size, version, dtype, ignore_metadata)
+    if kind == "npy":
+        return open_npy(path, axes)
+    if kind == "tif":
+        return open_tif(path, axes)
+    if kind == "zarr":
+        return open_zarr(path, key, axes)
+    if kind == "mat5":
+        return open_mat5(path, key, axes)
+    if kind == "mat73":
+        return open_mat73(path, key, axes)
+    if kind == "hdf5" and not (path.suffix.lower() == ".emd" and is_for_rosettasciio(path, key)):
+        return open_hdf5(path, key, axes, ignore_metadata)
+    return open_vendor(path, key, axes, ignore_metadata)
+
+
+def _settle_scan(recording: Recording, given: tuple[int, int] | None) -> None:
+    """The scan that was given, else that of four axes, else that of the metadata; it must have all patterns."""
+    shape, said = recording.shape, recording.metadata.scan_size
+    scan = given
+    if scan is None and len(shape) == 4:
+        scan = (shape[0], shape[1])
+        if said is not None and said != scan:
+            _LOG.warning(
+                "%s: the metadata say scan_size %s, but the data are %s; taken from the data",
+                recording.name,
+                said,
+                scan,
+            )
+    scan = scan or said
+    if scan is not None:
+        with_scan(recording.data, recording.n_patterns, scan, recording.name)
+        recording.metadata = dataclasses.replace(recording.metadata, scan_size=scan)

@@ -1,0 +1,151 @@
+"""Every other format through RosettaSciIO, lazily."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import DataError
+from pypty.readers.axes import in_order
+from pypty.readers.choose import only_one
+from pypty.readers.optional import optional_library
+from pypty.readers.recording import Metadata, Recording, axis_metadata
+
+_LOG = logging.getLogger("pypty")
+
+
+def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: bool) -> Recording:
+    """The patterns of a vendor's file, with the scales and units of its axes, its beam energy and convergence angle.
+
+    Parameters
+    ----------
+    key : title of the signal, where the file has several
+
+    Raises
+    ------
+    DataError
+        RosettaSciIO or what it needs for this format is not installed, no reader is known for the ending, the file is
+        damaged, or holds no scan of patterns.
+    """
+    signals = _signals(path)
+    named: dict[str, Mapping[str, Any]] = {}
+    for number, signal in enumerate(signals):
+        title = str(_branch(signal, "metadata", "General").get("title") or "signal")
+        named[title if title not in named else f"{title} {number}"] = signal
+    arrays = {name: (tuple(one["data"].shape), np.dtype(one["data"].dtype)) for name, one in named.items()}
+    chosen = named[only_one(arrays, key, str(path))]
+    data, listed = _arranged(chosen, str(path))
+    metadata = Metadata()
+    if not ignore_metadata:
+        metadata = _metadata(chosen, listed, str(path))
+    return Recording(in_order(data, axes, None, str(path)), str(path), metadata)
+
+
+def _signals(path: Path) -> list[Mapping[str, Any]]:
+    rsciio = optional_library("rsciio", "RosettaSciIO", f"reading {str(path)!r}")
+    ending = path.suffix.lower().removeprefix(".")
+    plugins = [
+        one for one in rsciio.IO_PLUGINS if ending in {item.lower() for item in one["file_extensions"]}
+    ]
+    if not plugins:
+        raise DataError(
+            f"{str(path)!r} has the ending {path.suffix!r}, for which no reader is known. Read are .h5, .hdf5, .emd, "
+            ".npy, .mat, .tif, .zarr, .raw (EMPAD), and the formats of RosettaSciIO (.dm4, .mib, .blo, .hspy, ...)"
+        )
+    problems = []
+    for plugin in plugins:
+        try:
+            return _read(plugin, path)
+        except DataError as error:
+            problems.append(str(error))
+    raise DataError(
+        f"{str(path)!r} cannot be read ({'; '.join(problems)}). It is damaged, truncated or mislabelled"
+    )
+
+
+def _read(plugin: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
+    """All signals that one reader finds."""
+    name = f"RosettaSciIO's reader {plugin['name']}"
+    try:
+        module = optional_library(plugin["api"], name, f"reading {str(path)!r}")
+        signals = list(module.file_reader(str(path), lazy=True))
+    except DataError:
+        raise
+    except ImportError as error:
+        raise DataError(f"{name} needs {error.name or error}: pip install 'pypty[io]'") from error
+    except Exception as error:  # readers of damaged files raise anything
+        raise DataError(f"{plugin['name']}: {type(error).__name__}: {error}") from error
+    if not signals:
+        raise DataError(f"{plugin['name']}: nothing in it")
+    return signals
+
+
+def _arranged(signal: Mapping[str, Any], name: str) -> tuple[Any, list[Mapping[str, Any]]]:
+    """The array with the scan first and the detector last, and its axes in this order."""
+    data, axes = signal["data"], list(signal["axes"])
+    axes = sorted(axes, key=lambda axis: axis.get("index_in_array") or 0) if _indexed(axes) else axes
+    if len(axes) != len(data.shape):
+        raise DataError(
+            f"{name} has shape {tuple(data.shape)}, but {len(axes)} axes are described; it is damaged"
+        )
+    scan = [number for number, axis in enumerate(axes) if axis.get("navigate")]
+    detector = [number for number in range(len(axes)) if number not in scan]
+    if len(detector) != 2:
+        if scan and detector:
+            raise DataError(
+                f"{name} has shape {tuple(data.shape)} with {len(detector)} detector axes, expected two (ky, kx): "
+                "spectra and images are no diffraction patterns"
+            )
+        scan, detector = list(range(len(axes) - 2)), list(range(len(axes) - 2, len(axes)))
+    if len(scan) > 2:  # axes of one entry tell nothing
+        scan = [number for number in scan if data.shape[number] > 1]
+    order = scan + detector
+    dropped = tuple(number for number in range(len(axes)) if number not in order)
+    if dropped:
+        data = data.squeeze(axis=dropped)
+    kept = [number for number in range(len(axes)) if number not in dropped]
+    position = [kept.index(number) for number in order]
+    return (data if position == sorted(position) else data.transpose(position)), [
+        axes[number] for number in order
+    ]
+
+
+def _indexed(axes: list[Mapping[str, Any]]) -> bool:
+    return sorted(axis.get("index_in_array", -1) for axis in axes) == list(range(len(axes)))
+
+
+def _metadata(signal: Mapping[str, Any], axes: list[Mapping[str, Any]], name: str) -> Metadata:
+    microscope = _branch(signal, "metadata", "Acquisition_instrument", "TEM")
+    told = Metadata(
+        acc_voltage_kV=microscope.get("beam_energy"),  # keV
+        conv_semiangle_mrad=microscope.get("convergence_angle"),  # mrad
+    )
+    pairs = [(axis["scale"], axis.get("units")) for axis in axes if axis.get("scale") is not None]
+    if len(pairs) != len(axes):
+        return told
+    metadata = told.filled_from(axis_metadata(pairs[:-2] if len(pairs) == 4 else [], pairs[-2:], name))
+    return dataclasses.replace(metadata, beam_centre_px=_centre(axes[-2:]))
+
+
+def _centre(axes: list[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """Pixel (ky, kx) at which the detector's axes are zero, where the file puts it inside."""
+    found = []
+    for axis in axes:
+        scale, offset = float(axis["scale"]), float(axis.get("offset") or 0.0)
+        pixel = -offset / scale if scale else math.nan
+        if not (offset and 0 < pixel < axis["size"]):
+            return None
+        found.append(pixel)
+    return (found[0], found[1])
+
+
+def _branch(tree: Any, *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree if isinstance(tree, Mapping) else {}

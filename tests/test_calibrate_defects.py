@@ -1,0 +1,114 @@
+"""Bad pixels and patterns: what is put in is found, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from calibration_data import demo_scan, disk_scan, soft_disk
+
+from pypty import check
+from pypty.calibrate import defects
+from pypty.errors import DataError, ParameterError
+
+
+def thinned(share: float) -> dict:
+    """The demo at a lower dose."""
+    params = demo_scan()
+    params["dataset"] = np.random.default_rng(5).binomial(params["dataset"], share).astype(np.uint16)
+    return params
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1, 0.01])
+def test_clean_data_need_no_mask_at_any_dose(share: float) -> None:
+    found = defects(thinned(share))
+    assert not found.params
+    assert "no parameter needs to change" in str(found)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_hot_dead_and_stuck_pixels_are_all_found_and_no_other(share: float, seed: int) -> None:
+    params = thinned(share)
+    data, rng = params["dataset"], np.random.default_rng(seed)
+    bright = int(2 * data.mean(axis=0).max())
+    wrong = []
+    for number, place in enumerate(rng.permutation(64 * 64)[:60]):
+        y, x = divmod(int(place), 64)
+        if data[:, y, x].sum() < 40:
+            continue
+        wrong.append((y, x))
+        stuck = max(1, round(float(data[:, y, x].mean())))
+        data[:, y, x] = (data[:, y, x] + rng.poisson(bright, 1024), 0, 65535, stuck)[number % 4]
+    assert len(wrong) > 20
+    mask = defects(params).params["detector_mask"]
+    assert mask.shape == (64, 64)
+    found = {(int(y), int(x)) for y, x in np.argwhere(mask == 0)}
+    assert not set(wrong) - found
+    assert len(found - set(wrong)) <= 4
+    check({**params, "detector_mask": mask, "positions": np.zeros((1024, 2))})
+
+
+def test_a_gap_of_the_detector_is_dead_but_a_dark_corner_is_not() -> None:
+    y, x = np.indices((64, 64)) - 32
+    pattern = soft_disk(64, 12.0, (32.0, 32.0)) + 2
+    pattern[np.hypot(y, x) > 40] = 0
+    params = disk_scan(pattern, side=16)
+    assert not defects(params).params
+    params["dataset"][:, 40:42] = 0
+    mask = defects(params).params["detector_mask"]
+    assert (mask[40:42, 12:52] == 0).all()
+    assert (np.delete(mask, [40, 41], axis=0) == 1).all()
+
+
+def test_patterns_that_are_empty_saturated_outlying_or_not_finite_are_left_out() -> None:
+    params = demo_scan()
+    data = params["dataset"]
+    data[17] = 0
+    data[200] *= 3
+    data[300, 30, 30] = 65535
+    found = defects(params)
+    np.testing.assert_array_equal(found.values["empty"], [17])
+    assert {200, 300} >= set(found.values["outlying"]) >= {200}
+    np.testing.assert_array_equal(found.values["saturated"], [300])
+    assert "detector_mask" not in found.params
+    np.testing.assert_array_equal(found.params["sequence"], np.setdiff1d(np.arange(1024), [17, 200, 300]))
+    part = defects({**params, "sequence": [5, 17, 300, 9]})
+    np.testing.assert_array_equal(part.params["sequence"], [5, 9])
+    floats = data.astype(np.float32)
+    floats[40] = np.nan
+    assert 40 not in defects({**params, "dataset": floats}).params["sequence"]
+    assert found.figure is not None and "scan point, fast axis" in {a.get_xlabel() for a in found.figure.axes}
+
+
+def test_a_pixel_that_saturates_in_many_patterns_is_masked_instead() -> None:
+    params = disk_scan(soft_disk(32, 8.0, (16.0, 16.0)), side=12)
+    data = params["dataset"]
+    data[::2, 16, 15:18] = 150
+    found = defects(params, saturation=150)
+    np.testing.assert_array_equal(found.values["saturated_pixels"], [[16, 15], [16, 16], [16, 17]])
+    assert (found.params["detector_mask"][16, 15:18] == 0).all()
+    assert "sequence" not in found.params
+    assert len(defects(params, saturation=1000).values["saturated_pixels"]) == 0
+
+
+def test_a_given_mask_is_kept_and_its_pixels_are_not_judged() -> None:
+    params = demo_scan()
+    params["dataset"][:, 30:33, 30:33] = 0
+    params["dataset"][:, 10, 10] = 60000
+    given = np.ones((64, 64))
+    given[30:33, 30:33] = 0
+    given[5, 5] = 0.5
+    found = defects({**params, "detector_mask": given})
+    mask = found.params["detector_mask"]
+    assert mask[10, 10] == 0 and mask[31, 31] == 0 and mask[5, 5] == 0.5
+    np.testing.assert_array_equal(found.values["hot"], [[10, 10]])
+    assert given[10, 10] == 1
+
+
+def test_too_few_or_empty_patterns_are_an_error() -> None:
+    with pytest.raises(DataError, match="at least 4 patterns"):
+        defects({"dataset": np.ones((3, 8, 8)), "scan_size": [1, 3]})
+    with pytest.raises(DataError, match="sum to 0"):
+        defects({"dataset": np.zeros((9, 8, 8)), "scan_size": [3, 3]})
+    with pytest.raises(ParameterError, match="defects: recon_type"):
+        defects({"dataset": np.ones((9, 8, 8)), "scan_size": [3, 3], "recon_type": "near_field"})

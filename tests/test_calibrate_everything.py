@@ -1,0 +1,55 @@
+"""All calibrations in a row, on spoilt and turned data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from calibration_data import demo_scan, disk_scan, soft_disk, transformed
+
+from pypty import check
+from pypty.calibrate import everything
+from pypty.errors import DataError
+
+
+def test_a_flipped_shifted_and_spoilt_scan_is_put_right() -> None:
+    params = demo_scan()
+    data = transformed(params["dataset"], np.array([[0, 1], [1, 0]]))  # a transpose
+    data = np.roll(data, (2, -3), axis=(1, 2))
+    data[:, 20, 40] = 0
+    data[:, 50, 10] = 5000
+    data[100] = 0
+    params["dataset"] = data
+    before = dict(params)
+    found = everything(params)
+    assert params.keys() == before.keys() and params["dataset"] is data
+    assert found.params["rez_pixel_size_mrad"] == pytest.approx(2.34, rel=5e-3)
+    # Transposed: flip and a quarter turn.
+    assert found.params["flip_ky"] is True
+    assert (
+        abs((found.params["PLRotation_deg"] + 90) % 360) < 0.7
+        or abs((found.params["PLRotation_deg"] + 90) % 360) > 359.3
+    )
+    # The pattern of 64 px is flipped: its middle is one pixel further, and the shift along ky changes sign.
+    np.testing.assert_array_equal(found.params["data_shift_vector"], [1 + 2, 3])
+    assert found.params["detector_mask"][20, 40] == 0 and found.params["detector_mask"][50, 10] == 0
+    assert found.params["detector_mask"].sum() == 64 * 64 - 2
+    assert 100 not in found.params["sequence"]
+    assert found.values["failed"] == ()
+    assert found.values["defocus.C10_A"] == pytest.approx(100, rel=0.1)
+    assert found.values["disk.radius_px"] == pytest.approx(10.684, rel=5e-3)
+    assert found.figure is not None and len(found.figure.axes) == 5
+    check({**found.apply(params), "positions": np.zeros((1024, 2))})
+
+
+def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
+    found = everything(disk_scan(soft_disk(32, 8.0, (16.0, 16.0)), side=4, conv_semiangle_mrad=20.0))
+    assert "orientation" in found.values["failed"]
+    assert "orientation: not done: the scan has (4, 4) points" in found.text
+    assert found.params["rez_pixel_size_mrad"] == pytest.approx(2.5, rel=5e-3)
+    unknown = everything(disk_scan(soft_disk(32, 8.0, (16.0, 16.0)), side=4))
+    assert "defocus: not done: it needs the pixel size" in unknown.text
+
+
+def test_without_a_disk_nothing_makes_sense() -> None:
+    with pytest.raises(DataError, match="no bright-field disk"):
+        everything(disk_scan(np.full((32, 32), 9.0)))
