@@ -33,7 +33,8 @@ from pypty.backend.cuda.waves import Layout, WaveKernels
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Feed
 from pypty.data.sources import ArraySource
-from pypty.model.forward import ModelOptions, build_model
+from pypty.model.forward import build_model
+from pypty.model.options import ModelOptions
 from pypty.model.split import half_band
 from pypty.model.variables import Variables, to_public
 from pypty.objective.noise import LsqSqrt

@@ -15,8 +15,9 @@ from pypty.backend.array import Backend
 from pypty.backend.fft import Transforms
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch
-from pypty.model.forward import Model, ModelOptions, NearField, build_model, not_fused_because
+from pypty.model.forward import Model, build_model, not_fused_because
 from pypty.model.fused import FusedWaves
+from pypty.model.options import ModelOptions, NearField
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A

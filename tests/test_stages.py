@@ -32,7 +32,8 @@ from pypty.data.feed import Batch
 from pypty.data.plates import PhasePlateSource
 from pypty.errors import DataError
 from pypty.model import stages
-from pypty.model.forward import ModelOptions, NearField, build_model
+from pypty.model.forward import build_model
+from pypty.model.options import ModelOptions, NearField
 from pypty.model.variables import Variables
 from pypty.optics import probes
 from pypty.optics.grid import Grid

@@ -24,8 +24,9 @@ from pypty.data.sources import ArraySource, CastSource
 from pypty.engine.prepare import prepare
 from pypty.engine.setup import Setup
 from pypty.errors import DataError
-from pypty.model.forward import ModelOptions, build_model
+from pypty.model.forward import build_model
 from pypty.model.fused import FusedWaves
+from pypty.model.options import ModelOptions
 from pypty.model.split import SplitWaves
 from pypty.model.stages import ObjectWindows
 from pypty.objective import replay

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pypty.backend.array import Backend, available_cores, select
 from pypty.backend.memory import free_bytes
 from pypty.errors import ResourceError
-from pypty.model.forward import TILT_MODES
+from pypty.model.options import TILT_MODES
 from pypty.model.stages import INTEGRATORS
 from pypty.params.effects import has_current, has_tilts
 from pypty.params.schedule import Constant

@@ -17,7 +17,8 @@ from pypty.engine.geometry import Geometry
 from pypty.engine.memory import MemoryPlan
 from pypty.engine.start import start_variables
 from pypty.engine.start_probe import Counts
-from pypty.model.forward import TILT_MODES, ModelOptions, NearField, build_model
+from pypty.model.forward import build_model
+from pypty.model.options import TILT_MODES, ModelOptions, NearField
 from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature

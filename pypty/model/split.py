@@ -9,7 +9,6 @@ mixed domain, y in real and x in reciprocal space: a slice is one pass over the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,13 +20,11 @@ from pypty.backend.cuda.waves import PLANS, Layout, WaveKernels
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Placed
 from pypty.errors import BackendError
+from pypty.model.options import ModelOptions
 from pypty.model.stages.base import FORWARD_ONLY, Gradients, Tape
 from pypty.model.stages.propagation import Propagation, PropagationPoint
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
-
-if TYPE_CHECKING:
-    from pypty.model.forward import ModelOptions
 
 _SECTOR = 4
 """Complex numbers in the smallest piece of memory (32 bytes) that a device reads."""

@@ -34,7 +34,7 @@ from pypty.backend.cuda.score import DATA_TYPES, ScoreKernels, stored_type
 from pypty.backend.cuda.waves import FILES, PLANS, Layout, WaveKernels
 from pypty.backend.workspace import Workspace
 from pypty.errors import BackendError
-from pypty.model.forward import ModelOptions
+from pypty.model.options import ModelOptions
 from pypty.model.split import half_band, split_reason
 from pypty.model.stages.base import FORWARD_ONLY
 from pypty.objective import noise

@@ -1,0 +1,94 @@
+"""Which effects a model has: read from the settings once, before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.data.plates import PhasePlateSource
+from pypty.optics.grid import Grid
+
+TILT_MODES = (
+    (False, True, False),
+    (False, False, True),
+    (True, False, False),
+    (False, True, True),
+    (True, True, True),
+)
+"""``tilt_mode`` 0 to 4: whether the tilts before, inside and after the specimen act."""
+
+
+@dataclass(frozen=True)
+class NearField:
+    """A detector in a defocused image plane instead of the far field.
+
+    Attributes
+    ----------
+    defocus : (1,) or (N,) Å
+    Cs : Å
+    alpha : illumination semi-angle, rad
+    """
+
+    defocus: np.ndarray
+    Cs: float = 0.0
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which effects are present.
+
+    Attributes
+    ----------
+    grid : sampling of a window
+    cutoff : band limit (``damping_cutoff_multislice``)
+    subpixel : windows are off the pixel grid, or may move there
+    filter_patches : band-limit each window of the object (``lazy_clean``)
+    crop : pixels of the model's rim that were not measured (``use_padded_intensity=False``)
+    propagation : ``propmethod``
+    tilt_mode : which tilts act; None = there are none
+    probe_marker : (N,) subscan of each pattern, or None (one probe)
+    aberration_marker : (N,) group of each pattern, or None (no local aberrations)
+    n_aberrations : terms of ``aberrations_array``
+    plates : a phase plate for every pattern, or None
+    near_field : None = far field
+    upsample : model pixels per detector pixel and axis
+    masks : (D, ky, kx) virtual detectors in the order of the model's patterns, or None
+    beam_current, background, blur : whether there are such unknowns
+    executor : "auto", "fused" or "stages"
+    keep_every : the fused executor keeps the waves entering every k-th slice, and computes the others again
+    object_modes : of the object
+    tilt_rows : rows of ``tilts``: 1 for all patterns, or N
+    refines_propagation : distances or tilts are refined, at any epoch
+    deterministic : on a GPU, the same bits every time; elsewhere they always are
+    """
+
+    grid: Grid
+    cutoff: float
+    subpixel: bool = True
+    filter_patches: bool = False
+    crop: int = 0
+    propagation: str = "multislice"
+    tilt_mode: int | None = None
+    probe_marker: np.ndarray | None = None
+    aberration_marker: np.ndarray | None = None
+    n_aberrations: int = 0
+    plates: PhasePlateSource | None = None
+    near_field: NearField | None = None
+    upsample: int = 1
+    masks: np.ndarray | None = None
+    beam_current: bool = False
+    background: bool = False
+    blur: bool = False
+    executor: str = "auto"
+    keep_every: int = 1
+    object_modes: int = 1
+    tilt_rows: int = 1
+    refines_propagation: bool = False
+    deterministic: bool = False
+
+    @property
+    def tilts(self) -> tuple[bool, bool, bool]:
+        """Whether tilts before, inside and after the specimen act."""
+        return (False, False, False) if self.tilt_mode is None else TILT_MODES[self.tilt_mode]
