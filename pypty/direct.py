@@ -184,7 +184,11 @@ def _probe_spectrum(experiment: Experiment) -> np.ndarray:
     """(ky, kx) complex128 A(k) on the pixels of a pattern, with the counts of the mean pattern."""
     settings = experiment.settings
     pattern = settings["mean_pattern"]
-    pattern = experiment.mean_pattern if pattern is None else _resized(pattern, experiment.pattern_shape)
+    if pattern is None:
+        pattern = experiment.mean_pattern
+    else:
+        recorded = experiment.preprocess.patterns(np.asarray(pattern, float))
+        pattern = experiment.multiplier * _resized(recorded, experiment.pattern_shape)
     pattern = np.maximum(pattern, 0.0)
     if not pattern.any():
         raise ParameterError(

@@ -13,7 +13,8 @@ import numpy as np
 
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource, open_source
-from pypty.errors import ParameterError
+from pypty.data.weights import DetectorWeights
+from pypty.errors import DataError, ParameterError
 from pypty.optics.wavelength import wavelength_A
 from pypty.params.check import read_parameters
 from pypty.params.report import Report
@@ -79,7 +80,7 @@ class Experiment:
             source,
             preprocess,
             float(settings["data_multiplier"]),
-            _scan_size(settings, source, params),
+            _scan_size(settings, source),
             float(settings["scan_step_A"]),
             _number(settings, "PLRotation_deg", 0.0),
             wavelength,
@@ -104,9 +105,21 @@ class Experiment:
         return (1e3 * self.wavelength * self.pixel_1A[0], 1e3 * self.wavelength * self.pixel_1A[1])
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
-        """(n, ky, kx) float32 counts of the patterns with these sorted indices."""
-        raw = self.preprocess.patterns(self.source.read(np.asarray(indices)))
-        data = raw.astype(np.float32)
+        """(n, ky, kx) float32 counts of the patterns with these sorted indices; 0 where ``detector_mask`` is 0.
+
+        Raises
+        ------
+        DataError
+            A value that counts is NaN or infinite.
+        """
+        indices = np.asarray(indices)
+        measured = DetectorWeights(self.settings["detector_mask"]).blank(self.source.read(indices), indices)
+        data = self.preprocess.patterns(measured).astype(np.float32)
+        if not np.isfinite(data).all():
+            raise DataError(
+                f"{self.source.name}: patterns {indices[0]} to {indices[-1]} hold values that are NaN or infinite; "
+                "give detector_mask='nan', or a mask that is 0 there"
+            )
         return data if self.multiplier == 1 else data * np.float32(self.multiplier)
 
     def chunks(self, largest_bytes: int = CHUNK_BYTES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -131,7 +144,8 @@ class Experiment:
         else the pixels of the mean pattern above ``bright_threshold`` (0.1) times its maximum."""
         mask, (ny, nx) = self.settings["aperture_mask"], self.pattern_shape
         if isinstance(mask, np.ndarray) and mask.ndim == 2:
-            return _cut(mask > 0.5, (ny, nx))
+            up = int(self.settings["upsample_pattern"])  # a detector pixel is up x up pixels of the mask
+            return _cut(mask > 0.5, (up * ny, up * nx))[up // 2 :: up, up // 2 :: up]
         ky, kx = self.frequencies_1A
         if mask is not None:
             nyquist = 0.5 * min(
@@ -171,15 +185,14 @@ def _number(settings: Settings, key: str, default: float) -> float:
     return number
 
 
-def _scan_size(settings: Settings, source: PatternSource, params: Mapping[str, Any]) -> tuple[int, int]:
-    """``scan_size``, else the first axes of a 4-D array, else a square."""
+def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
+    """``scan_size``, else the first axes of 4-D data, else a square."""
     n = source.shape[0]
     given = settings["scan_size"]
     if given is None:
-        layout = getattr(params.get("dataset"), "shape", ())
         side = math.isqrt(n)
-        if len(layout) == 4:
-            given = layout[:2]
+        if source.scan is not None:
+            given = source.scan
         elif side * side == n:
             given = (side, side)
         else:

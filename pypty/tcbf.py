@@ -27,7 +27,7 @@ from pypty.direct_methods.bright_field_align import (
     fit_scan,
     refine_by_shifts,
     sharpest_defocus,
-    turned_positions,
+    turned,
 )
 from pypty.direct_methods.bright_field_drift import SteadyPatterns
 from pypty.direct_methods.bright_field_fit import FitResult
@@ -362,14 +362,8 @@ def _result(params: Mapping[str, Any], fit: FitResult, n_terms: int) -> dict[str
         "PLRotation_deg": fit.rotation_deg,
         "probe": None,
     }
-    positions = params.get("positions")
-    if positions is not None and len(positions) > 1:
-        result["positions"] = turned_positions(
-            np.asarray(positions, float),
-            fit.rotation_deg - float(params.get("PLRotation_deg") or 0.0),
-            (float(params.get("pixel_size_y_A", 1.0)), float(params.get("pixel_size_x_A", 1.0))),
-        )
-    return result
+    turn = fit.rotation_deg - float(params.get("PLRotation_deg") or 0.0)
+    return {**result, **turned(params, turn)}
 
 
 def _folder(params: Mapping[str, Any]) -> Path:

@@ -64,8 +64,8 @@ def test_half_a_turn_follows_the_nominal_defocus_if_there_is_one() -> None:
         ({"extra_probe_defocus": 80.0}, 0.0),
         ({"extra_probe_defocus": -80.0}, 180.0),
         ({"aberrations": [50.0]}, 0.0),
-        ({"defocus": 60.0}, 180.0),
-        ({"defocus": 60.0, "total_thickness": 200.0}, 0.0),
+        ({"defocus": -60.0}, 180.0),
+        ({"defocus": -60.0, "total_thickness": 200.0}, 0.0),
     ):
         found = orientation({**params, **change})
         assert off(found.params["PLRotation_deg"], angle) < 0.5, change

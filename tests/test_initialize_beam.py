@@ -196,8 +196,9 @@ def test_other_ways_to_the_tilts() -> None:
     expected = wander * 0.1 * wavelength_A(80)
     binary = get_approx_beam_tilt(params, make_binary=2.0)["tilts"][:, 4:6]
     np.testing.assert_allclose(binary, expected, atol=0.1 * np.abs(expected).max())
-    spoilt = {**params, "comx": wander[:, 1].copy(), "comy": wander[:, 0].copy()}
-    spoilt["comx"][20] += 30
+    data = np.array(params["dataset"], float).reshape(-1, *np.shape(params["dataset"])[-2:])
+    data[20] = np.roll(data[20], 6, axis=1)
+    spoilt = {**params, "dataset": data.reshape(np.shape(params["dataset"]))}
     filtered = get_approx_beam_tilt(spoilt, percentile_filter_value=50, percentile_filter_size=3)["tilts"]
     unfiltered = get_approx_beam_tilt(spoilt)["tilts"]
     errors = [np.abs(found[:, 4:6] - expected).max() for found in (filtered, unfiltered)]

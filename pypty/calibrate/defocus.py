@@ -15,7 +15,7 @@ from pypty.direct_methods.bright_field_align import (
     DefocusScan,
     fit_scan,
     scan_defocus,
-    turned_positions,
+    turned,
 )
 from pypty.direct_methods.bright_field_fit import FitResult
 from pypty.direct_methods.bright_field_sum import ShiftedSum
@@ -81,13 +81,7 @@ def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: boo
     changes: dict[str, Any] = {"aberrations": fit.aberrations_A, "extra_probe_defocus": 0.0}
     if fit_rotation:
         changes["PLRotation_deg"] = fit.rotation_deg
-        positions = params.get("positions")
-        if positions is not None and len(positions) > 1:
-            changes["positions"] = turned_positions(
-                np.asarray(positions, float),
-                fit.rotation_deg - experiment.rotation_deg,
-                (float(params.get("pixel_size_y_A", 1.0)), float(params.get("pixel_size_x_A", 1.0))),
-            )
+        changes |= turned(params, fit.rotation_deg - experiment.rotation_deg)
     return Suggestion(changes, found.values(), found.text(fit_rotation), figure)
 
 

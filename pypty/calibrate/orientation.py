@@ -204,7 +204,7 @@ def _nominal_C10(experiment: Experiment) -> float:
     """Å at the middle of the specimen, by the parameters; 0 if they do not say."""
     c10 = float(experiment.aberrations_A[0])
     if c10 == 0:
-        c10 = -_recorded(experiment, "defocus")
+        c10 = _recorded(experiment, "defocus")  # in the sign of C10
     return c10 + 0.5 * _recorded(experiment, "total_thickness") if c10 != 0 else 0.0
 
 

@@ -28,6 +28,10 @@ class PatternSource(Protocol):
         """(N, ky, kx)."""
 
     @property
+    def scan(self) -> tuple[int, int] | None:
+        """Points (slow, fast), where the patterns are stored as a raster."""
+
+    @property
     def dtype(self) -> np.dtype:
         """Type of the values as stored."""
 
@@ -51,6 +55,10 @@ class ArraySource:
     @property
     def shape(self) -> tuple[int, int, int]:
         return _flat_shape(tuple(self.array.shape))
+
+    @property
+    def scan(self) -> tuple[int, int] | None:
+        return _raster(tuple(self.array.shape))
 
     @property
     def dtype(self) -> np.dtype:
@@ -87,6 +95,10 @@ class NpySource:
     @property
     def shape(self) -> tuple[int, int, int]:
         return _flat_shape(self._shape)
+
+    @property
+    def scan(self) -> tuple[int, int] | None:
+        return _raster(self._shape)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         out = np.empty((len(indices), *self._shape[-2:]), self.dtype)
@@ -137,6 +149,10 @@ class Hdf5Source:
     @property
     def shape(self) -> tuple[int, int, int]:
         return _flat_shape(self._data.shape)
+
+    @property
+    def scan(self) -> tuple[int, int] | None:
+        return _raster(self._data.shape)
 
     @property
     def dtype(self) -> np.dtype:
@@ -207,6 +223,11 @@ def _flat_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (math.prod(shape[:-2]), shape[-2], shape[-1])
 
 
+def _raster(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """(slow, fast) of 4-D patterns."""
+    return (shape[0], shape[1]) if len(shape) == 4 else None
+
+
 def read_runs(data: Any, indices: np.ndarray) -> np.ndarray:
     """Patterns of a lazily read 3-D or 4-D array, in contiguous runs within a scan row."""
     out = np.empty((len(indices), *data.shape[-2:]), dtype=data.dtype)
@@ -251,6 +272,10 @@ class CastSource:
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.source.shape
+
+    @property
+    def scan(self) -> tuple[int, int] | None:
+        return self.source.scan
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         data = self.source.read(indices)

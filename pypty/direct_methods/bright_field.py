@@ -200,7 +200,8 @@ def subscan_chunks(
         for indices, data in open_chunks():
             y, x = np.divmod(indices, columns)
             inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
-            yield ((y - top) * (right - left) + x - left)[inside], data[inside]
+            if inside.any():
+                yield ((y - top) * (right - left) + x - left)[inside], data[inside]
 
     return chunks, (bottom - top, right - left)
 

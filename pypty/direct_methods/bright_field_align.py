@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -175,6 +176,23 @@ def turned_positions(
     pixel = np.asarray(pixel_size_A)
     turned = (positions_px * pixel) @ rotation_yx(turn_deg).T / pixel
     return turned - turned.min(axis=0) + positions_px.min(axis=0)
+
+
+def turned(params: Mapping[str, Any], turn_deg: float) -> dict[str, Any]:
+    """Parameters that change with the rotation: positions, corrections included, and an object that belonged to them,
+    which is vacuum again. Empty without positions."""
+    positions = params.get("positions")
+    if positions is None or len(positions) < 2:
+        return {}
+    correction, obj = params.get("positions_correction"), params.get("obj")
+    points = np.array(positions, float) + (0.0 if correction is None else np.asarray(correction, float))
+    pixel = (float(params.get("pixel_size_y_A", 1.0)), float(params.get("pixel_size_x_A", 1.0)))
+    changes: dict[str, Any] = {"positions": turned_positions(points, turn_deg, pixel)}
+    if correction is not None:
+        changes["positions_correction"] = None
+    if obj is not None and np.shape(obj)[:2] != (1, 1):
+        changes["obj"] = np.ones((1, 1, *np.shape(obj)[2:]), complex)
+    return changes
 
 
 def sharpest_defocus(images: BrightField, step_A: float, wavelength: float, rotation_deg: float) -> float:

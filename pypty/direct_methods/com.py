@@ -47,7 +47,8 @@ def centres_of_mass(
             raise DataError(f"patterns of shape {patterns.shape[1:]} given, expected {(ny, nx)}")
         data = patterns.astype(np.float64, copy=False)
         if mask is not None:
-            data = data * (mask if mask.ndim == 2 else mask[indices])
+            weights = mask if mask.ndim == 2 else mask[indices]
+            data = np.where(weights > 0, data, 0) * weights  # NaN times 0 is NaN
         rows, columns = data.sum(axis=2), data.sum(axis=1)
         sums[indices] = np.stack([rows @ y, columns @ x, rows.sum(axis=1)], axis=1)
     missing = np.flatnonzero(np.isnan(sums).any(axis=1))

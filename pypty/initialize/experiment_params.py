@@ -165,6 +165,7 @@ class _Patterns:
                 chunk = source.read(np.arange(start, min(start + step, self.n)))
                 total += np.nansum(chunk, axis=0, dtype=np.float64)
                 seen += np.count_nonzero(~np.isnan(chunk), axis=0)
+            self.layout = source.scan
         finally:
             source.close()
         mean = self._without_dead(total / np.maximum(seen, 1))
@@ -172,8 +173,6 @@ class _Patterns:
         self.mean = mean if masks is None else np.tensordot(mean[0], masks, axes=1)
         if not (np.isfinite(self.mean).all() and self.mean.max() > 0):
             raise ParameterError("the mean pattern has no counts, or an infinite number; correct the data")
-        shape: tuple[int, ...] = getattr(params.get("dataset"), "shape", ())
-        self.layout = (int(shape[0]), int(shape[1])) if len(shape) == 4 else None
 
     def _without_dead(self, mean: np.ndarray) -> np.ndarray:
         mask = self.settings["detector_mask"]

@@ -91,6 +91,7 @@ def create_pypty_data(
     """
     path = Path(path_output).expanduser()
     crop = tuple(0 if side is None else int(side) for side in (crop_top, crop_bottom, crop_left, crop_right))
+    _refuse_same_file(data, path)
     source, raster = _opened(data, data_key, scan_size)
     try:
         steps = _Steps(
@@ -274,6 +275,10 @@ class _Flat:
         return (self.recording.n_patterns, *self.recording.pattern_shape)
 
     @property
+    def scan(self) -> tuple[int, int] | None:
+        return self.recording.scan_size
+
+    @property
     def dtype(self) -> np.dtype:
         return self.recording.dtype
 
@@ -282,6 +287,15 @@ class _Flat:
 
     def close(self) -> None:
         self.recording.close()
+
+
+def _refuse_same_file(data: Any, path: Path) -> None:
+    """Raise ParameterError where the output would replace what is read."""
+    name = data if isinstance(data, (str, Path)) else getattr(data, "filename", None)
+    if name is None and isinstance(data, h5py.Dataset):
+        name = data.file.filename
+    if name is not None and Path(name).expanduser().resolve() == path.resolve():
+        raise ParameterError(f"path_output is {str(path)!r}, the file that is read; give another one")
 
 
 def _opened(

@@ -29,7 +29,7 @@ def get_approx_beam_tilt(
 
     Parameters
     ----------
-    pypty_params : with data in memory or in a file; without any, with comx and comy
+    pypty_params : with data in memory or in a file; stored comx and comy are not used, since their mean is removed
     power : 1 constant, 2 plane, 3 second order, ...
     make_binary : True, or a number b: count pixels above b (True = 1) times the mean of each pattern, all alike: the
         centre of the disk's area rather than of its counts
@@ -44,7 +44,7 @@ def get_approx_beam_tilt(
     Raises
     ------
     ParameterError
-        There are neither data nor comx and comy, or an argument is out of range.
+        There are no data, or an argument is out of range.
     """
     if int(power) != power or power < 1:
         raise ParameterError(f"power is {power!r}, expected a whole number from 1")
@@ -89,11 +89,7 @@ def _centres(
         raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
     experiment = Experiment.from_params(params)
     try:
-        stored = settings["comx"], settings["comy"]
         angle = experiment.wavelength * np.array(experiment.pixel_1A)
-        if all(item is not None for item in stored) and not threshold:
-            found = np.stack([np.ravel(stored[1]), np.ravel(stored[0])], axis=1).astype(float)
-            return found, experiment.scan_size, angle
         shape = (experiment.n_patterns, *experiment.pattern_shape)
         return centres_of_mass(_binary(experiment, threshold), shape), experiment.scan_size, angle
     finally:

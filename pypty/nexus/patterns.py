@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -28,6 +29,7 @@ class Patterns:
     key : data set in an HDF5 file
     shape, dtype : as stored
     offset : bytes before the values of a .npy file
+    sums : each pattern is a row of sums over virtual detectors
     """
 
     path: Path
@@ -35,11 +37,12 @@ class Patterns:
     shape: tuple[int, ...]
     dtype: np.dtype
     offset: int = 0
+    sums: bool = False
 
     @property
     def n_tail(self) -> int:
         """Axes of one pattern: 2, or 1 for sums of virtual detectors."""
-        return 2 if len(self.shape) > 2 else 1
+        return 1 if self.sums or len(self.shape) == 2 else 2
 
     @property
     def n_patterns(self) -> int:
@@ -145,13 +148,15 @@ def find_patterns(params: Mapping[str, Any], folder: Path) -> Patterns | None:
         )
         return None
     try:
-        return (
+        found = (
             _of_npy(path)
             if path.suffix.lower() == ".npy"
             else _of_hdf5(path, str(params.get("data_key", "data")))
         )
     except (OSError, ValueError, EOFError, KeyError, RuntimeError) as error:
         raise DataError(f"the patterns in {str(path)!r} cannot be read: {error}") from error
+    sums = params.get("masks") is not None
+    return found if found is None else dataclasses.replace(found, sums=sums)
 
 
 def _of_npy(path: Path) -> Patterns | None:

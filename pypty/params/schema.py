@@ -218,8 +218,8 @@ OPTIMISER = (
     Parameter("algorithm", "lsq_sqrt", Choice(("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian",
                                                "lsq_compressed", "gauss_compressed", "poisson_compressed")), "",
               "Noise model: lsq_sqrt (amplitudes), ml (Poisson), lsq (intensities), lsq_sqrt_2 (weighted intensities), "
-              "poisson_gaussian (ml with gain and read-out noise); *_compressed: lsq, lsq_sqrt and ml of virtual "
-              "detectors (masks)."),
+              "poisson_gaussian (ml with gain and read-out noise); lsq_compressed, gauss_compressed, "
+              "poisson_compressed: lsq, lsq_sqrt and ml of virtual detectors (masks)."),
     Parameter("detector_gain", 1.0, _positive, "counts/electron", "Counts in the data for one electron.",
               when="algorithm is poisson_gaussian"),
     Parameter("readout_noise", 0.0, _non_negative, "counts", "Standard deviation of the detector's read-out noise, in "

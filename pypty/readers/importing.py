@@ -181,6 +181,8 @@ def _calibration(metadata: Metadata, params: Mapping[str, Any]) -> tuple[Metadat
     report.raise_if_any()
     fields = {key: name for name, key in PARAMETERS.items()}
     changes = {fields[key]: value for key, value in params.items() if key in fields}
+    if changes.get("defocus_A") is not None:
+        changes["defocus_A"] = -changes["defocus_A"]  # the parameter has the sign of C10
     pixel = {"rez_pixel_size_A", "rez_pixel_size_mrad"}
     if pixel & set(changes):  # one quantity: the file's value in the other unit no longer holds
         metadata = dataclasses.replace(metadata, rez_pixel_size_A=None, rez_pixel_size_mrad=None)

@@ -1,0 +1,143 @@
+"""What a review of readers, calibration, direct methods and initialize found, held fast: a test for each mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import pypty
+from pypty.calibrate.orientation import _nominal_C10
+from pypty.direct import _probe_spectrum
+from pypty.direct_methods.bright_field import subscan_chunks
+from pypty.direct_methods.bright_field_align import turned
+from pypty.direct_methods.com import centres_of_mass
+from pypty.errors import DataError, ParameterError
+from pypty.experiment import Experiment
+from pypty.initialize import append_exp_params, create_pypty_data, get_approx_beam_tilt
+from pypty.nexus.patterns import Patterns
+from pypty.optics.scan_grid import rotation_yx
+
+
+def disk(n: int = 32, radius: float = 6.0, centre: tuple[int, int] | None = None) -> np.ndarray:
+    y0, x0 = centre or (n // 2, n // 2)
+    y, x = np.ogrid[:n, :n]
+    return 100.0 * (np.hypot(y - y0, x - x0) < radius)
+
+
+def scan(**changes: Any) -> dict[str, Any]:
+    given = {
+        "dataset": np.broadcast_to(disk(), (4, 9, 32, 32)).astype(np.float32),
+        "acc_voltage": 80.0,
+        "rez_pixel_size_mrad": 2.0,
+        "scan_step_A": 0.5,
+    }
+    return {**given, **changes}
+
+
+def test_a_nominal_defocus_has_the_sign_of_C10_everywhere(tmp_path: Path) -> None:
+    assert _nominal_C10(Experiment.from_params(scan(defocus=100.0))) == 100.0
+    assert append_exp_params(scan(defocus=100.0, PLRotation_deg=0.0))["extra_probe_defocus"] == 100.0
+    np.save(tmp_path / "d.npy", scan()["dataset"])
+    pypty.readers.import_file(tmp_path / "d.npy", tmp_path / "d.h5", params={"defocus": 100.0})
+    assert pypty.readers.params_of(tmp_path / "d.h5")["defocus"] == 100.0
+
+
+@pytest.mark.parametrize("changes", [{"data_bin": 2}, {"data_shift_vector": [-3, 0]}, {"flip_ky": True}])
+def test_a_given_mean_pattern_is_that_of_the_recording(changes: dict[str, Any]) -> None:
+    pattern = disk(centre=(19, 16)) + 1
+    data = np.broadcast_to(pattern, (4, 9, 32, 32)).astype(np.float32)
+    measured = _probe_spectrum(Experiment.from_params(scan(dataset=data, **changes)))
+    given = _probe_spectrum(Experiment.from_params(scan(dataset=data, mean_pattern=pattern, **changes)))
+    np.testing.assert_allclose(given, measured, rtol=1e-6)
+
+
+def test_the_aperture_of_upsampled_patterns() -> None:
+    params = append_exp_params(scan(upsample_pattern=2, data_pad=8, PLRotation_deg=0.0))
+    wanted = disk() > 1
+    np.testing.assert_array_equal(Experiment.from_params(params).aperture, wanted)
+    mask = pypty.se.get_aperture({**params, "aperture_mask": None})["aperture_mask"]
+    np.testing.assert_array_equal(mask, params["aperture_mask"])
+
+
+@pytest.mark.parametrize("ending", [".npy", ".h5"])
+def test_the_raster_of_a_file_counts(tmp_path: Path, ending: str) -> None:
+    """4 x 9 points are no 6 x 6."""
+    path = tmp_path / f"scan{ending}"
+    if ending == ".npy":
+        np.save(path, scan()["dataset"])
+    else:
+        with h5py.File(path, "w") as file:
+            file["data"] = scan()["dataset"]
+    params = scan(dataset=None, data_path=str(path))
+    assert Experiment.from_params(params).scan_size == (4, 9)
+    assert np.ptp(append_exp_params({**params, "PLRotation_deg": 0.0})["positions"], axis=0)[1] > 0
+    assert list(append_exp_params({**params, "PLRotation_deg": 0.0})["scan_size"]) == [4, 9]
+
+
+def test_masked_pixels_reach_nothing() -> None:
+    data, mask = scan()["dataset"].copy(), np.ones((32, 32))
+    data[2, 3, 16, 16], data[1, 1, 3, 3], mask[16, 16], mask[3, 3] = np.nan, 1e5, 0, 0
+    params = scan(dataset=data, detector_mask=mask, extra_probe_defocus=20.0, conv_semiangle_mrad=12.0)
+    image, _ = pypty.tcbf.upsampled_tcbf(params, upsample=1, pad=0)
+    assert np.isfinite(image).all()
+    _, out = pypty.dpc.fft_based_dpc(params, hpass=1e-3)
+    assert np.abs(out["comx"]).max() < 1e-3
+    with pytest.raises(DataError, match="NaN or infinite; give detector_mask"):
+        pypty.tcbf.upsampled_tcbf({**params, "detector_mask": None}, upsample=1, pad=0)
+
+
+def test_a_mask_takes_nan_out_of_centres_of_mass() -> None:
+    data, mask = np.ones((2, 4, 4)), np.ones((4, 4))
+    data[:, 0, 0], mask[0, 0] = np.nan, 0
+    found = centres_of_mass([(np.arange(2), data)], (2, 4, 4), mask)
+    np.testing.assert_allclose(found, [[(-0.5 * 16 + 2) / 15] * 2] * 2)
+
+
+def test_a_constant_descan_is_not_lost() -> None:
+    """Stored centres have no mean."""
+    data = np.broadcast_to(disk(centre=(16, 19)), (4, 9, 32, 32)).astype(np.float32)
+    params = append_exp_params(scan(dataset=data, PLRotation_deg=0.0))
+    _, stored = pypty.dpc.fft_based_dpc(params, hpass=1e-3)
+    assert "comx" in stored
+    tilts = get_approx_beam_tilt({**params, **{k: stored[k] for k in ("comx", "comy")}}, power=1)["tilts"]
+    np.testing.assert_allclose(np.abs(tilts[:, 5]), 3 * 2e-3, rtol=1e-3)
+
+
+def test_create_pypty_data_does_not_replace_what_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "raw.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = scan()["dataset"]
+    before = path.read_bytes()
+    with pytest.raises(ParameterError, match="the file that is read; give another one"):
+        create_pypty_data(path, path, bin=2, exist_ok=False)
+    with h5py.File(path) as file, pytest.raises(ParameterError, match="the file that is read"):
+        create_pypty_data(file["data"], path, exist_ok=False)
+    assert path.read_bytes() == before
+
+
+def test_turning_takes_corrections_along() -> None:
+    rng = np.random.default_rng(0)
+    positions, correction = rng.uniform(0, 20, (6, 2)), rng.uniform(-1, 1, (6, 2))
+    params = {"positions": positions, "positions_correction": correction, "obj": np.ones((50, 50, 2, 1))}
+    found = turned(params, 30.0)
+    points = (positions + correction) @ rotation_yx(30.0).T
+    np.testing.assert_allclose(np.diff(found["positions"], axis=0), np.diff(points, axis=0))
+    assert found["positions_correction"] is None and found["obj"].shape == (1, 1, 2, 1)
+    assert turned({"positions": positions[:1]}, 30.0) == {}
+
+
+def test_pieces_outside_a_region_are_passed_over() -> None:
+    rows = [(np.arange(8 * r, 8 * r + 8), np.full((8, 2, 2), float(r))) for r in range(8)]
+    open_chunks, size = subscan_chunks(lambda: iter(rows), (8, 8), (2, 0, 4, 4))
+    pieces = list(open_chunks())
+    assert size == (2, 4) and [len(indices) for indices, _ in pieces] == [4, 4]
+    np.testing.assert_array_equal(np.concatenate([indices for indices, _ in pieces]), np.arange(8))
+
+
+def test_sums_over_virtual_detectors_on_a_raster() -> None:
+    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4"), sums=True).n_patterns == 20
+    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4")).n_patterns == 4
