@@ -171,7 +171,7 @@ def _presets(options: argparse.Namespace) -> int:
 
     for name in preset_names():
         first = (preset_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-        _say(f"{name:<24}{first.lstrip('# ')}")
+        _say(f"{name:<26}{first.lstrip('# ')}")
     return 0
 
 

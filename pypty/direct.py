@@ -12,7 +12,7 @@ from pypty.direct_methods.scan_transform import scan_frequencies_px
 from pypty.direct_methods.sideband import sideband_spectrum
 from pypty.direct_methods.wigner import Deconvolution, object_spectrum
 from pypty.errors import ParameterError
-from pypty.experiment import Experiment
+from pypty.experiment import CALIBRATED, Experiment
 from pypty.optics.aberrations import aberration_phase
 from pypty.optics.grid import Grid
 from pypty.optics.probes import resize, spectrum_of_probe
@@ -132,7 +132,7 @@ def _object(
     params: Mapping[str, Any], spectrum: Callable[[Experiment], np.ndarray], folder_to_save: str
 ) -> np.ndarray:
     """Transform the spectrum of the object back, with mean 1."""
-    experiment = Experiment.from_params(params)
+    experiment = Experiment.from_params(params, needs=CALIBRATED)
     try:
         settings = experiment.settings
         if settings["masks"] is not None:
@@ -158,7 +158,7 @@ def _object(
 
 def _check_positive(**numbers: float) -> None:
     for name, value in numbers.items():
-        if not (np.isfinite(value) and value > 0):
+        if not (isinstance(value, (int, float, np.number)) and np.isfinite(value) and value > 0):
             raise ParameterError(f"{name} is {value!r}, expected a number above 0")
 
 

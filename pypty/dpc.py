@@ -15,14 +15,16 @@ import numpy as np
 
 from pypty.direct_methods.com import centres_of_mass
 from pypty.direct_methods.integration import Descent, integrate_fourier, integrate_iteratively, solve_poisson
-from pypty.direct_methods.rotation import curl_std, rotation_from_com
+from pypty.direct_methods.rotation import attraction, curl_std, rotation_from_com
 from pypty.errors import ParameterError
 from pypty.experiment import Experiment
 from pypty.optics.scan_grid import rotation_yx
 from pypty.output.files import make_folder, write_array
 from pypty.plots.bright_field import plot_dpc
 
-_LOG = logging.getLogger("pypty")
+_LOG = logging.getLogger(__name__)
+_DECIDES = 0.2
+"""Of :func:`attraction`; below, either half turn is possible."""
 
 
 def fft_based_dpc(
@@ -142,9 +144,15 @@ def GetPLRotation(dpcx: np.ndarray, dpcy: np.ndarray) -> float:
     """Rotation between scan and detector in rad, from centres of mass (sy, sx).
 
     ``PLRotation_deg = numpy.rad2deg(GetPLRotation(comx, comy))``: the sign is that of the positions. (PyPty 2.2 returns
-    the opposite one.) Of the two angles half a turn apart, the one in which atoms attract the beam.
+    the opposite one.) Of the two angles half a turn apart, the one in which atoms attract the beam; a warning is logged
+    where the maps hardly tell, as with a defocused probe: :func:`pypty.calibrate.orientation` knows more.
     """
-    return float(np.deg2rad(rotation_from_com(dpcy, dpcx)))
+    angle = rotation_from_com(dpcy, dpcx)
+    if abs(attraction(dpcy, dpcx, angle)) < _DECIDES:
+        _LOG.warning(
+            "GetPLRotation: %.2f deg, or half a turn from it: the centres of mass hardly tell", angle
+        )
+    return float(np.deg2rad(angle))
 
 
 def get_curl(angle: float, dpcx: np.ndarray, dpcy: np.ndarray) -> float:

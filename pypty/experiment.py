@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +18,12 @@ from pypty.errors import DataError, ParameterError
 from pypty.optics.wavelength import wavelength_A
 from pypty.params.check import read_parameters
 from pypty.params.report import Report
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 CHUNK_BYTES = 64 * 2**20
+CALIBRATED = ("acc_voltage", "scan_step_A")
+"""What a method needs that relates angles to lengths in the scan."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,12 @@ class Experiment:
     settings: Settings
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> Experiment:
+    def from_params(cls, params: Mapping[str, Any], needs: Sequence[str] = ()) -> Experiment:
         """Read and check what is needed; the caller closes ``source``.
+
+        Parameters
+        ----------
+        needs : keys that must be given: a default voltage or step would make a wrong calibration of a right file
 
         Raises
         ------
@@ -68,6 +75,10 @@ class Experiment:
         report = Report()
         settings = read_parameters(params, report)
         report.raise_if_any()
+        missing = [key for key in needs if key not in settings.given]
+        if missing:
+            units = ", ".join(f"{key} in {SCHEMA[key].unit}" for key in missing)
+            raise ParameterError(f"{' and '.join(missing)} not given, and needed here; set {units}")
         source = open_source(settings)
         if source is None:
             raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
@@ -107,6 +118,8 @@ class Experiment:
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """(n, ky, kx) float32 counts of the patterns with these sorted indices; 0 where ``detector_mask`` is 0.
 
+        A pattern that ``sequence`` leaves out is the mean of those that are read with it.
+
         Raises
         ------
         DataError
@@ -115,10 +128,14 @@ class Experiment:
         indices = np.asarray(indices)
         measured = DetectorWeights(self.settings["detector_mask"]).blank(self.source.read(indices), indices)
         data = self.preprocess.patterns(measured).astype(np.float32)
-        if not np.isfinite(data).all():
+        if self._left_out is not None and self._left_out[indices].any():
+            out = self._left_out[indices]
+            data[out] = data[~out].mean(axis=0) if not out.all() else 0
+        bad = ~np.isfinite(data).all(axis=(1, 2))
+        if bad.any():
             raise DataError(
-                f"{self.source.name}: patterns {indices[0]} to {indices[-1]} hold values that are NaN or infinite; "
-                "give detector_mask='nan', or a mask that is 0 there"
+                f"{self.source.name}: pattern {indices[bad][0]} holds values that are NaN or infinite; give "
+                "detector_mask='nan', a mask that is 0 there, or a sequence without it (pypty.calibrate.defects)"
             )
         return data if self.multiplier == 1 else data * np.float32(self.multiplier)
 
@@ -129,6 +146,16 @@ class Experiment:
         for start in range(0, self.n_patterns, step):
             indices = np.arange(start, min(start + step, self.n_patterns))
             yield indices, self.patterns(indices)
+
+    @cached_property
+    def _left_out(self) -> np.ndarray | None:
+        """(N,) bool: not in ``sequence``; None = all count."""
+        sequence = self.settings.first()["sequence"]
+        if sequence is None:
+            return None
+        out = np.ones(self.n_patterns, bool)
+        out[np.asarray(sequence, int)] = False
+        return out
 
     @cached_property
     def mean_pattern(self) -> np.ndarray:
@@ -159,12 +186,16 @@ class Experiment:
 
     @cached_property
     def frequencies_1A(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ky, 1), (1, kx) of the pixels of a pattern, 1/Å, zero at n//2."""
-        ny, nx = self.pattern_shape
-        return (
-            (np.arange(ny) - ny // 2)[:, None] * self.pixel_1A[0],
-            (np.arange(nx) - nx // 2)[None, :] * self.pixel_1A[1],
-        )
+        """(ky, 1), (1, kx) of the middle of the pixels of a pattern, 1/Å; without binning zero is at n//2."""
+        ky, kx = (self._from_zero(axis) * self.pixel_1A[axis] for axis in (0, 1))
+        return ky[:, None], kx[None, :]
+
+    def _from_zero(self, axis: int) -> np.ndarray:
+        """Pixels from the zero frequency. That of the detector is at n//2, which an even ``data_bin`` moves away from
+        the middle of a pixel."""
+        n, size = self.pattern_shape[axis], self.preprocess.bin
+        recorded = size * n if size == 1 else self.source.shape[1 + axis]
+        return np.arange(n) + (0.5 * (size - 1) - recorded // 2) / size
 
     def with_(self, **changes: Any) -> Experiment:
         """The same scan with other calibration."""

@@ -34,7 +34,7 @@ from pypty.direct_methods.bright_field_fit import FitResult
 from pypty.direct_methods.bright_field_shifts import CorrelationOptions, LeastSquares
 from pypty.direct_methods.bright_field_sum import ShiftedSum, contrast_transfer, flip_contrast
 from pypty.errors import ParameterError
-from pypty.experiment import Experiment
+from pypty.experiment import CALIBRATED, Experiment
 from pypty.output.files import make_folder, write_array
 from pypty.plots.bright_field import plot_tcbf
 
@@ -274,14 +274,14 @@ def _read_options(given: dict[str, Any]) -> Alignment:
         "binning_cross_corr",
     ):
         value = getattr(chosen, name)
-        if value < 1 or value != int(value):
+        if not isinstance(value, (int, float, np.number)) or value < 1 or value != int(value):
             raise ParameterError(f"{name} is {value!r}, expected a whole number from 1")
     return chosen
 
 
 @contextmanager
 def _opened(params: Mapping[str, Any]) -> Iterator[Experiment]:
-    experiment = Experiment.from_params(params)
+    experiment = Experiment.from_params(params, needs=CALIBRATED)
     try:
         yield experiment
     finally:

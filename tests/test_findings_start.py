@@ -141,3 +141,79 @@ def test_pieces_outside_a_region_are_passed_over() -> None:
 def test_sums_over_virtual_detectors_on_a_raster() -> None:
     assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4"), sums=True).n_patterns == 20
     assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4")).n_patterns == 4
+
+
+def test_a_pattern_left_out_of_the_sequence_is_the_mean_of_the_others() -> None:
+    data = scan()["dataset"].copy()
+    data[2, 3] = np.nan
+    with pytest.raises(DataError, match="pattern 21 holds values that are NaN"):
+        Experiment.from_params(scan(dataset=data)).patterns(np.arange(36))
+    found = Experiment.from_params(scan(dataset=data, sequence=np.delete(np.arange(36), 21)))
+    np.testing.assert_allclose(found.patterns(np.arange(36))[21], disk())
+    np.testing.assert_allclose(found.mean_pattern, disk())
+
+
+@pytest.mark.parametrize("key", ["acc_voltage", "scan_step_A"])
+def test_nothing_is_calibrated_by_a_default(key: str) -> None:
+    params = {name: value for name, value in scan().items() if name != key}
+    for method in (
+        pypty.calibrate.everything,
+        pypty.calibrate.defocus,
+        pypty.tcbf.upsampled_tcbf,
+        pypty.direct.ssb,
+    ):
+        with pytest.raises(ParameterError, match=f"{key} not given"):
+            method(params)
+
+
+def test_frequencies_of_binned_patterns() -> None:
+    """Recorded pixel 16 is zero; bins of two hold 16 and 17, whose middle is half a recorded pixel further."""
+    ky, _ = Experiment.from_params(scan(data_bin=2)).frequencies_1A
+    pixel = Experiment.from_params(scan()).pixel_1A[0]
+    assert ky[8, 0] == pytest.approx(0.5 * pixel) and ky[7, 0] == pytest.approx(-1.5 * pixel)
+    ky, _ = Experiment.from_params(scan(data_bin=3)).frequencies_1A  # bins 15, 16, 17
+    assert ky[5, 0] == pytest.approx(0)
+
+
+def test_negative_read_out_noise_does_not_stop_the_parameters() -> None:
+    noisy = scan()["dataset"] + np.random.default_rng(0).normal(-0.3, 0.5, (4, 9, 32, 32))
+    params = append_exp_params(scan(dataset=noisy, algorithm="poisson_gaussian", PLRotation_deg=0.0))
+    assert params["mean_pattern"].min() >= 0 and pypty.check(params)
+
+
+def test_another_raster_than_the_stored_one_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    append_exp_params(scan(scan_size=[9, 4], PLRotation_deg=0.0))
+    assert "the data are stored as (4, 9) points" in caplog.text
+    caplog.clear()
+    np.save(tmp_path / "d.npy", scan()["dataset"])
+    pypty.readers.open_recording(tmp_path / "d.npy", scan_size=(9, 4)).close()
+    assert "the data are stored as (4, 9)" in caplog.text
+
+
+def test_a_rotation_that_the_maps_do_not_tell_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    y, x = np.mgrid[:12, :12]
+    pypty.dpc.GetPLRotation(np.sin(x / 2.0), np.sin(y / 2.0))
+    assert "or half a turn from it" in caplog.text
+
+
+def test_wrong_types_are_parameter_errors(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="expected a dict"):
+        pypty.calibrate.everything("scan.yaml")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="must be numbers from 0"):
+        pypty.dpc.fft_based_dpc(scan(), hpass="a")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="eps is 'a'"):
+        pypty.direct.ssb(scan(), eps="a")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="n_aberrations_to_fit is 'a'"):
+        pypty.tcbf.run_tcbf_alignment(scan(), n_aberrations_to_fit="a")
+    (tmp_path / "p.yaml").write_text("epoch_max: 3\n")
+    with pytest.raises(ParameterError, match="need a list of values"):
+        pypty.utils.change_params(tmp_path / "p.yaml", ["epoch_max"], 4)
+    with pytest.raises(ParameterError, match="is a file of data"):
+        pypty.load_preset(_data_file(tmp_path))
+
+
+def _data_file(folder: Path) -> Path:
+    path = folder / "d.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.ones((2, 4, 4))
+    return path

@@ -20,7 +20,7 @@ from pypty.direct_methods.bright_field_align import (
 from pypty.direct_methods.bright_field_fit import FitResult
 from pypty.direct_methods.bright_field_sum import ShiftedSum
 from pypty.errors import ParameterError
-from pypty.experiment import Experiment
+from pypty.experiment import CALIBRATED, Experiment
 from pypty.optics.aberrations import aberration_names
 from pypty.plots.bright_field import plot_defocus
 
@@ -57,7 +57,7 @@ def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: boo
     """
     if n_aberrations < 1 or n_aberrations != int(n_aberrations):
         raise ParameterError(f"n_aberrations is {n_aberrations!r}, expected a whole number from 1")
-    experiment = Experiment.from_params(params)
+    experiment = Experiment.from_params(params, needs=CALIBRATED)
     try:
         if experiment.settings["masks"] is not None:
             raise ParameterError(

@@ -11,7 +11,8 @@ from pypty.calibrate.descan import descan
 from pypty.calibrate.disk import disk
 from pypty.calibrate.orientation import orientation
 from pypty.calibrate.suggestion import Suggestion
-from pypty.errors import PyptyError
+from pypty.errors import ParameterError, PyptyError
+from pypty.experiment import CALIBRATED, Experiment
 from pypty.plots.calibration import plot_overview
 
 Step = Callable[[Mapping[str, Any]], Suggestion]
@@ -40,6 +41,11 @@ def everything(params: Mapping[str, Any]) -> Suggestion:
     DataError, ParameterError
         The data cannot be read, or there is no disk: nothing else makes sense then.
     """
+    if not isinstance(params, Mapping):
+        raise ParameterError(
+            f"params is {type(params).__name__}, expected a dict; pypty.load_preset reads a file"
+        )
+    Experiment.from_params(params, needs=CALIBRATED).source.close()
     found: dict[str, Suggestion] = {}
     failed: dict[str, str] = {}
     now = dict(params)

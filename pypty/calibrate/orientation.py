@@ -24,6 +24,8 @@ _SMALLEST_SHIFT = 0.75
 _SMALLEST_COHERENCE = 0.08
 _CLEAR = 1.3
 """Ratio of the scores of both hands from which the shifts decide."""
+_SURE = 1.2
+"""Ratio of the best score to the next from which the answer is given without a question."""
 _LARGEST_SHIFT = 0.25
 """Of the scan's shorter side."""
 _UNDECIDED = 0.1
@@ -232,7 +234,8 @@ def _text(values: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     best: Candidate = values["candidates"][0]
     lines = [
         f"orientation: PLRotation_deg = {values['rotation_deg']:.2f}, flip_ky = {values['flip_ky']}; decided by "
-        f"{values['decided_by']}, {values['margin']:.2f} times the score of the next of eight",
+        f"{values['decided_by']}, {values['margin']:.2f} times the score of the next of eight"
+        + ("; UNSURE: is scan_size (slow, fast) the right way round?" if values["margin"] < _SURE else ""),
         f"  the curl of the centres of mass says {values['rotation_curl_deg']:.2f} deg "
         f"({100 * best.curl_free:.0f} % free of curl)",
     ]

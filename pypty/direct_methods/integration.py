@@ -46,8 +46,8 @@ def integrate_fourier(
 
 def _damped_inverse(shape: tuple[int, ...], hpass: float, lpass: float) -> np.ndarray:
     """(sy, sx // 2 + 1): 1 / (hpass + q^2 + lpass q^4), 0 at q = 0."""
-    if hpass < 0 or lpass < 0:
-        raise ParameterError(f"hpass {hpass!r} and lpass {lpass!r} must not be negative")
+    if not all(isinstance(one, (int, float, np.number)) and one >= 0 for one in (hpass, lpass)):
+        raise ParameterError(f"hpass {hpass!r} and lpass {lpass!r} must be numbers from 0")
     q2 = scipy.fft.fftfreq(shape[0])[:, None] ** 2 + scipy.fft.rfftfreq(shape[1])[None] ** 2
     inverse = 1 / np.where(q2 > 0, hpass + q2 + lpass * q2**2, 1.0)
     inverse[0, 0] = 0.0

@@ -225,7 +225,7 @@ def _detector(
     sizes = [up / (rez * (up * n + 2 * int(pad))) for n in mean.shape]
     angle = out.get("conv_semiangle_mrad")
     return {
-        "mean_pattern": patterns.mean,
+        "mean_pattern": np.maximum(patterns.mean, 0),  # read-out noise may be negative
         "aperture_mask": in_window(disk, up, int(pad)),
         "bright_threshold": threshold,
         "rez_pixel_size_A": rez / binning,
@@ -295,6 +295,8 @@ def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
                 f"scan_size is not given, and {patterns.n} patterns are no square; give (slow, fast)"
             )
     size = (int(given[0]), int(given[1]))
+    if patterns.layout is not None and size != tuple(patterns.layout):
+        _log.warning("scan_size %s is taken, but the data are stored as %s points", size, patterns.layout)
     if size[0] * size[1] != patterns.n:
         raise ParameterError(
             f"scan_size {size} has {size[0] * size[1]} points, but there are {patterns.n} patterns; give (slow, fast), "

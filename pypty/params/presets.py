@@ -111,6 +111,11 @@ def _parameter_file(source: str | Path) -> Path:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ParameterError where there is none."""
+    if path.suffix.lower() in (".h5", ".hdf5", ".npy", ".nxs"):
+        raise ParameterError(
+            f"{str(path)!r} is a file of data, expected parameters; write a YAML file with the line "
+            f"'data_path: {path.name}' (of a NeXus file, pypty.nexus.load_nexus_params gives the parameters)"
+        )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # ValueError: bad text, bad dates

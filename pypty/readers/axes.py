@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -12,6 +13,8 @@ from pypty.readers.recording import stored_rows
 
 _STACK = ("n", "ky", "kx")
 _SCAN = ("sy", "sx", "ky", "kx")
+
+_log = logging.getLogger(__name__)
 
 
 class AxesView:
@@ -105,4 +108,8 @@ def with_scan(array: Any, n_patterns: int, scan_size: tuple[int, int], name: str
         raise DataError(
             f"{name}: scan_size {scan_size} has {points} points, but the shape {tuple(array.shape)} has {n_patterns} "
             "patterns; give the right scan_size (slow, fast)"
+        )
+    if len(array.shape) == 4 and tuple(array.shape[:2]) != tuple(scan_size):
+        _log.warning(
+            "%s: scan_size %s is taken, but the data are stored as %s", name, scan_size, array.shape[:2]
         )

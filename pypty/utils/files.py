@@ -140,6 +140,8 @@ def change_params(path_params: str | Path, keys: str | Sequence[str], new_values
     """
     path = _existing(path_params)
     names = [keys] if isinstance(keys, str) else list(keys)
+    if not isinstance(keys, str) and (isinstance(new_values, str) or not isinstance(new_values, Sequence)):
+        raise ParameterError(f"several keys need a list of values, but {new_values!r} was given")
     values = [new_values] if isinstance(keys, str) else list(new_values)
     if len(names) != len(values):
         raise ParameterError(
