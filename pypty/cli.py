@@ -97,6 +97,14 @@ def _run(options: argparse.Namespace) -> int:
         if not Path(options.file).is_dir():
             raise ParameterError(f"--resume needs an output folder, but {options.file!r} is none")
         params |= {"resume": True, "output_folder": options.file}
+    elif (
+        Path(options.file).is_dir()
+        and Path(params.get("output_folder", "")).resolve() == Path(options.file).resolve()
+    ):
+        raise ParameterError(
+            f"the result in {options.file!r} would be replaced; add --resume to continue it, or "
+            "--set output_folder=NAME to start again elsewhere"
+        )
     _say(repr(run(params)))
     return 0
 

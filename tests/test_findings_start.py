@@ -217,3 +217,23 @@ def _data_file(folder: Path) -> Path:
     with h5py.File(path, "w") as file:
         file["data"] = np.ones((2, 4, 4))
     return path
+
+
+def test_a_saved_data_path_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _data_file(tmp_path)
+    pypty.utils.save_params("sub/scan.yaml", {"data_path": "d.h5", "epoch_max": 3})
+    assert pypty.load_preset("sub/scan.yaml")["data_path"] == str((tmp_path / "d.h5").resolve())
+
+
+def test_running_a_folder_again_needs_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from problems import small_params
+
+    from pypty.cli import main
+
+    folder = tmp_path / "out"
+    pypty.run(small_params(output_folder=str(folder), epoch_max=2))
+    before = (folder / "loss.csv").read_text()
+    assert main(["run", str(folder)]) == 1
+    assert "would be replaced; add --resume" in capsys.readouterr().err
+    assert (folder / "loss.csv").read_text() == before

@@ -59,6 +59,8 @@ def save_params(
     if wrong:
         raise ParameterError(f"{', '.join(wrong)}: no parameters of PyPty; see  pypty explain")
     kept = {key: value for key, value in params.items() if key != "dataset" or not strip_dataset_from_params}
+    if kept.get("data_path") and Path(kept["data_path"]).is_file():
+        kept["data_path"] = str(Path(kept["data_path"]).resolve())  # the file is read from other folders, too
     make_folder(path.parent)
     _write(path, {key: _plain(path, key, value) for key, value in kept.items()})
     return path
