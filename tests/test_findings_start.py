@@ -226,6 +226,16 @@ def test_a_saved_data_path_is_found_from_elsewhere(tmp_path: Path, monkeypatch: 
     assert pypty.load_preset("sub/scan.yaml")["data_path"] == str((tmp_path / "d.h5").resolve())
 
 
+def test_an_expression_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("update_probe: true\n")
+    with pytest.raises(ParameterError, match="update_probe"):
+        pypty.utils.change_params(path, "update_probe", "lambda x: x >")
+    assert path.read_text() == "update_probe: true\n"
+    pypty.utils.change_params(path, "update_probe", "lambda x: x > 3")
+    assert pypty.load_preset(path)["update_probe"] == "lambda x: x > 3"
+
+
 def test_running_a_folder_again_needs_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from problems import small_params
 

@@ -13,6 +13,7 @@ import yaml
 from pypty.errors import ParameterError
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.params.presets import load_preset, read_yaml
+from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 from pypty.utils.epochs import lambda_to_string
 
@@ -161,6 +162,8 @@ def _check_value(name: str, value: Any) -> None:
     if parameter is None:
         raise ParameterError(f"{name!r} is no parameter of PyPty; see  pypty explain")
     varying = parameter.per_epoch and (callable(value) or isinstance(value, (str, Mapping)))
+    if varying and not callable(value):
+        make_schedule(parameter, value)  # an expression that cannot be read is refused here, not by the run
     problem = None if varying else parameter.kind.problem(value)
     if problem:
         raise ParameterError(f"{name}: {problem}, expected {parameter.kind.describe()}")
