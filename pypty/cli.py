@@ -71,22 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
-    from pypty.params.presets import load_preset
+    from pypty.params.presets import load_preset, read_changes
 
-    return {**load_preset(options.file), **_changes(options.set)}
-
-
-def _changes(pairs: Sequence[str]) -> dict[str, Any]:
-    """The values of --set KEY=VALUE, read as YAML; {file: x.npy} is taken from the current folder."""
-    from pypty.params.presets import read_value, resolve_files
-
-    changes = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise ParameterError(f"--set {pair!r}: expected KEY=VALUE, for example --set epoch_max=20")
-        changes[key.strip()] = read_value(value)
-    return resolve_files(changes, Path.cwd())
+    return {**load_preset(options.file), **read_changes(options.set)}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -149,7 +136,9 @@ def _demo(options: argparse.Namespace) -> int:
     _say(
         "Reconstructing a MoS2 monolayer from 1024 simulated diffraction patterns (80 kV, 1e6 electrons/Å^2) ..."
     )
-    changes = _changes(options.set)
+    from pypty.params.presets import read_changes
+
+    changes = read_changes(options.set)
     if "output_folder" in changes:
         raise ParameterError("--set output_folder: the demo's folder is set with --output")
     report = run_demo(options.output, **changes)

@@ -118,7 +118,7 @@ class Experiment:
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """(n, ky, kx) float32 counts of the patterns with these sorted indices; 0 where ``detector_mask`` is 0.
 
-        A pattern that ``sequence`` leaves out is the mean of those that are read with it.
+        A pattern that ``sequence`` leaves out is the mean of the others.
 
         Raises
         ------
@@ -126,11 +126,19 @@ class Experiment:
             A value that counts is NaN or infinite.
         """
         indices = np.asarray(indices)
+        out = self._left_out[indices]
+        if not out.any():
+            return self._measured(indices)
+        data = np.empty((len(indices), *self.pattern_shape), np.float32)
+        data[out] = self.mean_pattern
+        if not out.all():
+            data[~out] = self._measured(indices[~out])
+        return data
+
+    def _measured(self, indices: np.ndarray) -> np.ndarray:
+        """:meth:`patterns`, whatever ``sequence`` says."""
         measured = DetectorWeights(self.settings["detector_mask"]).blank(self.source.read(indices), indices)
         data = self.preprocess.patterns(measured).astype(np.float32)
-        if self._left_out is not None and self._left_out[indices].any():
-            out = self._left_out[indices]
-            data[out] = data[~out].mean(axis=0) if not out.all() else 0
         bad = ~np.isfinite(data).all(axis=(1, 2))
         if bad.any():
             raise DataError(
@@ -141,29 +149,37 @@ class Experiment:
 
     def chunks(self, largest_bytes: int = CHUNK_BYTES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(indices, patterns) in pieces of at most ``largest_bytes``."""
-        per_pattern = 4 * self.pattern_shape[0] * self.pattern_shape[1]
-        step = max(1, largest_bytes // per_pattern)
-        for start in range(0, self.n_patterns, step):
-            indices = np.arange(start, min(start + step, self.n_patterns))
+        for indices in self._pieces(np.arange(self.n_patterns), largest_bytes):
             yield indices, self.patterns(indices)
 
+    def _pieces(self, indices: np.ndarray, largest_bytes: int) -> Iterator[np.ndarray]:
+        step = max(1, largest_bytes // (4 * self.pattern_shape[0] * self.pattern_shape[1]))
+        for start in range(0, len(indices), step):
+            yield indices[start : start + step]
+
     @cached_property
-    def _left_out(self) -> np.ndarray | None:
-        """(N,) bool: not in ``sequence``; None = all count."""
+    def _left_out(self) -> np.ndarray:
+        """(N,) bool: not in ``sequence``."""
         sequence = self.settings.first()["sequence"]
+        out = np.zeros(self.n_patterns, bool)
         if sequence is None:
-            return None
-        out = np.ones(self.n_patterns, bool)
-        out[np.asarray(sequence, int)] = False
+            return out
+        chosen = np.asarray(sequence, int)
+        if not len(chosen) or chosen.min() < 0 or chosen.max() >= self.n_patterns:
+            raise ParameterError(
+                f"sequence has {len(chosen)} indices, expected some from 0 to {self.n_patterns - 1}"
+            )
+        out[:] = True
+        out[chosen] = False
         return out
 
     @cached_property
     def mean_pattern(self) -> np.ndarray:
-        """(ky, kx) float64, over all patterns."""
-        total = np.zeros(self.pattern_shape)
-        for _, patterns in self.chunks():
-            total += patterns.sum(axis=0, dtype=np.float64)
-        return total / self.n_patterns
+        """(ky, kx) float64, over the patterns of ``sequence``."""
+        total, counting = np.zeros(self.pattern_shape), np.flatnonzero(~self._left_out)
+        for indices in self._pieces(counting, CHUNK_BYTES):
+            total += self._measured(indices).sum(axis=0, dtype=np.float64)
+        return total / len(counting)
 
     @cached_property
     def aperture(self) -> np.ndarray:

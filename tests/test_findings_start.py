@@ -143,7 +143,7 @@ def test_sums_over_virtual_detectors_on_a_raster() -> None:
     assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4")).n_patterns == 4
 
 
-def test_a_pattern_left_out_of_the_sequence_is_the_mean_of_the_others() -> None:
+def test_a_pattern_left_out_of_the_sequence_is_the_mean_of_the_others(tmp_path: Path) -> None:
     data = scan()["dataset"].copy()
     data[2, 3] = np.nan
     with pytest.raises(DataError, match="pattern 21 holds values that are NaN"):
@@ -151,6 +151,13 @@ def test_a_pattern_left_out_of_the_sequence_is_the_mean_of_the_others() -> None:
     found = Experiment.from_params(scan(dataset=data, sequence=np.delete(np.arange(36), 21)))
     np.testing.assert_allclose(found.patterns(np.arange(36))[21], disk())
     np.testing.assert_allclose(found.mean_pattern, disk())
+    pieces = [patterns for _, patterns in found.chunks(largest_bytes=1)]  # one that is left out stands alone
+    np.testing.assert_allclose(pieces[21][0], disk())
+    np.save(tmp_path / "d.npy", data)
+    stored = scan(dataset=None, data_path=str(tmp_path / "d.npy"), sequence=np.delete(np.arange(36), 21))
+    np.testing.assert_allclose(Experiment.from_params(stored).patterns(np.array([21]))[0], disk())
+    with pytest.raises(ParameterError, match="expected some from 0 to 35"):
+        Experiment.from_params(scan(sequence=[40])).patterns(np.arange(3))
 
 
 @pytest.mark.parametrize("key", ["acc_voltage", "scan_step_A"])

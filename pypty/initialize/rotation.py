@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +70,7 @@ def measure_rotation(experiment: Experiment) -> MeasuredRotation:
 def _centres(experiment: Experiment) -> np.ndarray:
     masks = experiment.settings["masks"]
     if masks is None:
-        return centres_of_mass(_finite(experiment), (experiment.n_patterns, *experiment.pattern_shape))
+        return centres_of_mass(experiment.chunks(), (experiment.n_patterns, *experiment.pattern_shape))
     y, x = (np.arange(n) - n // 2 for n in masks.shape[1:])
     weights = masks.sum(axis=(1, 2))
     of_mask = np.stack([masks.sum(axis=2) @ y, masks.sum(axis=1) @ x], axis=1) / weights[:, None]
@@ -80,17 +79,6 @@ def _centres(experiment: Experiment) -> np.ndarray:
     if not (total > 0).all():
         raise DataError("a position has no counts in any virtual detector; give PLRotation_deg as a number")
     return sums @ of_mask / total
-
-
-def _finite(experiment: Experiment) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The patterns, 0 where they are NaN or masked."""
-    mask = experiment.settings["detector_mask"]
-    weights = experiment.preprocess.weights(mask.astype(np.float32)) if isinstance(mask, np.ndarray) else None
-    for indices, patterns in experiment.chunks():
-        data = np.nan_to_num(patterns)
-        if weights is not None:
-            data = data * (weights if weights.ndim == 2 else weights[indices])
-        yield indices, data
 
 
 def _alignment_gain(experiment: Experiment, angle_deg: float) -> float | None:
@@ -111,7 +99,7 @@ def _alignment_gain(experiment: Experiment, angle_deg: float) -> float | None:
     ]
     if np.linalg.norm(shifts[0] - shifts[1], axis=1).max() < 2 * _LEAST_SHIFT:
         return None
-    field = collect(_finite(experiment), detectors, experiment.scan_size)
+    field = collect(experiment.chunks(), detectors, experiment.scan_size)
     plus, minus = (_power_in_register(field, shift) for shift in shifts)
     return float((plus - minus) / max(plus + minus, np.finfo(float).tiny))
 

@@ -6,7 +6,7 @@ import importlib.resources
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -48,6 +48,17 @@ def read_value(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParameterError(f"the value {text!r} cannot be read ({error})") from error
+
+
+def read_changes(pairs: Sequence[str]) -> dict[str, Any]:
+    """The values of --set KEY=VALUE, read as YAML; {file: x.npy} is taken from the current folder."""
+    changes = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise ParameterError(f"--set {pair!r}: expected KEY=VALUE, for example --set epoch_max=20")
+        changes[key.strip()] = read_value(value)
+    return resolve_files(changes, Path.cwd())
 
 
 def preset_folder() -> Path:

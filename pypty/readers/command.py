@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import h5py
 
-from pypty.errors import ParameterError
-from pypty.params.presets import read_value, resolve_files
+from pypty.params.presets import read_changes
 from pypty.readers.importing import import_file, params_of
 
 _NEEDED = (
@@ -92,19 +90,9 @@ def import_command(options: argparse.Namespace) -> str:
         metadata_file=options.metadata,
         ignore_metadata=options.ignore_metadata,
         overwrite=options.overwrite,
-        params=_changes(options.set),
+        params=read_changes(options.set),
     )
     return _told(written)
-
-
-def _changes(pairs: list[str]) -> dict[str, Any]:
-    changes = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise ParameterError(f"--set {pair!r}: expected KEY=VALUE, for example --set acc_voltage=80")
-        changes[key.strip()] = read_value(value)
-    return resolve_files(changes, Path.cwd())
 
 
 def _told(path: Path) -> str:
