@@ -217,6 +217,7 @@ class ArrayOf:
     lazy: bool = False
     allow_nan: bool = False
     low: float = -np.inf
+    empty: bool = False
 
     def describe(self) -> str:
         shapes = " or ".join(
@@ -265,7 +266,7 @@ class ArrayOf:
         if not any(_fits(array.shape, names) for names in self.dims):
             return f"given {brief(array[()])}" if array.ndim == 0 else given
         if 0 in array.shape:
-            return f"{given}, which is empty"
+            return None if self.empty else f"{given}, which is empty"
         try:
             values = np.asarray(array[:0] if self.lazy else array)
         except TypeError as error:  # CuPy arrays, for example, do not become NumPy arrays by themselves

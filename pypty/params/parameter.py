@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,14 @@ class Parameter:
             return True
         if isinstance(value, str) or callable(value):
             return bool(value == self.default)
+        if isinstance(value, Mapping):
+            return value == self.default or value == self.kind.convert(self.default)
+        if (
+            isinstance(self.default, tuple)
+            and isinstance(value, (list, tuple))
+            and list(value) == list(self.default)
+        ):
+            return True
         if isinstance(value, (list, tuple, np.ndarray, int, float, np.number)):
             try:
                 array = np.asarray(value, dtype=float)

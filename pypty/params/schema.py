@@ -20,7 +20,11 @@ from pypty.params.kinds import (
     optional,
 )
 from pypty.params.parameter import NO_EFFECT, NOT_YET, Parameter
+from pypty.params.schema_batches import BATCHES
 from pypty.params.schema_changes import BEAM, CONSTRAINTS, RECORD
+from pypty.params.schema_losses import LOSSES, MODEL
+from pypty.params.schema_projections import PROJECTED
+from pypty.params.schema_results import RESULTS
 
 _whole = Number(integer=True)
 _natural = Number(low=0, integer=True)
@@ -284,7 +288,9 @@ OPTIMISER = (
 
 GROUPS: Mapping[str, tuple[Parameter, ...]] = MappingProxyType({
     "Data": DATA, "Output": OUTPUT, "Experiment": EXPERIMENT, "Starting state": STATE, "Numerics": NUMERICS,
-    "Optimiser": OPTIMISER, "Constraints": CONSTRAINTS, "Beam": BEAM, "Recorded only": RECORD,
+    "Model options": MODEL, "Optimiser": OPTIMISER, "Batches, first-order optimisers, monitor": BATCHES,
+    "Combined losses": LOSSES, "Constraints": CONSTRAINTS, "Constraints between epochs": PROJECTED, "Beam": BEAM,
+    "Result files": RESULTS, "Recorded only": RECORD,
 })
 
 SCHEMA: Mapping[str, Parameter] = MappingProxyType({

@@ -1,0 +1,149 @@
+"""Kinds for parameters whose value is a dict: records of named fields, and tables of such records."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.params.kinds import Choice, Kind, brief
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry of a :class:`Record`.
+
+    Attributes
+    ----------
+    name, default, kind, unit, meaning : as of a parameter
+    """
+
+    name: str
+    default: Any
+    kind: Kind
+    unit: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A dict with some of the named fields; what is left out has its default.
+
+    Attributes
+    ----------
+    fields : what there is
+    shorthand : a value that is no dict means this field alone; "" = a dict is needed
+    """
+
+    fields: tuple[Field, ...]
+    shorthand: str = ""
+
+    def describe(self) -> str:
+        names = ", ".join(repr(field.name) for field in self.fields)
+        short = f", or the value of {self.shorthand!r} alone" if self.shorthand else ""
+        return f"a dict of {names}{short}"
+
+    def problem(self, value: Any) -> str | None:
+        entries = self._entries(value)
+        if entries is None:
+            return f"given {brief(value)}"
+        for name, entry in entries.items():
+            field = self._field(name)
+            if field is None:
+                return f"given {name!r}, which is no entry of it{_near(name, [f.name for f in self.fields])}"
+            problem = field.kind.problem(entry)
+            if problem:
+                unit = f" in {field.unit}" if field.unit else ""
+                return f"{name!r}: {problem}, where {field.kind.describe()}{unit} is expected; given {brief(value)}"
+        return None
+
+    def convert(self, value: Any) -> dict[str, Any]:
+        """All fields."""
+        entries = self._entries(value) or {}
+        return {
+            field.name: field.kind.convert(entries.get(field.name, field.default)) for field in self.fields
+        }
+
+    def _entries(self, value: Any) -> Mapping[Any, Any] | None:
+        if isinstance(value, Mapping):
+            return value
+        if self.shorthand and value is not None and not isinstance(value, bool):
+            return {self.shorthand: value}
+        return None
+
+    def _field(self, name: Any) -> Field | None:
+        return next((field for field in self.fields if field.name == name), None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A dict of records by name. An entry True is a record of defaults; False or None leaves it out.
+
+    Attributes
+    ----------
+    records : (name, record) of what there is
+    complete : entries that are not given are there, too, with their defaults
+    """
+
+    records: tuple[tuple[str, Record], ...]
+    complete: bool = False
+
+    def describe(self) -> str:
+        return (
+            f"a dict with some of {', '.join(repr(name) for name, _ in self.records)}, each a dict of its own"
+        )
+
+    def problem(self, value: Any) -> str | None:
+        if not isinstance(value, Mapping):
+            return f"given {brief(value)}"
+        known = dict(self.records)
+        for name, entry in value.items():
+            if name not in known:
+                return f"given {name!r}, which there is not{_near(name, list(known))}"
+            if entry is None or isinstance(entry, (bool, np.bool_)):
+                continue
+            problem = known[name].problem(entry)
+            if problem:
+                return f"{name!r}: {problem}, expected {known[name].describe()}"
+        return None
+
+    def convert(self, value: Any) -> dict[str, dict[str, Any]]:
+        """Complete records, in the order of the table."""
+        out = {}
+        for name, record in self.records:
+            entry = value.get(name, True if self.complete else None)
+            if entry is not None and entry is not False:
+                out[name] = record.convert({} if entry is True else entry)
+        return out
+
+
+@dataclass(frozen=True)
+class Words:
+    """A list of some of these words (or numbers), each once."""
+
+    options: tuple[Any, ...]
+
+    def describe(self) -> str:
+        return f"a list of some of {', '.join(repr(option) for option in self.options)}"
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            return f"given {brief(value)}"
+        wrong = [item for item in value if item not in self.options]
+        return f"given {brief(wrong[0])}{_near(wrong[0], self.options)}" if wrong else None
+
+    def convert(self, value: Any) -> list[Any]:
+        return list(dict.fromkeys(value))
+
+
+def choices(*options: str) -> Choice:
+    """One of a few words."""
+    return Choice(options)
+
+
+def _near(name: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

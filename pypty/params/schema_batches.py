@@ -1,0 +1,146 @@
+"""Parameters of mini-batches, first-order optimisers, schedulers, monitoring and automatic stops."""
+
+from __future__ import annotations
+
+from pypty.params.kinds import ArrayOf, Choice, Either, Flag, Number, optional
+from pypty.params.nested import Field, Record, Table, Words, choices
+from pypty.params.parameter import NOT_YET, Parameter
+
+_positive = Number(low=0, open_low=True)
+_non_negative = Number(low=0)
+_natural = Number(low=0, integer=True)
+_positive_whole = Number(low=1, integer=True)
+_fraction = Number(low=0, high=1)
+
+OPTIMIZERS = ("lbfgs", "preconditioned", "adam", "adamw", "sgd", "momentum", "rmsprop", "radam", "nadam", "adagrad",
+              "adadelta", "adamax", "adafactor", "asgd", "rprop")  # fmt: skip
+SCHEDULERS = ("step", "multistep", "constant", "linear", "exponential", "polynomial", "cosine", "cosine_restarts",
+              "one_cycle", "cyclic", "plateau")  # fmt: skip
+
+
+# fmt: off
+def _rate(default: float, unit: str, meaning: str) -> Record:
+    return Record((
+        Field("lr", default, _non_negative, unit, meaning),
+        Field("start", 0, _natural, "epochs", "first epoch in which it moves"),
+        Field("end", None, optional(_natural), "epochs", "epoch from which on it rests"),
+    ), shorthand="lr")
+
+
+LEARNING_RATES = Table((
+    ("obj", _rate(1e-2, "", "object as complex numbers")),
+    ("obja", _rate(1e-2, "", "amplitude of the object")),
+    ("objp", _rate(1e-2, "rad", "phase of the object")),
+    ("probe", _rate(1e-2, "rms amplitude", "probe, as a fraction of the starting probe's root-mean-square amplitude")),
+    ("probe_abs", _rate(0.0, "sqrt(counts)", "if not 0: instead of 'probe', in the probe's own units")),
+    ("positions", _rate(1e-2, "px", "positions")),
+    ("tilts", _rate(1e-1, "mrad", "tilts")),
+    ("slice_distances", _rate(1e-2, "Å", "slice distances")),
+    ("aberrations_array", _rate(1e-1, "Å", "local aberrations")),
+    ("static_background", _rate(1e-2, "sqrt(counts)", "background")),
+    ("beam_current", _rate(1e-3, "", "beam current")),
+    ("detector_blur_std", _rate(1e-3, "px", "width of the point spread")),
+), complete=True)
+
+_pair = ArrayOf((("2",),), low=0)
+OPTIMIZER_OPTIONS = Record((
+    Field("betas", None, optional(_pair), "", "decay of both moments (adam, adamw, radam, nadam, adamax)"),
+    Field("eps", None, optional(_non_negative), "", "added to the root of the second moment"),
+    Field("weight_decay", None, optional(_non_negative), "", "L2 penalty; decoupled for adamw"),
+    Field("momentum", None, optional(_fraction), "", "sgd, momentum, rmsprop"),
+    Field("dampening", None, optional(_fraction), "", "sgd, momentum"),
+    Field("nesterov", None, optional(Flag()), "", "sgd, momentum"),
+    Field("amsgrad", None, optional(Flag()), "", "adam, adamw"),
+    Field("alpha", None, optional(_non_negative), "", "decay of the squares (rmsprop), power of the rate (asgd)"),
+    Field("centered", None, optional(Flag()), "", "rmsprop"),
+    Field("rho", None, optional(_fraction), "", "adadelta"),
+    Field("lr_decay", None, optional(_non_negative), "", "adagrad"),
+    Field("initial_accumulator_value", None, optional(_non_negative), "", "adagrad"),
+    Field("momentum_decay", None, optional(_non_negative), "", "nadam"),
+    Field("lambd", None, optional(_non_negative), "", "asgd"),
+    Field("t0", None, optional(_non_negative), "", "asgd"),
+    Field("etas", None, optional(_pair), "", "rprop: factors of a shorter and a longer step"),
+    Field("step_sizes", None, optional(_pair), "", "rprop: shortest and longest step"),
+    Field("beta2_decay", None, optional(Number(high=0)), "", "adafactor"),
+    Field("d", None, optional(_positive), "", "adafactor: clipping threshold"),
+))
+
+SCHEDULER = Record((
+    Field("name", "constant", Choice(SCHEDULERS), "", "which"),
+    Field("step_unit", "epoch", choices("epoch", "batch"), "", "what it counts"),
+    Field("step_size", 10, _positive_whole, "", "step: steps between two falls"),
+    Field("milestones", (), ArrayOf((("n",),), integer=True, empty=True), "", "multistep: when the rate falls"),
+    Field("gamma", None, optional(_positive), "", "step, multistep (0.1), exponential, cyclic exp_range: factor"),
+    Field("factor", None, optional(_positive), "", "constant (1/3), plateau (0.1): factor"),
+    Field("total_iters", 5, _positive_whole, "", "constant, linear, polynomial: how long"),
+    Field("start_factor", 1 / 3, _positive, "", "linear"),
+    Field("end_factor", 1.0, _non_negative, "", "linear"),
+    Field("power", 1.0, _positive, "", "polynomial"),
+    Field("T_max", None, optional(_positive_whole), "", "cosine: half a period; None = the whole run"),
+    Field("T_0", 10, _positive_whole, "", "cosine_restarts: steps to the first restart"),
+    Field("T_mult", 1, _positive_whole, "", "cosine_restarts: factor from one period to the next"),
+    Field("eta_min", 0.0, _non_negative, "", "cosine, cosine_restarts: smallest rate, as a fraction of lr"),
+    Field("max_factor", 1.0, _positive, "", "one_cycle, cyclic: largest rate, as a multiple of lr"),
+    Field("base_factor", 0.1, _positive, "", "cyclic: smallest rate, as a multiple of lr"),
+    Field("total_steps", None, optional(_positive_whole), "", "one_cycle; None = the whole run"),
+    Field("pct_start", 0.3, _fraction, "", "one_cycle: fraction of rising rates"),
+    Field("anneal_strategy", "cos", choices("cos", "linear"), "", "one_cycle"),
+    Field("div_factor", 25.0, _positive, "", "one_cycle: largest over first rate"),
+    Field("final_div_factor", 1e4, _positive, "", "one_cycle: first over last rate"),
+    Field("three_phase", False, Flag(), "", "one_cycle"),
+    Field("cycle_momentum", True, Flag(), "", "one_cycle, cyclic: the momentum falls where the rate rises"),
+    Field("base_momentum", None, optional(_fraction), "", "one_cycle (0.85), cyclic (0.8)"),
+    Field("max_momentum", None, optional(_fraction), "", "one_cycle (0.95), cyclic (0.9)"),
+    Field("step_size_up", 2000, _positive_whole, "", "cyclic"),
+    Field("step_size_down", None, optional(_positive_whole), "", "cyclic; None = step_size_up"),
+    Field("mode", "triangular", choices("triangular", "triangular2", "exp_range"), "", "cyclic"),
+    Field("patience", 10, _natural, "", "plateau: epochs without improvement"),
+    Field("threshold", 1e-4, _non_negative, "", "plateau: relative improvement that counts"),
+    Field("cooldown", 0, _natural, "", "plateau: epochs of rest after a fall"),
+    Field("min_factor", 0.0, _non_negative, "", "plateau: smallest rate, as a fraction of lr"),
+), shorthand="name")
+
+TENSORS = ("obja", "objp", "probe", "probe_pos_shifts")
+MONITOR = Record((
+    Field("tensors", TENSORS, Words(TENSORS), "", "what is watched"),
+    Field("every", None, optional(_positive_whole), "epochs", "how often; None = save_iters, or 10 where that is 0"),
+    Field("percentile_range", (15.0, 85.0), ArrayOf((("2",),), low=0), "%", "below: background; above: foreground"),
+))
+
+BATCHES = (
+    Parameter("optimizer", "lbfgs", Choice(OPTIMIZERS), "", "How an epoch moves the unknowns: lbfgs (all patterns, "
+              "line search), preconditioned (the warm-up: Gauss-Newton steps after mini-batches), or a first-order "
+              "method with learning_rates after every batch.", per_epoch=True, status=NOT_YET),
+    Parameter("optimizer_options", {}, OPTIMIZER_OPTIONS, "", "Constants of the first-order methods; those of PyTorch "
+              "where none is given.", per_epoch=True, when="optimizer is a first-order method", status=NOT_YET),
+    Parameter("learning_rates", {}, LEARNING_RATES, "", "Step of each unknown, with the first epoch and the epoch "
+              "after the last, beside its update_* switch. Numbers alone are steps.", per_epoch=True,
+              when="optimizer is a first-order method", status=NOT_YET),
+    Parameter("lr_scheduler", None, optional(SCHEDULER), "", "How all learning rates change with time.",
+              when="optimizer is a first-order method", status=NOT_YET),
+    Parameter("grad_accumulation", 1, _positive_whole, "batches", "Batches whose mean gradient makes one step.",
+              per_epoch=True, when="optimizer is a first-order method", status=NOT_YET),
+    Parameter("lazy_moments", True, Flag(), "", "Moments of positions, tilts and currents advance only where the "
+              "batch has the pattern; False: at every step, as in PyTorch.", per_epoch=True,
+              when="optimizer is a first-order method", status=NOT_YET),
+    Parameter("batch_size", "auto", Either((Choice(("auto",)), _positive_whole)), "patterns", "Patterns of one step. "
+              "auto: the scan in 3.5 sqrt(overlap) batches.", per_epoch=True, when="optimizer is not lbfgs",
+              status=NOT_YET),
+    Parameter("group_mode", "random", Choice(("random", "sparse", "compact", "hilbert", "fps")), "", "Which patterns "
+              "are in a batch: random; far from each other (sparse, fps, hilbert); neighbours (compact).",
+              when="optimizer is not lbfgs", status=NOT_YET),
+    Parameter("shuffle_batches", True, Flag(), "", "A new order of batches (in random mode new batches) at every "
+              "epoch, from the seed; False: always the same.", when="optimizer is not lbfgs", status=NOT_YET),
+    Parameter("indices_mode", "full", Choice(("full", "sub", "center")), "", "Which patterns of the raster are used, "
+              "within the sequence: all, a regular subset, or the central rectangle.", status=NOT_YET),
+    Parameter("indices_shape", None, optional(ArrayOf((("2",),), integer=True)), "points", "Points (slow, fast) of "
+              "that subset; None = half of each side.", when="indices_mode is not full", status=NOT_YET),
+    Parameter("validation_fraction", 0.0, Number(0, 0.9), "", "Part of the patterns, chosen by the seed, that is held "
+              "out: never fitted, its loss is recorded at every epoch.", status=NOT_YET),
+    Parameter("stop_patience", 0, _natural, "epochs", "Stop when the loss (of held-out patterns, where there are any) "
+              "has not improved for so long; 0 = never.", status=NOT_YET),
+    Parameter("stop_tolerance", 1e-4, _non_negative, "", "Relative improvement that counts.",
+              when="stop_patience is not 0", status=NOT_YET),
+    Parameter("convergence_monitor", None, optional(MONITOR), "", "Record how much background and foreground of the "
+              "object, probe and positions change between snapshots. {} = with defaults.", status=NOT_YET),
+)

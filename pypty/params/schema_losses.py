@@ -1,0 +1,66 @@
+"""Parameters of combined losses, and of model options beside the schema's first ones."""
+
+from __future__ import annotations
+
+from pypty.params.kinds import ArrayOf, Choice, Number, optional
+from pypty.params.nested import Field, Record, Table, choices
+from pypty.params.parameter import NOT_YET, Parameter
+
+_positive = Number(low=0, open_low=True)
+_non_negative = Number(low=0)
+_positive_whole = Number(low=1, integer=True)
+
+
+# fmt: off
+def _term(weight: float, *fields: Field) -> Record:
+    return Record((Field("weight", weight, _non_negative, "", "factor"), *fields), shorthand="weight")
+
+
+def _power(default: float) -> Field:
+    return Field("dp_pow", default, _positive, "", "exponent of counts")
+
+
+LOSS_TERMS = Table((
+    ("single", _term(1.0, _power(0.5))),
+    ("poissn", _term(1.0, _power(1.0), Field("eps", 1e-6, _positive, "counts", "added to the model in the logarithm"))),
+    ("pacbed", _term(0.5, _power(0.2))),
+    ("sparse", _term(0.1, Field("ln_order", 1, _positive_whole, "", "order of the norm"))),
+    ("simlar", _term(0.1, Field("obj_type", "both", choices("amplitude", "phase", "both"), "", "what is alike"),
+                     Field("scale_factor", (1.0, 1.0, 1.0), ArrayOf((("3",),), low=0), "", "down-sampling (z, y, x)"),
+                     Field("blur_std", 1.0, _non_negative, "px", "blur before it"))),
+))
+
+LOSSES = (
+    Parameter("loss_terms", None, optional(LOSS_TERMS), "", "A sum of losses in place of algorithm: single (powers of "
+              "counts), poissn, pacbed (mean pattern), sparse (phase of the object), simlar (object modes are alike).",
+              status=NOT_YET),
+    Parameter("loss_scale", "additive", Choice(("additive", "ratio")), "", "additive: sums over patterns, a "
+              "likelihood; ratio: PtyRAD's, relative to the counts of the batch.", when="loss_terms is given",
+              status=NOT_YET),
+)
+
+MODEL = (
+    Parameter("obj_mode_weights", None, optional(ArrayOf((("modes",),), low=0)), "", "Weight of the intensities of "
+              "each object mode; None = 1 each.", when="the object has several modes", status=NOT_YET),
+    Parameter("obj_preblur_std", 0.0, _non_negative, "px", "Gaussian blur of amplitude and phase of each window of the "
+              "object in the model; 0 = none.", status=NOT_YET),
+    Parameter("simu_Npix", None, optional(_positive_whole), "px", "Side of the simulated pattern, where it is not that "
+              "of the measured one.", status=NOT_YET),
+    Parameter("simu_match_mode", None, optional(Choice(("crop", "resample"))), "", "How a simulated pattern is brought "
+              "to the measured size: its centre, or bilinear interpolation.", when="simu_Npix is given",
+              status=NOT_YET),
+    Parameter("data_normalization", None, optional(Choice(("max_at_one", "mean_at_one", "sum_to_one"))), "", "Counts "
+              "are divided by the largest value, the mean or the sum of the mean pattern.", status=NOT_YET),
+    Parameter("data_resample", 1.0, _positive, "", "Patterns are interpolated to so many times their pixels, when they "
+              "are read; their sum is kept.", status=NOT_YET),
+    Parameter("data_pad_fill", "zero", Choice(("zero", "constant", "edge", "linear_ramp", "exp", "power")), "", "What "
+              "the rim of data_pad holds: nothing, or a continuation of the mean pattern's amplitude.",
+              when="data_pad > 0", status=NOT_YET),
+    Parameter("data_pad_value", 0.0, _non_negative, "sqrt(counts)", "Amplitude at the rim.",
+              when="data_pad_fill is constant or linear_ramp", status=NOT_YET),
+    Parameter("data_pad_threshold", 70.0, Number(0, 100), "%", "Amplitudes up to this percentile are fitted.",
+              when="data_pad_fill is exp or power", status=NOT_YET),
+    Parameter("detector_blur_edge", "periodic", Choice(("periodic", "reflect")), "", "How the detector's point spread "
+              "ends at the rim; reflect: a kernel of max(5, 2 round(3 std) + 1) pixels.",
+              when="detector_blur_std is not 0", status=NOT_YET),
+)

@@ -1,0 +1,77 @@
+"""Constraints that act between epochs, by PtyRAD's names."""
+
+from __future__ import annotations
+
+from pypty.params.kinds import ArrayOf, Choice, Number, optional
+from pypty.params.nested import Field, Record, Table, choices
+from pypty.params.parameter import NOT_YET, Parameter
+
+_positive = Number(low=0, open_low=True)
+_non_negative = Number(low=0)
+_natural = Number(low=0, integer=True)
+_positive_whole = Number(low=1, integer=True)
+_fraction = Number(low=0, high=1)
+
+
+# fmt: off
+def _when(*fields: Field) -> Record:
+    return Record((
+        Field("start", 0, _natural, "epochs", "first epoch after which it acts"),
+        Field("step", 1, _positive_whole, "epochs", "from one time to the next"),
+        Field("end", None, optional(_natural), "epochs", "epoch from which on it rests"),
+        *fields,
+    ))
+
+
+def _of(default: str = "both") -> Field:
+    return Field("obj_type", default, choices("amplitude", "phase", "both"), "", "what of the object is changed")
+
+
+_relax = Field("relax", 0.0, _fraction, "", "how much of the old value stays; 1 = no constraint")
+_share = Field("power_thresh", 0.95, _fraction, "", "the strongest modes with this share of the power are masked")
+
+PROJECTIONS = Table((
+    ("probe_mask_k", _when(Field("radius", 0.22, _positive, "", "radius of the mask, as a fraction of the Nyquist "
+                                 "frequency"),
+                           Field("width", 0.05, _positive, "", "width of its edge, as a fraction of the window"),
+                           _share)),
+    ("probe_mask_r", _when(Field("radius", 0.95, _positive, "", "as a fraction of half a window"),
+                           Field("order", 6, _positive_whole, "", "of the super-Gaussian"), _share,
+                           Field("z_range", (-500.0, 500.0), ArrayOf((("2",),)), "Å", "where the focus is looked for"),
+                           Field("z_steps", 101, _positive_whole, "", "planes in it"))),
+    ("ortho_pmode", _when()),
+    ("fix_probe_int", _when()),
+    ("obj_rblur", _when(_of(), Field("kernel_size", 5, _positive_whole, "px", "odd"),
+                        Field("std", 0.4, _non_negative, "px", "standard deviation"))),
+    ("obj_zblur", _when(_of(), Field("kernel_size", 5, _positive_whole, "slices", ""),
+                        Field("std", 1.0, _non_negative, "slices", "standard deviation"))),
+    ("kr_filter", _when(_of(), Field("radius", 0.15, _positive, "", "of the pass band, as a fraction of the Nyquist "
+                                     "frequency"),
+                        Field("width", 0.05, _positive, "", "of its edge, as a fraction of the object"))),
+    ("kz_filter", _when(_of(), Field("beta", 1.0, _non_negative, "", "strength along z"),
+                        Field("alpha", 1.0, _non_negative, "px^2", "lateral low-pass"))),
+    ("kr_thresh", _when(_of(), Field("thresh", 0.05, Number(0, 1, open_low=True), "", "share of the cosine "
+                                     "coefficients that is kept"))),
+    ("complex_ratio", _when(_of(), Field("alpha1", 1.0, _fraction, "", "of the amplitude"),
+                            Field("alpha2", 0.0, _fraction, "", "of the phase"))),
+    ("mirrored_amp", _when(Field("relax", 0.1, _fraction, "", "how much of the old amplitude stays"),
+                           Field("scale", 0.03, _non_negative, "", "a = 1 - scale phase^power"),
+                           Field("power", 4.0, _positive, "", ""))),
+    ("obj_z_recenter", _when(Field("thresh", 95.0, optional(Number(0, 100)), "%", "phases below this percentile do not "
+                                   "count"),
+                             Field("scale", 1.0, _non_negative, "", "of the shift"),
+                             Field("max_shift", 10.0, optional(_non_negative), "slices", "largest shift"))),
+    ("obja_thresh", _when(_relax, Field("thresh", (0.96, 1.04), ArrayOf((("2",),), low=0), "", "limits of the "
+                                        "amplitude"))),
+    ("objp_postiv", _when(_relax, Field("mode", "clip_neg", Choice(("clip_neg", "subtract_min")), "", ""))),
+    ("pos_recenter", _when(_relax)),
+    ("tilt_smooth", _when(Field("std", 2.0, _non_negative, "scan points", "standard deviation"))),
+))
+"""In the order in which they act."""
+
+PROJECTED = (
+    Parameter("constraints", {}, PROJECTIONS, "", "Constraints between epochs, by name, each with start, step, end and "
+              "numbers of its own; True = with defaults. With lbfgs the filters obj_rblur, obj_zblur, kr_filter, "
+              "kz_filter and tilt_smooth act on every step instead; what changes the point restarts the history.",
+              per_epoch=True, status=NOT_YET),
+)
