@@ -24,6 +24,14 @@ class EpochRecord:
     terms : value of each regulariser
     decisions : what the engine decided by itself (blocks frozen or refined again)
     warm_up : "" for L-BFGS; "falling" or "settled" for a pass of mini-batches, by its errors
+    optimizer : how the unknowns were moved ("lbfgs", "preconditioned", "adam", ...)
+    learning_rates : of a first-order method, by the names of ``learning_rates``, in their units, at the epoch's start
+    loss_terms : value of each term of ``loss_terms``
+    gradient_norms, update_norms : root of the mean square of gradient and change, by block (of the optimiser's vector)
+    validation : loss of the held-out patterns per pattern, after the update; None = there are none
+    convergence : metrics of the convergence monitor, at its epochs
+    mean_slice_distance_A, mean_tilt_mrad : after the update; the tilt [y, x] inside the specimen
+    batches : number of batches
     """
 
     epoch: int
@@ -42,6 +50,16 @@ class EpochRecord:
     warnings: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     warm_up: str = ""
+    optimizer: str = "lbfgs"
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    loss_terms: dict[str, float] = field(default_factory=dict)
+    gradient_norms: dict[str, float] = field(default_factory=dict)
+    update_norms: dict[str, float] = field(default_factory=dict)
+    validation: float | None = None
+    convergence: dict[str, float] = field(default_factory=dict)
+    mean_slice_distance_A: float = 0.0
+    mean_tilt_mrad: tuple[float, float] = (0.0, 0.0)
+    batches: int = 1
 
 
 _BEFORE = (
