@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import test_parameters_batches
 import test_parameters_constraints
 import test_parameters_physics
 import test_parameters_speed
@@ -53,6 +54,12 @@ from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
 from pypty.params.report import Report
 from pypty.params.schema import GROUPS, SCHEMA
 
+OTHER_FILES = (
+    test_parameters_batches,
+    test_parameters_constraints,
+    test_parameters_physics,
+    test_parameters_speed,
+)
 AVAILABLE = [name for name, parameter in SCHEMA.items() if parameter.status == ""]
 
 
@@ -701,8 +708,7 @@ def _(desk: Desk) -> None:
 def test_every_parameter_that_works_is_in_the_registry() -> None:
     """A new parameter needs a test of its effect and of a bad value, here or in one of the other two files."""
     assert sorted(EFFECTS) == sorted(AVAILABLE)
-    files = {__name__, test_parameters_physics.__name__, test_parameters_constraints.__name__}
-    files.add(test_parameters_speed.__name__)
+    files = {__name__, *(module.__name__ for module in OTHER_FILES)}
     assert {entry.test.__module__ for entry in EFFECTS.values()} == files
 
 

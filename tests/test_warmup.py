@@ -29,6 +29,12 @@ def problem(**changes: Any) -> Problem:
     return Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.first())
 
 
+def batches(one: Problem) -> list[np.ndarray]:
+    """As in the first epoch."""
+    order = np.random.default_rng((0, 0)).permutation(one.indices)
+    return [np.sort(chosen) for chosen in np.array_split(order, number_of_batches(one))]
+
+
 def test_one_pass_is_worth_many_epochs() -> None:
     """From vacuum, at the same number of passes over the data."""
     with_it = pypty.run(warm_params(warmup_epochs=1, epoch_max=6))
@@ -55,7 +61,7 @@ def test_the_loss_is_that_of_every_batch_before_its_step(monkeypatch: pytest.Mon
     """Steps of no length: the loss of the whole."""
     one = problem()
     monkeypatch.setattr(warmup, "STEPS", {"obj": 0.0, "probe": 0.0})
-    done = warm_up(one, (0, 0))
+    done = warm_up(one, batches(one))
     whole = one.objective.evaluate(one.variables, (), np.arange(N_PATTERNS))
     assert done.loss == pytest.approx(whole.loss, rel=1e-12)
     assert done.sse == pytest.approx(whole.sse, rel=1e-12)
@@ -183,7 +189,8 @@ def test_diverging_steps_are_halved(
 ) -> None:
     monkeypatch.setattr(warmup, "STEPS", {"obj": 6.0, "probe": 3.0})
     with caplog.at_level(logging.INFO, logger="pypty"):
-        done = warm_up(problem(), (0, 0))
+        one = problem()
+        done = warm_up(one, batches(one))
     assert done.passes > 1 and done.step == 0.5 ** (done.passes - 1)
     assert "errors grow with steps of 1; again with half of it" in caplog.text
     assert np.isfinite(done.loss)

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import logging
 import math
-import operator
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
@@ -15,36 +14,37 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import to_host
-from pypty.backend.memory import free_bytes, total_bytes
 from pypty.data.feed import Feed
-from pypty.data.scan import sort_sequence
+from pypty.engine.batches import Batches
 from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_aperture_mask
+from pypty.engine.first_order import first_order_epoch
 from pypty.engine.monitor import next_to_freeze
+from pypty.engine.observe import describe, no_better, watch
 from pypty.engine.problem import (
     Problem,
-    Signature,
+    block_norms,
     model_digest,
     parametrization,
     refined_blocks,
     regularizer_text,
     resolve_weight,
 )
-from pypty.engine.sequences import check_inside
+from pypty.engine.quasi_newton import quasi_newton_epoch
+from pypty.engine.sequences import check_inside, patterns_of_epoch
 from pypty.engine.setup import Setup, data_fingerprint
 from pypty.engine.state import State
 from pypty.engine.warmup import STEPS, goes_on, warm_up
 from pypty.errors import ReconstructionError
 from pypty.model.parametrization import BandLimits
-from pypty.objective.objective import Limit, Objective
+from pypty.objective.objective import Objective
 from pypty.objective.regularizers import make_regularizers
-from pypty.optimize.lbfgs import Lbfgs, Sample, Step
-from pypty.optimize.line_search import WolfeOptions
+from pypty.optimize.lbfgs import Lbfgs, Sample
+from pypty.optimize.rates import RateSchedule
 from pypty.output.loss_log import EpochRecord
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
-_UNLIMITED_EVALUATIONS = 100
 _EPOCHS_AHEAD = 10_000
 
 Reload = Callable[[Settings, int], Settings]
@@ -57,6 +57,10 @@ class Reconstruction:
     Parameters
     ----------
     batch_size, n_threads : those of an earlier run, to repeat its rounding exactly; None = from the plan
+
+    Attributes
+    ----------
+    batches : indices of the patterns of every mini-batch of the last epoch that had such
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class Reconstruction:
         self.settings = setup.settings
         self.state = state
         self.feed: Feed = self.setup.feed()
+        self.batches: list[np.ndarray] = []
+        self._batches = Batches(self.settings, setup.scan.positions)
         self._limits: tuple[tuple[tuple[int, ...], bool], BandLimits] | None = None
         self._model = (self._needs_subpixel(False), str(self.settings.first()["propmethod"]))
         self.objective: Objective = self.setup.objective(self.feed, *self._model, batch_size, n_threads)
@@ -138,7 +144,7 @@ class Reconstruction:
         frozen = {name for name, until in self.state.frozen.items() if epoch < until}
         blocks = refined_blocks(now, variables, frozen)
         objective = self.objective_for(blocks, now["propmethod"])
-        indices = sort_sequence(now["sequence"], self.feed.n_patterns)
+        indices, held_out = patterns_of_epoch(self.settings, now, self.feed.n_patterns)
         check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
         n_pixels = math.prod(setup.data_shape)
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
@@ -155,6 +161,7 @@ class Reconstruction:
             model_digest(self.settings, *self._model),
             terms,
             regularizer_text(now, terms, blocks),
+            held_out,
         )
 
     def last_sample(self) -> Sample | None:
@@ -182,53 +189,41 @@ class Reconstruction:
         if now["keep_probe_states_orthogonal"]:
             state.make_modes_orthogonal()
         problem = self.problem(now)
-        if "obj" in problem.blocks and goes_on(self.settings, state.records):
-            return self._warm_up(problem, now, decisions)
-        warnings = self._forget_if_changed(problem.signature, now["reset_history_flag"])
-        counted = _Counting(problem)
-        if state.sample is None:
-            state.sample = counted(problem.point())
-        start = state.sample
-        counted.start = start.info.parts
-        if not math.isfinite(start.value) or not start.gradient.is_finite():
-            raise ReconstructionError(
-                f"epoch {state.epoch}: the loss is {start.value} or its gradient is not finite; "
-                "check the scale of probe and obj, and use default_dtype='double'"
-            )
-        step = state.optimizer.step(
-            problem.point(),
-            start,
-            counted,
-            problem.precondition,
-            now["hist_length"],
-            now["update_step_bfgs"],
-            self._wolfe(now),
-        )
-        warnings += self._take(step, problem)
-        promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
-        limit = 100 * np.finfo(self.setup.backend.real).eps * abs(start.value)
-        idle = {name for name, decrease in promised.items() if decrease <= limit}
-        warnings += state.monitor.watch(idle, not step.accepted)
-        if step.accepted:
+        method = self._method(problem, now)
+        if method == "lbfgs":
+            record = quasi_newton_epoch(state, self.settings, problem, now)
+        elif method == "preconditioned":
+            record = self._warm_up(problem, now)
+            record.warm_up = record.warm_up if now["optimizer"] == "lbfgs" else ""
+        else:
+            record = self._first_order(problem, now)
+        record.decisions = decisions
+        if record.step > 0 or method != "lbfgs":
             state.change(*after_update(state.variables, now, self.limits(now)))
             self._move_windows(now)
-        for text in (*decisions, *warnings):
+        self._observe(problem, record)
+        for text in (*decisions, *record.warnings):
             _log.warning("epoch %d: %s", state.epoch, text)
-        self._log_search(start, step)
-        return self._record(problem, start, step, counted.calls, now, decisions, warnings)
+        return record
 
-    def _warm_up(self, problem: Problem, now: Mapping[str, Any], decisions: list[str]) -> EpochRecord:
-        """An epoch of mini-batches; L-BFGS starts anew after it."""
+    def _method(self, problem: Problem, now: Mapping[str, Any]) -> str:
+        """How this epoch moves the unknowns: ``optimizer``, but for the warm-up before L-BFGS."""
+        asked = str(now["optimizer"])
+        warm = "obj" in problem.blocks and goes_on(self.settings, self.state.records, asked)
+        return "preconditioned" if warm else asked
+
+    def _warm_up(self, problem: Problem, now: Mapping[str, Any]) -> EpochRecord:
+        """An epoch of preconditioned mini-batches; L-BFGS starts anew after it."""
         state = self.state
-        done = warm_up(problem, (self.settings["seed"], state.epoch))
+        self.batches = self._batches.of_epoch(problem, state.epoch, now)
+        done = warm_up(problem, self.batches)
         if not math.isfinite(done.loss) and done.step > 0:
             raise ReconstructionError(f"epoch {state.epoch}: the loss is {done.loss}")
-        warnings = [] if done.step else ["warm-up: errors grow, however short the steps; it is left out"]
-        state.change(done.variables, ["warm-up"])
+        before = problem.variables
+        blocks = tuple(name for name in problem.blocks if name in STEPS)
+        change = {name: done.variables.block(name) - before.block(name) for name in blocks}
+        state.change(done.variables, ["preconditioned steps"])
         state.signature = None
-        state.change(*after_update(state.variables, now, self.limits(now)))
-        for text in (*decisions, *warnings):
-            _log.warning("epoch %d: %s", state.epoch, text)
         return EpochRecord(
             epoch=state.epoch,
             time_s=0.0,
@@ -239,11 +234,46 @@ class Reconstruction:
             evaluations=done.passes,
             slope=0.0,
             new_slope=0.0,
-            blocks=tuple(name for name in problem.blocks if name in STEPS),
-            decisions=decisions,
-            warnings=warnings,
+            blocks=blocks,
+            warnings=[] if done.step else ["warm-up: errors grow, however short the steps; it is left out"],
             warm_up="falling" if done.falling and done.step else "settled",
+            optimizer="preconditioned",
+            update_norms=block_norms(change),
+            batches=len(self.batches),
         )
+
+    def _first_order(self, problem: Problem, now: Mapping[str, Any]) -> EpochRecord:
+        """An epoch of a first-order method; L-BFGS starts anew after it."""
+        state = self.state
+        self.batches = self._batches.of_epoch(problem, state.epoch, now)
+        schedule = RateSchedule(
+            self.settings["lr_scheduler"],
+            self._first_order_epochs(),
+            -(-len(self.batches) // now["grad_accumulation"]),
+        )
+        ratio = self.settings["loss_terms"] is not None and self.settings["loss_scale"] == "ratio"
+        done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress, ratio)
+        state.progress = done.progress
+        state.change(done.variables, [f"steps of {now['optimizer']}"])
+        state.signature = None
+        if not done.record.blocks:
+            done.record.warnings.append("nothing is refined: no block is switched on and has a learning rate")
+        return done.record
+
+    def _first_order_epochs(self) -> int:
+        """How many epochs of this run are of first-order methods, by the schedule."""
+        schedule, last = self.settings.schedules["optimizer"], self.settings["epoch_max"]
+        epochs = range(self.settings.first_epoch, min(last, self.settings.first_epoch + _EPOCHS_AHEAD))
+        return sum(schedule.at(epoch) not in ("lbfgs", "preconditioned") for epoch in epochs)
+
+    def _observe(self, problem: Problem, record: EpochRecord) -> None:
+        """What is only watched: held-out patterns, the convergence monitor, means of tilts and distances."""
+        state = self.state
+        if len(problem.held_out):
+            found = problem.objective.evaluate(state.variables, (), problem.held_out, problem.weight)
+            record.validation = found.loss / len(problem.held_out)
+        state.snapshot = watch(self.settings, self.setup, state, record)
+        describe(state.variables, record)
 
     def _move_windows(self, now: Mapping[str, Any]) -> None:
         variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)
@@ -252,35 +282,11 @@ class Reconstruction:
             self._place(dataclasses.replace(self.setup, scan=scan))
             self.state.scan = scan
 
-    def _forget_if_changed(self, signature: Signature, asked: bool) -> list[str]:
-        state = self.state
-        if state.signature is not None and signature != state.signature:
-            state.forget(signature.difference(state.signature))
-            state.rejected = 0
-        elif asked:
-            _log.info("epoch %d: history reset (reset_history_flag)", state.epoch)
-            state.optimizer.reset()
-        state.signature = signature
-        return [] if signature.blocks else ["nothing is refined: every update_* is off"]
-
-    def _take(self, step: Step, problem: Problem) -> list[str]:
-        """Move to the new point, or note why not."""
-        state = self.state
-        state.sample = step.sample
-        if step.accepted:
-            state.variables = problem.variables_at(step.x)
-            for name, signs in problem.form.signs(step.x).items():
-                state.turn(name, functools.partial(operator.mul, signs))
-            state.rejected = 0
-            return (
-                ["the L-BFGS direction did not descend: steepest descent was used"] if step.fell_back else []
-            )
-        state.rejected += 1
-        state.optimizer.reset()
-        return [f"update rejected ({step.search.reason}); history reset"]
-
     def _why_stop(self) -> str:
         state = self.state
+        reason = no_better(self.settings, state.records)
+        if reason:
+            return reason
         if not state.is_stuck or state.epoch >= self.settings["epoch_max"]:
             return ""
         follows = self.settings.at(state.epoch)
@@ -309,71 +315,3 @@ class Reconstruction:
             for name, schedule in varying
             for epoch in range(first, min(last, first + _EPOCHS_AHEAD))
         )
-
-    def _wolfe(self, now: Mapping[str, Any]) -> WolfeOptions:
-        settings = self.settings
-        return WolfeOptions(
-            c1=now["wolfe_c1_constant"],
-            c2=now["wolfe_c2_constant"],
-            shrink=settings["reduce_factor"],
-            grow=settings["optimism"],
-            max_evaluations=settings["max_count"] or _UNLIMITED_EVALUATIONS,
-            min_step=settings["min_step"],
-        )
-
-    def _log_search(self, start: Sample, step: Step) -> None:
-        for count, point in enumerate(step.search.trials):
-            change = point.value - start.value
-            _log.debug(
-                "  line search %d: step %.4g, loss %.8g (%+.3g), slope %.3g -> %.3g",
-                count,
-                point.step,
-                point.value,
-                change,
-                step.slope,
-                point.slope,
-            )
-
-    def _record(
-        self,
-        problem: Problem,
-        start: Sample,
-        step: Step,
-        calls: int,
-        now: Mapping[str, Any],
-        decisions: list[str],
-        warnings: list[str],
-    ) -> EpochRecord:
-        point = step.search.point
-        backend = self.setup.backend
-        gib = 2**30
-        return EpochRecord(
-            epoch=self.state.epoch,
-            time_s=0.0,
-            loss=start.value,
-            sse=start.info.sse,
-            first_step=now["update_step_bfgs"],
-            step=point.step if point else 0.0,
-            evaluations=calls,
-            slope=step.slope,
-            new_slope=point.slope if point else step.slope,
-            blocks=problem.blocks,
-            terms=dict(start.info.terms),
-            free_GiB=free_bytes(backend) / gib if backend.on_gpu else 0.0,
-            total_GiB=total_bytes(backend) / gib,
-            decisions=decisions,
-            warnings=warnings,
-        )
-
-
-class _Counting:
-    """The problem as a line search asks for it, from a start whose batches are known; counts its calls."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.calls = 0
-        self.start = np.zeros(0)
-
-    def __call__(self, point: Any, limit: float = math.inf) -> Sample:
-        self.calls += 1
-        return self.problem(point, Limit(limit, self.start))

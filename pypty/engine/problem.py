@@ -165,9 +165,16 @@ class Signature:
         return "; ".join(changes)
 
 
+def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
+    """Root of the mean square of every block."""
+    vector = BlockVector(blocks)
+    return {name: math.sqrt(square / vector[name].size) for name, square in vector.dot_blocks(vector).items()}
+
+
 @dataclass
 class Problem:
-    """Loss over chosen patterns as a function of the refined blocks, around given variables."""
+    """Loss over chosen patterns as a function of the refined blocks, around given variables. Patterns that are held out
+    are not among the chosen ones."""
 
     objective: Objective
     variables: Variables
@@ -180,6 +187,7 @@ class Problem:
     model: str
     regularizers: tuple[Regularizer, ...] = ()
     regularizer_text: str = ""
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     _diagonal: dict[str, Array] = field(default_factory=dict)
 
     @property

@@ -13,6 +13,7 @@ import numpy as np
 from pypty.backend.array import Backend, to_host
 from pypty.backend.fft import export_wisdom, import_wisdom
 from pypty.data.scan import Scan
+from pypty.engine.first_order import Progress
 from pypty.engine.loop import Reconstruction
 from pypty.engine.monitor import BlockMonitor
 from pypty.engine.problem import Signature
@@ -28,7 +29,7 @@ from pypty.output.files import atomic
 from pypty.output.loss_log import EpochRecord
 
 NAME = "resume.h5"
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,11 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             group = pairs.create_group(f"{index:05d}")
             _write_vector(group.create_group("s"), pair.s)
             _write_vector(group.create_group("y"), pair.y)
+        _write_progress(file.create_group("progress"), state.progress)
+        if state.snapshot is not None:
+            group = file.create_group("snapshot")
+            for name, array in state.snapshot.items():
+                group[name] = to_host(array)
         file["history"] = json.dumps([dataclasses.asdict(record) for record in state.records])
 
 
@@ -185,10 +191,48 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
             for key in sorted(file["pairs"])
         ]
     )
+    state.progress = _read_progress(file["progress"], backend)
+    if "snapshot" in file:
+        state.snapshot = {name: backend.asarray(item[()]) for name, item in file["snapshot"].items()}
     records = json.loads(file["history"].asstr()[()])
-    state.records = [EpochRecord(**{**record, "blocks": tuple(record["blocks"])}) for record in records]
+    state.records = [
+        EpochRecord(**{**record, **{key: tuple(record[key]) for key in ("blocks", "mean_tilt_mrad")}})
+        for record in records
+    ]
     return Resumed(
         state, int(file.attrs["batch_size"]), int(file.attrs["n_threads"]), str(file.attrs["device"])
+    )
+
+
+def _write_progress(group: Any, progress: Progress) -> None:
+    """A first-order method between two epochs, its moments to the last bit."""
+    group.attrs.update(
+        name=progress.name,
+        steps=progress.steps,
+        epochs=progress.epochs,
+        probe_scale=progress.probe_scale,
+        schedule=json.dumps(progress.schedule),
+    )
+    for part, moments in progress.moments.items():
+        own = group.create_group(part)
+        for name, value in moments.items():
+            own[name] = to_host(value)
+
+
+def _read_progress(group: Any, backend: Backend) -> Progress:
+    moments = {
+        part: {
+            name: backend.asarray(item[()]) if item.shape else item[()].item() for name, item in own.items()
+        }
+        for part, own in group.items()
+    }
+    return Progress(
+        str(group.attrs["name"]),
+        moments,
+        int(group.attrs["steps"]),
+        int(group.attrs["epochs"]),
+        json.loads(group.attrs["schedule"]),
+        float(group.attrs["probe_scale"]),
     )
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from pypty.data.grouping import select_indices
 from pypty.data.scan import Scan, sort_sequence
 from pypty.engine.setup import Setup
 from pypty.errors import ParameterError
@@ -12,6 +16,9 @@ from pypty.params.effects import has_current, has_tilts
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
+
+_HELD_OUT = 0x7E57
+"""Makes the random choice of held-out patterns another than those of the epochs."""
 
 
 def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -29,6 +36,42 @@ def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape
             "sequence: it names patterns whose windows lie outside the object, which covers only the "
             "sequence of the first epoch; set use_full_FOV=True"
         )
+
+
+def patterns_of_epoch(
+    settings: Settings, now: Mapping[str, Any], n_patterns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of the patterns that an epoch fits, and of those it only looks at (``validation_fraction``).
+
+    Held out are the same patterns at every epoch, by the seed.
+
+    Raises
+    ------
+    ParameterError
+        No pattern is left, or the sequence names one that there is not.
+    """
+    indices = sort_sequence(now["sequence"], n_patterns)
+    if settings["indices_mode"] != "full":
+        size, shape = settings["scan_size"], settings["indices_shape"]
+        if size is None:
+            raise ParameterError("indices_mode: scan_size is not given; give the scan's points (slow, fast)")
+        part = select_indices(
+            (int(size[0]), int(size[1])),
+            settings["indices_mode"],
+            None if shape is None else (int(shape[0]), int(shape[1])),
+        )
+        indices = np.intersect1d(indices, part)
+    held_out = np.zeros(0, np.int64)
+    if settings["validation_fraction"] > 0:
+        rng = np.random.default_rng((settings["seed"], _HELD_OUT))
+        chosen = rng.permutation(n_patterns)[: round(settings["validation_fraction"] * n_patterns)]
+        held_out = np.intersect1d(indices, chosen)
+        indices = np.setdiff1d(indices, chosen)
+    if len(indices) == 0:
+        raise ParameterError(
+            "no pattern is left to fit: sequence, indices_mode and validation_fraction exclude all of them"
+        )
+    return indices, held_out
 
 
 def used_at_any_epoch(settings: Settings, n_patterns: int) -> np.ndarray:
@@ -53,14 +96,14 @@ def used_at_any_epoch(settings: Settings, n_patterns: int) -> np.ndarray:
 def check_sequences(
     settings: Settings, scan: Scan, window: tuple[int, int], report: Report, first: int | None = None
 ) -> None:
-    """The sequence of every epoch names patterns that there are, on the object."""
+    """Every epoch has patterns to fit, and they are on the object."""
     schedule = settings.schedules["sequence"]
-    if report.has("sequence"):
+    if any(report.has(key) for key in ("sequence", "indices_mode", "indices_shape", "validation_fraction")):
         return
     epochs = epochs_to_check(settings, first)
     for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
         try:
-            indices = sort_sequence(schedule.at(epoch), len(scan.corners))
+            indices, _ = patterns_of_epoch(settings, {"sequence": schedule.at(epoch)}, len(scan.corners))
             check_inside(scan, window, indices, scan.object_shape)
         except ParameterError as error:
             report.note_error(error)

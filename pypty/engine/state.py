@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pypty.backend.array import Array
 from pypty.constraints.probe import are_orthogonal, orthogonal_rotation, rotated
 from pypty.data.scan import Scan
+from pypty.engine.first_order import Progress
 from pypty.engine.monitor import FROZEN_EPOCHS, BlockMonitor, next_to_freeze
 from pypty.engine.problem import Signature
 from pypty.model.variables import Variables
@@ -35,6 +36,8 @@ class State:
     monitor : which blocks were found to be stuck
     frozen : blocks that are not refined before an epoch, because they were stuck
     scan : the windows, where they were placed anew during the run; None = those of the start
+    progress : of first-order methods
+    snapshot : what the convergence monitor compares with; None before its first epoch
     """
 
     variables: Variables
@@ -46,6 +49,8 @@ class State:
     monitor: BlockMonitor = field(default_factory=BlockMonitor)
     frozen: dict[str, int] = field(default_factory=dict)
     scan: Scan | None = None
+    progress: Progress = field(default_factory=Progress)
+    snapshot: dict[str, Array] | None = None
     elapsed_s: float = 0.0
     records: list[EpochRecord] = field(default_factory=list)
     stop_reason: str = ""

@@ -62,12 +62,12 @@ class Pass:
     falling: bool = False
 
 
-def goes_on(settings: Settings, records: Sequence[EpochRecord]) -> bool:
+def goes_on(settings: Settings, records: Sequence[EpochRecord], optimizer: str = "lbfgs") -> bool:
     """Whether the next epoch belongs to the warm-up (``warmup_epochs``).
 
     "auto" begins one where patterns in the far field are reconstructed from vacuum, and goes on as long as errors fall
     within a pass: two passes are enough for a thin object on a dense scan, six for a thick crystal
-    (benchmarks/README.md).
+    (benchmarks/README.md). Only L-BFGS needs it.
     """
     done = [record.warm_up for record in records]
     if not all(done):
@@ -75,6 +75,8 @@ def goes_on(settings: Settings, records: Sequence[EpochRecord]) -> bool:
     asked, obj = settings["warmup_epochs"], settings["obj"]
     if asked != "auto":
         return len(done) < int(asked)
+    if optimizer != "lbfgs":
+        return False
     if done:
         return done[-1] == "falling" and len(done) < MOST_EPOCHS
     vacuum = obj is None or bool((obj == 1).all())
@@ -90,13 +92,13 @@ def number_of_batches(problem: Problem) -> int:
     return max(1, min(n, round(_BATCHES_PER_OVERLAP * math.sqrt(overlap))))
 
 
-def warm_up(problem: Problem, seed: tuple[int, int]) -> Pass:
-    """One pass in random batches. If the errors grow, it is done again with half the step.
+def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
+    """One pass. If the errors grow, it is done again with half the step.
 
     Parameters
     ----------
     problem : of the epoch; its regularisers are left to L-BFGS
-    seed : (seed, epoch) of the order of the patterns
+    batches : sorted indices of the patterns of each
     """
     problem = dataclasses.replace(
         problem,
@@ -105,7 +107,7 @@ def warm_up(problem: Problem, seed: tuple[int, int]) -> Pass:
     )
     step, tried = 1.0, None
     for attempt in range(_ATTEMPTS):
-        tried = _one_pass(problem, np.random.default_rng(seed), step)
+        tried = _one_pass(problem, batches, step)
         if tried.step > 0:
             return dataclasses.replace(tried, passes=attempt + 1)
         _log.info("warm-up: errors grow with steps of %g; again with half of it", step)
@@ -114,11 +116,10 @@ def warm_up(problem: Problem, seed: tuple[int, int]) -> Pass:
     return dataclasses.replace(tried, variables=problem.variables, passes=_ATTEMPTS)
 
 
-def _one_pass(problem: Problem, rng: np.random.Generator, step: float) -> Pass:
-    batches = np.array_split(rng.permutation(problem.indices), number_of_batches(problem))
+def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> Pass:
     variables, loss, errors = problem.variables, 0.0, []
     for chosen in batches:
-        variables, batch_loss, batch_sse = _one_step(problem, variables, np.sort(chosen), step)
+        variables, batch_loss, batch_sse = _one_step(problem, variables, chosen, step)
         loss += batch_loss
         errors.append(batch_sse / len(chosen))
         if not errors[-1] < _EXPLOSION * errors[0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pypty.params.kinds import ArrayOf, Choice, Either, Flag, Number, optional
 from pypty.params.nested import Field, Record, Table, Words, choices
-from pypty.params.parameter import NOT_YET, Parameter
+from pypty.params.parameter import Parameter
 
 _positive = Number(low=0, open_low=True)
 _non_negative = Number(low=0)
@@ -110,37 +110,36 @@ MONITOR = Record((
 BATCHES = (
     Parameter("optimizer", "lbfgs", Choice(OPTIMIZERS), "", "How an epoch moves the unknowns: lbfgs (all patterns, "
               "line search), preconditioned (the warm-up: Gauss-Newton steps after mini-batches), or a first-order "
-              "method with learning_rates after every batch.", per_epoch=True, status=NOT_YET),
+              "method with learning_rates after every batch.", per_epoch=True),
     Parameter("optimizer_options", {}, OPTIMIZER_OPTIONS, "", "Constants of the first-order methods; those of PyTorch "
-              "where none is given.", per_epoch=True, when="optimizer is a first-order method", status=NOT_YET),
+              "where none is given.", per_epoch=True, when="optimizer is a first-order method"),
     Parameter("learning_rates", {}, LEARNING_RATES, "", "Step of each unknown, with the first epoch and the epoch "
               "after the last, beside its update_* switch. Numbers alone are steps.", per_epoch=True,
-              when="optimizer is a first-order method", status=NOT_YET),
+              when="optimizer is a first-order method"),
     Parameter("lr_scheduler", None, optional(SCHEDULER), "", "How all learning rates change with time.",
-              when="optimizer is a first-order method", status=NOT_YET),
+              when="optimizer is a first-order method"),
     Parameter("grad_accumulation", 1, _positive_whole, "batches", "Batches whose mean gradient makes one step.",
-              per_epoch=True, when="optimizer is a first-order method", status=NOT_YET),
+              per_epoch=True, when="optimizer is a first-order method"),
     Parameter("lazy_moments", True, Flag(), "", "Moments of positions, tilts and currents advance only where the "
               "batch has the pattern; False: at every step, as in PyTorch.", per_epoch=True,
-              when="optimizer is a first-order method", status=NOT_YET),
+              when="optimizer is a first-order method"),
     Parameter("batch_size", "auto", Either((Choice(("auto",)), _positive_whole)), "patterns", "Patterns of one step. "
-              "auto: the scan in 3.5 sqrt(overlap) batches.", per_epoch=True, when="optimizer is not lbfgs",
-              status=NOT_YET),
+              "auto: the scan in 3.5 sqrt(overlap) batches.", per_epoch=True, when="optimizer is not lbfgs"),
     Parameter("group_mode", "random", Choice(("random", "sparse", "compact", "hilbert", "fps")), "", "Which patterns "
               "are in a batch: random; far from each other (sparse, fps, hilbert); neighbours (compact).",
-              when="optimizer is not lbfgs", status=NOT_YET),
+              when="optimizer is not lbfgs"),
     Parameter("shuffle_batches", True, Flag(), "", "A new order of batches (in random mode new batches) at every "
-              "epoch, from the seed; False: always the same.", when="optimizer is not lbfgs", status=NOT_YET),
+              "epoch, from the seed; False: always the same.", when="optimizer is not lbfgs"),
     Parameter("indices_mode", "full", Choice(("full", "sub", "center")), "", "Which patterns of the raster are used, "
-              "within the sequence: all, a regular subset, or the central rectangle.", status=NOT_YET),
+              "within the sequence: all, a regular subset, or the central rectangle."),
     Parameter("indices_shape", None, optional(ArrayOf((("2",),), integer=True)), "points", "Points (slow, fast) of "
-              "that subset; None = half of each side.", when="indices_mode is not full", status=NOT_YET),
+              "that subset; None = half of each side.", when="indices_mode is not full"),
     Parameter("validation_fraction", 0.0, Number(0, 0.9), "", "Part of the patterns, chosen by the seed, that is held "
-              "out: never fitted, its loss is recorded at every epoch.", status=NOT_YET),
+              "out: never fitted, its loss is recorded at every epoch."),
     Parameter("stop_patience", 0, _natural, "epochs", "Stop when the loss (of held-out patterns, where there are any) "
-              "has not improved for so long; 0 = never.", status=NOT_YET),
+              "has not improved for so long; 0 = never."),
     Parameter("stop_tolerance", 1e-4, _non_negative, "", "Relative improvement that counts.",
-              when="stop_patience is not 0", status=NOT_YET),
+              when="stop_patience is not 0"),
     Parameter("convergence_monitor", None, optional(MONITOR), "", "Record how much background and foreground of the "
-              "object, probe and positions change between snapshots. {} = with defaults.", status=NOT_YET),
+              "object, probe and positions change between snapshots. {} = with defaults."),
 )

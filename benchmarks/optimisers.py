@@ -1,0 +1,96 @@
+"""Correlation with the truth against wall time: mini-batches of Adam, L-BFGS, hybrids of both, and PtyRAD.
+
+    python benchmarks/optimisers.py --data mos2_1e6.h5 --case ss_m4
+    python benchmarks/optimisers.py --data mos2_1e5.h5 --seconds 12 --ptyrad-python PATH --figure curves.png
+    python benchmarks/optimisers.py --data sto_thick_1e7.h5 --seconds 170 --ptyrad-python PATH
+
+All on the same cores, one after the other. Scores and times as in quality.py. "s/pass": seconds for all patterns once;
+"best", "last": correlation; the table says which of ours is which method (METHODS below).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import mos2
+import quality
+import thick_crystal
+from quality import Budget, Curve, Truth, ours, theirs
+
+from pypty.demo import demo_data
+
+_ADAM = {
+    "warmup_epochs": 0,
+    "obj_parametrization": "amplitude_phase",
+    "batch_size": 32,
+    "learning_rates": {"objp": 1e-2, "obja": 1e-2, "probe": 1e-2},
+}
+METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "L-BFGS": {"warmup_epochs": 0},
+    "preconditioned": {"optimizer": "preconditioned"},
+    "preconditioned, then L-BFGS (default)": {},
+    "Adam": {**_ADAM, "optimizer": "adam"},
+    "Adam, cosine": {**_ADAM, "optimizer": "adam", "lr_scheduler": {"name": "cosine", "T_max": 20}},
+    "Adam, then L-BFGS": {**_ADAM, "optimizer": "lambda x: 'adam' if x < 3 else 'lbfgs'",
+                          "obj_parametrization": "lambda x: 'amplitude_phase' if x < 3 else 'complex'"},
+    "preconditioned, then Adam": {**_ADAM, "optimizer": "lambda x: 'preconditioned' if x < 2 else 'adam'",
+                                  "lr_scheduler": {"name": "exponential", "gamma": 0.8}},
+})  # fmt: skip
+"""Changes of the parameters."""
+
+
+def row(curve: Curve) -> str:
+    cells = curve.row()
+    return " | ".join([*cells[:4], f"{curve.scores[-1]['correlation']:.4f}", *cells[4:]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=demo_data())
+    parser.add_argument("--case", default="ss_m1", choices=[c for c in mos2.CASES if " " not in c])
+    parser.add_argument("--method", action="append", choices=list(METHODS), help="default: all")
+    parser.add_argument("--passes", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--ptyrad-python", help="an interpreter that can import ptyrad")
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    budget = Budget(
+        options.passes or (math.inf if options.seconds else 20), options.seconds or math.inf
+    )
+    truth = Truth(options.data)
+    thick = truth.slices is not None
+    if thick:
+        params = thick_crystal.parameters(options.data, 10**6) | {"print_flag": 0}
+        size = {"slices": 8, "modes": 4, "thickness": params["slice_distances"][0]}
+    else:
+        params = mos2.parameters(options.data, mos2.CASES[options.case], 10**6)
+        slices = 1 if options.case.startswith("ss") else 6
+        size = {"slices": slices, "modes": int(options.case[-1]), "thickness": 12 / slices}
+    print("| data | method | s/pass | s to 0.95 | s to 0.97 | best | last | best in depth | s in all |\n" + "|---" * 9 + "|")
+    curves = []
+    for name in options.method or METHODS:
+        curve = ours({**params, **METHODS[name]}, truth, budget)
+        curve.name = name
+        curves.append(curve)
+        print(f"| {options.data.stem} | {name} | {row(curve)} |", flush=True)
+    if options.ptyrad_python:
+        curves.append(theirs("ptyrad", options.ptyrad_python, options.data, truth, budget, **size))
+        print(f"| {options.data.stem} | {curves[-1].name} | {row(curves[-1])} |", flush=True)
+    if options.figure:
+        quality.draw(curves, options.figure)
+    if options.json:
+        kept = [{"method": c.name, "passes": c.passes, "s": c.seconds, "scores": c.scores} for c in curves]
+        options.json.write_text(json.dumps(kept, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What is recorded about an epoch, and when a run is over because nothing improves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pypty.backend.array import Array, to_host
+from pypty.engine.convergence import ConvergenceMonitor
+from pypty.engine.setup import Setup
+from pypty.engine.state import State
+from pypty.model.variables import Variables
+from pypty.output.loss_log import EpochRecord
+from pypty.params.settings import Settings
+
+_DEFAULT_EVERY = 10
+
+
+def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -> dict[str, Array] | None:
+    """The convergence monitor: writes its metrics into the record of an epoch in which they are due, and returns the
+    snapshot for the next ones."""
+    asked = settings["convergence_monitor"]
+    if asked is None:
+        return None
+    every = asked["every"] or settings["save_iters"] or _DEFAULT_EVERY
+    due = (record.epoch + 1) % every == 0
+    if not due and state.snapshot is not None:
+        return state.snapshot
+    monitor = ConvergenceMonitor(
+        asked["tensors"], tuple(asked["percentile_range"]), setup.grid.pixel_size_A, setup.grid.shape
+    )
+    now = monitor.snapshot(state.variables)
+    if state.snapshot is not None:
+        record.convergence = monitor.compare(now, state.snapshot)
+    return now
+
+
+def describe(variables: Variables, record: EpochRecord) -> None:
+    """Means of slice distances and tilts after the epoch."""
+    if variables.n_slices > 1:
+        record.mean_slice_distance_A = float(to_host(variables.slice_distances).mean())
+    if variables.tilts is not None:
+        y, x = 1e3 * to_host(variables.tilts)[:, 2:4].mean(axis=0)
+        record.mean_tilt_mrad = (float(y), float(x))
+
+
+def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
+    """Why the run ends now (``stop_patience``): the loss has not become smaller for so many epochs; "" = go on.
+
+    Only epochs with the same patterns held out, and the same way to count the loss, can be compared: those since the
+    optimiser was last changed.
+    """
+    patience, tolerance = settings["stop_patience"], settings["stop_tolerance"]
+    if patience == 0 or not records:
+        return ""
+    own = list(records)
+    while own and own[0].optimizer != records[-1].optimizer:
+        own.pop(0)
+    held_out = records[-1].validation is not None
+    values = [record.validation if held_out else record.loss for record in own]
+    best, since = np.inf, 0
+    for count, value in enumerate(values):
+        if value is not None and value < best - tolerance * abs(best if np.isfinite(best) else 0):
+            best, since = value, count
+    waited = len(values) - 1 - since
+    if waited < patience:
+        return ""
+    what = "the loss of the held-out patterns" if held_out else "the loss"
+    return (
+        f"{what} has not improved by {100 * tolerance:g} % for {waited} epochs (best {best:.6g} in epoch "
+        f"{own[since].epoch}; stop_patience = {patience})"
+    )
