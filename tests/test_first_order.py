@@ -11,6 +11,7 @@ import pytest
 
 from pypty.backend.array import array_module
 from pypty.errors import CheckpointError, ParameterError
+from pypty.optimize import first_order
 from pypty.optimize.first_order import FirstOrder, unused_options
 from pypty.optimize.rates import RateSchedule
 from pypty.optimize.update_rules import METHODS
@@ -110,9 +111,7 @@ def test_lazy_rows_of_a_factored_moment() -> None:
     for step in range(4):
         before = point["matrix"]
         rows = np.array([step, (step + 1) % 4])
-        point = method.step(
-            point, {"matrix": gradient(step, point)["matrix"]}, RATES, rows={"matrix": rows}
-        )
+        point = method.step(point, {"matrix": gradient(step, point)["matrix"]}, RATES, rows={"matrix": rows})
         rest = np.setdiff1d(np.arange(4), rows)
         np.testing.assert_array_equal(point["matrix"][rest], before[rest])
         assert (point["matrix"][rows] != before[rows]).all()
@@ -130,9 +129,7 @@ def test_saved_state_continues_with_the_same_bits(index: int, dtype: str) -> Non
     saved = {
         block: {key: array.copy() for key, array in arrays.items()} for block, arrays in method.state.items()
     }
-    frozen = {
-        block: {key: array.copy() for key, array in arrays.items()} for block, arrays in saved.items()
-    }
+    frozen = {block: {key: array.copy() for key, array in arrays.items()} for block, arrays in saved.items()}
     other, copy = FirstOrder(name, options, saved), dict(point)
     np.testing.assert_equal(other.state, saved)
     for step in range(3, 6):
@@ -168,10 +165,27 @@ def test_rates_of_parts_of_a_block() -> None:
     """The object is a stack of amplitude and phase with a rate each; rows may have a rate each, too."""
     point = {"object": np.zeros((2, 3, 4)), "positions": np.zeros((4, 2))}
     slope = {"object": np.ones((2, 3, 4)), "positions": np.ones((4, 2))}
-    rates: dict[str, Any] = {"object": np.array([0.0, 0.5])[:, None, None], "positions": np.arange(4.0)[:, None]}
+    rates: dict[str, Any] = {
+        "object": np.array([0.0, 0.5])[:, None, None],
+        "positions": np.arange(4.0)[:, None],
+    }
     moved = FirstOrder("sgd", {}).step(point, slope, rates, rows={"positions": np.array([3, 1])})
     assert (moved["object"][0] == 0).all() and (moved["object"][1] == -0.5).all()
     assert moved["positions"][:, 0].tolist() == [0, -1, 0, -3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pieces_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are stepped in pieces of the cache's size: the bits stay the same."""
+    rates = {**RATES, "probe": np.array([0.1, 0.2])[:, None, None]}
+    ends = []
+    for piece in (1 << 15, 5):
+        monkeypatch.setattr(first_order, "_PIECE", piece)
+        method, point = FirstOrder(name, {}), start("f")
+        for step in range(STEPS):
+            point = method.step(point, gradient(step, point), rates)
+        ends.append((point, method.state))
+    np.testing.assert_equal(ends[1], ends[0])
 
 
 def test_arrays_of_any_layout() -> None:
@@ -267,6 +281,7 @@ def test_schedules_are_pytorchs(index: int, unit: str) -> None:
 
 def test_schedules_without_lengths_fill_the_run() -> None:
     for unit, steps in (("epoch", 12), ("batch", 60)):
+
         def factor(name: str, step: int, unit: str = unit) -> float:
             return RateSchedule(SCHEDULER.convert({"name": name, "step_unit": unit}), 12, 5).factor(step)
 

@@ -1,4 +1,4 @@
-"""Groups of positions and subsets of a raster, against recorded lists of another program (golden/ptyrad/grouping.npz)."""
+"""Groups of positions and subsets of a raster, against recorded lists of another program."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def spread(positions: np.ndarray, groups: list[np.ndarray]) -> float:
 @pytest.mark.parametrize("mode", ["random", "hilbert", "fps", "sparse"])
 def test_groups_are_the_recorded_ones(mode: str) -> None:
     config = json.loads(str(GOLDEN["settings"]))
-    groups = make_groups(
-        GOLDEN["in_pos"], batch_size=config["batch_size"], mode=mode, seed=config["seed"]
-    )
+    groups = make_groups(GOLDEN["in_pos"], batch_size=config["batch_size"], mode=mode, seed=config["seed"])
     assert [group.tolist() for group in groups] == recorded(mode)
 
 
@@ -69,7 +67,9 @@ def test_groups_are_a_partition(mode: str, data: st.DataObject) -> None:
     assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize(("count", "size", "groups"), [(99, 16, 6), (10, 10, 1), (10, 11, 1), (10, 3, 3), (10, 1, 10)])
+@pytest.mark.parametrize(
+    ("count", "size", "groups"), [(99, 16, 6), (10, 10, 1), (10, 11, 1), (10, 3, 3), (10, 1, 10)]
+)
 def test_batches_are_not_smaller_than_asked_for(count: int, size: int, groups: int) -> None:
     assert number_of_groups(count, size) == groups
     made = make_groups(raster(1, count), batch_size=size)

@@ -153,7 +153,9 @@ def _compact(positions: np.ndarray, indices: np.ndarray, groups: int) -> list[np
     ]
 
 
-def select_indices(scan_shape: tuple[int, int], mode: str, shape: tuple[int, int] | None = None) -> np.ndarray:
+def select_indices(
+    scan_shape: tuple[int, int], mode: str, shape: tuple[int, int] | None = None
+) -> np.ndarray:
     """Patterns of a raster that are used, as sorted flat indices (fast axis last).
 
     Parameters

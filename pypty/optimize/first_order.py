@@ -5,7 +5,7 @@ Complex arrays are pairs of real numbers: every rule sees (..., 2) real numbers,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ import numpy as np
 from pypty.backend.array import Array, array_module
 from pypty.errors import CheckpointError, ParameterError
 from pypty.optimize.update_rules import METHODS, Method, Part
+
+_PIECE = 1 << 15
+"""Numbers that are stepped at a time on the host: they stay in the cache."""
 
 
 class FirstOrder:
@@ -112,36 +115,79 @@ class FirstOrder:
         reals = _reals(new)
         slope = _reals(_contiguous(xp, gradient, block.dtype))
         speed = _rate(xp, rate, block, reals)
-        kept = self._kept(xp, name, reals, speed, options, rows)
-        count = kept["count"]
         if rows is not None and len(rows) == 0:
             return new
-        where: Any = ... if rows is None else rows
-        count[where] += 1
-        index = None if rows is None else xp.asarray(rows)
+        kept = self._kept(xp, name, reals, speed, options, rows)
         names = self._method.moments(options, reals.ndim)
-        counters = {key: kept[key][where] * 1.0 for key in self._method.counters}
-        # The column of a matrix is shared by its rows.
-        shared = [key for key in names if rows is not None and len(kept[key]) != len(reals)]
+        if rows is None:
+            self._step_all(xp, reals, slope, speed, kept, names, options)
+        else:
+            self._step_rows(xp, rows, reals, slope, speed, kept, names, options)
+        return new
+
+    def _step_all(
+        self,
+        xp: Any,
+        reals: Array,
+        slope: Array,
+        speed: Any,
+        kept: dict[str, Array],
+        names: tuple[str, ...],
+        options: Mapping[str, Any],
+    ) -> None:
+        """The whole block; on the host in pieces that stay in the cache."""
+        kept["count"] += 1
+        count, counters = kept["count"] * 1.0, {key: kept[key] * 1.0 for key in self._method.counters}
+        arrays = [reals, slope, *(kept[key] for key in names)]
+        in_pieces = self._method.elementwise and xp is np and np.ndim(count) == 0
+        left: dict[str, Any] = {}
+        for (point, gradient, *moments), rate in _pieces(arrays, speed) if in_pieces else [(arrays, speed)]:
+            part = Part(
+                xp,
+                point,
+                gradient,
+                rate,
+                count,
+                dict(zip(names, moments, strict=True)),
+                dict(counters),
+                float(np.max(count)),
+            )
+            self._method.rule(part, options)
+            left = part.counters
+        for key, value in left.items():
+            kept[key][...] = value
+
+    def _step_rows(
+        self,
+        xp: Any,
+        rows: np.ndarray,
+        reals: Array,
+        slope: Array,
+        speed: Any,
+        kept: dict[str, Array],
+        names: tuple[str, ...],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Some rows; what has no rows (the column of a matrix) is shared by all."""
+        kept["count"][rows] += 1
+        index = xp.asarray(rows)
+        of_rows = {key for key in names if len(kept[key]) == len(reals)}
         part = Part(
             xp,
-            reals if index is None else reals[index],
-            slope if index is None else slope[index],
-            speed if index is None or not _has_rows(speed, reals) else speed[index],
-            count[where] * 1.0,
-            {key: kept[key] if index is None or key in shared else kept[key][index] for key in names},
-            counters,
-            float(count.max()),
+            reals[index],
+            slope[index],
+            speed[index] if _has_rows(speed, reals) else speed,
+            kept["count"][rows] * 1.0,
+            {key: kept[key][index] if key in of_rows else kept[key] for key in names},
+            {key: kept[key][rows] for key in self._method.counters},
+            float(kept["count"].max()),
         )
         self._method.rule(part, options)
         for key, value in part.counters.items():
-            kept[key][where] = value
-        if index is not None:
-            reals[index] = part.point
-            for key in names:
-                if key not in shared:
-                    kept[key][index] = part.moments[key]
-        return new
+            kept[key][rows] = value
+        reals[index] = part.point
+        for key in of_rows:
+            kept[key][index] = part.moments[key]
 
     def _kept(
         self,
@@ -175,7 +221,9 @@ class FirstOrder:
                 fits = kept[key].shape in ((), reals.shape[:1])
             else:
                 kept[key] = xp.array(xp.asarray(array), dtype=reals.dtype, order="C")
-                fits = _fits(key, kept[key].shape, reals.shape) and key in _moment_names(self.name, reals.ndim)
+                fits = _fits(key, kept[key].shape, reals.shape) and key in _moment_names(
+                    self.name, reals.ndim
+                )
             if not fits:
                 raise CheckpointError(
                     f"The optimiser's state has {key!r} of shape {kept[key].shape} for {name!r}, which {self.name} on "
@@ -194,7 +242,9 @@ def _plain(value: Any) -> Any:
     """Python numbers: they never raise the precision of an array."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    return tuple(_plain(item) for item in value) if np.ndim(value) else None if value is None else float(value)
+    return (
+        tuple(_plain(item) for item in value) if np.ndim(value) else None if value is None else float(value)
+    )
 
 
 def _check(name: str, options: Mapping[str, Any]) -> None:
@@ -212,7 +262,9 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
             f"etas of {name} are ({shorter}, {longer}); expected one factor below 1 and one above 1."
         )
     if np.ndim(options.get("eps", 0)) and name != "adafactor":
-        raise ParameterError(f"eps of {name} is {options['eps']}; expected one number (two are for adafactor).")
+        raise ParameterError(
+            f"eps of {name} is {options['eps']}; expected one number (two are for adafactor)."
+        )
 
 
 def _reals(array: Array) -> Array:
@@ -234,6 +286,20 @@ def _rate(xp: Any, rate: float | Array, block: Array, reals: Array) -> Any:
         return float(rate)
     array = xp.asarray(rate, dtype=reals.dtype)
     return array[..., None] if reals.ndim > block.ndim and array.ndim else array
+
+
+def _pieces(arrays: list[Array], rate: Any) -> Iterator[tuple[list[Array], Any]]:
+    """Views of equal parts of contiguous arrays, each with its rate."""
+    first = arrays[0]
+    if np.ndim(rate) == 0:
+        flat = [array.reshape(-1) for array in arrays]
+        for begin in range(0, first.size, _PIECE):
+            yield [array[begin : begin + _PIECE] for array in flat], rate
+    elif rate.ndim == first.ndim and rate.size == len(rate) == len(first):
+        for row, own in enumerate(rate.reshape(-1)):
+            yield from _pieces([array[row] for array in arrays], own)
+    else:
+        yield arrays, rate
 
 
 def _has_rows(rate: Any, reals: Array) -> bool:

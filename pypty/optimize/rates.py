@@ -90,7 +90,10 @@ class Plateau:
                 f"The state of a plateau schedule has {', '.join(known)}; given {', '.join(state) or 'nothing'}. "
                 "It is that of another schedule: start without it."
             )
-        self.state: dict[str, float] = {**known, **{key: float(value) for key, value in (state or {}).items()}}
+        self.state: dict[str, float] = {
+            **known,
+            **{key: float(value) for key, value in (state or {}).items()},
+        }
 
     @property
     def factor(self) -> float:

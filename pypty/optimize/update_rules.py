@@ -304,6 +304,7 @@ class Method:
     defaults : its options with the defaults of PyTorch 2
     moments : names of the arrays it keeps for given options and dimension of the block
     counters : further numbers it keeps, with their first values
+    elementwise : every number is moved on its own
     momentum : the option that a cyclic schedule changes: "momentum", "betas" (the first of them) or ""
     """
 
@@ -312,6 +313,7 @@ class Method:
     moments: Callable[[Options, int], tuple[str, ...]]
     counters: Options = field(default_factory=lambda: MappingProxyType({}))
     momentum: str = ""
+    elementwise: bool = True
 
 
 def _options(**defaults: Any) -> Options:
@@ -372,8 +374,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             adafactor,
             _options(beta2_decay=-0.8, eps=1e-3, d=1.0),
             lambda options, ndim: ("row", "column") if ndim > 1 else ("square",),
+            elementwise=False,
         ),
         "asgd": Method(asgd, _options(lambd=1e-4, alpha=0.75, t0=1e6), _fixed("average")),
-        "rprop": Method(rprop, MappingProxyType({"etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)}), _fixed("gradient", "step")),
+        "rprop": Method(
+            rprop,
+            MappingProxyType({"etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)}),
+            _fixed("gradient", "step"),
+        ),
     }
 )
