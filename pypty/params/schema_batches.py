@@ -45,7 +45,8 @@ LEARNING_RATES = Table((
 _pair = ArrayOf((("2",),), low=0)
 OPTIMIZER_OPTIONS = Record((
     Field("betas", None, optional(_pair), "", "decay of both moments (adam, adamw, radam, nadam, adamax)"),
-    Field("eps", None, optional(_non_negative), "", "added to the root of the second moment"),
+    Field("eps", None, optional(Either((_non_negative, _pair))), "", "added to the root of the second moment; "
+          "adafactor: smallest rms of the unknowns, or a pair of smallest second moment's root and that"),
     Field("weight_decay", None, optional(_non_negative), "", "L2 penalty; decoupled for adamw"),
     Field("momentum", None, optional(_fraction), "", "sgd, momentum, rmsprop"),
     Field("dampening", None, optional(_fraction), "", "sgd, momentum"),
@@ -62,7 +63,7 @@ OPTIMIZER_OPTIONS = Record((
     Field("etas", None, optional(_pair), "", "rprop: factors of a shorter and a longer step"),
     Field("step_sizes", None, optional(_pair), "", "rprop: shortest and longest step"),
     Field("beta2_decay", None, optional(Number(high=0)), "", "adafactor"),
-    Field("d", None, optional(_positive), "", "adafactor: clipping threshold"),
+    Field("d", None, optional(Number(low=1)), "", "adafactor: clipping threshold"),
 ))
 
 SCHEDULER = Record((
@@ -70,7 +71,8 @@ SCHEDULER = Record((
     Field("step_unit", "epoch", choices("epoch", "batch"), "", "what it counts"),
     Field("step_size", 10, _positive_whole, "", "step: steps between two falls"),
     Field("milestones", (), ArrayOf((("n",),), integer=True, empty=True), "", "multistep: when the rate falls"),
-    Field("gamma", None, optional(_positive), "", "step, multistep (0.1), exponential, cyclic exp_range: factor"),
+    Field("gamma", None, optional(_positive), "", "step, multistep (0.1), exponential (falls to 1 % over the run), "
+          "cyclic exp_range (1): factor"),
     Field("factor", None, optional(_positive), "", "constant (1/3), plateau (0.1): factor"),
     Field("total_iters", 5, _positive_whole, "", "constant, linear, polynomial: how long"),
     Field("start_factor", 1 / 3, _positive, "", "linear"),
@@ -95,7 +97,9 @@ SCHEDULER = Record((
     Field("step_size_down", None, optional(_positive_whole), "", "cyclic; None = step_size_up"),
     Field("mode", "triangular", choices("triangular", "triangular2", "exp_range"), "", "cyclic"),
     Field("patience", 10, _natural, "", "plateau: epochs without improvement"),
-    Field("threshold", 1e-4, _non_negative, "", "plateau: relative improvement that counts"),
+    Field("threshold", 1e-4, _non_negative, "", "plateau: improvement that counts"),
+    Field("threshold_mode", "rel", choices("rel", "abs"), "", "plateau: the threshold is relative to the best loss, or "
+          "in its units"),
     Field("cooldown", 0, _natural, "", "plateau: epochs of rest after a fall"),
     Field("min_factor", 0.0, _non_negative, "", "plateau: smallest rate, as a fraction of lr"),
 ), shorthand="name")

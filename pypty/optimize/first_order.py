@@ -1,0 +1,333 @@
+"""First-order methods on named blocks: Adam and its relatives, gradient descent with and without momentum.
+
+Complex arrays are pairs of real numbers: every rule sees (..., 2) real numbers, as PyTorch does with its real views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array, array_module
+from pypty.errors import CheckpointError, ParameterError
+from pypty.optimize.update_rules import METHODS, Method, Part
+
+_PIECE = 1 << 15
+"""Numbers that are stepped at a time on the host: they stay in the cache."""
+
+
+class FirstOrder:
+    """One of the methods with its moments.
+
+    A step moves the blocks for which there is a gradient; all others keep their moments and counters as they are.
+
+    Parameters
+    ----------
+    name : a name in ``update_rules.METHODS``
+    options : its constants (``OPTIMIZER_OPTIONS`` of the parameters); None or absent = PyTorch's default; those of
+        other methods are ignored (``unused_options`` names them)
+    state : where an earlier one ended (its ``state``); not modified
+
+    Raises
+    ------
+    ParameterError
+        The method is not known, or its options contradict each other.
+    CheckpointError
+        ``state`` is that of another method.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        state: Mapping[str, Mapping[str, Array]] | None = None,
+    ) -> None:
+        if name not in METHODS:
+            raise ParameterError(
+                f"{name!r} is no first-order method; expected one of {', '.join(METHODS)}. Choose one of these."
+            )
+        self.name = name
+        self._method: Method = METHODS[name]
+        given = {key: value for key, value in options.items() if value is not None}
+        self._options = {
+            key: _plain(given.get(key, default)) for key, default in self._method.defaults.items()
+        }
+        _check(name, self._options)
+        self._given = {block: dict(arrays) for block, arrays in (state or {}).items()}
+        self._state: dict[str, dict[str, Array]] = {}
+
+    @property
+    def state(self) -> dict[str, dict[str, Array]]:
+        """Moments of each block, as plain arrays to save and to give to a new object.
+
+        "count" (steps done) and, for nadam, "product" are host arrays of shape (), or (rows,) where rows have been
+        stepped on their own. Moments of complex blocks are real with a last axis of 2. They are those that the next
+        step overwrites: copy what must stay.
+        """
+        return {block: dict(arrays) for block, arrays in {**self._given, **self._state}.items()}
+
+    def step(
+        self,
+        point: Mapping[str, Array],
+        gradient: Mapping[str, Array],
+        rates: Mapping[str, float | Array],
+        rows: Mapping[str, np.ndarray] | None = None,
+        momentum: float | None = None,
+    ) -> dict[str, Array]:
+        """The point after one step. Nothing that is given is modified.
+
+        Parameters
+        ----------
+        point : all blocks; those without gradient come back as they are (the same arrays)
+        gradient : dL/dRe + i dL/dIm, or dL/dx, of the blocks that move
+        rates : learning rate of each of these, a number or an array that broadcasts to the block
+        rows : for some blocks the rows (first axis, each once) that this step concerns; all others rest
+        momentum : instead of ``betas[0]`` or ``momentum`` in this step
+        """
+        moved = dict(point)
+        options = self._with_momentum(momentum)
+        for name, slope in gradient.items():
+            index = None if rows is None else rows.get(name)
+            moved[name] = self._step_block(name, point[name], slope, rates[name], index, options)
+        return moved
+
+    def _with_momentum(self, momentum: float | None) -> dict[str, Any]:
+        options = dict(self._options)
+        if momentum is not None and self._method.momentum == "betas":
+            options["betas"] = (float(momentum), options["betas"][1])
+        elif momentum is not None and self._method.momentum:
+            options["momentum"] = float(momentum)
+        return options
+
+    def _step_block(
+        self,
+        name: str,
+        block: Array,
+        gradient: Array,
+        rate: float | Array,
+        rows: np.ndarray | None,
+        options: Mapping[str, Any],
+    ) -> Array:
+        xp = array_module(block)
+        new = xp.array(block, order="C")
+        reals = _reals(new)
+        slope = _reals(_contiguous(xp, gradient, block.dtype))
+        speed = _rate(xp, rate, block, reals)
+        if rows is not None and len(rows) == 0:
+            return new
+        kept = self._kept(xp, name, reals, speed, options, rows)
+        names = self._method.moments(options, reals.ndim)
+        if rows is None:
+            self._step_all(xp, reals, slope, speed, kept, names, options)
+        else:
+            self._step_rows(xp, rows, reals, slope, speed, kept, names, options)
+        return new
+
+    def _step_all(
+        self,
+        xp: Any,
+        reals: Array,
+        slope: Array,
+        speed: Any,
+        kept: dict[str, Array],
+        names: tuple[str, ...],
+        options: Mapping[str, Any],
+    ) -> None:
+        """The whole block; on the host in pieces that stay in the cache."""
+        kept["count"] += 1
+        count, counters = kept["count"] * 1.0, {key: kept[key] * 1.0 for key in self._method.counters}
+        arrays = [reals, slope, *(kept[key] for key in names)]
+        in_pieces = self._method.elementwise and xp is np and np.ndim(count) == 0
+        left: dict[str, Any] = {}
+        for (point, gradient, *moments), rate in _pieces(arrays, speed) if in_pieces else [(arrays, speed)]:
+            part = Part(
+                xp,
+                point,
+                gradient,
+                rate,
+                count,
+                dict(zip(names, moments, strict=True)),
+                dict(counters),
+                float(np.max(count)),
+            )
+            self._method.rule(part, options)
+            left = part.counters
+        for key, value in left.items():
+            kept[key][...] = value
+
+    def _step_rows(
+        self,
+        xp: Any,
+        rows: np.ndarray,
+        reals: Array,
+        slope: Array,
+        speed: Any,
+        kept: dict[str, Array],
+        names: tuple[str, ...],
+        options: Mapping[str, Any],
+    ) -> None:
+        """Some rows; what has no rows (the column of a matrix) is shared by all."""
+        kept["count"][rows] += 1
+        index = xp.asarray(rows)
+        of_rows = {key for key in names if len(kept[key]) == len(reals)}
+        part = Part(
+            xp,
+            reals[index],
+            slope[index],
+            speed[index] if _has_rows(speed, reals) else speed,
+            kept["count"][rows] * 1.0,
+            {key: kept[key][index] if key in of_rows else kept[key] for key in names},
+            {key: kept[key][rows] for key in self._method.counters},
+            float(kept["count"].max()),
+        )
+        self._method.rule(part, options)
+        for key, value in part.counters.items():
+            kept[key][rows] = value
+        reals[index] = part.point
+        for key in of_rows:
+            kept[key][index] = part.moments[key]
+
+    def _kept(
+        self,
+        xp: Any,
+        name: str,
+        reals: Array,
+        rate: Any,
+        options: Mapping[str, Any],
+        rows: np.ndarray | None,
+    ) -> dict[str, Array]:
+        """Counters and moments of a block, those of an earlier object on this device, new ones where there are none."""
+        kept = self._state.get(name)
+        if kept is None:
+            kept = self._state[name] = self._taken_over(xp, name, reals)
+        for key, first in (("count", 0), *self._method.counters.items()):
+            if key not in kept:
+                kept[key] = np.array(first)
+            if rows is not None and kept[key].ndim == 0:
+                kept[key] = np.full(len(reals), kept[key])
+        for key in self._method.moments(options, reals.ndim):
+            if key not in kept:
+                kept[key] = _first_moment(xp, key, reals, rate, options)
+        return kept
+
+    def _taken_over(self, xp: Any, name: str, reals: Array) -> dict[str, Array]:
+        counters = ("count", *self._method.counters)
+        kept = {}
+        for key, array in self._given.pop(name, {}).items():
+            if key in counters:
+                kept[key] = np.array(array)
+                fits = kept[key].shape in ((), reals.shape[:1])
+            else:
+                kept[key] = xp.array(xp.asarray(array), dtype=reals.dtype, order="C")
+                fits = _fits(key, kept[key].shape, reals.shape) and key in _moment_names(
+                    self.name, reals.ndim
+                )
+            if not fits:
+                raise CheckpointError(
+                    f"The optimiser's state has {key!r} of shape {kept[key].shape} for {name!r}, which {self.name} on "
+                    f"{reals.shape} real numbers does not have. It is that of another method or problem: start "
+                    "without it."
+                )
+        return kept
+
+
+def unused_options(name: str, options: Mapping[str, Any]) -> list[str]:
+    """Options that are given, but that this method does not have."""
+    return [key for key, value in options.items() if value is not None and key not in METHODS[name].defaults]
+
+
+def _plain(value: Any) -> Any:
+    """Python numbers: they never raise the precision of an array."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return (
+        tuple(_plain(item) for item in value) if np.ndim(value) else None if value is None else float(value)
+    )
+
+
+def _check(name: str, options: Mapping[str, Any]) -> None:
+    """What the formulas cannot do."""
+    if any(not 0 <= beta < 1 for beta in options.get("betas", ())):
+        raise ParameterError(f"betas of {name} are {options['betas']}; expected two numbers in [0, 1).")
+    if options.get("nesterov") and (not options["momentum"] or options["dampening"]):
+        raise ParameterError(
+            f"nesterov=True of {name} needs a momentum above 0 and no dampening; given momentum={options['momentum']}, "
+            f"dampening={options['dampening']}. Change these, or leave nesterov out."
+        )
+    shorter, longer = options.get("etas", (0.5, 1.2))
+    if not 0 < shorter < 1 < longer:
+        raise ParameterError(
+            f"etas of {name} are ({shorter}, {longer}); expected one factor below 1 and one above 1."
+        )
+    if np.ndim(options.get("eps", 0)) and name != "adafactor":
+        raise ParameterError(
+            f"eps of {name} is {options['eps']}; expected one number (two are for adafactor)."
+        )
+
+
+def _reals(array: Array) -> Array:
+    """Real view of a contiguous array: complex (...) as (..., 2)."""
+    if array.dtype.kind != "c":
+        return array
+    return array.reshape((*array.shape, 1)).view(array.real.dtype)
+
+
+def _contiguous(xp: Any, array: Array, dtype: Any) -> Array:
+    if array.dtype == dtype and array.flags.c_contiguous:
+        return array
+    return xp.array(array, dtype=dtype, order="C")
+
+
+def _rate(xp: Any, rate: float | Array, block: Array, reals: Array) -> Any:
+    """A number, or an array that broadcasts to the real view."""
+    if np.ndim(rate) == 0 and not hasattr(rate, "get"):
+        return float(rate)
+    array = xp.asarray(rate, dtype=reals.dtype)
+    return array[..., None] if reals.ndim > block.ndim and array.ndim else array
+
+
+def _pieces(arrays: list[Array], rate: Any) -> Iterator[tuple[list[Array], Any]]:
+    """Views of equal parts of contiguous arrays, each with its rate."""
+    first = arrays[0]
+    if np.ndim(rate) == 0:
+        flat = [array.reshape(-1) for array in arrays]
+        for begin in range(0, first.size, _PIECE):
+            yield [array[begin : begin + _PIECE] for array in flat], rate
+    elif rate.ndim == first.ndim and rate.size == len(rate) == len(first):
+        for row, own in enumerate(rate.reshape(-1)):
+            yield from _pieces([array[row] for array in arrays], own)
+    else:
+        yield arrays, rate
+
+
+def _has_rows(rate: Any, reals: Array) -> bool:
+    return getattr(rate, "ndim", 0) == reals.ndim and len(rate) == len(reals) > 1
+
+
+def _moment_names(name: str, ndim: int) -> set[str]:
+    """All moments that a method may have, whatever its options."""
+    every = {"amsgrad": True, "centered": True, "momentum": 1.0}
+    return set(METHODS[name].moments(every, ndim))
+
+
+def _fits(key: str, shape: tuple[int, ...], block: tuple[int, ...]) -> bool:
+    return shape == _moment_shape(key, block)
+
+
+def _moment_shape(key: str, block: tuple[int, ...]) -> tuple[int, ...]:
+    if key == "row":
+        return (*block[:-1], 1)
+    return (*block[:-2], 1, block[-1]) if key == "column" else block
+
+
+def _first_moment(xp: Any, key: str, reals: Array, rate: Any, options: Mapping[str, Any]) -> Array:
+    moment = xp.zeros(_moment_shape(key, reals.shape), dtype=reals.dtype)
+    if key == "step":
+        moment += rate
+    elif key == "average":
+        moment += reals
+    elif key == "sum":
+        moment += options["initial_accumulator_value"]
+    return moment

@@ -1,0 +1,386 @@
+"""Formulas of the first-order methods, element by element, on arrays of real numbers.
+
+Every rule is ``rule(part, options)``: it advances the moments of ``part`` and moves its point, both in place. The
+formulas, their constants and their order of operations are those of PyTorch 2 (its public documentation), which follow
+the papers named at each. t is the number of the step, from 1; for single rows of a block each row has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array
+
+Options = Mapping[str, Any]
+
+
+@dataclass
+class Part:
+    """What a rule sees of a block: all of it, or some of its rows.
+
+    Attributes
+    ----------
+    xp : array module
+    point : real array, moved in place
+    gradient : real array of that shape, only read
+    rate : learning rate, a number or an array that broadcasts to the point
+    count : number of this step, a float, or (rows,) float64 on the host
+    moments : by name, advanced in place
+    counters : further numbers that belong to a step, like ``count``; advanced by replacing them
+    newest : largest count of the whole block
+    """
+
+    xp: Any
+    point: Array
+    gradient: Array
+    rate: Any
+    count: Any
+    moments: dict[str, Array]
+    counters: dict[str, Any] = field(default_factory=dict)
+    newest: float = 1.0
+
+    def lift(self, value: Any) -> Any:
+        """A number as it is; numbers of rows as an array that broadcasts to the point, in its precision."""
+        if np.ndim(value) == 0:
+            return float(value)
+        shape = (-1,) + (1,) * (self.point.ndim - 1)
+        return self.xp.asarray(np.asarray(value).reshape(shape), dtype=self.point.dtype)
+
+    def move(self, step: Array, rate: Any) -> None:
+        """point -= rate x step; ``step`` is overwritten."""
+        step *= rate
+        self.point -= step
+
+
+def _average(xp: Any, moment: Array, decay: float, value: Array) -> None:
+    """moment = decay moment + (1 - decay) value."""
+    moment *= decay
+    moment += value * (1 - decay)
+
+
+def _average_square(xp: Any, moment: Array, decay: float, value: Array) -> Array:
+    """moment = decay moment + (1 - decay) value^2; returns an array that may be overwritten."""
+    work = value * value
+    work *= 1 - decay
+    moment *= decay
+    moment += work
+    return work
+
+
+def _with_decay(part: Part, options: Options) -> Array:
+    """Gradient of the loss with its L2 penalty."""
+    decay = options["weight_decay"]
+    return part.gradient + decay * part.point if decay else part.gradient
+
+
+def _adam(part: Part, options: Options, gradient: Array) -> None:
+    xp, (beta1, beta2) = part.xp, options["betas"]
+    mean, square = part.moments["mean"], part.moments["square"]
+    _average(xp, mean, beta1, gradient)
+    work = _average_square(xp, square, beta2, gradient)
+    if options["amsgrad"]:
+        largest = part.moments["largest"]
+        xp.maximum(largest, square, out=largest)
+        square = largest
+    xp.sqrt(square, out=work)
+    work /= part.lift(np.sqrt(1 - beta2**part.count))
+    work += options["eps"]
+    xp.divide(mean, work, out=work)
+    part.move(work, part.rate / part.lift(1 - beta1**part.count))
+
+
+def adam(part: Part, options: Options) -> None:
+    """Kingma & Ba 2015, with the largest second moment of Reddi et al. 2018 (``amsgrad``)."""
+    _adam(part, options, _with_decay(part, options))
+
+
+def adamw(part: Part, options: Options) -> None:
+    """Loshchilov & Hutter 2019: the decay of the weights is not part of the gradient."""
+    part.point *= 1 - part.rate * options["weight_decay"]
+    _adam(part, options, part.gradient)
+
+
+def nadam(part: Part, options: Options) -> None:
+    """Dozat 2016."""
+    xp, (beta1, beta2) = part.xp, options["betas"]
+    gradient = _with_decay(part, options)
+    mean, square = part.moments["mean"], part.moments["square"]
+    now, coming = (
+        beta1 * (1 - 0.5 * 0.96 ** (step * options["momentum_decay"]))
+        for step in (part.count, part.count + 1)
+    )
+    product = part.counters["product"] * now
+    part.counters["product"] = product
+    _average(xp, mean, beta1, gradient)
+    work = _average_square(xp, square, beta2, gradient)
+    xp.sqrt(square, out=work)
+    work /= part.lift(np.sqrt(1 - beta2**part.count))
+    work += options["eps"]
+    step = gradient * part.lift((1 - now) / (1 - product))
+    step += mean * part.lift(coming / (1 - product * coming))
+    step /= work
+    part.move(step, part.rate)
+
+
+def radam(part: Part, options: Options) -> None:
+    """Liu et al. 2020: no second moment until its variance is bounded (length of the average > 5)."""
+    xp, (beta1, beta2) = part.xp, options["betas"]
+    gradient = _with_decay(part, options)
+    mean, square = part.moments["mean"], part.moments["square"]
+    _average(xp, mean, beta1, gradient)
+    work = _average_square(xp, square, beta2, gradient)
+    count = part.count
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * count * beta2**count / (1 - beta2**count)
+    bounded = length > 5
+    safe = np.where(bounded, length, 6.0)
+    rectified = np.sqrt(
+        (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe) if longest > 4 else 0.0
+    )
+    xp.sqrt(square, out=work)
+    work += options["eps"]
+    xp.divide(part.lift(np.where(bounded, rectified * np.sqrt(1 - beta2**count), 0.0)), work, out=work)
+    work += part.lift(np.where(bounded, 0.0, 1.0))
+    work *= mean
+    part.move(work, part.rate / part.lift(1 - beta1**count))
+
+
+def adamax(part: Part, options: Options) -> None:
+    """Kingma & Ba 2015, section 7.1: the infinity norm."""
+    xp, (beta1, beta2) = part.xp, options["betas"]
+    gradient = _with_decay(part, options)
+    mean, norm = part.moments["mean"], part.moments["norm"]
+    _average(xp, mean, beta1, gradient)
+    work = xp.abs(gradient)
+    work += options["eps"]
+    norm *= beta2
+    xp.maximum(norm, work, out=norm)
+    xp.divide(mean, norm, out=work)
+    part.move(work, part.rate / part.lift(1 - beta1**part.count))
+
+
+def sgd(part: Part, options: Options) -> None:
+    """Gradient descent, with the momentum of Sutskever et al. 2013: velocity = momentum velocity + gradient."""
+    gradient, momentum = _with_decay(part, options), options["momentum"]
+    if not momentum:
+        part.move(gradient * 1.0, part.rate)
+        return
+    velocity = part.moments["velocity"]
+    velocity *= momentum
+    velocity += gradient * part.lift(np.where(np.asarray(part.count) > 1, 1 - options["dampening"], 1.0))
+    part.move(gradient + momentum * velocity if options["nesterov"] else velocity * 1.0, part.rate)
+
+
+def rmsprop(part: Part, options: Options) -> None:
+    """Hinton 2012; ``centered`` as Graves 2013."""
+    xp, alpha, momentum = part.xp, options["alpha"], options["momentum"]
+    gradient = _with_decay(part, options)
+    square = part.moments["square"]
+    work = _average_square(xp, square, alpha, gradient)
+    if options["centered"]:
+        mean = part.moments["mean"]
+        _average(xp, mean, alpha, gradient)
+        xp.multiply(mean, mean, out=work)
+        xp.subtract(square, work, out=work)
+        xp.sqrt(work, out=work)
+    else:
+        xp.sqrt(square, out=work)
+    work += options["eps"]
+    xp.divide(gradient, work, out=work)
+    if momentum:
+        velocity = part.moments["velocity"]
+        velocity *= momentum
+        velocity += work
+        xp.multiply(velocity, 1.0, out=work)
+    part.move(work, part.rate)
+
+
+def adagrad(part: Part, options: Options) -> None:
+    """Duchi et al. 2011."""
+    xp, total = part.xp, part.moments["sum"]
+    gradient = _with_decay(part, options)
+    work = gradient * gradient
+    total += work
+    xp.sqrt(total, out=work)
+    work += options["eps"]
+    xp.divide(gradient, work, out=work)
+    part.move(work, part.rate / part.lift(1 + (part.count - 1) * options["lr_decay"]))
+
+
+def adadelta(part: Part, options: Options) -> None:
+    """Zeiler 2012."""
+    xp, rho, eps = part.xp, options["rho"], options["eps"]
+    gradient = _with_decay(part, options)
+    square, moved = part.moments["square"], part.moments["moved"]
+    work = _average_square(xp, square, rho, gradient)
+    step = moved + eps
+    xp.add(square, eps, out=work)
+    step /= work
+    xp.sqrt(step, out=step)
+    step *= gradient
+    _average_square(xp, moved, rho, step)
+    part.move(step, part.rate)
+
+
+def adafactor(part: Part, options: Options) -> None:
+    """Shazeer & Stern 2018: the second moment as a product of row and column, the step relative to the point.
+
+    The last two axes are the matrix (of complex numbers: one axis and the pair). Where single rows of a matrix are
+    stepped, the column's moment is that of all steps.
+    """
+    xp, gradient = part.xp, part.gradient
+    smallest, floor = _adafactor_eps(options["eps"], part.point.dtype)
+    fresh = part.count ** options["beta2_decay"]
+    rate = xp.minimum(part.xp.asarray(part.rate, dtype=part.point.dtype), part.lift(part.count**-0.5))
+    rate = rate * xp.maximum(_rms(xp, part.point), floor)
+    if options["weight_decay"]:
+        part.point *= 1 - part.rate * options["weight_decay"]
+    square = gradient * gradient
+    if part.point.ndim > 1:
+        row, column = part.moments["row"], part.moments["column"]
+        row += (square.mean(axis=-1, keepdims=True) - row) * part.lift(fresh)
+        newest = part.newest ** options["beta2_decay"] if part.point.ndim == 2 else fresh
+        column += (square.mean(axis=-2, keepdims=True) - column) * part.lift(newest)
+        xp.multiply(row / xp.maximum(row.mean(axis=-2, keepdims=True), smallest), column, out=square)
+    else:
+        total = part.moments["square"]
+        square -= total
+        square *= part.lift(fresh)
+        total += square
+        xp.multiply(total, 1.0, out=square)
+    xp.maximum(square, smallest * smallest, out=square)
+    xp.sqrt(square, out=square)
+    step = xp.divide(gradient, square, out=square)
+    step /= xp.maximum(_rms(xp, step) / options["d"], 1.0)
+    part.move(step, rate)
+
+
+def _adafactor_eps(eps: Any, dtype: Any) -> tuple[float, float]:
+    """Smallest root of a second moment (None: of the precision) and smallest size of the point."""
+    first, second = eps if np.ndim(eps) else (None, eps)
+    return float(np.finfo(dtype).eps if first is None else first), float(second)
+
+
+def _rms(xp: Any, array: Array) -> Array:
+    return xp.sqrt((array * array).mean())
+
+
+def asgd(part: Part, options: Options) -> None:
+    """Polyak & Juditsky 1992. The point itself is moved; its average since step t0 is kept in "average"."""
+    gradient, lambd = _with_decay(part, options), options["lambd"]
+    eta = part.rate / (1 + lambd * part.rate * part.lift(part.count - 1)) ** options["alpha"]
+    part.point *= 1 - lambd * eta
+    part.move(gradient * 1.0, eta)
+    average = part.moments["average"]
+    average += (part.point - average) * part.lift(1 / np.maximum(1.0, part.count - 1 - options["t0"]))
+
+
+def rprop(part: Part, options: Options) -> None:
+    """Riedmiller & Braun 1993: signs only; the learning rate is the first step of every number."""
+    xp, (shorter, longer), (low, high) = part.xp, options["etas"], options["step_sizes"]
+    before, size = part.moments["gradient"], part.moments["step"]
+    product = part.gradient * before
+    turned = product < 0
+    size *= xp.where(product > 0, float(longer), xp.where(turned, float(shorter), 1.0))
+    xp.minimum(size, high, out=size)
+    xp.maximum(size, low, out=size)
+    before[...] = part.gradient
+    before[turned] = 0
+    part.move(xp.sign(before), size)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A first-order method.
+
+    Attributes
+    ----------
+    rule : its formula
+    defaults : its options with the defaults of PyTorch 2
+    moments : names of the arrays it keeps for given options and dimension of the block
+    counters : further numbers it keeps, with their first values
+    elementwise : every number is moved on its own
+    momentum : the option that a cyclic schedule changes: "momentum", "betas" (the first of them) or ""
+    """
+
+    rule: Callable[[Part, Options], None]
+    defaults: Options
+    moments: Callable[[Options, int], tuple[str, ...]]
+    counters: Options = field(default_factory=lambda: MappingProxyType({}))
+    momentum: str = ""
+    elementwise: bool = True
+
+
+def _options(**defaults: Any) -> Options:
+    return MappingProxyType({"weight_decay": 0.0, **defaults})
+
+
+def _adam_moments(options: Options, ndim: int) -> tuple[str, ...]:
+    return ("mean", "square", "largest") if options["amsgrad"] else ("mean", "square")
+
+
+def _rmsprop_moments(options: Options, ndim: int) -> tuple[str, ...]:
+    velocity = ("velocity",) if options["momentum"] else ()
+    return ("square", *(("mean",) if options["centered"] else ()), *velocity)
+
+
+def _fixed(*names: str) -> Callable[[Options, int], tuple[str, ...]]:
+    return lambda options, ndim: names
+
+
+def _velocity(options: Options, ndim: int) -> tuple[str, ...]:
+    return ("velocity",) if options["momentum"] else ()
+
+
+_MOVING = MappingProxyType({"betas": (0.9, 0.999), "eps": 1e-8})
+_SGD = MappingProxyType({"momentum": 0.0, "dampening": 0.0, "nesterov": False})
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "adam": Method(adam, _options(**_MOVING, amsgrad=False), _adam_moments, momentum="betas"),
+        "adamw": Method(
+            adamw,
+            _options(**{**_MOVING, "weight_decay": 1e-2, "amsgrad": False}),
+            _adam_moments,
+            momentum="betas",
+        ),
+        "sgd": Method(sgd, _options(**_SGD), _velocity, momentum="momentum"),
+        "momentum": Method(sgd, _options(**{**_SGD, "momentum": 0.9}), _velocity, momentum="momentum"),
+        "rmsprop": Method(
+            rmsprop,
+            _options(alpha=0.99, eps=1e-8, momentum=0.0, centered=False),
+            _rmsprop_moments,
+            momentum="momentum",
+        ),
+        "radam": Method(radam, _options(**_MOVING), _fixed("mean", "square"), momentum="betas"),
+        "nadam": Method(
+            nadam,
+            _options(**_MOVING, momentum_decay=4e-3),
+            _fixed("mean", "square"),
+            MappingProxyType({"product": 1.0}),
+            "betas",
+        ),
+        "adagrad": Method(
+            adagrad, _options(lr_decay=0.0, initial_accumulator_value=0.0, eps=1e-10), _fixed("sum")
+        ),
+        "adadelta": Method(adadelta, _options(rho=0.9, eps=1e-6), _fixed("square", "moved")),
+        "adamax": Method(adamax, _options(**_MOVING), _fixed("mean", "norm"), momentum="betas"),
+        "adafactor": Method(
+            adafactor,
+            _options(beta2_decay=-0.8, eps=1e-3, d=1.0),
+            lambda options, ndim: ("row", "column") if ndim > 1 else ("square",),
+            elementwise=False,
+        ),
+        "asgd": Method(asgd, _options(lambd=1e-4, alpha=0.75, t0=1e6), _fixed("average")),
+        "rprop": Method(
+            rprop,
+            MappingProxyType({"etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)}),
+            _fixed("gradient", "step"),
+        ),
+    }
+)
