@@ -63,9 +63,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    budget = Budget(
-        options.passes or (math.inf if options.seconds else 20), options.seconds or math.inf
-    )
+    budget = Budget(options.passes or (math.inf if options.seconds else 20), options.seconds or math.inf)
     truth = Truth(options.data)
     thick = truth.slices is not None
     if thick:
@@ -75,7 +73,11 @@ def main() -> None:
         params = mos2.parameters(options.data, mos2.CASES[options.case], 10**6)
         slices = 1 if options.case.startswith("ss") else 6
         size = {"slices": slices, "modes": int(options.case[-1]), "thickness": 12 / slices}
-    print("| data | method | s/pass | s to 0.95 | s to 0.97 | best | last | best in depth | s in all |\n" + "|---" * 9 + "|")
+    print(
+        "| data | method | s/pass | s to 0.95 | s to 0.97 | best | last | best in depth | s in all |\n"
+        + "|---" * 9
+        + "|"
+    )
     curves = []
     for name in options.method or METHODS:
         curve = ours({**params, **METHODS[name]}, truth, budget)

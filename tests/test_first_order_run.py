@@ -22,7 +22,9 @@ from pypty.objective.objective import Objective
 
 def test_a_step_is_adams_on_the_gradient_of_its_batch() -> None:
     """The first step of Adam is the learning rate times the sign of every number's gradient."""
-    setup = prepare(small_params(optimizer="adam", learning_rates={"obj": 0.02, "probe_abs": 0.03}, batch_size=25))
+    setup = prepare(
+        small_params(optimizer="adam", learning_rates={"obj": 0.02, "probe_abs": 0.03}, batch_size=25)
+    )
     run = Reconstruction(setup, State(setup.variables(), 0))
     start = run.state.variables
     problem = run.problem(setup.settings.first())
@@ -51,11 +53,14 @@ CASES: dict[str, dict[str, Any]] = {
     "adam": {},
     "complex object": {"obj_parametrization": "complex"},
     "phase": {"phase_only_obj": True},
-    "sgd with momentum": {"optimizer": "momentum", "learning_rates": {"objp": 1e-6, "obja": 1e-6, "probe": 1e-7}},
+    "sgd with momentum": {
+        "optimizer": "momentum",
+        "learning_rates": {"objp": 1e-6, "obja": 1e-6, "probe": 1e-7},
+    },
     "lazy positions": {"update_probe_pos": True},
     "dense positions": {"update_probe_pos": True, "lazy_moments": False},
     "plateau": {"lr_scheduler": {"name": "plateau", "patience": 0, "threshold": 0.3}},
-    "one cycle by batch": {"lr_scheduler": {"name": "one_cycle", "step_unit": "batch"}},
+    "one cycle by batch": {"lr_scheduler": {"name": "one_cycle", "step_unit": "batch", "total_steps": 35}},
     "monitor, held out": {"convergence_monitor": {"every": 2}, "validation_fraction": 0.2},
     "hybrid": {"optimizer": "lambda x: 'adam' if x < 5 else 'lbfgs'"},
     "there and back": {"optimizer": "lambda x: 'lbfgs' if 2 <= x < 4 else 'radam'"},
@@ -116,7 +121,11 @@ def test_means_of_tilts_and_distances_are_recorded() -> None:
 def test_regularisers_count_in_every_batch_by_its_share() -> None:
     """Their sum over the batches of an epoch is that of the object, as it was on the way."""
     weight = {"abs_norm_weight": 3.0}
-    table = records(**weight, learning_rates={"objp": 1e-9, "obja": 1e-9, "probe": 1e-9}, obj=1.1 * np.ones((28, 28, 1, 1)))
+    table = records(
+        **weight,
+        learning_rates={"objp": 1e-9, "obja": 1e-9, "probe": 1e-9},
+        obj=1.1 * np.ones((28, 28, 1, 1)),
+    )
     one = pypty.evaluate(small_params(**weight, obj=1.1 * np.ones((28, 28, 1, 1))))
     assert table[0].terms["abs_norm_weight"] == pytest.approx(one.regularizers["abs_norm_weight"], rel=1e-3)
     assert table[0].loss == pytest.approx(one.loss, rel=1e-3)
@@ -128,6 +137,7 @@ def test_nothing_with_a_rate_is_told() -> None:
     assert "nothing is refined" in table[0].warnings[0]
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_diverging_run_says_what_to_do() -> None:
     with pytest.raises(ReconstructionError, match="lower learning_rates"):
         done(optimizer="sgd", learning_rates={"objp": 1e30, "obja": 1e30, "probe": 1e30}, epoch_max=20)

@@ -153,7 +153,9 @@ def _(desk: Desk) -> None:
     assert np.array_equal(used, np.flatnonzero(centre))
     other[~centre] *= 2
     same = [
-        pypty.run(small_params(dataset=data, indices_mode="center", scan_size=SCAN, skip_preprocessing=True)).loss
+        pypty.run(
+            small_params(dataset=data, indices_mode="center", scan_size=SCAN, skip_preprocessing=True)
+        ).loss
         for data in (patterns(), other)
     ]
     assert np.array_equal(*same)
@@ -202,7 +204,9 @@ def _(desk: Desk) -> None:
 def _(desk: Desk) -> None:
     strict = pypty.run(first_order(epoch_max=20, stop_patience=2, stop_tolerance=0.9))
     assert len(strict.epochs) < 20 and "by 90 %" in strict.stop_reason
-    assert len(pypty.run(first_order(epoch_max=20, stop_patience=2, stop_tolerance=0.0)).epochs) > len(strict.epochs)
+    assert len(pypty.run(first_order(epoch_max=20, stop_patience=2, stop_tolerance=0.0)).epochs) > len(
+        strict.epochs
+    )
 
 
 @effect("convergence_monitor", bad={"tensors": ["obj"]})

@@ -22,9 +22,9 @@ from pypty.errors import (
     ReconstructionError,
     ResourceError,
 )
-from pypty.optimize.lbfgs import Lbfgs, Pair, Step
+from pypty.optimize.lbfgs import Lbfgs, Pair
 from pypty.optimize.vector import BlockVector
-from pypty.output.loss_log import read_loss_log
+from pypty.output.loss_log import EpochRecord, read_loss_log
 
 
 def test_a_run_goes_on_after_a_position_moved_below_zero(tmp_path: Path) -> None:
@@ -67,16 +67,16 @@ def test_a_failing_run_keeps_its_finished_epochs(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even when checkpoints are written only at the end; and running out of memory is our error."""
-    original = Reconstruction._take
+    original = Reconstruction._observe
 
-    def fails(self: Reconstruction, step: Step, problem: Problem) -> list[str]:
+    def fails(self: Reconstruction, problem: Problem, record: EpochRecord) -> None:
         if self.state.epoch == 3:
             raise error
-        return original(self, step, problem)
+        original(self, problem, record)
 
     params = small_params(output_folder=str(tmp_path), epoch_max=6, save_inter_checkpoints=0)
     with monkeypatch.context() as patch:
-        patch.setattr(Reconstruction, "_take", fails)
+        patch.setattr(Reconstruction, "_observe", fails)
         with pytest.raises(ResourceError if isinstance(error, MemoryError) else ReconstructionError):
             pypty.run(params)
     resumed = pypty.run({**params, "resume": True})

@@ -316,7 +316,7 @@ def test_an_interrupted_epoch_is_done_again(
     if moment == "while evaluating":
         interrupt(monkeypatch, Objective, "_compute", lambda run: "positions" in run.args[0].gradients)
     else:
-        interrupt(monkeypatch, Reconstruction, "_log_search", lambda run: "positions" in run.args[0].gradient)
+        interrupt(monkeypatch, Reconstruction, "_observe", lambda run: "positions" in run.args[0].blocks)
     result = pypty.run(params)
     assert "interrupted after 4 epochs" in result.stop_reason
     assert len(result.epochs) == 4
@@ -353,7 +353,7 @@ def test_what_an_interrupted_epoch_did_is_undone(
 ) -> None:
     """Ctrl-C at the very end of epoch 4: the state is that after epoch 3, and goes on as if nothing had been."""
     params = {**IN_EPOCH_4[name], "output_folder": str(tmp_path / "out"), "epoch_max": 8}
-    interrupt(monkeypatch, Reconstruction, "_log_search", lambda run: run.owner.state.epoch == 4)
+    interrupt(monkeypatch, Reconstruction, "_observe", lambda run: run.owner.state.epoch == 4)
     result = pypty.run(params)
     monkeypatch.undo()
     assert "interrupted after 4 epochs" in result.stop_reason

@@ -50,6 +50,8 @@ class Batches:
         if key not in self._known:
             self._known.clear()
             rows = self.positions[np.minimum(indices, len(self.positions) - 1)]
-            groups = make_groups(rows, n, self.settings["group_mode"], self.settings["seed"])
+            groups = make_groups(
+                rows, n_groups=n, mode=self.settings["group_mode"], seed=self.settings["seed"]
+            )
             self._known[key] = [np.sort(indices[group]) for group in groups]
         return self._known[key]

@@ -55,14 +55,10 @@ class Progress:
 
     def begun(self, name: str, variables: Variables) -> Progress:
         """A copy to work on; another method starts with its own moments."""
-        kept = self.moments if name == self.name else {}
-        moments = {part: {key: _copy(array) for key, array in own.items()} for part, own in kept.items()}
         scale = self.probe_scale or block_norms({"probe": variables.probe})["probe"]
-        return dataclasses.replace(self, name=name, moments=moments, probe_scale=scale)
-
-
-def _copy(value: Any) -> Any:
-    return value.copy() if hasattr(value, "copy") else value
+        return dataclasses.replace(
+            self, name=name, moments=self.moments if name == self.name else {}, probe_scale=scale
+        )
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,7 @@ class _Walk:
     epoch: int
     blocks: tuple[str, ...]
     rates: Mapping[str, float]
-    schedule: RateSchedule
+    schedule: RateSchedule | None
     progress: Progress
     method: FirstOrder
     variables: Variables
@@ -168,8 +164,7 @@ class _Walk:
 
     def move(self, gradient: Mapping[str, Array], chosen: np.ndarray) -> None:
         """A step of the method."""
-        count = self.progress.steps if self.schedule.per_batch else self.progress.epochs
-        factor = self.schedule.factor(count)
+        factor, momentum = _scheduled(self.schedule, self.progress)
         rates = {name: factor * self.rates[name] for name in gradient}
         rows = {}
         if self.now["lazy_moments"]:
@@ -179,7 +174,7 @@ class _Walk:
                 if name in gradient and len(gradient[name]) == self.n_patterns > 1
             }
         moving = {name: self.point[name] for name in gradient}
-        self.point.update(self.method.step(moving, gradient, rates, rows, self.schedule.momentum(count)))
+        self.point.update(self.method.step(moving, gradient, rates, rows, momentum))
         self.progress.steps += 1
         self.variables = self.problem.form.variables(
             self.problem.variables, _joined(self.point, self.problem.form)
@@ -191,7 +186,7 @@ def first_order_epoch(
     now: Mapping[str, Any],
     epoch: int,
     batches: Sequence[np.ndarray],
-    schedule: RateSchedule,
+    schedule: RateSchedule | None,
     progress: Progress,
     ratio: bool,
 ) -> Done:
@@ -201,6 +196,8 @@ def first_order_epoch(
 
     Parameters
     ----------
+    batches : sorted indices of the patterns of each
+    schedule : of the learning rates; None = they stay
     progress : what earlier epochs left; it is not changed
     ratio : losses are relative to their batch: the epoch's is their mean instead of their sum
 
@@ -210,7 +207,6 @@ def first_order_epoch(
         A loss is not finite.
     """
     progress = progress.begun(now["optimizer"], problem.variables)
-    schedule.state = progress.schedule
     rates, form = learning_rates(now, epoch, progress.probe_scale), problem.form
     blocks = moving_blocks(problem.blocks, form, rates)
     start = form.vector(problem.variables, blocks)
@@ -224,9 +220,11 @@ def first_order_epoch(
     change = form.project({name: end[name] - start[name] for name in blocks})
     end = {name: start[name] + change[name] for name in blocks}
     loss = math.fsum(one.loss for one in found) / (len(found) if ratio else 1)
-    schedule.observe(loss)
     progress.epochs += 1
-    progress.moments, progress.schedule = walk.method.state, dict(schedule.state)
+    progress.moments = walk.method.state
+    if schedule is not None:
+        schedule.observe(loss)
+        progress.schedule = dict(schedule.state)
     record = EpochRecord(
         epoch=epoch,
         time_s=0.0,
@@ -253,7 +251,8 @@ def _walk_through(
     walk: _Walk, batches: Sequence[np.ndarray], together: int, epoch: int
 ) -> tuple[list[Evaluated], dict[str, float]]:
     """Step after step; what was found in every batch, and the norms of the last step's gradient."""
-    found, norms = [], {}
+    found: list[Evaluated] = []
+    norms: dict[str, float] = {}
     for first in range(0, len(batches), together):
         group, total = batches[first : first + together], None
         for chosen in group:
@@ -274,17 +273,24 @@ def _walk_through(
     return found, norms
 
 
+def _scheduled(schedule: RateSchedule | None, progress: Progress) -> tuple[float, float | None]:
+    """Factor on the rates, and the momentum where the schedule has one."""
+    if schedule is None:
+        return 1.0, None
+    count = progress.steps if schedule.unit == "batch" else progress.epochs
+    return schedule.factor(count), schedule.momentum(count)
+
+
 def _mean_terms(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, float]:
     names = {name: None for part in parts for name in part}
     return {name: math.fsum(part.get(name, 0.0) for part in parts) / divisor for name in names}
 
 
 def _logged_rates(
-    now: Mapping[str, Any], rates: Mapping[str, float], schedule: RateSchedule, progress: Progress
+    now: Mapping[str, Any], rates: Mapping[str, float], schedule: RateSchedule | None, progress: Progress
 ) -> dict[str, float]:
     """As they are given by the user, at the epoch's start."""
-    count = progress.steps if schedule.per_batch else progress.epochs
-    factor, table = schedule.factor(count), now["learning_rates"]
+    (factor, _), table = _scheduled(schedule, progress), now["learning_rates"]
     names = {
         name: "probe_abs" if name == "probe" and table["probe_abs"]["lr"] > 0 else name for name in rates
     }

@@ -194,7 +194,7 @@ class Reconstruction:
             record = quasi_newton_epoch(state, self.settings, problem, now)
         elif method == "preconditioned":
             record = self._warm_up(problem, now)
-            record.warm_up = record.warm_up if now["optimizer"] == "lbfgs" else ""
+            record.warm_up = "" if now["optimizer"] == "preconditioned" else record.warm_up
         else:
             record = self._first_order(problem, now)
         record.decisions = decisions
@@ -246,11 +246,10 @@ class Reconstruction:
         """An epoch of a first-order method; L-BFGS starts anew after it."""
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
-        schedule = RateSchedule(
-            self.settings["lr_scheduler"],
-            self._first_order_epochs(),
-            -(-len(self.batches) // now["grad_accumulation"]),
-        )
+        asked, schedule = self.settings["lr_scheduler"], None
+        if asked is not None:
+            steps = -(-len(self.batches) // now["grad_accumulation"])
+            schedule = RateSchedule(asked, self._first_order_epochs(), steps, state.progress.schedule or None)
         ratio = self.settings["loss_terms"] is not None and self.settings["loss_scale"] == "ratio"
         done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress, ratio)
         state.progress = done.progress

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pypty.backend.array import Array, to_host
-from pypty.engine.convergence import ConvergenceMonitor
+from pypty.backend.array import Array, array_module, to_host
+from pypty.engine.convergence import ConvergenceMonitor, illuminated_area
 from pypty.engine.setup import Setup
 from pypty.engine.state import State
 from pypty.model.variables import Variables
@@ -19,7 +19,8 @@ _DEFAULT_EVERY = 10
 
 def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -> dict[str, Array] | None:
     """The convergence monitor: writes its metrics into the record of an epoch in which they are due, and returns the
-    snapshot for the next ones."""
+    snapshot for the next ones. The first snapshot is that after the first epoch; an object that was given more room
+    since the last one is only looked at again."""
     asked = settings["convergence_monitor"]
     if asked is None:
         return None
@@ -27,13 +28,19 @@ def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -
     due = (record.epoch + 1) % every == 0
     if not due and state.snapshot is not None:
         return state.snapshot
+    variables = state.variables
+    xp = array_module(variables.obj)
     monitor = ConvergenceMonitor(
-        asked["tensors"], tuple(asked["percentile_range"]), setup.grid.pixel_size_A, setup.grid.shape
+        illuminated_area(setup.scan.corners, setup.grid.shape),
+        setup.grid.pixel_size_A,
+        asked["tensors"],
+        tuple(asked["percentile_range"]),
+        state.snapshot,
     )
-    now = monitor.snapshot(state.variables)
-    if state.snapshot is not None:
-        record.convergence = monitor.compare(now, state.snapshot)
-    return now
+    record.convergence = monitor.observe(
+        abs(variables.obj), xp.angle(variables.obj), variables.probe, variables.positions
+    )
+    return monitor.previous
 
 
 def describe(variables: Variables, record: EpochRecord) -> None:

@@ -216,13 +216,14 @@ def _write_progress(group: Any, progress: Progress) -> None:
     for part, moments in progress.moments.items():
         own = group.create_group(part)
         for name, value in moments.items():
-            own[name] = to_host(value)
+            own[name] = np.asarray(to_host(value))
 
 
 def _read_progress(group: Any, backend: Backend) -> Progress:
     moments = {
         part: {
-            name: backend.asarray(item[()]) if item.shape else item[()].item() for name, item in own.items()
+            name: backend.asarray(item[()]) if item.shape else np.asarray(item[()])
+            for name, item in own.items()
         }
         for part, own in group.items()
     }

@@ -45,6 +45,7 @@ class Evaluated:
     gradients: dict[str, Array]
     terms: dict[str, float] = field(default_factory=dict)
     parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    loss_terms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
