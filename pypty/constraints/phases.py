@@ -11,10 +11,10 @@ from pypty.constraints.object import continuous_phase
 def amplitude_and_phase(obj: Array) -> tuple[Array, Array]:
     """|O| and a phase of O, real, in its precision; O = a exp(i phi).
 
-    A complex number knows its phase modulo 2 pi. Constraints ask for its sign, its power or its mean over neighbours, so
-    that a slice of 4 rad must not come as -2.3. Where the phase of a mode's slice jumps by more than pi between lateral
-    neighbours, whole turns are added such that the jumps vanish (but for vortices, which have one in any case), and such
-    that most pixels of the slice keep the phase in (-pi, pi]. A slice without jumps is left alone.
+    A complex number knows its phase modulo 2 pi. Constraints ask for its sign, its power or its mean over
+    neighbours: 4 rad must not come as -2.3. Where the phase of a mode's slice jumps by more than pi between lateral
+    neighbours, whole turns are added such that the jumps vanish (but for vortices, which have one in any case), and
+    such that most pixels of the slice keep the phase in (-pi, pi]. A slice without jumps is left alone.
 
     Parameters
     ----------

@@ -48,8 +48,8 @@ class Projected:
     ----------
     variables : after them; the very same arrays where nothing changed by more than rounding
     changed : names of those that changed the point, and with it the loss
-    rotation : (subscan, mode, mode) unitary by which ortho_pmode turned the modes (``constraints.probe.rotated``), where
-        nothing else changed the probe: the loss is as before, gradient and history can turn along. None = not turned
+    rotation : (subscan, mode, mode) unitary by which ortho_pmode turned the modes (``constraints.probe.rotated``),
+        where nothing else changed: the loss is as before, gradient and history can turn along. None = not turned
     """
 
     variables: Variables

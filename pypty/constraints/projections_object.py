@@ -1,11 +1,12 @@
 """Constraints of the object, by PtyRAD's names, on its amplitude and phase.
 
-Every function takes the amplitude a and the phase phi (mode, z, Y, X), real, on one device, and gives both back; what it
-does not change is the very same array. ``obj_type`` says which of the two a constraint changes.
+Every function takes the amplitude a and the phase phi (mode, z, Y, X), real, on one device, and gives both back; what
+it does not change is the very same array. ``obj_type`` says which of the two a constraint changes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -41,7 +42,7 @@ def filtered(name: str, amplitude: Array, phase: Array, numbers: Mapping[str, An
 
 
 def kr_thresh(amplitude: Array, phase: Array, numbers: Mapping[str, Any]) -> Pair:
-    """Keep the largest ``thresh`` of all cosine coefficients (DCT-II of every layer); one threshold for the whole array.
+    """Keep the largest ``thresh`` of all cosine coefficients (DCT-II of every layer); one threshold for all layers.
 
     Coefficients are compared as unnormalised ones (2 sum x cos along each axis).
     """
@@ -65,7 +66,8 @@ def complex_ratio(amplitude: Array, phase: Array, numbers: Mapping[str, Any]) ->
     """Tie absorption and phase together, as of one material.
 
     With C = sum |ln a| / sum |phi| over everything: a -> exp((1 - alpha1) ln a - alpha1 C phi),
-    phi -> (1 - alpha2) phi - alpha2 ln a / C. A black pixel counts as a = 1e-10.
+    phi -> (1 - alpha2) phi - alpha2 ln a / C. No amplitude counts as less than 1e-10, and none
+    becomes less, or more than 1e10.
 
     Source: Clark et al., Opt. Lett. 35 (2010) 1981.
     """
@@ -73,9 +75,10 @@ def complex_ratio(amplitude: Array, phase: Array, numbers: Mapping[str, Any]) ->
     alpha1, alpha2, target = numbers["alpha1"], numbers["alpha2"], numbers["obj_type"]
     log = xp.log(xp.maximum(amplitude, _DARK))
     ratio = float(abs(log).sum(dtype=np.float64)) / (float(abs(phase).sum(dtype=np.float64)) + _TINY)
-    new = (
-        xp.exp((1 - alpha1) * log - alpha1 * ratio * phase) if target != "phase" and alpha1 > 0 else amplitude
-    )
+    new = amplitude
+    if target != "phase" and alpha1 > 0:
+        largest = -math.log(_DARK)  # an object that is all dark has no ratio
+        new = xp.exp(xp.clip((1 - alpha1) * log - alpha1 * ratio * phase, -largest, largest))
     if target != "amplitude" and alpha2 > 0:
         phase = (1 - alpha2) * phase - alpha2 / (ratio + _TINY) * log
     return new, phase
@@ -122,8 +125,10 @@ def centring_shift(phase: Array, numbers: Mapping[str, Any]) -> float:
 
 
 def moved_along_z(obj: Array, shift: float) -> Array:
-    """A complex object (mode, z, Y, X) moved by ``shift`` slices, by a ramp exp(-2 pi i f shift) on its spectrum along z.
-    Periodic: what leaves at one end comes in at the other."""
+    """A complex object (mode, z, Y, X) moved by ``shift`` slices: a ramp exp(-2 pi i f shift) on its spectrum along z.
+
+    Periodic: what leaves at one end comes in at the other.
+    """
     n = obj.shape[1]
     ramp = np.exp(-2j * np.pi * np.fft.fftfreq(n) * shift)
     matrix = np.fft.ifft(ramp[:, None] * np.fft.fft(np.eye(n), axis=0), axis=0)

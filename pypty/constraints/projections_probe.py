@@ -21,9 +21,11 @@ _TINY = 1e-8
 
 
 def probe_mask_k(probe: Array, numbers: Mapping[str, Any]) -> Array:
-    """The spectra of the strongest modes times a disk with a soft edge (``optics.filters.sigmoid_mask``), of ``radius`` as
-    a fraction of the Nyquist frequency. The first modes that together have more than ``power_thresh`` of the power, as
-    they are stored. The strongest mode first."""
+    """The spectra of the strong modes times a disk with a soft edge (``optics.filters.sigmoid_mask``).
+
+    Strong are the first modes, as they are stored, that together have more than ``power_thresh`` of the power; all, if
+    none do. ``radius`` is a fraction of the Nyquist frequency. Then the strongest mode comes first.
+    """
 
     def masked(modes: Array) -> Array:
         n = _strong(modes, numbers["power_thresh"])
@@ -47,7 +49,8 @@ def probe_mask_r(
     rate = angular_spectrum_phase_rate(Grid((ny, nx), pixel_size_A, wavelength_A))
     r = np.hypot(np.linspace(-1, 1, ny)[:, None], np.linspace(-1, 1, nx)[None, :])
     window = np.exp(-0.5 * (r / (numbers["radius"] + _TINY)) ** (2 * numbers["order"]))
-    planes = np.linspace(*(float(z) for z in numbers["z_range"]), int(numbers["z_steps"]))
+    first, last = (float(z) for z in numbers["z_range"])
+    planes = np.linspace(first, last, int(numbers["z_steps"]))
 
     def masked(modes: Array) -> Array:
         modes = _sorted(modes)

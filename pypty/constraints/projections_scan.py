@@ -18,7 +18,7 @@ def pos_recenter(positions: Array, reference: np.ndarray, numbers: Mapping[str, 
 
 
 def tilt_smooth(tilts: Array, numbers: Mapping[str, Any], scan_size: tuple[int, int] | None) -> Array:
-    """Tilts (N, 6) inside the specimen (columns 2 and 3), Gaussian-blurred over the raster with a kernel of 5 x 5 points,
-    reflected at its edges. One tilt for all patterns stays as it is."""
+    """Tilts (N, 6) inside the specimen (columns 2 and 3), Gaussian-blurred over the raster with a kernel of 5 x 5
+    points, reflected at its edges. One tilt for all patterns stays as it is."""
     found = tilt_filter(numbers, scan_size)
     return tilts if found is None else found.apply(tilts)

@@ -173,8 +173,8 @@ class Parametrization:
         return {name: self._in_subspace(name, array, False) for name, array in vector.items()}
 
     def damp(self, vector: Mapping[str, Array]) -> dict[str, Array]:
-        """P G of every block: filtered (:attr:`filters`), then as :meth:`project`, with the soft edge of the band limits
-        where there is one."""
+        """P G of every block: filtered (:attr:`filters`), then as :meth:`project`, with the soft edge of the band
+        limits where there is one."""
         return {
             name: self._in_subspace(name, self._smoothed(name, array), True) for name, array in vector.items()
         }

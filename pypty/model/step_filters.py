@@ -62,7 +62,7 @@ class StepFilter:
 
 @dataclass(frozen=True)
 class InsideTilts:
-    """The tilts (N, 6) inside the specimen as two maps of the scan, blurred; other tilts, and one tilt for all, as they are."""
+    """The tilts (N, 6) inside the specimen as maps of the scan, blurred. Others, and one tilt for all, stay."""
 
     blur: Blur
     scan_size: tuple[int, int]
