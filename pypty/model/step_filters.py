@@ -154,7 +154,7 @@ def _text(name: str, record: Mapping[str, Any]) -> str:
 
 def _on(change: Any, array: Array, target: str, form: str) -> Array:
     """Amplitudes and phases on a first axis one by one; a phase where phases are meant; else the array as it is."""
-    if form == "amplitude_phase" and target != "both":
+    if form == "amplitude_phase" and target in ("amplitude", "phase"):
         amplitude, phase = array
         pair = (change(amplitude), phase) if target == "amplitude" else (amplitude, change(phase))
         return array_module(array).stack(pair)
