@@ -403,5 +403,5 @@ def test_same_numbers_on_a_device(device: None) -> None:
 
 def test_changes_beyond_rounding_are_those_that_count() -> None:
     point = start()
-    assert not projections._differs(point.obj, point.obj * (1 + 1e-12))
-    assert projections._differs(point.obj, point.obj * (1 + 1e-6))
+    assert not projections.differs(point.obj, point.obj * (1 + 1e-12))
+    assert projections.differs(point.obj, point.obj * (1 + 1e-6))

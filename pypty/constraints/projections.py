@@ -77,7 +77,8 @@ ORDER = (
 )
 """In which constraints act, whatever the order of the parameter."""
 
-_OF_OBJECT = (*OF_AMPLITUDE_AND_PHASE, "obj_z_recenter")
+OF_OBJECT = (*OF_AMPLITUDE_AND_PHASE, "obj_z_recenter")
+"""Constraints that change the object."""
 _SAME = 1e-9
 """Largest relative change that counts as none."""
 _ORTHOGONAL = 1e-6
@@ -145,14 +146,14 @@ class _Point:
 
     def result(self) -> Projected:
         variables = self.variables
-        if self.pair is not None and any(name in _OF_OBJECT for name in self.changed):
+        if self.pair is not None and any(name in OF_OBJECT for name in self.changed):
             obj = from_amplitude_and_phase(*self.pair, variables.obj.dtype)
             variables = variables.replace({"obj": obj})
         return Projected(variables, tuple(self.changed), None if self.changed else self.rotation)
 
     def _take(self, name: str, block: str, new: Array) -> None:
         old = self.variables.block(block)
-        if _differs(old, new):
+        if differs(old, new):
             self.variables = self.variables.replace({block: new})
             self.changed.append(name)
 
@@ -164,7 +165,7 @@ class _Point:
     def _object(self, name: str, numbers: Mapping[str, Any]) -> None:
         amplitude, phase = self._amplitude_and_phase()
         new = OF_AMPLITUDE_AND_PHASE[name](amplitude, phase, numbers)
-        if _differs(amplitude, new[0]) or _differs(phase, new[1], 1.0):
+        if differs(amplitude, new[0]) or differs(phase, new[1], 1.0):
             self.pair = new
             self.changed.append(name)
 
@@ -190,7 +191,7 @@ class _Point:
             self.variables = self.variables.replace({"probe": rotated(probe, self.rotation)})
 
 
-def _differs(old: Array, new: Array, scale: float | None = None) -> bool:
+def differs(old: Array, new: Array, scale: float | None = None) -> bool:
     """Whether two arrays differ by more than rounding; relative to ``scale``, or to the largest value."""
     if new is old:
         return False
