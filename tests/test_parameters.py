@@ -834,6 +834,7 @@ def test_every_noise_model_gets_on_from_vacuum(algorithm: str, probe: str) -> No
 
 CONSTANTS: dict[str, Any] = {
     "sequence": [0, 3],
+    "constraints": {"objp_postiv": {"relax": 0.5}},
     "propmethod": "yoshida",
     "puzzle_positions": True,
     "dynamically_resize_yx_object": 2.5,

@@ -1,7 +1,7 @@
 """Filters that act on every step of the optimiser: x = x0 + G y.
 
-A smoothing constraint that were applied between two steps of L-BFGS would move the point, and void the history. As a
-map of the steps it does not: with the preconditioner G D^-1 G^T in place of D^-1 every step, and so the sum of all, is
+A smoothing constraint between two steps of L-BFGS would move the point, and void the history. As a map of the steps
+it does not: with the preconditioner G D^-1 G^T in place of D^-1 every step, and so the sum of all, is
 in the range of G. What was there before the first step is not smoothed.
 """
 
