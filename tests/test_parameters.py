@@ -16,6 +16,7 @@ import pytest
 import test_parameters_batches
 import test_parameters_constraints
 import test_parameters_physics
+import test_parameters_projections
 import test_parameters_speed
 from parameter_registry import (
     EFFECTS,
@@ -58,6 +59,7 @@ OTHER_FILES = (
     test_parameters_batches,
     test_parameters_constraints,
     test_parameters_physics,
+    test_parameters_projections,
     test_parameters_speed,
 )
 AVAILABLE = [name for name, parameter in SCHEMA.items() if parameter.status == ""]
@@ -838,6 +840,7 @@ def test_every_noise_model_gets_on_from_vacuum(algorithm: str, probe: str) -> No
 
 CONSTANTS: dict[str, Any] = {
     "sequence": [0, 3],
+    "constraints": {"objp_postiv": {"relax": 0.5}},
     "propmethod": "yoshida",
     "puzzle_positions": True,
     "dynamically_resize_yx_object": 2.5,

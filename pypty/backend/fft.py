@@ -1,4 +1,4 @@
-"""Batched 2-D Fourier transforms over the last two axes.
+"""Batched 2-D Fourier and cosine transforms over the last two axes, and Fourier transforms along one.
 
 Forward: unnormalised, kernel exp(-2 pi i k.r/n). Inverse: carries 1/n^2 (docs/conventions.md).
 Threads work on whole batches (objective/objective.py), so each transform uses one.
@@ -47,6 +47,26 @@ def fft2_adjoint(array: Array, overwrite: bool = False) -> Array:
 def ifft2_adjoint(array: Array, overwrite: bool = False) -> Array:
     """Adjoint of :func:`ifft2`: the forward transform with its 1/n^2."""
     return _library(array).fft2(array, axes=_AXES, norm="forward", overwrite_x=overwrite)
+
+
+def fft_along(array: Array, axis: int) -> Array:
+    """The transform along one axis; the input may be destroyed."""
+    return _library(array).fft(array, axis=axis, overwrite_x=True)
+
+
+def ifft_along(array: Array, axis: int) -> Array:
+    """Its inverse, with 1/n; the input may be destroyed."""
+    return _library(array).ifft(array, axis=axis, overwrite_x=True)
+
+
+def dct2(array: Array) -> Array:
+    """Orthonormal cosine transform (DCT-II) over the last two axes."""
+    return _library(array).dctn(array, axes=_AXES, norm="ortho")
+
+
+def idct2(array: Array) -> Array:
+    """Its inverse."""
+    return _library(array).idctn(array, axes=_AXES, norm="ortho", overwrite_x=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -46,7 +46,7 @@ def smooth_phase(obj: Array, sigma: Sequence[float]) -> Array:
     result = np.empty_like(host)
     for mode, volume in enumerate(host):
         phase = np.angle(volume.astype(np.complex128))
-        continuous = _continuous(phase, axes)
+        continuous = continuous_phase(phase, axes)
         change = gaussian_filter(continuous, widths, mode="nearest") - continuous
         if continuous is not phase:
             rest = np.exp(1j * (phase - continuous))
@@ -130,7 +130,7 @@ def _widths(sigma: Sequence[float]) -> tuple[float, float, float]:
     return (0.0, widths[0], widths[1]) if len(widths) == 2 else (widths[0], widths[1], widths[2])
 
 
-def _continuous(phase: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def continuous_phase(phase: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """A phase without jumps along ``axes``; ``phase`` itself, unchanged, where that has none.
 
     The phase s whose differences between neighbours come nearest, in the sum of squares, to the differences of

@@ -39,7 +39,7 @@ def before_update(
             "do_charge_flip",
             now["do_charge_flip"],
             "obj",
-            lambda obj: _limited(
+            lambda obj: limited(
                 by_object.charge_flip(
                     obj,
                     now["cf_delta_phase"],
@@ -77,11 +77,11 @@ def after_update(
     )
     variables, changed = _apply(variables, steps)
     if changed:
-        variables = variables.replace({"obj": _limited(variables.obj, now, limits)})
+        variables = variables.replace({"obj": limited(variables.obj, now, limits)})
     return variables, changed
 
 
-def _limited(obj: Array, now: Mapping[str, Any], limits: BandLimits) -> Array:
+def limited(obj: Array, now: Mapping[str, Any], limits: BandLimits) -> Array:
     """The object inside its band limit; with ``phase_only_obj`` that is its phase, and the amplitude is kept."""
     if not now["phase_only_obj"]:
         return limits.limit("obj", obj)

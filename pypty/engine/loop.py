@@ -17,6 +17,7 @@ from pypty.backend.array import to_host
 from pypty.data.feed import Feed
 from pypty.engine.batches import Batches
 from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_aperture_mask
+from pypty.engine.constrain import constrain, starting_probe_power
 from pypty.engine.first_order import first_order_epoch
 from pypty.engine.monitor import next_to_freeze
 from pypty.engine.observe import describe, no_better, watch
@@ -71,6 +72,7 @@ class Reconstruction:
         self.settings = setup.settings
         self.state = state
         self.feed: Feed = self.setup.feed()
+        self._probe_power = starting_probe_power(self.setup, state)
         self.batches: list[np.ndarray] = []
         self._batches = Batches(self.settings, setup.scan.positions)
         self._limits: tuple[tuple[tuple[int, ...], bool], BandLimits] | None = None
@@ -155,7 +157,13 @@ class Reconstruction:
             blocks,
             indices,
             weight,
-            parametrization(now, self.limits(now), setup.backend.asarray(setup.scan.positions)),
+            parametrization(
+                now,
+                self.limits(now),
+                setup.backend.asarray(setup.scan.positions),
+                epoch,
+                self.settings["scan_size"],
+            ),
             setup.curvature(indices, weight),
             self.settings["preconditioner"],
             model_digest(self.settings, *self._model),
@@ -201,6 +209,7 @@ class Reconstruction:
         if record.step > 0 or method != "lbfgs":
             state.change(*after_update(state.variables, now, self.limits(now)))
             self._move_windows(now)
+        constrain(state, now, self.setup, self.limits(now), self._probe_power)
         self._observe(problem, record)
         for text in (*decisions, *record.warnings):
             _log.warning("epoch %d: %s", state.epoch, text)

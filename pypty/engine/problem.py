@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from pypty.backend.array import Array
 from pypty.model.parametrization import BandLimits, Parametrization, affine_basis
 from pypty.model.stages import INTEGRATORS
+from pypty.model.step_filters import step_filters
 from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature
 from pypty.objective.objective import Evaluated, Limit, Objective
@@ -48,15 +49,25 @@ def refined_blocks(
     return tuple(name for name in variables.present if name in active)
 
 
-def parametrization(now: Mapping[str, Any], limits: BandLimits, start_positions: Array) -> Parametrization:
-    """How object, probe and positions are moved at this epoch; affine maps are those of the starting positions."""
+def parametrization(
+    now: Mapping[str, Any],
+    limits: BandLimits,
+    start_positions: Array,
+    epoch: int = 0,
+    scan_size: Sequence[int] | None = None,
+) -> Parametrization:
+    """How object, probe, positions and tilts are moved at this epoch; affine maps are those of the starting positions.
+
+    With lbfgs smoothing ``constraints`` are filters of its steps.
+    """
     obj = "phase" if now["phase_only_obj"] else now["obj_parametrization"]
     probe = "fourier_phase" if now["tune_only_probe_phase"] else "complex"
     probe = "fourier_amplitude" if now["tune_only_probe_abs"] else probe
     scan = now["positions_parametrization"]
-    return Parametrization(
-        limits, obj, probe, scan, None if scan == "free" else affine_basis(start_positions)
-    )
+    basis = None if scan == "free" else affine_basis(start_positions)
+    raster = None if scan_size is None else (int(scan_size[0]), int(scan_size[1]))
+    filters = step_filters(now["constraints"], epoch, raster) if now["optimizer"] == "lbfgs" else {}
+    return Parametrization(limits, obj, probe, scan, basis, filters)
 
 
 _SHAPED_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -192,11 +203,15 @@ class Problem:
 
     @property
     def signature(self) -> Signature:
-        form = ", ".join(
-            getattr(self.form, name) for name in ("obj", "probe", "positions") if name in self.blocks
-        )
+        forms = [getattr(self.form, name) for name in ("obj", "probe", "positions") if name in self.blocks]
+        forms += [item.text for name, item in self.form.filters.items() if name in self.blocks]
         return Signature(
-            self.blocks, self.indices.tobytes(), self.weight, self.model, form, self.regularizer_text
+            self.blocks,
+            self.indices.tobytes(),
+            self.weight,
+            self.model,
+            ", ".join(forms),
+            self.regularizer_text,
         )
 
     def point(self) -> BlockVector:
@@ -225,7 +240,8 @@ class Problem:
         return self.form.diagonal(variables, curvature.diagonal(variables, blocks))
 
     def precondition(self, gradient: BlockVector) -> BlockVector:
-        """P D^-1 P gradient, D the Gauss-Newton diagonal (or its largest value), P the band limits.
+        """P G D^-1 G^T P gradient, D the Gauss-Newton diagonal (or its largest value), P the band limits, G the filters
+        of steps.
 
         With a soft edge of the band limits it takes the place of P. Gradients are inside the hard limits already.
         """
@@ -236,5 +252,5 @@ class Problem:
                 diagonal if self.use_diagonal else {name: d.max() for name, d in diagonal.items()}
             )
         soft = self.form.limits.probe_steps is not None
-        damped = self.form.damp(gradient) if soft else gradient
+        damped = self.form.damp_adjoint(gradient) if soft else self.form.filter_adjoint(gradient)
         return BlockVector(self.form.damp({name: damped[name] / self._diagonal[name] for name in gradient}))

@@ -87,8 +87,8 @@ class State:
             self.variables = variables
             self.forget(", ".join(changed))
 
-    def make_modes_orthogonal(self) -> None:
-        """Rotate the probe modes (``keep_probe_states_orthogonal``).
+    def make_modes_orthogonal(self, why: str = "keep_probe_states_orthogonal") -> None:
+        """Rotate the probe modes (``keep_probe_states_orthogonal``, or the constraint ``ortho_pmode``).
 
         A sum of intensities does not see that, so gradient and history turn along, unless they are of something else
         than the complex modes.
@@ -98,12 +98,12 @@ class State:
             return
         rotation = orthogonal_rotation(probe)
         self.variables = self.variables.replace({"probe": rotated(probe, rotation)})
-        _log.info("epoch %d: probe modes made orthogonal (keep_probe_states_orthogonal)", self.epoch)
+        _log.info("epoch %d: probe modes made orthogonal (%s)", self.epoch, why)
         known = self.signature
         if known is None:
             return  # nothing is known yet
         if "fourier" in known.form or "probe_mod_reg_weight" in known.regularizers:
-            self.forget("keep_probe_states_orthogonal")
+            self.forget(why)
             return
 
         self.turn("probe", lambda modes: rotated(modes, rotation))

@@ -139,7 +139,7 @@ def _one_step(
     found = problem.objective.evaluate(variables, blocks, chosen, problem.weight)
     diagonal = problem.diagonal(variables, blocks, chosen)
     point = form.vector(variables, blocks)
-    gradient = form.gradient_as_it_is(variables, point, found.gradients)
+    gradient = form.filter_adjoint(form.gradient_as_it_is(variables, point, found.gradients))
     change = form.damp({name: gradient[name] / diagonal[name] for name in blocks})
     moved = {name: point[name] - step * STEPS[name] * change[name] for name in blocks}
     return form.variables(variables, moved), found.loss, found.sse

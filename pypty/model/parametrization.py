@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pypty.backend import fft
 from pypty.backend.array import Array, array_module
 from pypty.backend.kernels import abs2
+from pypty.model.step_filters import StepFilter
 from pypty.model.variables import Variables
 
 OBJECT_FORMS = ("complex", "phase", "amplitude_phase")
@@ -69,6 +70,7 @@ class Parametrization:
     probe : one of :data:`PROBE_FORMS`
     positions : one of :data:`POSITION_FORMS`
     scan_basis : (N, 3) orthonormal columns that span the affine maps of the scan; None when positions are free
+    filters : of the steps of some blocks
     """
 
     limits: BandLimits
@@ -76,6 +78,7 @@ class Parametrization:
     probe: str = "complex"
     positions: str = "free"
     scan_basis: Array = None
+    filters: Mapping[str, StepFilter] = field(default_factory=dict)
 
     def vector(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
         """The named blocks as the optimiser moves them."""
@@ -170,8 +173,30 @@ class Parametrization:
         return {name: self._in_subspace(name, array, False) for name, array in vector.items()}
 
     def damp(self, vector: Mapping[str, Array]) -> dict[str, Array]:
-        """As :meth:`project`, with the soft edge of the band limits where there is one."""
-        return {name: self._in_subspace(name, array, True) for name, array in vector.items()}
+        """P G of every block: filtered (:attr:`filters`), then as :meth:`project`, with the soft edge of the band
+        limits where there is one."""
+        return {
+            name: self._in_subspace(name, self._smoothed(name, array), True) for name, array in vector.items()
+        }
+
+    def damp_adjoint(self, gradient: Mapping[str, Array]) -> dict[str, Array]:
+        """G^T P, the transpose of :meth:`damp`."""
+        return self.filter_adjoint(
+            {name: self._in_subspace(name, array, True) for name, array in gradient.items()}
+        )
+
+    def filter_adjoint(self, gradient: Mapping[str, Array]) -> dict[str, Array]:
+        """G^T of every block that has filters."""
+        return {
+            name: self.filters[name].adjoint(array, self._form(name)) if name in self.filters else array
+            for name, array in gradient.items()
+        }
+
+    def _smoothed(self, name: str, array: Array) -> Array:
+        return self.filters[name].apply(array, self._form(name)) if name in self.filters else array
+
+    def _form(self, name: str) -> str:
+        return self.obj if name == "obj" else ""
 
     def _in_subspace(self, name: str, array: Array, soft: bool) -> Array:
         if name == "probe" and self.probe != "complex":  # it is a spectrum already

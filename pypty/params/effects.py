@@ -31,6 +31,7 @@ def check_effects(settings: Settings, report: Report, epochs: range) -> None:
         _check_probe_start,
         _check_virtual_detectors,
         _check_numbers,
+        _check_constraints,
     ):
         check(settings, report, epochs)
 
@@ -142,6 +143,28 @@ def _check_window(settings: Settings, report: Report, epochs: range) -> None:
             report.add(
                 "window",
                 f"given {radii.tolist()}, expected two radii 0 <= inner <= outer (fractions of half a window)",
+            )
+            return
+
+
+def _check_constraints(settings: Settings, report: Report, epochs: range) -> None:
+    """A constraint has what it needs, and limits in their order."""
+    if report.has("constraints"):
+        return
+    schedule = settings.schedules["constraints"]
+    for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
+        table = schedule.at(epoch)
+        if "tilt_smooth" in table and settings["scan_size"] is None:
+            report.add(
+                "constraints",
+                "'tilt_smooth' is on, but scan_size is not given; give the scan's points (slow, fast)",
+            )
+            return
+        low, high = table["obja_thresh"]["thresh"] if "obja_thresh" in table else (0.0, 0.0)
+        if low > high:
+            report.add(
+                "constraints",
+                f"'obja_thresh': 'thresh' given as {low:g}, {high:g}, expected the lower limit first",
             )
             return
 

@@ -53,9 +53,10 @@ class Number:
     integer: bool = False
     open_low: bool = False
     infinite: bool = False
+    odd: bool = False
 
     def describe(self) -> str:
-        word = "an integer" if self.integer else "a number"
+        word = "an odd integer" if self.odd else "an integer" if self.integer else "a number"
         low = "" if self.low == -np.inf else f" {'>' if self.open_low else '>='} {self.low:g}"
         high = "" if self.high == np.inf else f" <= {self.high:g}"
         joined = " and".join(part for part in (low, high) if part)
@@ -74,6 +75,8 @@ class Number:
             return f"given {brief(value)}, which is too large"
         if self.integer and np.isfinite(number) and number != round(number):
             return f"given {brief(value)}, which is not whole"
+        if self.odd and number % 2 == 0:
+            return f"given {brief(value)}, which is even"
         if self.integer and np.isfinite(number) and abs(number) > _LARGEST_INTEGER:
             return f"given {brief(value)}, which is too large"
         if number < self.low or (self.open_low and number == self.low) or number > self.high:

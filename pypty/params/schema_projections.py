@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pypty.params.kinds import ArrayOf, Choice, Number, optional
 from pypty.params.nested import Field, Record, Table, choices
-from pypty.params.parameter import NOT_YET, Parameter
+from pypty.params.parameter import Parameter
 
 _positive = Number(low=0, open_low=True)
 _non_negative = Number(low=0)
@@ -41,7 +41,7 @@ PROJECTIONS = Table((
                            Field("z_steps", 101, _positive_whole, "", "planes in it"))),
     ("ortho_pmode", _when()),
     ("fix_probe_int", _when()),
-    ("obj_rblur", _when(_of(), Field("kernel_size", 5, _positive_whole, "px", "odd"),
+    ("obj_rblur", _when(_of(), Field("kernel_size", 5, Number(low=1, integer=True, odd=True), "px", "odd"),
                         Field("std", 0.4, _non_negative, "px", "standard deviation"))),
     ("obj_zblur", _when(_of(), Field("kernel_size", 5, _positive_whole, "slices", ""),
                         Field("std", 1.0, _non_negative, "slices", "standard deviation"))),
@@ -71,7 +71,8 @@ PROJECTIONS = Table((
 
 PROJECTED = (
     Parameter("constraints", {}, PROJECTIONS, "", "Constraints between epochs, by name, each with start, step, end and "
-              "numbers of its own; True = with defaults. With lbfgs the filters obj_rblur, obj_zblur, kr_filter, "
-              "kz_filter and tilt_smooth act on every step instead; what changes the point restarts the history.",
-              per_epoch=True, status=NOT_YET),
+              "numbers of its own; True = with defaults. With lbfgs obj_rblur, obj_zblur, kr_filter, kz_filter, "
+              "pos_recenter and tilt_smooth filter every step from start to end instead; what changes the point "
+              "restarts the history.",
+              per_epoch=True),
 )
