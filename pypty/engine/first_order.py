@@ -159,7 +159,9 @@ class _Walk:
         share = len(chosen) / max(len(problem.indices), 1)
         terms = [_Scaled(one, share) for one in problem.regularizers]
         found = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
-        whole = form.gradient_as_it_is(self.problem.variables, _joined(self.point, form), found.gradients)
+        whole = form.gradient_as_it_is(
+            self.problem.variables, _joined(self.point, form), found.gradients, self.variables
+        )
         return found, {name: array for name, array in _split(whole, form).items() if name in self.rates}
 
     def move(self, gradient: Mapping[str, Array], chosen: np.ndarray) -> None:

@@ -121,7 +121,11 @@ class Parametrization:
         return self.project(self.gradient_as_it_is(base, vector, gradients))
 
     def gradient_as_it_is(
-        self, base: Variables, vector: Mapping[str, Array], gradients: Mapping[str, Array]
+        self,
+        base: Variables,
+        vector: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        at: Variables | None = None,
     ) -> dict[str, Array]:
         """The gradient with respect to the vector.
 
@@ -132,17 +136,18 @@ class Parametrization:
         ----------
         base : as in :meth:`variables`
         gradients : of the loss with respect to the unknowns, at ``variables(base, vector)``
+        at : those variables, where they are known
         """
         out = dict(gradients)
         if "obj" in out and self.obj != "complex":
-            obj = self.variables(base, {"obj": vector["obj"]}).obj
-            along_phase = (out["obj"] * obj.conj()).imag
+            obj = self.variables(base, {"obj": vector["obj"]}).obj if at is None else at.obj
+            turned = out["obj"] * obj.conj()
             if self.obj == "phase":
-                out["obj"] = along_phase
+                out["obj"] = array_module(obj).ascontiguousarray(turned.imag)
             else:
-                xp = array_module(obj)
-                along_amplitude = (out["obj"] * xp.exp(-1j * vector["obj"][1])).real.astype(along_phase.dtype)
-                out["obj"] = xp.stack([along_amplitude, along_phase])
+                out["obj"] = array_module(obj).stack(
+                    [_along_amplitude(turned, vector["obj"], out["obj"]), turned.imag]
+                )
         if "probe" in out and self.probe != "complex":
             grad = fft.ifft2_adjoint(out["probe"])
             if self.probe == "fourier_phase":
@@ -229,6 +234,17 @@ class Parametrization:
             else:
                 out["probe"] = array_module(power).full((1,) * power.ndim, scale)
         return out
+
+
+def _along_amplitude(turned: Array, numbers: Array, gradient: Array) -> Array:
+    """Re(G exp(-i theta)) from G conj(O) = G a exp(-i theta); where a is 0 the phase alone tells the direction."""
+    amplitude, phase = numbers
+    xp = array_module(turned)
+    black = amplitude == 0
+    along = turned.real / xp.where(black, amplitude.dtype.type(1), amplitude)
+    if bool(black.any()):
+        along = xp.where(black, (gradient * xp.exp(-1j * phase)).real.astype(along.dtype), along)
+    return along
 
 
 def affine_basis(positions: Array) -> Array:
