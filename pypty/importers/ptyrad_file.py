@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pypty.errors import ParameterError
 from pypty.importers.ptyrad_defaults import GROUPS, INSIDE, REQUIRED, SCHEDULER
 from pypty.params.presets import read_yaml
@@ -148,7 +150,7 @@ def _filled(
             out[key] = _plain(default)
             continue
         named.add(where)
-        value = given[key]
+        value = _as_in_a_file(given[key], key)
         nested = isinstance(default, Mapping) and key not in _OPEN and value is not None
         inside = (
             isinstance(default, Mapping) and key in ("sampler_params", "pruner_params") and value is not None
@@ -160,6 +162,13 @@ def _filled(
         else:
             out[key] = value
     return out
+
+
+def _as_in_a_file(value: Any, key: str) -> Any:
+    """Small arrays as lists; arrays of sources stay."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not key.endswith("_params")):
+        return value.tolist()
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -59,8 +59,8 @@ def translate_init(init: Group, folder: Path, tuned: frozenset[str], ledger: Led
     data = measured(init, folder, rng, ledger)
     grid = _grid(init, data, ledger)
     start_probe(init, folder, grid, data, tuned, ledger)
-    positions = _positions(init, folder, grid, data, rng, tuned, ledger)
-    layers = start_object(init, folder, grid, positions, rng, tuned, ledger)
+    positions, canvas = _positions(init, folder, grid, data, rng, tuned, ledger)
+    layers = start_object(init, folder, canvas, rng, tuned, ledger)
     _tilts(init, folder, layers.n_slices, len(positions), ledger)
     ledger.params.update(
         positions=positions,
@@ -162,8 +162,8 @@ def _positions(
     rng: np.random.RandomState,
     tuned: frozenset[str],
     ledger: Ledger,
-) -> np.ndarray:
-    """(N, 2) top-left corners on the canvas."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) top-left corners on the canvas, and its (2,) sides, which noise on the positions does not change."""
     source, window = init["pos_source"], grid.shape
     positions = _raw_positions(init, folder, grid, data, ledger)
     if len(positions) != data.scan_size[0] * data.scan_size[1]:
@@ -182,13 +182,14 @@ def _positions(
             ledger.note(
                 "pos_source PtyRAD: flips, affine map and noise are not applied a second time (PtyRAD does: B15)"
             )
-        return positions
+        return positions, np.maximum(scans.canvas_of(positions, window), _reach(positions, window))
     if flips is not None and any(flips):
         positions = scans.flipped(positions, data.scan_size, [int(one) for one in flips])
     affine = _untuned(affine, tuned)
     if affine != [1, 0, 0, 0]:
         positions = scans.affine(positions, affine, window)
         ledger.params["PLRotation_deg"] = -affine[2]
+    canvas = scans.canvas_of(positions, window)
     if noise and (source == "simu" or ledger.says(_KEY + names[2])):
         positions = scans.jittered(positions, float(noise), rng)
     elif noise:
@@ -197,7 +198,12 @@ def _positions(
         )
     for name in names:
         ledger.ours(_KEY + name, "positions")
-    return positions
+    return positions, np.maximum(canvas, _reach(positions, window))
+
+
+def _reach(positions: np.ndarray, window: tuple[int, int]) -> np.ndarray:
+    """(2,) pixels that an object needs for these windows."""
+    return np.round(positions.max(axis=0)).astype(int) + np.asarray(window)
 
 
 def _untuned(affine: Any, tuned: frozenset[str]) -> list[float]:

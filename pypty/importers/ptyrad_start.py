@@ -14,7 +14,6 @@ from pypty.importers.ptyrad_aberrations import cartesian_A, polar_terms
 from pypty.importers.ptyrad_data import open_array
 from pypty.importers.ptyrad_measured import Measured
 from pypty.importers.ptyrad_object import Layers
-from pypty.importers.ptyrad_scan import canvas_of
 from pypty.importers.ptyrad_sources import LOADED, load_source
 from pypty.importers.translation import Group, Ledger
 from pypty.optics.aberrations import aberration_names
@@ -159,14 +158,13 @@ def _loaded_probe(init: Group, folder: Path, grid: Grid, ledger: Ledger) -> np.n
 def start_object(
     init: Group,
     folder: Path,
-    grid: Grid,
-    positions: np.ndarray,
+    canvas: np.ndarray,
     rng: np.random.RandomState,
     tuned: frozenset[str],
     ledger: Ledger,
 ) -> Layers:
-    """``obj`` with its slices and weights of modes."""
-    layers = _first(init, folder, grid, positions, rng, ledger)
+    """``obj`` with its slices and weights of modes; ``canvas`` (2,) are its sides where the file does not give it."""
+    layers = _first(init, folder, canvas, rng, ledger)
     layers = objects.with_modes(_along_beam(init, layers), int(init["obj_omode_max"]), rng)
     n_modes = len(layers.amplitude)
     for name in ("obj_source", "obj_params", "obj_z_crop", "obj_z_pad", "obj_z_resample", "obj_omode_max"):
@@ -194,7 +192,7 @@ def start_object(
 
 
 def _first(
-    init: Group, folder: Path, grid: Grid, positions: np.ndarray, rng: np.random.RandomState, ledger: Ledger
+    init: Group, folder: Path, canvas: np.ndarray, rng: np.random.RandomState, ledger: Ledger
 ) -> Layers:
     source, given = init["obj_source"], init["obj_params"]
     thickness = float(init["obj_slice_thickness"])
@@ -202,7 +200,6 @@ def _first(
         if given is not None:
             shape = [int(size) for size in given]
         else:
-            canvas = np.maximum(canvas_of(positions, grid.shape), np.ceil(positions.max(axis=0)) + grid.shape)
             shape = [int(init["obj_omode_max"]), int(init["obj_Nlayer"]), *(int(size) for size in canvas)]
         return objects.random_phase(shape, thickness, rng)
     if source in LOADED:
