@@ -116,9 +116,7 @@ def test_positions() -> None:
     np.testing.assert_array_equal(scans.canvas_of(found, window), case["out_extent"])
     for name, flips in (("100", (1, 0, 0)), ("011", (0, 1, 1))):
         np.testing.assert_allclose(scans.flipped(found, scan, flips), case[f"out_pos_flip{name}"], atol=1e-12)
-    np.testing.assert_allclose(
-        scans.affine_matrix(*given_["affine"]), case["out_affine_matrix"], atol=1e-12
-    )
+    np.testing.assert_allclose(scans.affine_matrix(*given_["affine"]), case["out_affine_matrix"], atol=1e-12)
     np.testing.assert_allclose(
         scans.affine(found, given_["affine"], window), case["out_pos_affine"], atol=1e-12
     )
@@ -133,7 +131,10 @@ def test_a_real_run_starts_from_the_same_positions() -> None:
         init = plain(file["params/init_params"], ("__NONE__",))
         seed, corners = int(file["random_seed"][()]), np.array(file["model_attributes/crop_pos"])
         refined = corners + np.array(file["optimizable_tensors/probe_pos_shifts"])
-        canvas, weights = file["optimizable_tensors/obja"].shape, np.array(file["model_attributes/omode_occu"])
+        canvas, weights = (
+            file["optimizable_tensors/obja"].shape,
+            np.array(file["model_attributes/omode_occu"]),
+        )
     init |= {
         "random_seed": seed,
         "meas_source": "custom",
@@ -261,9 +262,7 @@ def test_blur_noise_orientation_crop(case: dict[str, np.ndarray], counts: np.nda
     np.testing.assert_allclose(
         patterns.source_blurred(counts, scan, 0.4 / step), case["out_source_size_0p4A"], atol=1e-6
     )
-    np.testing.assert_allclose(
-        patterns.detector_blurred(counts, 0.9), case["out_det_blur_0p9px"], atol=1e-6
-    )
+    np.testing.assert_allclose(patterns.detector_blurred(counts, 0.9), case["out_det_blur_0p9px"], atol=1e-6)
     noisy = patterns.with_poisson_noise(counts, 1e4 * step**2, np.random.RandomState(3))
     np.testing.assert_allclose(noisy, case["out_poisson_1e4_eA2_seed3"], atol=1e-6)
     np.testing.assert_array_equal(patterns.flipped(counts, (1, 0, 1)), case["out_flipT_101"])
@@ -281,9 +280,7 @@ def test_blur_noise_orientation_crop(case: dict[str, np.ndarray], counts: np.nda
 def test_translated_arrays_give_the_patterns_of_ptyrad(name: str) -> None:
     """Object, probe, positions, slices and tilts in, PtyRAD's patterns out of our model."""
     with np.load(FORWARD) as stored:
-        vectors = {
-            key.removeprefix(f"{name}_"): stored[key] for key in stored if key.startswith(f"{name}_")
-        }
+        vectors = {key.removeprefix(f"{name}_"): stored[key] for key in stored if key.startswith(f"{name}_")}
     init = {
         "probe_kv": 200,
         "probe_conv_angle": 20,
@@ -313,9 +310,7 @@ def test_translated_arrays_give_the_patterns_of_ptyrad(name: str) -> None:
     found = translate({"init_params": init}).params
     from_start = {key: found[key] for key in found if key in _MODEL_KEYS}
     simulated = pypty.simulate({**from_start, "default_dtype": "double", "backend": "cpu"})
-    np.testing.assert_allclose(
-        simulated[vectors["in_batch"]], vectors["out_dp"], rtol=1e-6, atol=1e-8
-    )
+    np.testing.assert_allclose(simulated[vectors["in_batch"]], vectors["out_dp"], rtol=1e-6, atol=1e-8)
 
 
 _MODEL_KEYS = frozenset(
