@@ -535,6 +535,13 @@ def test_random_starts_repeat_with_the_seed() -> None:
     assert np.abs(first["positions"] - other["positions"]).max() > 0.1
 
 
+def test_the_guide_names_every_key() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "ptyrad.md").read_text(encoding="utf-8")
+    for entries in GROUPS.values():
+        for name in entries:
+            assert name in guide, name
+
+
 def test_defaults_of_sub_mappings_are_known() -> None:
     for name in INSIDE:
         assert name in GROUPS["init_params"]
