@@ -15,6 +15,7 @@ import numpy as np
 
 from pypty.errors import ParameterError
 from pypty.importers.ptyrad_defaults import GROUPS, INSIDE, REQUIRED, SCHEDULER
+from pypty.importers.ptyrad_values import value_problem
 from pypty.params.presets import read_yaml
 
 _OPEN = ("probe_aberrations", "tilt_params", "meas_params", "configs", "tune_params", "sampler_params",
@@ -99,18 +100,18 @@ def complete(content: Mapping[str, Any], source: str) -> Complete:
     Raises
     ------
     ParameterError
-        Keys are not known (all are named), or required ones are missing.
+        Keys are not known or values are of another kind (all are named), or required ones are missing.
     """
     notes: list[str] = []
     problems: list[str] = []
     given: set[str] = set()
     current = {name: _modern(name, dict(_mapping(content.get(name), name, source)), notes) for name in GROUPS}
     known = (*GROUPS, *_SHIPPED)
-    problems += [f"{name!r}{_near(name, known)}" for name in content if name not in known]
+    problems += [f"PtyRAD has no {name!r}{_near(name, known)}" for name in content if name not in known]
     groups = {name: _filled(current[name], GROUPS[name], name, given, problems) for name in GROUPS}
     for name, inside in INSIDE.items():
         value = groups["init_params"][name]
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and GROUPS["init_params"][name] is None:
             groups["init_params"][name] = _filled(value, inside, f"init_params.{name}", given, problems)
     scheduler = groups["model_params"]["scheduler_params"]
     if scheduler is not None:
@@ -118,7 +119,7 @@ def complete(content: Mapping[str, Any], source: str) -> Complete:
             scheduler, SCHEDULER, "model_params.scheduler_params", given, problems
         )
     if problems:
-        raise ParameterError(f"{source}: PtyRAD has no parameter {'; '.join(problems)}")
+        raise ParameterError(f"{source}: {'; '.join(problems)}")
     needed = [key for key in REQUIRED if groups["init_params"][key] is None]
     if needed and groups["init_params"]["probe_illum_type"] == "electron":
         raise ParameterError(
@@ -142,7 +143,7 @@ def _filled(
     given = _mapping(given, path, "the file")
     for key in given:
         if key not in defaults:
-            problems.append(f"'{path}.{key}'{_near(str(key), defaults)}")
+            problems.append(f"PtyRAD has no '{path}.{key}'{_near(str(key), defaults)}")
     out: dict[str, Any] = {}
     for key, default in defaults.items():
         where = f"{path}.{key}"
@@ -151,6 +152,11 @@ def _filled(
             continue
         named.add(where)
         value = _as_in_a_file(given[key], key)
+        problem = value_problem(key, default, value)
+        if problem:
+            problems.append(f"{where} is {problem}")
+            out[key] = _plain(default)
+            continue
         nested = isinstance(default, Mapping) and key not in _OPEN and value is not None
         inside = (
             isinstance(default, Mapping) and key in ("sampler_params", "pruner_params") and value is not None
@@ -158,7 +164,8 @@ def _filled(
         if nested:
             out[key] = _filled(value, default, where, named, problems)
         elif inside:
-            out[key] = {"configs": {}, **_mapping(value, where, "the file")}
+            same = str(value.get("name")) == default["name"]
+            out[key] = {"configs": _plain(default["configs"]) if same else {}, **value}
         else:
             out[key] = value
     return out

@@ -89,6 +89,17 @@ def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledg
     n_padded, rim = n_cropped, np.zeros((0, 0))
     if pad is not None:
         n_padded = _target(pad)
+        if n_padded < n_cropped or pad["padding_type"] not in (
+            "constant",
+            "edge",
+            "linear_ramp",
+            "exp",
+            "power",
+        ):
+            raise ParameterError(
+                f"{ledger.source}: meas_pad is {dict(pad)}; expected target_Npix from {n_cropped} on, and padding_type "
+                "constant, edge, linear_ramp, exp or power"
+            )
         rim = steps.background(
             mean, n_padded, pad["padding_type"], float(pad["value"]), float(pad["threshold"])
         )
@@ -121,10 +132,16 @@ def _opened(init: Group, folder: Path, ledger: Ledger) -> Stored:
     for name in unknown_entries(init["meas_params"]):
         ledger.unused(f"{_KEY}meas_params.{name}", "it means nothing to PtyRAD either")
     array = stored.data
-    if init["meas_permute"] is not None:
-        array = np.transpose(np.asarray(array), [int(axis) for axis in init["meas_permute"]])
-    if init["meas_reshape"] is not None:
-        array = np.asarray(array).reshape([int(size) for size in init["meas_reshape"]])
+    try:
+        if init["meas_permute"] is not None:
+            array = np.transpose(np.asarray(array), [int(axis) for axis in init["meas_permute"]])
+        if init["meas_reshape"] is not None:
+            array = np.asarray(array).reshape([int(size) for size in init["meas_reshape"]])
+    except ValueError as error:
+        raise ParameterError(
+            f"{ledger.source}: meas_permute {init['meas_permute']} or meas_reshape {init['meas_reshape']} do not fit "
+            f"patterns of shape {tuple(stored.data.shape)}: {error}"
+        ) from error
     return stored if array is stored.data else Stored(array)
 
 
@@ -232,8 +249,6 @@ def _factor(resample: Group | None) -> float:
 
 
 def _padding(pad: Group, width: int) -> dict[str, Any]:
-    if width < 0:
-        raise ParameterError(f"meas_pad.target_Npix is {_target(pad)}, which is smaller than the pattern")
     out: dict[str, Any] = {"data_pad": width, "data_pad_fill": pad["padding_type"]}
     if pad["padding_type"] in ("exp", "power"):
         out["data_pad_threshold"] = float(pad["threshold"])

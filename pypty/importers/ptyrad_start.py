@@ -46,7 +46,12 @@ def start_probe(
     else:
         probe = _loaded_probe(init, folder, grid, ledger)
     if init["probe_permute"] is not None:
-        probe = np.transpose(probe, [int(axis) for axis in init["probe_permute"]])
+        axes = [int(axis) for axis in init["probe_permute"]]
+        if sorted(axes) != [0, 1, 2]:
+            raise ParameterError(
+                f"{ledger.source}: probe_permute is {axes}, expected 0, 1 and 2 in some order"
+            )
+        probe = np.transpose(probe, axes)
     probe = probes.with_modes(
         probe, int(init["probe_pmode_max"]), [float(one) for one in init["probe_pmode_init_pows"]]
     )
