@@ -46,11 +46,12 @@ _EITHER = (
     "options",
     "dynamic",
     "load_state",
+    "tilt_params",
 )
 """They take several kinds."""
 _NULL = ("SAVE_ITERS", "pos_scan_rand_std", "start_iter", "end_iter", "step", "thresh", "max_shift", "prefix",
-         "postfix", "prefix_time", "pruner_params", "compiler_configs", "convergence_monitor", "probe_aberrations", "configs",
-         "save_result", "selected_figs", "recon_dir_affixes", "tune_params")  # fmt: skip
+         "postfix", "prefix_time", "pruner_params", "compiler_configs", "convergence_monitor", "probe_aberrations",
+         "configs", "save_result", "selected_figs", "recon_dir_affixes", "tune_params")  # fmt: skip
 """Null is a value although it is not the default."""
 
 
