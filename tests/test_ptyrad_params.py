@@ -15,6 +15,7 @@ from pypty.errors import ParameterError
 from pypty.importers import Translation, translate
 from pypty.importers.ptyrad_defaults import GROUPS, INSIDE, TUNED
 from pypty.importers.ptyrad_file import complete
+from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 
 SCAN = (5, 6)
@@ -331,6 +332,8 @@ def test_lbfgs_has_switches_in_place_of_rates() -> None:
     assert params["optimizer"] == "lbfgs" and params["hist_length"] == 20
     assert "learning_rates" not in params and "lr_scheduler" not in params and "lazy_moments" not in params
     assert params["update_probe"] == "epoch >= 2 and epoch < 8" and params["update_obj"] is True
+    switch = make_schedule(SCHEMA["update_probe"], params["update_probe"])
+    assert [switch.at(epoch) for epoch in (1, 2, 7, 8)] == [False, True, True, False]
     assert params["phase_only_obj"] is True
     assert any("line_search_fn" in text for text in found.without_counterpart)
 

@@ -58,67 +58,89 @@ def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledg
     scan = (int(init["pos_N_scan_slow"]), int(init["pos_N_scan_fast"]))
     n = int(init["meas_Npix"])
     _check(stored.data, scan, n, init)
-    flips = [int(one) for one in (init["meas_flipT"] or (0, 0, 0))]
+    plan = _plan(init)
     mean, sums, lowest = _look(stored.data)
-    raw_mean = steps.flipped(mean, flips)
+    mean = raw_mean = steps.flipped(mean, plan.flips)
+    changed = plan.changes or stored.path is None or lowest < 0
+    if changed:
+        data, scan, mean = _prepared(stored.data, scan, plan, init)
+        sums = data.sum(axis=(1, 2), dtype=np.float64)
+    else:
+        data = None
+        ledger.params.update(_as_stored(stored, bool(plan.flips[0])))
+    normalization = init["meas_normalization"]
+    divisor = steps.normalization(mean, normalization["mode"], normalization["value"])
+    mean, sums = mean / divisor, sums / divisor
+    n_cropped = mean.shape[0]
+    rim = None if plan.pad is None else _rim(plan.pad, mean, ledger.source)
+    n_padded = n_cropped if rim is None else len(rim)
+    sums = sums if rim is None else sums + rim.sum()
+    if data is None:
+        ledger.params["data_multiplier"] = 1 / divisor
+    else:
+        data /= np.float32(divisor)
+        data = _finished(data, scan, None if plan.virtual_pad else rim, init, rng)
+        if plan.later:
+            sums = data.sum(axis=(1, 2), dtype=np.float64)
+        ledger.params["dataset"] = data
+    if plan.pad is not None and plan.virtual_pad:
+        ledger.params.update(_padding(plan.pad, (n_padded - n_cropped) // 2))
+    if plan.factor != 1:
+        ledger.params["data_resample"] = plan.factor
+    _told(init, ledger, changed, plan.virtual_pad, divisor)
+    n_pixels = math.floor(n_padded * plan.factor + 1e-9)
+    return Measured(raw_mean, scan, n, n_cropped, n_padded, n_pixels, float(sums.mean()), float(sums.max()))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked for.
+
+    Attributes
+    ----------
+    flips : of ky, kx, and their exchange
+    crop : of slow, fast, ky, kx; None where nothing is cropped
+    pad : meas_pad where it is on
+    factor : of resampling, which is left to the engine
+    later : there are steps after padding
+    virtual_pad : the engine pads
+    changes : patterns must be changed in memory, whatever they hold
+    """
+
+    flips: list[int]
+    crop: Any
+    pad: Group | None
+    factor: float
+    later: bool
+    virtual_pad: bool
+    changes: bool
+
+
+def _plan(init: Group) -> _Plan:
+    flips = [int(one) for one in (init["meas_flipT"] or (0, 0, 0))]
     pad, factor = init["meas_pad"], _factor(init["meas_resample"])
     if pad is not None and pad["mode"] is None:
         pad = None
     later = any(init[f"meas_add_{what}"] for what in ("source_size", "detector_blur", "poisson_noise"))
     crop = init["meas_crop"] if any(one is not None for one in init["meas_crop"] or ()) else None
+    n = int(init["meas_Npix"])
     cut = n if crop is None or crop[2] is None else len(range(n)[slice(*crop[2])])
-    virtual_pad = (
-        pad is not None and not later and factor == 1 and not pad["value"] and (_target(pad) - cut) % 2 == 0
-    )
-    changed = bool(
-        stored.path is None
-        or flips[1] or flips[2] or crop or later or (pad is not None and not virtual_pad)
-        or lowest < 0 or init["meas_remove_neg_values"]["force"]
-    )  # fmt: skip
-    if changed:
-        data, scan, mean = _prepared(stored.data, scan, flips, crop, init)
-        sums = data.sum(axis=(1, 2), dtype=np.float64)
-    else:
-        data, mean = None, raw_mean
-        ledger.params.update(_as_stored(stored, bool(flips[0])))
-    divisor = steps.normalization(
-        mean, init["meas_normalization"]["mode"], init["meas_normalization"]["value"]
-    )
-    mean, sums = mean / divisor, sums / divisor
-    n_cropped = mean.shape[0]
-    n_padded, rim = n_cropped, np.zeros((0, 0))
-    if pad is not None:
-        n_padded = _target(pad)
-        if n_padded < n_cropped or pad["padding_type"] not in (
-            "constant",
-            "edge",
-            "linear_ramp",
-            "exp",
-            "power",
-        ):
-            raise ParameterError(
-                f"{ledger.source}: meas_pad is {dict(pad)}; expected target_Npix from {n_cropped} on, and padding_type "
-                "constant, edge, linear_ramp, exp or power"
-            )
-        rim = steps.background(
-            mean, n_padded, pad["padding_type"], float(pad["value"]), float(pad["threshold"])
+    virtual_pad = pad is not None and not (later or factor != 1 or pad["value"] or (_target(pad) - cut) % 2)
+    in_memory = pad is not None and not virtual_pad
+    forced = init["meas_remove_neg_values"]["force"]
+    changes = bool(flips[1] or flips[2] or crop or later or in_memory or forced)
+    return _Plan(flips, crop, pad, factor, later, virtual_pad, changes)
+
+
+def _rim(pad: Group, mean: np.ndarray, source: str) -> np.ndarray:
+    """The padded background."""
+    size, kind, n = _target(pad), pad["padding_type"], len(mean)
+    if size < n or kind not in ("constant", "edge", "linear_ramp", "exp", "power"):
+        raise ParameterError(
+            f"{source}: meas_pad is {dict(pad)}; expected target_Npix from {n} on, and padding_type constant, edge, "
+            "linear_ramp, exp or power"
         )
-        sums = sums + rim.sum()
-    if data is None:
-        ledger.params["data_multiplier"] = 1 / divisor
-    else:
-        data /= np.float32(divisor)
-        data = _finished(data, scan, rim, pad is not None and not virtual_pad, init, rng)
-        if later:
-            sums = data.sum(axis=(1, 2), dtype=np.float64)
-        ledger.params["dataset"] = data
-    if virtual_pad:
-        ledger.params.update(_padding(pad, (n_padded - n_cropped) // 2))
-    if factor != 1:
-        ledger.params["data_resample"] = factor
-    _told(init, ledger, changed, virtual_pad, divisor)
-    n_pixels = math.floor(n_padded * factor + 1e-9)
-    return Measured(raw_mean, scan, n, n_cropped, n_padded, n_pixels, float(sums.mean()), float(sums.max()))
+    return steps.background(mean, size, kind, float(pad["value"]), float(pad["threshold"]))
 
 
 def _opened(init: Group, folder: Path, ledger: Ledger) -> Stored:
@@ -191,11 +213,11 @@ def _as_stored(stored: Stored, flip: bool) -> dict[str, Any]:
 
 
 def _prepared(
-    array: Any, scan: tuple[int, int], flips: list[int], crop: Any, init: Group
+    array: Any, scan: tuple[int, int], plan: _Plan, init: Group
 ) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
     """float32 patterns after flips, cropping and removal of negatives; points of the scan; mean pattern."""
     data = np.asarray(array[:], np.float32).reshape(-1, *array.shape[-2:])
-    data = steps.flipped(data, flips)
+    data, crop = steps.flipped(data, plan.flips), plan.crop
     if crop is not None:
         data = steps.cropped(data, scan, crop)
         slow, fast = (
@@ -212,13 +234,12 @@ def _prepared(
 def _finished(
     data: np.ndarray,
     scan: tuple[int, int],
-    rim: np.ndarray,
-    pad: bool,
+    rim: np.ndarray | None,
     init: Group,
     rng: np.random.RandomState,
 ) -> np.ndarray:
     """Padded, blurred, noisy patterns, as far as the file asks for it."""
-    if pad:
+    if rim is not None:
         data = steps.padded(data, rim)
     step = float(init["pos_scan_step_size"])
     if init["meas_add_source_size"]:
