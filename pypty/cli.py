@@ -1,4 +1,4 @@
-"""The command line: pypty import | check | plan | run | demo | explain | presets | doctor."""
+"""The command line: pypty import | convert | check | plan | run | demo | explain | presets | doctor."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "Estimate memory and batch size."),
     ):
         sub = add(name, function, text)
-        sub.add_argument("file", help="YAML file with parameters, output folder, or name of a preset")
+        sub.add_argument(
+            "file",
+            help="YAML file with parameters, output folder, name of a preset, or parameter file of PtyRAD",
+        )
         sub.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter"
         )
@@ -58,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--resume", action="store_true", help="FILE is an output folder: continue it exactly"
             )
     _add_import(add("import", _import, "Write a detector's file as calibrated HDF5, whatever its format."))
+    _add_convert(add("convert", _convert, "Translate a parameter file of PtyRAD into a preset."))
     demo = add("demo", _demo, "Reconstruct MoS2 from simulated data that comes with PyPty.")
     demo.add_argument(
         "--output", default="pypty_demo", help="folder for results and figures (default: %(default)s)"
@@ -71,9 +75,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
-    from pypty.params.presets import load_preset, read_changes
+    from pypty.importers.command import load_parameters
+    from pypty.params.presets import read_changes
 
-    return {**load_preset(options.file), **read_changes(options.set)}
+    params, told = load_parameters(options.file, read_changes(options.set))
+    if told:
+        _say(told)
+    return params
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -106,6 +114,20 @@ def _import(options: argparse.Namespace) -> int:
     from pypty.readers.command import import_command
 
     _say(import_command(options))
+    return 0
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    from pypty.importers.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from pypty.importers.command import convert_command
+    from pypty.params.presets import read_changes
+
+    _say(convert_command(options, read_changes(options.set)))
     return 0
 
 

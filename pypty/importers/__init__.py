@@ -4,5 +4,15 @@ from __future__ import annotations
 
 from pypty.importers.imported import Imported
 from pypty.importers.load import load_result, params_from
+from pypty.importers.ptyrad_params import load_params, translate, translate_file
+from pypty.importers.translation import Translation
 
-__all__ = ["Imported", "load_result", "params_from"]
+__all__ = [
+    "Imported",
+    "Translation",
+    "load_params",
+    "load_result",
+    "params_from",
+    "translate",
+    "translate_file",
+]

@@ -97,7 +97,13 @@ def load_preset(source: str | Path) -> dict[str, Any]:
             f"{str(path)!r} is a pickle, which can run code when opened; if you trust it, read it "
             "with pypty.params.presets.import_pickle(path) and pass the dict"
         )
-    return resolve_files(read_yaml(path), path.parent)
+    content = read_yaml(path)
+    if isinstance(content.get("init_params"), Mapping):
+        raise ParameterError(
+            f"{str(path)!r} is a parameter file of PtyRAD; 'pypty run' and 'pypty convert' read it, and in Python "
+            "pypty.importers.load_params(path) gives parameters for pypty.run"
+        )
+    return resolve_files(content, path.parent)
 
 
 def _parameter_file(source: str | Path) -> Path:

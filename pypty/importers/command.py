@@ -1,0 +1,123 @@
+"""``pypty convert``, and the one door through which the command line loads parameter files of PtyRAD and of ours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pypty.errors import ParameterError
+from pypty.importers.ptyrad_defaults import GROUPS
+from pypty.importers.ptyrad_file import is_ptyrad_content, read_file
+from pypty.importers.ptyrad_params import translate
+from pypty.importers.translation import Translation
+from pypty.output.files import make_folder, write_array, write_text
+from pypty.output.settings_file import yaml_value
+from pypty.params.presets import load_preset
+
+_SUFFIXES = (".yml", ".yaml", ".toml", ".json", ".py")
+_INLINE = 16
+"""Numbers that are written in the preset itself."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``pypty convert``."""
+    parser.add_argument("file", help="parameter file of PtyRAD: .yml, .yaml, .toml or .json")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="PRESET.yaml", help="file for the parameters of pypty"
+    )
+    parser.add_argument("--report", action="store_true", help="also tell what became of every key")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a key there (recon_params.NITER=50) or a parameter here (epoch_max=50)",
+    )
+
+
+def convert_command(options: argparse.Namespace, changes: Mapping[str, Any]) -> str:
+    """Write the preset; gives the text to show.
+
+    Raises
+    ------
+    ParameterError, DataError
+        The file is no parameter file of PtyRAD, or cannot be translated.
+    """
+    content = read_file(options.file)
+    if not is_ptyrad_content(content):
+        raise ParameterError(f"{options.file!r} is no parameter file of PtyRAD: it has no init_params")
+    found = _translated(options.file, content, changes)
+    write_preset(found, options.output, str(options.file))
+    return f"{found.report(options.report)}\nWritten: {options.output}"
+
+
+def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Parameters of a preset, an output folder, or a parameter file of PtyRAD, and what there is to say about them.
+
+    Parameters
+    ----------
+    changes : parameters that replace those of the file; dotted names are keys of a PtyRAD file
+
+    Raises
+    ------
+    ParameterError, DataError
+        The file is missing, or cannot be read or translated.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix.lower() in _SUFFIXES:
+        content = read_file(path)
+        if is_ptyrad_content(content):
+            found = _translated(source, content, changes)
+            return found.params, f"{source}: parameters of PtyRAD.\n{found.report()}"
+        if path.suffix.lower() == ".toml":
+            raise ParameterError(f"{source!r} is no parameter file of PtyRAD; those of pypty are YAML")
+    return {**load_preset(source), **changes}, ""
+
+
+def _translated(source: str, content: Mapping[str, Any], changes: Mapping[str, Any]) -> Translation:
+    theirs = {key: value for key, value in changes.items() if key.partition(".")[0] in GROUPS and "." in key}
+    found = translate(_changed(content, theirs), source, Path(source).expanduser().resolve().parent)
+    found.params.update({key: value for key, value in changes.items() if key not in theirs})
+    return found
+
+
+def _changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with entries by dotted name replaced."""
+    out = dict(content)
+    for name, value in changes.items():
+        head, _, rest = name.partition(".")
+        if not rest:
+            out[head] = value
+        else:
+            inner = out.get(head)
+            out[head] = _changed(inner if isinstance(inner, Mapping) else {}, {rest: value})
+    return out
+
+
+def write_preset(found: Translation, path: str | Path, source: str) -> None:
+    """A preset that :func:`pypty.load_preset` reads; arrays lie beside it in NAME_arrays.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    path = Path(path).expanduser()
+    folder = f"{path.stem}_arrays"
+    plain: dict[str, Any] = {}
+    for name, value in found.params.items():
+        if isinstance(value, np.ndarray) and (value.size > _INLINE or value.dtype.kind == "c"):
+            make_folder(path.parent / folder)
+            write_array(path.parent / folder / f"{name}.npy", value)
+            plain[name] = {"file": f"{folder}/{name}.npy"}
+        else:
+            plain[name] = yaml_value(value)
+    make_folder(path.parent)
+    said = "".join(f"# {line}\n" for line in found.report().splitlines())
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+    write_text(path, f"# From {source} of PtyRAD, by pypty convert.\n{said}{text}")

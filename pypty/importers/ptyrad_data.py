@@ -1,0 +1,172 @@
+"""The arrays that PtyRAD's sources name: files of patterns, in the order of axes in which they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.io
+
+from pypty.errors import DataError, ParameterError
+from pypty.readers.arrays import open_tif, open_zarr
+from pypty.readers.hdf5 import find_dataset, open_file
+
+_GAP_BYTES = 1024
+"""Two rows of 128 numbers after each frame of the first EMPAD."""
+_KNOWN = ("path", "key", "shape", "offset", "gap", "selection", "zarr_kwargs")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file, read when asked for.
+
+    Attributes
+    ----------
+    data : array-like with shape, dtype and slicing
+    path, key : where the engine can read it itself; None where it cannot
+    """
+
+    data: Any
+    path: Path | None = None
+    key: str | None = None
+
+
+def find_path(given: Any, folder: Path, what: str) -> Path:
+    """A path as the file gives it: from the current folder, else from beside the file.
+
+    Raises
+    ------
+    DataError
+        There is nothing.
+    """
+    if not isinstance(given, (str, Path)):
+        raise ParameterError(f"{what} is {given!r}, expected a path")
+    path = Path(given).expanduser()
+    for candidate in (path, folder / path):
+        if candidate.exists():
+            return candidate
+    raise DataError(
+        f"{what}: there is no file {str(path)!r} (looked from {str(Path.cwd())!r} and from {str(folder)!r})"
+    )
+
+
+def open_array(params: Any, folder: Path, what: str, raw_shape: Sequence[int] | None = None) -> Stored:
+    """The array of a {path, key, shape, offset, gap, selection} entry, or an array itself.
+
+    Parameters
+    ----------
+    what : the key, for messages
+    raw_shape : of a .raw file, where the entry does not say it
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged, or holds no such array.
+    ParameterError
+        The entry is not that.
+    """
+    if isinstance(params, np.ndarray):
+        return Stored(params)
+    if isinstance(params, (str, Path)):
+        params = {"path": params}
+    if not isinstance(params, Mapping) or "path" not in params:
+        raise ParameterError(
+            f"{what} is {params!r}, expected {{path: FILE}} with key, shape, offset, gap, selection"
+        )
+    path = find_path(params["path"], folder, f"{what}.path")
+    stored = _open(path, params, what, raw_shape)
+    selection = params.get("selection")
+    if selection is None:
+        return stored
+    return Stored(np.asarray(stored.data[tuple(_part(one, what) for one in selection)]))
+
+
+def unknown_entries(params: Any) -> list[str]:
+    """Entries of a {path, ...} mapping that mean nothing (PtyRAD says nothing about them)."""
+    return [str(key) for key in params if key not in _KNOWN] if isinstance(params, Mapping) else []
+
+
+def _part(given: Any, what: str) -> Any:
+    if given is None:
+        return slice(None)
+    if isinstance(given, int):
+        return given
+    if isinstance(given, (list, tuple)) and 1 <= len(given) <= 3:
+        return slice(*given)
+    raise ParameterError(
+        f"{what}.selection: {given!r}, expected [start, stop, step], a whole number or null per axis"
+    )
+
+
+def _open(path: Path, params: Mapping[str, Any], what: str, raw_shape: Sequence[int] | None) -> Stored:
+    suffix, key = path.suffix.lower(), params.get("key")
+    if suffix == ".raw":
+        return Stored(_raw(path, params, what, raw_shape))
+    if suffix == ".npy":
+        try:
+            return Stored(np.load(path, mmap_mode="r", allow_pickle=False), path)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
+    if suffix in (".tif", ".tiff"):
+        return Stored(open_tif(path, None).data)
+    if suffix == ".zarr":
+        return Stored(open_zarr(path, key, None).data)
+    if h5py.is_hdf5(path):
+        file = open_file(path)
+        name = None if key is None else str(key)
+        if name is not None and name not in file:
+            name = name.replace(".", "/")
+        dataset = find_dataset(file, name, path)
+        own = suffix in (".h5", ".hdf5", ".hdf")
+        return Stored(dataset, path if own else None, dataset.name.lstrip("/") if own else None)
+    if suffix == ".mat":
+        return Stored(_old_matlab(path, key, what))
+    raise DataError(
+        f"{what}.path: {str(path)!r} has the ending {suffix!r}; expected .tif, .npy, .mat, .h5, .hdf5, .zarr or .raw"
+    )
+
+
+def _old_matlab(path: Path, key: Any, what: str) -> np.ndarray:
+    try:
+        content = scipy.io.loadmat(path, variable_names=None if key is None else [str(key)])
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+        raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {error}") from error
+    arrays = {
+        name: value
+        for name, value in content.items()
+        if not name.startswith("__")
+        and isinstance(value, np.ndarray)
+        and (key is not None or value.ndim in (3, 4))
+    }
+    if len(arrays) != 1:
+        raise DataError(
+            f"{what}: {str(path)!r} has {len(arrays)} such arrays ({', '.join(arrays)}); name one by key"
+        )
+    return np.asarray(next(iter(arrays.values())))
+
+
+def _raw(path: Path, params: Mapping[str, Any], what: str, raw_shape: Sequence[int] | None) -> Any:
+    """Frames of float32, each followed by ``gap`` bytes, after ``offset`` bytes."""
+    shape = params.get("shape") or raw_shape
+    if shape is None or len(shape) != 3:
+        raise ParameterError(f"{what}.shape is {shape!r}, expected [N, height, width] of the .raw file")
+    n, height, width = (int(size) for size in shape)
+    offset = int(params.get("offset") or 0)
+    gap = _GAP_BYTES if params.get("gap") is None else int(params["gap"])
+    wanted = offset + n * (4 * height * width + gap)
+    size = path.stat().st_size
+    if size != wanted:
+        raise DataError(
+            f"{str(path)!r} has {size} bytes, but {n} frames of {height} x {width} numbers of 4 bytes, {gap} bytes "
+            f"after each and {offset} bytes before the first, have {wanted}; correct shape, gap or offset"
+        )
+    kind = np.dtype(
+        [("frame", "<f4", (height, width)), ("gap", f"V{gap}")]
+        if gap
+        else [("frame", "<f4", (height, width))]
+    )
+    return np.memmap(path, kind, "r", offset, (n,))["frame"]

@@ -1,0 +1,231 @@
+"""Parameter files of PtyRAD: reading, recognising, old forms, and what they leave out."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import ParameterError
+from pypty.importers.ptyrad_defaults import GROUPS, INSIDE, REQUIRED, SCHEDULER
+from pypty.importers.ptyrad_values import value_problem
+from pypty.params.presets import read_yaml
+
+_OPEN = ("probe_aberrations", "tilt_params", "meas_params", "configs", "tune_params", "sampler_params",
+         "pruner_params", "options", "obj_params", "probe_params", "pos_params")  # fmt: skip
+"""Entries whose content is looked at where they are used."""
+_OLD_ABERRATIONS = (
+    ("probe_defocus", "defocus", ("defocus", "C10", "C1")),
+    ("probe_c3", "C30", ("C30", "Cs", "C3")),
+    ("probe_c5", "C50", ("C50", "C5")),
+)
+_SHIPPED = ("params_path",)
+"""Beside the groups, in parameters that PtyRAD has written."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The content of a file with PtyRAD's defaults.
+
+    Attributes
+    ----------
+    groups : the six groups, every key of which is there
+    given : dotted names of what the file says itself
+    notes : old forms that were brought up to date
+    """
+
+    groups: Mapping[str, Mapping[str, Any]]
+    given: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def is_ptyrad_content(content: Any) -> bool:
+    """Whether a mapping is a parameter file of PtyRAD: it has init_params, or another of the groups."""
+    return isinstance(content, Mapping) and any(isinstance(content.get(name), Mapping) for name in GROUPS)
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """The content of a .yml, .yaml, .json or .toml file; files that are not PtyRAD's are read, too.
+
+    Raises
+    ------
+    ParameterError
+        It cannot be read, or is a Python module.
+    """
+    path = Path(path).expanduser()
+    suffix = path.suffix.lower()
+    if suffix == ".py":
+        raise ParameterError(
+            f"{str(path)!r} is a Python module: reading it would run whatever is in it, so it is not read. Write its "
+            "groups as .yml, .toml or .json, or import it yourself and give the groups: "
+            "pypty.importers.translate({'init_params': module.init_params, ...}).params"
+        )
+    if not path.is_file():
+        raise ParameterError(f"there is no parameter file {str(path)!r} (looked from {str(Path.cwd())!r})")
+    if suffix == ".toml":
+        return _read_toml(path)
+    if suffix == ".json":
+        return _read_json(path)
+    return read_yaml(path)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # TOMLDecodeError is a ValueError
+        raise ParameterError(f"{str(path)!r} cannot be read as TOML: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ParameterError(f"{str(path)!r} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ParameterError(f"{str(path)!r} holds a {type(content).__name__}, expected a mapping of groups")
+    return content
+
+
+def complete(content: Mapping[str, Any], source: str) -> Complete:
+    """Old forms brought up to date, keys checked, and PtyRAD's defaults where the file says nothing.
+
+    Raises
+    ------
+    ParameterError
+        Keys are not known or values are of another kind (all are named), or required ones are missing.
+    """
+    notes: list[str] = []
+    problems: list[str] = []
+    given: set[str] = set()
+    current = {name: _modern(name, dict(_mapping(content.get(name), name, source)), notes) for name in GROUPS}
+    known = (*GROUPS, *_SHIPPED)
+    problems += [f"PtyRAD has no {name!r}{_near(name, known)}" for name in content if name not in known]
+    groups = {name: _filled(current[name], GROUPS[name], name, given, problems) for name in GROUPS}
+    for name, inside in INSIDE.items():
+        value = groups["init_params"][name]
+        if isinstance(value, Mapping) and GROUPS["init_params"][name] is None:
+            groups["init_params"][name] = _filled(value, inside, f"init_params.{name}", given, problems)
+    scheduler = groups["model_params"]["scheduler_params"]
+    if scheduler is not None:
+        groups["model_params"]["scheduler_params"] = _filled(
+            scheduler, SCHEDULER, "model_params.scheduler_params", given, problems
+        )
+    if problems:
+        raise ParameterError(f"{source}: {'; '.join(problems)}")
+    needed = [key for key in REQUIRED if groups["init_params"][key] is None]
+    if needed and groups["init_params"]["probe_illum_type"] == "electron":
+        raise ParameterError(
+            f"{source}: init_params needs {', '.join(needed)}; add them, as PtyRAD asks, too"
+        )
+    return Complete(groups, frozenset(given), tuple(notes))
+
+
+def _mapping(value: Any, name: str, source: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ParameterError(f"{source}: {name} is a {type(value).__name__}, expected 'key: value' lines")
+    return value
+
+
+def _filled(
+    given: Any, defaults: Mapping[str, Any], path: str, named: set[str], problems: list[str]
+) -> dict[str, Any]:
+    """``defaults`` with what is given; unknown keys are added to ``problems``, names of given keys to ``named``."""
+    given = _mapping(given, path, "the file")
+    for key in given:
+        if key not in defaults:
+            problems.append(f"PtyRAD has no '{path}.{key}'{_near(str(key), defaults)}")
+    out: dict[str, Any] = {}
+    for key, default in defaults.items():
+        where = f"{path}.{key}"
+        if key not in given:
+            out[key] = _plain(default)
+            continue
+        named.add(where)
+        value = _as_in_a_file(given[key], key)
+        problem = value_problem(key, default, value)
+        if problem:
+            problems.append(f"{where} is {problem}")
+            out[key] = _plain(default)
+            continue
+        nested = isinstance(default, Mapping) and key not in _OPEN and value is not None
+        inside = (
+            isinstance(default, Mapping) and key in ("sampler_params", "pruner_params") and value is not None
+        )
+        if nested:
+            out[key] = _filled(value, default, where, named, problems)
+        elif inside:
+            same = str(value.get("name")) == default["name"]
+            out[key] = {"configs": _plain(default["configs"]) if same else {}, **value}
+        else:
+            out[key] = value
+    return out
+
+
+def _as_in_a_file(value: Any, key: str) -> Any:
+    """Small arrays as lists; arrays of sources stay."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not key.endswith("_params")):
+        return value.tolist()
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A default as a file would give it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _modern(group: str, entries: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """One group in today's form."""
+    if group == "init_params":
+        _modern_init(entries, notes)
+    if group == "constraint_params":
+        for name, entry in entries.items():
+            if entry is None:
+                entries[name] = {"start_iter": None}
+            elif isinstance(entry, Mapping) and "freq" in entry:
+                rest = {key: value for key, value in entry.items() if key != "freq"}
+                freq = entry["freq"]
+                entries[name] = {**rest, "start_iter": None if freq is None else 1, "step": freq or 1}
+                notes.append(
+                    f"constraint_params.{name}.freq = {freq} is the old form of start_iter 1, step {freq}"
+                    if freq
+                    else f"constraint_params.{name}.freq = null is the old form of start_iter null"
+                )
+    if group == "recon_params":
+        configs = entries.get("compiler_configs")
+        if isinstance(configs, Mapping) and "disable" in configs:  # as PtyRAD itself writes it
+            rest = {key: value for key, value in configs.items() if key != "disable"}
+            entries["compiler_configs"] = {"enable": not configs["disable"], **rest}
+    return entries
+
+
+def _modern_init(entries: dict[str, Any], notes: list[str]) -> None:
+    aberrations = dict(entries.get("probe_aberrations") or {})
+    for old, new, same in _OLD_ABERRATIONS:
+        value = entries.pop(old, None)
+        if value is None:
+            continue
+        if not any(name in aberrations for name in same):
+            aberrations[new] = value
+            notes.append(f"init_params.{old} is the old form of probe_aberrations.{new}")
+    if aberrations:
+        entries["probe_aberrations"] = aberrations
+    normalization = entries.get("probe_normalization")
+    if isinstance(normalization, Mapping) and normalization.get("mode") == "total_intensity":
+        entries["probe_normalization"] = {**normalization, "mode": "mean_total_ints"}

@@ -1,0 +1,156 @@
+"""What PtyRAD does to measured patterns before it starts; arrays (N, ky, kx), zero frequency at n//2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage, optimize
+
+from pypty.errors import DataError, ParameterError
+
+_TINY = 1e-10
+
+
+def flipped(patterns: np.ndarray, flips: Sequence[int]) -> np.ndarray:
+    """ky reversed, then kx, then both axes exchanged, where the flag is 1."""
+    if flips[0]:
+        patterns = patterns[..., ::-1, :]
+    if flips[1]:
+        patterns = patterns[..., ::-1]
+    return patterns.swapaxes(-1, -2) if flips[2] else patterns
+
+
+def cropped(
+    patterns: np.ndarray, scan_size: Sequence[int], limits: Sequence[Sequence[int] | None]
+) -> np.ndarray:
+    """(N', ky', kx'): half-open ranges [low, high) of slow, fast, ky, kx; None = all."""
+    parts = tuple(slice(None) if limit is None else slice(*limit) for limit in limits)
+    out = patterns.reshape(*scan_size, *patterns.shape[-2:])[parts]
+    if not out.size:
+        raise ParameterError(
+            f"meas_crop: {list(limits)} leaves nothing of {scan_size} patterns of {patterns.shape[1:]}"
+        )
+    return out.reshape(-1, *out.shape[-2:])
+
+
+def without_negatives(patterns: np.ndarray, mode: str, value: float | None, force: bool) -> np.ndarray:
+    """Negative counts removed by clipping, or after subtracting a number."""
+    if patterns.min() >= 0 and not force:
+        return patterns
+    if mode == "subtract_min":
+        patterns = patterns - patterns.min()
+    elif mode == "subtract_value":
+        patterns = patterns - np.asarray(value, patterns.dtype)
+    elif mode == "clip_value":
+        patterns = np.where(patterns < value, 0, patterns)
+    return np.maximum(patterns, 0)
+
+
+def normalization(mean: np.ndarray, mode: str | None, value: float | None) -> float:
+    """The number by which all counts are divided; ``mean`` is the mean pattern."""
+    if mode is None:
+        return 1.0
+    if mode == "divide_const":
+        divisor = float(value or 0)
+    else:
+        divisor = {"max_at_one": mean.max(), "mean_at_one": mean.mean(), "sum_to_one": mean.sum()}[mode]
+    if not divisor > 0:
+        raise DataError(f"meas_normalization: {mode} divides by {divisor:g}; expected patterns with counts")
+    return float(divisor)
+
+
+def background(mean: np.ndarray, size: int, kind: str, value: float, threshold: float) -> np.ndarray:
+    """(size, size) counts around a centred mean pattern (n, n), zero inside it.
+
+    The amplitude sqrt(mean) is continued outwards: constant, edge, linear_ramp (to ``value``), or by a e^(-b r) or
+    a r^(-b), fitted to amplitudes up to the percentile ``threshold``.
+    """
+    n = mean.shape[0]
+    before = (size - n) // 2
+    after = size - n - before
+    inside = slice(before, before + n)
+    amplitude = np.sqrt(np.maximum(mean, 0))
+    width = (before, after)
+    if kind == "constant":
+        frame = np.pad(amplitude, width, constant_values=value)
+    elif kind == "linear_ramp":
+        frame = np.pad(amplitude, width, "linear_ramp", end_values=value)
+    elif kind == "edge":
+        frame = np.pad(amplitude, width, "edge")
+    else:
+        frame = _fitted(amplitude, size, n // 2 + before, kind, threshold)
+    frame = frame**2
+    frame[inside, inside] = 0
+    return frame
+
+
+def _fitted(amplitude: np.ndarray, size: int, centre: int, kind: str, threshold: float) -> np.ndarray:
+    def decay(r: np.ndarray, a: float, b: float) -> np.ndarray:
+        return a * np.exp(-b * r) if kind == "exp" else a * r ** (-b)
+
+    n = amplitude.shape[0]
+    radius = _radius(n, n // 2)
+    used = amplitude <= np.percentile(amplitude, threshold)
+    start = (float(amplitude.max()), 0.1 if kind == "exp" else 1.0)
+    try:
+        best, _ = optimize.curve_fit(
+            decay, radius[used], amplitude[used], p0=start, bounds=([0, 0], [np.inf, np.inf])
+        )
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"meas_pad: the outer amplitudes cannot be fitted by padding_type {kind!r} ({error}); use 'edge' or "
+            "'constant'"
+        ) from error
+    return decay(_radius(size, centre), *best)
+
+
+def _radius(size: int, centre: int) -> np.ndarray:
+    away = np.arange(size) - centre
+    return np.hypot(away[:, None], away[None, :]) + _TINY
+
+
+def padded(patterns: np.ndarray, rim: np.ndarray) -> np.ndarray:
+    """Patterns (N, n, n) inside the background (T, T)."""
+    n, size = patterns.shape[-1], rim.shape[-1]
+    before = (size - n) // 2
+    out = np.broadcast_to(rim.astype(patterns.dtype), (len(patterns), size, size)).copy()
+    out[:, before : before + n, before : before + n] = patterns
+    return out
+
+
+def resampled(patterns: np.ndarray, factor: float) -> np.ndarray:
+    """(N, floor(factor n), ...): linear interpolation about pixel centres, over factor^2, so that sums are kept."""
+    for axis in (-2, -1):
+        n = patterns.shape[axis]
+        at = np.clip((np.arange(int(np.floor(n * factor))) + 0.5) / factor - 0.5, 0, n - 1)
+        below = np.minimum(at.astype(int), max(n - 2, 0))
+        share = (at - below).astype(patterns.dtype)
+        shape = [1] * patterns.ndim
+        shape[axis] = len(at)
+        share = share.reshape(shape)
+        above = np.minimum(below + 1, n - 1)
+        patterns = np.take(patterns, below, axis) * (1 - share) + np.take(patterns, above, axis) * share
+    return patterns / patterns.dtype.type(factor**2)
+
+
+def source_blurred(patterns: np.ndarray, scan_size: Sequence[int], std_points: float) -> np.ndarray:
+    """Blur over the scan (slow, fast) by a Gaussian, in scan points."""
+    scan = patterns.reshape(*scan_size, *patterns.shape[-2:])
+    return ndimage.gaussian_filter(scan, (std_points, std_points, 0, 0)).reshape(patterns.shape)
+
+
+def detector_blurred(patterns: np.ndarray, std_px: float) -> np.ndarray:
+    """Blur of each pattern by a Gaussian."""
+    return ndimage.gaussian_filter(patterns, (0, std_px, std_px))
+
+
+def with_poisson_noise(patterns: np.ndarray, electrons: float, rng: np.random.RandomState) -> np.ndarray:
+    """Counts of a dose of so many electrons per pattern, in the units of the patterns."""
+    per_count = electrons / (patterns.sum(dtype=np.float64) / len(patterns))
+    return (rng.poisson(np.maximum(patterns, 0) * per_count) / per_count).astype(patterns.dtype)
+
+
+def bright_field_radius_px(mean: np.ndarray) -> float:
+    """Radius of a disk with the area where the mean pattern is above half of its maximum."""
+    return float(np.sqrt((mean > 0.5 * mean.max()).sum() / np.pi))

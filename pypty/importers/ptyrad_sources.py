@@ -1,0 +1,95 @@
+"""Results that a PtyRAD file starts from: models of PtyRAD, and of the programs that it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import DataError, ParameterError
+from pypty.importers.hdf5 import array_of, opened, plain
+from pypty.importers.load import load_result
+from pypty.importers.ptyrad_data import find_path
+
+LOADED = ("PtyRAD", "PtyShv", "py4DSTEM")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Arrays in PtyRAD's layout.
+
+    Attributes
+    ----------
+    amplitude, phase : (mode, slice, y, x)
+    probe : (mode, y, x) complex, centred at n//2
+    positions : (N, 2) top-left corners, px
+    tilts_mrad : (1, 2) or (N, 2)
+    thickness_A : of a slice; None where the file does not say it
+    version : of PtyRAD; "" of other programs
+    """
+
+    amplitude: np.ndarray
+    phase: np.ndarray
+    probe: np.ndarray
+    positions: np.ndarray
+    tilts_mrad: np.ndarray
+    thickness_A: float | None
+    version: str = ""
+
+
+def load_source(source: str, given: Any, folder: Path, what: str) -> Loaded:
+    """The result that ``what`` (obj_params, ...) names.
+
+    Raises
+    ------
+    DataError, ParameterError
+        It is missing, damaged, a pickle, or of another program.
+    """
+    path = find_path(given, folder, what)
+    if path.suffix.lower() == ".pt":
+        raise ParameterError(
+            f"{what}: {str(path)!r} is a pickle of PyTorch, which can run code when opened, and is not read; open it "
+            "in PtyRAD and save it as .hdf5"
+        )
+    if source == "PtyRAD":
+        return _model(path)
+    found = load_result(path)
+    obj = found.obj.transpose(3, 2, 0, 1)
+    probe = found.probe if found.probe.ndim == 3 else found.probe[..., 0]
+    distances = found.slice_distances_A
+    return Loaded(
+        np.abs(obj),
+        np.angle(obj),
+        probe.transpose(2, 0, 1),
+        found.positions,
+        np.zeros((1, 2)),
+        None if distances is None else float(np.mean(distances)),
+    )
+
+
+def _model(path: Path) -> Loaded:
+    with opened(path, "model file of PtyRAD") as file:
+        tensors, model = file["optimizable_tensors"], file["model_attributes"]
+        amplitude = array_of(tensors, "obja", (4,)).astype(float)
+        phase = array_of(tensors, "objp", (4,)).astype(float)
+        probe = array_of(tensors, "probe", (3, 4))
+        positions = array_of(model, "crop_pos", (2,)) + array_of(tensors, "probe_pos_shifts", (2,))
+        tilts = (
+            array_of(tensors, "obj_tilts", (2,)).astype(float) if "obj_tilts" in tensors else np.zeros((1, 2))
+        )
+        thickness = float(array_of(tensors, "slice_thickness")) if "slice_thickness" in tensors else None
+        version = str(plain(file["ptyrad_version"])) if "ptyrad_version" in file else ""
+        constants = [float(array_of(model, name)) for name in ("lambd", "dx")]
+    if probe.dtype.kind != "c":
+        if probe.shape[-1] != 2:
+            raise DataError(
+                f"{str(path)!r}: the probe has shape {probe.shape} and {probe.dtype}, expected complex numbers"
+            )
+        probe = probe[..., 0] + 1j * probe[..., 1]
+    if (
+        version.startswith("0.") and amplitude.shape[1] > 1
+    ):  # its propagator was half a frequency bin off (B22)
+        tilts = tilts - 1e3 * constants[0] / (2 * np.array(probe.shape[-2:]) * constants[1])
+    return Loaded(amplitude, phase, probe.astype(complex), positions.astype(float), tilts, thickness, version)

@@ -1,0 +1,147 @@
+"""hypertune_params of PtyRAD as the parameter ``tune``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pypty.errors import ParameterError
+from pypty.importers.ptyrad_defaults import TUNED
+from pypty.importers.ptyrad_model import OPTIMIZERS
+from pypty.importers.translation import Group, Ledger
+
+_KEY = "hypertune_params."
+_OLD = ("defocus", "c3", "c5")
+_ENTRY = ("state", "suggest", "kwargs")
+_KINDS = ("int", "float", "cat")
+
+
+def tuned_names(hypertune: Group, source: str) -> frozenset[str]:
+    """Names that are searched: none unless hypertune is on.
+
+    Raises
+    ------
+    ParameterError
+        A name or entry is not known.
+    """
+    found = set()
+    for name, entry in (hypertune["tune_params"] or {}).items():
+        if name not in TUNED:
+            near = difflib.get_close_matches(str(name), TUNED, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ParameterError(f"{source}: hypertune_params.tune_params has no {name!r}{hint}")
+        if entry is None:
+            continue
+        wrong = [key for key in entry if key not in _ENTRY] if isinstance(entry, Mapping) else ["?"]
+        if wrong:
+            raise ParameterError(
+                f"{source}: hypertune_params.tune_params.{name} is {entry!r}, expected state, suggest and kwargs"
+            )
+        if entry.get("state"):
+            found.add(str(name))
+    return frozenset(found) if hypertune["if_hypertune"] else frozenset()
+
+
+def translate_tune(hypertune: Group, probe_unit: float, ledger: Ledger) -> None:
+    """``tune`` where hypertune is on.
+
+    Parameters
+    ----------
+    probe_unit : what a learning rate of 1 of PtyRAD's probe is for ours
+    """
+    if not hypertune["if_hypertune"]:
+        for name in hypertune:
+            ledger.unused(_KEY + name, "if_hypertune is false")
+        return
+    names = tuned_names(hypertune, ledger.source)
+    if not names:
+        raise ParameterError(
+            f"{ledger.source}: hypertune_params.if_hypertune is on, but no entry of tune_params has state: true"
+        )
+    entries = {name: _range(name, hypertune["tune_params"][name], probe_unit, ledger) for name in names}
+    tune: dict[str, Any] = {
+        "n_trials": int(hypertune["n_trials"]),
+        "objective": str(hypertune["error_metric"]),
+        "sampler": _part(hypertune["sampler_params"], "Sampler"),
+        "pruner": "None"
+        if hypertune["pruner_params"] is None
+        else _part(hypertune["pruner_params"], "Pruner"),
+        "storage": str(hypertune["storage_path"]),
+        "study_name": str(hypertune["study_name"]),
+        "collate": bool(hypertune["collate_results"]),
+        "parameters": {name: entries[name] for name in TUNED if name in entries},
+    }
+    if hypertune["timeout"] is not None:
+        tune["timeout_s"] = float(hypertune["timeout"])
+    ledger.params["tune"] = tune
+    for theirs, ours in (
+        ("if_hypertune", "tune"),
+        ("n_trials", "n_trials"),
+        ("timeout", "timeout_s"),
+        ("sampler_params", "sampler"),
+        ("pruner_params", "pruner"),
+        ("storage_path", "storage"),
+        ("study_name", "study_name"),
+        ("error_metric", "objective"),
+        ("collate_results", "collate"),
+        ("tune_params", "parameters"),
+    ):
+        ledger.ours(_KEY + theirs, "tune" if ours == "tune" else f"tune.{ours} = {tune.get(ours)}")
+    ledger.unused(_KEY + "verbosity", "trials are silent (print_flag)")
+    ledger.unused(_KEY + "append_params", "files of a trial always hold its values")
+    ledger.note("hypertune_params is searched by  pypty tune;  pypty run  reconstructs once")
+
+
+def _part(given: Group, ending: str) -> dict[str, Any]:
+    """Name and constructor arguments."""
+    out: dict[str, Any] = {"name": str(given.get("name", "")).removesuffix(ending)}
+    configs = dict(given.get("configs") or {})
+    return {**out, "configs": configs} if configs else out
+
+
+def _range(name: str, entry: Group, probe_unit: float, ledger: Ledger) -> dict[str, Any]:
+    kind, kwargs = entry.get("suggest"), dict(entry.get("kwargs") or {})
+    if name in _OLD:
+        raise ParameterError(
+            f"{ledger.source}: hypertune_params.tune_params.{name} is old; search C10, C30 or C50 instead"
+        )
+    if kind not in _KINDS:
+        raise ParameterError(
+            f"{ledger.source}: hypertune_params.tune_params.{name}.suggest is {kind!r}, expected int, float or cat"
+        )
+    out: dict[str, Any] = {
+        "suggest": kind,
+        **{key: kwargs[key] for key in ("low", "high", "step", "log", "choices") if key in kwargs},
+    }
+    if name == "optimizer":
+        _optimizers(out, kwargs, ledger)
+    if name == "plr":
+        for key in ("low", "high", "step"):
+            if key in out and out[key] is not None:
+                out[key] = out[key] * probe_unit
+        if "choices" in out:
+            out["choices"] = [choice * probe_unit for choice in out["choices"]]
+    if "choices" in out:
+        out["choices"] = list(dict.fromkeys(out["choices"]))  # PtyRAD's own default has one twice
+    return out
+
+
+def _optimizers(out: dict[str, Any], kwargs: Mapping[str, Any], ledger: Ledger) -> None:
+    choices = [str(choice) for choice in out.get("choices", [])]
+    unknown = [choice for choice in choices if choice.lower() not in OPTIMIZERS]
+    if unknown:
+        raise ParameterError(
+            f"{ledger.source}: hypertune_params.tune_params.optimizer: {unknown} do not work in PtyRAD either; "
+            f"expected some of {', '.join(OPTIMIZERS.values())}"
+        )
+    out["choices"] = [OPTIMIZERS[choice.lower()] for choice in choices]
+    configs = kwargs.get("optim_configs") or {}
+    known = {
+        OPTIMIZERS[str(name).lower()]: dict(value or {})
+        for name, value in configs.items()
+        if str(name).lower() in OPTIMIZERS
+    }
+    if known:
+        out["optim_configs"] = known
+        ledger.note("hypertune of optimizer: its optim_configs are used (they stop PtyRAD: B2)")

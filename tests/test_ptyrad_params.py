@@ -1,0 +1,563 @@
+"""Parameter files of PtyRAD: every key is translated, or said to have no effect or counterpart."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pypty.errors import ParameterError
+from pypty.importers import Translation, translate
+from pypty.importers.ptyrad_defaults import GROUPS, INSIDE, TUNED
+from pypty.importers.ptyrad_file import complete
+from pypty.params.schedule import make_schedule
+from pypty.params.schema import SCHEMA
+
+SCAN = (5, 6)
+
+
+def patterns(negative: bool = False) -> np.ndarray:
+    """30 patterns of 16^2 pixels with a disk in the middle."""
+    rng = np.random.default_rng(1)
+    data = rng.poisson(4, (SCAN[0] * SCAN[1], 16, 16)).astype(np.float32)
+    data[:, 5:11, 5:11] += 60
+    return data - 1 if negative else data
+
+
+def content(**groups: Any) -> dict[str, Any]:
+    """A small file; ``init_params`` of it are added to."""
+    init = {
+        "probe_kv": 80,
+        "probe_conv_angle": 24.9,
+        "meas_Npix": 16,
+        "pos_N_scan_slow": SCAN[0],
+        "pos_N_scan_fast": SCAN[1],
+        "pos_scan_step_size": 0.4,
+        "obj_Nlayer": 3,
+        "obj_slice_thickness": 4.0,
+        "meas_source": "custom",
+        "meas_params": patterns(),
+        "random_seed": 3,
+        **groups.pop("init_params", {}),
+    }
+    return {"init_params": init, **groups}
+
+
+def translated(**groups: Any) -> Translation:
+    """Translate :func:`content`; all values are of the kinds that our schema asks for."""
+    given = content(**groups)
+    before = copy.deepcopy(given)
+    found = translate(given)
+    np.testing.assert_equal(given, before)
+    assert_known(found.params)
+    return found
+
+
+def assert_known(params: Mapping[str, Any]) -> None:
+    for name, value in params.items():
+        kind = SCHEMA[name].kind
+        if not (isinstance(value, str) and "epoch" in value):
+            assert kind.problem(value) is None, f"{name}: {kind.problem(value)}"
+
+
+def leaves(entries: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in entries.items():
+        where = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, where)
+        else:
+            yield where
+
+
+# Every key of every group, with a value that is not the default where PtyRAD has one.
+EVERYTHING: dict[str, Any] = {
+    "init_params": {
+        "probe_illum_type": "electron",
+        "pos_N_scans": 30,
+        "probe_aberrations": {"defocus": -50, "C12": 5, "phi12": 20},
+        "meas_calibration": {"mode": "RBF", "value": 3.4},
+        "probe_pmode_max": 3,
+        "probe_pmode_init_pows": [0.9, 0.06, 0.04],
+        "obj_omode_max": 2,
+        "obj_omode_init_occu": {"occu_type": "custom", "init_occu": [0.6, 0.4]},
+        "simu_Npix": 48,
+        "simu_match_mode": "crop",
+        "meas_permute": [0, 1, 2],
+        "meas_reshape": [30, 16, 16],
+        "meas_flipT": [1, 0, 1],
+        "meas_crop": [[0, 4], None, [2, 14], [2, 14]],
+        "meas_remove_neg_values": {"mode": "subtract_value", "value": 1.0, "force": True},
+        "meas_normalization": {"mode": "divide_const", "value": 10.0},
+        "meas_pad": {"mode": "on_the_fly", "padding_type": "exp", "target_Npix": 20, "threshold": 60},
+        "meas_resample": {"mode": "precompute", "scale_factors": [2, 2]},
+        "meas_add_source_size": 0.1,
+        "meas_add_detector_blur": 0.5,
+        "meas_add_poisson_noise": {"unit": "total_e_per_pattern", "value": 1e4},
+        "meas_export": {"file_format": "tif"},
+        "probe_permute": [0, 2, 1],
+        "probe_z_shift": -20.0,
+        "probe_normalization": {"mode": "max_total_ints"},
+        "pos_scan_flipT": [0, 1, 0],
+        "pos_scan_affine": [1.01, 0.02, 5, 1],
+        "pos_scan_rand_std": 0.1,
+        "obj_z_crop": [0, 2],
+        "obj_z_pad": {"pad_layers": [1, 1], "pad_types": ["vacuum", "edge"]},
+        "obj_z_resample": {"mode": "target_Nlayer", "value": 3},
+        "tilt_params": {"tilt_type": "each", "init_tilts": [[1.0, 2.0]]},
+    },
+    "hypertune_params": {
+        "if_hypertune": True,
+        "n_trials": 7,
+        "timeout": 60,
+        "tune_params": {"oplr": {"state": True, "suggest": "float", "kwargs": {"low": 1e-4, "high": 1e-2}}},
+    },
+    "model_params": {
+        "detector_blur_std": 0.7,
+        "preload_data": False,
+        "optimizer_params": {
+            "name": "AdamW",
+            "configs": {"betas": [0.8, 0.99], "fused": True},
+            "load_state": "a",
+        },
+        "scheduler_params": {
+            "name": "StepLR",
+            "configs": {"step_size": 5},
+            "load_state": "b",
+            "step_unit": "batch",
+        },
+        "update_params": {
+            "obj_tilts": {"start_iter": 4, "lr": 0.1},
+            "slice_thickness": {"start_iter": 2, "lr": 0.2},
+        },
+        "obj_preblur_std": 0.4,
+    },
+    "loss_params": {name: {"state": True} for name in GROUPS["loss_params"]},
+    "constraint_params": {
+        name: {"start_iter": 3, "step": 2, "end_iter": 9} for name in GROUPS["constraint_params"]
+    },
+    "recon_params": {"convergence_monitor": None, "compiler_configs": None, "SAVE_ITERS": None},
+}
+
+
+@pytest.mark.parametrize("groups", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_every_key_is_accounted_for(groups: dict[str, Any]) -> None:
+    found = translated(**copy.deepcopy(groups))
+    told = {line.key for line in found.lines}
+    given = complete(content(**copy.deepcopy(groups)), "it").groups
+    for path in leaves(given):
+        parts = path.split(".")
+        heads = {".".join(parts[:n]) for n in range(2, len(parts) + 1)}
+        assert heads & told, f"nothing is said about {path}"
+    for group in GROUPS:
+        assert any(line.key.startswith(group) for line in found.lines)
+
+
+def test_the_report_names_what_has_no_counterpart() -> None:
+    found = translated(**copy.deepcopy(EVERYTHING))
+    missing = " ".join(found.without_counterpart)
+    for key in ("optimizer_params.load_state", "scheduler_params.load_state", "meas_export"):
+        assert key in missing
+    assert "recon_params.NITER" in found.report(every_key=True)
+    assert "recon_params.NITER" not in found.report()
+    assert "meas_export" in found.report()
+    assert translated().without_counterpart == ()
+
+
+def test_defaults_are_those_of_ptyrad() -> None:
+    params = translated().params
+    assert params["optimizer"] == "adam" and params["epoch_max"] == 200 and params["batch_size"] == 32
+    assert set(params["constraints"]) == {
+        "ortho_pmode",
+        "fix_probe_int",
+        "obj_rblur",
+        "obj_zblur",
+        "pos_recenter",
+    }
+    assert params["constraints"]["obj_rblur"]["std"] == 0.4
+    assert params["probe"].shape == (16, 16, 4)
+    assert (
+        params["loss_terms"] == {"single": {"weight": 1.0, "dp_pow": 0.5}} and params["loss_scale"] == "ratio"
+    )
+    assert params["learning_rates"]["objp"] == {"lr": 5e-4, "start": 0, "end": None}
+    assert params["update_probe_pos"] and not params["update_tilts"] and not params["update_slice_distances"]
+    assert params["propmethod"] == "angular_spectrum" and params["obj_parametrization"] == "amplitude_phase"
+    assert not params["shuffle_batches"] and not params["lazy_moments"] and params["warmup_epochs"] == 0
+    assert params["save_iters"] == 10 and params["output_folder"] == "output/"
+    assert params["convergence_monitor"]["every"] is None
+    assert "tilts" not in params and "tune" not in params and "aberrations" not in params
+
+
+def test_the_probe_has_the_power_of_the_patterns() -> None:
+    params = translated().params
+    power = (np.abs(np.fft.fft2(params["probe"], axes=(0, 1))) ** 2).sum()
+    assert power == pytest.approx(params["dataset"].sum(axis=(1, 2), dtype=float).mean(), rel=1e-5)
+    assert params["dataset"].mean(axis=0).max() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "pixel"),
+    [
+        ("dx", 0.2, 0.2),
+        ("dk", 0.3125, 0.2),
+        ("kMax", 2.5, 0.2),
+        ("da", 13.0491, 0.2),
+        ("angleMax", 104.393, 0.2),
+        ("n_alpha", 4.19249, 0.2),
+        ("RBF", 1.908176, 0.2),
+    ],
+)
+def test_calibration(mode: str, value: float, pixel: float) -> None:
+    params = translated(init_params={"meas_calibration": {"mode": mode, "value": value}}).params
+    assert params["pixel_size_x_A"] == pytest.approx(pixel, rel=1e-5)
+    assert params["rez_pixel_size_A"] == pytest.approx(1 / (16 * pixel), rel=1e-5)
+
+
+def test_fitted_disk_cropping_padding_and_simulated_size_change_the_pixel() -> None:
+    raw = translated().params["pixel_size_x_A"]
+    assert raw == pytest.approx(1e3 * 0.04175716 * 6 / np.sqrt(np.pi) / (16 * 24.9), rel=1e-5)  # 36 pixels
+    cut = {"meas_crop": [None, None, [2, 14], [2, 14]]}
+    assert translated(init_params=cut).params["pixel_size_x_A"] == pytest.approx(raw * 16 / 12)
+    cut["meas_pad"] = {"target_Npix": 24}
+    padded = translated(init_params=cut).params
+    assert padded["pixel_size_x_A"] == pytest.approx(raw * 16 / 24)
+    assert (
+        padded["data_pad"] == 6
+        and padded["data_pad_fill"] == "power"
+        and padded["dataset"].shape[1:] == (12, 12)
+    )
+    simulated = translated(init_params={"simu_Npix": 32, "simu_match_mode": "crop"}).params
+    assert simulated["pixel_size_x_A"] == pytest.approx(raw / 2) and simulated["probe"].shape[0] == 32
+    with pytest.raises(ParameterError, match="simu_match_mode"):
+        translate(content(init_params={"simu_Npix": 32}))
+
+
+def test_negative_counts_are_removed_in_memory() -> None:
+    params = translated(init_params={"meas_params": patterns(negative=True)}).params
+    assert params["dataset"].min() == 0
+
+
+def test_epochs_count_from_zero() -> None:
+    found = translated(
+        model_params={
+            "update_params": {
+                "probe": {"start_iter": 10, "lr": 1e-4, "end_iter": 20},
+                "obj_tilts": {"start_iter": 5, "lr": 0.1},
+                "probe_pos_shifts": {"start_iter": None, "lr": 0},
+            }
+        },
+        constraint_params={
+            "objp_postiv": {"start_iter": 6, "step": 3, "end_iter": 30},
+            "obj_zblur": {"start_iter": None},
+        },
+    ).params
+    rates = found["learning_rates"]
+    assert rates["probe_abs"] == {"lr": 1e-4 / 16, "start": 9, "end": 19}
+    assert rates["tilts"] == {"lr": 0.1, "start": 4, "end": None} and found["update_tilts"]
+    assert not found["update_probe_pos"] and "positions" not in rates
+    constraint = found["constraints"]["objp_postiv"]
+    assert (constraint["start"], constraint["step"], constraint["end"]) == (5, 3, 29)
+    assert "obj_zblur" not in found["constraints"]
+
+
+def test_old_forms() -> None:
+    found = translated(
+        init_params={
+            "probe_defocus": 100,
+            "probe_c3": 5e4,
+            "probe_normalization": {"mode": "total_intensity"},
+        },
+        constraint_params={"objp_postiv": {"freq": 2}, "obj_rblur": {"freq": None}, "ortho_pmode": None},
+        model_params={"obj_preblur_std": 0.5},
+        recon_params={"if_quiet": False, "compiler_configs": {"disable": True}},
+    )
+    params = found.params
+    assert (
+        params["constraints"]["objp_postiv"]["start"] == 0
+        and params["constraints"]["objp_postiv"]["step"] == 2
+    )
+    assert "obj_rblur" not in params["constraints"] and "ortho_pmode" not in params["constraints"]
+    assert params["obj_preblur_std"] == 0.5
+    same = translated(init_params={"probe_aberrations": {"C10": -100, "C30": 5e4}}).params
+    np.testing.assert_allclose(params["probe"], same["probe"])
+    assert any("freq" in note for note in found.notes) and any(
+        "probe_defocus" in note for note in found.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "configs", "ours", "power"),
+    [
+        ("Adam", {"betas": [0.5, 0.9]}, "adam", 1),
+        ("AdamW", {}, "adamw", 1),
+        ("Nadam", {}, "nadam", 1),
+        ("NAdam", {}, "nadam", 1),
+        ("RAdam", {}, "radam", 1),
+        ("Adamax", {}, "adamax", 1),
+        ("RMSprop", {"alpha": 0.9}, "rmsprop", 1),
+        ("Rprop", {}, "rprop", 1),
+        ("Adagrad", {}, "adagrad", 1),
+        ("Adadelta", {}, "adadelta", 0),
+        ("Adafactor", {}, "adafactor", 0),
+        ("ASGD", {}, "asgd", 2),
+        ("SGD", {}, "sgd", 2),
+        ("SGD", {"momentum": 0.9, "nesterov": True}, "momentum", 2),
+    ],
+)
+def test_optimizers(theirs: str, configs: dict[str, Any], ours: str, power: int) -> None:
+    found = translated(model_params={"optimizer_params": {"name": theirs, "configs": configs}}).params
+    assert found["optimizer"] == ours and found["optimizer_options"] == configs
+    assert found["learning_rates"]["probe_abs"]["lr"] == pytest.approx(1e-4 / 16**power)
+
+
+def test_lbfgs_has_switches_in_place_of_rates() -> None:
+    found = translated(
+        model_params={
+            "optimizer_params": {
+                "name": "LBFGS",
+                "configs": {"history_size": 20, "line_search_fn": "strong_wolfe"},
+            },
+            "scheduler_params": {"name": "StepLR", "configs": {"step_size": 4}},
+            "update_params": {
+                "probe": {"start_iter": 3, "lr": 1e-4, "end_iter": 9},
+                "obja": {"start_iter": None},
+            },
+        }
+    )
+    params = found.params
+    assert params["optimizer"] == "lbfgs" and params["hist_length"] == 20
+    assert "learning_rates" not in params and "lr_scheduler" not in params and "lazy_moments" not in params
+    assert params["update_probe"] == "epoch >= 2 and epoch < 8" and params["update_obj"] is True
+    switch = make_schedule(SCHEMA["update_probe"], params["update_probe"])
+    assert [switch.at(epoch) for epoch in (1, 2, 7, 8)] == [False, True, True, False]
+    assert params["phase_only_obj"] is True
+    assert any("line_search_fn" in text for text in found.without_counterpart)
+
+
+SCHEDULERS = [
+    ("StepLR", {"step_size": 7, "gamma": 0.5}, {"name": "step", "step_size": 7, "gamma": 0.5}),
+    ("MultiStepLR", {"milestones": [3, 9], "gamma": 0.2}, {"name": "multistep", "gamma": 0.2}),
+    ("ConstantLR", {"factor": 0.5, "total_iters": 4}, {"name": "constant", "factor": 0.5, "total_iters": 4}),
+    ("LinearLR", {"start_factor": 0.1}, {"name": "linear", "start_factor": 0.1}),
+    ("ExponentialLR", {"gamma": 0.9}, {"name": "exponential", "gamma": 0.9}),
+    ("PolynomialLR", {"power": 2.0}, {"name": "polynomial", "power": 2.0}),
+    ("CosineAnnealingLR", {"T_max": 50, "eta_min": 5e-5}, {"name": "cosine", "T_max": 50, "eta_min": 0.1}),
+    (
+        "CosineAnnealingWarmRestarts",
+        {"T_0": 5, "T_mult": 2},
+        {"name": "cosine_restarts", "T_0": 5, "T_mult": 2},
+    ),
+    ("ReduceLROnPlateau", {"patience": 3, "mode": "min"}, {"name": "plateau", "patience": 3}),
+    (
+        "CyclicLR",
+        {"base_lr": 1e-4, "max_lr": 1e-3},
+        {"name": "cyclic", "base_factor": 0.1, "max_factor": 1.0},
+    ),
+    (
+        "OneCycleLR",
+        {"max_lr": 1e-3, "total_steps": 40},
+        {"name": "one_cycle", "total_steps": 40, "max_factor": 1.0},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "configs", "wanted"), SCHEDULERS, ids=[name for name, _, _ in SCHEDULERS])
+def test_schedulers(name: str, configs: dict[str, Any], wanted: dict[str, Any]) -> None:
+    given = {"scheduler_params": {"name": name, "configs": configs, "step_unit": "batch"}}
+    found = translated(model_params=given)
+    unit = "epoch" if name == "ReduceLROnPlateau" else "batch"
+    scheduler = found.params["lr_scheduler"]
+    assert scheduler["step_unit"] == unit
+    assert {key: scheduler[key] for key in wanted} == pytest.approx(wanted)
+    assert found.without_counterpart == ()
+    if name in ("CyclicLR", "OneCycleLR"):
+        rates = found.params["learning_rates"]
+        assert rates["obja"]["lr"] == 1e-3 and rates["probe_abs"]["lr"] == 1e-3 / 16
+
+
+def test_losses_and_object_modes() -> None:
+    terms = {"loss_simlar": {"state": True}, "loss_poissn": {"state": True, "eps": 1e-4}}
+    one = translated(loss_params=terms)
+    assert set(one.params["loss_terms"]) == {"single", "poissn"} and any(
+        "simlar" in note for note in one.notes
+    )
+    two = translated(loss_params=terms, init_params={"obj_omode_max": 2}).params
+    assert two["loss_terms"]["simlar"]["blur_std"] == 1.0 and two["loss_terms"]["poissn"]["eps"] == 1e-4
+    assert two["obj_mode_weights"] == [0.5, 0.5] and two["obj"].shape[3] == 2
+
+
+def test_one_slice_has_no_propagation() -> None:
+    found = translated(
+        init_params={"obj_Nlayer": 1, "tilt_params": {"init_tilts": [[3.0, 1.0]]}},
+        model_params={"update_params": {"obj_tilts": {"start_iter": 1, "lr": 0.1}}},
+    ).params
+    assert "tilts" not in found and not found["update_tilts"] and "slice_distances" not in found
+
+
+def test_part_of_the_scan() -> None:
+    both = translated(recon_params={"INDICES_MODE": {"mode": "sub"}}).params
+    assert both["indices_mode"] == "sub" and both["indices_shape"] == [2, 3]
+    given = translated(
+        recon_params={"INDICES_MODE": {"mode": "center", "subscan_slow": 4, "subscan_fast": 5}}
+    ).params
+    assert given["indices_mode"] == "center" and given["indices_shape"] == [4, 5]
+
+
+def test_no_folder_and_other_results() -> None:
+    params = translated(
+        recon_params={
+            "SAVE_ITERS": None,
+            "save_result": ["model", "scheduler_state"],
+            "recon_dir_affixes": ["lr", "Ls"],
+            "prefix_time": "%H%M",
+        }
+    )
+    assert params.params["output_folder"] == "" and params.params["save_result"] == ["model"]
+    assert params.params["convergence_monitor"] is None and params.params["prefix_time"] == "%H%M"
+    assert any("recon_dir_affixes.Ls" in text for text in params.without_counterpart)
+
+
+def test_hypertune_is_tune() -> None:
+    found = translated(
+        hypertune_params={
+            "if_hypertune": True,
+            "timeout": 100,
+            "pruner_params": None,
+            "sampler_params": {"name": "GridSampler", "configs": {"search_space": {"dz": [1, 2]}}},
+            "error_metric": "contrast",
+            "tune_params": {
+                "plr": {"state": True, "suggest": "cat", "kwargs": {"choices": [1e-2, 1e-4, 1e-4]}},
+                "C10": {"state": True, "suggest": "float", "kwargs": {"low": -100, "high": 100, "step": 1}},
+                "dz": {"state": False, "suggest": "float", "kwargs": {"low": 4, "high": 8}},
+                "optimizer": {
+                    "state": True,
+                    "suggest": "cat",
+                    "kwargs": {"choices": ["Adam", "SGD"], "optim_configs": {"SGD": {"momentum": 0.9}}},
+                },
+            },
+        },
+        init_params={"probe_aberrations": {"C10": 70.0}},
+    ).params
+    tune = found["tune"]
+    assert list(tune["parameters"]) == ["optimizer", "plr", "C10"] and list(TUNED).index("plr") == 2
+    assert tune["parameters"]["plr"] == {"suggest": "cat", "choices": [1e-2 / 16, 1e-4 / 16]}
+    assert tune["parameters"]["C10"] == {"suggest": "float", "low": -100, "high": 100, "step": 1}
+    assert tune["parameters"]["optimizer"]["choices"] == ["adam", "sgd"]
+    assert tune["parameters"]["optimizer"]["optim_configs"] == {"sgd": {"momentum": 0.9}}
+    assert tune["sampler"] == {"name": "Grid", "configs": {"search_space": {"dz": [1, 2]}}}
+    assert tune["pruner"] == "None" and tune["objective"] == "contrast" and tune["timeout_s"] == 100
+    np.testing.assert_allclose(found["probe"], translated().params["probe"])  # C10 is searched from 0
+    assert not np.any(found["aberrations"])
+
+
+def test_hypertune_leaves_open_what_it_searches() -> None:
+    def on(name: str, **kwargs: Any) -> dict[str, Any]:
+        entry = {"state": True, "suggest": "float", "kwargs": {"low": 1, "high": 2, **kwargs}}
+        return translated(
+            hypertune_params={"if_hypertune": True, "tune_params": {name: entry}},
+            init_params={"pos_scan_affine": [1.0, 0, 10, 0], "probe_z_shift": 30.0, "pos_scan_rand_std": 0},
+        ).params
+
+    assert "obj" not in on("Nlayer") and "obj" in on("dz")
+    aperture = on("conv_angle")
+    assert aperture["probe"] == "aperture" and aperture["extra_probe_defocus"] == 30.0
+    assert aperture["aperture_mask"] == pytest.approx(
+        2 * aperture["pixel_size_x_A"] * 24.9e-3 / 0.04175716, rel=1e-6
+    )
+    assert np.ptp(on("rotation")["positions"][:6, 0]) == pytest.approx(0, abs=1e-9)
+    assert np.ptp(on("dz")["positions"][:6, 0]) > 0.1
+    assert np.abs(on("z_shift")["probe"] - on("dz")["probe"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({"init_params": {"probe_kvv": 80}}, "init_params.probe_kvv.*did you mean 'probe_kv'"),
+        ({"recon_param": {}}, "recon_param.*did you mean 'recon_params'"),
+        ({"recon_params": {"NITERS": 3}}, "did you mean 'NITER'"),
+        ({"model_params": {"update_params": {"objs": {}}}}, "update_params.objs"),
+        ({"model_params": {"optimizer_params": {"name": "Muon"}}}, "does not work in PtyRAD either"),
+        ({"model_params": {"scheduler_params": {"name": "LambdaLR"}}}, "Python functions"),
+        ({"model_params": {"scheduler_params": {"name": "StepLR"}}}, "needs step_size"),
+        ({"model_params": {"scheduler_params": {"name": "Steps"}}}, "expected one of StepLR"),
+        ({"model_params": {"update_params": {"probe": {"start_iter": 0}}}}, "count from 1"),
+        ({"model_params": {"update_params": {"probe": {"lr": 0}}}}, "but lr 0"),
+        ({"loss_params": {"loss_single": {"state": False}}}, "at least one must be"),
+        ({"init_params": {"probe_illum_type": "xray"}}, "only electrons"),
+        ({"init_params": {"probe_kv": None}}, "needs probe_kv"),
+        ({"init_params": {"meas_calibration": {"mode": "dx"}}}, "positive value"),
+        ({"init_params": {"meas_calibration": {"mode": "size", "value": 1}}}, "expected one of"),
+        ({"init_params": {"pos_N_scans": 31}}, "pos_N_scans is 31"),
+        ({"init_params": {"pos_N_scan_slow": 4}}, "expects 4 x 6 patterns"),
+        ({"init_params": {"probe_source": "prism"}}, "probe_source"),
+        ({"init_params": {"obj_source": "prism"}}, "obj_source"),
+        ({"init_params": {"tilt_source": "prism"}}, "tilt_source"),
+        ({"init_params": {"pos_source": "prism"}}, "pos_source"),
+        ({"init_params": {"probe_pmode_init_pows": [0.5, 0.5]}}, "probe_pmode_init_pows"),
+        ({"init_params": {"obj_z_resample": {"mode": "more", "value": 2}}}, "obj_z_resample.mode"),
+        ({"init_params": {"obj_params": "a.pt", "obj_source": "PtyRAD"}}, "no file"),
+        ({"hypertune_params": {"tune_params": {"C11": None}}}, "did you mean 'C41'"),
+        ({"recon_params": {"NITER": "many"}}, "recon_params.NITER is 'many', expected a number"),
+        ({"recon_params": {"NITER": None}}, "recon_params.NITER is null"),
+        ({"recon_params": {"BATCH_SIZE": {"size": 2.5}}}, "BATCH_SIZE.size is 2.5, expected a whole number"),
+        ({"model_params": {"preload_data": 1}}, "true or false"),
+        ({"init_params": {"meas_flipT": [1, 0]}}, "a list of 3"),
+        ({"init_params": {"meas_crop": [1, None, None, None]}}, "pairs or null"),
+        ({"init_params": {"meas_permute": [0, 0, 1]}}, "do not fit"),
+        ({"init_params": {"meas_pad": {"target_Npix": 8}}}, "target_Npix from 16 on"),
+        ({"init_params": {"probe_permute": [0, 0, 1]}}, "in some order"),
+        ({"init_params": {"probe_conv_angle": [1]}}, "probe_conv_angle is .1., expected a number"),
+        ({"constraint_params": {"obj_rblur": 3}}, "obj_rblur is 3"),
+        ({"loss_params": {"loss_single": {"weight": "heavy"}}}, "loss_single.weight"),
+        ({"hypertune_params": {"if_hypertune": True}}, "state: true"),
+    ],
+)
+def test_what_cannot_be_used_is_said(groups: dict[str, Any], said: str) -> None:
+    with pytest.raises((ParameterError, ValueError), match=said):
+        translate(content(**groups))
+
+
+def test_positions_of_other_kinds(tmp_path: Path) -> None:
+    corners = np.random.default_rng(0).uniform(0, 20, (30, 2))
+    found = translated(init_params={"pos_source": "custom", "pos_params": corners})
+    np.testing.assert_array_equal(found.params["positions"], corners)  # PtyRAD's default noise is not added
+    assert any("not applied" in note for note in found.notes)
+    import h5py
+
+    with h5py.File(tmp_path / "pos.hdf5", "w") as file:
+        file["ppY"], file["ppX"] = corners[:, 0], corners[:, 1]
+    slice_ = translated(
+        init_params={"pos_source": "foldslice_hdf5", "pos_params": str(tmp_path / "pos.hdf5")}
+    ).params
+    moved = slice_["positions"] * slice_["pixel_size_x_A"]
+    np.testing.assert_allclose(np.diff(moved, axis=0), -np.diff(corners[::-1], axis=0), atol=1e-9)
+
+
+def test_the_shape_of_the_object_may_be_given() -> None:
+    params = translated(init_params={"obj_params": [1, 3, 60, 70]}).params  # stops PtyRAD (B11)
+    assert params["obj"].shape == (60, 70, 3, 1)
+
+
+def test_random_starts_repeat_with_the_seed() -> None:
+    first, again = translated().params, translated().params
+    np.testing.assert_array_equal(first["positions"], again["positions"])
+    np.testing.assert_array_equal(first["obj"], again["obj"])
+    other = translated(init_params={"random_seed": 4}).params
+    assert np.abs(first["positions"] - other["positions"]).max() > 0.1
+
+
+def test_the_guide_names_every_key() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "ptyrad.md").read_text(encoding="utf-8")
+    for entries in GROUPS.values():
+        for name in entries:
+            assert name in guide, name
+
+
+def test_defaults_of_sub_mappings_are_known() -> None:
+    for name in INSIDE:
+        assert name in GROUPS["init_params"]
+    json.dumps({name: list(entries) for name, entries in GROUPS.items()})
