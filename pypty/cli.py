@@ -1,4 +1,4 @@
-"""The command line: pypty import | check | plan | run | demo | explain | presets | doctor."""
+"""The command line: pypty import | check | plan | run | tune | demo | explain | presets | doctor."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--resume", action="store_true", help="FILE is an output folder: continue it exactly"
             )
     _add_import(add("import", _import, "Write a detector's file as calibrated HDF5, whatever its format."))
+    _add_tune(add("tune", _tune, "Search for the best parameters with many short reconstructions."))
     demo = add("demo", _demo, "Reconstruct MoS2 from simulated data that comes with PyPty.")
     demo.add_argument(
         "--output", default="pypty_demo", help="folder for results and figures (default: %(default)s)"
@@ -106,6 +107,19 @@ def _import(options: argparse.Namespace) -> int:
     from pypty.readers.command import import_command
 
     _say(import_command(options))
+    return 0
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    from pypty.tune.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from pypty.tune.command import tune_command
+
+    _say(tune_command(options))
     return 0
 
 
