@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pypty.errors import ParameterError
 from pypty.optics.wavelength import wavelength_A
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
-from pypty.tune import tune
+from pypty.tune import tune, writing
 from pypty.tune.layout import PRUNERS, SAMPLERS, read_plan
 from pypty.tune.names import ALIASES, ENTRY_ALIASES, components, find_target, with_values
 from pypty.tune.objectives import contrast
@@ -50,24 +49,24 @@ def test_finds_the_defocus_and_leaves_a_preset_that_runs(tmp_path: Path) -> None
     folder = tmp_path / "out"
     search = params(
         {"output_folder": str(folder), "epoch_max": 4, "strip_dataset_from_params": False},
-        n_trials=14,
+        n_trials=10,
         collate=True,
-        sampler={"name": "TPE", "n_startup_trials": 6},
+        sampler={"name": "TPE", "n_startup_trials": 5},
         pruner={"name": "Hyperband", "min_resource": 2},
     )
     found = tune(search)
-    assert len(found.trials) == 14
+    assert len(found.trials) == 10
     assert abs(found.best_params["C10"] - TRUE_C10) < 6
     assert found.best_value == min(one.value for one in found.completed)
     assert {one.state for one in found.trials} == {"complete", "pruned"}
     assert all(one.epochs < 4 for one in found.trials if one.state == "pruned")
     images = sorted((folder / "trials").glob("*.png"))
     best = next(one for one in images if f"_t{found.best_trial:04d}_" in one.name)
-    assert len(images) == 14 and best.name.startswith(f"error_{found.best_value:.5f}_t")
+    assert len(images) == 10 and best.name.startswith(f"error_{found.best_value:.5f}_t")
     assert yaml.safe_load(best.with_suffix(".yaml").read_text())["parameters"] == dict(found.best_params)
     for name in ("history", "slices", "epochs", "importances"):
         assert (folder / f"tune_{name}.png").stat().st_size > 5000
-    assert (folder / "trials.csv").read_text().count("\n") == 15
+    assert (folder / "trials.csv").read_text().count("\n") == 11
     result = pypty.run(folder / "best.yaml")
     assert result.loss[-1] / len(patterns()) == pytest.approx(found.best_value, rel=1e-9)
     assert result.folder == (folder / "best").resolve()
@@ -79,7 +78,7 @@ def test_finds_the_defocus_and_leaves_a_preset_that_runs(tmp_path: Path) -> None
 def test_the_same_seed_finds_the_same_and_no_value_stays_for_the_next_trial() -> None:
     """B4: a trial with the identity has the loss of the parameters as they are given."""
     given = params(
-        sampler="Grid", n_trials=9, parameters={"rotation": {"low": -5, "high": 5, "step": 5}, "C10": [0, 20, 10]}
+        sampler="Grid", n_trials=6, parameters={"rotation": {"low": -5, "high": 5, "step": 5}, "C10": [0, 20, 20]}
     )  # fmt: skip
     first, second = tune(given), tune(given)
     assert [one.values for one in first.trials] == [one.values for one in second.trials]
@@ -87,7 +86,7 @@ def test_the_same_seed_finds_the_same_and_no_value_stays_for_the_next_trial() ->
     neutral = next(one for one in first.trials if one.values == {"rotation": 0.0, "C10": 0.0})
     plain = pypty.run({**given, "tune": None})
     assert neutral.value == pytest.approx(plain.loss[-1] / len(patterns()), rel=1e-12)
-    assert len({one.value for one in first.trials}) == 9
+    assert len({one.value for one in first.trials}) == 6
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -145,7 +144,7 @@ def test_a_failed_trial_is_noted_and_the_search_goes_on() -> None:
         17: "failed",
     }
     assert "nothing would be left" in next(one.note for one in found.trials if one.state == "failed")
-    with pytest.raises(ParameterError, match="all 2 trials failed; the last one: .*data_shift_vector"):
+    with pytest.raises(ParameterError, match="all 2 trials failed; the last one: (.|\n)*data_shift_vector"):
         tune(params(parameters={"data_shift_vector.0": {"choices": [17]}}))
 
 
@@ -202,7 +201,6 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     assert found.trials[3].values == found.trials[2].values and found.trials[3].note == "repeats trial 2"
     assert found.stop_reason == "max_trials = 3 were reached"
     assert before[0] in [one.values["C10"] for one in found.trials[:2]]
-    assert tune(tmp_path / "tune.yaml").stop_reason == "0 trials were done"
     with pytest.raises(ParameterError, match="the study 'study' has 'loss'; choose another study_name"):
         tune({**plain, "tune": {**plain["tune"], "objective": "contrast"}})
     words = {"parameters": {"C10": {"choices": [1, 2]}}}
@@ -210,30 +208,37 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
         tune({**plain, "tune": {**plain["tune"], **words}})
 
 
-@pytest.mark.parametrize("storage", ["sqlite:///both.sqlite3", "journal:///both.log"])
-def test_two_workers_share_a_study(tmp_path: Path, storage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_for_network_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "write_figures", lambda *given: [])
+    given = params({"output_folder": str(tmp_path)}, storage="journal:///both.log", sampler="TPE")
+    first, second = tune(given, worker="one"), tune(given, worker="two")
+    assert [one.worker for one in second.trials] == ["one", "one", "two", "two"]
+    assert second.trials[:2] == first.trials
+    assert (tmp_path / "both.log").exists() and (tmp_path / "tune_two.log").exists()
+
+
+def test_two_workers_share_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = "sqlite:///both.sqlite3"
     np.save(tmp_path / "data.npy", patterns())
     given = params({"output_folder": str(tmp_path / "out"), "data_path": str(tmp_path / "data.npy")})
     given["positions"] = scan_positions().tolist()
     del given["dataset"]
     (tmp_path / "tune.yaml").write_text(yaml.safe_dump(given))
-    command = ["tune", str(tmp_path / "tune.yaml"), "--trials", "4", "--storage", storage, "--worker"]
+    command = ["tune", str(tmp_path / "tune.yaml"), "--trials", "3", "--storage", storage, "--worker"]
+    monkeypatch.setattr(writing, "write_figures", lambda *given: [])  # the other worker draws them
     other = subprocess.Popen(
         [sys.executable, "-m", "pypty", *command, "two"], stdout=subprocess.PIPE, text=True
     )
-    marker = tmp_path / "out" / storage.rpartition("/")[2]
-    for _ in range(300):
-        if marker.exists():
-            break
-        time.sleep(0.05)
     assert main([*command, "one", "--set", "epoch_max=3"]) == 0
     printed, _ = other.communicate()
     assert other.returncode == 0 and "best parameters:" in printed
     assert "best parameters:" in capsys.readouterr().out
-    found = tune({**given, "tune": {**given["tune"], "storage": storage, "max_trials": 8}})
-    assert len(found.completed) == 8
-    assert [one.worker for one in found.trials].count("one") == 4
-    assert len({one.values["C10"] for one in found.trials}) == 8
+    found = tune({**given, "tune": {**given["tune"], "storage": storage, "max_trials": 6}})
+    assert len(found.completed) == 6
+    assert [one.worker for one in found.trials].count("one") == 3
+    assert len({one.values["C10"] for one in found.trials}) == 6
     best = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
     assert best["aberrations"] == [found.best_params["C10"]]
 
@@ -250,6 +255,7 @@ def test_interrupting_keeps_what_was_done(tmp_path: Path, monkeypatch: pytest.Mo
         return original(*given)
 
     given = params({"output_folder": str(tmp_path)})
+    monkeypatch.setattr(writing, "write_figures", lambda *given: [])
     with monkeypatch.context() as patch:
         patch.setattr(study.Bench, "run", interrupted)
         found = tune(given, 5)
@@ -304,7 +310,7 @@ def test_pixel_changes_positions_and_aperture_and_has_an_effect() -> None:
     """B3."""
     base = small_params(probe="aperture", aperture_mask=0.5, rez_pixel_size_A=0.1)
     out = with_values(base, {"dx": 0.44, "conv_angle": 30.0})
-    assert out["pixel_size_x_A"] == out["pixel_size_y_A"] == pytest.approx(0.44)
+    assert (out["pixel_size_x_A"], out["pixel_size_y_A"]) == pytest.approx((0.44, 0.44))
     np.testing.assert_allclose(out["positions"] * 0.44, base["positions"] * 0.4)
     assert out["rez_pixel_size_A"] == pytest.approx(0.1 * 0.4 / 0.44)
     assert out["aperture_mask"] == pytest.approx(2 * 0.44 * 0.03 / wavelength_A(80.0))

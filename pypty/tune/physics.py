@@ -52,7 +52,7 @@ def set_convergence(params: dict[str, Any], angle_mrad: float) -> None:
     ParameterError
         The starting probe is not made from an aperture, or pixels are not square.
     """
-    if params.get("probe") != "aperture":
+    if not isinstance(params.get("probe"), str):
         raise ParameterError("the starting probe is not made from an aperture; set probe: aperture")
     pixel_x, pixel_y = (base_value(params, f"pixel_size_{axis}_A") for axis in "xy")
     if abs(pixel_x / pixel_y - 1) > _SAME_PIXELS:

@@ -6,8 +6,10 @@ import datetime
 import importlib
 import inspect
 import os
+import random
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ _MOST_RETRIES = 3
 _UNSIGNED_S = 60
 """A running trial that no worker has signed for so long is dead: signing is the first thing a worker does."""
 _LIVING = "worker"
+_ATTEMPTS = 6
+_RACES = ("already exists", "unique constraint", "duplicate", "locked")
+"""What a data base says when two workers make its tables at the same moment."""
 
 Retry = Callable[[Any, Any], None]
 
@@ -38,21 +43,26 @@ def open_study(plan: Plan, folder: Path | None, sampler: Any, pruner: Any) -> An
         The storage cannot be used, or the study in it is another one.
     """
     optuna = load_optuna()
-    try:
-        study = optuna.create_study(
-            storage=_open_storage(plan, folder),
-            study_name=plan.study_name,
-            sampler=sampler,
-            pruner=pruner,
-            direction="minimize",
-            load_if_exists=True,
-        )
-    except ParameterError:
-        raise
-    except Exception as error:  # whatever a data base may raise
-        raise ParameterError(
-            f"tune.storage: {plan.storage!r} cannot be used: {type(error).__name__}: {error}"
-        ) from error
+    for attempt in range(_ATTEMPTS):
+        try:
+            study = optuna.create_study(
+                storage=_open_storage(plan, folder),
+                study_name=plan.study_name,
+                sampler=sampler,
+                pruner=pruner,
+                direction="minimize",
+                load_if_exists=True,
+            )
+            break
+        except ParameterError:
+            raise
+        except Exception as error:  # whatever a data base may raise
+            if attempt + 1 < _ATTEMPTS and any(text in str(error).lower() for text in _RACES):
+                time.sleep((1 + attempt) * random.uniform(0.2, 0.6))
+                continue
+            raise ParameterError(
+                f"tune.storage: {plan.storage!r} cannot be used: {type(error).__name__}: {error}"
+            ) from error
     _check_same(study, plan)
     return study
 

@@ -48,8 +48,8 @@ def tune(params: Params, n_trials: int | None = None, storage: str | None = None
     Raises
     ------
     ParameterError
-        With every problem of ``tune``, the parameters and the data; or Optuna is missing, its storage cannot be used, or
-        no trial could be done.
+        With every problem of ``tune``, the parameters and the data; or Optuna is missing, its storage cannot be used,
+        or no trial could be done.
 
     Interrupting it (Ctrl-C) ends it; the trial that was running will be done again by the next start.
     """

@@ -118,7 +118,11 @@ def _run(setup: Setup, name: str, report: Report) -> Outcome:
     objective = Objective(name, reconstruction)
     pruned = False
     for record in reconstruction.epochs():
-        if report(len(reconstruction.state.records), objective.after(record)):
+        state = reconstruction.state
+        ends = state.epoch >= setup.settings["epoch_max"] or bool(state.stop_reason)
+        if (
+            report(len(state.records), objective.after(record)) and not ends
+        ):  # nothing is saved at the last one
             pruned = True
             break
     pixel_y, pixel_x = setup.grid.pixel_size_A
