@@ -45,6 +45,7 @@ def params(changes: dict[str, Any] | None = None, **search: Any) -> dict[str, An
 # ------------------------------------------------------------------------------------------------------ the search
 
 
+@pytest.mark.slow
 def test_finds_the_defocus_and_leaves_a_preset_that_runs(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     search = params(
@@ -165,6 +166,7 @@ def test_patterns_of_a_file_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
 # ----------------------------------------------------------------------------------------------- workers, and death
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     np.save(tmp_path / "data.npy", patterns())
@@ -217,6 +219,7 @@ def test_a_file_for_network_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (tmp_path / "both.log").exists() and (tmp_path / "tune_two.log").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
