@@ -138,6 +138,31 @@ def test_validation_asks_for_held_out_patterns() -> None:
         tune(params(objective="validation"))
 
 
+@pytest.mark.skipif(SCHEMA["optimizer"].status != "", reason="first-order methods are not available yet")
+def test_optimizers_with_options_and_learning_rates() -> None:
+    """B2."""
+    entry = {"choices": ["Adam", "lbfgs"], "optim_configs": {"Adam": {"betas": [0.8, 0.9]}}}
+    base = params(
+        {"update_probe": True}, sampler="Grid", parameters={"optimizer": entry, "plr": {"choices": [0.01]}}
+    )
+    found = tune(base)
+    assert {one.values["optimizer"] for one in found.completed} == {"adam", "lbfgs"}
+    for one in found.completed:
+        options = {"optimizer_options": {"betas": [0.8, 0.9]}} if one.values["optimizer"] == "adam" else {}
+        rates = {"learning_rates": {"probe_abs": 0.01}}
+        plain = pypty.run({**base, "tune": None, "optimizer": one.values["optimizer"], **options, **rates})
+        assert one.value == pytest.approx(plain.loss[-1] / len(patterns()), rel=1e-12)
+
+
+@pytest.mark.skipif(
+    SCHEMA["validation_fraction"].status != "", reason="held-out patterns are not available yet"
+)
+def test_validation_is_that_of_the_held_out_patterns() -> None:
+    found = tune(params({"validation_fraction": 0.2}, objective="validation"))
+    assert all(one.value == one.history[2] for one in found.completed) and len(found.completed) == 2
+    assert found.completed[0].value < found.completed[1].value
+
+
 def test_a_failed_trial_is_noted_and_the_search_goes_on() -> None:
     found = tune(params(sampler="Grid", n_trials=2, parameters={"data_shift_vector.0": {"choices": [0, 17]}}))
     assert {one.values["data_shift_vector.0"]: one.state for one in found.trials} == {
@@ -424,6 +449,11 @@ def test_shorthands() -> None:
     assert ranges["algorithm"].choices == ("ml", "lsq_sqrt")
     blur = ranges["apply_gaussian_filter"]
     assert [blur.value(json.loads(json.dumps(label))) for label in blur.labels] == [False, [1, 1]]
+    (modes,) = plan_of(
+        parameters={"pmode_max": {"suggest": "float", "low": 1.0, "high": 4.0, "step": 1.0}}
+    ).ranges
+    assert (modes.suggest, modes.low, modes.step) == ("int", 1, 1) and type(modes.high) is int
+    assert plan_of(parameters={"dz": {"choices": [3, 4, 4]}}).ranges[0].choices == (3, 4)
     assert grid_of(ranges["hist_length"]) == [2, 3, 4, 5, 6, 7, 8]
     assert plan_of(sampler="TPESampler", pruner="HyperbandPruner").sampler.name == "TPE"
     assert plan_of(pruner=None).pruner is None

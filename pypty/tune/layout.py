@@ -185,6 +185,8 @@ def _read_range(name: str, given: Any) -> Range:
     suggest = values["suggest"] or (
         "cat" if values["choices"] is not None else "int" if target.whole else "float"
     )
+    if suggest == "float" and target.whole:
+        suggest = "int"  # there is nothing between two of its values
     one = _choices(name, values) if suggest == "cat" else _interval(name, suggest, values)
     checked = one.choices if suggest == "cat" else (one.low, one.high)
     for value in checked:
@@ -227,7 +229,8 @@ def _choices(name: str, values: Mapping[str, Any]) -> Range:
         raise ParameterError(
             f"optim_configs: {strange[0]!r} is none of the choices{near(strange[0], choices)}"
         )
-    return Range(name, "cat", choices=tuple(choices), options=MappingProxyType(lowered))
+    distinct = [choice for place, choice in enumerate(choices) if choice not in choices[:place]]
+    return Range(name, "cat", choices=tuple(distinct), options=MappingProxyType(lowered))
 
 
 def _interval(name: str, suggest: str, values: Mapping[str, Any]) -> Range:
@@ -246,7 +249,7 @@ def _interval(name: str, suggest: str, values: Mapping[str, Any]) -> Range:
         fractions = [key for key in ("low", "high", "step") if values[key] is not None and values[key] % 1]
         if fractions:
             raise ParameterError(
-                f"{fractions[0]} = {values[fractions[0]]:g} is not whole; use suggest: float"
+                f"{fractions[0]} = {values[fractions[0]]:g} is not whole, but all values are"
             )
         low, high, step = int(low), int(high), None if step is None else int(step)
     return Range(name, suggest, low, high, step, log)
