@@ -54,6 +54,7 @@ _MODULES = (
     "result",
     "se",
     "tcbf",
+    "tune",
     "utils",
     "vaa",
 )

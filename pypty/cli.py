@@ -1,4 +1,4 @@
-"""The command line: pypty import | convert | check | plan | run | demo | explain | presets | doctor."""
+"""The command line: pypty import | convert | check | plan | run | tune | demo | explain | presets | doctor."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
             )
     _add_import(add("import", _import, "Write a detector's file as calibrated HDF5, whatever its format."))
     _add_convert(add("convert", _convert, "Translate a parameter file of PtyRAD into a preset."))
+    _add_tune(add("tune", _tune, "Search for the best parameters with many short reconstructions."))
     demo = add("demo", _demo, "Reconstruct MoS2 from simulated data that comes with PyPty.")
     demo.add_argument(
         "--output", default="pypty_demo", help="folder for results and figures (default: %(default)s)"
@@ -123,11 +124,24 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    from pypty.tune.command import add_arguments
+
+    add_arguments(parser)
+
+
 def _convert(options: argparse.Namespace) -> int:
     from pypty.importers.command import convert_command
     from pypty.params.presets import read_changes
 
     _say(convert_command(options, read_changes(options.set)))
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from pypty.tune.command import tune_command
+
+    _say(tune_command(options))
     return 0
 
 

@@ -48,6 +48,16 @@ ALLOWED = {
     "tcbf": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},
     "direct": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},
     "checkup": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
+    "tune": {
+        "backend",
+        "engine",
+        "model",
+        "optics",
+        "output",
+        "params",
+        "plots",
+        "_version",
+    },
     "utils": {
         "backend",
         "constraints",
@@ -71,7 +81,7 @@ ALLOWED = {
     "plots": set(),
     "demo": {"data", "iterative", "params", "plots", "quality", "result"},
     "doctor": {"backend", "_version"},
-    "cli": {"checkup", "demo", "doctor", "importers", "iterative", "params", "readers", "_version"},
+    "cli": {"checkup", "demo", "doctor", "importers", "iterative", "params", "readers", "tune", "_version"},
     "__main__": {"cli"},
     "_version": set(),
     "__init__": {"_version", "checkup", "iterative", "output", "params", "result"},
@@ -95,6 +105,7 @@ ONLY_IN = {
     },
     "tqdm": {"engine"},
     "simpleeval": {"params"},
+    "optuna": {"tune"},
 }
 
 

@@ -1,0 +1,36 @@
+"""The command ``pypty tune``."""
+
+from __future__ import annotations
+
+import argparse
+
+from pypty.params.presets import load_preset, read_changes
+from pypty.tune.study import tune
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("file", help="YAML file with parameters and the key 'tune', or name of a preset")
+    parser.add_argument("--trials", type=int, metavar="N", help="trials of this worker (tune.n_trials)")
+    parser.add_argument(
+        "--storage", metavar="URL", help="where trials are kept: sqlite:///FILE, journal:///FILE, a data base"
+    )
+    parser.add_argument(
+        "--worker",
+        default="",
+        metavar="NAME",
+        help="name of this worker; what an earlier one left is done again",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter")
+
+
+def tune_command(options: argparse.Namespace) -> str:
+    """Search; returns the table to print.
+
+    Raises
+    ------
+    PyptyError
+        As :func:`pypty.tune.tune`.
+    """
+    params = {**load_preset(options.file), **read_changes(options.set)}
+    return tune(params, options.trials, options.storage, options.worker).table()

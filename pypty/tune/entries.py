@@ -1,0 +1,234 @@
+"""Tuned names that are our own: a parameter, or one entry of it by a dotted path."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import ParameterError
+from pypty.optics.aberrations import aberration_names
+from pypty.params.kinds import ArrayOf, Either, Kind, Number, brief
+from pypty.params.nested import Record, Table
+from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.schema import GROUPS, SCHEMA
+
+_ABERRATIONS = tuple(aberration_names(25))
+_FIXED = frozenset(parameter.name for group in ("Output", "Result files") for parameter in GROUPS[group]) - {
+    "epoch_max"
+}
+"""They say what is written, or where: nothing to compare."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint at the most similar of the known names."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A parameter, or one entry of a dict or array in it.
+
+    Attributes
+    ----------
+    parameter : which
+    path : what stands behind the first dot of the name
+    kind : what one value of it may be
+    unit : of it
+    """
+
+    parameter: Parameter
+    path: tuple[str, ...]
+    kind: Kind
+    unit: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is an integer."""
+        return _is_whole(self.kind)
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value of it."""
+        found = self.kind.problem(value)
+        return None if found is None else f"{found}, where {self.kind.describe()} is expected"
+
+    def change(self, params: dict[str, Any], value: Any) -> None:
+        """Set it, in new objects: nothing of what ``params`` holds is changed.
+
+        Raises
+        ------
+        ParameterError
+            The parameter, as it is given, has no such entry.
+        """
+        name = self.parameter.name
+        if not self.path:
+            params[name] = value
+            return
+        given = base_value(params, name)
+        if _container(self.parameter.kind) is not None:
+            params[name] = _set_in_dict(dict(given), self.path, value, _container(self.parameter.kind))
+        else:
+            params[name] = _set_in_array(given, self.path, value, name)
+
+
+def find_entry(name: str) -> Entry:
+    """The parameter or entry of this name.
+
+    Raises
+    ------
+    ParameterError
+        There is none, or it cannot be tuned.
+    """
+    root, *path = name.split(".")
+    parameter = SCHEMA.get(root)
+    if parameter is None:
+        raise ParameterError("there is no such parameter")
+    if parameter.status == NOT_YET:
+        raise ParameterError(f"this feature is {NOT_YET}")
+    if parameter.status in (NO_EFFECT, RECORDED) or root in _FIXED:
+        raise ParameterError("it has no effect on a reconstruction; there is nothing to compare")
+    container = _container(parameter.kind)
+    if not path:
+        if container is not None:
+            raise ParameterError(f"it is a dict; tune one entry of it, {root}.{_example(container)}")
+        return Entry(parameter, (), parameter.kind, parameter.unit)
+    if container is not None:
+        kind, unit = _field(container, tuple(path), root)
+        return Entry(parameter, tuple(path), kind, unit)
+    if _array(parameter.kind) is None:
+        raise ParameterError(f"{root} is one value and has no entry {'.'.join(path)!r}")
+    indices = tuple(_index(root, part) for part in path)
+    array = _array(parameter.kind)
+    assert array is not None
+    if len(indices) not in {len(names) for names in array.dims}:
+        raise ParameterError(f"{root} is {array.describe()}; give one index for each axis")
+    return Entry(parameter, indices, Number(low=array.low, integer=array.integer), parameter.unit)
+
+
+def base_value(params: Mapping[str, Any], name: str) -> Any:
+    """The value of a parameter as it is given, or its default, converted.
+
+    Raises
+    ------
+    ParameterError
+        It is a function of the epoch.
+    """
+    parameter = SCHEMA[name]
+    value = params.get(name, parameter.default)
+    if parameter.kind.problem(value) is not None:
+        raise ParameterError(
+            f"{name} is {brief(value)} in the parameters; a value that varies with the epoch, or is not usable, "
+            "has no entry to tune"
+        )
+    return parameter.kind.convert(value)
+
+
+def _container(kind: Kind) -> Record | Table | None:
+    """The record or table that a kind is, also as one of several."""
+    if isinstance(kind, (Record, Table)):
+        return kind
+    if isinstance(kind, Either):
+        return next((found for found in map(_container, kind.kinds) if found is not None), None)
+    return None
+
+
+def _array(kind: Kind) -> ArrayOf | None:
+    if isinstance(kind, ArrayOf):
+        return None if kind.complex or kind.lazy else kind
+    if isinstance(kind, Either):
+        return next((found for found in map(_array, kind.kinds) if found is not None), None)
+    return None
+
+
+def _is_whole(kind: Kind) -> bool:
+    if isinstance(kind, Either):
+        return any(_is_whole(one) for one in kind.kinds)
+    return isinstance(kind, Number) and kind.integer
+
+
+def _example(container: Record | Table) -> str:
+    if isinstance(container, Table):
+        name, record = container.records[0]
+        return f"{name}.{record.fields[0].name}"
+    return container.fields[0].name
+
+
+def _field(container: Record | Table, path: tuple[str, ...], root: str) -> tuple[Kind, str]:
+    """Kind and unit of one field."""
+    if isinstance(container, Table):
+        records = dict(container.records)
+        if path[0] not in records:
+            raise ParameterError(f"{root} has no entry {path[0]!r}{near(path[0], list(records))}")
+        if len(path) == 1 and not records[path[0]].shorthand:
+            raise ParameterError(
+                f"it is a dict; tune one entry of it, {root}.{path[0]}.{_example(records[path[0]])}"
+            )
+        rest = path[1:] or (records[path[0]].shorthand,)
+        return _field(records[path[0]], rest, f"{root}.{path[0]}")
+    fields = {field.name: field for field in container.fields}
+    if path[0] not in fields:
+        raise ParameterError(f"{root} has no entry {path[0]!r}{near(path[0], list(fields))}")
+    field = fields[path[0]]
+    if len(path) == 1:
+        return field.kind, field.unit
+    array = _array(field.kind)
+    if array is None or len(path) > 2 or not path[1].isdigit():
+        raise ParameterError(f"{root}.{path[0]} has no entry {'.'.join(path[1:])!r}")
+    return Number(low=array.low, integer=array.integer), field.unit
+
+
+def _index(root: str, part: str) -> str:
+    """An index of an array; the aberrations have names."""
+    if root == "aberrations" and part in _ABERRATIONS:
+        return str(_ABERRATIONS.index(part))
+    if part.isdigit():
+        return part
+    hint = near(part, _ABERRATIONS) if root == "aberrations" else ""
+    raise ParameterError(f"{part!r} is no index of {root}{hint}; count from 0")
+
+
+def _set_in_dict(whole: dict[str, Any], path: tuple[str, ...], value: Any, container: Any) -> dict[str, Any]:
+    """A copy of a dict of records with one field set."""
+    if isinstance(container, Table):
+        record = dict(container.records)[path[0]]
+        entry = whole.get(path[0]) or record.convert({})
+        rest = path[1:] or (record.shorthand,)
+        return {**whole, path[0]: _set_in_dict(dict(entry), rest, value, record)}
+    if len(path) == 1:
+        return {**whole, path[0]: value}
+    array, index = np.array(whole[path[0]], float), int(path[1])
+    if index >= array.size:
+        raise ParameterError(f"{path[0]} has {array.size} values, counted from 0; there is no {index}")
+    array[index] = value
+    return {**whole, path[0]: array.tolist()}
+
+
+def _set_in_array(given: Any, path: tuple[str, ...], value: Any, name: str) -> np.ndarray:
+    """A copy of an array with one value set; aberrations grow with zeros."""
+    index = tuple(int(part) for part in path)
+    if name == "aberrations":
+        return with_aberration(given, index[0], value)
+    if not isinstance(given, np.ndarray):
+        raise ParameterError(
+            f"{name} is {brief(given)} in the parameters; give it as an array, of which one value is tuned"
+        )
+    array = given.copy()
+    if array.ndim != len(index) or any(i >= n for i, n in zip(index, array.shape, strict=True)):
+        raise ParameterError(
+            f"{name} has shape {array.shape} in the parameters; there is no value {list(index)}"
+        )
+    array[index] = value
+    return array
+
+
+def with_aberration(given: np.ndarray | None, index: int, value: float) -> np.ndarray:
+    """(K,) aberrations in Å with one of them set."""
+    old = np.zeros(0) if given is None else np.asarray(given, float)
+    array = np.zeros(max(len(old), index + 1))
+    array[: len(old)] = old
+    array[index] = value
+    return array

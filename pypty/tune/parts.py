@@ -1,0 +1,166 @@
+"""Samplers and pruners of Optuna, from the names in ``tune``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.errors import ParameterError
+from pypty.params.report import Report
+from pypty.tune.entries import near
+from pypty.tune.layout import PRUNERS, Part, Plan, Range, read_part
+from pypty.tune.optional import load_optuna, quiet
+
+_SAMPLER_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "TPE": MappingProxyType({"multivariate": True, "group": True, "constant_liar": True}),
+    "GP": MappingProxyType({"deterministic_objective": True}),
+    "QMC": MappingProxyType({"warn_asynchronous_seeding": False}),
+})  # fmt: skip
+_SEEDED_ONCE = ("Grid", "QMC")
+"""All workers must go through the same grid, or sequence."""
+_EXTRA_PACKAGES: Mapping[str, str] = MappingProxyType({"GP": "torch", "CmaEs": "cmaes", "QMC": "scipy"})
+_HYPERBAND = MappingProxyType({"min_resource": 5, "reduction_factor": 2})
+_WRAPPED = ("wrapped_pruner", "wrapped_pruner_configs")
+
+
+def make_sampler(plan: Plan, seed: int) -> Any:
+    """The sampler; trial k has random numbers of its own, derived from the seed and k, whichever worker does it."""
+    optuna = load_optuna()
+    own = plan.sampler.options.get("seed")
+    seed = seed if own is None else int(own)
+    if plan.sampler.name in _SEEDED_ONCE:
+        return _build_sampler(plan, seed)
+
+    class PerTrial(optuna.samplers.BaseSampler):  # type: ignore[name-defined]
+        """Builds the sampler anew for each trial."""
+
+        inner = _build_sampler(plan, seed)
+
+        def before_trial(self, study: Any, trial: Any) -> None:
+            self.inner = _build_sampler(plan, zlib.crc32(f"{seed} {trial.number}".encode()))
+            self.inner.before_trial(study, trial)
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            return self.inner.infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            return self.inner.sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return self.inner.sample_independent(study, trial, name, distribution)
+
+        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            self.inner.after_trial(study, trial, state, values)
+
+    return PerTrial()
+
+
+def _build_sampler(plan: Plan, seed: int) -> Any:
+    name = plan.sampler.name
+    options = {**_SAMPLER_DEFAULTS.get(name, {}), **plan.sampler.options, "seed": seed}
+    if name == "Grid":
+        options.setdefault("search_space", {one.name: grid_of(one) for one in plan.ranges})
+    return _build(load_optuna().samplers, name, "Sampler", options)
+
+
+def make_pruner(part: Part | None, epoch_max: int) -> Any:
+    """The pruner; Hyperband's resources are epochs, at most those of the run."""
+    optuna = load_optuna()
+    if part is None:
+        return optuna.pruners.NopPruner()
+    options = dict(part.options)
+    if part.name == "Hyperband":
+        options = {**_HYPERBAND, "max_resource": max(epoch_max, 1), **options}
+        if "min_resource" not in part.options:
+            options["min_resource"] = min(options["min_resource"], options["max_resource"])
+    if part.name == "Patient":
+        given = next((options.pop(key) for key in _WRAPPED if key in options), None)
+        inner = None if given is None else _wrapped(given)
+        options = {
+            "patience": 3,
+            **options,
+            "wrapped_pruner": make_pruner(inner, epoch_max) if inner else None,
+        }
+    if part.name == "Percentile":
+        options = {"percentile": 25.0, **options}
+    return _build(optuna.pruners, part.name, "Pruner", options)
+
+
+def _wrapped(given: Any) -> Part:
+    """The pruner inside a Patient one."""
+    report = Report()
+    part = read_part(
+        "tune.pruner.wrapped_pruner", given, tuple(n for n in PRUNERS if n != "Patient"), "Pruner", report
+    )
+    report.raise_if_any()
+    assert part is not None
+    return part
+
+
+def _build(module: Any, name: str, ending: str, options: Mapping[str, Any]) -> Any:
+    """Call a constructor; raises ParameterError where it does not take the options."""
+    key = f"tune.{ending.lower()}"
+    constructor = getattr(module, name + ending, None)
+    if constructor is None:
+        raise ParameterError(f"{key}: this version of Optuna has no {name}; pip install --upgrade optuna")
+    known = [one for one in inspect.signature(constructor).parameters if one != "kwargs"]
+    strange = [option for option in options if option not in known]
+    if strange:
+        raise ParameterError(
+            f"{key}: {name} has no option {strange[0]!r}{near(strange[0], known)}; it has {', '.join(known)}"
+        )
+    try:
+        with quiet():
+            return constructor(**options)
+    except ImportError as error:
+        package = _EXTRA_PACKAGES.get(name, "")
+        raise ParameterError(
+            f"{key}: {name} needs a package more: pip install {package} ({error})"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{key}: {name} does not take these options: {error}") from error
+
+
+def grid_of(one: Range) -> list[Any]:
+    """All values of a range, for the samplers that try each.
+
+    Raises
+    ------
+    ParameterError
+        A range of real numbers has no step.
+    """
+    if one.suggest == "cat":
+        return one.labels
+    step = one.step if one.step is not None else 1 if one.suggest == "int" and not one.log else None
+    if step is None:
+        raise ParameterError(f"tune.parameters.{one.name}: Grid and BruteForce need a step, or choices")
+    count = math.floor((one.high - one.low) / step + 1e-9) + 1
+    values = one.low + step * np.arange(count)
+    return [int(v) for v in values] if one.suggest == "int" else [float(v) for v in values]
+
+
+def check_parts(plan: Plan, epoch_max: int, report: Report) -> None:
+    """Note what makes sampler or pruner impossible."""
+    names = {one.name for one in plan.ranges}
+    space = plan.sampler.options.get("search_space")
+    if isinstance(space, Mapping) and set(space) != names:
+        report.add(
+            "tune.sampler", f"search_space has {sorted(space)}, but the parameters are {sorted(names)}"
+        )
+    try:
+        if plan.sampler.name in ("Grid", "BruteForce") and space is None:
+            for one in plan.ranges:
+                grid_of(one)
+        _build_sampler(plan, 0)
+    except ParameterError as error:
+        report.note_error(error)
+    try:
+        make_pruner(plan.pruner, epoch_max)
+    except ParameterError as error:
+        report.note_error(error)

@@ -1,0 +1,100 @@
+"""From Optuna's study to our records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pypty.tune.layout import Plan
+from pypty.tune.names import with_values
+from pypty.tune.optional import load_optuna, quiet
+from pypty.tune.results import Study, TrialRecord
+
+_ENOUGH = 4
+"""Completed trials from which on importances mean anything."""
+
+
+def values_of(plan: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by tuned name from what the storage keeps."""
+    known = {one.name: one for one in plan.ranges}
+    return {name: known[name].value(value) if name in known else value for name, value in stored.items()}
+
+
+def records_of(study: Any, plan: Plan) -> tuple[TrialRecord, ...]:
+    """All trials."""
+    return tuple(_record(trial, plan) for trial in study.get_trials(deepcopy=False))
+
+
+def _record(trial: Any, plan: Plan) -> TrialRecord:
+    states = load_optuna().trial.TrialState
+    names = {
+        states.COMPLETE: "complete",
+        states.PRUNED: "pruned",
+        states.FAIL: "failed",
+        states.RUNNING: "running",
+        states.WAITING: "waiting",
+    }
+    attributes = trial.user_attrs
+    history = dict(trial.intermediate_values)
+    value = trial.value if trial.state == states.COMPLETE else None
+    if trial.state == states.PRUNED and history:
+        value = history[max(history)]
+    notes = [str(attributes["error"])] if "error" in attributes else []
+    if "retry of" in attributes:
+        notes.append(f"repeats trial {attributes['retry of']}")
+    return TrialRecord(
+        trial.number,
+        names[trial.state],
+        value,
+        values_of(plan, trial.params),
+        int(attributes.get("epochs", 0)),
+        trial.duration.total_seconds() if trial.duration is not None else 0.0,
+        str((attributes.get("worker") or {}).get("name", "")),
+        "; ".join(notes),
+        history,
+    )
+
+
+def study_of(study: Any, plan: Plan, params: Mapping[str, Any], folder: Path | None, reason: str) -> Study:
+    """The whole search as it stands now."""
+    trials = records_of(study, plan)
+    done = [one for one in trials if one.state == "complete" and one.value is not None]
+    best = min(done, key=lambda one: (one.value, one.number), default=None)
+    values = dict(best.values) if best else {}
+    return Study(
+        values,
+        best.value if best else None,
+        best.number if best else None,
+        trials,
+        best_params(params, values, plan),
+        plan.objective,
+        _importances(study, len(done)),
+        folder,
+        reason,
+    )
+
+
+def best_params(params: Mapping[str, Any], values: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """The parameters with these values, without ``tune``."""
+    out = with_values({name: value for name, value in params.items() if name != "tune"}, values)
+    optimizer = values.get("optimizer")
+    options = next((one.options for one in plan.ranges if one.name == "optimizer"), {})
+    if isinstance(optimizer, str) and optimizer in options:
+        out["optimizer_options"] = options[optimizer]
+    return out
+
+
+def _importances(study: Any, n_completed: int) -> dict[str, float]:
+    """By ranks of the best trials (PED-ANOVA); empty where that cannot be computed."""
+    if n_completed < _ENOUGH:
+        return {}
+    importance = load_optuna().importance
+    try:
+        with quiet():
+            found = importance.get_param_importances(
+                study, evaluator=importance.PedAnovaImportanceEvaluator()
+            )
+    except (ValueError, RuntimeError, ImportError, ZeroDivisionError):
+        return {}
+    return {str(name): float(value) for name, value in found.items()}

@@ -1,0 +1,109 @@
+"""What tuning gives back, and the table it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_BEST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes
+    ----------
+    number : from 0 on, in the study
+    state : "complete", "pruned", "failed", "running" or "waiting"
+    value : of the objective; of a pruned trial, where it stopped; None = there is none
+    values : of the tuned names
+    epochs : that were done
+    seconds : that it took
+    worker : who did it
+    note : why it failed, or that it repeats another one
+    history : objective by number of finished epochs
+    """
+
+    number: int
+    state: str
+    value: float | None
+    values: Mapping[str, Any]
+    epochs: int = 0
+    seconds: float = 0.0
+    worker: str = ""
+    note: str = ""
+    history: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A search for the best parameters.
+
+    Attributes
+    ----------
+    best_params : tuned names with their best values; empty if no trial was completed
+    best_value : the objective there, or None
+    best_trial : its number, or None
+    trials : all trials of the study, of all workers
+    params : the whole parameters with these values, ready for ``pypty.run``
+    objective : what was made small
+    importances : how much of the objective's variation each name explains (sum 1); empty where there are too few trials
+    folder : output folder, or None
+    stop_reason : why this worker ended
+    """
+
+    best_params: Mapping[str, Any]
+    best_value: float | None
+    best_trial: int | None
+    trials: tuple[TrialRecord, ...]
+    params: Mapping[str, Any]
+    objective: str
+    importances: Mapping[str, float]
+    folder: Path | None
+    stop_reason: str
+
+    @property
+    def completed(self) -> tuple[TrialRecord, ...]:
+        """Trials that ended well, the best first."""
+        done = [one for one in self.trials if one.state == "complete" and one.value is not None]
+        return tuple(sorted(done, key=lambda one: (one.value, one.number)))
+
+    def table(self, n_best: int = _BEST_SHOWN) -> str:
+        """The best trials, a line each."""
+        best = self.completed[:n_best]
+        names = list(dict.fromkeys(name for one in best for name in one.values))
+        rows = [["trial", self.objective, *names, "epochs"]]
+        for one in best:
+            values = [short(one.values[name], name) if name in one.values else "" for name in names]
+            rows.append([str(one.number), f"{one.value:.5f}", *values, str(one.epochs)])
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        ]
+        counts = ", ".join(
+            f"{sum(one.state == state for one in self.trials)} {state}"
+            for state in ("complete", "pruned", "failed", "running", "waiting")
+            if any(one.state == state for one in self.trials)
+        )
+        if not best:
+            lines = ["no trial was completed"]
+        where = f"\nbest parameters: {self.folder / 'best.yaml'}" if self.folder and best else ""
+        return (
+            "\n".join([*lines, f"{len(self.trials)} trials ({counts}); stopped: {self.stop_reason}"]) + where
+        )
+
+    def __repr__(self) -> str:
+        best = (
+            ", ".join(f"{name} = {short(value, name)}" for name, value in self.best_params.items()) or "none"
+        )
+        return f"Study({len(self.trials)} trials, best {self.objective} {self.best_value}, {best})"
+
+
+def short(value: Any, name: str = "") -> str:
+    """A value in a table or file name; learning rates with their power of ten."""
+    if isinstance(value, float):
+        return f"{value:.1e}" if name.endswith("lr") else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,219 @@
+"""Where trials are kept, and what happens to trials whose worker died."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import inspect
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pypty.errors import ParameterError
+from pypty.tune.layout import Plan, Range
+from pypty.tune.optional import load_optuna, quiet
+
+_LOCK_WAIT_S = 120
+"""How long a worker waits while another one writes into an SQLite file."""
+_GRACE = 5
+"""Heartbeats that are missed before a trial counts as dead."""
+_MOST_RETRIES = 3
+"""A trial that kills its worker every time is given up."""
+_UNSIGNED_S = 60
+"""A running trial that no worker has signed for so long is dead: signing is the first thing a worker does."""
+_LIVING = "worker"
+_ATTEMPTS = 6
+_RACES = ("already exists", "unique constraint", "duplicate", "locked")
+"""What a data base says when two workers make its tables at the same moment."""
+
+Retry = Callable[[Any, Any], None]
+
+
+def open_study(plan: Plan, folder: Path | None, sampler: Any, pruner: Any) -> Any:
+    """Create the study, or join it.
+
+    Raises
+    ------
+    ParameterError
+        The storage cannot be used, or the study in it is another one.
+    """
+    optuna = load_optuna()
+    for attempt in range(_ATTEMPTS):
+        try:
+            study = optuna.create_study(
+                storage=_open_storage(plan, folder),
+                study_name=plan.study_name,
+                sampler=sampler,
+                pruner=pruner,
+                direction="minimize",
+                load_if_exists=True,
+            )
+            break
+        except ParameterError:
+            raise
+        except Exception as error:  # whatever a data base may raise
+            if attempt + 1 < _ATTEMPTS and any(text in str(error).lower() for text in _RACES):
+                time.sleep((1 + attempt) * random.uniform(0.2, 0.6))
+                continue
+            raise ParameterError(
+                f"tune.storage: {plan.storage!r} cannot be used: {type(error).__name__}: {error}"
+            ) from error
+    _check_same(study, plan)
+    return study
+
+
+def _open_storage(plan: Plan, folder: Path | None) -> Any:
+    """None = in memory."""
+    optuna = load_optuna()
+    kind, separator, rest = plan.storage.partition("://")
+    if plan.storage == "memory" or (folder is None and plan.storage == "sqlite:///tune.sqlite3"):
+        return None
+    if not separator:
+        raise ParameterError(
+            f"tune.storage: given {plan.storage!r}, expected 'memory', sqlite:///FILE, journal:///FILE (for network "
+            "disks), or the URL of a data base"
+        )
+    if kind == "journal":
+        return optuna.storages.JournalStorage(_journal(str(_local(rest, folder))))
+    url, options = plan.storage, {}
+    if kind.startswith("sqlite"):
+        url = f"{kind}:///{_local(rest, folder)}"
+        options = {"connect_args": {"timeout": _LOCK_WAIT_S}}
+    callback: dict[str, Any] = {}
+    if plan.heartbeat_s > 0:
+        known = inspect.signature(optuna.storages.RDBStorage).parameters
+        new = "heartbeat_stale_trial_callback"
+        callback = {
+            "heartbeat_interval": plan.heartbeat_s,
+            "grace_period": _GRACE * plan.heartbeat_s,
+            new if new in known else "failed_trial_callback": retry,
+        }
+    with quiet():
+        return optuna.storages.RDBStorage(url, engine_kwargs=options, **callback)
+
+
+def _local(rest: str, folder: Path | None) -> Path:
+    """The file behind sqlite:// or journal://: /name is in the output folder, //name is absolute."""
+    path = Path(rest.removeprefix("/")).expanduser()
+    path = path if path.is_absolute() else ((folder or Path.cwd()) / path)
+    if not path.parent.is_dir():
+        raise ParameterError(f"tune.storage: there is no folder {str(path.parent)!r}; make it first")
+    return path.resolve()
+
+
+def _journal(path: str) -> Any:
+    """A file that several machines can append to."""
+    storages = load_optuna().storages
+    if hasattr(storages, "journal"):
+        return storages.journal.JournalFileBackend(path)
+    return storages.JournalFileStorage(path)  # Optuna 3
+
+
+def _check_same(study: Any, plan: Plan) -> None:
+    """A study compares like with like."""
+    attributes = study.user_attrs
+    objective = attributes.get("objective")
+    advice = "choose another study_name, or another storage"
+    if objective is not None and objective != plan.objective:
+        raise ParameterError(
+            f"tune.objective: {plan.objective!r} given, but the study {plan.study_name!r} has {objective!r}; {advice}"
+        )
+    compatible = load_optuna().distributions.check_distribution_compatibility
+    ours = {one.name: distribution(one) for one in plan.ranges}
+    for trial in study.get_trials(deepcopy=False):
+        for name, old in trial.distributions.items():
+            try:
+                if name in ours:
+                    compatible(old, ours[name])
+            except ValueError as error:
+                raise ParameterError(
+                    f"tune.parameters.{name}: trial {trial.number} of the study {plan.study_name!r} has another kind "
+                    f"of range ({error}); {advice}"
+                ) from error
+    if objective is None:
+        study.set_user_attr("objective", plan.objective)
+
+
+def distribution(one: Range) -> Any:
+    """The range as Optuna has it."""
+    distributions = load_optuna().distributions
+    if one.suggest == "cat":
+        return distributions.CategoricalDistribution(one.labels)
+    if one.suggest == "int":
+        return distributions.IntDistribution(int(one.low), int(one.high), one.log, int(one.step or 1))
+    return distributions.FloatDistribution(one.low, one.high, one.log, one.step)
+
+
+def sign(trial: Any, worker: str) -> None:
+    """Write down who computes a trial."""
+    trial.set_user_attr(
+        _LIVING,
+        {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())},
+    )
+
+
+def retry_dead(study: Any, worker: str) -> list[int]:
+    """Mark trials as failed whose worker is gone, and put their parameters back into the queue; their numbers.
+
+    Gone is a process of this machine that does not run any more, and an earlier one with the name ``worker``. For other
+    machines, data bases have heartbeats.
+    """
+    optuna = load_optuna()
+    states = optuna.trial.TrialState
+    dead = []
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        if not _is_dead(trial, worker):
+            continue
+        try:
+            study.tell(trial.number, state=states.FAIL)
+        except (ValueError, RuntimeError, optuna.exceptions.OptunaError):  # another worker was faster
+            continue
+        retry(study, trial)
+        dead.append(trial.number)
+    return dead
+
+
+def retry(study: Any, trial: Any) -> None:
+    """Put the parameters of a trial that did not end back into the queue."""
+    retries = int(trial.user_attrs.get("retries", 0))
+    if retries >= _MOST_RETRIES or not trial.params:
+        return
+    study.enqueue_trial(
+        dict(trial.params),
+        user_attrs={"retry of": trial.number, "retries": retries + 1},
+        skip_if_exists=False,
+    )
+
+
+def _is_dead(trial: Any, worker: str) -> bool:
+    owner: Mapping[str, Any] = trial.user_attrs.get(_LIVING) or {}
+    if not owner:
+        begun = trial.datetime_start
+        return begun is not None and (datetime.datetime.now() - begun).total_seconds() > _UNSIGNED_S
+    here = owner["host"] == socket.gethostname()
+    if here and owner["pid"] == os.getpid() and owner["started"] == _start_of(os.getpid()):
+        return False  # another thread of this process
+    if worker and owner["name"] == worker:
+        return True
+    return here and _start_of(int(owner["pid"])) != owner["started"]
+
+
+def _start_of(pid: int) -> float | None:
+    """When a process began, in units of the system; None = it does not run. A number may be given again."""
+    if sys.platform.startswith("linux"):
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        fields = text.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else float(fields[19])  # man 5 proc: state, and starttime, field 22
+    psutil = importlib.import_module("psutil")
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None

@@ -1,0 +1,264 @@
+"""``pypty.tune.tune``: many short reconstructions, with parameters that Optuna chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pypty.engine.prepare import Params, inspect, read
+from pypty.engine.setup import Setup
+from pypty.errors import ParameterError, PyptyError
+from pypty.output.files import make_folder, remove_leftovers
+from pypty.params.kinds import Text
+from pypty.params.report import Report
+from pypty.tune import writing
+from pypty.tune.layout import Plan, Range, read_plan
+from pypty.tune.log import TuneLog
+from pypty.tune.names import find_target, touched, with_values
+from pypty.tune.optional import load_optuna, quiet
+from pypty.tune.parts import check_parts, make_pruner, make_sampler
+from pypty.tune.reading import best_params, records_of, study_of, values_of
+from pypty.tune.results import Study, TrialRecord, short
+from pypty.tune.storage import open_study, retry, retry_dead, sign
+from pypty.tune.trial import Bench, Outcome, silent
+
+_log = logging.getLogger(__name__)
+_ANY = 1000
+"""Epochs of a run whose parameters are not usable."""
+
+
+def tune(params: Params, n_trials: int | None = None, storage: str | None = None, worker: str = "") -> Study:
+    """Search for the best parameters.
+
+    Parameters
+    ----------
+    params : dict of parameters with the key ``tune`` (docs/tuning.md), or the path of such a file
+    n_trials, storage : replace those of ``tune``
+    worker : name of this worker. Trials that an earlier worker of this name left unfinished are done again.
+
+    Returns
+    -------
+    Study. Its ``params`` are ready for :func:`pypty.run`; so is best.yaml in the output folder.
+
+    Raises
+    ------
+    ParameterError
+        With every problem of ``tune``, the parameters and the data; or Optuna is missing, its storage cannot be used,
+        or no trial could be done.
+
+    Interrupting it (Ctrl-C) ends it; the trial that was running will be done again by the next start.
+    """
+    load_optuna()
+    given = dict(read(params))
+    overrides = {"n_trials": n_trials, "storage": storage}
+    changes = {name: value for name, value in overrides.items() if value is not None}
+    if changes and isinstance(given.get("tune"), Mapping):
+        given["tune"] = {**given["tune"], **changes}
+    plan, base = _check(given, worker)
+    folder = Path(given["output_folder"]).expanduser() if given.get("output_folder") else None
+    epoch_max, seed = base.settings["epoch_max"], base.settings["seed"]
+    level = base.settings["print_flag"]
+    bench = Bench(base, given, {touched(one.name) for one in plan.ranges})
+    if folder is not None:
+        remove_leftovers(make_folder(folder))
+    with TuneLog(level, folder, worker), quiet():
+        study = open_study(plan, folder, make_sampler(plan, seed), make_pruner(plan.pruner, epoch_max))
+        search = _Search(study, plan, given, bench, folder, worker)
+        return search.run()
+
+
+def _check(given: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
+    """Everything that can be wrong, at once."""
+    report = Report()
+    if Text().problem(worker):
+        report.add("worker", f"given {worker!r}, expected a name")
+    plan = read_plan(given.get("tune"), report)
+    found, base = inspect(silent(given))
+    report.problems += [text for text in found.problems if text not in report.problems]
+    if plan is not None:
+        check_parts(plan, base.settings["epoch_max"] if base is not None else _ANY, report)
+        _check_ranges(given, plan, report)
+        if plan.objective == "validation" and not given.get("validation_fraction"):
+            report.add("tune.objective", "'validation' needs patterns that are not fitted; set validation_fraction, "
+                       "for example to 0.05")  # fmt: skip
+    if report.problems:
+        if base is not None:
+            base.close()
+        report.raise_if_any()
+    assert plan is not None and base is not None
+    return plan, base
+
+
+def _check_ranges(given: Mapping[str, Any], plan: Plan, report: Report) -> None:
+    """Whether the names can be set beside the other parameters."""
+    base = {name: value for name, value in given.items() if name != "tune"}
+    for one in plan.ranges:
+        for value in one.choices[:1] if one.suggest == "cat" else (one.low, one.high):
+            try:
+                with_values(base, {one.name: value})
+            except ParameterError as error:
+                report.add(f"tune.parameters.{one.name}", str(error))
+                break
+
+
+@dataclasses.dataclass
+class _Search:
+    """This worker's part of a study."""
+
+    study: Any
+    plan: Plan
+    params: Mapping[str, Any]
+    bench: Bench
+    folder: Path | None
+    worker: str
+    reason: str = ""
+
+    def run(self) -> Study:
+        """Do the trials, then write what came out."""
+        retried = retry_dead(self.study, self.worker)
+        if retried:
+            _log.info("trials %s were left unfinished and are done again", ", ".join(map(str, retried)))
+        self._write_best(records_of(self.study, self.plan))  # an earlier worker may have died before it did
+        before = len(self._finished())
+        n_trials = self._left(before)
+        _log.info(
+            "study %s: %d trials so far, %d to do; objective %s; sampler %s, pruner %s",
+            self.plan.study_name,
+            before,
+            n_trials,
+            self.plan.objective,
+            self.plan.sampler.name,
+            self.plan.pruner.name if self.plan.pruner else "none",
+        )
+        self.reason = f"{n_trials} trials were done"
+        if n_trials:
+            self._optimize(n_trials)
+        study = study_of(self.study, self.plan, self.params, self.folder, self.reason)
+        self._write_best(study.trials)
+        if self.folder is not None:
+            writing.write_trials(self.folder, study.trials, self.plan.objective)
+            units = {one.name: find_target(one.name).unit for one in self.plan.ranges}
+            writing.write_figures(
+                self.folder, study, units, frozenset(one.name for one in self.plan.ranges if one.log)
+            )
+        if study.best_trial is not None:
+            text = ", ".join(f"{name} = {short(one, name)}" for name, one in study.best_params.items())
+            _log.info(
+                "best: trial %d, %s %.6g, %s", study.best_trial, study.objective, study.best_value, text
+            )
+        ended = [one for one in study.trials if one.state in ("complete", "pruned", "failed")]
+        if ended and all(one.state == "failed" for one in ended):
+            raise ParameterError(f"tune: all {len(ended)} trials failed; the last one: {ended[-1].note}")
+        return study
+
+    def _optimize(self, n_trials: int) -> None:
+        def stop_when_full(study: Any, trial: Any) -> None:
+            if self.plan.max_trials is not None and len(self._finished()) >= self.plan.max_trials:
+                self.reason = f"max_trials = {self.plan.max_trials} were reached"
+                study.stop()
+
+        number = [0]
+
+        def one_trial(trial: Any) -> float:
+            number[0] = trial.number
+            return self._trial(trial)
+
+        try:
+            self.study.optimize(
+                one_trial,
+                n_trials=n_trials,
+                timeout=self.plan.timeout_s,
+                catch=(PyptyError,),
+                gc_after_trial=True,
+                callbacks=[lambda study, trial: self._trial_done(trial), stop_when_full],
+            )
+        except KeyboardInterrupt:
+            self.reason = f"interrupted in trial {number[0]}"
+            retry(self.study, self.study.get_trials(deepcopy=False)[number[0]])
+            _log.warning("%s, which the next start does again", self.reason)
+
+    def _left(self, finished: int) -> int:
+        if self.plan.max_trials is None:
+            return self.plan.n_trials
+        return max(0, min(self.plan.n_trials, self.plan.max_trials - finished))
+
+    def _finished(self) -> list[Any]:
+        states = load_optuna().trial.TrialState
+        return list(self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)))
+
+    def _trial(self, trial: Any) -> float:
+        """One trial, from Optuna's choice to the objective."""
+        sign(trial, self.worker or f"{socket.gethostname()}-{os.getpid()}")
+        values = values_of(self.plan, {one.name: _suggest(trial, one) for one in self.plan.ranges})
+
+        def report(epochs: int, value: float) -> bool:
+            trial.report(value, epochs)
+            return self.plan.pruner is not None and bool(trial.should_prune())
+
+        try:
+            outcome = self.bench.run(best_params(self.params, values, self.plan), self.plan.objective, report)
+        except PyptyError as error:
+            trial.set_user_attr("error", str(error))
+            raise
+        trial.set_user_attr("epochs", outcome.epochs)
+        self._collate(outcome, trial.number, values)
+        if outcome.pruned:
+            raise load_optuna().TrialPruned(f"after {outcome.epochs} epochs")
+        return outcome.value
+
+    def _collate(self, outcome: Outcome, number: int, values: Mapping[str, Any]) -> None:
+        if self.folder is not None and self.plan.collate:
+            writing.write_collated(self.folder, outcome, number, values)
+
+    def _trial_done(self, trial: Any) -> None:
+        """Log a trial, and write what changed."""
+        trials = records_of(self.study, self.plan)
+        record = trials[trial.number]
+        value = "" if record.value is None else f"{self.plan.objective} {record.value:.6g}, "
+        text = ", ".join(f"{name} = {short(one, name)}" for name, one in record.values.items())
+        _log.info(
+            "trial %d %s: %s%s (%d epochs, %.1f s)%s",
+            record.number,
+            record.state,
+            value,
+            text,
+            record.epochs,
+            record.seconds,
+            f": {record.note}" if record.note else "",
+        )
+        if self.folder is not None:
+            writing.write_trials(self.folder, trials, self.plan.objective)
+        if record.state == "complete" and _best(trials) is record:
+            self._write_best(trials)
+
+    def _write_best(self, trials: tuple[TrialRecord, ...]) -> None:
+        """Write best.yaml; again, if another worker found a better one meanwhile."""
+        best = _best(trials)
+        if self.folder is None or best is None:
+            return
+        while True:
+            params = best_params(self.params, best.values, self.plan)
+            writing.write_best(self.folder, params, best, self.plan.objective)
+            newest = _best(records_of(self.study, self.plan))
+            if newest is None or newest.number == best.number:
+                return
+            best = newest
+
+
+def _best(trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
+    done = [one for one in trials if one.state == "complete" and one.value is not None]
+    return min(done, key=lambda one: (one.value, one.number), default=None)
+
+
+def _suggest(trial: Any, one: Range) -> Any:
+    """What Optuna chooses, as the storage keeps it."""
+    if one.suggest == "cat":
+        return trial.suggest_categorical(one.name, one.labels)
+    if one.suggest == "int":
+        return trial.suggest_int(one.name, int(one.low), int(one.high), step=int(one.step or 1), log=one.log)
+    return trial.suggest_float(one.name, one.low, one.high, step=one.step, log=one.log)

@@ -1,0 +1,135 @@
+"""One trial: a short reconstruction in memory. What all trials share is done once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.memory import free_bytes
+from pypty.engine.loop import Reconstruction
+from pypty.engine.prepare import prepare
+from pypty.engine.setup import Setup
+from pypty.engine.state import State
+from pypty.errors import PyptyError, ResourceError
+from pypty.params.schema import GROUPS
+from pypty.tune.objectives import Objective, slice_sum
+
+_SILENT = {"output_folder": "", "print_flag": 0, "resume": False}.items()
+_DATA_KEYS = frozenset(parameter.name for parameter in GROUPS["Data"]) | {
+    "algorithm",
+    "epoch_max",
+    "epoch_prev",
+    "validation_fraction",
+    "indices_mode",
+    "indices_shape",
+}
+"""What decides which patterns are used and how they are read, beside data_*."""
+_SHARE_OF_MEMORY = 0.2
+"""Patterns of a file are kept for all trials if they take less than this part of the free memory."""
+
+Report = Callable[[int, float], bool]
+"""Gets the number of finished epochs and the objective; True ends the trial."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a trial gave.
+
+    Attributes
+    ----------
+    value : of the objective
+    epochs : that were done
+    pruned : it was ended early
+    phase : (y, x) rad, summed over slices, mean over modes, of the scanned area
+    pixel_size_A : (y, x)
+    """
+
+    value: float
+    epochs: int
+    pruned: bool
+    phase: np.ndarray
+    pixel_size_A: tuple[float, float]
+
+
+def silent(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a run that writes nothing."""
+    return {**{name: value for name, value in params.items() if name != "tune"}, **dict(_SILENT)}
+
+
+class Bench:
+    """Runs trials; the patterns are read and looked at once.
+
+    Parameters
+    ----------
+    base : the checked setup of the parameters as they are given; closed here
+    params : these parameters
+    touched : parameters that trials change
+    """
+
+    def __init__(self, base: Setup, params: Mapping[str, Any], touched: set[str]) -> None:
+        self._held: dict[str, Any] = {}
+        changing = {name for name in touched if name in _DATA_KEYS or name.startswith("data_")}
+        self._survey = None if changing else base.survey
+        self._keeps = "data_path" not in touched and params.get("masks") is None
+        try:
+            if self._keeps and base.source is not None and params.get("dataset") is None:
+                self._hold(base)
+        finally:
+            base.close()
+
+    def _hold(self, base: Setup) -> None:
+        """Keep the patterns of a file."""
+        source = base.source
+        assert source is not None
+        n_bytes = int(np.prod(source.shape)) * source.dtype.itemsize
+        fits = base.plan.resident or base.plan.resident_on_device
+        if fits and n_bytes < _SHARE_OF_MEMORY * free_bytes(base.backend):
+            self._held = {"dataset": source.read(np.arange(source.shape[0]))}
+
+    def run(self, params: Mapping[str, Any], objective: str, report: Report) -> Outcome:
+        """Do one trial.
+
+        Raises
+        ------
+        PyptyError
+            These parameters cannot be used, or the reconstruction failed.
+        """
+        setup = self._prepare({**silent(params), **self._held})
+        try:
+            return _run(setup, objective, report)
+        except MemoryError as error:
+            if isinstance(error, PyptyError):
+                raise
+            raise ResourceError(f"out of memory outside the batches ({error})") from error
+        finally:
+            setup.close()
+
+    def _prepare(self, params: Mapping[str, Any]) -> Setup:
+        if self._survey is None:
+            return prepare(params)
+        return dataclasses.replace(prepare(params, read_data=False), survey=self._survey)
+
+
+def _run(setup: Setup, name: str, report: Report) -> Outcome:
+    reconstruction = Reconstruction(setup, State(setup.variables(), setup.settings.first_epoch))
+    objective = Objective(name, reconstruction)
+    pruned = False
+    for record in reconstruction.epochs():
+        state = reconstruction.state
+        ends = state.epoch >= setup.settings["epoch_max"] or bool(state.stop_reason)
+        if (
+            report(len(state.records), objective.after(record)) and not ends
+        ):  # nothing is saved at the last one
+            pruned = True
+            break
+    pixel_y, pixel_x = setup.grid.pixel_size_A
+    return Outcome(
+        objective.at_the_end(),
+        len(reconstruction.state.records),
+        pruned,
+        slice_sum(reconstruction).mean(axis=2),
+        (float(pixel_y), float(pixel_x)),
+    )
