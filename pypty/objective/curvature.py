@@ -44,6 +44,7 @@ class Curvature:
     acting_tilts : whether tilts before, inside and after the specimen act
     defocus_A : of a near field
     compared_mean : (ky, kx) mean counts as they are compared, zero frequency at n//2, host; None if not known
+    relative : the loss is a mean over patterns: the fewer there are, the more each counts
     """
 
     backend: Backend
@@ -56,6 +57,7 @@ class Curvature:
     acting_tilts: tuple[bool, bool, bool] = (False, True, False)
     defocus_A: float = 0.0
     compared_mean: np.ndarray | None = None
+    relative: bool = False
 
     @property
     def corners(self) -> np.ndarray:
@@ -64,7 +66,8 @@ class Curvature:
 
     def of_patterns(self, indices: np.ndarray) -> Curvature:
         """The same for other patterns."""
-        return dataclasses.replace(self, indices=indices)
+        share = len(self.indices) / max(len(indices), 1) if self.relative else 1.0
+        return dataclasses.replace(self, indices=indices, scale=self.scale * share)
 
     def overlap(self, probe: Array, shape: tuple[int, ...]) -> float:
         """How many patterns light the same pixel: with the illumination L of all of them, sum L^2 over the sum of
