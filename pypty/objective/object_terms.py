@@ -185,12 +185,12 @@ class ObjectTerms:
         if self.sparse is not None:
             seen = self._seen(obj, corners)
             value, gradient = self.sparse.value_and_gradient(obj, seen, weights, wanted)
-            values["sparse"] = scale * value
+            values["sparse"] = float(scale * value)
             if gradient is not None:
                 gradient *= scale
         if self.simlar is not None:
             value, own = self._alike(obj, corners, chunk, weights, wanted)
-            values["simlar"] = scale * value
+            values["simlar"] = float(scale * value)
             if own is not None:
                 gradient = scale * own if gradient is None else gradient + scale * own
         return values, gradient

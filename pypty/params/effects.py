@@ -271,7 +271,9 @@ def without_effect(settings: Settings) -> list[str]:
             "phase_only_obj is on",
         ),
     }
-    return [
+    obj = settings["obj"]
+    alone = several and "simlar" in settings["loss_terms"] and (obj is None or obj.shape[3] == 1)
+    return ["loss_terms: simlar has no effect: the object has one mode"] * alone + [
         f"{name} has no effect: {reason}"
         for name, (is_idle, reason) in idle.items()
         if is_idle and name in settings.given and not _is_default(settings, name)
