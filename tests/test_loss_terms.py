@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from ptyrad_cases import CASES, NAMES, OF_MODEL, gradients_of, loss_terms_of, pa
 import pypty
 from pypty.backend.workspace import Workspace
 from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
+from pypty.engine.prepare import prepare, read
 from pypty.engine.problem import Problem
+from pypty.engine.resume import read_resume
 from pypty.engine.state import State
 from pypty.objective import object_terms
 from pypty.objective.combined import LossTerms, Sums, make_loss_terms
@@ -375,7 +377,7 @@ def test_virtual_detectors(scale: str) -> None:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", ["single", "all"])
 def test_on_a_device(device: None, name: str, scale: str) -> None:
-    given = {"loss_terms": COMBINATIONS[name], "loss_scale": scale, "compute_batch": 4}
+    given = {"loss_terms": COMBINATIONS[name], "loss_scale": scale, "compute_batch": 4, "deterministic": True}
     host, there = (pypty.evaluate(small_problem(**{**given, "backend": where})) for where in ("cpu", "gpu"))
     assert there.loss == pytest.approx(host.loss, rel=1e-12)
     for key, gradient in host.gradients.items():
@@ -392,7 +394,7 @@ def test_single_precision(scale: str) -> None:
     assert relative(single.gradients["obj"], double.gradients["obj"]) < 1e-3
 
 
-def test_a_run_is_resumed(tmp_path: Any) -> None:
+def test_a_run_is_resumed(tmp_path: Path) -> None:
     """The terms come back from params.yaml as they were."""
     terms = {
         "loss_terms": {**DATA, "simlar": True},
@@ -403,3 +405,14 @@ def test_a_run_is_resumed(tmp_path: Any) -> None:
     whole = pypty.run(small_params(**terms | {"output_folder": ""}, epoch_max=4))
     resumed = pypty.resume(tmp_path / "a", epoch_max=4, dataset=small_params()["dataset"])
     np.testing.assert_allclose(resumed.loss, whole.loss, rtol=1e-12)
+    assert read_loss_terms(tmp_path / "a") == {"single", "poissn", "pacbed", "simlar"}
+
+
+def read_loss_terms(folder: Path) -> set[str]:
+    """The terms of the last evaluation, in the state of a run."""
+    setup = prepare({**small_params(), **read(folder), "dataset": small_params()["dataset"]})
+    state = read_resume(folder, setup).state
+    setup.close()
+    assert state.sample is not None
+    assert sum(state.sample.info.loss_terms.values()) == pytest.approx(state.sample.value, rel=1e-13)
+    return set(state.sample.info.loss_terms)

@@ -117,8 +117,8 @@ class LossTerms:
         return several and not self.noise.bounded
 
     @property
-    def adds_up(self) -> bool:
-        """Whether the data term is a sum over patterns."""
+    def is_pixelwise(self) -> bool:
+        """Whether the data term is a sum over pixels and patterns, whose parts a line search may compare."""
         return not self.ratio and self.pacbed is None
 
     def with_bounded_slope(self) -> LossTerms:

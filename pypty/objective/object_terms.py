@@ -87,39 +87,21 @@ class Similar:
         """(after, before) averages along z, y, x (0, 1, 2) of (z, ..., y, x), host; None = none."""
         return _averages(images.shape[(0, -2, -1)[axis]], self.scale_factor[axis])
 
-    def sum_and_gradient(
-        self, images: Array, mode_weights: np.ndarray, counts: Array, wanted: bool
+    def parts(self, obj: Array) -> list[tuple[complex, Array]]:
+        """What is alike, real: the amplitude (1) and the phase (i)."""
+        used: list[tuple[complex, Array]] = [(1, abs(obj))] if self.amplitude else []
+        return [*used, (1j, array_module(obj).angle(obj))] if self.phase else used
+
+    def spread(
+        self, array: Array, mode_weights: np.ndarray, counts: Array, wanted: bool
     ) -> tuple[float, float, Array]:
-        """Sum of ``counts`` times the standard deviations, the sum of counts, and the gradient of the first; times
-        nothing else.
+        """Sum of ``counts`` times the standard deviations, the sum of counts, and the gradient of the first.
 
         Parameters
         ----------
-        images : (z, batch, mode, y, x) complex
+        array : (z, batch, mode, y, x) real
         counts : (y, x) before the averages; None = 1
         """
-        xp = array_module(images)
-        amplitude = abs(images)
-        safe = xp.maximum(amplitude, amplitude.dtype.type(OPAQUE**0.5))
-        total = n_values = 0.0
-        gradient = None
-        for used, array, to_complex in (
-            (self.amplitude, amplitude, 1 / safe),
-            (self.phase, xp.angle(images) if self.phase else None, 1j / safe**2),
-        ):
-            if not used:
-                continue
-            value, n_values, slope = self._spread(array, mode_weights, counts, wanted)
-            total += value
-            if slope is not None:
-                own = images * to_complex * slope
-                gradient = own if gradient is None else gradient + own
-        return total, n_values, gradient
-
-    def _spread(
-        self, array: Array, mode_weights: np.ndarray, counts: Array, wanted: bool
-    ) -> tuple[float, float, Array]:
-        """As :meth:`sum_and_gradient`, of a real array."""
         xp = array_module(array)
         weights = xp.asarray(mode_weights.astype(array.dtype))[:, None, None]
         matrices = [self._matrix(array, axis) for axis in range(3)]
@@ -215,19 +197,26 @@ class ObjectTerms:
     ) -> tuple[float, Array]:
         """Value of simlar in the ratio's scale, and its gradient, or None."""
         assert self.simlar is not None
-        gradient = array_module(obj).zeros_like(obj) if wanted else None
+        xp = array_module(obj)
         if len(obj) == 1:
-            return 0.0, gradient
-        total = n_values = 0.0
+            return 0.0, xp.zeros_like(obj) if wanted else None
+        slopes = xp.zeros_like(obj) if wanted else None  # with respect to the amplitude + i that of the phase
         counts = None if self.ratio else self._seen(obj, corners)
-        for slices, chosen, window in self._parts(obj, corners, chunk):
-            images = kernels.gather_patches(obj[:, slices], chosen, window)
-            value, n, own = self.simlar.sum_and_gradient(images, weights, counts, wanted)
-            total, n_values = total + value, n_values + n
-            if gradient is not None:
-                kernels.scatter_add_patches(gradient[:, slices], chosen, own, self.deterministic)
+        total = n_values = 0.0
+        for unit, array in self.simlar.parts(obj):
+            n_values = 0.0
+            for slices, chosen, window in self._parts(obj, corners, chunk):
+                images = kernels.gather_patches(array[:, slices], chosen, window)
+                value, n, own = self.simlar.spread(images, weights, counts, wanted)
+                total, n_values = total + value, n_values + n
+                if slopes is not None:
+                    own = (unit * own).astype(obj.dtype, copy=False)
+                    kernels.scatter_add_patches(slopes[:, slices], chosen, own, self.deterministic)
         factor = self.simlar.weight / n_values
-        return factor * total, None if gradient is None else factor * gradient
+        if slopes is None:
+            return factor * total, None
+        size = xp.maximum(abs(obj), obj.real.dtype.type(OPAQUE**0.5))
+        return factor * total, factor * (slopes.real + 1j * slopes.imag / size) * obj / size
 
     def _parts(
         self, obj: Array, corners: np.ndarray, chunk: int

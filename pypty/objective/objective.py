@@ -197,11 +197,13 @@ class Objective:
     ) -> Evaluated:
         """In one pass over the patterns, or two (:mod:`pypty.objective.combined`)."""
         first = () if terms.two_passes else names
-        found = self._sum_batches(variables, first, indices, limit if terms.adds_up else None, terms.noise)
+        found = self._sum_batches(
+            variables, first, indices, limit if terms.is_pixelwise else None, terms.noise
+        )
         assert found.sums is not None
         found.loss_terms = terms.values(found.sums)
         found.loss = sum(found.loss_terms.values())
-        if not terms.adds_up:
+        if not terms.is_pixelwise:
             found.parts = np.zeros(0)
         if terms.two_passes and names and (limit is None or found.loss <= limit.value):
             noise, shared = terms.slopes(found.sums)
