@@ -211,7 +211,10 @@ class ObjectTerms:
                 total, n_values = total + value, n_values + n
                 if slopes is not None:
                     own = (unit * own).astype(obj.dtype, copy=False)
-                    kernels.scatter_add_patches(slopes[:, slices], chosen, own, self.deterministic)
+                    if self.ratio:
+                        kernels.scatter_add_patches(slopes, chosen, own, self.deterministic)
+                    else:
+                        slopes[:, slices] += own[:, 0].swapaxes(0, 1)
         factor = self.simlar.weight / n_values
         if slopes is None:
             return factor * total, None
