@@ -310,11 +310,11 @@ class Setup:
             indices,
             mean,
             weight * scale,
+            terms is not None and terms.ratio,
             self.near_field,
             TILT_MODES[settings["tilt_mode"]],
             float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
             self._compared_mean(),
-            terms is not None and terms.ratio,
         )
 
     def _compared_mean(self) -> np.ndarray | None:

@@ -40,11 +40,11 @@ class Curvature:
     indices : (n,) the patterns in use
     mean_pattern : (ny, nx) mean counts in the window, zero frequency first, host; zeros if not known
     scale : factor of the noise model and of ``loss_weight``
+    relative : the loss is a mean over patterns: the fewer there are, the more each counts
     near_field : the detector is in an image plane
     acting_tilts : whether tilts before, inside and after the specimen act
     defocus_A : of a near field
     compared_mean : (ky, kx) mean counts as they are compared, zero frequency at n//2, host; None if not known
-    relative : the loss is a mean over patterns: the fewer there are, the more each counts
     """
 
     backend: Backend
@@ -53,11 +53,11 @@ class Curvature:
     indices: np.ndarray
     mean_pattern: np.ndarray
     scale: float = 1.0
+    relative: bool = False
     near_field: bool = False
     acting_tilts: tuple[bool, bool, bool] = (False, True, False)
     defocus_A: float = 0.0
     compared_mean: np.ndarray | None = None
-    relative: bool = False
 
     @property
     def corners(self) -> np.ndarray:
