@@ -249,7 +249,10 @@ class Setup:
             return None
         dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
         given, scale, weights = (settings[key] for key in ("loss_terms", "loss_scale", "obj_mode_weights"))
-        return make_loss_terms(given, scale, dark, self.grid.shape, weights, settings["deterministic"])
+        resampled = settings["simu_match_mode"] == "resample"
+        pixels = math.prod(self.grid.shape) / math.prod(self.data_shape) if resampled else 1.0
+        exact = settings["deterministic"]
+        return make_loss_terms(given, scale, dark, self.grid.shape, weights, exact, pixels)
 
     def model_options(self, subpixel: bool, propagation: str) -> ModelOptions:
         """Which physical effects the parameters ask for."""

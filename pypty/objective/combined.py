@@ -31,6 +31,7 @@ import numpy as np
 from pypty.backend.array import Array
 from pypty.objective.object_terms import ObjectTerms, make_object_terms
 from pypty.objective.powers import (
+    FLOOR,
     POISSN,
     RAISED,
     SINGLE,
@@ -207,6 +208,7 @@ def make_loss_terms(
     window: tuple[int, int],
     mode_weights: np.ndarray | None = None,
     deterministic: bool = False,
+    pixels: float = 1.0,
 ) -> LossTerms:
     """The terms that the parameters ask for; those of weight 0 are left out.
 
@@ -217,14 +219,19 @@ def make_loss_terms(
     window : (y, x) pixels of a window of the object
     mode_weights : ``obj_mode_weights``; None = the same for all, with the sum 1
     deterministic : on a GPU, the same bits every time
+    pixels : of the model for one that is compared: each has its floor
     """
+    floor = pixels * FLOOR
     used = {name: entry for name, entry in given.items() if entry["weight"] > 0}
     single, poissn, pacbed = (used.get(name) for name in ("single", "poissn", "pacbed"))
     noise = PowerSum(
-        None if single is None else PowerDifference(single["weight"], single["dp_pow"], dark),
-        None if poissn is None else PowerPoisson(poissn["weight"], poissn["dp_pow"], poissn["eps"], dark),
+        None if single is None else PowerDifference(single["weight"], single["dp_pow"], dark, floor),
+        None
+        if poissn is None
+        else PowerPoisson(poissn["weight"], poissn["dp_pow"], poissn["eps"], dark, floor),
         dark,
         None if pacbed is None else pacbed["dp_pow"],
+        floor=floor,
     )
     objects = make_object_terms(used, scale == "ratio", window, mode_weights, deterministic)
     mean = None if pacbed is None else Pacbed(pacbed["weight"], pacbed["dp_pow"])

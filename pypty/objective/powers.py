@@ -17,7 +17,7 @@ from pypty.backend.workspace import Workspace
 from pypty.objective.noise import LsqSqrt
 
 FLOOR = 1e-10
-"""Counts added to every modelled intensity."""
+"""Counts added to every modelled intensity (times the model's pixels for one that is compared)."""
 
 LOSS, ERRORS, SINGLE, POISSN, WEIGHT, RAISED = 0, 1, 2, 3, 4, 5
 """Columns of the sums of a batch: weighted loss, squared errors, the two terms without their factors, the weights of
@@ -40,11 +40,13 @@ class PowerDifference:
     ----------
     weight, power : w, g
     dark : counts below which an intensity is nothing but rounding
+    floor : added to the intensities
     """
 
     weight: float = 1.0
     power: float = 0.5
     dark: float = 0.0
+    floor: float = FLOOR
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
         """Loss and slope of every pixel without the weight, and M^g; ``modelled`` is D."""
@@ -72,12 +74,14 @@ class PowerPoisson:
     weight, power : w, g
     eps : e
     dark : counts below which an intensity is nothing but rounding
+    floor : added to the intensities
     """
 
     weight: float = 1.0
     power: float = 1.0
     eps: float = 1e-6
     dark: float = 0.0
+    floor: float = FLOOR
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
         """As those of :class:`PowerDifference`."""
@@ -108,6 +112,7 @@ class PowerSum:
     pacbed_power : exponent of M to be summed for the mean pattern; None = none
     shared : (ky, kx) added to the slope of every pattern, before the weights of the pixels; or None
     bounded : the slope is that of amplitudes, for steps of a fixed length
+    floor : added to the intensities
     """
 
     single: PowerDifference | None
@@ -116,6 +121,7 @@ class PowerSum:
     pacbed_power: float | None = None
     shared: Array = None
     bounded: bool = False
+    floor: float = FLOOR
 
     @property
     def terms(self) -> tuple[tuple[int, PowerDifference | PowerPoisson], ...]:
@@ -127,7 +133,7 @@ class PowerSum:
         """Loss (without that of the mean) and slope."""
         loss, slope = work.xp.zeros_like(intensity), work.xp.zeros_like(intensity)
         for _, term in self.terms:
-            own_loss, own_slope, _ = term.parts(_lifted(intensity), data)
+            own_loss, own_slope, _ = term.parts(_lifted(intensity, self.floor), data)
             loss += term.weight * own_loss
             slope += term.weight * own_slope
         return loss, self._slope(slope, intensity, data, work)
@@ -167,7 +173,7 @@ class PowerSum:
         data = measured
         if not isinstance(intensity, np.ndarray):
             data = (measured if rows is None else measured[rows]).astype(intensity.dtype) * multiplier
-        modelled, slope = _lifted(intensity), work.xp.zeros_like(intensity)
+        modelled, slope = _lifted(intensity, self.floor), work.xp.zeros_like(intensity)
         totals[LOSS] = 0
         for column, term in self.terms:
             loss, own, counts = term.parts(modelled, data)
@@ -190,8 +196,8 @@ class PowerSum:
         return slope
 
 
-def _lifted(intensity: Array) -> Array:
-    return intensity + intensity.dtype.type(FLOOR)
+def _lifted(intensity: Array, floor: float) -> Array:
+    return intensity + intensity.dtype.type(floor)
 
 
 def _blind(slope: Array, intensity: Array, dark: float) -> Array:
@@ -201,7 +207,7 @@ def _blind(slope: Array, intensity: Array, dark: float) -> Array:
 
 
 def _weighted(term: PowerDifference | PowerPoisson, intensity: Array, data: Array) -> tuple[Array, Array]:
-    loss, slope, _ = term.parts(_lifted(intensity), data)
+    loss, slope, _ = term.parts(_lifted(intensity, term.floor), data)
     return term.weight * loss, _blind(term.weight * slope, intensity, term.dark)
 
 
