@@ -416,3 +416,18 @@ def read_loss_terms(folder: Path) -> set[str]:
     assert state.sample is not None
     assert sum(state.sample.info.loss_terms.values()) == pytest.approx(state.sample.value, rel=1e-13)
     return set(state.sample.info.loss_terms)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_preconditioner_of_a_batch(scale: str) -> None:
+    """Gradient and curvature of a batch of a ratio are those of a mean, in the sum they are its share."""
+    one = problem_of(loss_terms=SINGLE, loss_scale=scale)
+    whole, half = one.diagonal(one.variables, ("positions",), one.indices), one.indices[::2]
+    batch = one.diagonal(one.variables, ("positions",), half)
+    factor = len(one.indices) / len(half) if scale == "ratio" else 1
+    np.testing.assert_allclose(batch["positions"], factor * whole["positions"])
+    bounded_one = one.objective.with_bounded_slope()
+    step = bounded_one.evaluate(one.variables, ("probe",), half)
+    assert step.loss == pytest.approx(one.objective.evaluate(one.variables, (), half).loss, rel=1e-12)
+    amplitudes = problem_of().objective.evaluate(one.variables, ("probe",), half)
+    assert relative(step.gradients["probe"], amplitudes.gradients["probe"]) < 1e-12
