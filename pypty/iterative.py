@@ -147,7 +147,7 @@ def evaluate(params: Params) -> Evaluation:
     finally:
         setup.close()
     gradients = {name: to_public(name, gradient) for name, gradient in found.gradients.items()}
-    return Evaluation(found.loss, found.sse, found.terms, gradients)
+    return Evaluation(found.loss, found.sse, found.terms, gradients, found.loss_terms)
 
 
 def simulate(params: Params) -> np.ndarray:

@@ -41,12 +41,14 @@ class Evaluation:
     regularizers : value of each active regulariser, by the name of its weight
     gradients : for every refined block ("obj", "probe", "positions", "tilts", ...): dL/dRe + i dL/dIm of complex
         arrays, the ordinary derivative of real ones; same shape as the array
+    loss_terms : value of each term of ``loss_terms``, times ``loss_weight``
     """
 
     loss: float
     sse: float
     regularizers: dict[str, float]
     gradients: dict[str, np.ndarray]
+    loss_terms: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         blocks = ", ".join(f"{name} {g.shape}" for name, g in self.gradients.items())

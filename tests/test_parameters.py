@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import test_parameters_batches
 import test_parameters_constraints
+import test_parameters_losses
 import test_parameters_physics
 import test_parameters_projections
 import test_parameters_speed
@@ -58,6 +59,7 @@ from pypty.params.schema import GROUPS, SCHEMA
 OTHER_FILES = (
     test_parameters_batches,
     test_parameters_constraints,
+    test_parameters_losses,
     test_parameters_physics,
     test_parameters_projections,
     test_parameters_speed,

@@ -69,13 +69,15 @@ def _noise_model_item(facts: Facts) -> Item:
     assert facts.disk is not None
     settings = facts.setup.settings
     counts = float(facts.sample.mean[facts.disk.inside].mean()) if facts.disk.inside.any() else 0.0
-    sparse = settings["algorithm"] in _LEAST_SQUARES and facts.sample.mean.sum() > 2
+    terms = settings["loss_terms"]
+    sparse = terms is None and settings["algorithm"] in _LEAST_SQUARES and facts.sample.mean.sum() > 2
+    used = f"algorithm={settings['algorithm']!r}" if terms is None else f"loss_terms: {', '.join(terms)}"
     return Item(
         "noise model",
         worse_below(counts, _DENSE) if sparse else PASS,
         counts,
         "e/px",
         f"warn below {_DENSE:g} with algorithm {', '.join(_LEAST_SQUARES)}",
-        f"Mean counts of a pixel in the disk; algorithm='{settings['algorithm']}'.",
+        f"Mean counts of a pixel in the disk; {used}.",
         "Few counts have no Gaussian noise: use algorithm='ml'.",
     )

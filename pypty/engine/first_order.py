@@ -156,7 +156,7 @@ class _Walk:
     def gradient(self, chosen: np.ndarray) -> tuple[Evaluated, dict[str, Array]]:
         """Of the patterns of a batch, by part."""
         problem, form = self.problem, self.problem.form
-        share = len(chosen) / max(len(problem.indices), 1)
+        share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
         terms = [_Scaled(one, share) for one in problem.regularizers]
         found = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
         whole = form.gradient_as_it_is(
@@ -190,10 +190,10 @@ def first_order_epoch(
     batches: Sequence[np.ndarray],
     schedule: RateSchedule | None,
     progress: Progress,
-    ratio: bool,
 ) -> Done:
     """One pass over the patterns.
 
+    The loss is the sum over the batches, each before its own step; the mean where losses are relative to their batch.
     Steps are not band-limited one by one: what has left the subspaces is taken out at the end of the epoch.
 
     Parameters
@@ -201,7 +201,6 @@ def first_order_epoch(
     batches : sorted indices of the patterns of each
     schedule : of the learning rates; None = they stay
     progress : what earlier epochs left; it is not changed
-    ratio : losses are relative to their batch: the epoch's is their mean instead of their sum
 
     Raises
     ------
@@ -221,7 +220,8 @@ def first_order_epoch(
     end = _joined(walk.point, form)
     change = form.project({name: end[name] - start[name] for name in blocks})
     end = {name: start[name] + change[name] for name in blocks}
-    loss = math.fsum(one.loss for one in found) / (len(found) if ratio else 1)
+    divisor = 1 if problem.objective.adds_up else len(found)
+    loss = math.fsum(one.loss for one in found) / divisor
     progress.epochs += 1
     progress.moments = walk.method.state
     if schedule is not None:
@@ -238,10 +238,10 @@ def first_order_epoch(
         slope=0.0,
         new_slope=0.0,
         blocks=blocks,
-        terms=_mean_terms([one.terms for one in found], 1 if not ratio else len(found)),
+        terms=_added([one.terms for one in found], divisor),
         optimizer=progress.name,
         learning_rates=logged,
-        loss_terms=_mean_terms([one.loss_terms for one in found], 1 if not ratio else len(found)),
+        loss_terms=_added([one.loss_terms for one in found], divisor),
         gradient_norms=norms,
         update_norms=block_norms(change),
         batches=len(batches),
@@ -283,7 +283,7 @@ def _scheduled(schedule: RateSchedule | None, progress: Progress) -> tuple[float
     return schedule.factor(count), schedule.momentum(count)
 
 
-def _mean_terms(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, float]:
+def _added(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, float]:
     names = {name: None for part in parts for name in part}
     return {name: math.fsum(part.get(name, 0.0) for part in parts) / divisor for name in names}
 

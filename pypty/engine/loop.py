@@ -259,8 +259,7 @@ class Reconstruction:
         if asked is not None:
             steps = -(-len(self.batches) // now["grad_accumulation"])
             schedule = RateSchedule(asked, self._first_order_epochs(), steps, state.progress.schedule or None)
-        ratio = self.settings["loss_terms"] is not None and self.settings["loss_scale"] == "ratio"
-        done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress, ratio)
+        done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress)
         state.progress = done.progress
         state.change(done.variables, [f"steps of {now['optimizer']}"])
         state.signature = None
@@ -279,7 +278,7 @@ class Reconstruction:
         state = self.state
         if len(problem.held_out):
             found = problem.objective.evaluate(state.variables, (), problem.held_out, problem.weight)
-            record.validation = found.loss / len(problem.held_out)
+            record.validation = found.loss / (len(problem.held_out) if problem.objective.adds_up else 1)
         state.snapshot = watch(self.settings, self.setup, state, record)
         describe(state.variables, record)
 

@@ -208,7 +208,7 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
         return None
     preprocess = Preprocess.from_settings(settings)
     multiplier = settings["data_multiplier"]
-    negative = settings["algorithm"] == "poisson_gaussian"
+    negative = settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None
     mask = settings["detector_mask"]
     return _try(report, lambda: survey(source, used, mask, preprocess, multiplier, negative))
 

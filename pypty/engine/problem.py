@@ -119,6 +119,8 @@ LOSS_KEYS = (
     "flip_ky",
     "force_dataset_dtype",
     "lazy_clean",
+    "loss_scale",
+    "loss_terms",
     "masks",
     "pixel_size_x_A",
     "pixel_size_y_A",

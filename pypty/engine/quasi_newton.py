@@ -137,6 +137,7 @@ def _record(
         new_slope=point.slope if point else step.slope,
         blocks=problem.blocks,
         terms=dict(start.info.terms),
+        loss_terms=dict(start.info.loss_terms),
         free_GiB=free_bytes(backend) / gib if backend.on_gpu else 0.0,
         total_GiB=total_bytes(backend) / gib,
     )

@@ -91,7 +91,10 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
         if state.sample is not None:
             group = file.create_group("sample")
             group.attrs.update(
-                value=state.sample.value, sse=state.sample.info.sse, terms=json.dumps(state.sample.info.terms)
+                value=state.sample.value,
+                sse=state.sample.info.sse,
+                terms=json.dumps(state.sample.info.terms),
+                loss_terms=json.dumps(state.sample.info.loss_terms),
             )
             group["parts"] = state.sample.info.parts
             _write_vector(group.create_group("gradient"), state.sample.gradient)
@@ -181,6 +184,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
             {},
             json.loads(group.attrs["terms"]),
             group["parts"][()],
+            json.loads(group.attrs.get("loss_terms", "{}")),
         )
         state.sample = Sample(info.loss, _read_vector(group["gradient"], backend), info)
     state.optimizer = Lbfgs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,9 @@ from pypty.model.forward import build_model
 from pypty.model.options import TILT_MODES, ModelOptions, NearField
 from pypty.model.parametrization import BandLimits
 from pypty.model.variables import Variables
+from pypty.objective.combined import LossTerms, make_loss_terms
 from pypty.objective.curvature import Curvature
-from pypty.objective.noise import NoiseModel, make_noise_model
+from pypty.objective.noise import NoiseModel, dark_counts, make_noise_model
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
@@ -224,10 +226,10 @@ class Setup:
         propagation : ``propmethod`` of the epoch
         """
         model = build_model(self.model_options(subpixel, propagation), self.backend)
-        noise = self._noise_model(model.reachable)
-        return Objective(
-            self.backend, model, feed, noise, batch_size or self.plan.batch, n_threads or self.plan.n_threads
-        )
+        terms = self._loss_terms()
+        noise = self._noise_model(model.reachable) if terms is None else terms.noise
+        batch, threads = batch_size or self.plan.batch, n_threads or self.plan.n_threads
+        return Objective(self.backend, model, feed, noise, batch, threads, terms)
 
     def _noise_model(self, reachable: Array = None) -> NoiseModel:
         settings = self.settings
@@ -239,6 +241,18 @@ class Setup:
             settings["detector_gain"],
             settings["readout_noise"],
         )
+
+    def _loss_terms(self) -> LossTerms | None:
+        """``loss_terms``; None = ``algorithm`` is the loss."""
+        settings = self.settings
+        if settings["loss_terms"] is None:
+            return None
+        dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
+        given, scale, weights = (settings[key] for key in ("loss_terms", "loss_scale", "obj_mode_weights"))
+        resampled = settings["simu_match_mode"] == "resample"
+        pixels = math.prod(self.grid.shape) / math.prod(self.data_shape) if resampled else 1.0
+        exact = settings["deterministic"]
+        return make_loss_terms(given, scale, dark, self.grid.shape, weights, exact, pixels)
 
     def model_options(self, subpixel: bool, propagation: str) -> ModelOptions:
         """Which physical effects the parameters ask for."""
@@ -289,13 +303,17 @@ class Setup:
         """The preconditioner of the loss over these patterns, with ``loss_weight``."""
         settings, mean = self.settings, self.mean_in_corner()
         seen = mean if self.survey is None or settings["masks"] is None else self.survey.mean
+        terms = self._loss_terms()
+        n_values = len(indices) * math.prod(self.data_shape)
+        scale = self._noise_model().curvature(seen) if terms is None else terms.curvature(seen, n_values)
         return Curvature(
             self.backend,
             self.grid,
             self.scan.corners,
             indices,
             mean,
-            weight * self._noise_model().curvature(seen),
+            weight * scale,
+            terms is not None and terms.ratio,
             self.near_field,
             TILT_MODES[settings["tilt_mode"]],
             float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,

@@ -48,7 +48,7 @@ class Pass:
     Attributes
     ----------
     variables : after it
-    loss, sse : summed over the batches, each before its own step
+    loss, sse : summed over the batches, each before its own step; a loss of ``loss_scale`` ratio is their mean
     step : factor on :data:`STEPS`; 0 if even the shortest diverged, and nothing was changed
     passes : how many were tried
     falling : the errors per pattern were still falling at its end: another pass will gain, too
@@ -103,7 +103,7 @@ def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
     problem = dataclasses.replace(
         problem,
         objective=problem.objective.with_bounded_slope(),
-        curvature=dataclasses.replace(problem.curvature, scale=problem.weight),
+        curvature=dataclasses.replace(problem.curvature, scale=problem.weight, relative=False),
     )
     step, tried = 1.0, None
     for attempt in range(_ATTEMPTS):
@@ -120,7 +120,7 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
     variables, loss, errors = problem.variables, 0.0, []
     for chosen in batches:
         variables, batch_loss, batch_sse = _one_step(problem, variables, chosen, step)
-        loss += batch_loss
+        loss += batch_loss if problem.objective.adds_up else batch_loss * len(chosen) / len(problem.indices)
         errors.append(batch_sse / len(chosen))
         if not errors[-1] < _EXPLOSION * errors[0]:
             break

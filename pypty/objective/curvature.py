@@ -40,6 +40,7 @@ class Curvature:
     indices : (n,) the patterns in use
     mean_pattern : (ny, nx) mean counts in the window, zero frequency first, host; zeros if not known
     scale : factor of the noise model and of ``loss_weight``
+    relative : the loss is a mean over patterns: the fewer there are, the more each counts
     near_field : the detector is in an image plane
     acting_tilts : whether tilts before, inside and after the specimen act
     defocus_A : of a near field
@@ -52,6 +53,7 @@ class Curvature:
     indices: np.ndarray
     mean_pattern: np.ndarray
     scale: float = 1.0
+    relative: bool = False
     near_field: bool = False
     acting_tilts: tuple[bool, bool, bool] = (False, True, False)
     defocus_A: float = 0.0
@@ -64,7 +66,8 @@ class Curvature:
 
     def of_patterns(self, indices: np.ndarray) -> Curvature:
         """The same for other patterns."""
-        return dataclasses.replace(self, indices=indices)
+        share = len(self.indices) / max(len(indices), 1) if self.relative else 1.0
+        return dataclasses.replace(self, indices=indices, scale=self.scale * share)
 
     def overlap(self, probe: Array, shape: tuple[int, ...]) -> float:
         """How many patterns light the same pixel: with the illumination L of all of them, sum L^2 over the sum of

@@ -248,12 +248,17 @@ def make_noise_model(
     reachable : (ky, kx) bool, where the model can have counts; None = everywhere
     gain, readout : ``detector_gain``, ``readout_noise``
     """
-    dark = brightest * (_ROUNDING * float(np.finfo(precision).eps)) ** 2
+    dark = dark_counts(brightest, precision)
     if name == "poisson_gaussian":
         return PoissonGaussian(gain, readout, dark, reachable)
     if isinstance(NOISE_MODELS[name], Poisson):
         return Poisson(dark, reachable)
     return LsqSqrt(dark) if isinstance(NOISE_MODELS[name], LsqSqrt) else NOISE_MODELS[name]
+
+
+def dark_counts(brightest: float, precision: np.dtype) -> float:
+    """Counts below which an intensity is nothing but rounding; see :func:`make_noise_model`."""
+    return brightest * (_ROUNDING * float(np.finfo(precision).eps)) ** 2
 
 
 def bounded(noise: NoiseModel) -> NoiseModel:

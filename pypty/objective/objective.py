@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import functools
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pypty.backend.array import Array, Backend, to_host
+from pypty.backend.array import Array, Backend
 from pypty.backend.memory import out_of_memory_errors, release_unused
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Feed
@@ -20,9 +20,12 @@ from pypty.errors import ResourceError
 from pypty.model.forward import Model
 from pypty.model.stages.base import Tape
 from pypty.model.variables import Variables
+from pypty.objective.combined import LossTerms, Sums
 from pypty.objective.noise import NoiseModel, bounded, score
+from pypty.objective.powers import N_SUMS, PowerSum
 from pypty.objective.regularizers import Regularizer
 from pypty.objective.replay import Replay
+from pypty.objective.share import Share, sums_of
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +40,10 @@ class Evaluated:
     sse : sum of squared errors (D - I)^2 times the detector weights; not times ``loss_weight``
     gradients : by block name, only the refined ones
     terms : value of each regulariser
-    parts : loss of every batch, not weighted: what a trial is compared with (:class:`Limit`)
+    parts : loss of every batch, not weighted: what a trial is compared with (:class:`Limit`); empty where the loss is
+        no sum over batches
+    loss_terms : value of each term of ``loss_terms``, times ``loss_weight``: with ``terms`` they add up to ``loss``
+    sums : what the terms are functions of, or None
     """
 
     loss: float
@@ -46,6 +52,7 @@ class Evaluated:
     terms: dict[str, float] = field(default_factory=dict)
     parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
     loss_terms: dict[str, float] = field(default_factory=dict)
+    sums: Sums | None = None
 
 
 @dataclass(frozen=True)
@@ -67,52 +74,6 @@ class Limit:
     parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
-@dataclass
-class Share:
-    """The batches of one thread, with what it has summed up.
-
-    Attributes
-    ----------
-    batches : indices of the patterns of each
-    before : loss of each at the start of the line search; None = not compared
-    gradients, workspace : accumulators and memory of the thread
-    totals : (batches, 2) float64, loss and sum of squared errors of each batch, where they are computed
-    skipped : numbers of the batches of which only the loss was computed
-    rejecting : the trial is expected to be rejected
-    replay : runs the batches as graphs; None = one kernel after the other
-    """
-
-    batches: list[np.ndarray]
-    before: np.ndarray | None
-    gradients: dict[str, Array]
-    workspace: Workspace
-    totals: Array
-    skipped: list[int] = field(default_factory=list)
-    rejecting: bool = False
-    replay: Replay | None = None
-
-    @functools.cached_property
-    def scores(self) -> np.ndarray:
-        """``totals`` on the host: asked for once, when all are computed."""
-        return to_host(self.totals)
-
-    @property
-    def losses(self) -> np.ndarray:
-        """Of each batch."""
-        return self.scores[:, 0]
-
-    def expects_rejection(self, number: int) -> bool:
-        """Whether the loss of the first batches, a quarter at least, has grown. On a GPU the answer is that of the last
-        look at it."""
-        seen, n = number + 1, len(self.batches)
-        if self.before is None or not self.gradients or 4 * seen < n:
-            return False
-        if isinstance(self.totals, np.ndarray) or seen in (-(-n // 4), -(-n // 2)):
-            losses = to_host(self.totals[:seen])[:, 0]
-            self.rejecting = not losses.sum() <= self.before[:seen].sum()
-        return self.rejecting
-
-
 class Objective:
     """Sum of a noise model over patterns.
 
@@ -120,6 +81,7 @@ class Objective:
     ----------
     batch_size : patterns computed together by one thread; halved when memory runs out
     n_threads : batches computed at the same time (1 on a GPU)
+    terms : ``loss_terms``, whose additive part is ``noise``; None = the noise model is all
     """
 
     def __init__(
@@ -130,11 +92,13 @@ class Objective:
         noise: NoiseModel,
         batch_size: int,
         n_threads: int = 1,
+        terms: LossTerms | None = None,
     ) -> None:
         self.backend = backend
         self.model = model
         self.feed = feed
         self.noise = noise
+        self.terms = terms
         self.batch_size = batch_size
         self.n_threads = 1 if backend.on_gpu else n_threads
         self._workspaces = [Workspace(backend.xp, backend.fft_library) for _ in range(self.n_threads)]
@@ -144,8 +108,16 @@ class Objective:
     def with_bounded_slope(self) -> Objective:
         """The same loss, in the same memory, with a slope that suits steps of a fixed length."""
         other = copy.copy(self)
-        other.noise = bounded(self.noise)
+        if self.terms is None:
+            other.noise = bounded(self.noise)
+        else:
+            other.terms = self.terms.with_bounded_slope()
         return other
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether losses of parts of the patterns add up to that of all; else they are means of the ratio's kind."""
+        return self.terms is None or not self.terms.ratio
 
     def evaluate(
         self,
@@ -171,13 +143,14 @@ class Objective:
         data_limit = None if limit is None else Limit((limit.value - penalty) / weight, limit.parts)
         while True:
             try:
-                result = self._sum_batches(variables, names, indices, data_limit)
+                result = self._of_patterns(variables, names, indices, data_limit)
                 break
             except out_of_memory_errors() as error:
                 self._halve_batch(error)
         for gradient in result.gradients.values():
             gradient *= weight
         result.loss = result.loss * weight + penalty
+        result.loss_terms = {name: weight * value for name, value in result.loss_terms.items()}
         for regularizer, value, gradient in terms:
             result.terms[regularizer.name] = value
             if regularizer.block in result.gradients:
@@ -197,12 +170,63 @@ class Objective:
     def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
         return [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
 
-    def _sum_batches(
+    def _of_patterns(
         self, variables: Variables, names: tuple[str, ...], indices: np.ndarray, limit: Limit | None
+    ) -> Evaluated:
+        """Everything but the regularisers, for a ``loss_weight`` of 1."""
+        if self.terms is None:
+            return self._sum_batches(variables, names, indices, limit, self.noise)
+        corners, wanted = self.feed.corners[indices], "obj" in names
+        values, slope = self.terms.of_object(variables.obj, corners, self.batch_size, wanted)
+        extra = sum(values.values())
+        own = Limit(limit.value - extra, limit.parts) if limit is not None else None
+        found = self._data_terms(self.terms, variables, names, indices, own)
+        found.loss += extra
+        found.loss_terms.update(values)
+        if "obj" in found.gradients and slope is not None:
+            found.gradients["obj"] += slope
+        return found
+
+    def _data_terms(
+        self,
+        terms: LossTerms,
+        variables: Variables,
+        names: tuple[str, ...],
+        indices: np.ndarray,
+        limit: Limit | None,
+    ) -> Evaluated:
+        """In one pass over the patterns, or two (:mod:`pypty.objective.combined`)."""
+        first = () if terms.two_passes else names
+        found = self._sum_batches(
+            variables, first, indices, limit if terms.is_pixelwise else None, terms.noise
+        )
+        assert found.sums is not None
+        found.loss_terms = terms.values(found.sums)
+        found.loss = sum(found.loss_terms.values())
+        if not terms.is_pixelwise:
+            found.parts = np.zeros(0)
+        if terms.two_passes and names and (limit is None or found.loss <= limit.value):
+            noise, shared = terms.slopes(found.sums)
+            if shared is not None:
+                noise = dataclasses.replace(noise, shared=self.backend.asarray(shared, self.backend.real))
+            found.gradients = self._sum_batches(variables, names, indices, None, noise).gradients
+        elif not terms.two_passes:
+            factor = terms.factor(found.sums)
+            for gradient in found.gradients.values():
+                gradient *= factor
+        return found
+
+    def _sum_batches(
+        self,
+        variables: Variables,
+        names: tuple[str, ...],
+        indices: np.ndarray,
+        limit: Limit | None,
+        noise: NoiseModel,
     ) -> Evaluated:
         with self.feed.streams.computing():
             points, batches = self.model.prepare(variables), self._batches(indices)
-            shares, points = self._shares(variables, names, points, batches, limit)
+            shares, points = self._shares(variables, names, points, batches, limit, noise)
             self._run(shares, lambda share: self._compute(share, points))
             loss = float(sum(share.losses.sum() for share in shares))
             if limit is not None and loss > limit.value and any(share.skipped for share in shares):
@@ -218,17 +242,20 @@ class Objective:
         points: list,
         batches: list[np.ndarray],
         limit: Limit | None,
+        noise: NoiseModel,
     ) -> tuple[list[Share], list]:
         """The work of every thread, and what all batches share (in fixed places, if they are replayed)."""
         n = min(self.n_threads, len(batches))
+        width = N_SUMS if isinstance(noise, PowerSum) else 2
         guess = limit is not None and len(limit.parts) == len(batches)
         shares = []
         for i in range(n):
             before = limit.parts[i::n] if limit is not None and guess else None
-            totals = self.backend.zeros((len(batches[i::n]), 2), np.float64)
-            shares.append(Share(batches[i::n], before, variables.zeros(names), self._workspaces[i], totals))
+            totals = self.backend.zeros((len(batches[i::n]), width), np.float64)
+            gradients = variables.zeros(names)
+            shares.append(Share(batches[i::n], before, gradients, self._workspaces[i], totals, noise))
         replay = self._replay
-        if n and replay is not None and replay.covers(self.noise, variables, names, self.batch_size):
+        if n and replay is not None and replay.covers(noise, variables, names, self.batch_size):
             points, shares[0].gradients = replay.begin(points, variables, names, self._workspaces[0])
             shares[0].replay = replay
         return shares, points
@@ -248,7 +275,7 @@ class Objective:
         """Loss of a batch and, unless it is expected to be of no use, its gradient; whether there is the gradient."""
         keep = bool(share.gradients) and not share.rejecting
         tapes: list[Tape] = []
-        slope = self._score(points, batch, tapes, share.totals[number], keep)
+        slope = self._score(share, points, batch, tapes, share.totals[number], keep)
         if share.expects_rejection(number) or not keep:
             return False
         self.model.adjoint(slope, points, batch, tapes, share.gradients)
@@ -261,25 +288,29 @@ class Objective:
         share.expects_rejection(number)
         return wanted
 
-    def _score(self, points: list, batch: Batch, tapes: list[Tape], totals: Array, keep: bool) -> Array:
+    def _score(
+        self, share: Share, points: list, batch: Batch, tapes: list[Tape], totals: Array, keep: bool
+    ) -> Array:
         """dLoss/dI of a batch; ``totals`` gets loss and squared errors."""
         intensity = self.model.forward(points, batch, tapes, keep)
         measured = (batch.data, batch.weights, batch.workspace, batch.rows, batch.multiplier)
-        return score(self.noise, intensity, *measured, totals)[2]
+        if isinstance(share.noise, PowerSum):
+            return share.noise.score(intensity, *measured, totals, share.patterns)
+        return score(share.noise, intensity, *measured, totals)[2]
 
     def _whole(self, share: Share, points: list, batch: Batch, totals: Array, wanted: bool) -> None:
         """Loss of a batch and, if it is wanted, its gradient."""
 
         def task(batch: Batch, totals: Array) -> None:
             tapes: list[Tape] = []
-            slope = self._score(points, batch, tapes, totals, wanted)
+            slope = self._score(share, points, batch, tapes, totals, wanted)
             if wanted:
                 self.model.adjoint(slope, points, batch, tapes, share.gradients)
 
         if share.replay is None:
             task(batch, totals)
         else:
-            share.replay.run(task, batch, totals, share.gradients, self.noise, wanted)
+            share.replay.run(task, batch, totals, share.gradients, share.noise, wanted)
 
     def _catch_up(self, share: Share, points: list) -> None:
         """The gradients of batches of which only the loss was computed."""
@@ -300,7 +331,7 @@ class Objective:
                 gradient += share.gradients[name]
         self.model.finish(gradients)
         sse = float(sum(share.scores[:, 1].sum() for share in shares))
-        return Evaluated(loss, sse, gradients, parts=parts)
+        return Evaluated(loss, sse, gradients, parts=parts, sums=sums_of(shares))
 
     def _halve_batch(self, error: BaseException) -> None:
         for workspace in self._workspaces:

@@ -30,6 +30,7 @@ def check_effects(settings: Settings, report: Report, epochs: range) -> None:
         _check_weights,
         _check_probe_start,
         _check_virtual_detectors,
+        _check_loss_terms,
         _check_numbers,
         _check_constraints,
     ):
@@ -216,7 +217,7 @@ def _check_virtual_detectors(settings: Settings, report: Report, epochs: range) 
         if algorithm in COMPRESSED:
             report.add("algorithm", f"{algorithm!r} is for virtual detectors, but masks is not given")
         return
-    if algorithm not in COMPRESSED:
+    if algorithm not in COMPRESSED and settings["loss_terms"] is None:
         report.add(
             "algorithm",
             f"given {algorithm!r}, but with masks it is one of {', '.join(repr(c) for c in COMPRESSED)}",
@@ -234,6 +235,16 @@ def _check_virtual_detectors(settings: Settings, report: Report, epochs: range) 
         report.add(name, "cannot change virtual detectors; leave it out, and change masks instead")
     if np.any(settings["data_shift_vector"]):
         report.add("data_shift_vector", "cannot move virtual detectors; leave it out, and move masks instead")
+
+
+def _check_loss_terms(settings: Settings, report: Report, epochs: range) -> None:
+    given, data = settings["loss_terms"], ("single", "poissn", "pacbed")
+    if given is not None and not any(given[name]["weight"] > 0 for name in data if name in given):
+        report.add(
+            "loss_terms",
+            f"given {', '.join(given) or 'no term'}; at least one of {', '.join(data)} compares with the data, with a "
+            "weight above 0",
+        )
 
 
 def _check_numbers(settings: Settings, report: Report, epochs: range) -> None:
@@ -266,20 +277,26 @@ def without_effect(settings: Settings) -> list[str]:
     """Warnings about keys that are given, but do nothing beside the others."""
     near, algorithm = settings["recon_type"] == "near_field", settings["algorithm"]
     phase_only = settings.schedules["phase_only_obj"]
+    several = settings["loss_terms"] is not None
+    gauss = algorithm == "poisson_gaussian" and not several
     idle = {
+        "algorithm": (several, "loss_terms is given"),
+        "loss_scale": (not several, "loss_terms is not given"),
         "defocus_array": (not near, "recon_type is far_field; use extra_probe_defocus or aberrations"),
         "Cs": (not near, "recon_type is far_field; use aberrations"),
         "alpha_near_field": (not near, "recon_type is far_field"),
         "aberrations_array": (settings["aberration_marker"] is None, "aberration_marker is not given"),
-        "detector_gain": (algorithm != "poisson_gaussian", "algorithm is not poisson_gaussian"),
-        "readout_noise": (algorithm != "poisson_gaussian", "algorithm is not poisson_gaussian"),
+        "detector_gain": (not gauss, "algorithm is not poisson_gaussian"),
+        "readout_noise": (not gauss, "algorithm is not poisson_gaussian"),
         "mean_pattern": (settings["probe"] is not None, "probe is given"),
         "obj_parametrization": (
             isinstance(phase_only, Constant) and bool(phase_only.value),
             "phase_only_obj is on",
         ),
     }
-    return [
+    obj = settings["obj"]
+    alone = several and "simlar" in settings["loss_terms"] and (obj is None or obj.shape[3] == 1)
+    return ["loss_terms: simlar has no effect: the object has one mode"] * alone + [
         f"{name} has no effect: {reason}"
         for name, (is_idle, reason) in idle.items()
         if is_idle and name in settings.given and not _is_default(settings, name)

@@ -32,11 +32,9 @@ LOSS_TERMS = Table((
 
 LOSSES = (
     Parameter("loss_terms", None, optional(LOSS_TERMS), "", "A sum of losses in place of algorithm: single (powers of "
-              "counts), poissn, pacbed (mean pattern), sparse (phase of the object), simlar (object modes are alike).",
-              status=NOT_YET),
+              "counts), poissn, pacbed (mean pattern), sparse (phase of the object), simlar (object modes are alike)."),
     Parameter("loss_scale", "additive", Choice(("additive", "ratio")), "", "additive: sums over patterns, a "
-              "likelihood; ratio: PtyRAD's, relative to the counts of the batch.", when="loss_terms is given",
-              status=NOT_YET),
+              "likelihood; ratio: PtyRAD's, relative to the counts of the batch.", when="loss_terms is given"),
 )
 
 MODEL = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pypty.params.presets import load_preset, read_changes
+from pypty.importers.command import load_parameters
+from pypty.params.presets import read_changes
 from pypty.tune.study import tune
 
 
@@ -32,5 +33,6 @@ def tune_command(options: argparse.Namespace) -> str:
     PyptyError
         As :func:`pypty.tune.tune`.
     """
-    params = {**load_preset(options.file), **read_changes(options.set)}
-    return tune(params, options.trials, options.storage, options.worker).table()
+    params, notes = load_parameters(options.file, read_changes(options.set))
+    table = tune(params, options.trials, options.storage, options.worker).table()
+    return f"{notes}\n{table}" if notes else table

@@ -1,0 +1,238 @@
+"""``loss_terms``: a sum of losses of data and object, as a likelihood or relative to the counts of a batch.
+
+D = modelled counts (plus a floor), M = measured; sums run over the patterns of one evaluation and their pixels, with
+the weights of the pixels, which count as n values.
+
+additive
+    single  w sum (D^g - M^g)^2
+    poissn  -w sum (M^g ln(D^g + e) - D^g)
+    pacbed  w (patterns) sum_k (<D>^g - <M>^g)^2, <> = mean over patterns
+    The first two of all patterns are the sums of those of their parts; the third grows with the patterns.
+ratio
+    PtyRAD's: single w sqrt(mean (D^g - M^g)^2) / mean M^g, poissn -w mean(M^g ln(D^g + e) - D^g) / mean M^g,
+    pacbed w sqrt(mean_k (<D>^g - <M>^g)^2) / mean M^g. The patterns of an evaluation are one of its batches, however
+    they are cut for the computation.
+
+The value of each is a function of a few sums, and so are the factors of its slope. A single additive function of the
+pixels takes one pass over the patterns, and its gradient is multiplied in the end; else a pass of intensities alone
+finds the sums, and a second one has the gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array
+from pypty.objective.object_terms import ObjectTerms, make_object_terms
+from pypty.objective.powers import (
+    FLOOR,
+    POISSN,
+    RAISED,
+    SINGLE,
+    WEIGHT,
+    PowerDifference,
+    PowerPoisson,
+    PowerSum,
+)
+
+_TYPICAL = 0.4
+"""The loss of single and pacbed, for the scale of the preconditioner: 0.2 to 0.5 on measured data."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the terms are functions of.
+
+    Attributes
+    ----------
+    totals : (N_SUMS,) in the columns of :mod:`pypty.objective.powers`
+    patterns : (ky, kx) sums over patterns, by name (:meth:`PowerSum.score`); empty without pacbed
+    """
+
+    totals: np.ndarray
+    patterns: Mapping[str, np.ndarray]
+
+    @property
+    def n(self) -> float:
+        """Compared values, by weight."""
+        return float(self.totals[WEIGHT])
+
+    def mean_power(self, number: int) -> float:
+        """mean M^g with the exponent of a term (0 single, 1 poissn, 2 pacbed); 1 if there are no counts."""
+        return float(self.totals[RAISED + number]) / self.n or 1.0
+
+
+@dataclass(frozen=True)
+class Pacbed:
+    """The loss of the mean pattern.
+
+    Attributes
+    ----------
+    weight, power : w, g
+    """
+
+    weight: float
+    power: float
+
+    def square_and_slope(self, sums: Sums) -> tuple[float, np.ndarray]:
+        """Q = sum_k W (<D>^g - <M>^g)^2, W = sum of the weights of a pixel, and dQ/dD of a pixel of weight 1."""
+        weights = sums.patterns["weights"]
+        safe = np.where(weights > 0, weights, 1)
+        modelled = np.where(weights > 0, sums.patterns["modelled"], 1) / safe
+        measured = sums.patterns["measured"] / safe
+        difference = np.where(weights > 0, modelled**self.power - measured**self.power, 0)
+        slope = 2 * self.power * difference * modelled ** (self.power - 1)
+        return float((weights * difference**2).sum()), slope
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        """That of ``single`` with the same exponent: an upper bound, as the mean changes less than its patterns."""
+        return PowerDifference(self.weight, self.power).curvature(mean_pattern)
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of a run.
+
+    Attributes
+    ----------
+    noise : the additive terms of pixels, with their weights
+    pacbed, objects : None = there are none
+    ratio : relative to the counts of the batch
+    """
+
+    noise: PowerSum
+    pacbed: Pacbed | None
+    objects: ObjectTerms | None
+    ratio: bool
+
+    @property
+    def two_passes(self) -> bool:
+        """Whether slopes depend on sums over all patterns by more than a common factor."""
+        several = self.pacbed is not None or (self.ratio and len(self.noise.terms) > 1)
+        return several and not self.noise.bounded
+
+    @property
+    def is_pixelwise(self) -> bool:
+        """Whether the data term is a sum over pixels and patterns, whose parts a line search may compare."""
+        return not self.ratio and self.pacbed is None
+
+    def with_bounded_slope(self) -> LossTerms:
+        """The same loss, with the slope of amplitudes (of weight 1, whatever the scale) and without that of the object
+        terms: for steps of a fixed length."""
+        return dataclasses.replace(self, noise=dataclasses.replace(self.noise, bounded=True))
+
+    def values(self, sums: Sums) -> dict[str, float]:
+        """Value of each data term, with its weight."""
+        found = {}
+        if self.noise.single is not None:
+            found["single"] = self.noise.single.weight * self._root(float(sums.totals[SINGLE]), sums, 0)
+        if self.noise.poissn is not None:
+            scale = sums.n * sums.mean_power(1) if self.ratio else 1.0
+            found["poissn"] = self.noise.poissn.weight * float(sums.totals[POISSN]) / scale
+        if self.pacbed is not None:
+            square = self.pacbed.square_and_slope(sums)[0]
+            found["pacbed"] = self.pacbed.weight * self._root(square, sums, 2)
+        return found
+
+    def _root(self, square: float, sums: Sums, number: int) -> float:
+        """A sum of squares, or the ratio's root of their mean over the mean of M^g."""
+        return math.sqrt(square / sums.n) / sums.mean_power(number) if self.ratio else square
+
+    def _root_slope(self, square: float, sums: Sums, number: int) -> float:
+        """The derivative of :meth:`_root`; 0 where all is exact: there the root has none."""
+        if not self.ratio:
+            return 1.0
+        return 0.5 / (math.sqrt(square * sums.n) * sums.mean_power(number)) if square > 0 else 0.0
+
+    def _factors(self, sums: Sums) -> dict[int, float]:
+        """Derivative of the value with respect to the sum of each term of pixels, by its column."""
+        poissn = 1.0 / (sums.n * sums.mean_power(1)) if self.ratio else 1.0
+        return {SINGLE: self._root_slope(float(sums.totals[SINGLE]), sums, 0), POISSN: poissn}
+
+    def factor(self, sums: Sums) -> float:
+        """Of the gradient of the only pass."""
+        if self.noise.bounded or not self.ratio:
+            return 1.0
+        return self._factors(sums)[self.noise.terms[0][0]]
+
+    def slopes(self, sums: Sums) -> tuple[PowerSum, np.ndarray | None]:
+        """What the second pass computes: the terms with their factors, and the slope of the mean pattern."""
+        factors, single, poissn = self._factors(sums), self.noise.single, self.noise.poissn
+        if single is not None:
+            single = dataclasses.replace(single, weight=single.weight * factors[SINGLE])
+        if poissn is not None:
+            poissn = dataclasses.replace(poissn, weight=poissn.weight * factors[POISSN])
+        noise = dataclasses.replace(self.noise, single=single, poissn=poissn, pacbed_power=None)
+        if self.pacbed is None:
+            return noise, None
+        square, slope = self.pacbed.square_and_slope(sums)
+        return noise, self.pacbed.weight * self._root_slope(square, sums, 2) * slope
+
+    def of_object(
+        self, obj: Array, corners: np.ndarray, chunk: int, wanted: bool
+    ) -> tuple[dict[str, float], Array]:
+        """Value of each term of the object, and their gradient if it is wanted; None if it has none."""
+        if self.objects is None:
+            return {}, None
+        return self.objects.values_and_gradient(obj, corners, chunk, wanted and not self.noise.bounded)
+
+    def curvature(self, mean_pattern: np.ndarray, n: int) -> float:
+        """Scale of the preconditioner (:class:`pypty.objective.noise.NoiseModel`), from the data terms.
+
+        That of a ratio is for a loss of :data:`_TYPICAL`; the optimiser finds the scale of the others itself.
+
+        Parameters
+        ----------
+        n : compared values
+        """
+        found = 0.0
+        terms = ((self.noise.single, True), (self.pacbed, True), (self.noise.poissn, False))
+        for term, is_root in terms:
+            if term is not None:
+                mean = float((mean_pattern**term.power).mean()) or 1.0
+                typical = 2 * _TYPICAL * mean if is_root else 1.0
+                found += term.curvature(mean_pattern) / (n * mean * typical if self.ratio else 1.0)
+        return found
+
+
+def make_loss_terms(
+    given: Mapping[str, Mapping[str, Any]],
+    scale: str,
+    dark: float,
+    window: tuple[int, int],
+    mode_weights: np.ndarray | None = None,
+    deterministic: bool = False,
+    pixels: float = 1.0,
+) -> LossTerms:
+    """The terms that the parameters ask for; those of weight 0 are left out.
+
+    Parameters
+    ----------
+    given, scale : ``loss_terms``, ``loss_scale``
+    dark : counts below which an intensity is nothing but rounding
+    window : (y, x) pixels of a window of the object
+    mode_weights : ``obj_mode_weights``; None = the same for all, with the sum 1
+    deterministic : on a GPU, the same bits every time
+    pixels : of the model for one that is compared: each has its floor
+    """
+    floor = pixels * FLOOR
+    used = {name: entry for name, entry in given.items() if entry["weight"] > 0}
+    single, poissn, pacbed = (used.get(name) for name in ("single", "poissn", "pacbed"))
+    noise = PowerSum(
+        None if single is None else PowerDifference(single["weight"], single["dp_pow"], dark, floor),
+        None
+        if poissn is None
+        else PowerPoisson(poissn["weight"], poissn["dp_pow"], poissn["eps"], dark, floor),
+        dark,
+        None if pacbed is None else pacbed["dp_pow"],
+        floor=floor,
+    )
+    objects = make_object_terms(used, scale == "ratio", window, mode_weights, deterministic)
+    mean = None if pacbed is None else Pacbed(pacbed["weight"], pacbed["dp_pow"])
+    return LossTerms(noise, mean, objects, scale == "ratio")

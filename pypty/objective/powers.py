@@ -1,0 +1,221 @@
+"""Noise models of powers of counts, and their sum: the data terms of ``loss_terms``.
+
+I = modelled, M = measured counts, and D = I + :data:`FLOOR`, as in PtyRAD: D^(g-1) stays finite for any exponent g. An
+intensity that is only rounding has no slope, for the reason that :class:`pypty.objective.noise.LsqSqrt` gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array, array_module
+from pypty.backend.cuda.score import Formula
+from pypty.backend.workspace import Workspace
+from pypty.objective.noise import LsqSqrt
+
+FLOOR = 1e-10
+"""Counts added to every modelled intensity (times the model's pixels for one that is compared)."""
+
+LOSS, ERRORS, SINGLE, POISSN, WEIGHT, RAISED = 0, 1, 2, 3, 4, 5
+"""Columns of the sums of a batch: weighted loss, squared errors, the two terms without their factors, the weights of
+the pixels, and from RAISED on M^g with the exponents of single, poissn and pacbed."""
+N_SUMS = 8
+
+
+def raised(counts: Array, power: float) -> Array:
+    """counts^power; the usual exponents without a logarithm."""
+    if power == 1:
+        return counts
+    return array_module(counts).sqrt(counts) if power == 0.5 else counts**power
+
+
+@dataclass(frozen=True)
+class PowerDifference:
+    """w (D^g - M^g)^2, the term ``single``; with g = 1/2 it is ``lsq_sqrt``, with g = 1 ``lsq``.
+
+    Attributes
+    ----------
+    weight, power : w, g
+    dark : counts below which an intensity is nothing but rounding
+    floor : added to the intensities
+    """
+
+    weight: float = 1.0
+    power: float = 0.5
+    dark: float = 0.0
+    floor: float = FLOOR
+
+    def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
+        """Loss and slope of every pixel without the weight, and M^g; ``modelled`` is D."""
+        own, counts = raised(modelled, self.power), raised(data, self.power)
+        difference = own - counts
+        return difference * difference, (2 * self.power) * difference * own / modelled, counts
+
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        return _weighted(self, intensity, data)
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        """4 g^2 w I^(2g-1), averaged over the counts."""
+        return 4 * self.power**2 * self.weight * _mean_power(mean_pattern, 2 * self.power)
+
+    def formula(self) -> Formula | None:
+        return None
+
+
+@dataclass(frozen=True)
+class PowerPoisson:
+    """-w (M^g ln(D^g + e) - D^g), the term ``poissn``; with g = 1 and a small e it is ``ml``.
+
+    Attributes
+    ----------
+    weight, power : w, g
+    eps : e
+    dark : counts below which an intensity is nothing but rounding
+    floor : added to the intensities
+    """
+
+    weight: float = 1.0
+    power: float = 1.0
+    eps: float = 1e-6
+    dark: float = 0.0
+    floor: float = FLOOR
+
+    def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
+        """As those of :class:`PowerDifference`."""
+        own, counts = raised(modelled, self.power), raised(data, self.power)
+        safe = own + own.dtype.type(self.eps)
+        loss = own - counts * array_module(own).log(safe)
+        return loss, self.power * (1 - counts / safe) * own / modelled, counts
+
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        return _weighted(self, intensity, data)
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        """2 g^2 w I^(g-1), averaged over the counts; e is left out."""
+        return 2 * self.power**2 * self.weight * _mean_power(mean_pattern, self.power)
+
+    def formula(self) -> Formula | None:
+        return None
+
+
+@dataclass(frozen=True)
+class PowerSum:
+    """The sum of both, and a slope that all patterns share: that of a loss of their mean.
+
+    Attributes
+    ----------
+    single, poissn : None = there is no such term
+    dark : counts below which an intensity is nothing but rounding
+    pacbed_power : exponent of M to be summed for the mean pattern; None = none
+    shared : (ky, kx) added to the slope of every pattern, before the weights of the pixels; or None
+    bounded : the slope is that of amplitudes, for steps of a fixed length
+    floor : added to the intensities
+    """
+
+    single: PowerDifference | None
+    poissn: PowerPoisson | None
+    dark: float = 0.0
+    pacbed_power: float | None = None
+    shared: Array = None
+    bounded: bool = False
+    floor: float = FLOOR
+
+    @property
+    def terms(self) -> tuple[tuple[int, PowerDifference | PowerPoisson], ...]:
+        """The terms there are, each with its column."""
+        both: tuple[tuple[int, Any], ...] = ((SINGLE, self.single), (POISSN, self.poissn))
+        return tuple((column, term) for column, term in both if term is not None)
+
+    def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
+        """Loss (without that of the mean) and slope."""
+        loss, slope = work.xp.zeros_like(intensity), work.xp.zeros_like(intensity)
+        for _, term in self.terms:
+            own_loss, own_slope, _ = term.parts(_lifted(intensity, self.floor), data)
+            loss += term.weight * own_loss
+            slope += term.weight * own_slope
+        return loss, self._slope(slope, intensity, data, work)
+
+    def _slope(self, slope: Array, intensity: Array, data: Array, work: Workspace) -> Array:
+        if self.bounded:
+            return LsqSqrt(self.dark).loss_and_slope(intensity, data, work)[1]
+        if self.shared is not None:
+            slope += self.shared
+        return _blind(slope, intensity, self.dark)
+
+    def curvature(self, mean_pattern: np.ndarray) -> float:
+        return sum(term.curvature(mean_pattern) for _, term in self.terms)
+
+    def formula(self) -> Formula | None:
+        return None
+
+    def score(
+        self,
+        intensity: Array,
+        measured: Array,
+        weights: Array,
+        work: Workspace,
+        rows: Array,
+        multiplier: float,
+        totals: Array,
+        patterns: dict[str, Array],
+    ) -> Array:
+        """dLoss/dI (batch, ky, kx), weighted. The arguments are those of :func:`pypty.objective.noise.score`.
+
+        Parameters
+        ----------
+        totals : (N_SUMS,) float64, gets the sums of the batch
+        patterns : gets, for the mean pattern, the weighted sums of D ("modelled") and M ("measured") and the sum of
+            the weights ("weights"), each (ky, kx) float64, added to what is there
+        """
+        data = measured
+        if not isinstance(intensity, np.ndarray):
+            data = (measured if rows is None else measured[rows]).astype(intensity.dtype) * multiplier
+        modelled, slope = _lifted(intensity, self.floor), work.xp.zeros_like(intensity)
+        totals[LOSS] = 0
+        for column, term in self.terms:
+            loss, own, counts = term.parts(modelled, data)
+            totals[column] = _sum(loss, weights)
+            totals[LOSS] += term.weight * totals[column]
+            totals[RAISED + column - SINGLE] = _sum(counts, weights)
+            slope += term.weight * own
+        totals[ERRORS] = _sum((intensity - data) ** 2, weights)
+        totals[WEIGHT] = data.size if weights is None else _sum(work.xp.ones_like(data), weights)
+        if self.pacbed_power is not None:
+            totals[RAISED + 2] = _sum(raised(data, self.pacbed_power), weights)
+            ones = work.xp.ones_like(data)
+            for name, array in (("modelled", modelled), ("measured", data), ("weights", ones)):
+                own = array if weights is None else array * weights
+                found = own.sum(axis=0, dtype=np.float64)
+                patterns[name] = patterns[name] + found if name in patterns else found
+        slope = self._slope(slope, intensity, data, work)
+        if weights is not None:
+            slope *= weights
+        return slope
+
+
+def _lifted(intensity: Array, floor: float) -> Array:
+    return intensity + intensity.dtype.type(floor)
+
+
+def _blind(slope: Array, intensity: Array, dark: float) -> Array:
+    """No slope where an intensity is rounding."""
+    array_module(slope).copyto(slope, slope.dtype.type(0), where=intensity <= intensity.dtype.type(dark))
+    return slope
+
+
+def _weighted(term: PowerDifference | PowerPoisson, intensity: Array, data: Array) -> tuple[Array, Array]:
+    loss, slope, _ = term.parts(_lifted(intensity, term.floor), data)
+    return term.weight * loss, _blind(term.weight * slope, intensity, term.dark)
+
+
+def _sum(values: Array, weights: Array) -> Array:
+    return (values if weights is None else values * weights).sum(dtype=np.float64)
+
+
+def _mean_power(mean_pattern: np.ndarray, power: float) -> float:
+    """sum I^power / sum I; 1 for no counts."""
+    total = float(mean_pattern.sum())
+    return float((np.maximum(mean_pattern, 0) ** power).sum()) / total if total > 0 else 1.0

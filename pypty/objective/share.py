@@ -1,0 +1,78 @@
+"""What one thread computes of an evaluation, and what it has summed up."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pypty.backend.array import Array, to_host
+from pypty.backend.workspace import Workspace
+from pypty.objective.combined import Sums
+from pypty.objective.noise import NoiseModel
+from pypty.objective.powers import N_SUMS
+from pypty.objective.replay import Replay
+
+
+@dataclass
+class Share:
+    """The batches of one thread, with what it has summed up.
+
+    Attributes
+    ----------
+    batches : indices of the patterns of each
+    before : loss of each at the start of the line search; None = not compared
+    gradients, workspace : accumulators and memory of the thread
+    totals : (batches, 2) float64, loss and sum of squared errors of each batch, where they are computed; with
+        ``loss_terms`` further sums
+    noise : what is computed of each pixel
+    skipped : numbers of the batches of which only the loss was computed
+    rejecting : the trial is expected to be rejected
+    replay : runs the batches as graphs; None = one kernel after the other
+    patterns : sums over patterns (:meth:`PowerSum.score`)
+    """
+
+    batches: list[np.ndarray]
+    before: np.ndarray | None
+    gradients: dict[str, Array]
+    workspace: Workspace
+    totals: Array
+    noise: NoiseModel
+    skipped: list[int] = field(default_factory=list)
+    rejecting: bool = False
+    replay: Replay | None = None
+    patterns: dict[str, Array] = field(default_factory=dict)
+
+    @functools.cached_property
+    def scores(self) -> np.ndarray:
+        """``totals`` on the host: asked for once, when all are computed."""
+        return to_host(self.totals)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Of each batch."""
+        return self.scores[:, 0]
+
+    def expects_rejection(self, number: int) -> bool:
+        """Whether the loss of the first batches, a quarter at least, has grown. On a GPU the answer is that of the last
+        look at it."""
+        seen, n = number + 1, len(self.batches)
+        if self.before is None or not self.gradients or 4 * seen < n:
+            return False
+        if isinstance(self.totals, np.ndarray) or seen in (-(-n // 4), -(-n // 2)):
+            losses = to_host(self.totals[:seen])[:, 0]
+            self.rejecting = not losses.sum() <= self.before[:seen].sum()
+        return self.rejecting
+
+
+def sums_of(shares: list[Share]) -> Sums | None:
+    """Over all batches, in a fixed order; None where the noise model has none."""
+    if not shares or shares[0].scores.shape[1] != N_SUMS:
+        return None
+    totals = np.sum([share.scores.sum(axis=0) for share in shares], axis=0)
+    patterns = {
+        name: np.sum([to_host(share.patterns[name]) for share in shares], axis=0)
+        for name in shares[0].patterns
+    }
+    return Sums(totals, patterns)
