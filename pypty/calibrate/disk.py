@@ -120,14 +120,14 @@ def _pixel_params(experiment: Experiment, pixel_mrad: float | None) -> dict[str,
 def _shift(experiment: Experiment, edge: Edge) -> np.ndarray:
     """(2,) detector pixels [ky, kx]: the given shift, and what brings the disk nearest to n//2."""
     target = np.array(experiment.pattern_shape) // 2
-    wanted = (target - np.array(edge.centre)) * experiment.preprocess.bin
+    wanted = (target - np.array(edge.centre)) * experiment.preprocess.detector_pixels
     return np.array(experiment.preprocess.shift) + np.round(wanted).astype(int)
 
 
 def _aperture_mask(experiment: Experiment, edge: Edge, shift: np.ndarray) -> np.ndarray:
     """(ky, kx) bool, padded: pixels inside the disk once the patterns are shifted."""
     up, pad = int(experiment.settings["upsample_pattern"]), int(experiment.settings["data_pad"])
-    moved = (shift - np.array(experiment.preprocess.shift)) / experiment.preprocess.bin
+    moved = (shift - np.array(experiment.preprocess.shift)) / experiment.preprocess.detector_pixels
     offset = np.array(edge.centre) + moved - np.array(experiment.pattern_shape) // 2
     ny, nx = (up * n + 2 * pad for n in experiment.pattern_shape)
     y = (np.arange(ny) - ny // 2)[:, None] / up - offset[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pypty.params.model_checks import without_effect_in_model
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
@@ -255,6 +256,7 @@ def without_effect(settings: Settings) -> list[str]:
             isinstance(phase_only, Constant) and bool(phase_only.value),
             "phase_only_obj is on",
         ),
+        **without_effect_in_model(settings),
     }
     return [
         f"{name} has no effect: {reason}"
