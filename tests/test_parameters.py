@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import test_parameters_constraints
+import test_parameters_model
 import test_parameters_physics
 import test_parameters_speed
 from parameter_registry import (
@@ -702,7 +703,7 @@ def test_every_parameter_that_works_is_in_the_registry() -> None:
     """A new parameter needs a test of its effect and of a bad value, here or in one of the other two files."""
     assert sorted(EFFECTS) == sorted(AVAILABLE)
     files = {__name__, test_parameters_physics.__name__, test_parameters_constraints.__name__}
-    files.add(test_parameters_speed.__name__)
+    files |= {test_parameters_speed.__name__, test_parameters_model.__name__}
     assert {entry.test.__module__ for entry in EFFECTS.values()} == files
 
 

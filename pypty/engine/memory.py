@@ -36,7 +36,7 @@ class Steps:
     single : of the shape of a window, from fractional steps
     exit_per_slice : the same for every slice, from fractional steps
     real : real arrays of the shape of a pattern, from what happens to counts
-    windows : of the shape of the windows of all slices (S O), from what changes them
+    windows : of the shape of the windows of all slices and of four (S O + 4 O), from what changes them
     """
 
     probe: int = 0
@@ -230,7 +230,9 @@ def _staged_count(sizes: Sizes) -> int:
     modes, steps = sizes.probe_modes * sizes.object_modes, sizes.steps
     count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
     count += (
-        steps.single + steps.probe * sizes.probe_modes + steps.windows * sizes.slices * sizes.object_modes
+        steps.single
+        + steps.probe * sizes.probe_modes
+        + steps.windows * (sizes.slices + 4) * sizes.object_modes
     )
     return count + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
 
