@@ -112,6 +112,22 @@ class Experiment:
         return self.preprocess.pattern_shape((self.source.shape[1], self.source.shape[2]))
 
     @property
+    def window(self) -> tuple[int, int]:
+        """(ny, nx) of the waves of the reconstruction."""
+        side, up = self.settings["simu_Npix"], int(self.settings["upsample_pattern"])
+        pad = int(self.settings["data_pad"])
+        ny, nx = (up * n + 2 * pad if side is None else int(side) for n in self.pattern_shape)
+        return (ny, nx)
+
+    @property
+    def pixels_across(self) -> tuple[float, float]:
+        """Pixels of that window's pattern per pixel of a pattern, along each axis."""
+        if self.settings["simu_match_mode"] != "resample":
+            return (float(self.settings["upsample_pattern"]),) * 2
+        y, x = (n / m for n, m in zip(self.window, self.pattern_shape, strict=True))
+        return (y, x)
+
+    @property
     def pixel_mrad(self) -> tuple[float, float]:
         """(ky, kx) size of a pattern's pixel, mrad."""
         return (1e3 * self.wavelength * self.pixel_1A[0], 1e3 * self.wavelength * self.pixel_1A[1])
