@@ -11,6 +11,7 @@ from pypty.errors import ResourceError
 from pypty.model.options import TILT_MODES
 from pypty.model.stages import INTEGRATORS
 from pypty.params.effects import has_current, has_tilts
+from pypty.params.model_checks import mode_weights
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
@@ -60,7 +61,8 @@ def extra_steps(settings: Settings) -> Steps:
         exit_per_slice=fractional,
         real=2 * (settings["detector_blur_std"] > 0)
         + has_current(settings)
-        + (settings["simu_Npix"] is not None),
+        + (settings["simu_Npix"] is not None)
+        + 2 * (mode_weights(settings) is not None),
         windows=int(settings["obj_preblur_std"] > 0),
     )
 

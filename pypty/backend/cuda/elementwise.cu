@@ -171,9 +171,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // ---- sums whose order does not matter: as integers ----------------------------------------------------------------
-// Bits of positive numbers have the order of the numbers, and NaN is above all.
+// Bits of numbers without their sign (zero has one, too) have the order of the numbers, and NaN is above all.
 __device__ __forceinline__ unsigned long long bits_of(real_t value) {
-  return (unsigned long long)__double_as_longlong((double)(value < 0 ? -value : value));
+  return (unsigned long long)__double_as_longlong((double)value) & 0x7fffffffffffffffULL;
 }
 
 // The largest |re| or |im| of all parts.
