@@ -461,6 +461,15 @@ def test_add_fixed_of_nothing(elements: Elements) -> None:
     assert not gradient.any()
 
 
+def test_add_fixed_beside_a_negative_zero(elements: Elements) -> None:
+    """Its bits are those of no large number."""
+    gradient, parts = np.zeros_like(elements.obj), np.ones((3, 2, 15, 20), elements.dtype)
+    parts[:, 1] = complex(-0.0, -0.0)
+    scratch = np.empty(1, np.uint64), np.empty((2, 30, 33, 2), np.int64)
+    elements.kernels.add_fixed(parts, elements.corners, *scratch, gradient, 0)
+    assert gradient[0, 0].sum() == 3 * 15 * 20 and not gradient[1].any()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_add_fixed_shows_what_is_not_finite(elements: Elements, bad: float) -> None:
     gradient, parts = np.zeros_like(elements.obj), np.zeros((3, 2, 15, 20), elements.dtype)
