@@ -188,7 +188,7 @@ def _probe_spectrum(experiment: Experiment) -> np.ndarray:
         pattern = experiment.mean_pattern
     else:
         recorded = experiment.preprocess.patterns(np.asarray(pattern, float))
-        pattern = experiment.multiplier * _resized(recorded, experiment.pattern_shape)
+        pattern = experiment.factor * _resized(recorded, experiment.pattern_shape)
     pattern = np.maximum(pattern, 0.0)
     if not pattern.any():
         raise ParameterError(

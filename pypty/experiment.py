@@ -13,6 +13,7 @@ import numpy as np
 
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource, open_source
+from pypty.data.survey import NORMS
 from pypty.data.weights import DetectorWeights
 from pypty.errors import DataError, ParameterError
 from pypty.optics.wavelength import wavelength_A
@@ -111,6 +112,22 @@ class Experiment:
         return self.preprocess.pattern_shape((self.source.shape[1], self.source.shape[2]))
 
     @property
+    def window(self) -> tuple[int, int]:
+        """(ny, nx) of the waves of the reconstruction."""
+        side, up = self.settings["simu_Npix"], int(self.settings["upsample_pattern"])
+        pad = int(self.settings["data_pad"])
+        ny, nx = (up * n + 2 * pad if side is None else int(side) for n in self.pattern_shape)
+        return (ny, nx)
+
+    @property
+    def pixels_across(self) -> tuple[float, float]:
+        """Pixels of that window's pattern per pixel of a pattern, along each axis."""
+        if self.settings["simu_match_mode"] != "resample":
+            return (float(self.settings["upsample_pattern"]),) * 2
+        y, x = (n / m for n, m in zip(self.window, self.pattern_shape, strict=True))
+        return (y, x)
+
+    @property
     def pixel_mrad(self) -> tuple[float, float]:
         """(ky, kx) size of a pattern's pixel, mrad."""
         return (1e3 * self.wavelength * self.pixel_1A[0], 1e3 * self.wavelength * self.pixel_1A[1])
@@ -128,24 +145,37 @@ class Experiment:
         indices = np.asarray(indices)
         out = self._left_out[indices]
         if not out.any():
-            return self._measured(indices)
+            return self._scaled(self._measured(indices))
         data = np.empty((len(indices), *self.pattern_shape), np.float32)
         data[out] = self.mean_pattern
         if not out.all():
-            data[~out] = self._measured(indices[~out])
+            data[~out] = self._scaled(self._measured(indices[~out]))
         return data
 
-    def _measured(self, indices: np.ndarray) -> np.ndarray:
-        """:meth:`patterns`, whatever ``sequence`` says."""
+    def _scaled(self, data: np.ndarray) -> np.ndarray:
+        return data if self.factor == 1 else data * np.float32(self.factor)
+
+    @cached_property
+    def factor(self) -> float:
+        """Of every count: ``data_multiplier``, with ``data_normalization`` (which takes a pass over the data)."""
+        norm = self.settings["data_normalization"]
+        return (
+            self.multiplier
+            if norm is None
+            else self.multiplier / NORMS[norm](self._plain_mean(self.preprocess.unresampled))
+        )
+
+    def _measured(self, indices: np.ndarray, preprocess: Preprocess | None = None) -> np.ndarray:
+        """:meth:`patterns` without its factor, whatever ``sequence`` says."""
         measured = DetectorWeights(self.settings["detector_mask"]).blank(self.source.read(indices), indices)
-        data = self.preprocess.patterns(measured).astype(np.float32)
+        data = (preprocess or self.preprocess).patterns(measured).astype(np.float32)
         bad = ~np.isfinite(data).all(axis=(1, 2))
         if bad.any():
             raise DataError(
                 f"{self.source.name}: pattern {indices[bad][0]} holds values that are NaN or infinite; give "
                 "detector_mask='nan', a mask that is 0 there, or a sequence without it (pypty.calibrate.defects)"
             )
-        return data if self.multiplier == 1 else data * np.float32(self.multiplier)
+        return data
 
     def chunks(self, largest_bytes: int = CHUNK_BYTES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(indices, patterns) in pieces of at most ``largest_bytes``."""
@@ -176,9 +206,14 @@ class Experiment:
     @cached_property
     def mean_pattern(self) -> np.ndarray:
         """(ky, kx) float64, over the patterns of ``sequence``."""
-        total, counting = np.zeros(self.pattern_shape), np.flatnonzero(~self._left_out)
+        return self.factor * self._plain_mean(self.preprocess)
+
+    def _plain_mean(self, preprocess: Preprocess) -> np.ndarray:
+        """:attr:`mean_pattern` without its factor."""
+        shape = preprocess.pattern_shape((self.source.shape[1], self.source.shape[2]))
+        total, counting = np.zeros(shape), np.flatnonzero(~self._left_out)
         for indices in self._pieces(counting, CHUNK_BYTES):
-            total += self._measured(indices).sum(axis=0, dtype=np.float64)
+            total += self._measured(indices, preprocess).sum(axis=0, dtype=np.float64)
         return total / len(counting)
 
     @cached_property
@@ -209,9 +244,9 @@ class Experiment:
     def _from_zero(self, axis: int) -> np.ndarray:
         """Pixels from the zero frequency. That of the detector is at n//2, which an even ``data_bin`` moves away from
         the middle of a pixel."""
-        n, size = self.pattern_shape[axis], self.preprocess.bin
-        recorded = size * n if size == 1 else self.source.shape[1 + axis]
-        return np.arange(n) + (0.5 * (size - 1) - recorded // 2) / size
+        n, size, f = self.pattern_shape[axis], self.preprocess.bin, self.preprocess.resample
+        recorded = n if size == 1 and f == 1 else self.source.shape[1 + axis]
+        return np.arange(n) + 0.5 * (1 - f) + f * (0.5 * (size - 1) - recorded // 2) / size
 
     def with_(self, **changes: Any) -> Experiment:
         """The same scan with other calibration."""
@@ -255,14 +290,18 @@ def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
 def _pattern_pixel(settings: Settings, shape: tuple[int, int], wavelength: float) -> tuple[float, float]:
     """1/Å: ``rez_pixel_size_A`` or ``rez_pixel_size_mrad`` of a detector pixel, else from the pixel of the
     reconstruction."""
-    binning = int(settings["data_bin"])
+    binning = int(settings["data_bin"]) / float(settings["data_resample"])
     angle = _number(settings, "rez_pixel_size_mrad", 0.0) * 1e-3 / wavelength
     direct = angle or _number(settings, "rez_pixel_size_A", 0.0)
     if direct > 0:
         return (direct * binning, direct * binning)
     up, pad = int(settings["upsample_pattern"]), int(settings["data_pad"])
+    side, mode = settings["simu_Npix"], settings["simu_match_mode"]
     sizes = (settings["pixel_size_y_A"], settings["pixel_size_x_A"])
-    found = [up / (float(size) * (up * n + 2 * pad)) for size, n in zip(sizes, shape, strict=True)]
+    found = [
+        1 / (float(size) * side) if mode == "crop" else up / (float(size) * (up * n + 2 * pad))
+        for size, n in zip(sizes, shape, strict=True)
+    ]  # a window that is resampled has as many 1/Å as the pattern
     return (found[0], found[1])
 
 

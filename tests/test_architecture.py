@@ -51,6 +51,7 @@ ALLOWED = {
     "tune": {
         "backend",
         "engine",
+        "importers",
         "model",
         "optics",
         "output",

@@ -138,6 +138,23 @@ EVERYTHING: dict[str, dict[str, Any]] = {
         "slice_distances": [10.0, 12.0],
     },
     "exact, regularised": {**PLAIN, **REGULARIZERS, "propmethod": "angular_spectrum"},
+    "simulated pixels cropped, blurred windows, blur at the rim": {
+        **PLAIN,
+        "dataset": patterns(2)[:, 3:14, 3:14],
+        "simu_Npix": 16,
+        "simu_match_mode": "crop",
+        "detector_blur_edge": "reflect",
+        "obj_preblur_std": 0.5,
+        "obj_mode_weights": [0.8, 0.3],
+        "data_normalization": "mean_at_one",
+    },
+    "simulated pixels resampled, weights": {
+        **PLAIN,
+        "dataset": patterns(2)[:, 3:13, 3:13],
+        "simu_Npix": 16,
+        "simu_match_mode": "resample",
+        "obj_mode_weights": [0.8, 0.3],
+    },
     "regularised, several probes": {"obj": OBJECT, **OFF_GRID, **REGULARIZERS},
 }
 

@@ -94,6 +94,7 @@ def assert_same(
         )
 
 
+WEIGHTS = np.array([0.7, 0.0, 1.3])
 ALL = ("obj", "probe", "positions", "tilts", "slice_distances")
 
 
@@ -109,6 +110,7 @@ ALL = ("obj", "probe", "positions", "tilts", "slice_distances")
     tilted=st.booleans(),
     exact=st.booleans(),
     keep_every=st.integers(1, 4),
+    weighted=st.booleans(),
     blocks=st.sets(st.sampled_from(ALL), min_size=1),
 )
 def test_it_is_what_the_stages_are(
@@ -122,6 +124,7 @@ def test_it_is_what_the_stages_are(
     tilted: bool,
     exact: bool,
     keep_every: int,
+    weighted: bool,
     blocks: set[str],
 ) -> None:
     """Intensities and every gradient, in any combination."""
@@ -132,6 +135,7 @@ def test_it_is_what_the_stages_are(
         propagation="angular_spectrum" if exact else "multislice",
         tilt_mode=0 if tilted else None,
         keep_every=keep_every,
+        mode_weights=WEIGHTS[:objects] if weighted else None,
     )
     absent = set() if subpixel else {"positions"}
     absent |= set() if tilted and slices > 1 else {"tilts"}
@@ -153,6 +157,7 @@ def test_it_is_what_the_stages_are(
     tilted=st.booleans(),
     keep_every=st.integers(1, 3),
     deterministic=st.booleans(),
+    weighted=st.booleans(),
 )
 def test_on_a_device(
     device: None,
@@ -166,6 +171,7 @@ def test_on_a_device(
     tilted: bool,
     keep_every: int,
     deterministic: bool,
+    weighted: bool,
 ) -> None:
     """One kernel for each operation: the same numbers, whatever is refined."""
     options = ModelOptions(
@@ -175,6 +181,7 @@ def test_on_a_device(
         tilt_mode=0 if tilted else None,
         keep_every=keep_every,
         deterministic=deterministic,
+        mode_weights=WEIGHTS[:objects] if weighted else None,
     )
     gpu = Backend("gpu", fake_device, DOUBLE.real, DOUBLE.complex)
     model = build_model(options, gpu)
@@ -215,8 +222,10 @@ def test_without_a_way_back_no_waves_are_kept() -> None:
 
 @pytest.mark.parametrize("keep_every", [1, 2, 3])
 def test_in_single_precision(keep_every: int) -> None:
-    options = ModelOptions(GRID, 2 / 3, keep_every=keep_every)
-    assert_same(options, make_variables(4, 2, 1, SINGLE), ("obj", "probe", "positions"), SINGLE)
+    for weights in (None, WEIGHTS):
+        options = ModelOptions(GRID, 2 / 3, keep_every=keep_every, mode_weights=weights)
+        variables = make_variables(4, 2, 1 if weights is None else 3, SINGLE)
+        assert_same(options, variables, ("obj", "probe", "positions"), SINGLE)
 
 
 def test_counts_come_after_it() -> None:
@@ -240,6 +249,7 @@ def test_counts_come_after_it() -> None:
         ({"tilt_mode": 2}, "tilts before or after the specimen"),
         ({"tilt_mode": 4}, "tilts before or after the specimen"),
         ({"filter_patches": True}, "windows are filtered (lazy_clean)"),
+        ({"preblur_std": 0.5}, "windows are blurred (obj_preblur_std)"),
         ({"propagation": "yoshida"}, "propmethod yoshida"),
         (
             {"propagation": "yoshida", "filter_patches": True},

@@ -67,6 +67,25 @@ GROUPS = np.arange(N_PATTERNS) // 5
 EFFECTS: dict[str, dict[str, Any]] = {
     "slices": FOUR_SLICES,
     "windows filtered": {**FOUR_SLICES, "lazy_clean": True},
+    "windows blurred": {**FOUR_SLICES, "obj_preblur_std": 0.5},
+    "windows blurred, one slice": {"obj_preblur_std": 0.5},
+    "windows of two modes blurred": {
+        "obj": np.ones((24, 24, 7, 2)),
+        "slice_distances": [5.0],
+        "obj_preblur_std": 0.5,
+    },
+    "weights of object modes": {
+        "obj": np.ones((24, 24, 3, 3)),
+        "slice_distances": [5.0],
+        "obj_mode_weights": [0.5, 0.3, 0.2],
+    },
+    "simulated pixels cropped": {**FOUR_SLICES, "simu_Npix": 24, "simu_match_mode": "crop"},
+    "simulated pixels resampled": {**FOUR_SLICES, "simu_Npix": 24, "simu_match_mode": "resample"},
+    "blur, reflected": {
+        "detector_blur_std": 0.5,
+        "detector_blur_edge": "reflect",
+        "update_detector_blur_std": True,
+    },
     "object modes": {"obj": np.ones((24, 24, 3, 3)), "slice_distances": [5.0]},
     "probe modes": {**FOUR_SLICES, "probe": None, "n_hermite_probe_modes": [1, 1]},
     "tilts of each pattern": {**FOUR_SLICES, **ALL_TILTS},

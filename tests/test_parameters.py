@@ -16,6 +16,7 @@ import pytest
 import test_parameters_batches
 import test_parameters_constraints
 import test_parameters_losses
+import test_parameters_model
 import test_parameters_physics
 import test_parameters_projections
 import test_parameters_speed
@@ -60,6 +61,7 @@ OTHER_FILES = (
     test_parameters_batches,
     test_parameters_constraints,
     test_parameters_losses,
+    test_parameters_model,
     test_parameters_physics,
     test_parameters_projections,
     test_parameters_speed,

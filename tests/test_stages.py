@@ -214,6 +214,10 @@ def illumination_cases(grid: Grid) -> list[Case]:
     return found
 
 
+CHANGED = ("multislice, filtered", "multislice, blurred", "multislice, blurred and filtered")
+"""What happens to windows of the object before the waves meet them."""
+
+
 def specimen_cases(grid: Grid) -> list[Case]:
     """Integrators with all kinds of tilts, waves and distances; on the second grid only the most general."""
     kinds = [
@@ -222,7 +226,7 @@ def specimen_cases(grid: Grid) -> list[Case]:
     ]
     return [
         specimen_case(grid, method, tilts, wave, n_distances)
-        for method in ("multislice", "angular_spectrum", "multislice, filtered", *stages.INTEGRATORS)
+        for method in ("multislice", "angular_spectrum", *CHANGED, *stages.INTEGRATORS)
         for tilts, wave, n_distances in (kinds if grid is GRID else [("own", "own", SLICES - 1)])
         if n_distances < SLICES or method in stages.INTEGRATORS
     ]
@@ -236,7 +240,8 @@ def specimen_case(grid: Grid, method: str, tilts: str, wave: str, n_distances: i
         changes["tilts"] = make_variables(grid).tilts[:1]
 
     def make(backend: Backend) -> stages.Stage:
-        windows = stages.ObjectWindows(grid, mask, backend, method.endswith("filtered"))
+        preblur = 0.7 if "blurred" in method else 0.0
+        windows = stages.ObjectWindows(grid, mask, backend, method.endswith("filtered"), preblur_std=preblur)
         if method not in stages.INTEGRATORS:
             return stages.Multislice(windows, stages.Propagation(grid, mask, backend, rate, tilts != "no"))
         branches = stages.INTEGRATORS[method]
@@ -354,6 +359,53 @@ def count_cases(grid: Grid) -> list[Case]:
     return found
 
 
+def matching_cases(grid: Grid) -> list[Case]:
+    """Simulated to measured pixels, and a blur that is reflected at the rim."""
+    shape = (PATTERNS, *grid.shape)
+    found = []
+    for centred in (False, True):
+        order = "centred" if centred else "corner"
+        makers: list[tuple[str, Callable[[Backend], stages.Stage]]] = [
+            (
+                f"crop to {size}",
+                lambda backend, c=centred, s=size: stages.MatchCrop(grid.shape, s, backend, c),
+            )
+            for size in ((7, 8), (12, 12))
+        ]
+        makers += [
+            (
+                f"resample to {s}",
+                lambda backend, c=centred, s=s: stages.MatchResample(grid.shape, s, backend, c),
+            )
+            for s in ((6, 5), (7, 11), (20, 16))
+        ]
+        found += [Case(f"{name}, {order}", grid, make, shape, real=True) for name, make in makers]
+        for width in (0.7, -1.4, 6.0, 0.0):
+            found.append(
+                Case(
+                    f"reflected blur {width:g}, {order}",
+                    grid,
+                    lambda backend, c=centred: stages.ReflectedBlur(grid.shape, backend, c),
+                    shape,
+                    ("detector_blur_std",) if width else (),
+                    real=True,
+                    changes={"detector_blur_std": np.array([width])},
+                )
+            )
+    weights = np.array([0.7, 0.2])
+    exit_waves = (PATTERNS, PROBE_MODES, OBJECT_MODES, *grid.shape)
+    found.append(
+        Case(
+            "intensity, weighted",
+            grid,
+            lambda backend: stages.Intensity(backend.asarray(weights, backend.real)),
+            exit_waves,
+            linear=False,
+        )
+    )
+    return found
+
+
 def virtual_masks(shape: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(9).uniform(0, 1, (4, *shape))
 
@@ -361,7 +413,7 @@ def virtual_masks(shape: tuple[int, int]) -> np.ndarray:
 CASES = [
     case
     for grid in GRIDS
-    for cases in (illumination_cases, specimen_cases, exit_cases, count_cases)
+    for cases in (illumination_cases, specimen_cases, exit_cases, count_cases, matching_cases)
     for case in cases(grid)
 ]
 OWNED = [(case, block) for case in CASES for block in case.owns]

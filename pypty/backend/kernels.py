@@ -114,27 +114,46 @@ def sum_abs2(wave: Array, axes: tuple[int, ...]) -> Array:
     return abs2(wave).sum(axis=axes)
 
 
-def sum_abs2_into(wave: Array, work: Workspace, mask: Array = None) -> Array:
+def weighted_abs2(wave: Array, weights: Array) -> Array:
+    """Sum of w |wave|^2 over the modes, w (object mode,): (batch, probe mode, object mode, y, x) -> (batch, y, x)."""
+    return (abs2(wave).sum(axis=1) * weights[:, None, None]).sum(axis=1)
+
+
+def sum_abs2_into(wave: Array, work: Workspace, mask: Array = None, weights: Array = None) -> Array:
     """M times the sum of |wave|^2 over the modes, (batch, probe mode, object mode, y, x) -> (batch, y, x), in a buffer.
 
-    The mask M (y, x) holds 0 and 1; None = 1.
+    The mask M (y, x) holds 0 and 1, weights (object mode,) multiply the squares; None = 1.
     """
     real, n, (ny, nx) = wave.real.dtype, len(wave), wave.shape[-2:]
-    parts = wave.view(real).reshape(n, -1, ny, 2 * nx)
     squares = work.array("sum over modes", (n, ny, 2 * nx), real)
-    np.einsum("bmyx,bmyx->byx", parts, parts, out=squares)
+    if weights is None:
+        parts = wave.view(real).reshape(n, -1, ny, 2 * nx)
+        np.einsum("bmyx,bmyx->byx", parts, parts, out=squares)
+    else:
+        squares.fill(0)
+        one = work.array("squares of a mode", squares.shape, real)
+        for mode, weight in enumerate(weights):  # one mode at a time: it stays in the cache
+            parts = wave.view(real)[:, :, mode]
+            np.einsum("bmyx,bmyx->byx", parts, parts, out=one)
+            one *= weight
+            squares += one
     out = np.add(squares[..., 0::2], squares[..., 1::2], out=work.array("intensity", (n, ny, nx), real))
     if mask is not None:
         out *= mask
     return out
 
 
-def conjugate_times(wave: Array, slope: Array, mask: Array) -> None:
-    """wave <- 2 M slope conj(wave), in place; (batch, probe mode, object mode, y, x), slope (batch, y, x)."""
+def conjugate_times(wave: Array, slope: Array, mask: Array, weights: Array = None) -> None:
+    """wave <- 2 M w slope conj(wave), in place; (batch, probe mode, object mode, y, x), slope (batch, y, x), w (object
+    mode,) or None (1)."""
     xp = array_module(wave)
     factor = (2 * slope if mask is None else (2 * slope) * mask).astype(wave.dtype)
     xp.conjugate(wave, out=wave)
-    wave *= factor[:, None, None]
+    if weights is None:
+        wave *= factor[:, None, None]
+        return
+    for mode, weight in enumerate(weights):
+        wave[:, :, mode] *= (weight * factor)[:, None]
 
 
 def sum_products(a: Array, b: Array, out: Array, work: Workspace) -> None:

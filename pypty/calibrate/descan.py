@@ -97,13 +97,13 @@ def descan(params: Mapping[str, Any]) -> Suggestion:
 
 def _suggested(experiment: Experiment, every: np.ndarray, middle: np.ndarray, moves: bool) -> dict[str, Any]:
     zero = np.array(experiment.pattern_shape) // 2
-    whole = np.round((zero - middle) * experiment.preprocess.bin).astype(int)
+    whole = np.round((zero - middle) * experiment.preprocess.detector_pixels).astype(int)
     suggested: dict[str, Any] = {}
     if whole.any():
         suggested["data_shift_vector"] = np.array(experiment.preprocess.shift) + whole
     if not moves:
         return suggested
-    offset = every + whole / experiment.preprocess.bin - zero
+    offset = every + whole / experiment.preprocess.detector_pixels - zero
     given = experiment.settings["tilts"]
     tilts = np.zeros((experiment.n_patterns, 6))
     if given is not None:

@@ -105,33 +105,32 @@ def _pixel_params(experiment: Experiment, pixel_mrad: float | None) -> dict[str,
     """Pixels of the detector and of the reconstruction; nothing if they do not follow from the disk."""
     if pixel_mrad is None:
         return {}
-    settings = experiment.settings
-    up, pad, binning = (int(settings[key]) for key in ("upsample_pattern", "data_pad", "data_bin"))
+    binning, across = experiment.preprocess.detector_pixels, experiment.pixels_across
     pixel_1A = pixel_mrad * 1e-3 / experiment.wavelength
-    ny, nx = experiment.pattern_shape
+    ny, nx = experiment.window
     return {
         "rez_pixel_size_mrad": pixel_mrad / binning,
         "rez_pixel_size_A": pixel_1A / binning,
-        "pixel_size_x_A": up / (pixel_1A * (up * nx + 2 * pad)),
-        "pixel_size_y_A": up / (pixel_1A * (up * ny + 2 * pad)),
+        "pixel_size_x_A": across[1] / (pixel_1A * nx),
+        "pixel_size_y_A": across[0] / (pixel_1A * ny),
     }
 
 
 def _shift(experiment: Experiment, edge: Edge) -> np.ndarray:
     """(2,) detector pixels [ky, kx]: the given shift, and what brings the disk nearest to n//2."""
     target = np.array(experiment.pattern_shape) // 2
-    wanted = (target - np.array(edge.centre)) * experiment.preprocess.bin
+    wanted = (target - np.array(edge.centre)) * experiment.preprocess.detector_pixels
     return np.array(experiment.preprocess.shift) + np.round(wanted).astype(int)
 
 
 def _aperture_mask(experiment: Experiment, edge: Edge, shift: np.ndarray) -> np.ndarray:
     """(ky, kx) bool, padded: pixels inside the disk once the patterns are shifted."""
-    up, pad = int(experiment.settings["upsample_pattern"]), int(experiment.settings["data_pad"])
-    moved = (shift - np.array(experiment.preprocess.shift)) / experiment.preprocess.bin
+    across = experiment.pixels_across
+    moved = (shift - np.array(experiment.preprocess.shift)) / experiment.preprocess.detector_pixels
     offset = np.array(edge.centre) + moved - np.array(experiment.pattern_shape) // 2
-    ny, nx = (up * n + 2 * pad for n in experiment.pattern_shape)
-    y = (np.arange(ny) - ny // 2)[:, None] / up - offset[0]
-    x = (np.arange(nx) - nx // 2)[None, :] / up - offset[1]
+    ny, nx = experiment.window
+    y = (np.arange(ny) - ny // 2)[:, None] / across[0] - offset[0]
+    x = (np.arange(nx) - nx // 2)[None, :] / across[1] - offset[1]
     return np.hypot(y, x) <= edge.radius_px
 
 

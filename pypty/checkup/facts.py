@@ -128,10 +128,10 @@ def gather(setup: Setup, sample: Sample) -> Facts:
     settings, grid = setup.settings, setup.grid
     variables = setup.variables()
     probe = disk = None
-    up, pad = settings["upsample_pattern"], settings["data_pad"]
+    across, pad = setup.pixels_across, settings["data_pad"]
     pixel_1A = (
-        up / (grid.shape[0] * grid.pixel_size_A[0]),
-        up / (grid.shape[1] * grid.pixel_size_A[1]),
+        across[0] / (grid.shape[0] * grid.pixel_size_A[0]),
+        across[1] / (grid.shape[1] * grid.pixel_size_A[1]),
     )
     if not setup.near_field:
         modes = to_host(variables.probe)
@@ -142,7 +142,7 @@ def gather(setup: Setup, sample: Sample) -> Facts:
         else:
             spectrum = (np.abs(spectrum_of_probe(modes)) ** 2).sum(axis=0)
             cut = tuple(slice(pad, n - pad) for n in spectrum.shape)
-            disk = disk_facts(spectrum[cut], (pixel_1A[0] / up, pixel_1A[1] / up))
+            disk = disk_facts(spectrum[cut], (pixel_1A[0] / across[0], pixel_1A[1] / across[1]))
     return Facts(
         setup,
         variables,

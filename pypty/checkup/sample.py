@@ -73,7 +73,7 @@ def look(setup: Setup) -> Sample:
         mask = weights.of(stored, indices)
         seen = np.ones(shape) if mask is None else preprocess.weights(mask)
         counting |= (seen.reshape(-1, *shape) > 0).any(axis=0)
-        data = preprocess.patterns(raw).astype(float) * settings["data_multiplier"]
+        data = preprocess.patterns(raw).astype(float) * setup.multiplier
         sums.append(data.sum(axis=(1, 2)))
         total += data.sum(axis=0)
         squares += (data**2).sum(axis=0)

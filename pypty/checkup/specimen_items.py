@@ -129,7 +129,7 @@ def _estimated_phase(facts: Facts) -> float | None:
     if not good.any():
         return None
     mean = sample.mean[good]
-    gain = facts.setup.settings["data_multiplier"] if sample.whole else 0.0
+    gain = facts.setup.multiplier if sample.whole else 0.0
     excess = (sample.variance[good] - gain * mean) / mean**2
     variance = disk.dark + max(0.0, float(excess.mean())) / 2
     return _SPREAD * math.sqrt(variance) / facts.n_slices

@@ -1,12 +1,13 @@
-"""Virtual changes to the measured patterns: flip, shift, bin, pad. The file is never changed."""
+"""Virtual changes to the measured patterns: flip, shift, bin, resample, pad. The file is never changed."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from pypty.data.resample import interpolation_matrix
 from pypty.params.settings import Settings
 
 _AXES = (-2, -1)
@@ -14,20 +15,26 @@ _AXES = (-2, -1)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Flip, then shift, bin and pad patterns; integers stay integers.
+    """Flip, then shift, bin, resample and pad patterns; integers stay integers where nothing is interpolated.
 
     Attributes
     ----------
     flip_ky : reverse the ky axis
     shift : (ky, kx) pixels; what wraps around is replaced by zeros
     bin : pixels are summed in blocks of bin x bin
-    pad : zeros added on each side, after binning
+    pad : pixels added on each side, after binning and resampling
+    resample : pixels of a prepared pattern per binned pixel and axis; the sum of the counts is kept
+    filled : the padding holds a background (``data_pad_fill``) instead of zeros
+    rim : (ky, kx) padded, counts of that background, 0 where the pattern is; None until the mean pattern is known
     """
 
     flip_ky: bool = False
     shift: tuple[int, int] = (0, 0)
     bin: int = 1
     pad: int = 0
+    resample: float = 1.0
+    filled: bool = False
+    rim: np.ndarray | None = field(default=None, compare=False)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Preprocess:
@@ -35,41 +42,74 @@ class Preprocess:
         if settings["masks"] is not None:
             return cls()
         shift = settings["data_shift_vector"]
+        pad = settings["data_pad"] // settings["upsample_pattern"] if settings["use_padded_intensity"] else 0
         return cls(
             settings["flip_ky"],
             (int(shift[0]), int(shift[1])),
             settings["data_bin"],
-            settings["data_pad"] // settings["upsample_pattern"] if settings["use_padded_intensity"] else 0,
+            pad,
+            settings["data_resample"],
+            pad > 0 and settings["data_pad_fill"] != "zero",
         )
 
     @property
     def unpadded(self) -> Preprocess:
         """The same without padding."""
-        return dataclasses.replace(self, pad=0)
+        return dataclasses.replace(self, pad=0, filled=False, rim=None)
+
+    @property
+    def unresampled(self) -> Preprocess:
+        """The same without padding and resampling."""
+        return dataclasses.replace(self.unpadded, resample=1.0)
+
+    @property
+    def detector_pixels(self) -> float:
+        """Pixels of the detector along each axis of a pixel of a prepared pattern."""
+        return self.bin / self.resample
 
     def pattern_shape(self, measured: tuple[int, int]) -> tuple[int, int]:
         """Shape of a pattern after these changes."""
-        return (measured[0] // self.bin + 2 * self.pad, measured[1] // self.bin + 2 * self.pad)
+        ky, kx = (self._resampled_size(n // self.bin) + 2 * self.pad for n in measured)
+        return (ky, kx)
+
+    def _resampled_size(self, n: int) -> int:
+        return n if self.resample == 1 else int(n * self.resample + 1e-9)
 
     def stored_dtype(self, dtype: np.dtype) -> np.dtype:
         """Type of prepared patterns measured in ``dtype``: binned integers may need a larger one."""
-        return _sum_dtype(dtype, self.bin) if self.bin > 1 else dtype
+        dtype = _sum_dtype(dtype, self.bin) if self.bin > 1 else dtype
+        return np.promote_types(dtype, np.float32) if self._interpolates else dtype
+
+    @property
+    def _interpolates(self) -> bool:
+        """Counts do not stay whole."""
+        return self.resample != 1 or self.filled
 
     def patterns(self, data: np.ndarray) -> np.ndarray:
         """Change counts (…, ky, kx)."""
         data = _shift_blank(self._flip(data), self.shift, 0)
         if self.bin > 1:
             data = _blocks(data, self.bin).sum(axis=(-3, -1), dtype=_sum_dtype(data.dtype, self.bin))
-        return self._padded(data, 0)
+        if self._interpolates:
+            data = data.astype(np.promote_types(data.dtype, np.float32), copy=False)
+        if self.resample != 1:
+            data = resampled(data, self.resample)
+        data = self._padded(data, 0)
+        if self.filled and self.rim is not None:
+            data += self.rim.astype(data.dtype)
+        return data
 
     def weights(self, mask: np.ndarray) -> np.ndarray:
         """Change detector weights (…, ky, kx) along with the counts.
 
-        A block of binned pixels gets the smallest weight in it: a sum with a dead pixel is no measurement.
+        A block of binned pixels, or a pixel interpolated between others, gets the smallest weight in it: a sum with a
+        dead pixel is no measurement.
         """
         mask = _shift_blank(self._flip(mask), self.shift, 1)
         if self.bin > 1:
             mask = _blocks(mask, self.bin).min(axis=(-3, -1))
+        if self.resample != 1:
+            mask = _least_of_sources(mask, self.resample)
         return self._padded(mask, 1)
 
     def _flip(self, data: np.ndarray) -> np.ndarray:
@@ -100,6 +140,26 @@ def _blocks(data: np.ndarray, size: int) -> np.ndarray:
     ky, kx = (n // size for n in data.shape[-2:])
     cut = data[..., : ky * size, : kx * size]
     return cut.reshape(*cut.shape[:-2], ky, size, kx, size)
+
+
+def resampled(data: np.ndarray, factor: float) -> np.ndarray:
+    """Patterns (..., ky, kx) of floats, bilinearly interpolated to floor(n factor) pixels, divided by factor^2.
+
+    The middle of pixel i is at x = (i + 1/2)/factor - 1/2.
+    """
+    rows, columns = _interpolation(data.shape, factor)
+    return (rows.astype(data.dtype) @ data @ columns.T.astype(data.dtype)) / data.dtype.type(factor**2)
+
+
+def _interpolation(shape: tuple[int, ...], factor: float) -> list[np.ndarray]:
+    return [interpolation_matrix(n, int(n * factor + 1e-9), factor) for n in shape[-2:]]
+
+
+def _least_of_sources(mask: np.ndarray, factor: float) -> np.ndarray:
+    """The smallest of the weights that an interpolated pixel is made from."""
+    rows, columns = (matrix > 0 for matrix in _interpolation(mask.shape, factor))
+    along_x = np.stack([mask[..., seen].min(axis=-1) for seen in columns], axis=-1)
+    return np.stack([along_x[..., seen, :].min(axis=-2) for seen in rows], axis=-2)
 
 
 def _sum_dtype(dtype: np.dtype, size: int) -> np.dtype:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,6 +14,15 @@ from pypty.data.weights import DetectorWeights
 from pypty.errors import DataError
 
 _CHUNK_BYTES = 64 * 2**20
+
+NORMS: Mapping[str, Callable[[np.ndarray], float]] = MappingProxyType(
+    {
+        "max_at_one": lambda mean: float(mean.max()),
+        "mean_at_one": lambda mean: float(mean.mean()),
+        "sum_to_one": lambda mean: float(mean.sum()),
+    }
+)
+"""``data_normalization``: by what of the mean pattern, before it is resampled or padded, counts are divided."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +35,12 @@ class Survey:
         Mean counts of each pixel over the used patterns in which it counts, times the multiplier; 0 where it never
         counts.
     weights : (ky, kx) mean weight of each pixel, or None (all 1)
+    multiplier : factor of every count: ``data_multiplier``, with ``data_normalization``
     """
 
     mean: np.ndarray
     weights: np.ndarray | None
+    multiplier: float = 1.0
 
 
 def survey(
@@ -37,19 +50,24 @@ def survey(
     preprocess: Preprocess,
     multiplier: float,
     negative: bool = False,
+    normalization: str | None = None,
 ) -> Survey:
-    """Read the patterns once, in chunks.
+    """Read the patterns once, in chunks (twice where they are normalised and resampled).
 
     Parameters
     ----------
     indices : sorted indices of the patterns that will be used
     negative : read-out noise may have made counts negative
+    normalization : one of :data:`NORMS`, or None
 
     Raises
     ------
     DataError
         A pixel with weight > 0 is NaN, infinite or negative, or there are no counts at all.
     """
+    if normalization is not None and preprocess.resample != 1:
+        plain = survey(source, indices, detector_mask, preprocess.unresampled, 1.0, negative)
+        multiplier, normalization = multiplier / NORMS[normalization](plain.mean), None
     weights = DetectorWeights(detector_mask)
     shape = preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2]))
     counts, times, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
@@ -77,9 +95,11 @@ def survey(
             f"{source.name}: the counts of all {len(indices)} patterns sum to {counts.sum():g}; expected more than "
             "negative noise: subtract less"
         )
-    if weights.mask is None or not times.any():
-        return Survey(counts * (multiplier / len(indices)), None)
-    return Survey(multiplier * counts / np.maximum(times, 1), weight / len(indices))
+    masked = weights.mask is not None and bool(times.any())
+    mean = counts / (np.maximum(times, 1) if masked else len(indices))
+    if normalization is not None:
+        multiplier = multiplier / NORMS[normalization](mean)
+    return Survey(multiplier * mean, weight / len(indices) if masked else None, multiplier)
 
 
 def aligned_mean(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pypty.data.plates import PhasePlateSource
+from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource
 from pypty.params.report import Report
 from pypty.params.settings import Settings
@@ -42,20 +43,38 @@ def find_geometry(
     detector = _detector(settings, source, report)
     if detector is None:
         return None
-    u, pad = settings["upsample_pattern"], settings["data_pad"]
-    ny, nx = (u * size + 2 * pad for size in detector)
+    u, pad, side = settings["upsample_pattern"], settings["data_pad"], settings["simu_Npix"]
+    ny, nx = (u * size + 2 * pad if side is None else side for size in detector)
+    if side is not None:
+        _check_side(settings, detector, report)
     if min(ny, nx) < _SMALLEST_WINDOW or min(detector) < 1:
         report.add(
             "dataset", f"the window would be {ny} x {nx} pixels; at least {_SMALLEST_WINDOW} are needed"
         )
         return None
     if ny * nx > _LARGEST_WINDOW_PIXELS:
-        key = "data_pad" if pad else "upsample_pattern"
+        key = "data_pad" if pad else ("upsample_pattern" if side is None else "simu_Npix")
         report.add(key, f"the padded window would be {ny} x {nx} pixels; lower {key} ({settings[key]})")
         return None
     seen = pad // u if settings["use_padded_intensity"] and settings["masks"] is None else 0
     compared = (detector[0] + 2 * seen, detector[1] + 2 * seen)
     return Geometry(_n_patterns(settings, source, plates), (ny, nx), detector, compared)
+
+
+def _check_side(settings: Settings, detector: tuple[int, int], report: Report) -> None:
+    """The simulated pattern against the measured one."""
+    side, (ky, kx) = settings["simu_Npix"], detector
+    if ky != kx:
+        report.add(
+            "simu_Npix",
+            f"patterns are {ky} x {kx} pixels; those of another size that are simulated are square, as they must be "
+            "then: use data_pad or upsample_pattern",
+        )
+    elif settings["simu_match_mode"] == "crop" and side < ky:
+        report.add(
+            "simu_Npix",
+            f"{side} pixels cannot be cropped to the {ky} of a pattern; give more, or simu_match_mode='resample'",
+        )
 
 
 def _n_patterns(settings: Settings, source: PatternSource | None, plates: PhasePlateSource | None) -> int:
@@ -87,7 +106,8 @@ def _detector(settings: Settings, source: PatternSource | None, report: Report) 
             f"{measured[1]} pixels; nothing would be left",
         )
         return None
-    return (measured[0] // settings["data_bin"], measured[1] // settings["data_bin"])
+    ky, kx = Preprocess.from_settings(settings).unpadded.pattern_shape(measured)
+    return (ky, kx)
 
 
 def _detector_of_probe(settings: Settings, report: Report) -> tuple[int, int] | None:
@@ -96,6 +116,13 @@ def _detector_of_probe(settings: Settings, report: Report) -> tuple[int, int] | 
     if not isinstance(probe, np.ndarray):
         report.add(
             "probe", "without data the window is taken from the probe; give it as an array (y, x, modes)"
+        )
+        return None
+    if settings["simu_Npix"] is not None:
+        report.add(
+            "simu_Npix",
+            "given without data, which say to how many pixels a simulated pattern is brought; give dataset (or leave "
+            "simu_Npix out: all pixels of the window are simulated)",
         )
         return None
     u, pad = settings["upsample_pattern"], settings["data_pad"]
@@ -222,14 +249,18 @@ def _check_probe(
     if not probe.any():
         report.add("probe", "all values are zero; a probe must carry electrons")
     have = probe.shape[:2]
-    if settings["upsample_pattern"] > 1:
+    if settings["upsample_pattern"] > 1 or settings["simu_match_mode"] == "resample":
         if have not in (window, geometry.detector):
             report.add(
                 "probe",
-                f"window {have}; with upsample_pattern = {settings['upsample_pattern']} give it in the window of the "
-                f"waves, {window}, or in that of a pattern, {geometry.detector}",
+                f"window {have}; with upsample_pattern = {settings['upsample_pattern']} or simu_Npix give it in the "
+                f"window of the waves, {window}, or in that of a pattern, {geometry.detector}",
             )
-    elif source is not None and any((a - b) % 2 for a, b in zip(have, window, strict=True)):
+    elif (
+        source is not None
+        and settings["simu_Npix"] is None
+        and any((a - b) % 2 for a, b in zip(have, window, strict=True))
+    ):
         report.add(
             "probe",
             f"window {have}, but the padded pattern is {window}; sizes must differ by an "

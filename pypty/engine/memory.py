@@ -11,6 +11,7 @@ from pypty.errors import ResourceError
 from pypty.model.options import TILT_MODES
 from pypty.model.stages import INTEGRATORS
 from pypty.params.effects import has_current, has_tilts
+from pypty.params.model_checks import mode_weights
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
@@ -36,6 +37,7 @@ class Steps:
     single : of the shape of a window, from fractional steps
     exit_per_slice : the same for every slice, from fractional steps
     real : real arrays of the shape of a pattern, from what happens to counts
+    windows : of the shape of the windows of all slices and of four (S O + 4 O), from what changes them
     """
 
     probe: int = 0
@@ -43,6 +45,7 @@ class Steps:
     single: int = 0
     exit_per_slice: int = 0
     real: int = 0
+    windows: int = 0
 
 
 def extra_steps(settings: Settings) -> Steps:
@@ -56,7 +59,11 @@ def extra_steps(settings: Settings) -> Steps:
         exit=after + 3 * near,
         single=6 * (fractional > 0),
         exit_per_slice=fractional,
-        real=2 * (settings["detector_blur_std"] > 0) + has_current(settings),
+        real=2 * (settings["detector_blur_std"] > 0)
+        + has_current(settings)
+        + (settings["simu_Npix"] is not None)
+        + 2 * (mode_weights(settings) is not None),
+        windows=int(settings["obj_preblur_std"] > 0),
     )
 
 
@@ -78,7 +85,7 @@ def shared_bytes(settings: Settings, window: tuple[int, int]) -> int:
         total += pixels * (8 * 3 * terms + (16 + 16 + 16) * groups)
     if settings["masks"] is not None:
         total += 2 * settings["masks"].nbytes
-    if settings["detector_blur_std"] > 0:
+    if settings["detector_blur_std"] > 0 or settings["simu_Npix"] is not None:
         total += 8 * 4 * (window[0] ** 2 + window[1] ** 2)
     return int(total)
 
@@ -224,7 +231,11 @@ def _staged_count(sizes: Sizes) -> int:
     """
     modes, steps = sizes.probe_modes * sizes.object_modes, sizes.steps
     count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
-    count += steps.single + steps.probe * sizes.probe_modes
+    count += (
+        steps.single
+        + steps.probe * sizes.probe_modes
+        + steps.windows * (sizes.slices + 4) * sizes.object_modes
+    )
     return count + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from pypty.backend.array import Backend, select, to_host
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess, to_centre
+from pypty.data.rim import rim_counts
 from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
@@ -103,7 +104,10 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
     setup = _inspect_geometry(settings, report, backend, source, plates, needs_data)
     if setup is not None:
         _warn(setup, found, report)
-        setup = dataclasses.replace(setup, survey=found, settings=settings.with_notes(tuple(report.warnings)))
+        plain = setup.preprocess
+        preprocess = _try(report, lambda: _with_rim(plain, settings, found)) or plain
+        noted = settings.with_notes(tuple(report.warnings))
+        setup = dataclasses.replace(setup, survey=found, preprocess=preprocess, settings=noted)
         if read_data:
             _check_start(setup, report)
     if report.problems:
@@ -209,8 +213,18 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
     preprocess = Preprocess.from_settings(settings)
     multiplier = settings["data_multiplier"]
     negative = settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None
-    mask = settings["detector_mask"]
-    return _try(report, lambda: survey(source, used, mask, preprocess, multiplier, negative))
+    mask, norm = settings["detector_mask"], settings["data_normalization"]
+    return _try(report, lambda: survey(source, used, mask, preprocess, multiplier, negative, norm))
+
+
+def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) -> Preprocess:
+    """With the background of its padding, from the mean pattern."""
+    if not preprocess.filled or found is None:
+        return preprocess
+    fill = (settings[f"data_pad_{name}"] for name in ("fill", "value", "threshold"))
+    return dataclasses.replace(
+        preprocess, rim=rim_counts(found.mean, preprocess.pad, *fill) / found.multiplier
+    )
 
 
 def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
@@ -221,7 +235,7 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
             report.warnings.append(f"{key} is not given: {settings[key]:g} {SCHEMA[key].unit} is assumed")
     rez = settings["rez_pixel_size_A"]
     if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
-        expected = settings["upsample_pattern"] / (rez * setup.grid.shape[1])
+        expected = setup.pixels_across[1] * settings["data_resample"] / (rez * setup.grid.shape[1])
         if abs(settings["pixel_size_x_A"] / expected - 1) > _PIXEL_TOLERANCE:
             report.warnings.append(
                 f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
@@ -252,8 +266,9 @@ def _check_probe_band(settings: Settings, grid: Grid, report: Report) -> None:
         return
     modes = probe.reshape(*probe.shape[:2], -1).transpose(2, 0, 1)
     if modes.shape[-2:] != grid.shape:
-        u = settings["upsample_pattern"]
-        modes = resize_spectrum(resize(modes, (u * modes.shape[-2], u * modes.shape[-1])), grid.shape)
+        u, resampled = settings["upsample_pattern"], settings["simu_match_mode"] == "resample"
+        field = grid.shape if resampled else (u * modes.shape[-2], u * modes.shape[-1])
+        modes = resize_spectrum(resize(modes, field), grid.shape)
     power = (np.abs(np.fft.fft2(modes)) ** 2).sum(axis=0)
     cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
     share = power[grid.band_mask(cutoff)].sum() / power.sum() if power.sum() > 0 else 0.0

@@ -11,6 +11,7 @@ from pypty.backend.array import Array, Backend
 from pypty.data.feed import Feed
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess, to_centre, to_corner
+from pypty.data.resample import interpolation_matrix
 from pypty.data.scan import Scan, sort_sequence
 from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey, aligned_mean
@@ -29,6 +30,7 @@ from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext
 from pypty.optics.grid import Grid, object_band_mask
 from pypty.params.effects import has_background, has_current, has_tilts
+from pypty.params.model_checks import mode_weights
 from pypty.params.settings import Settings
 
 _ALIGNED_PATTERNS = 1000
@@ -62,6 +64,11 @@ class Setup:
     survey: Survey | None
     geometry: Geometry
     plates: PhasePlateSource | None = None
+
+    @property
+    def multiplier(self) -> float:
+        """Factor of every count: ``data_multiplier``, with ``data_normalization``."""
+        return self.settings["data_multiplier"] if self.survey is None else self.survey.multiplier
 
     @property
     def crop(self) -> int:
@@ -120,15 +127,39 @@ class Setup:
             return None
         if self.settings["masks"] is not None:
             return self._back_projected(self.survey.mean[0])
-        return self._in_window(self.survey.mean)
+        mean, rim = self._in_window(self.survey.mean), self.preprocess.rim
+        if rim is not None:
+            u = self.settings["upsample_pattern"]
+            mean = mean + rim.repeat(u, axis=0).repeat(u, axis=1) * (self.multiplier / u**2)
+        return mean
 
     def _in_window(self, pattern: np.ndarray, rim: float = 0.0) -> np.ndarray:
         """A detector pattern on the model's pixels, counts shared equally, with its padding."""
+        if self.settings["simu_match_mode"] == "crop":
+            return self._surrounded(pattern, rim)
+        if self.settings["simu_match_mode"] == "resample":
+            return self._interpolated(pattern) * (pattern.size / math.prod(self.grid.shape))
         u = self.settings["upsample_pattern"]
         if u > 1:
             pattern = pattern.repeat(u, axis=0).repeat(u, axis=1) / u**2
         pad = self.settings["data_pad"]
         return np.pad(pattern, pad, constant_values=rim) if pad else pattern
+
+    def _surrounded(self, pattern: np.ndarray, rim: float) -> np.ndarray:
+        """A pattern where a simulated one is cropped."""
+        out = np.full(self.grid.shape, rim, float)
+        out[
+            tuple(
+                slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(out.shape, pattern.shape, strict=True)
+            )
+        ] = pattern
+        return out
+
+    def _interpolated(self, pattern: np.ndarray) -> np.ndarray:
+        rows, columns = (
+            interpolation_matrix(m, n) for n, m in zip(self.grid.shape, pattern.shape, strict=True)
+        )
+        return rows @ pattern @ columns.T
 
     def _back_projected(self, sums: np.ndarray) -> np.ndarray:
         """Sums over virtual detectors, spread evenly over what each sees."""
@@ -146,7 +177,7 @@ class Setup:
         given = self.settings["mean_pattern"]
         pattern = mean
         if given is not None:
-            prepared = self.preprocess.unpadded.patterns(given) * self.settings["data_multiplier"]
+            prepared = self.preprocess.unpadded.patterns(given) * self.multiplier
             pattern = self._in_window(prepared)
         elif self.settings["probe"] is None and self.source is not None:
             pattern = self._aligned_pattern(mean)
@@ -174,25 +205,35 @@ class Setup:
         if not angles.any():
             return mean
         field_A = np.array(self.grid.shape) * np.array(self.grid.pixel_size_A)
-        shifts = angles * field_A / (self.grid.wavelength * self.settings["upsample_pattern"])
+        shifts = angles * field_A / (self.grid.wavelength * np.array(self.pixels_across))
         n = self.source.shape[0]
         used = sort_sequence(self.settings.first()["sequence"], n)
         indices = used[:: max(1, -(-len(used) // _ALIGNED_PATTERNS))]
         rows = np.broadcast_to(shifts, (n, 2))[indices]
-        mask, multiplier = self.settings["detector_mask"], self.settings["data_multiplier"]
-        return self._in_window(aligned_mean(self.source, indices, mask, self.preprocess, multiplier, rows))
+        mask = self.settings["detector_mask"]
+        return self._in_window(
+            aligned_mean(self.source, indices, mask, self.preprocess, self.multiplier, rows)
+        )
 
     def _start_weights(self) -> np.ndarray | None:
         """(ny, nx) mean weight of each pixel of the padded window; a rim that is not compared has none."""
         assert self.survey is not None
-        u = self.settings["upsample_pattern"]
-        rim = 0.0 if self.crop else 1.0
+        shared = math.prod(self.pixels_across)
+        cropped = self.crop > 0 or self.settings["simu_match_mode"] == "crop"
         if self.settings["masks"] is not None:
-            return self._in_window(self.settings["masks"].sum(axis=0)) * u**2
-        if self.survey.weights is None and not self.crop:
+            return self._in_window(self.settings["masks"].sum(axis=0)) * shared
+        if self.survey.weights is None and not cropped:
             return None
         seen = np.ones(self.survey.mean.shape) if self.survey.weights is None else self.survey.weights
-        return self._in_window(seen * u**2, rim)
+        return self._in_window(seen * shared, 0.0 if cropped else 1.0)
+
+    @property
+    def pixels_across(self) -> tuple[float, float]:
+        """Model pixels per detector pixel along each axis."""
+        if self.settings["simu_match_mode"] != "resample":
+            return (self.settings["upsample_pattern"], self.settings["upsample_pattern"])
+        ny, nx = (n / m for n, m in zip(self.grid.shape, self.geometry.detector, strict=True))
+        return (ny, nx)
 
     def feed(self) -> Feed:
         """Batches of the measured patterns; in memory if the plan says so."""
@@ -202,7 +243,7 @@ class Setup:
             self.scan.corners,
             self.preprocess,
             self.settings["detector_mask"],
-            self.settings["data_multiplier"],
+            self.multiplier,
             self.to_model,
             self.plan.resident_on_device,
         )
@@ -285,6 +326,11 @@ class Setup:
             1 if settings["tilts"] is None else len(settings["tilts"]),
             any(settings.may_be_on(key) for key in ("update_slice_distances", "update_tilts")),
             settings["deterministic"],
+            mode_weights(settings),
+            settings["obj_preblur_std"],
+            None if settings["simu_Npix"] is None else self.geometry.detector,
+            settings["simu_match_mode"] == "resample",
+            settings["detector_blur_edge"] == "reflect",
         )
 
     def regularizer_context(self) -> RegularizerContext:
@@ -318,13 +364,15 @@ class Setup:
             TILT_MODES[settings["tilt_mode"]],
             float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
             self._compared_mean(),
+            mode_weights(settings),
         )
 
     def _compared_mean(self) -> np.ndarray | None:
         """(ky, kx) mean counts as the patterns are compared, centred; None without data, or with virtual detectors."""
         if self.survey is None or self.settings["masks"] is not None:
             return None
-        return np.pad(self.survey.mean, (self.geometry.compared[0] - self.geometry.detector[0]) // 2)
+        mean = np.pad(self.survey.mean, (self.geometry.compared[0] - self.geometry.detector[0]) // 2)
+        return mean if self.preprocess.rim is None else mean + self.preprocess.rim * self.multiplier
 
     @property
     def data_shape(self) -> tuple[int, int]:

@@ -77,7 +77,10 @@ def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.nda
         ]
     else:
         subscans = [
-            _resized(modes_, grid, near, settings["upsample_pattern"]) for modes_ in _given_modes(given)
+            _resized(
+                modes_, grid, near, settings["upsample_pattern"], settings["simu_match_mode"] == "resample"
+            )
+            for modes_ in _given_modes(given)
         ]
     array_given = isinstance(given, np.ndarray)
     if not (array_given and settings["epoch_prev"] > 0):  # an earlier run's probe holds what made its start
@@ -92,9 +95,11 @@ def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.nda
 
 def _scale(settings: Settings, subscans: Sequence[np.ndarray], counts: Counts | None, near: bool) -> float:
     """Factor of the amplitude; every mode of the object passes the whole probe on."""
+    weights = settings["obj_mode_weights"]
     object_modes = 1 if settings["obj"] is None else settings["obj"].shape[3]
+    passed_on = object_modes if weights is None else weights.sum()
     ratio = np.mean([_count_ratio(probe, counts, near) for probe in subscans])
-    return float(np.sqrt(ratio / object_modes))
+    return float(np.sqrt(ratio / passed_on))
 
 
 def _given_modes(given: np.ndarray) -> list[np.ndarray]:
@@ -105,16 +110,16 @@ def _given_modes(given: np.ndarray) -> list[np.ndarray]:
     return list(modes_.transpose(3, 2, 0, 1))
 
 
-def _resized(probe: np.ndarray, grid: Grid, near: bool, upsample: int) -> np.ndarray:
+def _resized(probe: np.ndarray, grid: Grid, near: bool, upsample: int, resampled: bool = False) -> np.ndarray:
     """In the window of the waves.
 
-    Upsampled patterns have a larger field of the same pixels; padded ones finer pixels: a larger spectrum. In the near
-    field padding is a larger field.
+    Patterns that are upsampled (or resampled when simulated) have a larger field of the same pixels; padded ones finer
+    pixels: a larger spectrum. In the near field padding is a larger field.
     """
     if probe.shape[-2:] == grid.shape:
         return probe
     ny, nx = probe.shape[-2:]
-    probe = probes.resize(probe, (upsample * ny, upsample * nx))
+    probe = probes.resize(probe, grid.shape if resampled else (upsample * ny, upsample * nx))
     return probes.resize(probe, grid.shape) if near else probes.resize_spectrum(probe, grid.shape)
 
 

@@ -61,15 +61,16 @@ def load_ptyrad(path: Path) -> Imported:
     if weights.shape != (n_modes,) or (weights < 0).any() or not weights.any():
         raise DataError(f"{str(path)!r}: omode_occu {weights} should be {n_modes} weights of object modes")
     obj = amplitude * np.exp(1j * phase)
-    obj[:, 0] *= np.sqrt(weights * n_modes)[:, None, None]  # equal weights leave the object as it is
     pixels = probe.shape[-1] * probe.shape[-2]
     settings, notes = settings_of(given.get("init_params") or {}, attributes, probe.shape[-1])
     if written_by.startswith("0.") and n_slices > 1:
         tilts = tilts - 1e3 * wavelength / (2 * np.array(probe.shape[-2:]) * pixel)
+    if (weights != 1).any():
+        settings["obj_mode_weights"] = weights
     settings.update(_tilt_settings(tilts, n_slices, len(corners), path))
     return make_imported(
         obj.transpose(2, 3, 1, 0),
-        probe.transpose(1, 2, 0) / np.sqrt(pixels * n_modes),
+        probe.transpose(1, 2, 0) / np.sqrt(pixels),
         corners + shifts,
         f"{str(path)!r} (PtyRAD {written_by})",
         pixel_size_A=np.full(2, pixel),

@@ -35,8 +35,8 @@ def settings_of(
     _common(init, settings)
     if attributes.get("detector_blur_std"):
         settings["detector_blur_std"] = float(attributes["detector_blur_std"])
-        notes.append("the edges of patterns are blurred by reflection there, and by zeros here")
-    _match(attributes, window, settings, notes)
+        settings["detector_blur_edge"] = "reflect"
+    _match(attributes, window, settings)
     _orientation(init.get("meas_flipT"), settings, notes)
     pad = init.get("meas_pad")
     if pad and pad.get("mode") and attributes.get("meas_Npix") and init.get("meas_Npix"):
@@ -63,7 +63,7 @@ def _common(init: Mapping[str, Any], settings: dict[str, Any]) -> None:
         settings["PLRotation_deg"] = -float(np.asarray(affine, float)[2])
 
 
-def _match(attributes: Mapping[str, Any], window: int, settings: dict[str, Any], notes: list[str]) -> None:
+def _match(attributes: Mapping[str, Any], window: int, settings: dict[str, Any]) -> None:
     """How a simulated pattern is brought to the measured size."""
     mode, measured = attributes.get("simu_match_mode"), attributes.get("meas_Npix")
     if mode is None or measured is None or int(measured) == window:
@@ -71,13 +71,10 @@ def _match(attributes: Mapping[str, Any], window: int, settings: dict[str, Any],
     measured = int(measured)
     if mode == "crop" and (window - measured) % 2 == 0:
         settings.update(data_pad=(window - measured) // 2, use_padded_intensity=False)
-    elif mode == "resample" and window % measured == 0:
-        settings["upsample_pattern"] = window // measured
-        if window // measured > 2:
-            notes.append("simulated patterns are sampled there, and summed over detector pixels here")
+    elif mode == "resample" and window == 2 * measured:  # bilinear in the middle of 2 x 2 pixels: their mean
+        settings["upsample_pattern"] = 2
     else:
-        notes.append(f"simulated patterns of {window} pixels are brought to {measured} by {mode!r}, which has no "
-                     "counterpart here")  # fmt: skip
+        settings.update(simu_Npix=window, simu_match_mode=mode)
 
 
 def _orientation(flips: Any, settings: dict[str, Any], notes: list[str]) -> None:

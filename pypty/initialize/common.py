@@ -87,6 +87,8 @@ def window_of(settings: Settings) -> tuple[int, int]:
         given = settings[name]
         if isinstance(given, np.ndarray) and given.ndim >= 2:
             return (int(given.shape[0]), int(given.shape[1]))
+    if settings["simu_Npix"] is not None:
+        return (int(settings["simu_Npix"]), int(settings["simu_Npix"]))
     ky, kx = pattern_shape(settings)
     up, pad = int(settings["upsample_pattern"]), int(settings["data_pad"])
     return (up * ky + 2 * pad, up * kx + 2 * pad)

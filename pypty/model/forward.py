@@ -99,7 +99,8 @@ def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tupl
             if not uncovered:
                 return [SplitWaves(*common, options.deterministic)], "split"
             name = f"fused (split kernels do not cover: {uncovered})"
-    return [FusedWaves(*common, options.keep_every, options.deterministic)], name
+    weights = options.mode_weights
+    return [FusedWaves(*common, options.keep_every, options.deterministic, weights)], name
 
 
 def executor_name(options: ModelOptions, backend: Backend) -> str:
@@ -121,6 +122,7 @@ def not_fused_because(options: ModelOptions) -> str:
         "phase plates": options.plates is not None,
         "tilts before or after the specimen": before or after,
         "windows are filtered (lazy_clean)": options.filter_patches,
+        "windows are blurred (obj_preblur_std)": options.preblur_std > 0,
         f"propmethod {options.propagation}": options.propagation in stages.INTEGRATORS,
     }
     return ", ".join(reason for reason, applies in reasons.items() if applies)
@@ -137,7 +139,8 @@ def _waves(options: ModelOptions, mask: np.ndarray, backend: Backend) -> list[St
         chosen.append(stages.FarField(mask, backend))
     else:
         chosen.append(_near_field(options, options.near_field, mask, backend))
-    chosen.append(stages.Intensity())
+    weights = options.mode_weights
+    chosen.append(stages.Intensity(None if weights is None else backend.asarray(weights, backend.real)))
     return chosen
 
 
@@ -165,7 +168,9 @@ def _illumination(options: ModelOptions, mask: np.ndarray, backend: Backend, til
 
 
 def _specimen(options: ModelOptions, mask: np.ndarray, backend: Backend) -> Stage:
-    windows = stages.ObjectWindows(options.grid, mask, backend, options.filter_patches, options.deterministic)
+    windows = stages.ObjectWindows(
+        options.grid, mask, backend, options.filter_patches, options.deterministic, options.preblur_std
+    )
     propagation = _propagation(options, mask, backend)
     branches = stages.INTEGRATORS.get(options.propagation)
     if branches is None:
@@ -195,18 +200,31 @@ def _counts(options: ModelOptions, backend: Backend) -> tuple[list[Stage], list[
         changes.append(stages.BeamCurrent())
     if near is not None and near.alpha > 0:
         changes.append(stages.SourceEnvelope(options.grid, backend, near.alpha, near.defocus))
-    if options.blur:
-        changes.append(stages.DetectorBlur(options.grid.shape, backend, options.upsample))
+    if options.blur and not options.reflected_blur:
+        changes.append(stages.DetectorBlur(options.grid.shape, backend, _pixels_across(options)))
     pixels: list[Stage] = []
+    if options.matched is not None:
+        match = stages.MatchResample if options.resampled else stages.MatchCrop
+        pixels.append(match(options.grid.shape, options.matched, backend, centred))
     if options.crop:
         pixels.append(stages.CropPadding(options.grid.shape, options.crop, backend, centred))
     if options.upsample > 1:
         pixels.append(stages.SumPixels(options.upsample, centred))
+    if options.blur and options.reflected_blur:
+        pixels.append(stages.ReflectedBlur(options.measured, backend, centred))
     if options.background:
         pixels.append(stages.Background(centred))
     if options.masks is not None:
         pixels.append(stages.VirtualDetectors(options.masks, backend))
     return changes, pixels
+
+
+def _pixels_across(options: ModelOptions) -> tuple[float, float]:
+    """Model pixels per detector pixel along each axis."""
+    if options.matched is None or not options.resampled:
+        return (options.upsample, options.upsample)
+    ny, nx = (n / m for n, m in zip(options.grid.shape, options.matched, strict=True))
+    return (ny, nx)
 
 
 def _reachable(mask: np.ndarray, pixels: list[Stage], backend: Backend) -> Array:

@@ -57,7 +57,7 @@ class FusedPoint:
 
 
 class FusedWaves:
-    """I = sum over modes of |M F[psi_S O_S]|^2, psi_(s+1) = F^-1[H F[psi_s O_s]],
+    """I = sum over modes of w |M F[psi_S O_S]|^2, psi_(s+1) = F^-1[H F[psi_s O_s]],
     psi_1 = F^-1[M exp(-2 pi i f.d) F[P]].
 
     Parameters
@@ -67,6 +67,7 @@ class FusedWaves:
     subpixel : windows are, or may move, off the pixel grid
     keep_every : keep the waves entering every k-th slice only; those between are computed again on the way back
     deterministic : on a GPU, the same bits every time (elsewhere they always are)
+    mode_weights : (object mode,) weights w of the intensities, or None (1)
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class FusedWaves:
         subpixel: bool = True,
         keep_every: int = 1,
         deterministic: bool = False,
+        mode_weights: np.ndarray | None = None,
     ) -> None:
         self.backend = backend
+        self.mode_weights = None if mode_weights is None else backend.asarray(mode_weights, backend.real)
         self.shape = grid.shape
         self.n_pixels = grid.shape[0] * grid.shape[1]
         self.mask = backend.asarray(mask, backend.real)
@@ -124,7 +127,7 @@ class FusedWaves:
             wave = self._through_slice(s, wave, windows, point, batch, FORWARD_ONLY not in tape)
         work.fft.forward(wave)
         tape["wave"] = wave
-        return self.steps.intensity(wave, self.detector_mask, work)
+        return self.steps.intensity(wave, self.detector_mask, work, self.mode_weights)
 
     def _illuminate(self, point: FusedPoint, tape: Tape, work: Workspace) -> Array:
         """The shifted probe, (batch or 1, probe mode, 1, y, x)."""
@@ -160,7 +163,9 @@ class FusedWaves:
         """``grad`` is dL/dI (batch, ky, kx)."""
         wave, windows = tape["wave"], tape["windows"]
         to_object = gradients.get("obj")
-        self.steps.conjugate_times(wave, grad, self.detector_mask)  # C = 2 M (dL/dI) conj(W)
+        self.steps.conjugate_times(
+            wave, grad, self.detector_mask, self.mode_weights
+        )  # C = 2 M w (dL/dI) conj(W)
         batch.workspace.fft.forward(wave)
         for s in reversed(range(point.n_slices)):
             self._compute_again(s, point, batch, tape)

@@ -53,11 +53,11 @@ class Steps(Protocol):
     def propagate(self, spectrum: Array, point: PropagationPoint, gap: int, batch: Batch) -> None:
         """spectrum *= H, in place."""
 
-    def intensity(self, wave: Array, mask: Array, work: Workspace) -> Array:
-        """(batch, y, x)."""
+    def intensity(self, wave: Array, mask: Array, work: Workspace, weights: Array = None) -> Array:
+        """(batch, y, x); weights w (object mode,), None = 1."""
 
-    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
-        """wave = 2 M slope conj(wave), in place."""
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array, weights: Array = None) -> None:
+        """wave = 2 M w slope conj(wave), in place."""
 
     def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
         """(batch, y, x) sum over modes of Im(a b)."""
@@ -127,11 +127,11 @@ class HostSteps:
     def propagate(self, spectrum: Array, point: PropagationPoint, gap: int, batch: Batch) -> None:
         self.propagation.multiply(spectrum, point, gap, batch)
 
-    def intensity(self, wave: Array, mask: Array, work: Workspace) -> Array:
-        return kernels.sum_abs2_into(wave, work, mask)
+    def intensity(self, wave: Array, mask: Array, work: Workspace, weights: Array = None) -> Array:
+        return kernels.sum_abs2_into(wave, work, mask, weights)
 
-    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
-        kernels.conjugate_times(wave, slope, mask)
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array, weights: Array = None) -> None:
+        kernels.conjugate_times(wave, slope, mask, weights)
 
     def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
         return imaginary_product(a.conj(), b, axes=(1, 2))
@@ -222,13 +222,13 @@ class DeviceSteps:
             ramps = self.xp.concatenate([ramp.reshape(len(ramp), -1) for ramp in along], axis=1)
         self.own.multiply_spectrum(spectrum, point.factors[index, 1.0], ramps)
 
-    def intensity(self, wave: Array, mask: Array, work: Workspace) -> Array:
+    def intensity(self, wave: Array, mask: Array, work: Workspace, weights: Array = None) -> Array:
         out = work.array("intensity", (len(wave), *self.shape), self.real)
-        self.own.sum_abs2(wave, mask, out)
+        self.own.sum_abs2(wave, mask, out, weights)
         return out
 
-    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
-        self.own.conjugate_times(wave, self.xp.ascontiguousarray(slope, dtype=self.real), mask)
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array, weights: Array = None) -> None:
+        self.own.conjugate_times(wave, self.xp.ascontiguousarray(slope, dtype=self.real), mask, weights)
 
     def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
         out = work.array("imaginary sum", (len(a), *self.shape), self.real)

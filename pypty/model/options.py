@@ -62,6 +62,11 @@ class ModelOptions:
     tilt_rows : rows of ``tilts``: 1 for all patterns, or N
     refines_propagation : distances or tilts are refined, at any epoch
     deterministic : on a GPU, the same bits every time; elsewhere they always are
+    mode_weights : (object mode,) weights of the intensities, or None (1 each)
+    preblur_std : pixels, of amplitude and phase of each window; 0 = none
+    matched : (ky, kx) to which a simulated pattern is brought; None = that of ``grid``
+    resampled : by interpolation instead of a crop
+    reflected_blur : the detector blur is reflected at the rim of the measured pattern
     """
 
     grid: Grid
@@ -87,6 +92,19 @@ class ModelOptions:
     tilt_rows: int = 1
     refines_propagation: bool = False
     deterministic: bool = False
+    mode_weights: np.ndarray | None = None
+    preblur_std: float = 0.0
+    matched: tuple[int, int] | None = None
+    resampled: bool = False
+    reflected_blur: bool = False
+
+    @property
+    def measured(self) -> tuple[int, int]:
+        """(ky, kx) of what is compared, before virtual detectors."""
+        if self.matched is not None:
+            return self.matched
+        ny, nx = ((n - 2 * self.crop) // self.upsample for n in self.grid.shape)
+        return (ny, nx)
 
     @property
     def tilts(self) -> tuple[bool, bool, bool]:

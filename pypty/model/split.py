@@ -40,6 +40,7 @@ def split_reason(options: ModelOptions, precision: np.dtype) -> str:
         f"window {ny} x {nx}, not square of {sizes}": ny != nx or ny not in PLANS,
         "double precision": np.dtype(precision) != np.complex64,
         "several object modes": options.object_modes > 1,
+        "weights of object modes": options.mode_weights is not None,
         "near field": options.near_field is not None,
         "several probes": options.probe_marker is not None,
         "local aberrations": options.aberration_marker is not None,

@@ -45,6 +45,7 @@ class Curvature:
     acting_tilts : whether tilts before, inside and after the specimen act
     defocus_A : of a near field
     compared_mean : (ky, kx) mean counts as they are compared, zero frequency at n//2, host; None if not known
+    mode_weights : (object mode,) weights of the intensities, or None (1 each)
     """
 
     backend: Backend
@@ -58,6 +59,7 @@ class Curvature:
     acting_tilts: tuple[bool, bool, bool] = (False, True, False)
     defocus_A: float = 0.0
     compared_mean: np.ndarray | None = None
+    mode_weights: np.ndarray | None = None
 
     @property
     def corners(self) -> np.ndarray:
@@ -111,12 +113,16 @@ class Curvature:
         return self.backend.asarray(visits)
 
     def _object(self, variables: Variables) -> Array:
-        """(1, 1, Y, X). The slices act together, so each is given their number times its own curvature."""
+        """(1 or O, 1, Y, X). The slices act together, so each is given their number times its own curvature."""
         shape = variables.obj.shape[-2:]
         window = _modes_power(variables.probe)
         illumination = self._illumination(window, shape)
         n_slices = variables.obj.shape[1]
-        return (2 * self._gain() * n_slices * _raised(illumination))[None, None].astype(self.backend.real)
+        found = (2 * self._gain() * n_slices * _raised(illumination))[None, None]
+        if self.mode_weights is not None:
+            weights = np.maximum(self.mode_weights, REGULARISATION * self.mode_weights.max())
+            found = found * self.backend.asarray(weights)[:, None, None, None]
+        return found.astype(self.backend.real)
 
     def _illumination(self, window: Array, shape: tuple[int, ...]) -> Array:
         """(Y, X): the window put at every corner. By addition where there are few, by convolution where there are
@@ -132,7 +138,10 @@ class Curvature:
 
     def _probe(self, variables: Variables) -> Array:
         """(1, y, x)."""
-        transmitted = kernels.sum_abs2(variables.obj.prod(axis=1), axes=(0,)).astype(np.float64)
+        squares = kernels.abs2(variables.obj.prod(axis=1)).astype(np.float64)
+        if self.mode_weights is not None:
+            squares *= self.backend.asarray(self.mode_weights)[:, None, None]
+        transmitted = squares.sum(axis=0)
         seen = self._seen(transmitted)
         if variables.probe.ndim == 4:
             seen = seen / len(variables.probe)  # each subscan has its share of the patterns

@@ -7,6 +7,7 @@ import numpy as np
 from pypty.errors import ParameterError
 from pypty.params.effects import check_effects, without_effect
 from pypty.params.kinds import brief
+from pypty.params.model_checks import check_model
 from pypty.params.parameter import NOT_YET
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule
@@ -98,6 +99,7 @@ def check_combinations(settings: Settings, report: Report) -> None:
         )
     _check_slices(settings, report)
     _check_images(settings, report)
+    check_model(settings, report)
 
 
 def _check_images(settings: Settings, report: Report) -> None:

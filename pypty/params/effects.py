@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pypty.params.model_checks import without_effect_in_model
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
@@ -293,6 +294,7 @@ def without_effect(settings: Settings) -> list[str]:
             isinstance(phase_only, Constant) and bool(phase_only.value),
             "phase_only_obj is on",
         ),
+        **without_effect_in_model(settings),
     }
     obj = settings["obj"]
     alone = several and "simlar" in settings["loss_terms"] and (obj is None or obj.shape[3] == 1)

@@ -38,27 +38,34 @@ LOSSES = (
 )
 
 MODEL = (
-    Parameter("obj_mode_weights", None, optional(ArrayOf((("modes",),), low=0)), "", "Weight of the intensities of "
-              "each object mode; None = 1 each.", when="the object has several modes", status=NOT_YET),
-    Parameter("obj_preblur_std", 0.0, _non_negative, "px", "Gaussian blur of amplitude and phase of each window of the "
-              "object in the model; 0 = none.", status=NOT_YET),
-    Parameter("simu_Npix", None, optional(_positive_whole), "px", "Side of the simulated pattern, where it is not that "
-              "of the measured one.", status=NOT_YET),
-    Parameter("simu_match_mode", None, optional(Choice(("crop", "resample"))), "", "How a simulated pattern is brought "
-              "to the measured size: its centre, or bilinear interpolation.", when="simu_Npix is given",
-              status=NOT_YET),
+    Parameter("obj_mode_weights", None, optional(ArrayOf((("modes",),), low=0)), "", "Weight w of the intensities of "
+              "each object mode, I = sum w |psi|²; fixed; None = 1 each.", when="the object has several modes"),
+    Parameter("obj_preblur_std", 0.0, _non_negative, "px", "Gaussian blur (5 x 5 pixels, reflected at the rim) of "
+              "amplitude and phase of each window of the object in the model; 0 = none. Phases are taken between -π "
+              "and π. Computed by the stages, not by fused kernels."),
+    Parameter("simu_Npix", None, optional(_positive_whole), "px", "Side of the window of the waves and of the "
+              "simulated pattern, where it is not that of the measured one (square). pixel_size_x_A and the probe are "
+              "those of this window. data_pad (with use_padded_intensity=False) does the same as crop, and "
+              "upsample_pattern as resample by two: give one of the three."),
+    Parameter("simu_match_mode", None, optional(Choice(("crop", "resample"))), "", "How a simulated pattern of n "
+              "pixels is brought to the m measured ones. crop: those from (n - m)//2 on; the pixels of the waves are "
+              "m/n of those of the pattern. resample: bilinear between the middles of pixels, the sum is kept; the "
+              "window is n/m times as large.", when="simu_Npix is given"),
     Parameter("data_normalization", None, optional(Choice(("max_at_one", "mean_at_one", "sum_to_one"))), "", "Counts "
-              "are divided by the largest value, the mean or the sum of the mean pattern.", status=NOT_YET),
-    Parameter("data_resample", 1.0, _positive, "", "Patterns are interpolated to so many times their pixels, when they "
-              "are read; their sum is kept.", status=NOT_YET),
+              "are divided by the largest value, the mean or the sum of the mean of the used patterns (before "
+              "data_resample and data_pad), then multiplied by data_multiplier."),
+    Parameter("data_resample", 1.0, _positive, "", "Patterns are interpolated (bilinear, between the middles of "
+              "pixels) to floor(so many times) their pixels when they are read, after data_bin and before data_pad; "
+              "the sum is kept. A pixel made from a masked one is masked."),
     Parameter("data_pad_fill", "zero", Choice(("zero", "constant", "edge", "linear_ramp", "exp", "power")), "", "What "
-              "the rim of data_pad holds: nothing, or a continuation of the mean pattern's amplitude.",
-              when="data_pad > 0", status=NOT_YET),
-    Parameter("data_pad_value", 0.0, _non_negative, "sqrt(counts)", "Amplitude at the rim.",
-              when="data_pad_fill is constant or linear_ramp", status=NOT_YET),
+              "the rim of data_pad holds, the same in every pattern: nothing, or a continuation of the amplitude A = "
+              "sqrt(mean pattern): as numpy.pad does, or a exp(-b r) or a r^-b fitted to its faint pixels.",
+              when="data_pad > 0 and use_padded_intensity is True"),
+    Parameter("data_pad_value", 0.0, _non_negative, "sqrt(counts)", "Amplitude of the rim, or at its outer end.",
+              when="data_pad_fill is constant or linear_ramp"),
     Parameter("data_pad_threshold", 70.0, Number(0, 100), "%", "Amplitudes up to this percentile are fitted.",
-              when="data_pad_fill is exp or power", status=NOT_YET),
+              when="data_pad_fill is exp or power"),
     Parameter("detector_blur_edge", "periodic", Choice(("periodic", "reflect")), "", "How the detector's point spread "
-              "ends at the rim; reflect: a kernel of max(5, 2 round(3 std) + 1) pixels.",
-              when="detector_blur_std is not 0", status=NOT_YET),
+              "ends at the rim. periodic: at that of the simulated pattern; reflect: at that of the measured one, with "
+              "max(5, 2 round(3 std) + 1) pixels.", when="detector_blur_std is not 0"),
 )

@@ -410,16 +410,18 @@ def test_shift_probe(elements: Elements) -> None:
     elements.both("shift_probe", elements.waves(2, 15, 20), elements.waves(3, 35), out, changed=(2,))
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_sum_abs2(elements: Elements, masked: bool) -> None:
-    mask = elements.reals(15, 20) if masked else None
-    elements.both("sum_abs2", elements.wave(), mask, elements.reals(3, 15, 20), changed=(2,))
+@pytest.mark.parametrize(("masked", "weighted"), [(True, False), (False, False), (True, True), (False, True)])
+def test_sum_abs2(elements: Elements, masked: bool, weighted: bool) -> None:
+    mask, wave = elements.reals(15, 20) if masked else None, elements.wave()
+    weights = elements.reals(wave.shape[2]) if weighted else None
+    elements.both("sum_abs2", wave, mask, elements.reals(3, 15, 20), weights, changed=(2,))
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_conjugate_times(elements: Elements, masked: bool) -> None:
-    mask = elements.reals(15, 20) if masked else None
-    elements.both("conjugate_times", elements.wave(), elements.reals(3, 15, 20), mask)
+@pytest.mark.parametrize(("masked", "weighted"), [(True, False), (False, False), (True, True), (False, True)])
+def test_conjugate_times(elements: Elements, masked: bool, weighted: bool) -> None:
+    mask, wave = elements.reals(15, 20) if masked else None, elements.wave()
+    weights = elements.reals(wave.shape[2]) if weighted else None
+    elements.both("conjugate_times", wave, elements.reals(3, 15, 20), mask, weights)
 
 
 def test_imaginary_sum(elements: Elements) -> None:
@@ -457,6 +459,15 @@ def test_add_fixed_of_nothing(elements: Elements) -> None:
     scratch = np.empty(1, np.uint64), np.empty((2, 30, 33, 2), np.int64)
     elements.kernels.add_fixed(parts, elements.corners, *scratch, gradient, 0)
     assert not gradient.any()
+
+
+def test_add_fixed_beside_a_negative_zero(elements: Elements) -> None:
+    """Its bits are those of no large number."""
+    gradient, parts = np.zeros_like(elements.obj), np.ones((3, 2, 15, 20), elements.dtype)
+    parts[:, 1] = complex(-0.0, -0.0)
+    scratch = np.empty(1, np.uint64), np.empty((2, 30, 33, 2), np.int64)
+    elements.kernels.add_fixed(parts, elements.corners, *scratch, gradient, 0)
+    assert gradient[0, 0].sum() == 3 * 15 * 20 and not gradient[1].any()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -709,8 +720,8 @@ for before in (wave.copy(), wave[:1].copy(), wave[:, :, :1].copy(), wave[:1, :, 
     own.transmit_back(wave, before, obj, 1, corners, parts=parts)
 own.multiply_spectrum(wave, wave[0, 0, 0].copy(), ramps)
 own.shift_probe(wave[0, :, 0].copy(), ramps, wave[:, :, :1].copy())
-own.sum_abs2(wave, real[0].copy(), real)
-own.conjugate_times(wave, real, real[0].copy())
+own.sum_abs2(wave, real[0].copy(), real, np.ones(wave.shape[2], "f4"))
+own.conjugate_times(wave, real, real[0].copy(), np.ones(wave.shape[2], "f4"))
 own.imaginary_sum(wave, wave.copy(), real)
 own.shift_ramps(np.ones((5, 2)), index, corners, np.ones(35), 15, ramps)
 own.add_fixed(parts, corners, np.ones(1, "u8"), np.ones((2, 17, 21, 2), "i8"), obj, 1)

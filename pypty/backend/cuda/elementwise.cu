@@ -113,26 +113,31 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out[pixel.in_wave(mode, modes)] = spectrum[mode * pixel.n_pixels + pixel.in_window] * ramp;
 }
 
-// mask may be null.
+// mask (NY, NX) and weights (objects) may be null; the object modes of a probe mode follow each other.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_abs2(const complex_t* wave, const real_t* mask, real_t* out, int patterns, int modes, int ny, int nx) {
+    sum_abs2(const complex_t* wave, const real_t* mask, const real_t* weights, real_t* out, int patterns, int modes,
+             int objects, int ny, int nx) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
   real_t sum = 0;
-  for (int mode = 0; mode < modes; mode++) sum += abs2(wave[pixel.in_wave(mode, modes)]);
+  for (int mode = 0; mode < modes; mode++) {
+    const real_t square = abs2(wave[pixel.in_wave(mode, modes)]);
+    sum += weights ? weights[mode % objects] * square : square;
+  }
   out[pixel.in_wave(0, 1)] = mask ? sum * mask[pixel.in_window] : sum;
 }
 
-// mask may be null.
+// mask and weights may be null.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    conjugate_times(complex_t* wave, const real_t* slope, const real_t* mask, int patterns, int modes, int ny, int nx) {
+    conjugate_times(complex_t* wave, const real_t* slope, const real_t* mask, const real_t* weights, int patterns,
+                    int modes, int objects, int ny, int nx) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
   real_t weight = 2 * slope[pixel.in_wave(0, 1)];
   if (mask) weight *= mask[pixel.in_window];
   for (int mode = 0; mode < modes; mode++) {
     complex_t* own = wave + pixel.in_wave(mode, modes);
-    *own = conj(*own) * weight;
+    *own = conj(*own) * (weights ? weight * weights[mode % objects] : weight);
   }
 }
 

@@ -86,15 +86,17 @@ class ElementKernels:
         n, modes, _, ny, nx = out.shape
         self._launch("shift_probe", n * ny * nx, spectrum, ramps, out, n, modes, ny, nx)
 
-    def sum_abs2(self, wave: Array, mask: Array, out: Array) -> None:
-        """out (B, y, x) = M times the sum over modes of |wave|^2; M (y, x) real or None."""
+    def sum_abs2(self, wave: Array, mask: Array, out: Array, weights: Array = None) -> None:
+        """out (B, y, x) = M times the sum over modes of w |wave|^2; M (y, x) and w (O,) real or None."""
         n, probes, objects, ny, nx = wave.shape
-        self._launch("sum_abs2", n * ny * nx, wave, mask, out, n, probes * objects, ny, nx)
+        sizes = (n, probes * objects, objects, ny, nx)
+        self._launch("sum_abs2", n * ny * nx, wave, mask, weights, out, *sizes)
 
-    def conjugate_times(self, wave: Array, slope: Array, mask: Array) -> None:
-        """wave = 2 M slope conj(wave), in place; slope (B, y, x), M (y, x) real or None."""
+    def conjugate_times(self, wave: Array, slope: Array, mask: Array, weights: Array = None) -> None:
+        """wave = 2 M w slope conj(wave), in place; slope (B, y, x), M (y, x) and w (O,) real or None."""
         n, probes, objects, ny, nx = wave.shape
-        self._launch("conjugate_times", n * ny * nx, wave, slope, mask, n, probes * objects, ny, nx)
+        sizes = (n, probes * objects, objects, ny, nx)
+        self._launch("conjugate_times", n * ny * nx, wave, slope, mask, weights, *sizes)
 
     def imaginary_sum(self, a: Array, b: Array, out: Array) -> None:
         """out (B, y, x) = sum over modes of Im(a b)."""

@@ -186,15 +186,21 @@ def shift_probe(spectrum: np.ndarray, ramps: np.ndarray, out: np.ndarray) -> Non
     np.multiply(spectrum[None, :, None], ramp(ramps, out.shape[-2]), out=out)
 
 
-def sum_abs2(wave: np.ndarray, mask: np.ndarray | None, out: np.ndarray) -> None:
-    """out (B, y, x) = M times the sum over modes of |wave|^2."""
-    out[...] = (wave.real**2 + wave.imag**2).sum(axis=(1, 2)) * (1 if mask is None else mask)
+def sum_abs2(
+    wave: np.ndarray, mask: np.ndarray | None, out: np.ndarray, weights: np.ndarray | None = None
+) -> None:
+    """out (B, y, x) = M times the sum over modes of w |wave|^2, w (O,)."""
+    squares = (wave.real**2 + wave.imag**2) * (1 if weights is None else weights[:, None, None])
+    out[...] = squares.sum(axis=(1, 2)) * (1 if mask is None else mask)
 
 
-def conjugate_times(wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | None) -> None:
-    """wave = 2 M slope conj(wave)."""
+def conjugate_times(
+    wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | None, weights: np.ndarray | None = None
+) -> None:
+    """wave = 2 M w slope conj(wave), w (O,)."""
     np.conjugate(wave, out=wave)
     wave *= (2 * slope if mask is None else 2 * slope * mask)[:, None, None]
+    wave *= 1 if weights is None else weights[:, None, None]
 
 
 def imaginary_sum(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:

@@ -22,6 +22,7 @@ from pypty.model.stages.illumination import (
     ToReciprocal,
 )
 from pypty.model.stages.integrators import INTEGRATORS, FractionalSteps, propagation_fractions
+from pypty.model.stages.matching import MatchCrop, MatchResample, ReflectedBlur
 from pypty.model.stages.multislice import Multislice, ObjectWindows
 from pypty.model.stages.propagation import Propagation
 
@@ -36,12 +37,15 @@ __all__ = [
     "Illumination",
     "Intensity",
     "LocalAberrations",
+    "MatchCrop",
+    "MatchResample",
     "Multislice",
     "NearField",
     "ObjectWindows",
     "PhasePlates",
     "ProbeScenarios",
     "Propagation",
+    "ReflectedBlur",
     "SourceEnvelope",
     "Stage",
     "SubpixelShift",

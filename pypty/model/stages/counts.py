@@ -78,26 +78,28 @@ class DetectorBlur:
     for any width, down to s = 0 (no blur).
     """
 
-    def __init__(self, shape: tuple[int, int], backend: Backend, upsample: int = 1) -> None:
+    def __init__(
+        self, shape: tuple[int, int], backend: Backend, upsample: float | tuple[float, float] = 1
+    ) -> None:
         self.backend = backend
-        self.upsample = upsample
+        self.upsample = upsample if isinstance(upsample, tuple) else (upsample, upsample)
         self.squares = [backend.asarray(_squared_distances(n), np.float64) for n in shape]
 
     def prepare(self, variables: Variables) -> list[tuple[Array, Array]]:
         """For y and x: the matrix and its derivative with respect to the width."""
         width = float(to_host(variables.detector_blur_std)[0])
-        return [self._matrix(squares, width) for squares in self.squares]
+        return [self._matrix(*given, width) for given in zip(self.squares, self.upsample, strict=True)]
 
-    def _matrix(self, squares: Array, width: float) -> tuple[Array, Array]:
+    def _matrix(self, squares: Array, upsample: float, width: float) -> tuple[Array, Array]:
         xp, real = self.backend.xp, self.backend.real
-        std = abs(width) * self.upsample
+        std = abs(width) * upsample
         if std < 1e-3:  # the neighbours' share is less than exp(-5e5)
             return xp.eye(len(squares), dtype=real), xp.zeros(squares.shape, real)
         kernel = xp.exp(-squares / (2 * std**2))
         kernel /= kernel.sum(axis=1, keepdims=True)
         change = kernel * squares / std**3
         change -= kernel * change.sum(axis=1, keepdims=True)
-        return kernel.astype(real), (math.copysign(self.upsample, width) * change).astype(real)
+        return kernel.astype(real), (math.copysign(upsample, width) * change).astype(real)
 
     def forward(self, intensity: Array, point: list, batch: Batch, tape: Tape) -> Array:
         (rows, _), (columns, _) = point

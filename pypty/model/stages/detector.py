@@ -105,17 +105,29 @@ class NearField:
 
 
 class Intensity:
-    """I = sum over probe and object modes of |W|^2: modes are incoherent and their counts add.
+    """I = sum over probe modes and object modes m of w_m |W|^2: modes are incoherent and their counts add.
 
-    dL/dW = 2 (dL/dI) W.
+    dL/dW = 2 w_m (dL/dI) W.
+
+    Parameters
+    ----------
+    weights : (object mode,) w_m (``obj_mode_weights``) on the device, or None (1)
     """
+
+    def __init__(self, weights: Array = None) -> None:
+        self.weights = weights
 
     def prepare(self, variables: Variables) -> None:
         return None
 
     def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
         tape["wave"] = wave
-        return kernels.sum_abs2(wave, axes=(1, 2))
+        return (
+            kernels.sum_abs2(wave, axes=(1, 2))
+            if self.weights is None
+            else kernels.weighted_abs2(wave, self.weights)
+        )
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
-        return (2 * grad)[:, None, None] * tape["wave"]
+        grad = (2 * grad)[:, None, None] * tape["wave"]
+        return grad if self.weights is None else grad * self.weights[:, None, None]

@@ -143,7 +143,7 @@ class FractionalSteps:
                 patch_grads[s] = slice_grad
             grad = before
         if patch_grads is not None:
-            self.windows.scatter(gradients["obj"], batch, patch_grads)
+            self.windows.scatter(gradients["obj"], batch, patch_grads, point.obj)
         return sum_to_shape(grad, tape["shape"])
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pypty.backend import fft, kernels
-from pypty.backend.array import Array, Backend
+from pypty.backend.array import Array, Backend, array_module
 from pypty.data.feed import Batch
+from pypty.data.resample import reflected_gaussian
 from pypty.model.stages.base import Gradients, Tape, sum_to_shape
 from pypty.model.stages.propagation import Propagation, PropagationPoint
 from pypty.model.variables import Variables
@@ -22,16 +23,24 @@ class ObjectWindows:
     ----------
     filtered : band-limit each window (``lazy_clean``); else the object is used as it is
     deterministic : on a GPU, add the gradients of windows as integers: the same bits every time
+    preblur_std : pixels; amplitude and phase of each window are blurred (``obj_preblur_std``); 0 = not
     """
 
     def __init__(
-        self, grid: Grid, mask: np.ndarray, backend: Backend, filtered: bool, deterministic: bool = False
+        self,
+        grid: Grid,
+        mask: np.ndarray,
+        backend: Backend,
+        filtered: bool,
+        deterministic: bool = False,
+        preblur_std: float = 0.0,
     ) -> None:
         self.backend = backend
         self.shape = grid.shape
         self.mask = backend.asarray(mask, backend.real)
         self.filtered = filtered
         self.deterministic = deterministic
+        self.blur = WindowBlur(grid.shape, backend, preblur_std) if preblur_std > 0 else None
 
     def _limited(self, windows: Array) -> Array:
         if not self.filtered:
@@ -42,15 +51,59 @@ class ObjectWindows:
 
     def gather(self, obj: Array, batch: Batch) -> Array:
         """(slice, batch, 1, object mode, y, x)."""
-        return self._limited(kernels.gather_patches(obj, batch.corners, self.shape))[:, :, None]
+        windows = kernels.gather_patches(obj, batch.corners, self.shape)
+        if self.blur is not None:
+            self.blur.apply(windows)
+        return self._limited(windows)[:, :, None]
 
     def empty_gradient(self, windows: Array) -> Array:
         """(slice, batch, object mode, y, x), to be filled."""
         return self.backend.xp.empty(windows[:, :, 0].shape, windows.dtype)
 
-    def scatter(self, gradient: Array, batch: Batch, windows: Array) -> None:
-        """Add the gradients of the windows to that of the object."""
-        kernels.scatter_add_patches(gradient, batch.corners, self._limited(windows), self.deterministic)
+    def scatter(self, gradient: Array, batch: Batch, windows: Array, obj: Array) -> None:
+        """Add the gradients of the windows of ``obj`` to that of the object."""
+        windows = self._limited(windows)
+        if self.blur is not None:
+            self.blur.back(windows, kernels.gather_patches(obj, batch.corners, self.shape))
+        kernels.scatter_add_patches(gradient, batch.corners, windows, self.deterministic)
+
+
+class WindowBlur:
+    """O <- (G |O|) exp(i G arg O): lateral blur of amplitude and phase of windows (..., y, x), slice by slice.
+
+    G is a Gaussian of 5 x 5 pixels that is reflected at the rim of the window. arg O is in (-pi, pi]: where a phase
+    wraps inside a window, the blur mixes both ends. An opaque pixel has the phase 0, and no gradient of its phase.
+    """
+
+    def __init__(self, shape: tuple[int, int], backend: Backend, std: float) -> None:
+        self.rows, self.columns = (
+            backend.asarray(reflected_gaussian(n, std, 5)[0], backend.real) for n in shape
+        )
+
+    def _blurred(self, image: Array) -> Array:
+        return self.rows @ image @ self.columns.T
+
+    def _back(self, image: Array) -> Array:
+        return self.rows.T @ image @ self.columns
+
+    def apply(self, windows: Array) -> None:
+        """In place."""
+        xp = array_module(windows)
+        for part in windows:
+            phase = self._blurred(xp.angle(part))
+            part[...] = self._blurred(abs(part)) * xp.exp(1j * phase)
+
+    def back(self, gradient: Array, windows: Array) -> None:
+        """From the gradient of what :meth:`apply` leaves to that of ``windows``, in place."""
+        xp = array_module(windows)
+        for own, part in zip(gradient, windows, strict=True):
+            amplitude, phase = abs(part), xp.angle(part)
+            own *= xp.exp(-1j * self._blurred(phase))
+            to_phase = self._back(self._blurred(amplitude) * own.imag)
+            to_amplitude = self._back(own.real)
+            bright = amplitude > 0
+            to_phase = xp.where(bright, to_phase / xp.where(bright, amplitude, 1), 0)
+            own[...] = xp.exp(1j * phase) * (to_amplitude + 1j * to_phase)
 
 
 @dataclass(frozen=True)
@@ -95,5 +148,5 @@ class Multislice:
             if s > 0:
                 grad = self.propagation.adjoint(grad, incoming, point.gaps, s - 1, batch, gradients)
         if patch_grads is not None:
-            self.windows.scatter(gradients["obj"], batch, patch_grads)
+            self.windows.scatter(gradients["obj"], batch, patch_grads, point.obj)
         return sum_to_shape(grad, tape["incoming 0"].shape)

@@ -1,0 +1,85 @@
+"""A fixed background in the rim that ``data_pad`` adds: a continuation of the mean pattern, for every pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from scipy.optimize import curve_fit
+
+from pypty.errors import DataError
+
+_CENTRE = 1e-10
+"""Added to distances: a power of zero is not finite."""
+
+
+def _exponential(r: np.ndarray, a: float, b: float) -> np.ndarray:
+    return a * np.exp(-b * r)
+
+
+def _power(r: np.ndarray, a: float, b: float) -> np.ndarray:
+    return a * r**-b
+
+
+_FITTED: Mapping[str, tuple[Callable[..., np.ndarray], float]] = MappingProxyType(
+    {"exp": (_exponential, 0.1), "power": (_power, 1.0)}
+)
+"""Function of the distance from the centre, and where the fit of its second number starts."""
+
+
+def rim_counts(
+    mean: np.ndarray, pad: int, fill: str, value: float = 0.0, threshold: float = 70.0
+) -> np.ndarray:
+    """(ky + 2 pad, kx + 2 pad) counts of the rim; 0 where the pattern is.
+
+    The square root A of the mean pattern is continued: constant: by ``value``; edge: by its outermost pixels;
+    linear_ramp: from these to ``value`` (as numpy.pad does); exp and power: by a exp(-b r) or a r^-b, a, b >= 0, fitted
+    to the pixels with A up to the ``threshold``-percentile, r in pixels from n//2.
+
+    Parameters
+    ----------
+    mean : (ky, kx) mean counts
+    value : sqrt(counts)
+    threshold : %
+
+    Raises
+    ------
+    DataError
+        The fit does not converge.
+    """
+    amplitude = np.sqrt(np.maximum(mean, 0))
+    if fill in _FITTED:
+        frame = _continued(amplitude, pad, fill, threshold)
+    else:
+        options = {"constant": {"constant_values": value}, "edge": {}, "linear_ramp": {"end_values": value}}
+        mode: Any = fill
+        frame = np.pad(amplitude, pad, mode=mode, **options[fill])
+    counts: np.ndarray = frame**2
+    counts[tuple(slice(pad, pad + n) for n in mean.shape)] = 0
+    return counts
+
+
+def _continued(amplitude: np.ndarray, pad: int, fill: str, threshold: float) -> np.ndarray:
+    function, slope = _FITTED[fill]
+    faint = amplitude <= np.percentile(amplitude, threshold)
+    start = (float(amplitude.max()), slope)
+    try:
+        found, _ = curve_fit(
+            function, _distance(amplitude.shape)[faint], amplitude[faint], start, bounds=([0, 0], np.inf)
+        )
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"data_pad_fill: {fill!r} could not be fitted to the mean pattern ({error}); choose 'edge' or "
+            "'linear_ramp', or another data_pad_threshold"
+        ) from error
+    return function(_distance(amplitude.shape, pad), *found)
+
+
+def _distance(shape: tuple[int, ...], pad: int = 0) -> np.ndarray:
+    """Pixels from n//2 of the pattern, in the pattern or in its padded frame."""
+    ny, nx = shape
+    y = np.arange(-pad, ny + pad)[:, None] - ny // 2
+    x = np.arange(-pad, nx + pad)[None, :] - nx // 2
+    return np.hypot(y, x) + _CENTRE

@@ -1,0 +1,108 @@
+"""From the pixels of a simulated pattern to those of the measured one, and what the rim of the measured one does."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pypty.backend.array import Array, Backend, to_host
+from pypty.data.feed import Batch
+from pypty.data.resample import interpolation_matrix, reflected_gaussian
+from pypty.model.stages.base import Gradients, Tape
+from pypty.model.stages.counts import DetectorBlur
+from pypty.model.variables import Variables
+
+
+def reordered(matrix: np.ndarray) -> np.ndarray:
+    """A matrix for patterns whose axes have the zero frequency first, from one for centred patterns."""
+    return np.fft.ifftshift(matrix)
+
+
+class MatchCrop:
+    """Keep the central m of n pixels along each axis, from the (n - m)//2-th of the centred pattern on
+    (``simu_match_mode`` crop).
+
+    Parameters
+    ----------
+    shape, compared : (ny, nx) of a simulated pattern, (ky, kx) of a measured one
+    centred : patterns have their centre at n//2 (near field) instead of the zero frequency first
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], compared: tuple[int, int], backend: Backend, centred: bool = False
+    ) -> None:
+        self.backend = backend
+        self.shape = shape
+        kept = [_central(n, m, centred) for n, m in zip(shape, compared, strict=True)]
+        self.rows, self.columns = (backend.asarray(index) for index in kept)
+
+    def prepare(self, variables: Variables) -> None:
+        return None
+
+    def forward(self, intensity: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        return intensity[:, self.rows[:, None], self.columns[None, :]]
+
+    def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        full = self.backend.zeros((grad.shape[0], *self.shape), grad.dtype)
+        full[:, self.rows[:, None], self.columns[None, :]] = grad
+        return full
+
+
+def _central(n: int, m: int, centred: bool) -> np.ndarray:
+    """(m,) which pixels of n are kept."""
+    index = np.arange(m) + (n - m) // 2
+    return index if centred else (np.fft.ifftshift(index) - n // 2) % n
+
+
+class MatchResample:
+    """I <- R_y I R_x^T (ny nx)/(ky kx): bilinear interpolation that keeps the sum (``simu_match_mode`` resample).
+
+    The middle of pixel i of the measured pattern is at x = (i + 1/2) n/m - 1/2 of the centred simulated one. For
+    n = 2 m that is the sum of blocks of two by two pixels; for n >= 3 m pixels between the samples are not seen.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], compared: tuple[int, int], backend: Backend, centred: bool = False
+    ) -> None:
+        matrices = [interpolation_matrix(n, m) * (n / m) for n, m in zip(shape, compared, strict=True)]
+        self.rows, self.columns = (
+            backend.asarray(matrix if centred else reordered(matrix), backend.real) for matrix in matrices
+        )
+
+    def prepare(self, variables: Variables) -> None:
+        return None
+
+    def forward(self, intensity: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        return self.rows @ intensity @ self.columns.T
+
+    def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        return self.rows.T @ grad @ self.columns
+
+
+class ReflectedBlur(DetectorBlur):
+    """I <- K_y I K_x^T: a Gaussian point spread of the measured pixels, reflected at the rim of the detector
+    (``detector_blur_edge`` reflect).
+
+    K has max(5, 2 round(3 s) + 1) pixels with weights exp(-t^2/2 s^2) that sum to 1. The gradient of s is that of the
+    weights: their number changes in steps.
+    """
+
+    def __init__(self, shape: tuple[int, int], backend: Backend, centred: bool = False) -> None:
+        self.backend = backend
+        self.shape = shape
+        self.centred = centred
+
+    def prepare(self, variables: Variables) -> list[tuple[Array, Array]]:
+        """For y and x: the matrix and its derivative with respect to the width."""
+        width = float(to_host(variables.detector_blur_std)[0])
+        length = max(5, 2 * round(3 * abs(width)) + 1)
+        return [self._matrices(n, width, length) for n in self.shape]
+
+    def _matrices(self, n: int, width: float, length: int) -> tuple[Array, Array]:
+        blur, change = reflected_gaussian(n, abs(width), length)
+        pair = (blur, math.copysign(1.0, width) * change)
+        first, second = (
+            self.backend.asarray(one if self.centred else reordered(one), self.backend.real) for one in pair
+        )
+        return first, second
