@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pypty.params.kinds import ArrayOf, Choice, Number, optional
 from pypty.params.nested import Field, Record, Table, choices
-from pypty.params.parameter import NOT_YET, Parameter
+from pypty.params.parameter import Parameter
 
 _positive = Number(low=0, open_low=True)
 _non_negative = Number(low=0)
