@@ -845,6 +845,12 @@ def test_every_noise_model_gets_on_from_vacuum(algorithm: str, probe: str) -> No
 CONSTANTS: dict[str, Any] = {
     "sequence": [0, 3],
     "constraints": {"objp_postiv": {"relax": 0.5}},
+    "optimizer": "adam",
+    "optimizer_options": {"betas": [0.5, 0.75]},
+    "learning_rates": {"objp": 0.5, "positions": {"lr": 0.25, "start": 3}},
+    "grad_accumulation": 4,
+    "lazy_moments": False,
+    "batch_size": 16,
     "propmethod": "yoshida",
     "puzzle_positions": True,
     "dynamically_resize_yx_object": 2.5,
@@ -941,7 +947,11 @@ def test_a_value_may_vary_in_every_way(parameter: Parameter) -> None:
     ):
         for epoch in (5, 0, 2, 1, 3):
             found, wanted = value_at(name, schedule, epoch), expected if epoch >= 2 else before
-            equal = found == wanted if isinstance(wanted, tuple) else np.array_equal(found, wanted)
+            equal = (
+                str(found) == str(wanted)
+                if isinstance(wanted, (tuple, dict))
+                else np.array_equal(found, wanted)
+            )
             assert equal, (schedule, epoch)
             assert type(found) is type(wanted)
 

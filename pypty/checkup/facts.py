@@ -128,7 +128,7 @@ def gather(setup: Setup, sample: Sample) -> Facts:
     settings, grid = setup.settings, setup.grid
     variables = setup.variables()
     probe = disk = None
-    across, pad = setup.pixels_across, settings["data_pad"]
+    across, pad = setup.seen.pixels_across, settings["data_pad"]
     pixel_1A = (
         across[0] / (grid.shape[0] * grid.pixel_size_A[0]),
         across[1] / (grid.shape[1] * grid.pixel_size_A[1]),

@@ -235,7 +235,7 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
             report.warnings.append(f"{key} is not given: {settings[key]:g} {SCHEMA[key].unit} is assumed")
     rez = settings["rez_pixel_size_A"]
     if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
-        expected = setup.pixels_across[1] * settings["data_resample"] / (rez * setup.grid.shape[1])
+        expected = setup.seen.pixels_across[1] * settings["data_resample"] / (rez * setup.grid.shape[1])
         if abs(settings["pixel_size_x_A"] / expected - 1) > _PIXEL_TOLERANCE:
             report.warnings.append(
                 f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
