@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "Estimate memory and batch size."),
     ):
         sub = add(name, function, text)
-        sub.add_argument("file", help="YAML file with parameters, output folder, or name of a preset")
+        sub.add_argument("file", help="YAML file with parameters, output folder, model file, or name of a preset")
         sub.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter"
         )
@@ -71,9 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
-    from pypty.params.presets import load_preset, read_changes
+    from pypty.importers import parameters_of
+    from pypty.params.presets import read_changes
 
-    return {**load_preset(options.file), **read_changes(options.set)}
+    return {**parameters_of(options.file), **read_changes(options.set)}
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from pypty.importers.imported import Imported
-from pypty.importers.load import load_result, params_from
+from pypty.importers.load import load_result, parameters_of, params_from
 
-__all__ = ["Imported", "load_result", "params_from"]
+__all__ = ["Imported", "load_result", "parameters_of", "params_from"]
