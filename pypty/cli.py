@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "Estimate memory and batch size."),
     ):
         sub = add(name, function, text)
-        sub.add_argument("file", help="YAML file with parameters, output folder, model file, or name of a preset")
+        sub.add_argument(
+            "file", help="YAML file with parameters, output folder, model file, or name of a preset"
+        )
         sub.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter"
         )

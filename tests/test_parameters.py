@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import test_parameters_constraints
 import test_parameters_physics
+import test_parameters_results
 import test_parameters_speed
 from parameter_registry import (
     EFFECTS,
@@ -703,6 +704,7 @@ def test_every_parameter_that_works_is_in_the_registry() -> None:
     assert sorted(EFFECTS) == sorted(AVAILABLE)
     files = {__name__, test_parameters_physics.__name__, test_parameters_constraints.__name__}
     files.add(test_parameters_speed.__name__)
+    files.add(test_parameters_results.__name__)
     assert {entry.test.__module__ for entry in EFFECTS.values()} == files
 
 

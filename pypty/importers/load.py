@@ -20,8 +20,8 @@ from pypty.output.model_file import is_model
 from pypty.params.presets import import_pickle, load_preset, read_yaml, resolve_files
 
 EXPECTED = (
-    "an output folder or model file (model_iter*.h5) of PyPty, a model file of PtyRAD (model_iter*.hdf5), a ptychographic reconstruction of py4DSTEM "
-    "(.h5), or a result of PtychoShelves or fold_slice (.mat)"
+    "an output folder of PyPty, a model file of PyPty (model_iter*.h5) or PtyRAD (model_iter*.hdf5), a ptychographic "
+    "reconstruction of py4DSTEM (.h5), or a result of PtychoShelves or fold_slice (.mat)"
 )
 
 
@@ -31,7 +31,8 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
     Parameters
     ----------
     path : an output folder of PyPty (this one, or 2.2) or a model file of it (``save_iters``), a model file of PtyRAD,
-        an HDF5 file with a ptychographic reconstruction of py4DSTEM, or a .mat file of PtychoShelves or fold_slice; the content decides, not the name
+        an HDF5 file with a ptychographic reconstruction of py4DSTEM, or a .mat file of PtychoShelves or fold_slice; the
+        content decides, not the name
     trust_pickle : read params.pkl of a folder of PyPty 2.2, too (restricted to arrays and plain containers)
 
     Returns

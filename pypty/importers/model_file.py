@@ -33,7 +33,9 @@ def load_model(path: Path) -> Imported:
     }
     unknown = sorted(set(model["settings"]) - set(SCHEMA))
     if unknown:
-        _log.warning("%s: parameters that this version does not know are left out: %s", path, ", ".join(unknown))
+        _log.warning(
+            "%s: parameters that this version does not know are left out: %s", path, ", ".join(unknown)
+        )
     for name in BLOCKS:
         settings.pop(name, None)
     settings.update({name: model[name] for name in _BESIDE if name in model})

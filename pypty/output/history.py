@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -84,13 +85,14 @@ class History:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> History:
         """Inverse of :meth:`arrays`; raises KeyError where something is missing."""
-        plain = {name: array for name, array in arrays.items() if "/" not in name and name != "optimizer"}
-        grouped: dict[str, dict[str, np.ndarray]] = {name: {} for name in (*_BY_NAME, "convergence")}
+        grouped: dict[str, Any] = {name: {} for name in (*_BY_NAME, "convergence")}
+        known = {item.name for item in fields(cls)} - {*grouped, "optimizer"}
+        plain: dict[str, Any] = {name: array for name, array in arrays.items() if name in known}
         for path, array in arrays.items():
             group, separator, name = path.partition("/")
-            if separator:
+            if separator and group in grouped:
                 grouped[group][name] = array
-        missing = {"epochs", "loss", "sse"} - set(plain)
+        missing = known - set(plain)
         if missing:
             raise KeyError(f"it has no history of {', '.join(sorted(missing))}")
         optimizer = tuple(bytes(name).decode() for name in arrays["optimizer"])

@@ -67,7 +67,9 @@ def object_images(
 
     def over_slices(stack: np.ndarray, how: str) -> np.ndarray:
         """The last three axes are slices, y, x."""
-        return {"zsum": np.sum, "zmean": np.mean, "zprod": np.prod}[how](stack, axis=-3)
+        if how == "zprod":
+            return stack.prod(axis=-3)
+        return stack.sum(axis=-3) if how == "zsum" else stack.mean(axis=-3)
 
     modes, slices = n_modes > 1, n_slices > 1
     if 2 in dimensions and not slices:
@@ -91,7 +93,9 @@ def object_images(
 def side_by_side(name: str, modes: np.ndarray) -> Image:
     """Amplitudes of waves ([planes,] modes, y, x), the modes beside each other: ([planes,] y, modes x)."""
     moved = np.moveaxis(np.abs(modes), -3, -2)
-    return Image(name, moved.reshape(*moved.shape[:-2], -1), "ZYX" if modes.ndim == 4 else "YX", "sqrt(counts)")
+    return Image(
+        name, moved.reshape(*moved.shape[:-2], -1), "ZYX" if modes.ndim == 4 else "YX", "sqrt(counts)"
+    )
 
 
 def scaled(pixels: np.ndarray, bit: str) -> np.ndarray:
@@ -130,7 +134,8 @@ def write_tiff(
     metadata: dict[str, object] = {
         "axes": image.axes,
         "unit": "nm",
-        "Info": f"{image.name}: values from {low:.9g} to {high:.9g} {image.unit}".rstrip() + f"; stored: {bit}",
+        "Info": f"{image.name}: values from {low:.9g} to {high:.9g} {image.unit}".rstrip()
+        + f"; stored: {bit}",
     }
     if "Z" in image.axes and spacing_A:
         metadata["spacing"] = spacing_A / _A_PER_NM

@@ -29,7 +29,9 @@ def check_results(settings: Settings, report: Report) -> None:
             "'%Y-%m-%d'",
         )
     for key, text in (("prefix", settings["prefix"]), ("postfix", settings["postfix"])):
-        wrong = sorted({character for character in text if character in FORBIDDEN or ord(character) < ord(" ")})
+        wrong = sorted(
+            {character for character in text if character in FORBIDDEN or ord(character) < ord(" ")}
+        )
         if wrong:
             report.add(
                 key,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from pypty.plots.figures import _DPI, Lengths, NotebookFigure, add_scale_bar
@@ -41,11 +42,12 @@ def plot_forward(
     ----------
     pixel_mrad : (ky, kx) of a pixel of the patterns; None for images of the near field
     """
-    figure = NotebookFigure(figsize=(15.0, 3.1 * len(passes)), dpi=_DPI * 2 // 3, layout="constrained")
+    figure = NotebookFigure(figsize=(15.0, 2.9 * len(passes)), dpi=_DPI * 2 // 3, layout="constrained")
     panels = figure.subplots(len(passes), 5, squeeze=False)
     for row, one in zip(panels, passes, strict=True):
         _real(figure, row[0], one.probe_intensity, pixel_size_A, "inferno", "counts")
-        row[0].set_title(f"pattern {one.index}: probe intensity")
+        row[0].set_title("probe intensity")
+        row[0].set_ylabel(f"pattern {one.index}")
         _real(figure, row[1], one.amplitude, pixel_size_A, "gray", "")
         row[1].set_title("object amplitude")
         _real(figure, row[2], one.phase, pixel_size_A, "gray", "rad")
@@ -65,8 +67,14 @@ def plot_forward(
 def _real(
     figure: Figure, axes: Axes, image: np.ndarray, pixel_size_A: Lengths, colours: str, unit: str
 ) -> None:
+    low, high = np.percentile(image, (0.2, 99.8))
     shown = axes.imshow(
-        image, cmap=colours, interpolation="nearest", aspect=pixel_size_A[0] / pixel_size_A[1]
+        image,
+        cmap=colours,
+        vmin=low,
+        vmax=max(high, low + 1e-12),
+        interpolation="nearest",
+        aspect=pixel_size_A[0] / pixel_size_A[1],
     )
     axes.set_xticks([])
     axes.set_yticks([])
@@ -84,7 +92,9 @@ def _pattern(
         (ny - ny // 2 - 0.5) * py,
         (-(ny // 2) - 0.5) * py,
     )
-    shown = axes.imshow(root, cmap="magma", vmin=0, vmax=high, interpolation="nearest", extent=edges)
+    shown = axes.imshow(
+        root, cmap="magma", norm=PowerNorm(0.5, 0, high), interpolation="nearest", extent=edges
+    )
     axes.set_aspect("equal")
     axes.set_xlabel("kx / mrad" if pixel_mrad else "x / px")
     axes.set_ylabel("ky / mrad" if pixel_mrad else "y / px")

@@ -13,8 +13,8 @@ def knee_index(values: np.ndarray) -> int:
     """Index of the knee of a series (n,): what comes before it would hide what comes after.
 
     The knee of a curve is where it is farthest from its chord, both axes scaled to 1 (Satopaa et al., ICDCSW 2011). A
-    curve that falls by less than a factor of two is cut twice; a positive one is looked at on a logarithmic scale, unless
-    that cuts hardly anything.
+    curve that falls by less than a factor of two is cut twice; a positive one is looked at on a logarithmic scale,
+    unless that cuts hardly anything.
     """
     values = np.asarray(values, float)
     if len(values) < _FEWEST or np.ptp(values) == 0:

@@ -10,7 +10,7 @@ from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from pypty.plots.figures import _DPI, NotebookFigure, plot_positions
+from pypty.plots.figures import _DPI, Lengths, NotebookFigure, plot_positions
 
 _STEPS = 9
 _SMALL_MRAD = 1e-3
@@ -51,7 +51,7 @@ def plot_grouping(
     return figure
 
 
-def plot_scan_positions(positions: np.ndarray, start: np.ndarray, pixel_size_A: Sequence[float]) -> Figure:
+def plot_scan_positions(positions: np.ndarray, start: np.ndarray, pixel_size_A: Lengths) -> Figure:
     """Positions in Å at the start and now; an arrow from the first to the tenth shows the way of the scan."""
     figure = NotebookFigure(figsize=(5.4, 5.0), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -76,24 +76,42 @@ def plot_tilts(positions_A: np.ndarray, tilts_mrad: np.ndarray) -> Figure:
     figure = NotebookFigure(figsize=(5.8, 4.8), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     mean = tilts_mrad.mean(axis=0)
-    if len(tilts_mrad) == 1:
-        positions_A = positions_A.mean(axis=0, keepdims=True)
     if (np.abs(tilts_mrad) < _SMALL_MRAD).all():
         text = f"tilts are below {_SMALL_MRAD:g} mrad"
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
         axes.set_xticks([])
         axes.set_yticks([])
+    elif len(tilts_mrad) == 1:
+        _draw_tilt(axes, *mean)
     else:
         every = -(-len(positions_A) // _MOST_POINTS)
         points, tilts = positions_A[::every], tilts_mrad[::every]
         size = np.hypot(tilts[:, 0], tilts[:, 1])
         arrows = axes.quiver(
-            points[:, 1], points[:, 0], tilts[:, 1], -tilts[:, 0], size, angles="uv", pivot="mid", cmap="viridis"
+            points[:, 1],
+            points[:, 0],
+            tilts[:, 1],
+            -tilts[:, 0],
+            size,
+            angles="uv",
+            pivot="mid",
+            cmap="viridis",
         )
         figure.colorbar(arrows, ax=axes, label="tilt / mrad")
         _frame(axes, positions_A)
     axes.set_title(f"tilt of the specimen: mean [y, x] = [{mean[0]:.3g}, {mean[1]:.3g}] mrad")
     return figure
+
+
+def _draw_tilt(axes: Axes, y: float, x: float) -> None:
+    """One tilt as an arrow from the axis of the beam, mrad."""
+    arrow = {"arrowstyle": "->", "color": "C0", "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (x, y), (0, 0), arrowprops=arrow)
+    reach = 1.2 * max(abs(x), abs(y))
+    axes.set(xlim=(-reach, reach), ylim=(reach, -reach), xlabel="tilt x / mrad", ylabel="tilt y / mrad")
+    axes.set_aspect("equal")
+    axes.axhline(0, color="0.8", linewidth=0.8)
+    axes.axvline(0, color="0.8", linewidth=0.8)
 
 
 def _frame(axes: Axes, positions_A: np.ndarray, least: float = 0.0) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from pypty.plots.figures import _DPI, NotebookFigure
 from pypty.plots.knee import knee_index
@@ -16,7 +16,9 @@ from pypty.plots.knee import knee_index
 _LAST = 10
 _ENOUGH = 20
 _DECADE = 3.0
-"""An axis that spans less than this factor is labelled as a linear one is."""
+"""An axis that spans less than this factor is linear."""
+_LABELLED = (2.5, 0.6)
+"""Decades below which some, and all, of the ticks between powers of ten are labelled."""
 
 
 class Series(Protocol):
@@ -46,7 +48,7 @@ def plot_loss_history(history: Series) -> Figure:
     draw_loss(axes, history)
     n = len(history.epochs)
     if n > _ENOUGH:
-        inset = axes.inset_axes((0.52, 0.42, 0.45, 0.42))
+        inset = axes.inset_axes((0.52, 0.32, 0.45, 0.4))
         inset.plot(history.epochs[-_LAST:], history.loss[-_LAST:], ".-", color="C0", linewidth=1)
         inset.set_title(f"last {_LAST} epochs", fontsize=8)
         inset.tick_params(labelsize=7)
@@ -208,13 +210,12 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
     """Logarithmic where all is positive and spans enough to be read on such an axis."""
     if len(values) and values.min() > 0 and values.max() > _DECADE * values.min():
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if values.max() < 100 * values.min() else None))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=_LABELLED))
+        axes.tick_params(axis="y", which="minor", labelsize=7)
 
 
 def _nothing(axes: Axes, why: str) -> None:
     """An empty panel says so."""
     axes.grid(False)
-    axes.set_yticks([])
-    axes.set_xticks([])
+    axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="0.4")

@@ -26,6 +26,7 @@ from pypty.output.snapshot import Snapshot
 from pypty.params.results import is_named
 
 _log = logging.getLogger(__name__)
+_NOT_DRAWN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 _HOLDS_A_RESULT = ("resume.h5", "co.npy", "params.yaml")
 
 
@@ -123,7 +124,7 @@ class Saver:
             name = f"{stem}.png" if stem == "summary_pos_grouping" else snapshot.name(stem, ".png")
             try:
                 figure = draw()
-            except Exception as error:  # a figure is no reason to end a run of hours
+            except _NOT_DRAWN as error:  # a figure is no reason to end a run of hours
                 _log.warning("%s could not be drawn: %s", name, error, exc_info=True)
                 continue
             with atomic(self.folder / name) as temporary:
@@ -180,7 +181,9 @@ def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
         "device": run.setup.backend.name,
         "written": datetime.now().astimezone().isoformat(timespec="seconds"),
         "elapsed_s": round(float(run.state.elapsed_s), 3),
-        "data": str(Path(data).expanduser().resolve()) if settings["dataset"] is None and data else "in memory",
+        "data": str(Path(data).expanduser().resolve())
+        if settings["dataset"] is None and data
+        else "in memory",
         "data_fingerprint": run.data_fingerprint,
         "start": origins,
         "earlier_epochs": settings.first_epoch,
