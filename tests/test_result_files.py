@@ -173,6 +173,17 @@ def test_saving_does_not_change_the_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain.loss, saved.loss)
 
 
+def test_results_of_a_device_are_host_arrays(device: None, tmp_path: Path) -> None:
+    """With the stand-in for CuPy, which refuses to mix its arrays with those of NumPy."""
+    everything = {"save_result": ["model", "optim_state", "objp", "probe_prop"], "selected_figs": ["forward"]}
+    run = {"output_folder": str(tmp_path), "save_iters": 2, "epoch_max": 2, **everything}
+    result = pypty.run(two_slices(backend="gpu", compute_batch=10, **run))
+    model = read_model(tmp_path / "model_iter0002.h5")
+    np.testing.assert_array_equal(model["obj"], result.obj)
+    assert model["optimizer"] and (tmp_path / "summary_forward_pass_iter0002.png").is_file()
+    assert (tmp_path / "probe_prop_amp_08bit_iter0002.tif").is_file()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

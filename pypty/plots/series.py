@@ -207,8 +207,9 @@ def _label(axes: Axes, label: str, title: str) -> None:
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic where all is positive and spans enough to be read on such an axis."""
-    if len(values) and values.min() > 0 and values.max() > _DECADE * values.min():
+    """Logarithmic where nothing is negative, and what is not zero spans enough to be read on such an axis."""
+    shown = values[values > 0]
+    if len(shown) and values.min() >= 0 and shown.max() > _DECADE * shown.min():
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=_LABELLED))
         axes.tick_params(axis="y", which="minor", labelsize=7)
