@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from matplotlib.figure import Figure
 from problems import N_PATTERNS, SIDE, every_block, patterns, small_params, two_slices
 
 import pypty
@@ -165,7 +166,13 @@ def test_a_resumed_run_names_its_parent_and_its_start(tmp_path: Path) -> None:
     np.testing.assert_allclose(model["start_positions_A"], first.start_positions * 0.4)
 
 
-def test_saving_does_not_change_the_numbers(tmp_path: Path) -> None:
+@pytest.fixture
+def blank_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure of the forward pass is computed, but not drawn, which takes a second."""
+    monkeypatch.setattr("pypty.saving.figures.plot_forward", lambda *given: Figure())
+
+
+def test_saving_does_not_change_the_numbers(tmp_path: Path, blank_paper: None) -> None:
     everything = {"save_iters": 2, "selected_figs": ["forward"], "save_result": ["model", "probe_prop"]}
     plain = pypty.run(small_params())
     saved = pypty.run(small_params(output_folder=str(tmp_path), **everything))
@@ -173,7 +180,7 @@ def test_saving_does_not_change_the_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain.loss, saved.loss)
 
 
-def test_results_of_a_device_are_host_arrays(device: None, tmp_path: Path) -> None:
+def test_results_of_a_device_are_host_arrays(device: None, tmp_path: Path, blank_paper: None) -> None:
     """With the stand-in for CuPy, which refuses to mix its arrays with those of NumPy."""
     everything = {"save_result": ["model", "optim_state", "objp", "probe_prop"], "selected_figs": ["forward"]}
     run = {"output_folder": str(tmp_path), "save_iters": 2, "epoch_max": 2, **everything}
