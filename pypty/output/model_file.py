@@ -15,7 +15,7 @@ from pypty.errors import CheckpointError, ParameterError
 from pypty.model.variables import BLOCKS
 from pypty.output.files import atomic
 from pypty.output.history import History
-from pypty.output.settings_file import plain_value
+from pypty.output.settings_file import yaml_value
 from pypty.output.snapshot import Snapshot
 from pypty.params.presets import read_value
 
@@ -79,7 +79,7 @@ def write_model(path: Path, snapshot: Snapshot) -> Path:
             _dataset(file, f"history/{name}", array)
         file["history"].attrs["loss"] = "before the update of each epoch"
         _write_settings(file, snapshot.settings)
-        file["provenance"] = yaml.safe_dump(plain_value(snapshot.provenance), sort_keys=False)
+        file["provenance"] = yaml.safe_dump(yaml_value(snapshot.provenance), sort_keys=False)
         for name, array in snapshot.optimizer_state.items():
             _dataset(file, f"optimizer/{name}", array)
     return path
@@ -166,7 +166,7 @@ def _write_settings(file: Any, settings: Mapping[str, Any]) -> None:
             continue
         large = isinstance(value, np.ndarray) and (value.size > _INLINE or value.dtype.kind == "c")
         if not large:
-            plain[name] = plain_value(value)
+            plain[name] = yaml_value(value)
         elif value.size <= _LARGEST:
             _dataset(file, f"settings_arrays/{name}", value)
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)

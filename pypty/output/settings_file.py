@@ -49,17 +49,17 @@ def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
         return False
     if isinstance(value, np.ndarray) and (value.size > _INLINE or value.dtype.kind == "c"):
         return _array_file(folder, name, value)
-    return plain_value(value)
+    return yaml_value(value)
 
 
-def plain_value(value: Any) -> Any:
+def yaml_value(value: Any) -> Any:
     """``value`` in the types that YAML has; what has no place there becomes its text."""
     if isinstance(value, (np.ndarray, np.generic)):
-        return plain_value(value.tolist())
+        return yaml_value(value.tolist())
     if isinstance(value, Mapping):
-        return {plain_value(key): plain_value(item) for key, item in value.items()}
+        return {yaml_value(key): yaml_value(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [plain_value(item) for item in value]
+        return [yaml_value(item) for item in value]
     if isinstance(value, np.dtype):
         return value.name
     plain = value is None or type(value) in (bool, int, float, str)
