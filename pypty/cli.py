@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(name, function, text)
         sub.add_argument(
             "file",
-            help="YAML file with parameters, output folder, name of a preset, or parameter file of PtyRAD",
+            help="YAML file with parameters, output folder, model file, name of a preset, or parameter file of PtyRAD",
         )
         sub.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter"

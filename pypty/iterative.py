@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +16,7 @@ from pypty._version import __version__
 from pypty.engine.folder import TEXT_LOG, RunFolder
 from pypty.engine.loop import Reconstruction
 from pypty.engine.memory import MemoryPlan
-from pypty.engine.prepare import Params, inspect, prepare, read
+from pypty.engine.prepare import Params, inspect, prepare
 from pypty.engine.problem import refined_blocks
 from pypty.engine.progress import Reporter
 from pypty.engine.resume import read_resume
@@ -21,10 +24,13 @@ from pypty.engine.sequences import check_inside
 from pypty.engine.setup import Setup
 from pypty.engine.state import State
 from pypty.errors import PyptyError, ResourceError
+from pypty.importers import parameters_of
 from pypty.model.variables import to_public
 from pypty.output.files import make_folder
+from pypty.output.history import History
 from pypty.params.report import Report
 from pypty.result import Evaluation, Result
+from pypty.saving import Saver, result_folder
 
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 
@@ -36,8 +42,8 @@ def run(params: Params) -> Result:
 
     Parameters
     ----------
-    params : dict of parameters (``pypty explain KEY``, docs/parameters.md), or the path of a preset file or
-        output folder
+    params : dict of parameters (``pypty explain KEY``, docs/parameters.md), or the path of a preset file, of an output
+        folder, or of a model file (model_iter*.h5), from which the run goes on
 
     Returns
     -------
@@ -54,7 +60,7 @@ def run(params: Params) -> Result:
 
     Interrupting it (Ctrl-C, or the stop button of a notebook) ends it after the last full epoch.
     """
-    setup = prepare(params)
+    setup = prepare(_read(params))
     try:
         return _run(setup)
     except MemoryError as error:
@@ -67,16 +73,21 @@ def run(params: Params) -> Result:
         setup.close()
 
 
+def _read(params: Params) -> Mapping[str, Any]:
+    """The parameters as a mapping: a dict as it is, a path read from its file."""
+    return parameters_of(params) if isinstance(params, (str, Path)) else params
+
+
 def _run(setup: Setup) -> Result:
     settings = setup.settings
-    path = Path(settings["output_folder"]).expanduser() if settings["output_folder"] else None
+    path = result_folder(setup, datetime.now())
     if path is not None and settings["resume"]:
         resumed = read_resume(path, setup)
         reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
     else:
         reconstruction = Reconstruction(setup, State(setup.variables(), settings.first_epoch))
     state = reconstruction.state
-    folder = RunFolder(path, reconstruction, __version__) if path is not None else None
+    folder = _folder(path, reconstruction) if path is not None else None
     log_file = make_folder(path) / TEXT_LOG if path is not None else None
     with Reporter(settings["print_flag"], state.epoch, settings["epoch_max"], log_file) as reporter:
         for note in settings.notes:
@@ -96,6 +107,12 @@ def _run(setup: Setup) -> Result:
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
     return result_of(reconstruction, path)
+
+
+def _folder(path: Path, reconstruction: Reconstruction) -> RunFolder:
+    """The output folder, with results every ``save_iters`` epochs."""
+    saver = Saver(reconstruction, path, path if reconstruction.settings["resume"] else None)
+    return RunFolder(path, reconstruction, __version__, lambda last: saver(reconstruction.batches, last))
 
 
 def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Result:
@@ -121,6 +138,7 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Res
         ),
         settings=reconstruction.settings.record(),
         folder=folder,
+        history=History.of(state.records),
     )
 
 
@@ -135,7 +153,7 @@ def evaluate(params: Params) -> Evaluation:
     ParameterError
         With every problem of the parameters and the data.
     """
-    setup = prepare(params)
+    setup = prepare(_read(params))
     try:
         variables = setup.variables()
         problem = Reconstruction(setup, State(variables, setup.settings.first_epoch)).problem(
@@ -165,7 +183,7 @@ def simulate(params: Params) -> np.ndarray:
     ParameterError
         With every problem of the parameters.
     """
-    setup = prepare(params, needs_data=False)
+    setup = prepare(_read(params), needs_data=False)
     try:
         variables = setup.variables()
         without_data = dataclasses.replace(setup, source=None)
@@ -185,7 +203,7 @@ def check(params: Params) -> Report:
     -------
     Report: true when a reconstruction could start; printing it lists problems and warnings
     """
-    report, setup = inspect(params)
+    report, setup = inspect(_read(params))
     if setup is not None:
         setup.close()
     return report
@@ -203,7 +221,7 @@ def plan(params: Params, show: bool = True) -> MemoryPlan:
     ParameterError
         With every problem of the parameters and the data.
     """
-    setup = prepare(params, read_data=False)
+    setup = prepare(_read(params), read_data=False)
     setup.close()
     if show:
         sys.stdout.write(f"{setup.plan}\n")
@@ -212,4 +230,4 @@ def plan(params: Params, show: bool = True) -> MemoryPlan:
 
 def resume(folder: str | Path, **changes: object) -> Result:
     """Continue the reconstruction in ``folder`` exactly where it was; ``changes`` replace parameters."""
-    return run({**read(folder), "output_folder": str(folder), **changes, "resume": True})
+    return run({**_read(folder), "output_folder": str(folder), **changes, "resume": True})

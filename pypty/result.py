@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import numpy as np
 
 from pypty.errors import CheckpointError
 from pypty.output.files import atomic
+from pypty.output.history import History
+from pypty.output.model_file import arrays_below
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,6 +79,7 @@ class Result:
     decisions : what the engine decided by itself, with the epoch
     settings : the parameters used
     folder : the output folder, or None
+    history : everything that is recorded per epoch (learning rates, validation, convergence, norms, ...)
     """
 
     obj: np.ndarray
@@ -97,6 +101,22 @@ class Result:
     decisions: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    history: History = field(default_factory=lambda: History.of(()))
+
+    @property
+    def learning_rates(self) -> Mapping[str, np.ndarray]:
+        """(epochs,) of every unknown that had one, in the units of the parameter; empty for L-BFGS."""
+        return self.history.learning_rates
+
+    @property
+    def validation(self) -> np.ndarray:
+        """(epochs,) loss of the held-out patterns, per pattern, after each epoch; NaN where there are none."""
+        return self.history.validation
+
+    @property
+    def convergence(self) -> Mapping[str, np.ndarray]:
+        """(k, 2) epoch and value of every metric of ``convergence_monitor`` (docs/monitoring.md)."""
+        return self.history.convergence
 
     @property
     def phase(self) -> np.ndarray:
@@ -134,6 +154,8 @@ class Result:
             file.attrs["stop_reason"] = self.stop_reason
             file.attrs["warnings"] = json.dumps(self.warnings)
             file.attrs["decisions"] = json.dumps(self.decisions)
+            for name, series in self.history.arrays().items():
+                file[f"history/{name}"] = series
             group = file.create_group("settings")
             for name, value in self.settings.items():
                 _write_setting(group, name, value)
@@ -156,8 +178,10 @@ class Result:
                     name: item.asstr()[()] if item.dtype.kind == "O" else item[()]
                     for name, item in file["settings"].items()
                 }
+                history = arrays_below(file["history"]) if "history" in file else None
                 return cls(
                     **arrays,
+                    history=History.of(()) if history is None else History.from_arrays(history),
                     stop_reason=str(file.attrs["stop_reason"]),
                     warnings=tuple(json.loads(file.attrs["warnings"])),
                     decisions=tuple(json.loads(file.attrs.get("decisions", "[]"))),
@@ -171,6 +195,17 @@ class Result:
         from pypty.plots.overview import plot_result
 
         return plot_result(self)
+
+    def plot_convergence(self, dynamic: bool = False) -> Figure:
+        """Loss, changes of object, probe and positions, tilts, rates and slice distance over the epochs.
+
+        Parameters
+        ----------
+        dynamic : falling curves begin at their knee
+        """
+        from pypty.plots.series import plot_convergence
+
+        return plot_convergence(self.history, dynamic)
 
 
 def _write_setting(group: Any, name: str, value: Any) -> None:

@@ -23,7 +23,7 @@ ALLOWED = {
     "objective": {"backend", "optics", "data", "model"},
     "constraints": {"backend", "optics", "model"},
     "optimize": {"backend"},
-    "output": {"backend", "params", "model"},
+    "output": {"backend", "optics", "params", "model"},
     "engine": {
         "backend",
         "optics",
@@ -76,8 +76,9 @@ ALLOWED = {
     "vaa": {"backend", "data", "experiment", "optics", "output", "params", "plots"},
     "se": {"backend", "data", "direct", "experiment", "optics", "output", "params", "plots"},
     # The user's edge: imported by nobody below it.
+    "saving": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
     "result": {"output", "plots"},
-    "iterative": {"data", "engine", "model", "output", "params", "result", "_version"},
+    "iterative": {"data", "engine", "importers", "model", "output", "params", "result", "saving", "_version"},
     "quality": set(),
     "plots": set(),
     "demo": {"data", "iterative", "params", "plots", "quality", "result"},
@@ -90,7 +91,7 @@ ALLOWED = {
 ONLY_IN = {
     "cupy": {"backend"},
     "cupyx": {"backend"},
-    "matplotlib": {"plots", "result"},  # result: for type hints only
+    "matplotlib": {"plots", "result", "saving"},  # result, saving: for type hints only
     "h5py": {
         "data",
         "engine",

@@ -19,6 +19,7 @@ import test_parameters_losses
 import test_parameters_model
 import test_parameters_physics
 import test_parameters_projections
+import test_parameters_results
 import test_parameters_speed
 from parameter_registry import (
     EFFECTS,
@@ -64,6 +65,7 @@ OTHER_FILES = (
     test_parameters_model,
     test_parameters_physics,
     test_parameters_projections,
+    test_parameters_results,
     test_parameters_speed,
 )
 AVAILABLE = [name for name, parameter in SCHEMA.items() if parameter.status == ""]

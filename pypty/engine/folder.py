@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pypty.engine.loop import Reconstruction
@@ -24,14 +25,26 @@ _QUICK_S = 1.0
 _PAUSE = 4.0
 """A resume.h5 that takes longer than _QUICK_S to write is not written again before this many times as long."""
 
+Save = Callable[[bool], None]
+"""Called after every epoch, and with True at the end: writes the results that are due."""
+
+
+def _no_results(last: bool) -> None:
+    """Nothing but the state is written."""
+
 
 class RunFolder:
     """Writes checkpoints, the loss log and resume.h5 as epochs pass.
 
     Everything in it is replaced in one step, file by file, so that a kill leaves a folder that loads.
+
+    Parameters
+    ----------
+    save : writes results for people (``save_iters``), from above this room
     """
 
-    def __init__(self, path: Path, run: Reconstruction, version: str) -> None:
+    def __init__(self, path: Path, run: Reconstruction, version: str, save: Save = _no_results) -> None:
+        self.save = save
         self.path = path
         self.run = run
         self.version = version
@@ -62,11 +75,13 @@ class RunFolder:
         if every and record.epoch % every == 0:
             write_numbered(self.path, self.run.state.variables, record.epoch, record.blocks)
         self._write_log()
+        self.save(False)
 
     def close(self) -> None:
         """Write the final state."""
         self._write_state()
         self._write_log()
+        self.save(True)
 
     def _names(self) -> list[str]:
         """The blocks that this reconstruction has; a distance after a single slice that is not used is none."""

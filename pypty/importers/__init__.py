@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pypty.importers.imported import Imported
-from pypty.importers.load import load_result, params_from
+from pypty.importers.load import load_result, parameters_of, params_from
 from pypty.importers.ptyrad_params import load_params, translate, translate_file
 from pypty.importers.translation import Translation
 
@@ -12,6 +12,7 @@ __all__ = [
     "Translation",
     "load_params",
     "load_result",
+    "parameters_of",
     "params_from",
     "translate",
     "translate_file",

@@ -11,13 +11,13 @@ import numpy as np
 import yaml
 
 from pypty.errors import ParameterError
+from pypty.importers.load import parameters_of
 from pypty.importers.ptyrad_defaults import GROUPS
 from pypty.importers.ptyrad_file import is_ptyrad_content, read_file
 from pypty.importers.ptyrad_params import translate
 from pypty.importers.translation import Translation
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.output.settings_file import yaml_value
-from pypty.params.presets import load_preset
 
 _SUFFIXES = (".yml", ".yaml", ".toml", ".json", ".py")
 _INLINE = 16
@@ -57,7 +57,8 @@ def convert_command(options: argparse.Namespace, changes: Mapping[str, Any]) -> 
 
 
 def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Parameters of a preset, an output folder, or a parameter file of PtyRAD, and what there is to say about them.
+    """Parameters of a preset, an output folder, a result file or a parameter file of PtyRAD, and what there is to say
+    about them.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, 
             return found.params, f"{source}: parameters of PtyRAD.\n{found.report()}"
         if path.suffix.lower() == ".toml":
             raise ParameterError(f"{source!r} is no parameter file of PtyRAD; those of pypty are YAML")
-    return {**load_preset(source), **changes}, ""
+    return {**parameters_of(source), **changes}, ""
 
 
 def _translated(source: str, content: Mapping[str, Any], changes: Mapping[str, Any]) -> Translation:

@@ -10,16 +10,18 @@ import h5py
 from pypty.errors import DataError
 from pypty.importers.hdf5 import opened
 from pypty.importers.imported import Imported
+from pypty.importers.model_file import load_model
 from pypty.importers.ptychoshelves import VARIABLES, load_ptychoshelves
 from pypty.importers.ptyrad import is_ptyrad, load_ptyrad
 from pypty.importers.ptyrad_settings import params_from_ptyrad
 from pypty.importers.py4dstem import find_reconstruction, load_py4dstem
 from pypty.importers.pypty_folder import folder_params, known_params, load_folder
-from pypty.params.presets import import_pickle, read_yaml, resolve_files
+from pypty.output.model_file import is_model
+from pypty.params.presets import import_pickle, load_preset, read_yaml, resolve_files
 
 EXPECTED = (
-    "an output folder of PyPty, a model file of PtyRAD (model_iter*.hdf5), a ptychographic reconstruction of py4DSTEM "
-    "(.h5), or a result of PtychoShelves or fold_slice (.mat)"
+    "an output folder of PyPty, a model file of PyPty (model_iter*.h5) or PtyRAD (model_iter*.hdf5), a ptychographic "
+    "reconstruction of py4DSTEM (.h5), or a result of PtychoShelves or fold_slice (.mat)"
 )
 
 
@@ -28,8 +30,9 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
 
     Parameters
     ----------
-    path : an output folder of PyPty (this one, or 2.2), a model file of PtyRAD, an HDF5 file with a ptychographic
-        reconstruction of py4DSTEM, or a .mat file of PtychoShelves or fold_slice; the content decides, not the name
+    path : an output folder of PyPty (this one, or 2.2) or a model file of it (``save_iters``), a model file of PtyRAD,
+        an HDF5 file with a ptychographic reconstruction of py4DSTEM, or a .mat file of PtychoShelves or fold_slice; the
+        content decides, not the name
     trust_pickle : read params.pkl of a folder of PyPty 2.2, too (restricted to arrays and plain containers)
 
     Returns
@@ -49,6 +52,8 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
     if h5py.is_hdf5(path):
         with opened(path, EXPECTED) as file:
             kind = _kind(file)
+        if kind == "PyPty":
+            return load_model(path)
         if kind == "PtyRAD":
             return load_ptyrad(path)
         if kind == "py4DSTEM":
@@ -97,6 +102,14 @@ def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:
     return load_result(path, trust_pickle).params()
 
 
+def parameters_of(source: str | Path) -> dict[str, Any]:
+    """Parameters of a preset, a parameter file or an output folder; of a result file (HDF5), to go on from it."""
+    path = Path(source).expanduser()
+    if path.is_file() and h5py.is_hdf5(path):
+        return load_result(path).params()
+    return load_preset(source)
+
+
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.exists():
@@ -105,6 +118,8 @@ def _existing(path: str | Path) -> Path:
 
 
 def _kind(file: h5py.File) -> str:
+    if is_model(file):
+        return "PyPty"
     if is_ptyrad(file):
         return "PtyRAD"
     if any(name in file for name in VARIABLES):

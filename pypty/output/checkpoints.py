@@ -32,7 +32,7 @@ FILES: Mapping[str, str] = MappingProxyType(
 )
 """Latest state of each block. (PyPty has no names for slice distances and the width of the blur: cd, cw are ours.)"""
 
-_MADE_THE_START: Mapping[str, Any] = MappingProxyType(
+MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {
         "positions_correction": None,
         "extra_probe_defocus": 0.0,
@@ -116,7 +116,7 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
         out["probe"] = from_averaged_modes(out["probe"], out["obj"])
     if "detector_blur_std" in out:
         out["detector_blur_std"] = abs(float(out["detector_blur_std"][0]))
-    out.update(skip_preprocessing=True, **_MADE_THE_START)
+    out.update(skip_preprocessing=True, **MADE_THE_START)
     out["epoch_prev"] = _epochs_done(folder / "loss.csv")
     return out
 

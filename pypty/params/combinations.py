@@ -10,6 +10,7 @@ from pypty.params.kinds import brief
 from pypty.params.model_checks import check_model
 from pypty.params.parameter import NOT_YET
 from pypty.params.report import Report
+from pypty.params.results import check_results
 from pypty.params.schedule import Constant, Schedule
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
@@ -100,6 +101,7 @@ def check_combinations(settings: Settings, report: Report) -> None:
     _check_slices(settings, report)
     _check_images(settings, report)
     check_model(settings, report)
+    check_results(settings, report)
 
 
 def _check_images(settings: Settings, report: Report) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pypty.params.kinds import Anything, Either, Flag, Number, Text
 from pypty.params.nested import Field, Record, Words
-from pypty.params.parameter import NOT_YET, RECORDED, Parameter
+from pypty.params.parameter import RECORDED, Parameter
 
 _natural = Number(low=0, integer=True)
 
@@ -26,20 +26,19 @@ RESULT_MODES = Record((
 
 RESULTS = (
     Parameter("save_iters", 0, _natural, "epochs", "Every so many epochs write what save_result and selected_figs "
-              "name; 0 = never.", when="output_folder is given", status=NOT_YET),
+              "name; 0 = never.", when="output_folder is given"),
     Parameter("save_result", ("model", "objp"), Words(SAVED), "", "Which results: model (HDF5 with everything and "
               "where it comes from), images of obja, objp, probe, probe_prop, and the optimiser's state in the model.",
-              when="save_iters is not 0", status=NOT_YET),
+              when="save_iters is not 0"),
     Parameter("result_modes", {}, RESULT_MODES, "", "Which images (TIFF, calibrated): dimensions, field of view, "
-              "depth.", when="save_iters is not 0", status=NOT_YET),
+              "depth.", when="save_iters is not 0"),
     Parameter("selected_figs", ("convergence", "forward", "probe_r_amp", "pos"), Words(FIGURES), "", "Which figures.",
-              when="save_iters is not 0", status=NOT_YET),
+              when="save_iters is not 0"),
     Parameter("recon_dir_affixes", (), Words(AFFIXES), "", "Results go into a folder inside output_folder that is "
-              "named after these settings; none = output_folder itself.", when="output_folder is given",
-              status=NOT_YET),
+              "named after these settings; none = output_folder itself.", when="output_folder is given"),
     Parameter("prefix_time", False, Either((Flag(), Text())), "", "That name begins with the date (True or 'date'), "
-              "'time', 'datetime', or a format that begins with %.", when="output_folder is given", status=NOT_YET),
-    Parameter("prefix", "", Text(), "", "Put before that name.", when="output_folder is given", status=NOT_YET),
-    Parameter("postfix", "", Text(), "", "Put after that name.", when="output_folder is given", status=NOT_YET),
+              "'time', 'datetime', or a format that begins with %.", when="output_folder is given"),
+    Parameter("prefix", "", Text(), "", "Put before that name.", when="output_folder is given"),
+    Parameter("postfix", "", Text(), "", "Put after that name.", when="output_folder is given"),
     Parameter("tune", None, Anything(), "", "What pypty tune searches, and how; runs ignore it.", status=RECORDED),
 )

@@ -1,0 +1,56 @@
+"""Model files of this package (model_iter*.h5) as a start."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty.importers.imported import Imported, make_imported
+from pypty.model.variables import BLOCKS
+from pypty.output.checkpoints import MADE_THE_START
+from pypty.output.model_file import read_model
+from pypty.params.schema import SCHEMA
+
+_log = logging.getLogger(__name__)
+_NOT_CARRIED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A", "dataset", "output_folder", "resume")
+_BESIDE = ("tilts", "aberrations_array", "static_background", "beam_current")
+
+
+def load_model(path: Path) -> Imported:
+    """Read a model file; its parameters go on after its last epoch, with everything as it was.
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged.
+    """
+    model = read_model(path)
+    settings: dict[str, Any] = {
+        key: value for key, value in model["settings"].items() if key in SCHEMA and key not in _NOT_CARRIED
+    }
+    unknown = sorted(set(model["settings"]) - set(SCHEMA))
+    if unknown:
+        _log.warning(
+            "%s: parameters that this version does not know are left out: %s", path, ", ".join(unknown)
+        )
+    for name in BLOCKS:
+        settings.pop(name, None)
+    settings.update({name: model[name] for name in _BESIDE if name in model})
+    if "detector_blur_std" in model:
+        settings["detector_blur_std"] = abs(float(model["detector_blur_std"][0]))
+    settings.update(MADE_THE_START, skip_preprocessing=True, epoch_prev=model["epochs_done"])
+    several = model["obj"].shape[2] > 1
+    return make_imported(
+        model["obj"],
+        model["probe"],
+        model["positions"],
+        f"{str(path)!r} (PyPty {model['provenance'].get('pypty_version', '')})",
+        pixel_size_A=np.asarray(model["pixel_size_A"], float),
+        slice_distances_A=model["slice_distances"] if several and "slice_distances" in model else None,
+        acc_voltage=model["acc_voltage_kV"],
+        settings=settings,
+        extras={key: model[key] for key in ("history", "provenance", "epochs_done", "optimizer")},
+    )

@@ -1,0 +1,117 @@
+"""How a reconstruction went: one number, or a few, for every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from pypty.output.loss_log import EpochRecord
+
+_BY_NAME = ("learning_rates", "loss_terms", "regularizers", "gradient_norms", "update_norms")
+
+
+@dataclass(frozen=True)
+class History:
+    """Series over epochs. NaN where an epoch has no such number.
+
+    Attributes
+    ----------
+    epochs : (n,) indices of the epochs
+    time_s : (n,) since the start, at the end of each epoch
+    loss, sse : (n,) before the update
+    validation : (n,) loss of the held-out patterns, per pattern, after the update
+    step : (n,) accepted step of the line search
+    optimizer : (n,) how the unknowns were moved
+    mean_slice_distance_A : (n,) after the update
+    mean_tilt_mrad : (n, 2) [y, x] inside the specimen, after the update
+    learning_rates : (n,) each, by the names of the parameter, in its units
+    loss_terms, regularizers : (n,) each
+    gradient_norms, update_norms : (n,) each, root of the mean square of gradient and change of a block
+    convergence : (k, 2) each: epoch, and how much changed since the snapshot before (docs/monitoring.md)
+    """
+
+    epochs: np.ndarray
+    time_s: np.ndarray
+    loss: np.ndarray
+    sse: np.ndarray
+    validation: np.ndarray
+    step: np.ndarray
+    optimizer: tuple[str, ...]
+    mean_slice_distance_A: np.ndarray
+    mean_tilt_mrad: np.ndarray
+    learning_rates: Mapping[str, np.ndarray] = field(default_factory=dict)
+    loss_terms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    regularizers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gradient_norms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    update_norms: Mapping[str, np.ndarray] = field(default_factory=dict)
+    convergence: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Sequence[EpochRecord]) -> History:
+        """The records of a run as series."""
+        terms = {"regularizers": _series([record.terms for record in records])}
+        for name in _BY_NAME:
+            if name != "regularizers":
+                terms[name] = _series([getattr(record, name) for record in records])
+        return cls(
+            epochs=np.array([record.epoch for record in records], dtype=int),
+            time_s=np.array([record.time_s for record in records], dtype=float),
+            loss=np.array([record.loss for record in records], dtype=float),
+            sse=np.array([record.sse for record in records], dtype=float),
+            validation=np.array(
+                [np.nan if record.validation is None else record.validation for record in records], float
+            ),
+            step=np.array([record.step for record in records], dtype=float),
+            optimizer=tuple(record.optimizer for record in records),
+            mean_slice_distance_A=np.array([record.mean_slice_distance_A for record in records], dtype=float),
+            mean_tilt_mrad=np.array([record.mean_tilt_mrad for record in records], float).reshape(-1, 2),
+            convergence=_points(records),
+            **terms,
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything by path ("loss", "learning_rates/probe", ...), as files hold it."""
+        out: dict[str, np.ndarray] = {"optimizer": np.array(self.optimizer, dtype="S")}
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                out[name] = value
+            elif isinstance(value, Mapping):
+                out.update({f"{name}/{key}": array for key, array in value.items()})
+        return out
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> History:
+        """Inverse of :meth:`arrays`; raises KeyError where something is missing."""
+        grouped: dict[str, Any] = {name: {} for name in (*_BY_NAME, "convergence")}
+        known = {item.name for item in fields(cls)} - {*grouped, "optimizer"}
+        plain: dict[str, Any] = {name: array for name, array in arrays.items() if name in known}
+        for path, array in arrays.items():
+            group, separator, name = path.partition("/")
+            if separator and group in grouped:
+                grouped[group][name] = array
+        missing = known - set(plain)
+        if missing:
+            raise KeyError(f"it has no history of {', '.join(sorted(missing))}")
+        optimizer = tuple(bytes(name).decode() for name in arrays["optimizer"])
+        return cls(**plain, **grouped, optimizer=optimizer)
+
+
+def _series(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """One array for every name in any of the rows, in the order in which they appear."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, np.nan) for row in rows], dtype=float) for name in names}
+
+
+def _points(records: Sequence[EpochRecord]) -> dict[str, np.ndarray]:
+    """(k, 2) epoch and value of every metric of the convergence monitor, at its epochs."""
+    names = dict.fromkeys(name for record in records for name in record.convergence)
+    return {
+        name: np.array(
+            [(record.epoch, record.convergence[name]) for record in records if name in record.convergence],
+            dtype=float,
+        )
+        for name in names
+    }

@@ -1,0 +1,222 @@
+"""Numbers over epochs: loss, learning rates, mean tilt, slice distance, and all of them on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
+
+from pypty.plots.figures import _DPI, NotebookFigure
+from pypty.plots.knee import knee_index
+
+_LAST = 10
+_ENOUGH = 20
+_DECADE = 3.0
+"""An axis that spans less than this factor is linear."""
+_LABELLED = (2.5, 0.6)
+"""Decades below which some, and all, of the ticks between powers of ten are labelled."""
+
+
+class Series(Protocol):
+    """What these figures need of :class:`pypty.output.history.History`."""
+
+    @property
+    def epochs(self) -> np.ndarray: ...
+    @property
+    def loss(self) -> np.ndarray: ...
+    @property
+    def validation(self) -> np.ndarray: ...
+    @property
+    def step(self) -> np.ndarray: ...
+    @property
+    def mean_slice_distance_A(self) -> np.ndarray: ...
+    @property
+    def mean_tilt_mrad(self) -> np.ndarray: ...
+    @property
+    def learning_rates(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def convergence(self) -> Mapping[str, np.ndarray]: ...
+
+
+def plot_loss_history(history: Series) -> Figure:
+    """Loss before each epoch, that of held-out patterns where there are any, and the last ten epochs enlarged."""
+    figure, axes = _single()
+    draw_loss(axes, history)
+    n = len(history.epochs)
+    if n > _ENOUGH:
+        inset = axes.inset_axes((0.52, 0.32, 0.45, 0.4))
+        inset.plot(history.epochs[-_LAST:], history.loss[-_LAST:], ".-", color="C0", linewidth=1)
+        inset.set_title(f"last {_LAST} epochs", fontsize=8)
+        inset.tick_params(labelsize=7)
+        inset.yaxis.get_offset_text().set_fontsize(7)
+        inset.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        inset.yaxis.set_major_locator(MaxNLocator(4))
+        inset.grid(alpha=0.3)
+    return figure
+
+
+def plot_learning_rates(history: Series) -> Figure:
+    """Learning rate of every unknown, in the units of the parameter ``learning_rates``."""
+    figure, axes = _single()
+    draw_rates(axes, history)
+    return figure
+
+
+def plot_mean_tilt(history: Series) -> Figure:
+    """Mean tilt inside the specimen after each epoch."""
+    figure, axes = _single()
+    draw_tilts(axes, history)
+    return figure
+
+
+def plot_slice_distance(history: Series) -> Figure:
+    """Mean distance of the slices after each epoch."""
+    figure, axes = _single()
+    draw_distance(axes, history)
+    return figure
+
+
+def plot_convergence(history: Series, dynamic: bool = False) -> Figure:
+    """Everything that tells whether a reconstruction has converged, on one page (docs/monitoring.md).
+
+    Parameters
+    ----------
+    dynamic : panels of loss and changes begin at their knee (:func:`pypty.plots.knee.knee_index`), so that the steep
+        beginning does not hide the rest
+    """
+    figure = NotebookFigure(figsize=(15.0, 6.4), dpi=110, layout="constrained")
+    panels = figure.subplots(2, 4).ravel()
+    draw_loss(panels[0], history, dynamic)
+    for axes, name, title, label in (
+        (panels[1], "obja", "object amplitude", "mean |change|"),
+        (panels[2], "objp", "object phase", "mean |change| / rad"),
+    ):
+        parts = {"background": f"{name}_bg", "foreground": f"{name}_fg"}
+        draw_changes(axes, history, parts, title, label, dynamic)
+    draw_tilts(panels[3], history)
+    if history.learning_rates or not (history.step > 0).any():
+        draw_rates(panels[4], history)
+    else:
+        draw_steps(panels[4], history)
+    draw_changes(panels[5], history, {"": "probe"}, "probe", "relative change of intensity", dynamic)
+    draw_changes(panels[6], history, {"": "probe_pos_shifts"}, "positions", "rms change / Å", dynamic)
+    draw_distance(panels[7], history)
+    where = ", from the knee of each curve" if dynamic else ""
+    done = f"{len(history.epochs)} epochs" if len(history.epochs) else "no epochs yet"
+    figure.suptitle(f"convergence: {done}{where}")
+    return figure
+
+
+def draw_loss(axes: Axes, history: Series, dynamic: bool = False) -> None:
+    """Loss, and on an axis of its own the loss of held-out patterns."""
+    _label(axes, "loss", "loss before each epoch")
+    if not len(history.loss):
+        _nothing(axes, "no epochs yet")
+        return
+    start = knee_index(history.loss) if dynamic else 0
+    epochs = history.epochs[start:]
+    lines = axes.plot(epochs, history.loss[start:], ".-", color="C0", linewidth=1, label="loss")
+    _scale(axes, history.loss[start:])
+    held_out = history.validation[start:]
+    if np.isfinite(held_out).any():
+        twin = axes.twinx()
+        lines += twin.plot(epochs, held_out, ".--", color="C3", linewidth=1, label="held-out patterns")
+        twin.set_ylabel("loss per held-out pattern", color="C3")
+        twin.tick_params(axis="y", labelcolor="C3")
+        _scale(twin, held_out[np.isfinite(held_out)])
+        axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper right", fontsize=8)
+
+
+def draw_changes(
+    axes: Axes, history: Series, parts: Mapping[str, str], title: str, label: str, dynamic: bool = False
+) -> None:
+    """Metrics of the convergence monitor, by what the legend calls them."""
+    _label(axes, label, title)
+    found = {shown: history.convergence[name] for shown, name in parts.items() if name in history.convergence}
+    if not found:
+        _nothing(axes, "not watched\n(convergence_monitor)")
+        return
+    start = max(knee_index(points[:, 1]) for points in found.values()) if dynamic else 0
+    for (shown, points), color in zip(found.items(), ("C0", "C1"), strict=False):
+        axes.plot(points[start:, 0], points[start:, 1], ".-", color=color, linewidth=1, label=shown)
+    _scale(axes, np.concatenate([points[start:, 1] for points in found.values()]))
+    if len(found) > 1:
+        axes.legend(fontsize=8)
+
+
+def draw_rates(axes: Axes, history: Series) -> None:
+    """Learning rates, logarithmic."""
+    _label(axes, "learning rate / its unit", "learning rates")
+    acting = {name: rate for name, rate in history.learning_rates.items() if np.nan_to_num(rate).any()}
+    if not acting:
+        _nothing(axes, "no learning rates\n(optimizer)")
+        return
+    for name, rate in acting.items():
+        axes.plot(history.epochs, np.where(rate > 0, rate, np.nan), drawstyle="steps-post", label=name)
+    positive = np.concatenate([rate[rate > 0] for rate in acting.values()])
+    axes.set_yscale("log")
+    axes.set_ylim(positive.min() / 2, positive.max() * 2)
+    axes.legend(fontsize=7)
+
+
+def draw_steps(axes: Axes, history: Series) -> None:
+    """Accepted steps of the line search; a rejected one is missing."""
+    _label(axes, "accepted step", "line search")
+    axes.plot(history.epochs, np.where(history.step > 0, history.step, np.nan), ".-", linewidth=1)
+    _scale(axes, history.step[history.step > 0])
+
+
+def draw_tilts(axes: Axes, history: Series) -> None:
+    """Mean tilt inside the specimen."""
+    _label(axes, "mean tilt / mrad", "tilt inside the specimen")
+    if not history.mean_tilt_mrad.any():
+        _nothing(axes, "no tilt")
+        return
+    for column, name in enumerate("yx"):
+        axes.plot(history.epochs, history.mean_tilt_mrad[:, column], ".-", linewidth=1, label=name)
+    axes.legend(fontsize=8)
+
+
+def draw_distance(axes: Axes, history: Series) -> None:
+    """Mean distance of slices."""
+    _label(axes, "mean distance / Å", "slice distance")
+    if not history.mean_slice_distance_A.any():
+        _nothing(axes, "one slice")
+        return
+    axes.plot(history.epochs, history.mean_slice_distance_A, ".-", linewidth=1)
+    if np.ptp(history.mean_slice_distance_A) < 1e-6:
+        middle = float(history.mean_slice_distance_A[0])
+        axes.set_ylim(0.95 * middle, 1.05 * middle)
+
+
+def _single() -> tuple[NotebookFigure, Axes]:
+    figure = NotebookFigure(figsize=(5.4, 4.0), dpi=_DPI, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _label(axes: Axes, label: str, title: str) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.set_title(title)
+    axes.grid(alpha=0.3, which="both")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _scale(axes: Axes, values: np.ndarray) -> None:
+    """Logarithmic where nothing is negative, and what is not zero spans enough to be read on such an axis."""
+    shown = values[values > 0]
+    if len(shown) and values.min() >= 0 and shown.max() > _DECADE * shown.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=_LABELLED))
+        axes.tick_params(axis="y", which="minor", labelsize=7)
+
+
+def _nothing(axes: Axes, why: str) -> None:
+    """An empty panel says so."""
+    axes.grid(False)
+    axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="0.4")
