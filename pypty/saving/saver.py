@@ -192,8 +192,8 @@ def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
 
 
 def optimizer_state(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Steps and changes of the gradient that L-BFGS remembers, oldest first, and moments of a first-order method, in the
-    internal layout."""
+    """Steps and changes of the gradient that L-BFGS remembers, oldest first, and moments of a first-order method; in
+    the internal layout."""
     progress = run.state.progress
     moments = {
         f"{progress.name}/{part}/{name}": np.asarray(to_host(array))
