@@ -9,7 +9,8 @@ from pypty.calibrate.defects import defects
 from pypty.calibrate.defocus import defocus
 from pypty.calibrate.descan import descan
 from pypty.calibrate.disk import disk
-from pypty.calibrate.orientation import orientation
+from pypty.calibrate.orientation import THICK, orientation
+from pypty.calibrate.specimen import specimen
 from pypty.calibrate.suggestion import Suggestion
 from pypty.errors import ParameterError, PyptyError
 from pypty.experiment import CALIBRATED, Experiment
@@ -19,10 +20,11 @@ Step = Callable[[Mapping[str, Any]], Suggestion]
 
 
 def everything(params: Mapping[str, Any]) -> Suggestion:
-    """Defects, disk, orientation, descan and defocus, in this order.
+    """Defects, disk, orientation, descan, defocus and, if it is thick, the specimen, in this order.
 
     Bad pixels would pull at the disk; the disk gives pixel size and centre; the orientation may flip the
-    detector, and then the disk is measured again; the defocus needs all of them.
+    detector, and then the disk is measured again; the defocus needs all of them. Where more than 3 % of the counts are
+    outside the disk, multislice fits (:func:`specimen`, about a minute) decide about half a turn and the defocus.
 
     Parameters
     ----------
@@ -70,6 +72,9 @@ def everything(params: Mapping[str, Any]) -> Suggestion:
         take("defocus", defocus)
     else:
         failed["defocus"] = "it needs the pixel size: give conv_semiangle_mrad or rez_pixel_size_mrad"
+    if "defocus" in found and "orientation" in found and found["orientation"].values["outside_disk"] > THICK:
+        near = float(found["defocus"].values["C10_A"])
+        take("specimen", lambda given: specimen(given, near))
     named = [
         Suggestion(one.params, {f"{name}.{key}": value for key, value in one.values.items()}, one.text)
         for name, one in found.items()
