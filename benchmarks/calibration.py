@@ -126,6 +126,7 @@ def rows_of(path: Path, figures: Path | None) -> list[tuple[str, str, str, str]]
         given = {**params, "dataset": transformed(data, matrix), "rez_pixel_size_mrad": true_mrad}
         found = calibrate.orientation(given)
         if found.values["outside_disk"] > calibrate.THICK:
+            given["total_thickness"] = float(a["thickness_A"])
             found = found.merge(calibrate.specimen(found.apply(given)))
         errors.append(abs(off_deg(found.params["PLRotation_deg"], truth)))
         right += found.params["flip_ky"] == flip and errors[-1] < 45

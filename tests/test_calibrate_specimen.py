@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibration_data import demo_scan, transformed
 from preset_data import strontium_titanate
 
 from pypty.calibrate import everything, specimen
+from pypty.calibrate.slab import Slab, Trial
 from pypty.errors import DataError, ParameterError
+from pypty.experiment import Experiment
 
 CELLS, CELL_A = 24, 3.905
 THICKNESS_A = CELLS * CELL_A
@@ -40,7 +41,6 @@ def test_half_a_turn_defocus_and_thickness(crystal, wrong):
     if not wrong:
         params["total_thickness"] = THICKNESS_A
     found = specimen(params)
-    print(found, dict(found.values))
     assert abs(found.params["PLRotation_deg"]) < 1e-9 and found.values["half_turn"] is wrong
     assert found.values["margin"] > 1.04 and "UNSURE" not in found.text
     assert found.values["C10_middle_A"] == pytest.approx(MIDDLE_A, rel=0.07)
@@ -51,3 +51,56 @@ def test_half_a_turn_defocus_and_thickness(crystal, wrong):
     assert found.params["num_slices"] * gap == pytest.approx(found.values["thickness_A"])
     assert gap <= found.values["depth_of_focus_A"] / 2
     assert len(found.figure.axes) >= 3
+
+
+def test_the_misfit_of_the_truth_is_the_smallest(crystal):
+    """Trials that are 60 Å off in defocus, half or twice as thick, or half a turn off, fit worse by a tenth or more."""
+    slab = Slab.from_experiment(Experiment.from_params(crystal))
+    assert slab.params["data_pad"] > 0 and slab.depth_of_focus_A == pytest.approx(31.5, rel=0.02)
+    here = slab.fit(Trial(0.0, MIDDLE_A, THICKNESS_A), 2)
+    assert here.middle_A == MIDDLE_A and np.isfinite(here.phase).all()
+    for trial in (
+        Trial(0.0, MIDDLE_A - 60, THICKNESS_A),
+        Trial(0.0, MIDDLE_A + 60, THICKNESS_A),
+        Trial(0.0, MIDDLE_A, THICKNESS_A / 2),
+        Trial(0.0, MIDDLE_A, THICKNESS_A * 2),
+        Trial(180.0, -MIDDLE_A, THICKNESS_A),
+    ):
+        assert slab.fit(trial, 2).misfit > 1.1 * here.misfit, trial
+
+
+def test_the_middle_of_a_scan_and_of_patterns(crystal):
+    """Patterns wider than the model are cut; those left out of the sequence are not fitted; counts stay."""
+    wide = np.pad(crystal["dataset"], ((0, 0), (40, 40), (40, 40)))
+    sequence = np.delete(np.arange(144), [60, 61])
+    narrow, cut = (
+        Slab.from_experiment(Experiment.from_params({**crystal, **more}))
+        for more in ({}, {"dataset": wide, "sequence": sequence})
+    )
+    window = narrow.params["dataset"].shape[-1] + 2 * narrow.params["data_pad"]
+    assert cut.params["data_pad"] == 0 and cut.params["dataset"].shape == (142, window, window)
+    np.testing.assert_allclose(cut.pixel_A, narrow.pixel_A)
+    rim = narrow.params["data_pad"]
+    np.testing.assert_array_equal(cut.params["dataset"][0, rim:-rim, rim:-rim], narrow.params["dataset"][0])
+
+
+@pytest.mark.slow
+def test_everything_asks_for_it_where_the_specimen_is_thick(crystal):
+    params = {key: value for key, value in crystal.items() if key != "rez_pixel_size_A"}
+    data = np.rot90(
+        crystal["dataset"], 2, axes=(1, 2)
+    )  # half a turn, of an even pattern: one pixel off the middle
+    found = everything({**params, "dataset": np.roll(data, (1, 1), (1, 2)), "total_thickness": THICKNESS_A})
+    assert found.values["orientation.outside_disk"] > 0.03
+    assert abs(abs(found.params["PLRotation_deg"]) - 180) < 1.5
+    assert found.values["specimen.C10_middle_A"] == pytest.approx(MIDDLE_A, rel=0.1)
+    assert found.params["aberrations"][0] == pytest.approx(found.values["specimen.C10_entrance_A"])
+
+
+def test_bad_input(crystal):
+    with pytest.raises(ParameterError, match="near_A"):
+        specimen(crystal, near_A=np.nan)
+    with pytest.raises(ParameterError, match="scan_step_A"):
+        specimen({key: value for key, value in crystal.items() if key != "scan_step_A"}, near_A=100.0)
+    with pytest.raises(DataError, match="8 x 8"):
+        specimen({**crystal, "sequence": np.arange(20)}, near_A=100.0)

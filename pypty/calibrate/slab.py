@@ -21,8 +21,8 @@ _WINDOW = 4.5
 """Model window over the radius of the disk: two thirds of it, the band limit, are 1.5 radii on each side."""
 _SEEN = 1.5
 """Radii of the disk up to which patterns are compared."""
-_WORK = 1024 * 96**2
-"""Pixels of all patterns together that are fitted."""
+_WORK = 400 * 96**2
+"""Pixels of all patterns together that are fitted; more hardly move the answer."""
 _FEWEST = 8
 _FLOOR = 1e-3
 _BACKGROUND = 20
@@ -107,7 +107,9 @@ class Slab:
         data = experiment.patterns(indices)[:, keep[0], keep[1]]
         pads = {(n - size) // 2 for size in weights.shape}
         if len(pads) > 1:
-            raise DataError(f"patterns of {experiment.pattern_shape} are narrower than the model on one axis only")
+            raise DataError(
+                f"patterns of {experiment.pattern_shape} are narrower than the model on one axis only"
+            )
         pad = max(pads)
         window = tuple(size + 2 * pad for size in weights.shape)
         pixel = (1 / (window[0] * experiment.pixel_1A[0]), 1 / (window[1] * experiment.pixel_1A[1]))
@@ -207,7 +209,10 @@ def _alike(obj: np.ndarray) -> np.ndarray:
 
 def _middle(experiment: Experiment, side: int) -> np.ndarray:
     """Indices of at most side x side patterns around the middle of the scan, without those left out."""
-    ranges = [np.arange(max(0, (n - side) // 2), max(0, (n - side) // 2) + min(n, side)) for n in experiment.scan_size]
+    ranges = [
+        np.arange(max(0, (n - side) // 2), max(0, (n - side) // 2) + min(n, side))
+        for n in experiment.scan_size
+    ]
     indices = (ranges[0][:, None] * experiment.scan_size[1] + ranges[1][None, :]).ravel()
     sequence = experiment.settings.first()["sequence"]
     if sequence is not None:
@@ -232,4 +237,7 @@ def _tilts(experiment: Experiment, indices: np.ndarray) -> dict[str, Any]:
     if tilts is None:
         return {}
     tilts = np.asarray(tilts)
-    return {"tilts": tilts if len(tilts) == 1 else tilts[indices], "tilt_mode": experiment.settings["tilt_mode"]}
+    return {
+        "tilts": tilts if len(tilts) == 1 else tilts[indices],
+        "tilt_mode": experiment.settings["tilt_mode"],
+    }

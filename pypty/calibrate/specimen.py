@@ -50,8 +50,8 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
 
     Parameters
     ----------
-    params : needs scan_size, scan_step_A, acc_voltage, the reciprocal pixel, the aperture, and PLRotation_deg, right but
-        for half a turn. ``total_thickness`` (or ``num_slices`` with ``slice_distances``), if given, is believed.
+    params : needs scan_size, scan_step_A, acc_voltage, the reciprocal pixel, the aperture, and PLRotation_deg, right
+        but for half a turn. ``total_thickness`` (or ``num_slices`` with ``slice_distances``), if given, is believed.
     near_A : C10 by a weak-phase fit, where the search begins; None = measured now (:func:`defocus`)
 
     Returns
@@ -60,7 +60,8 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
         ``params``: PLRotation_deg, aberrations (C10 at the entrance), extra_probe_defocus 0, total_thickness, and
         num_slices with slice_distances where they are not given (half a depth of focus or less). ``values``:
         C10_entrance_A, C10_middle_A, thickness_A, half_turn (True if the rotation was half a turn wrong), margin
-        (misfit of the other half turn over this one), misfit, depth_of_focus_A. A figure of all trials and of the phase.
+        (misfit of the other half turn over this one), misfit, depth_of_focus_A. A figure of all trials and of the
+        phase.
 
     Raises
     ------
@@ -77,9 +78,7 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
     finally:
         experiment.source.close()
     known = _known_thickness(experiment)
-    searches = [
-        _Search(slab, wrap_deg(experiment.rotation_deg + turn), known, {}) for turn in (0.0, 180.0)
-    ]
+    searches = [_Search(slab, wrap_deg(experiment.rotation_deg + turn), known, {}) for turn in (0.0, 180.0)]
     for search, sign in zip(searches, (1.0, -1.0), strict=True):
         search.first(sign * start)
         search.descend(slab.depth_of_focus_A)

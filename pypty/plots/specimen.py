@@ -30,7 +30,9 @@ def plot_specimen(
     figure = NotebookFigure(figsize=(12.6, 3.8), dpi=_DPI, layout="constrained")
     for place, label in enumerate(("C10 at the middle of the specimen / Å", "thickness / Å")):
         axes = figure.add_subplot(1, 3, place + 1)
-        for rows, angle, color, marker in zip((better, worse), rotations_deg, ("C0", "C3"), "os", strict=True):
+        for rows, angle, color, marker in zip(
+            (better, worse), rotations_deg, ("C0", "C3"), "os", strict=True
+        ):
             shown = rows if place else rows * (np.sign(rows[0, 0]), 1, 1)
             axes.plot(shown[:, place], 100 * rows[:, 2], marker, color=color, alpha=0.35, markersize=5)
             steps = np.unique(np.round(shown[:, place], 1))
