@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,11 +147,12 @@ class Slab:
         other sign of defocus as good.
         """
         run = self._reconstruction(trial, passes, passes)
-        for _ in run.epochs():
-            obj = _alike(to_host(run.state.variables.obj))
-            changed = run.setup.backend.asarray(obj, run.setup.backend.complex)
-            run.state.change(run.state.variables.replace({"obj": changed}), ["slices made alike"])
-        return self._read(run, trial.middle_A)
+        with closing(run.setup):
+            for _ in run.epochs():
+                obj = _alike(to_host(run.state.variables.obj))
+                changed = run.setup.backend.asarray(obj, run.setup.backend.complex)
+                run.state.change(run.state.variables.replace({"obj": changed}), ["slices made alike"])
+            return self._read(run, trial.middle_A)
 
     def refine(self, trial: Trial, epochs: int) -> Fit:
         """Passes of mini-batches, then epochs of L-BFGS that refine free slices and C10 together."""
@@ -161,10 +163,11 @@ class Slab:
             "update_aberrations_array": True,
         }
         run = self._reconstruction(trial, _PASSES, _PASSES + epochs, local)
-        for _ in run.epochs():
-            pass
-        change = float(to_host(run.state.variables.aberrations_array).ravel()[0])
-        return self._read(run, trial.middle_A + change)
+        with closing(run.setup):
+            for _ in run.epochs():
+                pass
+            change = float(to_host(run.state.variables.aberrations_array).ravel()[0])
+            return self._read(run, trial.middle_A + change)
 
     def _reconstruction(
         self, trial: Trial, passes: int, epochs: int, more: Mapping[str, Any] | None = None
@@ -193,7 +196,6 @@ class Slab:
         phase = np.angle(obj).reshape(-1, *obj.shape[-2:]).sum(axis=0)
         inner = phase[n[0] // 2 : phase.shape[0] - n[0] // 2, n[1] // 2 : phase.shape[1] - n[1] // 2]
         loss = run.state.records[-1].loss if run.state.sample is None else run.state.sample.value
-        run.setup.close()
         return Fit(float(loss) / self.counts, inner if min(inner.shape) > 1 else phase, middle_A)
 
 
