@@ -9,7 +9,8 @@ import pytest
 from preset_data import strontium_titanate
 
 from pypty.calibrate import everything, specimen
-from pypty.calibrate.slab import Slab, Trial
+from pypty.calibrate.slab import Fit, Slab, Trial
+from pypty.calibrate.specimen import _decide, _known_thickness, _Search
 from pypty.errors import DataError, ParameterError
 from pypty.experiment import Experiment
 
@@ -31,6 +32,65 @@ def crystal() -> dict[str, Any]:
         "rez_pixel_size_A": 1 / (4 * CELL_A),
         "n_threads": 1,
     }
+
+
+class Valley:
+    """A slab whose misfit is known: 0.05 at 163 Å and 140 Å thick, ``other`` half a turn off.
+
+    Each longer fit takes away 60 % of the error of C10.
+    """
+
+    depth_of_focus_A = 43.0
+
+    def __init__(self, other: float) -> None:
+        self.other, self.trials = other, 0
+
+    def fit(self, trial: Trial, passes: int) -> Fit:
+        self.trials += 1
+        side, lowest = (1, 0.05) if trial.rotation_deg == 0 else (-1, self.other)
+        off = ((side * trial.middle_A - 163) / 60) ** 2 + np.log(trial.thickness_A / 140) ** 2
+        return Fit(float(lowest + 0.01 * off), np.zeros((2, 2)), trial.middle_A)
+
+    def refine(self, trial: Trial, epochs: int) -> Fit:
+        return Fit(0.03, np.zeros((2, 2)), 158 + 0.4 * (trial.middle_A - 158))
+
+
+@pytest.mark.parametrize(
+    ("given", "other", "turned"), [(0.0, 0.06, False), (180.0, 0.06, True), (180.0, 0.051, False)]
+)
+@pytest.mark.parametrize("known", [None, 156.0])
+def test_the_search_goes_down_to_the_smallest_misfit(given, other, turned, known):
+    """From 196 Å of the right sign; where both half turns fit alike, that which was given is kept."""
+    valley = Valley(other)
+    searches = [_Search(valley, (given + turn) % 360, known, {}) for turn in (0.0, 180.0)]
+    for search in searches:
+        search.first(196.0 if search.rotation_deg == 0 else -196.0)
+        search.descend(43.0)
+    found = _decide(searches, known)
+    side = -1 if other < 0.055 else 1  # kept half a turn from the smallest misfit
+    assert found.turned is turned and found.best.rotation_deg == (180.0 if side < 0 else 0.0)
+    if side > 0:
+        assert found.middle_A == pytest.approx(158, abs=0.1)
+        assert found.margin == pytest.approx(1.2, abs=0.03)
+    else:
+        assert "UNSURE" in found.text({}, 196.0)
+    assert found.thickness_A == pytest.approx(140 if known is None else known, rel=0.03)
+    assert valley.trials < (50 if known is None else 30)
+
+
+@pytest.mark.parametrize(
+    ("more", "thickness"),
+    [
+        ({}, None),
+        ({"total_thickness": 80.0, "num_slices": 4, "slice_distances": [10.0]}, 80.0),
+        ({"num_slices": 4, "slice_distances": [10.0]}, 40.0),
+        ({"num_slices": 3, "slice_distances": [10.0, 20.0]}, 50.0),
+        ({"num_slices": 4}, None),
+    ],
+)
+def test_what_thickness_is_believed(more, thickness):
+    params = {"dataset": np.ones((4, 8, 8), np.float32), "acc_voltage": 300.0, **more}
+    assert _known_thickness(Experiment.from_params(params)) == thickness
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,12 @@ from pypty.plots.specimen import plot_specimen
 
 _PASSES = 3
 """Of mini-batches for each trial: the order of the misfits does not change any more."""
-_ROUNDS = 2
 _EPOCHS = 12
 """Of L-BFGS. The slices adapt to a wrong C10 faster than it moves: beginning again from vacuum goes further than more
 epochs do.
 """
+_MOST_RATIO = 0.5
+"""Between two changes of C10 that follow each other, for the extrapolation to the end."""
 _FIRST = (-3, -2, -1, 0, 1)
 """Depths of focus added to |C10| of the weak-phase fit, which is too large in a crystal: columns act as lenses."""
 _THICKNESS = 3.0
@@ -186,10 +187,20 @@ def _decide(searches: Sequence[_Search], known: float | None) -> _Found:
     depth = best.slab.depth_of_focus_A
     best.descend(_FINE * depth)
     middle, thickness = best.vertex(_FINE * depth)
-    for _ in range(_ROUNDS):
-        fine = best.slab.refine(Trial(best.rotation_deg, middle, thickness), _EPOCHS)
-        middle = fine.middle_A
-    return _Found(best, worse, turned, margin, thickness, known is not None, fine)
+    fine, middle = _refined(best.slab, Trial(best.rotation_deg, middle, thickness))
+    return _Found(best, worse, turned, margin, thickness, known is not None, fine, middle)
+
+
+def _refined(slab: Slab, start: Trial) -> tuple[Fit, float]:
+    """The last of two longer fits with free slices, and the C10 at the middle that they go to.
+
+    Each fit takes away a part of the error, and the rest is extrapolated (Aitken).
+    """
+    first = slab.refine(start, _EPOCHS)
+    last = slab.refine(replace(start, middle_A=first.middle_A), _EPOCHS)
+    before, change = first.middle_A - start.middle_A, last.middle_A - first.middle_A
+    ratio = min(max(change / before, 0.0), _MOST_RATIO) if before != 0 else 0.0
+    return last, last.middle_A + change * ratio / (1 - ratio)
 
 
 @dataclass(frozen=True)
@@ -203,15 +214,16 @@ class _Found:
     thickness_A: float
     thickness_given: bool
     fine: Fit
+    middle_A: float
 
     @property
     def entrance_A(self) -> float:
-        return self.fine.middle_A - 0.5 * self.thickness_A
+        return self.middle_A - 0.5 * self.thickness_A
 
     def values(self) -> dict[str, Any]:
         return {
             "C10_entrance_A": self.entrance_A,
-            "C10_middle_A": self.fine.middle_A,
+            "C10_middle_A": self.middle_A,
             "thickness_A": self.thickness_A,
             "half_turn": self.turned,
             "margin": self.margin,
@@ -223,7 +235,7 @@ class _Found:
         side = "over" if self.entrance_A > 0 else "under"
         how = "as given" if self.thickness_given else "by the fits, roughly"
         lines = [
-            f"specimen: C10 = {self.entrance_A:.4g} Å at the entrance ({side}focus), {self.fine.middle_A:.4g} Å at the "
+            f"specimen: C10 = {self.entrance_A:.4g} Å at the entrance ({side}focus), {self.middle_A:.4g} Å at the "
             f"middle; thickness {self.thickness_A:.4g} Å ({how}); the weak-phase fit said {start_A:.4g} Å"
         ]
         better = "half a turn from what was given" if self.turned else "as given"
@@ -249,7 +261,7 @@ class _Found:
             rows(self.best),
             rows(self.worse),
             (self.best.rotation_deg, self.worse.rotation_deg),
-            (self.fine.middle_A, self.thickness_A),
+            (self.middle_A, self.thickness_A),
             self.fine.phase,
             self.best.slab.pixel_A,
         )
