@@ -78,7 +78,7 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
         slab = Slab.from_experiment(experiment)
     finally:
         experiment.source.close()
-    known = _known_thickness(experiment)
+    known = known_thickness(experiment)
     searches = [_Search(slab, wrap_deg(experiment.rotation_deg + turn), known, {}) for turn in (0.0, 180.0)]
     for search, sign in zip(searches, (1.0, -1.0), strict=True):
         search.first(sign * start)
@@ -97,7 +97,7 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
     return Suggestion(suggested, found.values(), found.text(params, start), found.figure())
 
 
-def _known_thickness(experiment: Experiment) -> float | None:
+def known_thickness(experiment: Experiment) -> float | None:
     """Å, by the parameters; None if they do not say."""
     settings = experiment.settings
     try:
