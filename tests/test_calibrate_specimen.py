@@ -78,6 +78,21 @@ def test_the_search_goes_down_to_the_smallest_misfit(given, other, turned, known
     assert valley.trials < (50 if known is None else 30)
 
 
+def test_nothing_is_suggested_where_both_half_turns_fit_alike(crystal, monkeypatch):
+    for known in ({}, {"total_thickness": THICKNESS_A}):
+        for other, sure in ((0.06, True), (0.051, False)):
+            valley = Valley(other)
+            monkeypatch.setattr(Slab, "fit", lambda slab, *given, valley=valley: valley.fit(*given))
+            monkeypatch.setattr(Slab, "refine", lambda slab, *given, valley=valley: valley.refine(*given))
+            found = specimen({**crystal, **known}, near_A=150.0)
+            assert ("aberrations" in found.params) == (sure or bool(known))
+            assert ("UNSURE" in found.text) != sure
+            if found.params:
+                assert found.params["aberrations"][0] == pytest.approx(
+                    158 - found.values["thickness_A"] / 2, abs=0.1
+                )
+
+
 @pytest.mark.parametrize(
     ("more", "thickness"),
     [

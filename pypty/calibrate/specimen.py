@@ -62,7 +62,7 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
         num_slices with slice_distances where they are not given (half a depth of focus or less). ``values``:
         C10_entrance_A, C10_middle_A, thickness_A, half_turn (True if the rotation was half a turn wrong), margin
         (misfit of the other half turn over this one), misfit, depth_of_focus_A. A figure of all trials and of the
-        phase.
+        phase. Nothing is suggested where both half turns fit alike and the thickness is not given: a thin specimen.
 
     Raises
     ------
@@ -84,17 +84,25 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
         search.first(sign * start)
         search.descend(slab.depth_of_focus_A)
     found = _decide(searches, known)
-    entrance = np.array([found.entrance_A, *experiment.aberrations_A[1:]])
+    suggested = _suggested(found, experiment)
+    return Suggestion(suggested, found.values(), found.text(params, start), found.figure())
+
+
+def _suggested(found: _Found, experiment: Experiment) -> dict[str, Any]:
+    """Parameters to use; none where neither fits nor parameters know the thickness."""
+    if found.unsure and not found.thickness_given:
+        return {}
+    thickness, settings = found.thickness_A, experiment.settings
     suggested: dict[str, Any] = {
         "PLRotation_deg": found.best.rotation_deg,
-        "aberrations": entrance,
+        "aberrations": np.array([found.entrance_A, *experiment.aberrations_A[1:]]),
         "extra_probe_defocus": 0.0,
-        "total_thickness": found.thickness_A,
+        "total_thickness": thickness,
     }
-    if not {"num_slices", "slice_distances", "obj"} & set(experiment.settings.given):
-        n = max(2, math.ceil(2 * found.thickness_A / slab.depth_of_focus_A))
-        suggested |= {"num_slices": n, "slice_distances": np.array([found.thickness_A / n])}
-    return Suggestion(suggested, found.values(), found.text(params, start), found.figure())
+    if not {"num_slices", "slice_distances", "obj"} & set(settings.given):
+        n = max(2, math.ceil(2 * thickness / found.best.slab.depth_of_focus_A))
+        suggested |= {"num_slices": n, "slice_distances": np.array([thickness / n])}
+    return suggested
 
 
 def known_thickness(experiment: Experiment) -> float | None:
@@ -220,6 +228,11 @@ class _Found:
     def entrance_A(self) -> float:
         return self.middle_A - 0.5 * self.thickness_A
 
+    @property
+    def unsure(self) -> bool:
+        """Both half turns fit alike, as they do for a thin specimen."""
+        return self.margin < _CLEAR
+
     def values(self) -> dict[str, Any]:
         return {
             "C10_entrance_A": self.entrance_A,
@@ -243,8 +256,14 @@ class _Found:
             f"  PLRotation_deg = {self.best.rotation_deg:.2f}, {better}: with the other half turn the misfit is "
             f"{self.margin:.2f} times as large"
         )
-        if self.margin < _CLEAR:
-            lines.append("  UNSURE: both half turns fit alike; give the nominal defocus, or try both")
+        if self.unsure:
+            lines.append(
+                "  UNSURE: both half turns fit alike, as they do for a thin specimen: for that "
+                "pypty.calibrate.defocus is right, and this is not; for a thick one give the nominal defocus, or try both"
+            )
+            if not self.thickness_given:
+                lines.append("  nothing is suggested; give total_thickness if it is known")
+                return "\n".join(lines)
         if self.turned and params.get("positions") is not None:
             lines.append("  positions were given: make them anew with this rotation")
         if not self.thickness_given:
