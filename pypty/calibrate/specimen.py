@@ -259,7 +259,8 @@ class _Found:
         if self.unsure:
             lines.append(
                 "  UNSURE: both half turns fit alike, as they do for a thin specimen: for that "
-                "pypty.calibrate.defocus is right, and this is not; for a thick one give the nominal defocus, or try both"
+                "pypty.calibrate.defocus is right, and this is not; for a thick one give the "
+                "nominal defocus, or try both"
             )
             if not self.thickness_given:
                 lines.append("  nothing is suggested; give total_thickness if it is known")
