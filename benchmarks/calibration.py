@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,6 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
         "scan_step_A": float(a["scan_step_A"]),
         "conv_semiangle_mrad": float(a["semiangle_mrad"]),
     }
-    if float(a["thickness_A"]) > 50:
-        params["extra_probe_defocus"] = float(a["C10_A"])
     return params, a, data
 
 
@@ -105,9 +104,14 @@ def rows_of(path: Path, figures: Path | None) -> list[tuple[str, str, str, str]]
             f"{v['orientation.rotation_deg']:.2f}, {v['orientation.flip_ky']}",
         )
     )
-    rows.append(("half a turn decided by", "", v["orientation.half_turn_by"]))
-    if "defocus.C10_A" in v:
-        rows.append(("C10 / Å", f"{float(a['C10_A']):.0f} at the entrance", f"{v['defocus.C10_A']:.1f}"))
+    rows[-1] = (*rows[-1][:2], f"{whole.params['PLRotation_deg']:.2f}, {v['orientation.flip_ky']}")
+    by = "multislice" if "specimen.margin" in v else v["orientation.half_turn_by"]
+    rows.append(("half a turn decided by", "–", by))
+    entrance, thickness = float(a["C10_A"]), float(a["thickness_A"])
+    if "specimen.margin" in v:
+        rows += thick_rows(v, entrance, thickness)
+    elif "defocus.C10_A" in v:
+        rows.append(("C10 / Å", f"{entrance:.0f} at the entrance", f"{v['defocus.C10_A']:.1f}"))
     rows.append(("descan / px", "0", f"{v['descan.drift_px']:.2f}"))
     rows.append(
         (
@@ -119,22 +123,21 @@ def rows_of(path: Path, figures: Path | None) -> list[tuple[str, str, str, str]]
     right, errors = 0, []
     for matrix in eight():
         flip, truth = expected(matrix, angle)
-        found = calibrate.orientation(
-            {**params, "dataset": transformed(data, matrix), "rez_pixel_size_mrad": true_mrad}
-        )
+        given = {**params, "dataset": transformed(data, matrix), "rez_pixel_size_mrad": true_mrad}
+        found = calibrate.orientation(given)
+        if found.values["outside_disk"] > calibrate.THICK:
+            given["total_thickness"] = float(a["thickness_A"])
+            found = found.merge(calibrate.specimen(found.apply(given)))
         errors.append(abs(off_deg(found.params["PLRotation_deg"], truth)))
         right += found.params["flip_ky"] == flip and errors[-1] < 45
     rows.append(("eight flips and transposes", "8 right", f"{right} right, largest error {max(errors):.2f}°"))
     found = calibrate.orientation(
         {**params, "dataset": turned(data, ODD_DEG), "rez_pixel_size_mrad": true_mrad}
     )
-    rows.append(
-        (
-            f"patterns turned by {ODD_DEG:g}°",
-            f"{angle + ODD_DEG:.2f}",
-            f"{found.params['PLRotation_deg']:.2f}",
-        )
-    )
+    odd = found.params["PLRotation_deg"]
+    if found.values["outside_disk"] > calibrate.THICK and abs(off_deg(odd, angle + ODD_DEG)) > 90:
+        odd = off_deg(odd, 180.0)  # half a turn is the specimen's
+    rows.append((f"patterns turned by {ODD_DEG:g}°", f"{angle + ODD_DEG:.2f}", f"{odd:.2f}"))
     error_px, descan = descan_error(params, data, true_mrad)
     rows.append(("descan put in, largest error / px", "0", f"{error_px:.3f}"))
     missed, false, defects = defect_errors(params, data)
@@ -143,6 +146,19 @@ def rows_of(path: Path, figures: Path | None) -> list[tuple[str, str, str, str]]
         save_figures(path.stem, figures, everything=whole, disk=calibrate.disk(params), descan=descan, defects=defects,
                      orientation=calibrate.orientation({**params, "rez_pixel_size_mrad": true_mrad}))  # fmt: skip
     return [(path.stem, *row) for row in rows]
+
+
+def thick_rows(v: Mapping[str, Any], entrance_A: float, thickness_A: float) -> list[tuple[str, str, str]]:
+    """What multislice fits found of a thick specimen, beside the weak-phase fit."""
+    middle, found = entrance_A + thickness_A / 2, v["specimen.C10_middle_A"]
+    rows = [
+        ("C10 / Å, entrance", f"{entrance_A:.0f}", f"{v['specimen.C10_entrance_A']:.1f}"),
+        ("C10 / Å, middle", f"{middle:.0f}", f"{found:.1f} ({100 * (found / middle - 1):+.1f} %)"),
+        ("size of C10 / Å, weak-phase fit", f"{middle:.0f}", f"{abs(v['defocus.C10_A']):.1f}"),
+        ("thickness / Å", f"{thickness_A:.0f}", f"{v['specimen.thickness_A']:.0f}"),
+        ("misfit of the other half turn, times", "–", f"{v['specimen.margin']:.2f}"),
+    ]
+    return rows
 
 
 def descan_error(

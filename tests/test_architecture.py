@@ -43,7 +43,7 @@ ALLOWED = {
     "nexus": {"params", "output", "optics", "data"},
     "importers": {"params", "output", "optics", "model", "data", "readers"},
     "initialize": {"experiment", "direct_methods", "data", "optics", "params", "output", "readers"},
-    "calibrate": {"experiment", "direct_methods", "optics", "params", "data", "plots"},
+    "calibrate": {"backend", "experiment", "direct_methods", "engine", "optics", "params", "data", "plots"},
     "dpc": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},
     "tcbf": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},
     "direct": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},

@@ -53,3 +53,10 @@ def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
 def test_without_a_disk_nothing_makes_sense() -> None:
     with pytest.raises(DataError, match="no bright-field disk"):
         everything(disk_scan(np.full((32, 32), 9.0)))
+
+
+def test_a_thin_specimen_is_not_fitted_by_slabs() -> None:
+    found = everything(demo_scan())
+    assert found.values["orientation.outside_disk"] < 0.03
+    assert not [name for name in found.values if name.startswith("specimen")]
+    assert "multislice" not in found.text

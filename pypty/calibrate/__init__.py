@@ -10,7 +10,19 @@ from pypty.calibrate.defocus import defocus
 from pypty.calibrate.descan import descan
 from pypty.calibrate.disk import disk
 from pypty.calibrate.everything import everything
-from pypty.calibrate.orientation import Candidate, orientation
+from pypty.calibrate.orientation import THICK, Candidate, orientation
+from pypty.calibrate.specimen import specimen
 from pypty.calibrate.suggestion import Suggestion
 
-__all__ = ["Candidate", "Suggestion", "defects", "defocus", "descan", "disk", "everything", "orientation"]
+__all__ = [
+    "THICK",
+    "Candidate",
+    "Suggestion",
+    "defects",
+    "defocus",
+    "descan",
+    "disk",
+    "everything",
+    "orientation",
+    "specimen",
+]

@@ -9,20 +9,25 @@ from pypty.calibrate.defects import defects
 from pypty.calibrate.defocus import defocus
 from pypty.calibrate.descan import descan
 from pypty.calibrate.disk import disk
-from pypty.calibrate.orientation import orientation
+from pypty.calibrate.orientation import THICK, orientation
+from pypty.calibrate.specimen import known_thickness, specimen
 from pypty.calibrate.suggestion import Suggestion
 from pypty.errors import ParameterError, PyptyError
 from pypty.experiment import CALIBRATED, Experiment
 from pypty.plots.calibration import plot_overview
 
+_DEPTHS = 2.0
+"""Depths of focus from which a given thickness is called thick."""
 Step = Callable[[Mapping[str, Any]], Suggestion]
 
 
 def everything(params: Mapping[str, Any]) -> Suggestion:
-    """Defects, disk, orientation, descan and defocus, in this order.
+    """Defects, disk, orientation, descan, defocus and, if it is thick, the specimen, in this order.
 
     Bad pixels would pull at the disk; the disk gives pixel size and centre; the orientation may flip the
-    detector, and then the disk is measured again; the defocus needs all of them.
+    detector, and then the disk is measured again; the defocus needs all of them. Where more than 3 % of the counts are
+    outside the disk, or ``total_thickness`` is more than two depths of focus, multislice fits (:func:`specimen`, about
+    a minute) decide about half a turn and the defocus.
 
     Parameters
     ----------
@@ -70,6 +75,9 @@ def everything(params: Mapping[str, Any]) -> Suggestion:
         take("defocus", defocus)
     else:
         failed["defocus"] = "it needs the pixel size: give conv_semiangle_mrad or rez_pixel_size_mrad"
+    if "defocus" in found and "orientation" in found and _is_thick(now, found):
+        near = float(found["defocus"].values["C10_A"])
+        take("specimen", lambda given: specimen(given, near))
     named = [
         Suggestion(one.params, {f"{name}.{key}": value for key, value in one.values.items()}, one.text)
         for name, one in found.items()
@@ -78,3 +86,14 @@ def everything(params: Mapping[str, Any]) -> Suggestion:
     notes = [f"{name}: not done: {reason}" for name, reason in failed.items()]
     last = Suggestion({}, {"failed": tuple(failed)}, "\n".join(notes))
     return named[0].merge(*named[1:], last, figure=plot_overview(list(figures.values()), list(figures)))
+
+
+def _is_thick(params: Mapping[str, Any], found: Mapping[str, Suggestion]) -> bool:
+    """Whether a weak object is no model of the specimen, by the dark field or by the given thickness."""
+    if found["orientation"].values["outside_disk"] > THICK:
+        return True
+    experiment = Experiment.from_params(params)
+    experiment.source.close()
+    thickness = known_thickness(experiment)
+    angle = 1e-3 * found["disk"].values["radius_px"] * found["disk"].values["pixel_mrad"]
+    return thickness is not None and thickness > _DEPTHS * experiment.wavelength / angle**2

@@ -29,8 +29,8 @@ _SURE = 1.2
 _LARGEST_SHIFT = 0.25
 """Of the scan's shorter side."""
 _UNDECIDED = 0.1
-_THICK = 0.03
-"""Fraction of the counts outside the disk above which the specimen may turn the attraction round."""
+THICK = 0.03
+"""Fraction of the counts outside the disk above which a specimen is called thick, and may turn the attraction round."""
 
 
 @dataclass(frozen=True)
@@ -253,11 +253,12 @@ def _text(values: Mapping[str, Any], params: Mapping[str, Any]) -> str:
             )
     elif values["half_turn_by"] == "attraction":
         lines.append(f"  half a turn was decided by atoms attracting the beam ({best.attracted:+.2f} of 1)")
-        if values["outside_disk"] > _THICK:
+        if values["outside_disk"] > THICK:
             lines.append(
                 f"  WARNING: {100 * values['outside_disk']:.1f} % of the counts are outside the disk; in so thick a "
                 "specimen the beam swings through "
-                "the columns and this sign is not safe: give the nominal defocus (extra_probe_defocus), or try both"
+                "the columns and this sign is not safe: pypty.calibrate.specimen decides by multislice fits, or give "
+                "the nominal defocus (extra_probe_defocus)"
             )
     else:
         lines.append(

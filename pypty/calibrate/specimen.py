@@ -1,0 +1,287 @@
+"""Half a turn, defocus and thickness of a thick specimen, by short multislice fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pypty.calibrate.defocus import defocus
+from pypty.calibrate.measured import open_far_field, wrap_deg
+from pypty.calibrate.slab import Fit, Slab, Trial
+from pypty.calibrate.suggestion import Suggestion
+from pypty.errors import ParameterError
+from pypty.experiment import CALIBRATED, Experiment
+from pypty.plots.specimen import plot_specimen
+
+_PASSES = 3
+"""Of mini-batches for each trial: the order of the misfits does not change any more."""
+_EPOCHS = 12
+"""Of L-BFGS. The slices adapt to a wrong C10 faster than it moves: beginning again from vacuum goes further than more
+epochs do.
+"""
+_MOST_RATIO = 0.5
+"""Between two changes of C10 that follow each other, for the extrapolation to the end."""
+_FIRST = (-3, -2, -1, 0, 1)
+"""Depths of focus added to |C10| of the weak-phase fit, which is too large in a crystal: columns act as lenses."""
+_THICKNESS = 3.0
+"""First trial, in depths of focus."""
+_FACTOR = 1.4
+"""Between trial thicknesses."""
+_LARGEST = 16.0
+_FINE = 0.4
+"""Depths of focus between the last trials."""
+_CLEAR = 1.04
+"""Ratio of the misfits of both half turns from which the better one is believed."""
+_MOST_STEPS = 12
+
+
+def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggestion:
+    """Half a turn, defocus and thickness of a thick specimen, by short multislice fits.
+
+    What shifts of bright-field images say belongs to a weak object: in a thick crystal atom columns act as lenses, and
+    C10 comes out too large; and a weak object that repels the beam, seen half a turn from here with the other sign of
+    defocus, gives the same patterns. So slabs of equal slices in which no atom repels the beam are fitted, three passes
+    of mini-batches from vacuum each, for both half turns, over C10 and thickness. The best of them is the start of a
+    longer fit with free slices that refines C10. Equal slices suit columns of atoms; of a specimen that changes along
+    the beam the thickness is a rough number.
+
+    Parameters
+    ----------
+    params : needs scan_size, scan_step_A, acc_voltage, the reciprocal pixel, the aperture, and PLRotation_deg, right
+        but for half a turn. ``total_thickness`` (or ``num_slices`` with ``slice_distances``), if given, is believed.
+    near_A : C10 by a weak-phase fit, where the search begins; None = measured now (:func:`defocus`)
+
+    Returns
+    -------
+    Suggestion
+        ``params``: PLRotation_deg, aberrations (C10 at the entrance), extra_probe_defocus 0, total_thickness, and
+        num_slices with slice_distances where they are not given (half a depth of focus or less). ``values``:
+        C10_entrance_A, C10_middle_A, thickness_A, half_turn (True if the rotation was half a turn wrong), margin
+        (misfit of the other half turn over this one), misfit, depth_of_focus_A. A figure of all trials and of the
+        phase. Nothing is suggested where both half turns fit alike and the thickness is not given: a thin specimen.
+
+    Raises
+    ------
+    ParameterError, DataError
+        Parameters are wrong or incomplete, or there are fewer than 8 x 8 patterns.
+    """
+    if near_A is not None and not math.isfinite(near_A):
+        raise ParameterError(f"near_A is {near_A!r}, expected C10 in Å, or None to measure it")
+    Experiment.from_params(params, needs=CALIBRATED).source.close()
+    start = float(defocus(params).values["C10_A"]) if near_A is None else float(near_A)
+    experiment = open_far_field(params, "specimen")
+    try:
+        slab = Slab.from_experiment(experiment)
+    finally:
+        experiment.source.close()
+    known = known_thickness(experiment)
+    searches = [_Search(slab, wrap_deg(experiment.rotation_deg + turn), known, {}) for turn in (0.0, 180.0)]
+    for search, sign in zip(searches, (1.0, -1.0), strict=True):
+        search.first(sign * start)
+        search.descend(slab.depth_of_focus_A)
+    found = _decide(searches, known)
+    suggested = _suggested(found, experiment)
+    return Suggestion(suggested, found.values(), found.text(params, start), found.figure())
+
+
+def _suggested(found: _Found, experiment: Experiment) -> dict[str, Any]:
+    """Parameters to use; none where neither fits nor parameters know the thickness."""
+    if found.unsure and not found.thickness_given:
+        return {}
+    thickness, settings = found.thickness_A, experiment.settings
+    suggested: dict[str, Any] = {
+        "PLRotation_deg": found.best.rotation_deg,
+        "aberrations": np.array([found.entrance_A, *experiment.aberrations_A[1:]]),
+        "extra_probe_defocus": 0.0,
+        "total_thickness": thickness,
+    }
+    if not {"num_slices", "slice_distances", "obj"} & set(settings.given):
+        n = max(2, math.ceil(2 * thickness / found.best.slab.depth_of_focus_A))
+        suggested |= {"num_slices": n, "slice_distances": np.array([thickness / n])}
+    return suggested
+
+
+def known_thickness(experiment: Experiment) -> float | None:
+    """Å, by the parameters; None if they do not say."""
+    settings = experiment.settings
+    try:
+        given = float(settings["total_thickness"])
+    except (TypeError, ValueError):
+        given = 0.0
+    if given > 0 and math.isfinite(given):
+        return given
+    n, gaps = int(settings["num_slices"]), np.asarray(settings["slice_distances"], float)
+    if {"num_slices", "slice_distances"} <= set(settings.given) and n > 1:
+        return float(n * gaps[0]) if len(gaps) == 1 else float(gaps.sum() + gaps[-1])
+    return None
+
+
+@dataclass
+class _Search:
+    """Trials of one half turn: misfit over C10 at the middle and thickness."""
+
+    slab: Slab
+    rotation_deg: float
+    known_A: float | None
+    fits: dict[tuple[float, float], Fit]
+
+    def misfit(self, middle_A: float, thickness_A: float) -> float:
+        """Of a trial, fitted only once."""
+        key = (round(middle_A, 3), round(thickness_A, 3))
+        if key not in self.fits:
+            self.fits[key] = self.slab.fit(Trial(self.rotation_deg, *key), _PASSES)
+        return self.fits[key].misfit
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """(C10 at the middle, thickness) of the smallest misfit."""
+        return min(self.fits, key=lambda key: self.fits[key].misfit)
+
+    @property
+    def best_misfit(self) -> float:
+        return self.fits[self.best].misfit
+
+    def first(self, near_A: float) -> None:
+        """Some defoci around that of the weak-phase fit."""
+        depth = self.slab.depth_of_focus_A
+        side = 1.0 if near_A >= 0 else -1.0
+        thickness = self.known_A if self.known_A is not None else _THICKNESS * depth
+        for step in _FIRST:
+            self.misfit(near_A + side * step * depth, thickness)
+
+    def descend(self, step_A: float, factor: float = _FACTOR) -> None:
+        """From the best trial to a better neighbour, until there is none."""
+        for _ in range(_MOST_STEPS):
+            middle, thickness = here = self.best
+            for sign in (-1, 1):
+                self.misfit(middle + sign * step_A, thickness)
+            if self.known_A is None:
+                middle = self.best[0]
+                for sign in (-1, 1):
+                    if thickness * factor**sign <= _LARGEST * self.slab.depth_of_focus_A:
+                        self.misfit(middle, thickness * factor**sign)
+            if self.best == here:
+                return
+
+    def vertex(self, step_A: float, factor: float = _FACTOR) -> tuple[float, float]:
+        """(C10 at the middle, thickness) at the lowest points of parabolas through the best trial and its
+        neighbours.
+        """
+        middle, thickness = self.best
+        lower, here, upper = (self.misfit(middle + s * step_A, thickness) for s in (-1, 0, 1))
+        finer = middle + step_A * _lowest(lower, here, upper)
+        if self.known_A is not None:
+            return finer, thickness
+        lower, here, upper = (self.misfit(middle, thickness * factor**s) for s in (-1, 0, 1))
+        return finer, thickness * factor ** _lowest(lower, here, upper)
+
+
+def _lowest(lower: float, here: float, upper: float) -> float:
+    """Where the parabola through (-1, lower), (0, here), (1, upper) is lowest, at most 1 away."""
+    curved = lower - 2 * here + upper
+    return float(np.clip(0.5 * (lower - upper) / curved, -1, 1)) if curved > 0 else 0.0
+
+
+def _decide(searches: Sequence[_Search], known: float | None) -> _Found:
+    """The better half turn; its defocus and thickness more finely."""
+    kept, other = searches
+    turned = kept.best_misfit > _CLEAR * other.best_misfit
+    best, worse = (other, kept) if turned else (kept, other)
+    margin = worse.best_misfit / best.best_misfit
+    depth = best.slab.depth_of_focus_A
+    best.descend(_FINE * depth)
+    middle, thickness = best.vertex(_FINE * depth)
+    fine, middle = _refined(best.slab, Trial(best.rotation_deg, middle, thickness))
+    return _Found(best, worse, turned, margin, thickness, known is not None, fine, middle)
+
+
+def _refined(slab: Slab, start: Trial) -> tuple[Fit, float]:
+    """The last of two longer fits with free slices, and the C10 at the middle that they go to.
+
+    Each fit takes away a part of the error, and the rest is extrapolated (Aitken).
+    """
+    first = slab.refine(start, _EPOCHS)
+    last = slab.refine(replace(start, middle_A=first.middle_A), _EPOCHS)
+    before, change = first.middle_A - start.middle_A, last.middle_A - first.middle_A
+    ratio = min(max(change / before, 0.0), _MOST_RATIO) if before != 0 else 0.0
+    return last, last.middle_A + change * ratio / (1 - ratio)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Both searches, what they gave, and the ways to show it."""
+
+    best: _Search
+    worse: _Search
+    turned: bool
+    margin: float
+    thickness_A: float
+    thickness_given: bool
+    fine: Fit
+    middle_A: float
+
+    @property
+    def entrance_A(self) -> float:
+        return self.middle_A - 0.5 * self.thickness_A
+
+    @property
+    def unsure(self) -> bool:
+        """Both half turns fit alike, as they do for a thin specimen."""
+        return self.margin < _CLEAR
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "C10_entrance_A": self.entrance_A,
+            "C10_middle_A": self.middle_A,
+            "thickness_A": self.thickness_A,
+            "half_turn": self.turned,
+            "margin": self.margin,
+            "misfit": self.fine.misfit,
+            "depth_of_focus_A": self.best.slab.depth_of_focus_A,
+        }
+
+    def text(self, params: Mapping[str, Any], start_A: float) -> str:
+        side = "over" if self.entrance_A > 0 else "under"
+        how = "as given" if self.thickness_given else "by the fits, roughly"
+        lines = [
+            f"specimen: C10 = {self.entrance_A:.4g} Å at the entrance ({side}focus), {self.middle_A:.4g} Å at the "
+            f"middle; thickness {self.thickness_A:.4g} Å ({how}); the weak-phase fit said {start_A:.4g} Å"
+        ]
+        better = "half a turn from what was given" if self.turned else "as given"
+        lines.append(
+            f"  PLRotation_deg = {self.best.rotation_deg:.2f}, {better}: with the other half turn the misfit is "
+            f"{self.margin:.2f} times as large"
+        )
+        if self.unsure:
+            lines.append(
+                "  UNSURE: both half turns fit alike, as they do for a thin specimen: for that "
+                "pypty.calibrate.defocus is right, and this is not; for a thick one give the "
+                "nominal defocus, or try both"
+            )
+            if not self.thickness_given:
+                lines.append("  nothing is suggested; give total_thickness if it is known")
+                return "\n".join(lines)
+        if self.turned and params.get("positions") is not None:
+            lines.append("  positions were given: make them anew with this rotation")
+        if not self.thickness_given:
+            lines.append(
+                "  the thickness is one number for slices that are all alike; give total_thickness if it is known"
+            )
+        return "\n".join(lines)
+
+    def figure(self) -> Any:
+        def rows(search: _Search) -> np.ndarray:
+            return np.array([(*key, fit.misfit) for key, fit in search.fits.items()])
+
+        return plot_specimen(
+            rows(self.best),
+            rows(self.worse),
+            (self.best.rotation_deg, self.worse.rotation_deg),
+            (self.middle_A, self.thickness_A),
+            self.fine.phase,
+            self.best.slab.pixel_A,
+        )
