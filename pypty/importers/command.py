@@ -18,6 +18,7 @@ from pypty.importers.ptyrad_params import translate
 from pypty.importers.translation import Translation
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.output.settings_file import yaml_value
+from pypty.params.kinds import FilePath
 
 _SUFFIXES = (".yml", ".yaml", ".toml", ".json", ".py")
 _INLINE = 16
@@ -69,8 +70,8 @@ def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, 
     ParameterError, DataError
         The file is missing, or cannot be read or translated.
     """
-    path = Path(source).expanduser()
-    if path.is_file() and path.suffix.lower() in _SUFFIXES:
+    path = Path(source).expanduser() if FilePath().problem(source) is None else None
+    if path is not None and path.is_file() and path.suffix.lower() in _SUFFIXES:
         content = read_file(path)
         if is_ptyrad_content(content):
             found = _translated(source, content, changes)

@@ -17,6 +17,7 @@ from pypty.importers.ptyrad_settings import params_from_ptyrad
 from pypty.importers.py4dstem import find_reconstruction, load_py4dstem
 from pypty.importers.pypty_folder import folder_params, known_params, load_folder
 from pypty.output.model_file import is_model
+from pypty.params.kinds import FilePath
 from pypty.params.presets import import_pickle, load_preset, read_yaml, resolve_files
 
 EXPECTED = (
@@ -104,9 +105,10 @@ def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:
 
 def parameters_of(source: str | Path) -> dict[str, Any]:
     """Parameters of a preset, a parameter file or an output folder; of a result file (HDF5), to go on from it."""
-    path = Path(source).expanduser()
-    if path.is_file() and h5py.is_hdf5(path):
-        return load_result(path).params()
+    if FilePath().problem(source) is None:
+        path = Path(source).expanduser()
+        if path.is_file() and h5py.is_hdf5(path):
+            return load_result(path).params()
     return load_preset(source)
 
 
