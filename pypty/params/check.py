@@ -9,8 +9,9 @@ from typing import Any
 
 from pypty.errors import ParameterError
 from pypty.params.combinations import check_combinations, check_epochs
-from pypty.params.kinds import brief
+from pypty.params.kinds import brief, complaint
 from pypty.params.parameter import NO_EFFECT, NOT_YET, Parameter
+from pypty.params.rates import idle_rates
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule, make_schedule
 from pypty.params.schema import SCHEMA
@@ -52,6 +53,7 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
     )
     check_epochs(settings, report)
     check_combinations(settings, report)
+    report.warnings += idle_rates(params.get("learning_rates"), settings)
     return settings
 
 
@@ -97,10 +99,8 @@ def _fixed(parameter: Parameter, value: Any, report: Report) -> Any:
         value = parameter.default
     problem = parameter.kind.problem(value)
     if problem:
-        unit = f" in {parameter.unit}" if parameter.unit else ""
-        report.add(
-            parameter.name, f"{problem}, expected {parameter.kind.describe()}{unit}. ({parameter.meaning})"
-        )
+        text = complaint(parameter.kind, problem, parameter.unit)
+        report.add(parameter.name, f"{text}. ({parameter.meaning})")
         value = parameter.default
     return parameter.kind.convert(value)
 

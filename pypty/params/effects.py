@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pypty.params.model_checks import without_effect_in_model
+from pypty.params.rates import check_rates, rates_without_effect
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
@@ -34,6 +35,7 @@ def check_effects(settings: Settings, report: Report, epochs: range) -> None:
         _check_loss_terms,
         _check_numbers,
         _check_constraints,
+        check_rates,
     ):
         check(settings, report, epochs)
 
@@ -295,6 +297,7 @@ def without_effect(settings: Settings) -> list[str]:
             "phase_only_obj is on",
         ),
         **without_effect_in_model(settings),
+        **rates_without_effect(settings),
     }
     obj = settings["obj"]
     alone = several and "simlar" in settings["loss_terms"] and (obj is None or obj.shape[3] == 1)

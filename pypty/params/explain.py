@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Sequence
 
 from pypty.errors import ParameterError
 from pypty.params.kinds import Either, Kind, Number
@@ -12,17 +13,18 @@ from pypty.params.schema import SCHEMA
 
 
 def explain(name: str) -> str:
-    """What ``pypty explain NAME`` prints.
+    """What ``pypty explain NAME`` prints; a dotted name is an entry of a dict.
 
     Raises
     ------
     ParameterError
         There is no such parameter.
     """
-    if name not in SCHEMA:
-        near = difflib.get_close_matches(name, SCHEMA, n=3, cutoff=0.4)
-        raise ParameterError(f"unknown parameter {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
-    parameter = SCHEMA[name]
+    key, *entries = name.split(".")
+    _known(key, SCHEMA, "parameter")
+    parameter = SCHEMA[key]
+    if entries:
+        return _explain_entry(key, parameter.kind, entries)
     lines = [
         f"{name}: {parameter.meaning}",
         f"  value    {parameter.kind.describe()}",
@@ -43,17 +45,59 @@ def explain(name: str) -> str:
     return "\n".join(lines)
 
 
+def _known(name: str, names: Iterable[str], what: str) -> None:
+    """Refuse a name that is not one of these."""
+    same = {one.lower(): one for one in names}
+    if name in same.values():
+        return
+    near = [same[one] for one in difflib.get_close_matches(name.lower(), same, n=3, cutoff=0.4)]
+    raise ParameterError(f"unknown {what} {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
+
+
+def _explain_entry(path: str, kind: Kind, entries: Sequence[str]) -> str:
+    """What ``pypty explain`` prints of an entry of a dict, or of one of its entries."""
+    for one in kind.kinds if isinstance(kind, Either) else (kind,):
+        parts: dict[str, Record | Field] = dict(one.records) if isinstance(one, Table) else {}
+        if isinstance(one, Record):
+            parts.update((field.name, field) for field in one.fields)
+        if not parts:
+            continue
+        name, *deeper = entries
+        _known(name, parts, f"entry of {path}")
+        part, path = parts[name], f"{path}.{name}"
+        if isinstance(part, Field):
+            return f"{path}: {_entry(part)}\n  value    {part.kind.describe()}"
+        if deeper:
+            return _explain_entry(path, part, deeper)
+        return "\n".join([f"{path}: {part.describe()}", *map(_indent, entry_lines(part))])
+    raise ParameterError(f"{path} has no entries; given {'.'.join(entries)!r}")
+
+
 def entry_lines(kind: Kind) -> list[str]:
     """The entries of a parameter that is a dict, a line each, and those of the dicts in it."""
     if isinstance(kind, Either):
         return [line for one in kind.kinds for line in entry_lines(one)]
     if isinstance(kind, Table):
-        return [
-            text for name, record in kind.records for text in (f"{name}:", *map(_indent, entry_lines(record)))
-        ]
+        shared = _shared(kind)
+        own = [text for name, record in kind.records for text in _own_lines(name, record, shared)]
+        return [*(["each:"] if shared else []), *(_indent(_entry(field)) for field in shared), *own]
     if isinstance(kind, Record):
         return [_entry(field) for field in kind.fields]
     return []
+
+
+def _shared(kind: Table) -> list[Field]:
+    """Fields that are the same in every record, so that they are told once."""
+    first, *others = (record.fields for _, record in kind.records)
+    return [field for field in first if others and all(field in fields for fields in others)]
+
+
+def _own_lines(name: str, record: Record, shared: Sequence[Field]) -> list[str]:
+    """What a record has beside the shared fields: on one line if it is one field, or none."""
+    own = [_entry(field) for field in record.fields if field not in shared]
+    if len(own) < 2:
+        return [f"{name}: {own[0]}" if own else name]
+    return [f"{name}:", *map(_indent, own)]
 
 
 def _entry(field: Field) -> str:

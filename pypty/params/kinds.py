@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +35,21 @@ def brief(value: Any) -> str:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def near(name: Any, known: Iterable[Any]) -> str:
+    """The known name that was meant, perhaps, as the end of a complaint."""
+    names = [str(item) for item in known]
+    same = [item for item in names if item.lower() == str(name).lower()]
+    found = same or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def complaint(kind: Kind, problem: str, unit: str = "") -> str:
+    """A problem of a kind, with what is expected unless it says so already, as those of an entry of a dict do."""
+    if ", expected " in problem:
+        return problem
+    return f"{problem}, expected {kind.describe()}{f' in {unit}' if unit else ''}"
 
 
 def _is_number(value: Any) -> bool:
@@ -130,7 +146,9 @@ class Choice:
         return "one of " + ", ".join(repr(option) for option in self.options)
 
     def problem(self, value: Any) -> str | None:
-        return None if isinstance(value, str) and value in self.options else f"given {brief(value)}"
+        if isinstance(value, str):
+            return None if value in self.options else f"given {brief(value)}{near(value, self.options)}"
+        return f"given {brief(value)}"
 
     def convert(self, value: Any) -> str:
         return str(value)

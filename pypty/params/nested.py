@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pypty.params.kinds import Choice, Kind, brief
+from pypty.params.kinds import Choice, Kind, brief, complaint, near
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ class Record:
         for name, entry in entries.items():
             field = self._field(name)
             if field is None:
-                return f"given {name!r}, which is no entry of it{_near(name, [f.name for f in self.fields])}"
+                wrong = f"given {name!r}, which is no entry of it{near(name, [f.name for f in self.fields])}"
+                return complaint(self, wrong)
             problem = field.kind.problem(entry)
             if problem:
-                unit = f" in {field.unit}" if field.unit else ""
-                return f"{name!r}: {problem}, where {field.kind.describe()}{unit} is expected; given {brief(value)}"
+                return f"{name!r}: {complaint(field.kind, problem, field.unit)}"
         return None
 
     def convert(self, value: Any) -> dict[str, Any]:
@@ -102,12 +101,12 @@ class Table:
         known = dict(self.records)
         for name, entry in value.items():
             if name not in known:
-                return f"given {name!r}, which there is not{_near(name, list(known))}"
+                return complaint(self, f"given {name!r}, which there is not{near(name, known)}")
             if entry is None or isinstance(entry, (bool, np.bool_)):
                 continue
             problem = known[name].problem(entry)
             if problem:
-                return f"{name!r}: {problem}, expected {known[name].describe()}"
+                return f"{name!r}: {complaint(known[name], problem)}"
         return None
 
     def convert(self, value: Any) -> dict[str, dict[str, Any]]:
@@ -133,7 +132,7 @@ class Words:
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             return f"given {brief(value)}"
         wrong = [item for item in value if item not in self.options]
-        return f"given {brief(wrong[0])}{_near(wrong[0], self.options)}" if wrong else None
+        return f"given {brief(wrong[0])}{near(wrong[0], self.options)}" if wrong else None
 
     def convert(self, value: Any) -> list[Any]:
         return list(dict.fromkeys(value))
@@ -142,8 +141,3 @@ class Words:
 def choices(*options: str) -> Choice:
     """One of a few words."""
     return Choice(options)
-
-
-def _near(name: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(name), [str(item) for item in known], n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""

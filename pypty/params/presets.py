@@ -57,7 +57,8 @@ def read_changes(pairs: Sequence[str]) -> dict[str, Any]:
         key, separator, value = pair.partition("=")
         if not separator:
             raise ParameterError(f"--set {pair!r}: expected KEY=VALUE, for example --set epoch_max=20")
-        changes[key.strip()] = read_value(value)
+        expression = value.strip().startswith("lambda ")  # its colon means nothing to YAML here
+        changes[key.strip()] = value.strip() if expression else read_value(value)
     return resolve_files(changes, Path.cwd())
 
 

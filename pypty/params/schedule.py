@@ -10,7 +10,7 @@ import numpy as np
 
 from pypty.errors import ExpressionError, ParameterError
 from pypty.params.expressions import compile_expression
-from pypty.params.kinds import brief
+from pypty.params.kinds import Choice, brief, complaint
 from pypty.params.parameter import Parameter
 
 
@@ -53,11 +53,7 @@ class Varying:
         try:
             value = self.function(epoch)
         except ExpressionError as error:
-            expected = self.parameter.kind.describe()
-            raise ExpressionError(
-                f"{self.parameter.name}: given {brief(self.source)}, expected {expected}, or an expression of the "
-                f"epoch ({error})"
-            ) from error
+            raise ExpressionError(_no_expression(self.parameter, self.source, error)) from error
         except ParameterError as error:
             raise ParameterError(f"{self.parameter.name}: at epoch {epoch}: {error}") from error
         except Exception as error:  # the user's own function may raise anything
@@ -68,8 +64,8 @@ class Varying:
         problem = self.parameter.kind.problem(value)
         if problem:
             raise ParameterError(
-                f"{self.parameter.name}: at epoch {epoch} {problem.replace('given', 'got', 1)}, "
-                f"expected {self.parameter.kind.describe()}"
+                f"{self.parameter.name}: at epoch {epoch} "
+                f"{complaint(self.parameter.kind, problem.replace('given', 'got', 1))}"
             )
         return self.parameter.kind.convert(value)
 
@@ -112,21 +108,27 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
     if problem is None:
         return Constant(parameter.kind.convert(value))
     if isinstance(value, str):
-        return _from_text(parameter, value, problem)
+        return _from_text(parameter, value)
     raise ParameterError(
-        f"{parameter.name}: {problem}, expected {parameter.kind.describe()}, or a function of the epoch"
+        f"{parameter.name}: {complaint(parameter.kind, problem)}"
+        + ("" if ", expected " in problem else ", or a function of the epoch")
     )
 
 
-def _from_text(parameter: Parameter, text: str, problem: str) -> Schedule:
+def _from_text(parameter: Parameter, text: str) -> Schedule:
     """An expression; a text that is none is measured by what the parameter expects."""
     try:
         return Varying(parameter, text, compile_expression(text))
     except ExpressionError as error:
-        expected = parameter.kind.describe()
-        raise ExpressionError(
-            f"{parameter.name}: {problem}, expected {expected}, or an expression of the epoch ({error})"
-        ) from error
+        raise ExpressionError(_no_expression(parameter, text, error)) from error
+
+
+def _no_expression(parameter: Parameter, source: Any, error: ExpressionError) -> str:
+    """The text is no value and no expression; a single word where words are expected is a misspelt one."""
+    word = isinstance(parameter.kind, Choice) and str(source).isidentifier()
+    problem = parameter.kind.problem(source) or f"given {brief(source)}"
+    why = "" if word else f" ({error})"
+    return f"{parameter.name}: {complaint(parameter.kind, problem)}, or an expression of the epoch{why}"
 
 
 def _table(parameter: Parameter, table: Any, until: Any) -> Callable[[int], Any]:
