@@ -122,9 +122,7 @@ def complete(content: Mapping[str, Any], source: str) -> Complete:
         raise ParameterError(f"{source}: {'; '.join(problems)}")
     needed = [key for key in REQUIRED if groups["init_params"][key] is None]
     if needed and groups["init_params"]["probe_illum_type"] == "electron":
-        raise ParameterError(
-            f"{source}: init_params needs {', '.join(needed)}; add them, as PtyRAD asks, too"
-        )
+        raise ParameterError(f"{source}: init_params needs {', '.join(needed)} (required by PtyRAD, too)")
     return Complete(groups, frozenset(given), tuple(notes))
 
 

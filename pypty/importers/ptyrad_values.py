@@ -55,6 +55,10 @@ _NULL = ("SAVE_ITERS", "pos_scan_rand_std", "start_iter", "end_iter", "step", "t
 """Null is a value although it is not the default."""
 
 
+_POSITIVE = ("probe_kv", "probe_conv_angle", "pos_scan_step_size", "obj_slice_thickness", "meas_Npix",
+             "pos_N_scan_slow", "pos_N_scan_fast", "obj_Nlayer", "probe_pmode_max", "obj_omode_max")  # fmt: skip
+
+
 def value_problem(key: str, default: Any, value: Any) -> str | None:
     """What is wrong with the kind of a value, or None."""
     if value is None:
@@ -81,6 +85,8 @@ def _number_problem(key: str, value: Any) -> str | None:
         return f"{value!r}, expected a number"
     if key in _WHOLE and value != int(value):
         return f"{value!r}, expected a whole number"
+    if key in _POSITIVE and value <= 0:
+        return f"{value!r}, expected a number above 0"
     return None
 
 
