@@ -13,14 +13,16 @@ from pypty.plots.figures import _DPI, Lengths, NotebookFigure, add_scale_bar, al
 _TITLES = MappingProxyType(
     {
         "r_amp": "probe modes: amplitude",
-        "k_amp": "spectra of the probe modes: amplitude",
-        "k_phase": "spectra of the probe modes: -phase x amplitude (shows $+\\chi$)",
+        "k_amp": "spectra of probe modes: amplitude",
+        "k_phase": "spectra of probe modes: -phase x amplitude, +$\\chi$",
     }
 )
 _LABELS = MappingProxyType(
     {"r_amp": "amplitude / maximum", "k_amp": "amplitude / maximum", "k_phase": "-phase x amplitude / rad"}
 )
 _CELL = 2.3
+_NARROW = 4.2
+"""Inches that a title needs."""
 _MOST = 16
 
 
@@ -45,7 +47,7 @@ def plot_probe_modes(
     names = all_modes(now)[1]
     columns = rows[1].shape[2]
     figure = NotebookFigure(
-        figsize=(_CELL * max(columns, 2) + 0.9, 2 * _CELL + 0.9), dpi=_DPI, layout="constrained"
+        figsize=(max(_CELL * columns + 0.9, _NARROW), 2 * _CELL + 0.9), dpi=_DPI, layout="constrained"
     )
     panels = figure.subplots(2, columns, squeeze=False)
     for row, (modes, share, when) in enumerate(zip(rows, shares, ("start", "now"), strict=True)):

@@ -44,7 +44,7 @@ def plot_grouping(
     if diameter_A:
         y, x = chosen[0]
         first.add_patch(Circle((x, y), diameter_A / 2, fill=False, linestyle="--", color="C3", linewidth=1.2))
-        title += f"; circle: 90 % of the probe, {diameter_A:.3g} Å"
+        title += f"; circle: 90 % of the probe, {diameter_A:.3g} Å across"
     first.set_title(title, fontsize=10)
     for axes in (every, first):
         _frame(axes, positions_A, (diameter_A or 0) / 2)

@@ -210,6 +210,9 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
     """Logarithmic where nothing is negative, and what is not zero spans enough to be read on such an axis."""
     shown = values[values > 0]
     if len(shown) and values.min() >= 0 and shown.max() > _DECADE * shown.min():
+        for line in axes.lines:  # a zero would be a line to the bottom
+            height = np.asarray(line.get_ydata(), float)
+            line.set_ydata(np.where(height > 0, height, np.nan))
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=_LABELLED))
         axes.tick_params(axis="y", which="minor", labelsize=7)
