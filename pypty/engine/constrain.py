@@ -53,7 +53,7 @@ def constrain(
     done = apply_projections(variables, table, state.epoch, context, skip)
     changed += done.changed
     if changed:
-        state.change(done.variables, [f"constraints: {', '.join(changed)}"])
+        state.take(done.variables, f"constraints: {', '.join(changed)}")
     elif done.rotation is not None:
         state.make_modes_orthogonal("ortho_pmode")
     return tuple(changed)

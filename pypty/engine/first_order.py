@@ -210,6 +210,8 @@ def first_order_epoch(
     progress = progress.begun(now["optimizer"], problem.variables)
     rates, form = learning_rates(now, epoch, progress.probe_scale), problem.form
     blocks = moving_blocks(problem.blocks, form, rates)
+    parts = [part for name in blocks for part in _parts(name, form)]
+    rates = {name: rate for name, rate in rates.items() if name in parts}
     start = form.vector(problem.variables, blocks)
     n_patterns = len(problem.variables.positions)
     walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,

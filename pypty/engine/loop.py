@@ -231,7 +231,7 @@ class Reconstruction:
         before = problem.variables
         blocks = tuple(name for name in problem.blocks if name in STEPS)
         change = {name: done.variables.block(name) - before.block(name) for name in blocks}
-        state.change(done.variables, ["preconditioned steps"])
+        state.take(done.variables, "preconditioned steps")
         state.signature = None
         return EpochRecord(
             epoch=state.epoch,
@@ -261,7 +261,7 @@ class Reconstruction:
             schedule = RateSchedule(asked, self._first_order_epochs(), steps, state.progress.schedule or None)
         done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress)
         state.progress = done.progress
-        state.change(done.variables, [f"steps of {now['optimizer']}"])
+        state.take(done.variables, f"steps of {now['optimizer']}")
         state.signature = None
         if not done.record.blocks:
             done.record.warnings.append("nothing is refined: no block is switched on and has a learning rate")

@@ -23,11 +23,26 @@ class _TqdmHandler(logging.Handler):
         tqdm.write(prefix + record.getMessage())
 
 
+def _how(record: EpochRecord) -> tuple[str, str]:
+    """How the epoch went, beside its loss: for the bar, and for a line."""
+    if record.optimizer == "lbfgs":
+        short = f"step {record.step:.2g}, {record.evaluations} eval."
+        long = f"step {record.step:.3g}  evaluations {record.evaluations}"
+    else:
+        short = f"{record.optimizer}, {record.batches} batches"
+        long = f"{record.optimizer}  batches {record.batches}"
+    if record.validation is not None:
+        short += f", held out {record.validation:.6g}"
+        long += f"  held out {record.validation:.6g} per pattern"
+    return short, long
+
+
 class Reporter:
     """Context manager that shows progress at the level of ``print_flag``.
 
-    0 nothing; 1 a bar with loss, step, evaluations and time left, and warnings; 2 a line per epoch instead;
-    3 also every line-search step; 4 also every regulariser. With a folder, everything also goes to pypty.log.
+    0 nothing; 1 a bar with loss, step and evaluations (or method and batches), held-out loss and time left, and
+    warnings; 2 a line per epoch instead; 3 also every line-search step; 4 also every regulariser. With a folder,
+    everything also goes to pypty.log.
     """
 
     def __init__(self, print_flag: int, first_epoch: int, last_epoch: int, log_file: Path | None) -> None:
@@ -67,17 +82,15 @@ class Reporter:
 
     def epoch(self, record: EpochRecord, loss_after: float) -> None:
         """Show a finished epoch."""
-        self.bar.set_postfix_str(
-            f"loss {loss_after:.6g}, step {record.step:.2g}, {record.evaluations} eval.", refresh=False
-        )
+        short, long = _how(record)
+        self.bar.set_postfix_str(f"loss {loss_after:.6g}, {short}", refresh=False)
         self.bar.update()
         _ROOT.info(
-            "epoch %d  loss %.8g  sse %.6g  step %.3g  evaluations %d  %.1f s  refined: %s",
+            "epoch %d  loss %.8g  sse %.6g  %s  %.1f s  refined: %s",
             record.epoch,
             record.loss,
             record.sse,
-            record.step,
-            record.evaluations,
+            long,
             record.time_s,
             ", ".join(record.blocks),
         )

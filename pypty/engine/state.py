@@ -87,6 +87,12 @@ class State:
             self.variables = variables
             self.forget(", ".join(changed))
 
+    def take(self, variables: Variables, why: str) -> None:
+        """Go on from another point; what was known of the last one, if anything was, is forgotten."""
+        self.variables = variables
+        if self.sample is not None or self.optimizer.pairs:
+            self.forget(why)
+
     def make_modes_orthogonal(self, why: str = "keep_probe_states_orthogonal") -> None:
         """Rotate the probe modes (``keep_probe_states_orthogonal``, or the constraint ``ortho_pmode``).
 
