@@ -34,6 +34,7 @@ def told(**changes: object) -> str:
     [
         ({"learning_rates": {"probe": 0.1}}, ("learning_rates has no effect", "optimizer is lbfgs")),
         ({"lr_scheduler": "cosine"}, ("lr_scheduler has no effect",)),
+        ({"optimizer_options": {"betas": [0.5, 0.9]}}, ("optimizer_options has no effect",)),
         (
             {"optimizer": "adam", "learning_rates": {"objp": 5e-3}},
             ("'objp' has no effect", "'complex'", "by 'obj'"),

@@ -45,7 +45,7 @@ class Parameter:
         if isinstance(value, str) or callable(value):
             return bool(value == self.default)
         if isinstance(value, Mapping):
-            return value == self.default or value == self.kind.convert(self.default)
+            return _same(value, self.default) or _same(value, self.kind.convert(self.default))
         if (
             isinstance(self.default, tuple)
             and isinstance(value, (list, tuple))
@@ -59,6 +59,13 @@ class Parameter:
                 return False
             return bool(not array.any() or np.array_equal(array, np.asarray(_numeric(self.default))))
         return bool(value == self.default)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of nested dicts that may hold arrays."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return set(one) == set(other) and all(_same(one[key], other[key]) for key in one)
+    return bool(np.array_equal(one, other))
 
 
 def _numeric(default: Any) -> Any:
