@@ -35,7 +35,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "L-BFGS": {"warmup_epochs": 0},
     "preconditioned": {"optimizer": "preconditioned"},
     "preconditioned, then L-BFGS (default)": {},
+    "preconditioned, then L-BFGS, Poisson": {"algorithm": "ml"},
     "Adam": {**_ADAM, "optimizer": "adam"},
+    "Adam, Poisson": {**_ADAM, "optimizer": "adam", "algorithm": "ml"},
     "Adam, cosine": {**_ADAM, "optimizer": "adam", "lr_scheduler": {"name": "cosine", "T_max": 20}},
     "Adam, then L-BFGS": {**_ADAM, "optimizer": "lambda x: 'adam' if x < 3 else 'lbfgs'",
                           "obj_parametrization": "lambda x: 'amplitude_phase' if x < 3 else 'complex'"},
@@ -85,8 +87,11 @@ def main() -> None:
         curves.append(curve)
         print(f"| {options.data.stem} | {name} | {row(curve)} |", flush=True)
     if options.ptyrad_python:
-        curves.append(theirs("ptyrad", options.ptyrad_python, options.data, truth, budget, **size))
-        print(f"| {options.data.stem} | {curves[-1].name} | {row(curves[-1])} |", flush=True)
+        for loss, name in (("single", ""), ("poissn", ", Poisson")):
+            curve = theirs("ptyrad", options.ptyrad_python, options.data, truth, budget, loss=loss, **size)
+            curve.name = f"{curve.name.split(',')[0]}{name}"
+            curves.append(curve)
+            print(f"| {options.data.stem} | {curve.name} | {row(curve)} |", flush=True)
     if options.figure:
         quality.draw(curves, options.figure)
     if options.json:
