@@ -18,6 +18,7 @@ from pypty.engine.prepare import prepare
 from pypty.engine.state import State
 from pypty.errors import ParameterError, ReconstructionError
 from pypty.objective.objective import Objective
+from pypty.output.loss_log import read_loss_log
 
 
 def test_a_step_is_adams_on_the_gradient_of_its_batch() -> None:
@@ -168,6 +169,16 @@ def test_the_warm_up_belongs_to_lbfgs() -> None:
     assert names == ["preconditioned"] * 2 + ["adam"] * 2
     hybrid = records(optimizer="lambda x: 'preconditioned' if x < 2 else 'lbfgs'", warmup_epochs="auto")
     assert [r.optimizer for r in hybrid] == ["preconditioned"] * 2 + ["lbfgs"] * 2
+
+
+def test_the_log_says_how_an_epoch_moved_and_what_held_out_patterns_say(tmp_path: Path) -> None:
+    params = first_order(
+        optimizer="lambda x: 'adam' if x < 2 else 'lbfgs'", validation_fraction=0.2, output_folder=str(tmp_path)
+    )
+    result = pypty.run(params)
+    rows = read_loss_log(tmp_path / "loss.csv")
+    assert [row["optimizer"] for row in rows] == ["adam", "adam", "lbfgs", "lbfgs"]
+    assert [float(row["validation loss"]) for row in rows] == result.validation.tolist()
 
 
 ON_A_DEVICE: dict[str, dict[str, Any]] = {
