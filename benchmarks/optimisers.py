@@ -31,14 +31,22 @@ _ADAM = {
     "batch_size": 32,
     "learning_rates": {"objp": 1e-2, "obja": 1e-2, "probe": 1e-2},
 }
+_WHOLE = {"damping_cutoff_multislice": 2.0, "update_extra_cut": 0.0}  # as PtyRAD has it: no band limit
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "L-BFGS": {"warmup_epochs": 0},
     "preconditioned": {"optimizer": "preconditioned"},
     "preconditioned, then L-BFGS (default)": {},
+    "the same, Poisson": {"algorithm": "ml"},
+    "the same, Poisson, no band limit": {"algorithm": "ml", **_WHOLE},
+    "the same, Poisson, no band limit, phase only": {"algorithm": "ml", "phase_only_obj": True, **_WHOLE},
     "Adam": {**_ADAM, "optimizer": "adam"},
+    "Adam, Poisson, no band limit": {**_ADAM, "optimizer": "adam", "algorithm": "ml", **_WHOLE},
     "Adam, cosine": {**_ADAM, "optimizer": "adam", "lr_scheduler": {"name": "cosine", "T_max": 20}},
     "Adam, then L-BFGS": {**_ADAM, "optimizer": "lambda x: 'adam' if x < 3 else 'lbfgs'",
                           "obj_parametrization": "lambda x: 'amplitude_phase' if x < 3 else 'complex'"},
+    "Adam, then L-BFGS, Poisson, no band limit": {
+        **_ADAM, "optimizer": "lambda x: 'adam' if x < 3 else 'lbfgs'", "algorithm": "ml", **_WHOLE,
+        "obj_parametrization": "lambda x: 'amplitude_phase' if x < 3 else 'complex'"},
     "preconditioned, then Adam": {**_ADAM, "optimizer": "lambda x: 'preconditioned' if x < 2 else 'adam'",
                                   "lr_scheduler": {"name": "exponential", "gamma": 0.8}},
 })  # fmt: skip
@@ -85,8 +93,11 @@ def main() -> None:
         curves.append(curve)
         print(f"| {options.data.stem} | {name} | {row(curve)} |", flush=True)
     if options.ptyrad_python:
-        curves.append(theirs("ptyrad", options.ptyrad_python, options.data, truth, budget, **size))
-        print(f"| {options.data.stem} | {curves[-1].name} | {row(curves[-1])} |", flush=True)
+        for loss, name in (("single", ""), ("poissn", ", Poisson")):
+            curve = theirs("ptyrad", options.ptyrad_python, options.data, truth, budget, loss=loss, **size)
+            curve.name = f"{curve.name.split(',')[0]}{name}"
+            curves.append(curve)
+            print(f"| {options.data.stem} | {curve.name} | {row(curve)} |", flush=True)
     if options.figure:
         quality.draw(curves, options.figure)
     if options.json:

@@ -18,6 +18,7 @@ from pypty.engine.prepare import prepare
 from pypty.engine.state import State
 from pypty.errors import ParameterError, ReconstructionError
 from pypty.objective.objective import Objective
+from pypty.output.loss_log import read_loss_log
 
 
 def test_a_step_is_adams_on_the_gradient_of_its_batch() -> None:
@@ -168,3 +169,48 @@ def test_the_warm_up_belongs_to_lbfgs() -> None:
     assert names == ["preconditioned"] * 2 + ["adam"] * 2
     hybrid = records(optimizer="lambda x: 'preconditioned' if x < 2 else 'lbfgs'", warmup_epochs="auto")
     assert [r.optimizer for r in hybrid] == ["preconditioned"] * 2 + ["lbfgs"] * 2
+
+
+def test_the_log_says_how_an_epoch_moved_and_what_held_out_patterns_say(tmp_path: Path) -> None:
+    params = first_order(
+        optimizer="lambda x: 'adam' if x < 2 else 'lbfgs'", validation_fraction=0.2, output_folder=str(tmp_path)
+    )
+    result = pypty.run(params)
+    rows = read_loss_log(tmp_path / "loss.csv")
+    assert [row["optimizer"] for row in rows] == ["adam", "adam", "lbfgs", "lbfgs"]
+    assert [float(row["validation loss"]) for row in rows] == result.validation.tolist()
+
+
+ON_A_DEVICE: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "hybrid": {"optimizer": "lambda x: 'nadam' if x < 2 else 'lbfgs'", "obj_parametrization": "complex"},
+    "preconditioned": {"optimizer": "preconditioned"},
+    "phase": {
+        "phase_only_obj": True,
+        "optimizer": "rmsprop",
+        "constraints": {"objp_postiv": True, "obj_rblur": True},
+    },
+}
+
+
+@pytest.mark.parametrize("case", ON_A_DEVICE)
+def test_on_a_device(case: str, device: None, tmp_path: Path) -> None:
+    """The same numbers, where arrays of the device and of the host must not meet; resumed from its files."""
+    params = every_block(
+        **{
+            "optimizer": "adam",
+            "batch_size": 8,
+            "epoch_max": 4,
+            "obj_parametrization": "amplitude_phase",
+            "convergence_monitor": {"every": 2},
+            "validation_fraction": 0.2,
+            "scan_size": SCAN,
+            "constraints": {"ortho_pmode": True, "obja_thresh": {"relax": 0.5}, "pos_recenter": True},
+            **ON_A_DEVICE[case],
+        }
+    )
+    on_cpu = pypty.run(params)
+    on_gpu = in_parts({**params, "backend": "gpu"}, tmp_path, 2, 4)
+    assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=1e-8)
+    np.testing.assert_allclose(on_gpu.obj, on_cpu.obj, atol=1e-7)
+    np.testing.assert_allclose(on_gpu.positions, on_cpu.positions, atol=1e-7)

@@ -339,7 +339,7 @@ def test_an_interrupted_run_keeps_its_last_full_epoch(
 COLUMNS = [
     *("epoch", "time / s", "loss", "sse", "initial step", "matching step", "N linesearch iterations"),
     *("dir. derivative", "new dir. derivative", "Constraints contribution"),
-    *("Free GiB", "Total GiB", "Warnings"),
+    *("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss"),
 ]
 
 

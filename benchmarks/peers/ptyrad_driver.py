@@ -48,7 +48,10 @@ def parameters(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             },
             "optimizer_params": {"name": "Adam", "configs": {}, "load_state": None},
         },
-        "loss_params": {"loss_single": {"state": True, "weight": 1.0, "dp_pow": 0.5}},
+        "loss_params": {
+            "loss_single": {"state": options.loss == "single", "weight": 1.0, "dp_pow": 0.5},
+            "loss_poissn": {"state": options.loss == "poissn", "weight": 1.0, "dp_pow": 1.0, "eps": 1e-6},
+        },
         "constraint_params": {
             "ortho_pmode": {**every, "start_iter": 1 if options.modes > 1 else None}, "fix_probe_int": every,
             "obj_rblur": off, "obj_zblur": off, "objp_postiv": off,
@@ -97,6 +100,7 @@ def main() -> None:
         ("object-rate", float, 1e-2), ("probe-rate", float, 2e-3),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, default=default)
+    parser.add_argument("--loss", choices=("single", "poissn"), default="single")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

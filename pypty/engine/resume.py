@@ -195,7 +195,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
             for key in sorted(file["pairs"])
         ]
     )
-    state.progress = _read_progress(file["progress"], backend)
+    state.progress = _read_progress(file["progress"])
     if "snapshot" in file:
         state.snapshot = {name: backend.asarray(item[()]) for name, item in file["snapshot"].items()}
     records = json.loads(file["history"].asstr()[()])
@@ -223,13 +223,10 @@ def _write_progress(group: Any, progress: Progress) -> None:
             own[name] = np.asarray(to_host(value))
 
 
-def _read_progress(group: Any, backend: Backend) -> Progress:
+def _read_progress(group: Any) -> Progress:
+    """Moments stay on the host: the method takes them to its device, and knows which counters do not belong there."""
     moments = {
-        part: {
-            name: backend.asarray(item[()]) if item.shape else np.asarray(item[()])
-            for name, item in own.items()
-        }
-        for part, own in group.items()
+        part: {name: np.asarray(item[()]) for name, item in own.items()} for part, own in group.items()
     }
     return Progress(
         str(group.attrs["name"]),

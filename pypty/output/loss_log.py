@@ -73,7 +73,8 @@ _BEFORE = (
     "dir. derivative",
     "new dir. derivative",
 )
-_AFTER = ("Free GiB", "Total GiB", "Warnings")
+_AFTER = ("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss")
+"""The last two are not PyPty's; the last is empty where no patterns are held out."""
 
 
 def write_loss_log(path: Path, rows: Sequence[EpochRecord], level: int) -> None:
@@ -99,6 +100,8 @@ def write_loss_log(path: Path, rows: Sequence[EpochRecord], level: int) -> None:
                 f"{row.free_GiB:.3f}",
                 f"{row.total_GiB:.3f}",
                 "; ".join([*row.decisions, *row.warnings]),
+                row.optimizer,
+                "" if row.validation is None else repr(row.validation),
             ]
         )
     write_text(path, stream.getvalue())
@@ -133,4 +136,6 @@ def _record(row: dict[str, str]) -> EpochRecord:
         free_GiB=float(row["Free GiB"]),
         total_GiB=float(row["Total GiB"]),
         warnings=[row["Warnings"]] if row["Warnings"] else [],
+        optimizer=row.get("optimizer") or "lbfgs",
+        validation=float(row["validation loss"]) if row.get("validation loss") else None,
     )
