@@ -10,6 +10,8 @@ import pytest
 from problems import small_params
 
 import pypty
+from pypty.engine.observe import no_better
+from pypty.engine.prepare import prepare
 from pypty.errors import ParameterError
 from pypty.importers import translate
 from pypty.importers.ptyrad_defaults import REQUIRED
@@ -191,3 +193,19 @@ def test_a_number_of_ptyrad_that_must_be_positive(key: str, value: float) -> Non
     needed = dict.fromkeys(REQUIRED, 1) | {"meas_params": {"path": "data.h5"}, key: value}
     with pytest.raises(ParameterError, match=rf"init_params\.{key} is {value}, expected a number above 0"):
         translate({"init_params": needed})
+
+
+# --------------------------------------------------------------------------------------------------------------- stops
+
+
+@pytest.mark.parametrize("constant", [0.0, -1e6])
+def test_a_stop_does_not_depend_on_the_constant_of_a_loss(constant: float) -> None:
+    """The loss of ``ml`` is some -10^6 per pattern: 0.01 % of that is more than all that is still to be gained."""
+    values = [1600.0, 1100.0, 1000.0, 995.0, 993.0, 992.0, 991.5, 991.0, 991.0, 991.0, 991.0]
+    records = [
+        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, validation=value + constant)
+        for k, value in enumerate(values)
+    ]
+    settings = prepare(small_params(output_folder="", stop_patience=3, validation_fraction=0.1)).settings
+    reasons = [no_better(settings, records[:n]) for n in range(1, len(records) + 1)]
+    assert not any(reasons[:-1]) and "of its fall" in reasons[-1] and "epoch 7" in reasons[-1]

@@ -195,7 +195,7 @@ def _(desk: Desk) -> None:
     wild = {"learning_rates": {"objp": 3.0, "obja": 3.0}, "epoch_max": 50}
     result = pypty.run(first_order(**wild, stop_patience=3))
     assert len(result.epochs) < 50
-    assert "the loss has not improved by 0.01 % for 3 epochs" in result.stop_reason
+    assert "the loss has not improved by 0.01 % of its fall so far for 3 epochs" in result.stop_reason
     watched = pypty.run(first_order(**wild, stop_patience=3, validation_fraction=0.2))
     assert "the loss of the held-out patterns has not improved" in watched.stop_reason
 

@@ -56,7 +56,8 @@ def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
     """Why the run ends now (``stop_patience``): the loss has not become smaller for so many epochs; "" = go on.
 
     Only epochs with the same patterns held out, and the same way to count the loss, can be compared: those since the
-    optimiser was last changed.
+    optimiser was last changed. Improvements are measured by how far the loss has fallen: its own size says nothing, as
+    that of ``ml`` has a large constant.
     """
     patience, tolerance = settings["stop_patience"], settings["stop_tolerance"]
     if patience == 0 or not records:
@@ -66,15 +67,17 @@ def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
         own.pop(0)
     held_out = records[-1].validation is not None
     values = [record.validation if held_out else record.loss for record in own]
+    first = records[0].validation if held_out else own[0].loss
     best, since = np.inf, 0
     for count, value in enumerate(values):
-        if value is not None and value < best - tolerance * abs(best if np.isfinite(best) else 0):
+        fall = 0.0 if first is None or np.isinf(best) else max(first - best, 0.0)
+        if value is not None and value < best - tolerance * fall:
             best, since = value, count
     waited = len(values) - 1 - since
     if waited < patience:
         return ""
     what = "the loss of the held-out patterns" if held_out else "the loss"
     return (
-        f"{what} has not improved by {100 * tolerance:g} % for {waited} epochs (best {best:.6g} in epoch "
-        f"{own[since].epoch}; stop_patience = {patience})"
+        f"{what} has not improved by {100 * tolerance:g} % of its fall so far for {waited} epochs (best {best:.6g} "
+        f"in epoch {own[since].epoch}; stop_patience = {patience})"
     )
