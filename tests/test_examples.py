@@ -52,6 +52,21 @@ def test_notebook(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_notebook_adam_then_lbfgs(tmp_path: Path) -> None:
+    """L-BFGS improves on what Adam ends with, for the truth and for the patterns that are held out."""
+    notebook = json.loads((EXAMPLES / "adam_then_lbfgs.ipynb").read_text())
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    out = run_script("\n".join(cells), tmp_path)
+    after_adam, at_the_end = (float(out.split(text)[1].split()[0]) for text in ("after Adam: ", "truth: "))
+    assert at_the_end > max(after_adam, 0.988)
+    rows = [line.split() for line in out.splitlines() if line.split()[1:2] in (["adam"], ["lbfgs"])]
+    held_out = {int(epoch): float(last) for epoch, *_, last in rows}
+    assert len(rows) > 12 and rows[7][1] == "adam" and rows[8][1] == "lbfgs"
+    assert held_out[len(rows) - 1] < held_out[7]
+
+
+@pytest.mark.slow
 def test_notebook_from_a_raw_file(tmp_path: Path) -> None:
     """Import, calibrate, seed, check, reconstruct: the start is a picture already, the end is what the dose allows."""
     notebook = json.loads((EXAMPLES / "from_a_raw_file.ipynb").read_text())

@@ -158,6 +158,15 @@ def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
     assert axes.get_ylim()[0] > 1e-6
 
 
+def test_what_does_not_change_is_no_curve() -> None:
+    still = [
+        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, convergence={"probe_pos_shifts": 0.0})
+        for k in range(4)
+    ]
+    axes = next(axes for axes in plot_convergence(History.of(still)).axes if axes.get_title() == "positions")
+    assert not axes.lines and axes.texts[0].get_text() == "no change"
+
+
 # ------------------------------------------------------------------------------------------------------------- explain
 
 

@@ -140,6 +140,9 @@ def draw_changes(
     if not found:
         _nothing(axes, "not watched\n(convergence_monitor)")
         return
+    if not any(points[:, 1].any() for points in found.values()):
+        _nothing(axes, "no change")
+        return
     start = max(knee_index(points[:, 1]) for points in found.values()) if dynamic else 0
     for (shown, points), color in zip(found.items(), ("C0", "C1"), strict=False):
         axes.plot(points[start:, 0], points[start:, 1], ".-", color=color, linewidth=1, label=shown)
