@@ -142,7 +142,8 @@ BATCHES = (
               "out: never fitted, its loss is recorded at every epoch."),
     Parameter("stop_patience", 0, _natural, "epochs", "Stop when the loss (of held-out patterns, where there are any) "
               "has not improved for so long; 0 = never."),
-    Parameter("stop_tolerance", 1e-4, _non_negative, "", "Improvement that counts, as a fraction of the fall of the loss so far.",
+    Parameter("stop_tolerance", 1e-4, _non_negative, "", "Improvement that counts, as a fraction of the fall of the "
+              "loss so far.",
               when="stop_patience is not 0"),
     Parameter("convergence_monitor", None, optional(MONITOR), "", "Record how much background and foreground of the "
               "object, probe and positions change between snapshots. {} = with defaults."),
