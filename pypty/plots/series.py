@@ -162,8 +162,10 @@ def draw_rates(axes: Axes, history: Series) -> None:
         axes.plot(history.epochs, np.where(rate > 0, rate, np.nan), drawstyle="steps-post", label=name)
     positive = np.concatenate([rate[rate > 0] for rate in acting.values()])
     axes.set_yscale("log")
-    axes.set_ylim(positive.min() / 2, positive.max() * 2)
-    axes.legend(fontsize=7)
+    span = np.log(4 * positive.max() / positive.min())
+    above = min(0.08 * ((len(acting) + 1) // 2), 0.6)  # room for the legend, as a fraction of the axis
+    axes.set_ylim(positive.min() / 2, 2 * positive.max() * np.exp(span * above / (1 - above)))
+    axes.legend(fontsize=7, ncols=2, loc="upper right")
 
 
 def draw_steps(axes: Axes, history: Series) -> None:
