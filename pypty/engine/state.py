@@ -87,6 +87,12 @@ class State:
             self.variables = variables
             self.forget(", ".join(changed))
 
+    def move(self, variables: Variables, by: str) -> None:
+        """Take over steps of another method: what L-BFGS knows, and how often it was rejected, is of another point."""
+        if self.sample is not None or self.optimizer.pairs:
+            self.forget(by)
+        self.variables, self.signature, self.rejected = variables, None, 0
+
     def make_modes_orthogonal(self, why: str = "keep_probe_states_orthogonal") -> None:
         """Rotate the probe modes (``keep_probe_states_orthogonal``, or the constraint ``ortho_pmode``).
 

@@ -14,6 +14,7 @@ _fraction = Number(low=0, high=1)
 
 OPTIMIZERS = ("lbfgs", "preconditioned", "adam", "adamw", "sgd", "momentum", "rmsprop", "radam", "nadam", "adagrad",
               "adadelta", "adamax", "adafactor", "asgd", "rprop")  # fmt: skip
+NOT_FIRST_ORDER = OPTIMIZERS[:2]
 SCHEDULERS = ("step", "multistep", "constant", "linear", "exponential", "polynomial", "cosine", "cosine_restarts",
               "one_cycle", "cyclic", "plateau")  # fmt: skip
 
