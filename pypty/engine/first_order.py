@@ -222,6 +222,7 @@ class _Walk:
     progress: Progress
     method: FirstOrder
     variables: Variables
+    whole: dict[str, Array]
     point: dict[str, Array]
     n_patterns: int
 
@@ -231,9 +232,7 @@ class _Walk:
         share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
         terms = [_Scaled(one, share) for one in problem.regularizers]
         found = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
-        whole = form.gradient_as_it_is(
-            self.problem.variables, _joined(self.point, form), found.gradients, self.variables
-        )
+        whole = form.gradient_as_it_is(self.problem.variables, self.whole, found.gradients, self.variables)
         return found, {name: array for name, array in _split(whole, form).items() if name in self.rates}
 
     def move(self, gradient: Mapping[str, Array], chosen: np.ndarray) -> None:
@@ -250,9 +249,10 @@ class _Walk:
         moving = {name: self.point[name] for name in gradient}
         self.point.update(self.method.step(moving, gradient, rates, rows, momentum))
         self.progress.steps += 1
-        self.variables = self.problem.form.variables(
-            self.problem.variables, _joined(self.point, self.problem.form)
-        )
+        form = self.problem.form
+        self.whole = _joined(self.point, form)
+        self.point = _split(self.whole, form)  # views
+        self.variables = form.variables(self.problem.variables, self.whole)
 
 
 def first_order_epoch(
@@ -288,12 +288,11 @@ def first_order_epoch(
     n_patterns = problem.objective.feed.n_patterns
     walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,
                  FirstOrder(progress.name, now["optimizer_options"], progress.moments),
-                 problem.variables, _split(start, form), n_patterns)  # fmt: skip
+                 problem.variables, start, _split(start, form), n_patterns)  # fmt: skip
     moving = [part for name in blocks for part in _parts(name, form) if part in rates]
     logged = _logged_rates(now, moving, schedule, progress)
     found, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
-    end = _joined(walk.point, form)
-    change = form.project({name: end[name] - start[name] for name in blocks})
+    change = form.project({name: walk.whole[name] - start[name] for name in blocks})
     end = {name: start[name] + change[name] for name in blocks}
     divisor = 1 if problem.objective.adds_up else len(found)
     loss = math.fsum(one.loss for one in found) / divisor
