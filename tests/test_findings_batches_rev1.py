@@ -17,6 +17,7 @@ from pypty.engine.first_order import Progress
 from pypty.engine.observe import no_better
 from pypty.engine.prepare import prepare
 from pypty.engine.sequences import problems_from
+from pypty.model.parametrization import polar
 from pypty.optimize.first_order import FirstOrder
 from pypty.optimize.update_rules import METHODS
 from pypty.output.loss_log import EpochRecord
@@ -263,3 +264,24 @@ def test_counts_of_rows_come_back_from_any_device() -> None:
     again = FirstOrder("adam", {}, saved)
     again.step(point, slope, {"positions": 0.1}, {"positions": rows[:2]})
     assert again.state["positions"]["count"].tolist() == [2, 2, 1]
+
+
+@pytest.mark.parametrize("scale", ["additive", "ratio"])
+def test_preconditioned_epochs_record_the_loss_terms(scale: str) -> None:
+    """They add up to the loss, as with the other methods."""
+    terms = {"single": {"weight": 1.0}, "poissn": {"weight": 0.5}}
+    table = records(optimizer="preconditioned", loss_terms=terms, loss_scale=scale)
+    for record in table:
+        assert set(record.loss_terms) == {"single", "poissn"}
+        assert sum(record.loss_terms.values()) == pytest.approx(record.loss)
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_amplitude_and_phase_make_a_complex_number(real: type) -> None:
+    """In the precision that is asked for, for negative amplitudes, too."""
+    rng = np.random.default_rng(4)
+    amplitude, phase = (rng.normal(size=(1, 2, 8, 9)).astype(real) for _ in range(2))
+    found = polar(amplitude, phase, np.result_type(real, np.complex64))
+    assert found.real.dtype == real
+    expected = amplitude.astype(float) * np.exp(1j * phase.astype(float))
+    np.testing.assert_allclose(found, expected, atol=4 * np.finfo(real).eps)

@@ -255,6 +255,7 @@ class Reconstruction:
             warnings=[] if done.step else ["warm-up: errors grow, however short the steps; it is left out"],
             warm_up="falling" if done.falling and done.step else "settled",
             optimizer="preconditioned",
+            loss_terms=done.loss_terms,
             update_norms=block_norms(change),
             batches=len(self.batches),
         )
