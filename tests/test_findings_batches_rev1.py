@@ -123,6 +123,25 @@ def test_rejected_updates_of_lbfgs_do_not_end_what_follows() -> None:
     assert run.state.stop_reason == "epoch_max = 9 was reached"
 
 
+def test_blocks_that_lbfgs_has_frozen_move_again() -> None:
+    """Adam has no line search that they could stop; nor does it freeze any for what L-BFGS could not do."""
+    run = done(
+        optimizer="lambda x: 'lbfgs' if x < 5 else 'adam'",
+        epoch_max=8,
+        update_probe_pos=True,
+        max_count=1,
+        update_step_bfgs="lambda x: 1e6 if x >= 2 else 1.0",
+    )
+    blocks = [record.blocks for record in run.state.records]
+    assert "positions" not in blocks[4]
+    assert all(now == ("obj", "probe", "positions") for now in blocks[5:])
+
+
+def test_a_fraction_that_is_no_pattern_is_told() -> None:
+    warnings = pypty.check(first_order(validation_fraction=0.01)).warnings
+    assert any("nothing is held out" in text for text in warnings)
+
+
 def test_only_epochs_since_the_optimizer_was_changed_are_compared() -> None:
     def record(epoch: int, optimizer: str, loss: float) -> EpochRecord:
         return EpochRecord(epoch, 0, loss, 0, 1, 1, 1, 0, 0, optimizer=optimizer)

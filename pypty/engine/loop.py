@@ -194,11 +194,12 @@ class Reconstruction:
 
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
         state = self.state
-        decisions = state.release()
+        searches = now["optimizer"] == "lbfgs"  # other methods have no line search that a block could stop
+        decisions = state.release(everything=not searches)
         blocks = refined_blocks(now, state.variables, state.frozen)
         if state.records and set(blocks) - set(state.records[-1].blocks):
             state.rejected = 0  # a block that joins in is a new chance
-        if now["freeze_stuck_blocks"]:
+        if now["freeze_stuck_blocks"] and searches:
             decisions += state.freeze(blocks)
         variables, changed = before_update(state.variables, now, self.setup, self.limits(now))
         state.change(variables, changed)

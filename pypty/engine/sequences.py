@@ -101,6 +101,11 @@ def check_sequences(
     schedule = settings.schedules["sequence"]
     if any(report.has(key) for key in ("sequence", "indices_mode", "indices_shape", "validation_fraction")):
         return
+    share, n = settings["validation_fraction"], len(scan.corners)
+    if share > 0 and round(share * n) == 0:
+        report.warnings.append(
+            f"validation_fraction = {share:g} of {n} patterns is none: nothing is held out"
+        )
     epochs = epochs_to_check(settings, first)
     for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
         try:

@@ -60,9 +60,9 @@ class State:
         """Two rejected updates in a row; where a block is frozen already, one is enough."""
         return self.rejected >= (1 if self.frozen else 2)
 
-    def release(self) -> list[str]:
-        """Refine blocks again that were frozen for long enough; returns what was decided."""
-        over = [name for name, until in self.frozen.items() if self.epoch >= until]
+    def release(self, everything: bool = False) -> list[str]:
+        """Refine blocks again that were frozen for long enough, or all; returns what was decided."""
+        over = [name for name, until in self.frozen.items() if everything or self.epoch >= until]
         for name in over:
             del self.frozen[name]
         return [f"block '{name}' is refined again" for name in over]
