@@ -104,6 +104,20 @@ def test_rates_of_a_spectrum_are_in_its_units() -> None:
     assert {record.learning_rates["probe"] for record in found.values()} == {0.01}
 
 
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_positions_do_not_care_where_the_origin_is(name: str) -> None:
+    """Decays of the weights, and steps relative to the value, are those of displacements."""
+    changes: dict[str, Any] = {"optimizer": name, "update_probe_pos": True, "epoch_max": 3}
+    changes["learning_rates"] = {"obja": 1e-6, "objp": 1e-6, "probe": 1e-7, "positions": 1e-3}
+    moved = []
+    for rim in (0, 40):
+        run = done(**changes, extra_space_on_side_px=rim, lazy_clean=True)
+        moved.append(run.state.variables.positions - run.setup.scan.positions)
+    sizes = [float(np.sqrt((one**2).mean())) for one in moved]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+    assert abs(moved[1] - moved[0]).max() < 0.2 * abs(moved[0]).max()
+
+
 def test_only_what_moves_has_a_rate_in_the_record() -> None:
     assert set(records(epoch_max=1)[0].learning_rates) == {"obja", "objp", "probe"}
     late = records(learning_rates={"probe_abs": {"lr": 0.5, "start": 1}}, epoch_max=2)

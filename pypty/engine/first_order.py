@@ -247,7 +247,13 @@ class _Walk:
                 if name in gradient and len(gradient[name]) == self.n_patterns > 1
             }
         moving = {name: self.point[name] for name in gradient}
-        self.point.update(self.method.step(moving, gradient, rates, rows, momentum))
+        origin = self.problem.start_positions  # decays draw to 0, and some steps are relative to the value
+        if "positions" in moving and origin is not None:
+            moving["positions"] = moving["positions"] - origin
+        moved = self.method.step(moving, gradient, rates, rows, momentum)
+        if "positions" in moved and origin is not None:
+            moved["positions"] += origin
+        self.point.update(moved)
         self.progress.steps += 1
         form = self.problem.form
         self.whole = _joined(self.point, form)

@@ -157,6 +157,7 @@ class Reconstruction:
         check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
         n_pixels = math.prod(setup.data_shape)
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
+        start = setup.backend.asarray(setup.scan.positions)
         terms = tuple(make_regularizers(now, setup.regularizer_context(), blocks))
         return Problem(
             objective,
@@ -167,7 +168,7 @@ class Reconstruction:
             parametrization(
                 now,
                 self.limits(now),
-                setup.backend.asarray(setup.scan.positions),
+                start,
                 epoch,
                 self.settings["scan_size"],
             ),
@@ -177,6 +178,7 @@ class Reconstruction:
             terms,
             regularizer_text(now, terms, blocks),
             held_out,
+            start,
         )
 
     def last_sample(self) -> Sample | None:
