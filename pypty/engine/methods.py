@@ -45,6 +45,22 @@ def idle_keys(settings: Settings) -> list[str]:
         told += _left_out(settings)
     if methods:
         told += _options_of_others(settings) + _rates_of_nothing(settings)
+    scheduler = settings["lr_scheduler"]
+    if scheduler is not None and scheduler["name"] == "multistep" and not len(scheduler["milestones"]):
+        told.append("lr_scheduler: 'multistep' without milestones has no effect")
+    return told + _never(settings)
+
+
+def _never(settings: Settings) -> list[str]:
+    """Entries that end before they begin."""
+    told = []
+    for key in ("learning_rates", "constraints"):
+        schedule = settings.schedules[key]
+        for name, entry in schedule.value.items() if isinstance(schedule, Constant) else ():
+            if entry["end"] is not None and entry["end"] <= entry["start"]:
+                told.append(
+                    f"{key}: {name!r} has no effect: it ends at epoch {entry['end']}, and starts at {entry['start']}"
+                )
     return told
 
 
