@@ -203,7 +203,10 @@ def check(params: Params) -> Report:
     -------
     Report: true when a reconstruction could start; printing it lists problems and warnings
     """
-    report, setup = inspect(_read(params))
+    try:
+        report, setup = inspect(_read(params))
+    except PyptyError as error:  # a file that cannot be read
+        return Report([str(error)])
     if setup is not None:
         setup.close()
     return report

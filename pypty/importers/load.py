@@ -105,9 +105,11 @@ def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:
 def parameters_of(source: str | Path) -> dict[str, Any]:
     """Parameters of a preset, a parameter file or an output folder; of a result file (HDF5), to go on from it."""
     path = Path(source).expanduser()
-    if path.is_file() and h5py.is_hdf5(path):
-        return load_result(path).params()
-    return load_preset(source)
+    try:
+        is_result = path.is_file() and h5py.is_hdf5(path)
+    except OSError:  # a name that is too long; load_preset says so
+        is_result = False
+    return load_result(path).params() if is_result else load_preset(source)
 
 
 def _existing(path: str | Path) -> Path:
