@@ -173,7 +173,9 @@ def test_the_warm_up_belongs_to_lbfgs() -> None:
 
 def test_the_log_says_how_an_epoch_moved_and_what_held_out_patterns_say(tmp_path: Path) -> None:
     params = first_order(
-        optimizer="lambda x: 'adam' if x < 2 else 'lbfgs'", validation_fraction=0.2, output_folder=str(tmp_path)
+        optimizer="lambda x: 'adam' if x < 2 else 'lbfgs'",
+        validation_fraction=0.2,
+        output_folder=str(tmp_path),
     )
     result = pypty.run(params)
     rows = read_loss_log(tmp_path / "loss.csv")

@@ -289,6 +289,8 @@ def without_effect(settings: Settings) -> list[str]:
         "aberrations_array": (settings["aberration_marker"] is None, "aberration_marker is not given"),
         "detector_gain": (not gauss, "algorithm is not poisson_gaussian"),
         "readout_noise": (not gauss, "algorithm is not poisson_gaussian"),
+        "indices_shape": (settings["indices_mode"] == "full", "indices_mode is full"),
+        "stop_tolerance": (settings["stop_patience"] == 0, "stop_patience is 0"),
         "mean_pattern": (settings["probe"] is not None, "probe is given"),
         "obj_parametrization": (
             isinstance(phase_only, Constant) and bool(phase_only.value),
