@@ -23,7 +23,7 @@ from pypty.engine.resume import read_resume
 from pypty.engine.sequences import check_inside
 from pypty.engine.setup import Setup
 from pypty.engine.state import State
-from pypty.errors import ParameterError, PyptyError, ResourceError
+from pypty.errors import PyptyError, ResourceError
 from pypty.importers import parameters_of
 from pypty.model.variables import to_public
 from pypty.output.files import make_folder
@@ -205,10 +205,8 @@ def check(params: Params) -> Report:
     """
     try:
         report, setup = inspect(_read(params))
-    except ParameterError as error:  # a file that cannot be read is a problem like others
-        report = Report()
-        report.note_error(error)
-        return report
+    except PyptyError as error:  # a file that cannot be read is a problem like others
+        return Report([str(error)])
     if setup is not None:
         setup.close()
     return report

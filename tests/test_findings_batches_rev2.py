@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,56 +27,9 @@ def told(**changes: object) -> str:
     return str(pypty.check(small_params(**changes)))
 
 
-# ------------------------------------------------------------------------------------------------- keys without effect
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"learning_rates": {"probe": 0.1}}, ("learning_rates has no effect", "optimizer is lbfgs")),
-        ({"lr_scheduler": "cosine"}, ("lr_scheduler has no effect",)),
-        ({"optimizer_options": {"betas": [0.5, 0.9]}}, ("optimizer_options has no effect",)),
-        (
-            {"optimizer": "adam", "learning_rates": {"objp": 5e-3}},
-            ("'objp' has no effect", "'complex'", "by 'obj'"),
-        ),
-        ({**ADAM, "learning_rates": {"obj": 5e-3}}, ("'obj' has no effect", "'obja' and 'objp'")),
-        (
-            {**ADAM, "phase_only_obj": True, "learning_rates": {"obja": 5e-3}},
-            ("'obja' has no effect", "phase_only"),
-        ),
-    ],
-)
-def test_a_rate_without_effect_is_told(changes: dict[str, object], words: tuple[str, ...]) -> None:
-    text = told(**changes)
-    assert all(word in text for word in words), text
-
-
-def test_rates_with_effect_are_not_told(tmp_path: Path) -> None:
-    rates = {"objp": 5e-3, "obja": 5e-3, "probe": 1e-2}
-    assert "no effect" not in told(**ADAM, learning_rates=rates)
-    hybrid = {**ADAM, "optimizer": "lambda x: 'adam' if x < 1 else 'lbfgs'"}
-    assert "no effect" not in told(**hybrid, learning_rates=rates)
-    pypty.run(small_params(**ADAM, learning_rates=rates, epoch_max=1, output_folder=str(tmp_path)))
-    assert "no effect" not in str(pypty.check(tmp_path / "params.yaml"))  # it has the rates of all unknowns
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (
-            {**ADAM, "learning_rates": {"probe": {"lr": 1, "start": 9, "end": 3}}},
-            ("'probe'", "more than 'start'", "9"),
-        ),
-        ({"constraints": {"obj_rblur": {"start": 4, "end": 4}}}, ("'obj_rblur'", "more than 'start'")),
-        ({**ADAM, "optimizer_options": {"betas": [0.9, 1.5]}}, ("betas", "< 1")),
-    ],
-)
-def test_what_never_acts_or_cannot_is_refused_by_the_check(
-    changes: dict[str, object], words: tuple[str, ...]
-) -> None:
-    text = told(**changes)
-    assert text.startswith("1 problem") and all(word in text for word in words), text
+def test_options_with_an_array_that_have_no_effect_are_told() -> None:
+    """Comparing them with the defaults raised ValueError (NumPy's truth value of an array)."""
+    assert "optimizer_options has no effect" in told(optimizer_options={"betas": [0.5, 0.9]})
 
 
 # ------------------------------------------------------------------------------------------------------------ messages

@@ -47,9 +47,9 @@ def test_a_step_is_the_preconditioned_gradient_of_its_batch() -> None:
     """With a single batch: x - s P D^-1 G of all patterns, s = 1 for the object and 1/2 for the probe."""
     one = problem()
     all_patterns = np.arange(N_PATTERNS)
-    variables, loss, _ = warmup._one_step(one, one.variables, all_patterns, 1.0)
+    variables, before = warmup._one_step(one, one.variables, all_patterns, 1.0)
     found = one.objective.evaluate(one.variables, ("obj", "probe"), all_patterns)
-    assert loss == found.loss
+    assert before.loss == found.loss
     diagonal = one.curvature.diagonal(one.variables, ("obj", "probe"))
     for name, length in (("obj", 1.0), ("probe", 0.5)):
         step = one.form.limits.limit(name, found.gradients[name] / diagonal[name])

@@ -6,6 +6,7 @@ import numpy as np
 
 from pypty.backend.array import Array, array_module, to_host
 from pypty.constraints.object import continuous_phase
+from pypty.model.parametrization import polar
 
 
 def amplitude_and_phase(obj: Array) -> tuple[Array, Array]:
@@ -34,7 +35,7 @@ def amplitude_and_phase(obj: Array) -> tuple[Array, Array]:
 
 def from_amplitude_and_phase(amplitude: Array, phase: Array, dtype: object) -> Array:
     """a exp(i phi)."""
-    return (amplitude * array_module(phase).exp(1j * phase)).astype(dtype)
+    return polar(amplitude, phase, dtype)
 
 
 def _turns(phase: np.ndarray) -> np.ndarray:

@@ -31,6 +31,12 @@ _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"complex": ("obj",), "phase": ("objp",), "amplitude_phase": ("obja", "objp")}
 )
 """What the object's block is made of, by ``Parametrization.obj``."""
+_PROBE: Mapping[str, str] = MappingProxyType(
+    {"complex": "probe", "fourier_phase": "probe_phase", "fourier_amplitude": "probe_amplitude"}
+)
+"""What the probe's block is, by ``Parametrization.probe``: each has moments of its own."""
+_SIGNED = ("mean", "velocity", "gradient")
+"""Moments that are 0 where nothing has moved yet; others are like those of their neighbours."""
 
 
 @dataclass
@@ -59,6 +65,54 @@ class Progress:
         return dataclasses.replace(
             self, name=name, moments=self.moments if name == self.name else {}, probe_scale=scale
         )
+
+    def without(self, blocks: Sequence[str]) -> Progress:
+        """Without the moments of blocks that are no longer what they were."""
+        gone = {part for block in blocks for part in _all_parts(block)}
+        kept = {part: moments for part, moments in self.moments.items() if part not in gone}
+        return dataclasses.replace(self, moments=kept)
+
+    def with_room(self, before: Sequence[int], old: tuple[int, ...], new: tuple[int, ...]) -> Progress:
+        """For an object (mode, z, Y, X) that was given room: its moments grow along with it.
+
+        Parameters
+        ----------
+        before : rows and columns that were added at the top and at the left
+        old, new : shapes of the object
+        """
+        moments = {
+            part: {key: _with_room(key, array, part, before, old, new) for key, array in known.items()}
+            if part in _all_parts("obj")
+            else known
+            for part, known in self.moments.items()
+        }
+        return dataclasses.replace(self, moments=moments)
+
+
+def _all_parts(block: str) -> tuple[str, ...]:
+    """What a block may be made of, in any parametrisation."""
+    forms = {"obj": sum(_PARTS.values(), ()), "probe": tuple(_PROBE.values())}
+    return forms.get(block, (block,))
+
+
+def _with_room(
+    key: str,
+    array: Array,
+    part: str,
+    before: Sequence[int],
+    old: tuple[int, ...],
+    new: tuple[int, ...],
+) -> Array:
+    """A moment of the object, where it has the object's rows or columns (that of a matrix has but one of them)."""
+    first = array.ndim - (3 if part == "obj" else 2)  # complex numbers are pairs
+    if first < 0:  # a count
+        return array
+    padding = [(0, 0)] * array.ndim
+    for axis in range(2):
+        grown = new[axis - 2] - old[axis - 2]
+        if array.shape[first + axis] == old[axis - 2]:
+            padding[first + axis] = (int(before[axis]), int(grown - before[axis]))
+    return array_module(array).pad(array, padding, mode="constant" if key in _SIGNED else "edge")
 
 
 @dataclass(frozen=True)
@@ -115,12 +169,28 @@ def moving_blocks(
 
 
 def _parts(name: str, form: Parametrization) -> tuple[str, ...]:
-    return _PARTS[form.obj] if name == "obj" else (name,)
+    parts = {"obj": _PARTS[form.obj], "probe": (_PROBE[form.probe],)}
+    return parts.get(name, (name,))
+
+
+def _of_parts(
+    rates: Mapping[str, float], form: Parametrization, probe: Array, probe_scale: float
+) -> dict[str, float]:
+    """Rates by part. That of the probe's amplitudes becomes rad for phases of its spectrum; amplitudes of the spectrum
+    are larger by the root of the number of pixels."""
+    out = dict(rates)
+    if "probe" in out and form.probe == "fourier_phase":
+        out["probe_phase"] = out.pop("probe") / max(probe_scale, np.finfo(float).tiny)
+    elif "probe" in out and form.probe == "fourier_amplitude":
+        out["probe_amplitude"] = out.pop("probe") * math.sqrt(math.prod(probe.shape[-2:]))
+    return out
 
 
 def _split(vector: Mapping[str, Array], form: Parametrization) -> dict[str, Array]:
-    """Blocks by the names of the learning rates: amplitude and phase of the object each on its own."""
+    """Blocks by part: amplitude and phase of the object each on its own."""
     out = dict(vector)
+    if "probe" in out and form.probe != "complex":
+        out[_PROBE[form.probe]] = out.pop("probe")
     if "obj" in out and form.obj != "complex":
         numbers = out.pop("obj")
         layers = [numbers] if form.obj == "phase" else list(numbers)
@@ -131,6 +201,8 @@ def _split(vector: Mapping[str, Array], form: Parametrization) -> dict[str, Arra
 def _joined(parts: Mapping[str, Array], form: Parametrization) -> dict[str, Array]:
     """Inverse of :func:`_split`."""
     out = dict(parts)
+    if _PROBE[form.probe] in out:
+        out["probe"] = out.pop(_PROBE[form.probe])
     if "objp" in out:
         layers = [out.pop(name) for name in _PARTS[form.obj]]
         out["obj"] = layers[0] if form.obj == "phase" else array_module(layers[0]).stack(layers)
@@ -150,6 +222,7 @@ class _Walk:
     progress: Progress
     method: FirstOrder
     variables: Variables
+    whole: dict[str, Array]
     point: dict[str, Array]
     n_patterns: int
 
@@ -159,9 +232,7 @@ class _Walk:
         share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
         terms = [_Scaled(one, share) for one in problem.regularizers]
         found = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
-        whole = form.gradient_as_it_is(
-            self.problem.variables, _joined(self.point, form), found.gradients, self.variables
-        )
+        whole = form.gradient_as_it_is(self.problem.variables, self.whole, found.gradients, self.variables)
         return found, {name: array for name, array in _split(whole, form).items() if name in self.rates}
 
     def move(self, gradient: Mapping[str, Array], chosen: np.ndarray) -> None:
@@ -176,11 +247,18 @@ class _Walk:
                 if name in gradient and len(gradient[name]) == self.n_patterns > 1
             }
         moving = {name: self.point[name] for name in gradient}
-        self.point.update(self.method.step(moving, gradient, rates, rows, momentum))
+        origin = self.problem.start_positions  # decays draw to 0, and some steps are relative to the value
+        if "positions" in moving and origin is not None:
+            moving["positions"] = moving["positions"] - origin
+        moved = self.method.step(moving, gradient, rates, rows, momentum)
+        if "positions" in moved and origin is not None:
+            moved["positions"] += origin
+        self.point.update(moved)
         self.progress.steps += 1
-        self.variables = self.problem.form.variables(
-            self.problem.variables, _joined(self.point, self.problem.form)
-        )
+        form = self.problem.form
+        self.whole = _joined(self.point, form)
+        self.point = _split(self.whole, form)  # views
+        self.variables = form.variables(self.problem.variables, self.whole)
 
 
 def first_order_epoch(
@@ -208,19 +286,21 @@ def first_order_epoch(
         A loss is not finite.
     """
     progress = progress.begun(now["optimizer"], problem.variables)
-    rates, form = learning_rates(now, epoch, progress.probe_scale), problem.form
+    form = problem.form
+    rates = learning_rates(now, epoch, progress.probe_scale)
+    rates = _of_parts(rates, form, problem.variables.probe, progress.probe_scale)
     blocks = moving_blocks(problem.blocks, form, rates)
     parts = [part for name in blocks for part in _parts(name, form)]
     rates = {name: rate for name, rate in rates.items() if name in parts}
     start = form.vector(problem.variables, blocks)
-    n_patterns = len(problem.variables.positions)
+    n_patterns = problem.objective.feed.n_patterns
     walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,
                  FirstOrder(progress.name, now["optimizer_options"], progress.moments),
-                 problem.variables, _split(start, form), n_patterns)  # fmt: skip
-    logged = _logged_rates(now, rates, schedule, progress)
+                 problem.variables, start, _split(start, form), n_patterns)  # fmt: skip
+    moving = [part for name in blocks for part in _parts(name, form) if part in rates]
+    logged = _logged_rates(now, moving, schedule, progress)
     found, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
-    end = _joined(walk.point, form)
-    change = form.project({name: end[name] - start[name] for name in blocks})
+    change = form.project({name: walk.whole[name] - start[name] for name in blocks})
     end = {name: start[name] + change[name] for name in blocks}
     divisor = 1 if problem.objective.adds_up else len(found)
     loss = math.fsum(one.loss for one in found) / divisor
@@ -266,7 +346,7 @@ def _walk_through(
                     f"epoch {epoch}: the loss of a batch is {one.loss}; lower learning_rates, or check the scale of "
                     "probe and obj"
                 )
-            one.gradients = {}
+            one.gradients, one.sums = {}, None
             found.append(one)
             # A last group that is not full is not rescaled.
             share = BlockVector(gradient) if together == 1 else BlockVector(gradient).scaled(1 / together)
@@ -291,11 +371,10 @@ def _added(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, floa
 
 
 def _logged_rates(
-    now: Mapping[str, Any], rates: Mapping[str, float], schedule: RateSchedule | None, progress: Progress
+    now: Mapping[str, Any], moving: Sequence[str], schedule: RateSchedule | None, progress: Progress
 ) -> dict[str, float]:
-    """As they are given by the user, at the epoch's start."""
+    """Of what moves, as they are given by the user, at the epoch's start."""
     (factor, _), table = _scheduled(schedule, progress), now["learning_rates"]
-    names = {
-        name: "probe_abs" if name == "probe" and table["probe_abs"]["lr"] > 0 else name for name in rates
-    }
-    return {names[name]: factor * table[names[name]]["lr"] for name in rates}
+    probe = "probe_abs" if table["probe_abs"]["lr"] > 0 else "probe"
+    names = [probe if part in _PROBE.values() else part for part in moving]
+    return {name: factor * table[name]["lr"] for name in names}

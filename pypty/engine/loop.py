@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_
 from pypty.engine.constrain import constrain, starting_probe_power
 from pypty.engine.first_order import first_order_epoch
 from pypty.engine.monitor import next_to_freeze
-from pypty.engine.observe import describe, no_better, watch
+from pypty.engine.observe import describe, no_better, sees_the_same, watch
 from pypty.engine.problem import (
     Problem,
     block_norms,
@@ -42,11 +43,16 @@ from pypty.objective.regularizers import make_regularizers
 from pypty.optimize.lbfgs import Lbfgs, Sample
 from pypty.optimize.rates import RateSchedule
 from pypty.output.loss_log import EpochRecord
-from pypty.params.schedule import Constant
+from pypty.params.schedule import Constant, Schedule
+from pypty.params.schema_batches import NOT_FIRST_ORDER
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
 _EPOCHS_AHEAD = 10_000
+_RESTARTED: Mapping[str, str] = MappingProxyType(
+    {"restart_from_vacuum": "obj", "reset_positions": "positions"}
+)
+"""Changes by hand after which a block begins anew, without the moments that it had."""
 
 Reload = Callable[[Settings, int], Settings]
 """Called with the settings before each epoch; returns them, edited or not."""
@@ -75,6 +81,7 @@ class Reconstruction:
         self._probe_power = starting_probe_power(self.setup, state)
         self.batches: list[np.ndarray] = []
         self._batches = Batches(self.settings, setup.scan.positions)
+        self._counted: tuple[Schedule, int] | None = None
         self._limits: tuple[tuple[tuple[int, ...], bool], BandLimits] | None = None
         self._model = (self._needs_subpixel(False), str(self.settings.first()["propmethod"]))
         self.objective: Objective = self.setup.objective(self.feed, *self._model, batch_size, n_threads)
@@ -150,6 +157,7 @@ class Reconstruction:
         check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
         n_pixels = math.prod(setup.data_shape)
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
+        start = setup.backend.asarray(setup.scan.positions)
         terms = tuple(make_regularizers(now, setup.regularizer_context(), blocks))
         return Problem(
             objective,
@@ -160,7 +168,7 @@ class Reconstruction:
             parametrization(
                 now,
                 self.limits(now),
-                setup.backend.asarray(setup.scan.positions),
+                start,
                 epoch,
                 self.settings["scan_size"],
             ),
@@ -170,6 +178,7 @@ class Reconstruction:
             terms,
             regularizer_text(now, terms, blocks),
             held_out,
+            start,
         )
 
     def last_sample(self) -> Sample | None:
@@ -187,13 +196,16 @@ class Reconstruction:
 
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
         state = self.state
-        decisions = state.release()
+        searches = now["optimizer"] == "lbfgs"  # other methods have no line search that a block could stop
+        decisions = state.release(everything=not searches)
         blocks = refined_blocks(now, state.variables, state.frozen)
         if state.records and set(blocks) - set(state.records[-1].blocks):
             state.rejected = 0  # a block that joins in is a new chance
-        if now["freeze_stuck_blocks"]:
+        if now["freeze_stuck_blocks"] and searches:
             decisions += state.freeze(blocks)
-        state.change(*before_update(state.variables, now, self.setup, self.limits(now)))
+        variables, changed = before_update(state.variables, now, self.setup, self.limits(now))
+        state.change(variables, changed)
+        state.progress = state.progress.without([_RESTARTED[name] for name in changed if name in _RESTARTED])
         if now["keep_probe_states_orthogonal"]:
             state.make_modes_orthogonal()
         problem = self.problem(now)
@@ -231,8 +243,7 @@ class Reconstruction:
         before = problem.variables
         blocks = tuple(name for name in problem.blocks if name in STEPS)
         change = {name: done.variables.block(name) - before.block(name) for name in blocks}
-        state.take(done.variables, "preconditioned steps")
-        state.signature = None
+        state.move(done.variables, "preconditioned steps")
         return EpochRecord(
             epoch=state.epoch,
             time_s=0.0,
@@ -247,6 +258,7 @@ class Reconstruction:
             warnings=[] if done.step else ["warm-up: errors grow, however short the steps; it is left out"],
             warm_up="falling" if done.falling and done.step else "settled",
             optimizer="preconditioned",
+            loss_terms=done.loss_terms,
             update_norms=block_norms(change),
             batches=len(self.batches),
         )
@@ -261,17 +273,21 @@ class Reconstruction:
             schedule = RateSchedule(asked, self._first_order_epochs(), steps, state.progress.schedule or None)
         done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress)
         state.progress = done.progress
-        state.take(done.variables, f"steps of {now['optimizer']}")
-        state.signature = None
+        state.move(done.variables, f"steps of {now['optimizer']}")
         if not done.record.blocks:
             done.record.warnings.append("nothing is refined: no block is switched on and has a learning rate")
         return done.record
 
     def _first_order_epochs(self) -> int:
-        """How many epochs of this run are of first-order methods, by the schedule."""
-        schedule, last = self.settings.schedules["optimizer"], self.settings["epoch_max"]
-        epochs = range(self.settings.first_epoch, min(last, self.settings.first_epoch + _EPOCHS_AHEAD))
-        return sum(schedule.at(epoch) not in ("lbfgs", "preconditioned") for epoch in epochs)
+        """How many epochs of this run are of first-order methods, by the schedule, after the warm-up."""
+        schedule, first = self.settings.schedules["optimizer"], self.settings.first_epoch
+        if self._counted is None or self._counted[0] is not schedule:
+            warm, last = self.settings["warmup_epochs"], self.settings["epoch_max"]
+            warm = 0 if warm == "auto" or not self.settings.first()["update_obj"] else int(warm)
+            epochs = range(first + warm, min(last, first + _EPOCHS_AHEAD))
+            names = [schedule.at(epoch) for epoch in epochs]
+            self._counted = schedule, sum(name not in NOT_FIRST_ORDER for name in names)
+        return self._counted[1]
 
     def _observe(self, problem: Problem, record: EpochRecord) -> None:
         """What is only watched: held-out patterns, the convergence monitor, means of tilts and distances."""
@@ -284,10 +300,19 @@ class Reconstruction:
 
     def _move_windows(self, now: Mapping[str, Any]) -> None:
         variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)
-        if changed:
-            self.state.change(variables, changed)
-            self._place(dataclasses.replace(self.setup, scan=scan))
-            self.state.scan = scan
+        if not changed:
+            return
+        state, old = self.state, self.setup.scan
+        before, shapes = scan.moved - old.moved, (state.variables.obj.shape, variables.obj.shape)
+        if "puzzle_positions" in changed:
+            state.progress = state.progress.without(("obj", "positions"))
+        elif shapes[0] != shapes[1]:
+            state.progress = state.progress.with_room(before.astype(int).tolist(), *shapes)
+        if "puzzle_positions" in changed or not sees_the_same(old, scan, self.setup.grid.shape):
+            state.snapshot = None
+        state.change(variables, changed)
+        self._place(dataclasses.replace(self.setup, scan=scan))
+        state.scan = scan
 
     def _why_stop(self) -> str:
         state = self.state

@@ -10,9 +10,12 @@ from pypty.backend.memory import free_bytes
 from pypty.errors import ResourceError
 from pypty.model.options import TILT_MODES
 from pypty.model.stages import INTEGRATORS
+from pypty.optimize.update_rules import METHODS
+from pypty.params.combinations import optimizers
 from pypty.params.effects import has_current, has_tilts
 from pypty.params.model_checks import mode_weights
 from pypty.params.schedule import Constant
+from pypty.params.schema_batches import NOT_FIRST_ORDER
 from pypty.params.settings import Settings
 
 _GIB = 2**30
@@ -253,7 +256,10 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     epochs = settings["epoch_max"] - settings["epoch_prev"]
     epochs -= 0 if settings["warmup_epochs"] == "auto" else int(settings["warmup_epochs"])
     history = int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
-    items = _fixed_items(sizes, backend, history, n_threads)
+    used = optimizers(settings)
+    items = _fixed_items(
+        sizes, backend, history if "lbfgs" in used else 0, n_threads, _moments(settings, used)
+    )
     least = _kept_slices(settings, sizes)[-1]
     per_pattern = wave_bytes_per_pattern(sizes, backend, least)
     fixed = sum(items.values())
@@ -299,7 +305,22 @@ def _rim_text(settings: Settings) -> str:
     return f"The object has a rim of extra_space_on_side_px = {rim}. " if rim else ""
 
 
-def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -> dict[str, int]:
+def _moments(settings: Settings, used: frozenset[str]) -> int:
+    """Arrays of the size of the unknowns that first-order methods keep: each twice until an epoch is over; amplitudes
+    and phases take three more on their way."""
+    names = used - set(NOT_FIRST_ORDER)
+    if not names:
+        return 0
+    now = settings.first()
+    given = {key: value for key, value in now["optimizer_options"].items() if value is not None}
+    counts = [len(METHODS[name].moments({**METHODS[name].defaults, **given}, 4)) for name in names]
+    real = now["phase_only_obj"] or now["obj_parametrization"] != "complex"
+    return 2 * max(counts) + (3 if real else 0)
+
+
+def _fixed_items(
+    sizes: Sizes, backend: Backend, history: int, n_threads: int, moments: int
+) -> dict[str, int]:
     c = backend.complex.itemsize
     pixels = sizes.object_shape[0] * sizes.object_shape[1] * sizes.slices * sizes.object_modes
     window = sizes.window[0] * sizes.window[1]
@@ -312,6 +333,7 @@ def _fixed_items(sizes: Sizes, backend: Backend, history: int, n_threads: int) -
         "propagators": c * window * max(sizes.slices - 1, 0),
         "aberrations, virtual detectors, blur": sizes.shared_bytes,
         "L-BFGS history": 2 * history * (obj + probe),
+        "moments of first-order methods": moments * (obj + probe),
     }
 
 

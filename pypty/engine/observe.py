@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pypty.backend.array import Array, array_module, to_host
+from pypty.data.scan import Scan
 from pypty.engine.convergence import ConvergenceMonitor, illuminated_area
 from pypty.engine.setup import Setup
 from pypty.engine.state import State
@@ -28,19 +29,29 @@ def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -
     due = (record.epoch + 1) % every == 0
     if not due and state.snapshot is not None:
         return state.snapshot
-    variables = state.variables
+    variables, before = state.variables, state.snapshot
+    if before is not None and set(before) != set(
+        asked["tensors"]
+    ):  # a resumed run that watches something else
+        before = None
     xp = array_module(variables.obj)
     monitor = ConvergenceMonitor(
         illuminated_area(setup.scan.corners, setup.grid.shape),
         setup.grid.pixel_size_A,
         asked["tensors"],
         tuple(asked["percentile_range"]),
-        state.snapshot,
+        before,
     )
     record.convergence = monitor.observe(
         abs(variables.obj), xp.angle(variables.obj), variables.probe, variables.positions
     )
     return monitor.previous
+
+
+def sees_the_same(old: Scan, new: Scan, window: tuple[int, int]) -> bool:
+    """Whether a snapshot of before windows were placed anew can be compared with the next one."""
+    areas = [illuminated_area(scan.corners, window) for scan in (old, new)]
+    return areas[0] == areas[1] and bool((old.moved == new.moved).all())
 
 
 def describe(variables: Variables, record: EpochRecord) -> None:
@@ -62,9 +73,9 @@ def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
     patience, tolerance = settings["stop_patience"], settings["stop_tolerance"]
     if patience == 0 or not records:
         return ""
-    own = list(records)
-    while own and own[0].optimizer != records[-1].optimizer:
-        own.pop(0)
+    last = records[-1].optimizer
+    changed = [number for number, record in enumerate(records) if record.optimizer != last]
+    own = records[changed[-1] + 1 if changed else 0 :]
     held_out = records[-1].validation is not None
     values = [record.validation if held_out else record.loss for record in own]
     first = records[0].validation if held_out else own[0].loss

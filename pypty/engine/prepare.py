@@ -21,6 +21,7 @@ from pypty.data.survey import Survey, survey
 from pypty.engine.by_hand import probe_aperture_mask
 from pypty.engine.geometry import Geometry, check_arrays, find_geometry
 from pypty.engine.memory import MemoryPlan, Sizes, ever_chosen, extra_steps, make_plan, shared_bytes
+from pypty.engine.methods import check_methods, idle_keys
 from pypty.engine.resume import NAME as RESUME_FILE
 from pypty.engine.sequences import check_sequences, used_at_any_epoch
 from pypty.engine.setup import Setup
@@ -93,6 +94,9 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
     backend = _try(report, lambda: _select(settings))
     source = _try(report, lambda: open_source(settings))
     _check_output(settings, report)
+    check_methods(settings, report)
+    if not report.has("optimizer") and not report.has("learning_rates"):
+        report.warnings += idle_keys(settings)
     nothing_given = settings["dataset"] is None and not settings["data_path"]
     if needs_data and nothing_given and not (report.has("dataset") or report.has("data_path")):
         report.add(

@@ -197,7 +197,7 @@ def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
 @dataclass
 class Problem:
     """Loss over chosen patterns as a function of the refined blocks, around given variables. Patterns that are held out
-    are not among the chosen ones."""
+    are not among the chosen ones; ``start_positions`` are where the scan began, (N, 2) px."""
 
     objective: Objective
     variables: Variables
@@ -211,6 +211,7 @@ class Problem:
     regularizers: tuple[Regularizer, ...] = ()
     regularizer_text: str = ""
     held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    start_positions: Array = None
     _diagonal: dict[str, Array] = field(default_factory=dict)
 
     @property

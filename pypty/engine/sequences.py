@@ -9,6 +9,7 @@ import numpy as np
 
 from pypty.data.grouping import select_indices
 from pypty.data.scan import Scan, sort_sequence
+from pypty.engine.methods import check_methods
 from pypty.engine.setup import Setup
 from pypty.errors import ParameterError
 from pypty.params.combinations import check_epochs, epochs_to_check
@@ -100,6 +101,11 @@ def check_sequences(
     schedule = settings.schedules["sequence"]
     if any(report.has(key) for key in ("sequence", "indices_mode", "indices_shape", "validation_fraction")):
         return
+    share, n = settings["validation_fraction"], len(scan.corners)
+    if share > 0 and round(share * n) == 0:
+        report.warnings.append(
+            f"validation_fraction = {share:g} of {n} patterns is none: nothing is held out"
+        )
     epochs = epochs_to_check(settings, first)
     for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
         try:
@@ -114,6 +120,7 @@ def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
     """What is wrong with per-epoch values from an epoch on (they may have been edited during the run)."""
     report = Report()
     check_epochs(settings, report, epoch)
+    check_methods(settings, report, epoch)
     for name, there in (("update_tilts", has_tilts), ("update_beam_current", has_current)):
         if there(settings) and not there(setup.settings):
             report.add(

@@ -60,9 +60,9 @@ class State:
         """Two rejected updates in a row; where a block is frozen already, one is enough."""
         return self.rejected >= (1 if self.frozen else 2)
 
-    def release(self) -> list[str]:
-        """Refine blocks again that were frozen for long enough; returns what was decided."""
-        over = [name for name, until in self.frozen.items() if self.epoch >= until]
+    def release(self, everything: bool = False) -> list[str]:
+        """Refine blocks again that were frozen for long enough, or all; returns what was decided."""
+        over = [name for name, until in self.frozen.items() if everything or self.epoch >= until]
         for name in over:
             del self.frozen[name]
         return [f"block '{name}' is refined again" for name in over]
@@ -89,9 +89,14 @@ class State:
 
     def take(self, variables: Variables, why: str) -> None:
         """Go on from another point; what was known of the last one, if anything was, is forgotten."""
-        self.variables = variables
         if self.sample is not None or self.optimizer.pairs:
             self.forget(why)
+        self.variables = variables
+
+    def move(self, variables: Variables, by: str) -> None:
+        """Take over steps of another method: what L-BFGS knows, and how often it was rejected, is of another point."""
+        self.take(variables, by)
+        self.signature, self.rejected = None, 0
 
     def make_modes_orthogonal(self, why: str = "keep_probe_states_orthogonal") -> None:
         """Rotate the probe modes (``keep_probe_states_orthogonal``, or the constraint ``ortho_pmode``).

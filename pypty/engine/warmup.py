@@ -16,13 +16,14 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
 from pypty.engine.problem import Problem
 from pypty.model.variables import Variables
+from pypty.objective.objective import Evaluated
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
 
@@ -51,6 +52,7 @@ class Pass:
     loss, sse : summed over the batches, each before its own step; a loss of ``loss_scale`` ratio is their mean
     step : factor on :data:`STEPS`; 0 if even the shortest diverged, and nothing was changed
     passes : how many were tried
+    loss_terms : value of each term of ``loss_terms``, as the loss
     falling : the errors per pattern were still falling at its end: another pass will gain, too
     """
 
@@ -60,6 +62,7 @@ class Pass:
     step: float
     passes: int
     falling: bool = False
+    loss_terms: dict[str, float] = field(default_factory=dict)
 
 
 def goes_on(settings: Settings, records: Sequence[EpochRecord], optimizer: str = "lbfgs") -> bool:
@@ -118,23 +121,27 @@ def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
 
 def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> Pass:
     variables, loss, errors = problem.variables, 0.0, []
+    terms: dict[str, float] = {}
     for chosen in batches:
-        variables, batch_loss, batch_sse = _one_step(problem, variables, chosen, step)
-        loss += batch_loss if problem.objective.adds_up else batch_loss * len(chosen) / len(problem.indices)
-        errors.append(batch_sse / len(chosen))
+        variables, found = _one_step(problem, variables, chosen, step)
+        share = 1.0 if problem.objective.adds_up else len(chosen) / len(problem.indices)
+        loss += share * found.loss
+        for name, value in found.loss_terms.items():
+            terms[name] = terms.get(name, 0.0) + share * value
+        errors.append(found.sse / len(chosen))
         if not errors[-1] < _EXPLOSION * errors[0]:
             break
     sse = float(sum(error * len(chosen) for error, chosen in zip(errors, batches, strict=False)))
     quarter = max(1, len(errors) // 4)
     before, after = float(np.mean(errors[:quarter])), float(np.mean(errors[-quarter:]))
     grows = not (math.isfinite(loss) and after <= _GROWTH * max(errors[0], before))
-    return Pass(variables, loss, sse, 0.0 if grows else step, 1, after < FALL * before)
+    return Pass(variables, loss, sse, 0.0 if grows else step, 1, after < FALL * before, terms)
 
 
 def _one_step(
     problem: Problem, variables: Variables, chosen: np.ndarray, step: float
-) -> tuple[Variables, float, float]:
-    """Loss and SSE of some patterns, and the variables after a step on them."""
+) -> tuple[Variables, Evaluated]:
+    """The variables after a step on some patterns, and what was found before it."""
     form, blocks = problem.form, [name for name in problem.blocks if name in STEPS]
     found = problem.objective.evaluate(variables, blocks, chosen, problem.weight)
     diagonal = problem.diagonal(variables, blocks, chosen)
@@ -142,4 +149,5 @@ def _one_step(
     gradient = form.filter_adjoint(form.gradient_as_it_is(variables, point, found.gradients))
     change = form.damp({name: gradient[name] / diagonal[name] for name in blocks})
     moved = {name: point[name] - step * STEPS[name] * change[name] for name in blocks}
-    return form.variables(variables, moved), found.loss, found.sse
+    found.gradients = {}
+    return form.variables(variables, moved), found

@@ -211,3 +211,6 @@ _MAKERS: Mapping[str, tuple[str, _Maker]] = MappingProxyType(
         "probe_mod_reg_weight": ("probe", _modulation),
     }
 )
+
+REGULARIZERS = tuple(_MAKERS)
+"""Keys of their weights."""

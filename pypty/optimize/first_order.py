@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pypty.backend.array import Array, array_module
+from pypty.backend.array import Array, array_module, to_host
 from pypty.errors import CheckpointError, ParameterError
 from pypty.optimize.update_rules import METHODS, Method, Part
 
@@ -217,7 +217,7 @@ class FirstOrder:
         kept = {}
         for key, array in self._given.pop(name, {}).items():
             if key in counters:
-                kept[key] = np.array(array)
+                kept[key] = np.array(to_host(array))
                 fits = kept[key].shape in ((), reals.shape[:1])
             else:
                 kept[key] = xp.array(xp.asarray(array), dtype=reals.dtype, order="C")
@@ -251,6 +251,8 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
     """What the formulas cannot do."""
     if any(not 0 <= beta < 1 for beta in options.get("betas", ())):
         raise ParameterError(f"betas of {name} are {options['betas']}; expected two numbers in [0, 1).")
+    if name == "rmsprop" and not 0 <= options["alpha"] < 1:
+        raise ParameterError(f"alpha of rmsprop is {options['alpha']}; expected a number in [0, 1).")
     if options.get("nesterov") and (not options["momentum"] or options["dampening"]):
         raise ParameterError(
             f"nesterov=True of {name} needs a momentum above 0 and no dampening; given momentum={options['momentum']}, "

@@ -11,7 +11,6 @@ from pypty.errors import ParameterError
 from pypty.params.combinations import check_combinations, check_epochs
 from pypty.params.kinds import brief, complaint
 from pypty.params.parameter import NO_EFFECT, NOT_YET, Parameter
-from pypty.params.rates import idle_rates
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule, make_schedule
 from pypty.params.schema import SCHEMA
@@ -53,7 +52,6 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
     )
     check_epochs(settings, report)
     check_combinations(settings, report)
-    report.warnings += idle_rates(params.get("learning_rates"), settings)
     return settings
 
 

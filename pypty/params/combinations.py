@@ -24,6 +24,14 @@ def epochs_to_check(settings: Settings, first: int | None = None) -> range:
     return range(begin, min(max(settings["epoch_max"], begin + 1), begin + _EPOCHS_CHECKED))
 
 
+def optimizers(settings: Settings) -> frozenset[str]:
+    """The values of ``optimizer`` at any epoch of the run."""
+    schedule, epochs = settings.schedules["optimizer"], epochs_to_check(settings)
+    return frozenset(
+        schedule.at(epoch) for epoch in (epochs[:1] if isinstance(schedule, Constant) else epochs)
+    )
+
+
 def check_epochs(settings: Settings, report: Report, first: int | None = None) -> None:
     """Evaluate every schedule at every epoch of the run: what fails at epoch 37 must fail now."""
     epochs = epochs_to_check(settings, first)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from pypty.params.model_checks import without_effect_in_model
-from pypty.params.rates import check_rates, rates_without_effect
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
@@ -35,7 +34,6 @@ def check_effects(settings: Settings, report: Report, epochs: range) -> None:
         _check_loss_terms,
         _check_numbers,
         _check_constraints,
-        check_rates,
     ):
         check(settings, report, epochs)
 
@@ -291,13 +289,14 @@ def without_effect(settings: Settings) -> list[str]:
         "aberrations_array": (settings["aberration_marker"] is None, "aberration_marker is not given"),
         "detector_gain": (not gauss, "algorithm is not poisson_gaussian"),
         "readout_noise": (not gauss, "algorithm is not poisson_gaussian"),
+        "indices_shape": (settings["indices_mode"] == "full", "indices_mode is full"),
+        "stop_tolerance": (settings["stop_patience"] == 0, "stop_patience is 0"),
         "mean_pattern": (settings["probe"] is not None, "probe is given"),
         "obj_parametrization": (
             isinstance(phase_only, Constant) and bool(phase_only.value),
             "phase_only_obj is on",
         ),
         **without_effect_in_model(settings),
-        **rates_without_effect(settings),
     }
     obj = settings["obj"]
     alone = several and "simlar" in settings["loss_terms"] and (obj is None or obj.shape[3] == 1)

@@ -238,6 +238,7 @@ class ArrayOf:
     lazy: bool = False
     allow_nan: bool = False
     low: float = -np.inf
+    high: float = np.inf
     empty: bool = False
 
     def describe(self) -> str:
@@ -246,6 +247,7 @@ class ArrayOf:
         )
         word = "complex" if self.complex else "integer" if self.integer else "real"
         bound = "" if self.low == -np.inf else f" of numbers >= {self.low:g}"
+        bound += "" if self.high == np.inf else f" and <= {self.high:g}"
         return f"{'an' if word == 'integer' else 'a'} {word} array of shape {shapes}{bound}" + (
             "" if self.lazy else ", or the path of a .npy file"
         )
@@ -298,6 +300,8 @@ class ArrayOf:
             return f"{given}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
         if values.dtype.kind != "c" and (values < self.low).any():
             return f"{given}, whose smallest value is {values.min():g}"
+        if values.dtype.kind != "c" and (values > self.high).any():
+            return f"{given}, whose largest value is {values.max():g}"
         if self.integer and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
             return f"{given}, whose values are not whole"
         if self.integer and values.dtype.kind in "fu" and (abs(values) > _LARGEST_INTEGER).any():

@@ -14,6 +14,7 @@ _fraction = Number(low=0, high=1)
 
 OPTIMIZERS = ("lbfgs", "preconditioned", "adam", "adamw", "sgd", "momentum", "rmsprop", "radam", "nadam", "adagrad",
               "adadelta", "adamax", "adafactor", "asgd", "rprop")  # fmt: skip
+NOT_FIRST_ORDER = OPTIMIZERS[:2]
 SCHEDULERS = ("step", "multistep", "constant", "linear", "exponential", "polynomial", "cosine", "cosine_restarts",
               "one_cycle", "cyclic", "plateau")  # fmt: skip
 
@@ -108,7 +109,8 @@ TENSORS = ("obja", "objp", "probe", "probe_pos_shifts")
 MONITOR = Record((
     Field("tensors", TENSORS, Words(TENSORS), "", "what is watched"),
     Field("every", None, optional(_positive_whole), "epochs", "how often; None = save_iters, or 10 where that is 0"),
-    Field("percentile_range", (15.0, 85.0), ArrayOf((("2",),), low=0), "%", "below: background; above: foreground"),
+    Field("percentile_range", (15.0, 85.0), ArrayOf((("2",),), low=0, high=100), "%", "below: background; above: "
+          "foreground"),
 ))
 
 BATCHES = (
