@@ -588,6 +588,7 @@ def test_arrays_and_epoch_prev_continue_with_appended_rows(folder: Path) -> None
     rows = read_loss_log(folder / LOSS_LOG)
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3, 4, 5]
     for row, before in zip(rows, first, strict=False):
+        assert row.pop("optimizer") == before.pop("optimizer") == "lbfgs"
         assert {key: float(value or 0) for key, value in row.items()} == {
             key: float(value or 0) for key, value in before.items()
         }

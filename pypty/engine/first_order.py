@@ -290,8 +290,6 @@ def first_order_epoch(
     rates = learning_rates(now, epoch, progress.probe_scale)
     rates = _of_parts(rates, form, problem.variables.probe, progress.probe_scale)
     blocks = moving_blocks(problem.blocks, form, rates)
-    parts = [part for name in blocks for part in _parts(name, form)]
-    rates = {name: rate for name, rate in rates.items() if name in parts}
     start = form.vector(problem.variables, blocks)
     n_patterns = problem.objective.feed.n_patterns
     walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,
