@@ -16,9 +16,10 @@ from pypty.quality import phase_agreement
 @pytest.mark.slow
 def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     correlation = float(out.split("known truth: ")[1].split()[0])
-    assert correlation > 0.978
+    assert correlation > 0.987
+    assert "stuck" not in err, "a large constant in the likelihood is no reason"
     for name in ("object_phase", "probe", "loss", "positions", "patterns", "overview"):
         image = (tmp_path / "demo" / f"{name}.png").read_bytes()
         assert image.startswith(b"\x89PNG") and len(image) > 5000
@@ -26,7 +27,9 @@ def test_demo_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_few_epochs_reach_the_truth() -> None:
     """Without padding: four epochs, of which two are of mini-batches, give a correlation above 0.975."""
-    params = demo_params("", data_pad=0, damping_cutoff_multislice=1.0, epoch_max=4, print_flag=0)
+    params = demo_params(
+        "", data_pad=0, damping_cutoff_multislice=1.0, epoch_max=4, print_flag=0, algorithm="lsq_sqrt"
+    )
     pixel = 0.278827193942933
     scale = params["pixel_size_x_A"] / pixel
     params.update(pixel_size_x_A=pixel, pixel_size_y_A=pixel, positions=params["positions"] * scale)

@@ -178,6 +178,7 @@ class Reconstruction:
             terms,
             regularizer_text(now, terms, blocks),
             held_out,
+            len(indices) * n_pixels,
             start,
         )
 

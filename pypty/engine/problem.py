@@ -197,7 +197,8 @@ def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
 @dataclass
 class Problem:
     """Loss over chosen patterns as a function of the refined blocks, around given variables. Patterns that are held out
-    are not among the chosen ones; ``start_positions`` are where the scan began, (N, 2) px."""
+    are not among the chosen ones; ``n_values`` of the data are compared; ``start_positions`` are where the scan began,
+    (N, 2) px."""
 
     objective: Objective
     variables: Variables
@@ -211,6 +212,7 @@ class Problem:
     regularizers: tuple[Regularizer, ...] = ()
     regularizer_text: str = ""
     held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    n_values: int = 1
     start_positions: Array = None
     _diagonal: dict[str, Array] = field(default_factory=dict)
 
@@ -226,6 +228,12 @@ class Problem:
             ", ".join(forms),
             self.regularizer_text,
         )
+
+    def rounding(self, loss: float) -> float:
+        """How much of a loss may be rounding, generously. Those of its terms have random signs: it is their root that
+        grows with their number, which matters where most of the loss is a constant (log-likelihoods)."""
+        eps = float(np.finfo(self.objective.backend.real).eps)
+        return 100 * eps * abs(loss) / math.sqrt(self.n_values)
 
     def point(self) -> BlockVector:
         return BlockVector(self.form.vector(self.variables, self.blocks))

@@ -58,7 +58,7 @@ def quasi_newton_epoch(
     )
     warnings += _take(state, step, problem)
     promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
-    limit = 100 * np.finfo(problem.objective.backend.real).eps * abs(start.value)
+    limit = problem.rounding(start.value)
     idle = {name for name, decrease in promised.items() if decrease <= limit}
     warnings += state.monitor.watch(idle, not step.accepted)
     _log_search(start, step)
