@@ -31,6 +31,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"complex": ("obj",), "phase": ("objp",), "amplitude_phase": ("obja", "objp")}
 )
 """What the object's block is made of, by ``Parametrization.obj``."""
+_OBJECT = frozenset(part for parts in _PARTS.values() for part in parts)
 
 
 @dataclass
@@ -59,6 +60,11 @@ class Progress:
         return dataclasses.replace(
             self, name=name, moments=self.moments if name == self.name else {}, probe_scale=scale
         )
+
+    def without_object(self) -> Progress:
+        """For an object of other sides: its moments start anew."""
+        kept = {name: one for name, one in self.moments.items() if name not in _OBJECT}
+        return dataclasses.replace(self, moments=kept)
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,39 @@ def _joined(parts: Mapping[str, Array], form: Parametrization) -> dict[str, Arra
     return out
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """The numbers in which a method sees a block: its distance from ``origin`` in units of its learning rate. Steps
+    that go with the gradient, weight decay, and whatever else is not of the size of the rate depend on them.
+    """
+
+    unit: float = 1.0
+    origin: Array | None = None
+
+    def seen(self, block: Array) -> Array:
+        moved = block if self.origin is None else block - self.origin
+        return moved if self.unit == 1.0 else moved / self.unit
+
+    def block(self, seen: Array) -> Array:
+        scaled = seen if self.unit == 1.0 else seen * self.unit
+        return scaled if self.origin is None else scaled + self.origin
+
+
+_AS_IT_IS = _Frame()
+
+
+def _frames(problem: Problem, now: Mapping[str, Any]) -> dict[str, _Frame]:
+    """Tilts in mrad; positions from whole pixels on; with ``probe_abs`` the probe of an orthonormal transform, whose
+    square sums to the counts: as in PtyRAD."""
+    positions = problem.variables.positions
+    xp = array_module(positions)
+    corners = xp.asarray(problem.objective.feed.corners[: len(positions)], dtype=positions.dtype)
+    frames = {name: _Frame(unit) for name, unit in _UNITS.items()} | {"positions": _Frame(origin=corners)}
+    if now["learning_rates"]["probe_abs"]["lr"] > 0:
+        frames["probe"] = _Frame(1 / math.sqrt(math.prod(problem.variables.probe.shape[-2:])))
+    return frames
+
+
 @dataclass
 class _Walk:
     """The epoch while it goes on."""
@@ -152,6 +191,7 @@ class _Walk:
     variables: Variables
     point: dict[str, Array]
     n_patterns: int
+    frames: Mapping[str, _Frame]
 
     def gradient(self, chosen: np.ndarray) -> tuple[Evaluated, dict[str, Array]]:
         """Of the patterns of a batch, by part."""
@@ -175,8 +215,12 @@ class _Walk:
                 for name in _ROWS
                 if name in gradient and len(gradient[name]) == self.n_patterns > 1
             }
-        moving = {name: self.point[name] for name in gradient}
-        self.point.update(self.method.step(moving, gradient, rates, rows, momentum))
+        frames = {name: self.frames.get(name, _AS_IT_IS) for name in gradient}
+        seen = {name: frame.seen(self.point[name]) for name, frame in frames.items()}
+        slope = {name: gradient[name] * frame.unit for name, frame in frames.items() if frame.unit != 1.0}
+        speed = {name: rates[name] / frame.unit for name, frame in frames.items()}
+        moved = self.method.step(seen, {**gradient, **slope}, speed, rows, momentum)
+        self.point.update({name: frame.block(moved[name]) for name, frame in frames.items()})
         self.progress.steps += 1
         self.variables = self.problem.form.variables(
             self.problem.variables, _joined(self.point, self.problem.form)
@@ -214,7 +258,7 @@ def first_order_epoch(
     n_patterns = len(problem.variables.positions)
     walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,
                  FirstOrder(progress.name, now["optimizer_options"], progress.moments),
-                 problem.variables, _split(start, form), n_patterns)  # fmt: skip
+                 problem.variables, _split(start, form), n_patterns, _frames(problem, now))  # fmt: skip
     logged = _logged_rates(now, rates, schedule, progress)
     found, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
     end = _joined(walk.point, form)

@@ -20,7 +20,7 @@ from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_
 from pypty.engine.constrain import constrain, starting_probe_power
 from pypty.engine.first_order import first_order_epoch
 from pypty.engine.monitor import next_to_freeze
-from pypty.engine.observe import describe, no_better, watch
+from pypty.engine.observe import describe, first_look, no_better, watch
 from pypty.engine.problem import (
     Problem,
     block_norms,
@@ -187,6 +187,8 @@ class Reconstruction:
 
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
         state = self.state
+        if state.snapshot is None:
+            state.snapshot = first_look(self.settings, self.setup, state)
         decisions = state.release()
         blocks = refined_blocks(now, state.variables, state.frozen)
         if state.records and set(blocks) - set(state.records[-1].blocks):
@@ -285,9 +287,12 @@ class Reconstruction:
     def _move_windows(self, now: Mapping[str, Any]) -> None:
         variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)
         if changed:
+            if variables.obj.shape != self.state.variables.obj.shape:
+                self.state.progress = self.state.progress.without_object()
             self.state.change(variables, changed)
             self._place(dataclasses.replace(self.setup, scan=scan))
             self.state.scan = scan
+            self.state.snapshot = None  # of another area
 
     def _why_stop(self) -> str:
         state = self.state
