@@ -11,7 +11,9 @@ from test_parameters_batches import done, first_order, records
 from test_ptyrad_params import translated
 
 import pypty
+from pypty.engine.prepare import prepare
 from pypty.importers import ptyrad_scan as scans
+from pypty.tune.names import with_values
 
 
 def test_the_monitor_compares_with_the_start() -> None:
@@ -116,3 +118,48 @@ def test_noise_on_positions_counts_for_the_canvas() -> None:
     sides = scans.canvas_of(found["positions"], window)
     assert found["obj"].shape[:2] == tuple(sides)
     assert (sides > still["obj"].shape[:2]).all()
+
+
+@pytest.mark.parametrize("tuned", ["conv_angle", "dx"])
+def test_a_searched_aperture_is_that_of_a_file_with_this_value(tuned: str) -> None:
+    entry = {"state": True, "suggest": "float", "kwargs": {"low": 20, "high": 30}}
+    common = {
+        "probe_aberrations": {"C10": 60.0, "C12": 10.0},
+        "probe_z_shift": 20.0,
+        "pos_scan_rand_std": 0,
+        "meas_calibration": {"mode": "dx", "value": 0.3},
+    }
+    searched = translated(
+        hypertune_params={"if_hypertune": True, "tune_params": {tuned: entry}}, init_params=common
+    ).params
+    pixel = searched["pixel_size_x_A"]
+    value = 22.0 if tuned == "conv_angle" else 1.1 * pixel
+    direct = (
+        {"probe_conv_angle": 22.0}
+        if tuned == "conv_angle"
+        else {"meas_calibration": {"mode": "dx", "value": value}}
+    )
+    wanted = translated(init_params={**common, **direct}).params
+    starts = []
+    for params in (with_values(searched, {tuned: value}), wanted):
+        own = {key: one for key, one in params.items() if key != "tune"}
+        setup = prepare({**own, "output_folder": ""})
+        starts.append(setup.variables().probe)
+        setup.close()
+    power = [(np.abs(one) ** 2).sum(axis=(1, 2)) for one in starts]
+    np.testing.assert_allclose(power[0], power[1], rtol=1e-5)
+    first, second = (one[0] / np.linalg.norm(one[0]) for one in starts)
+    assert abs(np.vdot(first, second)) > 0.9999
+
+
+def test_the_ratio_is_not_divided_by_the_number_of_patterns() -> None:
+    from pypty.tune.objectives import Objective
+
+    run = done(
+        loss_terms={"single": {}},
+        loss_scale="ratio",
+        epoch_max=1,
+        learning_rates={"obja": 0.0, "probe": 1e-9},
+    )
+    judged = Objective("loss", run).at_the_end()
+    assert judged == pytest.approx(run.state.records[0].loss, rel=0.2)
