@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,3 +164,22 @@ def test_the_ratio_is_not_divided_by_the_number_of_patterns() -> None:
     )
     judged = Objective("loss", run).at_the_end()
     assert judged == pytest.approx(run.state.records[0].loss, rel=0.2)
+
+
+def test_cropped_images_keep_their_size_as_positions_move(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pypty.run(
+        first_order(
+            output_folder=str(tmp_path),
+            save_iters=1,
+            save_result=["objp"],
+            selected_figs=[],
+            result_modes={"bit": ["raw"]},
+            epoch_max=3,
+            update_probe_pos=True,
+            learning_rates={"positions": 0.1},
+        )
+    )
+    sizes = {tifffile.imread(path).shape for path in tmp_path.glob("objp*_crop_iter*.tif")}
+    corners = np.round(first_order()["positions"])
+    assert sizes == {tuple(int(side) + 1 for side in np.ptp(corners, axis=0))}
