@@ -37,16 +37,14 @@ def constraints_of(stored: Any) -> dict[str, dict[str, Any]]:
 
 
 def parameters(name: str, case: dict[str, Any], stored: Any) -> dict[str, Any]:
-    """Rates in our units: our probe is theirs over N, our tilts are -tan of theirs; a step of SGD is the rate times the
-    gradient, which changes with the unit, too."""
+    """Rates in our units: our probe is theirs over N, our tilts are -tan of theirs."""
     rates, n = json.loads(str(stored["lr"])), case["in_probe"].shape[-1]
-    power = 2 if name == "sgd" else 1
     learning = {
         "obja": rates["obja"],
         "objp": rates["objp"],
-        "probe_abs": {"lr": rates["probe"] / n**power, "start": 1},
+        "probe_abs": {"lr": rates["probe"] / n, "start": 1},
         "positions": rates["probe_pos_shifts"],
-        "tilts": rates["obj_tilts"] * (1e-3 if name == "sgd" else 1),
+        "tilts": rates["obj_tilts"],
     }
     return params_of(
         case,

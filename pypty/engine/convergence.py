@@ -101,7 +101,10 @@ class ConvergenceMonitor:
             xp = array_module(now)
             moved_A = (now - before) * xp.asarray(np.array(self._pixel_A))
             return {name: float((moved_A**2).sum(axis=-1).mean()) ** 0.5}
-        return self._outside(name, 1 - now if name == "obja" else now, abs(now - before))
+        change = abs(now - before)
+        if name == "objp":  # phases from -pi to pi: over the jump is the short way
+            change = array_module(now).minimum(change, abs(2 * np.pi - change))
+        return self._outside(name, 1 - now if name == "obja" else now, change)
 
     def _outside(self, name: str, values: Array, change: Array) -> dict[str, float]:
         """Mean change where the values are below the lower percentile, and above the upper one."""

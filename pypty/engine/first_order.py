@@ -6,15 +6,26 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from pypty.backend.array import Array, array_module
+from pypty.engine.parts import (
+    AS_IT_IS,
+    PROBE_PARTS,
+    Frame,
+    all_parts,
+    frames_of,
+    joined,
+    learning_rates,
+    moving_blocks,
+    parts_of,
+    rates_of_parts,
+    split,
+)
 from pypty.engine.problem import Problem, block_norms
 from pypty.errors import ReconstructionError
-from pypty.model.parametrization import Parametrization
 from pypty.model.variables import Variables
 from pypty.objective.objective import Evaluated
 from pypty.objective.regularizers import Regularizer
@@ -25,16 +36,6 @@ from pypty.output.loss_log import EpochRecord
 
 _ROWS = ("positions", "tilts", "beam_current")
 """Blocks with a row for each pattern."""
-_UNITS: Mapping[str, float] = MappingProxyType({"tilts": 1e-3})
-"""What one unit of a learning rate is in that of its block."""
-_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"complex": ("obj",), "phase": ("objp",), "amplitude_phase": ("obja", "objp")}
-)
-"""What the object's block is made of, by ``Parametrization.obj``."""
-_PROBE: Mapping[str, str] = MappingProxyType(
-    {"complex": "probe", "fourier_phase": "probe_phase", "fourier_amplitude": "probe_amplitude"}
-)
-"""What the probe's block is, by ``Parametrization.probe``: each has moments of its own."""
 _SIGNED = ("mean", "velocity", "gradient")
 """Moments that are 0 where nothing has moved yet; others are like those of their neighbours."""
 
@@ -68,7 +69,7 @@ class Progress:
 
     def without(self, blocks: Sequence[str]) -> Progress:
         """Without the moments of blocks that are no longer what they were."""
-        gone = {part for block in blocks for part in _all_parts(block)}
+        gone = {part for block in blocks for part in all_parts(block)}
         kept = {part: moments for part, moments in self.moments.items() if part not in gone}
         return dataclasses.replace(self, moments=kept)
 
@@ -82,17 +83,11 @@ class Progress:
         """
         moments = {
             part: {key: _with_room(key, array, part, before, old, new) for key, array in known.items()}
-            if part in _all_parts("obj")
+            if part in all_parts("obj")
             else known
             for part, known in self.moments.items()
         }
         return dataclasses.replace(self, moments=moments)
-
-
-def _all_parts(block: str) -> tuple[str, ...]:
-    """What a block may be made of, in any parametrisation."""
-    forms = {"obj": sum(_PARTS.values(), ()), "probe": tuple(_PROBE.values())}
-    return forms.get(block, (block,))
 
 
 def _with_room(
@@ -144,71 +139,6 @@ class _Scaled:
         return self.factor * value, self.factor * gradient
 
 
-def learning_rates(now: Mapping[str, Any], epoch: int, probe_scale: float) -> dict[str, float]:
-    """Rates of what moves at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
-    table = now["learning_rates"]
-    own = {
-        name: entry["lr"] * _UNITS.get(name, 1.0)
-        for name, entry in table.items()
-        if entry["lr"] > 0 and entry["start"] <= epoch and (entry["end"] is None or epoch < entry["end"])
-    }
-    if table["probe_abs"]["lr"] > 0:
-        own.pop("probe", None)
-        if "probe_abs" in own:
-            own["probe"] = own.pop("probe_abs")
-    elif "probe" in own:
-        own["probe"] *= probe_scale
-    return own
-
-
-def moving_blocks(
-    blocks: Sequence[str], form: Parametrization, rates: Mapping[str, float]
-) -> tuple[str, ...]:
-    """The refined blocks of which any part has a rate."""
-    return tuple(name for name in blocks if any(part in rates for part in _parts(name, form)))
-
-
-def _parts(name: str, form: Parametrization) -> tuple[str, ...]:
-    parts = {"obj": _PARTS[form.obj], "probe": (_PROBE[form.probe],)}
-    return parts.get(name, (name,))
-
-
-def _of_parts(
-    rates: Mapping[str, float], form: Parametrization, probe: Array, probe_scale: float
-) -> dict[str, float]:
-    """Rates by part. That of the probe's amplitudes becomes rad for phases of its spectrum; amplitudes of the spectrum
-    are larger by the root of the number of pixels."""
-    out = dict(rates)
-    if "probe" in out and form.probe == "fourier_phase":
-        out["probe_phase"] = out.pop("probe") / max(probe_scale, np.finfo(float).tiny)
-    elif "probe" in out and form.probe == "fourier_amplitude":
-        out["probe_amplitude"] = out.pop("probe") * math.sqrt(math.prod(probe.shape[-2:]))
-    return out
-
-
-def _split(vector: Mapping[str, Array], form: Parametrization) -> dict[str, Array]:
-    """Blocks by part: amplitude and phase of the object each on its own."""
-    out = dict(vector)
-    if "probe" in out and form.probe != "complex":
-        out[_PROBE[form.probe]] = out.pop("probe")
-    if "obj" in out and form.obj != "complex":
-        numbers = out.pop("obj")
-        layers = [numbers] if form.obj == "phase" else list(numbers)
-        out.update(zip(_PARTS[form.obj], layers, strict=True))
-    return out
-
-
-def _joined(parts: Mapping[str, Array], form: Parametrization) -> dict[str, Array]:
-    """Inverse of :func:`_split`."""
-    out = dict(parts)
-    if _PROBE[form.probe] in out:
-        out["probe"] = out.pop(_PROBE[form.probe])
-    if "objp" in out:
-        layers = [out.pop(name) for name in _PARTS[form.obj]]
-        out["obj"] = layers[0] if form.obj == "phase" else array_module(layers[0]).stack(layers)
-    return out
-
-
 @dataclass
 class _Walk:
     """The epoch while it goes on."""
@@ -225,6 +155,7 @@ class _Walk:
     whole: dict[str, Array]
     point: dict[str, Array]
     n_patterns: int
+    frames: Mapping[str, Frame]
 
     def gradient(self, chosen: np.ndarray) -> tuple[Evaluated, dict[str, Array]]:
         """Of the patterns of a batch, by part."""
@@ -233,7 +164,7 @@ class _Walk:
         terms = [_Scaled(one, share) for one in problem.regularizers]
         found = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
         whole = form.gradient_as_it_is(self.problem.variables, self.whole, found.gradients, self.variables)
-        return found, {name: array for name, array in _split(whole, form).items() if name in self.rates}
+        return found, {name: array for name, array in split(whole, form).items() if name in self.rates}
 
     def move(self, gradient: Mapping[str, Array], chosen: np.ndarray) -> None:
         """A step of the method."""
@@ -246,18 +177,16 @@ class _Walk:
                 for name in _ROWS
                 if name in gradient and len(gradient[name]) == self.n_patterns > 1
             }
-        moving = {name: self.point[name] for name in gradient}
-        origin = self.problem.start_positions  # decays draw to 0, and some steps are relative to the value
-        if "positions" in moving and origin is not None:
-            moving["positions"] = moving["positions"] - origin
-        moved = self.method.step(moving, gradient, rates, rows, momentum)
-        if "positions" in moved and origin is not None:
-            moved["positions"] += origin
-        self.point.update(moved)
+        frames = {name: self.frames.get(name, AS_IT_IS) for name in gradient}
+        seen = {name: frame.seen(self.point[name]) for name, frame in frames.items()}
+        slope = {name: gradient[name] * frame.unit for name, frame in frames.items() if frame.unit != 1.0}
+        speed = {name: rates[name] / frame.unit for name, frame in frames.items()}
+        moved = self.method.step(seen, {**gradient, **slope}, speed, rows, momentum)
+        self.point.update({name: frame.block(moved[name]) for name, frame in frames.items()})
         self.progress.steps += 1
         form = self.problem.form
-        self.whole = _joined(self.point, form)
-        self.point = _split(self.whole, form)  # views
+        self.whole = joined(self.point, form)
+        self.point = split(self.whole, form)  # views
         self.variables = form.variables(self.problem.variables, self.whole)
 
 
@@ -288,14 +217,14 @@ def first_order_epoch(
     progress = progress.begun(now["optimizer"], problem.variables)
     form = problem.form
     rates = learning_rates(now, epoch, progress.probe_scale)
-    rates = _of_parts(rates, form, problem.variables.probe, progress.probe_scale)
+    rates = rates_of_parts(rates, form, problem.variables.probe, progress.probe_scale)
     blocks = moving_blocks(problem.blocks, form, rates)
     start = form.vector(problem.variables, blocks)
     n_patterns = problem.objective.feed.n_patterns
     walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,
                  FirstOrder(progress.name, now["optimizer_options"], progress.moments),
-                 problem.variables, start, _split(start, form), n_patterns)  # fmt: skip
-    moving = [part for name in blocks for part in _parts(name, form) if part in rates]
+                 problem.variables, start, split(start, form), n_patterns, frames_of(problem, now))  # fmt: skip
+    moving = [part for name in blocks for part in parts_of(name, form) if part in rates]
     logged = _logged_rates(now, moving, schedule, progress)
     found, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
     change = form.project({name: walk.whole[name] - start[name] for name in blocks})
@@ -374,5 +303,5 @@ def _logged_rates(
     """Of what moves, as they are given by the user, at the epoch's start."""
     (factor, _), table = _scheduled(schedule, progress), now["learning_rates"]
     probe = "probe_abs" if table["probe_abs"]["lr"] > 0 else "probe"
-    names = [probe if part in _PROBE.values() else part for part in moving]
+    names = [probe if part in PROBE_PARTS.values() else part for part in moving]
     return {name: factor * table[name]["lr"] for name in names}

@@ -21,7 +21,7 @@ from pypty.engine.by_hand import after_update, before_update, moved_scan, probe_
 from pypty.engine.constrain import constrain, starting_probe_power
 from pypty.engine.first_order import first_order_epoch
 from pypty.engine.monitor import next_to_freeze
-from pypty.engine.observe import describe, no_better, sees_the_same, watch
+from pypty.engine.observe import describe, first_look, no_better, sees_the_same, watch
 from pypty.engine.problem import (
     Problem,
     block_norms,
@@ -197,6 +197,8 @@ class Reconstruction:
 
     def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
         state = self.state
+        if state.snapshot is None:
+            state.snapshot = first_look(self.settings, self.setup, state)
         searches = now["optimizer"] == "lbfgs"  # other methods have no line search that a block could stop
         decisions = state.release(everything=not searches)
         blocks = refined_blocks(now, state.variables, state.frozen)

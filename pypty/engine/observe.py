@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,34 +19,46 @@ from pypty.params.settings import Settings
 _DEFAULT_EVERY = 10
 
 
-def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -> dict[str, Array] | None:
-    """The convergence monitor: writes its metrics into the record of an epoch in which they are due, and returns the
-    snapshot for the next ones. The first snapshot is that after the first epoch; an object that was given more room
-    since the last one is only looked at again."""
+def first_look(settings: Settings, setup: Setup, state: State) -> dict[str, Array] | None:
+    """What the convergence monitor compares with at first: the present point. None where it is off."""
     asked = settings["convergence_monitor"]
     if asked is None:
         return None
+    monitor = _monitor(asked, setup, None)
+    _observe(monitor, state.variables)
+    return monitor.previous
+
+
+def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -> dict[str, Array] | None:
+    """The convergence monitor: writes its metrics into the record of an epoch in which they are due, and returns the
+    snapshot for the next ones. An object whose windows were placed anew since the last one is only looked at."""
+    asked = settings["convergence_monitor"]
+    # A resumed run may watch something else.
+    if asked is None or state.snapshot is None or set(state.snapshot) != set(asked["tensors"]):
+        return first_look(settings, setup, state)
     every = asked["every"] or settings["save_iters"] or _DEFAULT_EVERY
-    due = (record.epoch + 1) % every == 0
-    if not due and state.snapshot is not None:
+    if (record.epoch + 1) % every:
         return state.snapshot
-    variables, before = state.variables, state.snapshot
-    if before is not None and set(before) != set(
-        asked["tensors"]
-    ):  # a resumed run that watches something else
-        before = None
-    xp = array_module(variables.obj)
-    monitor = ConvergenceMonitor(
+    monitor = _monitor(asked, setup, state.snapshot)
+    record.convergence = _observe(monitor, state.variables)
+    return monitor.previous
+
+
+def _monitor(
+    asked: Mapping[str, Any], setup: Setup, snapshot: Mapping[str, Array] | None
+) -> ConvergenceMonitor:
+    return ConvergenceMonitor(
         illuminated_area(setup.scan.corners, setup.grid.shape),
         setup.grid.pixel_size_A,
         asked["tensors"],
         tuple(asked["percentile_range"]),
-        before,
+        snapshot,
     )
-    record.convergence = monitor.observe(
-        abs(variables.obj), xp.angle(variables.obj), variables.probe, variables.positions
-    )
-    return monitor.previous
+
+
+def _observe(monitor: ConvergenceMonitor, variables: Variables) -> dict[str, float]:
+    xp = array_module(variables.obj)
+    return monitor.observe(abs(variables.obj), xp.angle(variables.obj), variables.probe, variables.positions)
 
 
 def sees_the_same(old: Scan, new: Scan, window: tuple[int, int]) -> bool:

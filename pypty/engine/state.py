@@ -37,7 +37,7 @@ class State:
     frozen : blocks that are not refined before an epoch, because they were stuck
     scan : the windows, where they were placed anew during the run; None = those of the start
     progress : of first-order methods
-    snapshot : what the convergence monitor compares with; None before its first epoch
+    snapshot : what the convergence monitor compares with; None before the first epoch
     """
 
     variables: Variables

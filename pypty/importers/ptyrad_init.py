@@ -163,7 +163,7 @@ def _positions(
     tuned: frozenset[str],
     ledger: Ledger,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) top-left corners on the canvas, and its (2,) sides, which noise on the positions does not change."""
+    """(N, 2) top-left corners on the canvas, and its (2,) sides, in which noise on the positions counts."""
     source, window = init["pos_source"], grid.shape
     positions = _raw_positions(init, folder, grid, data, ledger)
     if len(positions) != data.scan_size[0] * data.scan_size[1]:
@@ -189,7 +189,6 @@ def _positions(
     if affine != [1, 0, 0, 0]:
         positions = scans.affine(positions, affine, window)
         ledger.params["PLRotation_deg"] = -affine[2]
-    canvas = scans.canvas_of(positions, window)
     if noise and (source == "simu" or ledger.says(_KEY + names[2])):
         positions = scans.jittered(positions, float(noise), rng)
     elif noise:
@@ -198,7 +197,7 @@ def _positions(
         )
     for name in names:
         ledger.ours(_KEY + name, "positions")
-    return positions, np.maximum(canvas, _reach(positions, window))
+    return positions, np.maximum(scans.canvas_of(positions, window), _reach(positions, window))
 
 
 def _reach(positions: np.ndarray, window: tuple[int, int]) -> np.ndarray:

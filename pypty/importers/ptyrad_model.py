@@ -34,11 +34,6 @@ OPTIMIZERS: Mapping[str, str] = MappingProxyType(
 )
 """Lower case, as PyTorch's NAdam is Nadam there."""
 
-_POWER_OF_WINDOW: Mapping[str, int] = MappingProxyType(
-    {"sgd": 2, "momentum": 2, "asgd": 2, "adadelta": 0, "adafactor": 0}
-)
-"""The probe here is theirs over N, so its gradient is N times theirs. A step that does not depend on the size of the
-gradient is lr/N; one that is proportional to it lr/N^2; one relative to earlier steps or to the value itself lr."""
 _PLAIN_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "lr")
 _BLOCKS = (
     ("obja", "obja", "amplitude"),
@@ -86,7 +81,7 @@ def translate_model(model: Group, window: int, n_slices: int, ledger: Ledger) ->
         ledger.unused("model_params.obj_preblur_std", "there is none")
     name = _optimizer(model["optimizer_params"], ledger)
     rates = _updates(model["update_params"], name, window, n_slices, ledger)
-    translate_scheduler(model["scheduler_params"], rates, name, probe_unit(name, window), ledger)
+    translate_scheduler(model["scheduler_params"], rates, name, 1 / window, ledger)
     if name != "lbfgs":
         ledger.params.update(learning_rates=rates, lazy_moments=False)
 
@@ -136,10 +131,6 @@ def _options(name: str, configs: dict[str, Any], ledger: Ledger) -> dict[str, An
     if name == "adafactor" and isinstance(options.get("eps"), (list, tuple)):
         ledger.without(f"{key}.eps", "adafactor has two; PyTorch's are used")
         del options["eps"]
-    if options.get("weight_decay"):
-        ledger.note(
-            "weight_decay acts on the probe in its own units, which are 1/N of PtyRAD's: its pull on the probe differs"
-        )
     return options
 
 
@@ -175,7 +166,7 @@ def _updates(
             continue
         moving[theirs] = rate["lr"] > 0
         if theirs == "probe":
-            rate["lr"] *= probe_unit(optimizer, window)
+            rate["lr"] /= window
             text = f"the probe here is PtyRAD's over N = {window}"
             if optimizer == "lbfgs":
                 rate["lr"] = 0.0
@@ -198,11 +189,6 @@ def _updates(
             ledger.params.update(phase_only_obj=True)
     ledger.params.update(switches)
     return rates
-
-
-def probe_unit(optimizer: str, window: int) -> float:
-    """What a learning rate of 1 of PtyRAD's probe is for ours, which is PtyRAD's over N."""
-    return float(window ** -_POWER_OF_WINDOW.get(optimizer, 1))
 
 
 def _rate(entry: Group, key: str, ledger: Ledger) -> dict[str, Any]:

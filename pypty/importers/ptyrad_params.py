@@ -11,7 +11,7 @@ from pypty.errors import ParameterError
 from pypty.importers.ptyrad_file import complete, is_ptyrad_content, read_file
 from pypty.importers.ptyrad_init import translate_init
 from pypty.importers.ptyrad_losses import translate_constraints, translate_losses, without_one_mode
-from pypty.importers.ptyrad_model import probe_unit, translate_model
+from pypty.importers.ptyrad_model import translate_model
 from pypty.importers.ptyrad_recon import translate_recon
 from pypty.importers.ptyrad_tune import translate_tune, tuned_names
 from pypty.importers.translation import Ledger, Translation
@@ -54,7 +54,7 @@ def translate(
     without_one_mode(ledger.params, start.n_object_modes, ledger)
     translate_constraints(groups["constraint_params"], ledger)
     translate_recon(groups["recon_params"], start.scan_size, ledger)
-    translate_tune(groups["hypertune_params"], probe_unit(ledger.params["optimizer"], start.window), ledger)
+    translate_tune(groups["hypertune_params"], 1 / start.window, ledger)
     return ledger.close(given.notes)
 
 

@@ -91,7 +91,8 @@ def _fitted(amplitude: np.ndarray, size: int, centre: int, kind: str, threshold:
 
     n = amplitude.shape[0]
     radius = _radius(n, n // 2)
-    used = amplitude <= np.percentile(amplitude, threshold)
+    rounded = amplitude.astype(np.float32)  # equal means may differ in their last digit
+    used = rounded <= np.percentile(rounded, threshold)
     start = (float(amplitude.max()), 0.1 if kind == "exp" else 1.0)
     try:
         best, _ = optimize.curve_fit(

@@ -20,7 +20,6 @@ from pypty.optics.aberrations import aberration_names
 from pypty.optics.grid import Grid
 
 _KEY = "init_params."
-_HERMITE_TERMS = 12
 
 
 def start_probe(
@@ -32,6 +31,7 @@ def start_probe(
     terms = polar_terms(init["probe_aberrations"] or {}, f"{ledger.source}: probe_aberrations")
     total = _total(init["probe_normalization"], data)
     _told(init, ledger)
+    opened = init["probe_source"] == "simu" and bool({"conv_angle", "dx"} & tuned)
     if init["probe_source"] == "simu":
         kept = {order: term for order, term in terms.items() if not _is_tuned(order, tuned)}
         if len(kept) < len(terms) or any(_is_tuned(order, tuned) for order in _searched(tuned)):
@@ -39,9 +39,9 @@ def start_probe(
             ledger.note(
                 "hypertune: aberrations that are searched start from 0, whatever probe_aberrations says"
             )
-        if "conv_angle" in tuned:
-            _from_aperture(init, grid, angle, cartesian_A(kept), ledger)
-            return
+        if opened:
+            _aberrated_later(init, cartesian_A(kept), ledger)
+            kept = {}
         probe = probes.stem_probe(grid, angle, cartesian_A(kept))[None]
     else:
         probe = _loaded_probe(init, folder, grid, ledger)
@@ -56,7 +56,7 @@ def start_probe(
         probe, int(init["probe_pmode_max"]), [float(one) for one in init["probe_pmode_init_pows"]]
     )
     shift = init["probe_z_shift"]
-    if shift and "z_shift" not in tuned:
+    if shift and "z_shift" not in tuned and not opened:
         probe = probes.propagated(probe, grid, float(shift))
     probe = probe * np.sqrt(total / (np.abs(probe) ** 2).sum())
     ledger.params["probe"] = probe.transpose(1, 2, 0) / grid.shape[0]
@@ -121,23 +121,17 @@ def _searched(tuned: frozenset[str]) -> list[tuple[int, int]]:
     return [(int(name[1]), int(name[2])) for name in tuned if name[0] == "C" and name[1:3].isdigit()]
 
 
-def _from_aperture(init: Group, grid: Grid, angle: float, aberrations: np.ndarray, ledger: Ledger) -> None:
-    """The probe as parameters, where its aperture is searched."""
-    radius = 2 * grid.pixel_size_A[0] * angle * 1e-3 / grid.wavelength
-    ledger.params.update(probe="aperture", aperture_mask=radius)
-    already = ledger.params.get("aberrations", np.zeros(_HERMITE_TERMS))
-    total = np.zeros(max(len(already), len(aberrations)))
-    total[: len(aberrations)] = aberrations
+def _aberrated_later(init: Group, aberrations: np.ndarray, ledger: Ledger) -> None:
+    """``probe`` stays an open aperture, whose size is searched; the engine applies aberrations and shift."""
+    total = np.array(ledger.params.get("aberrations", np.zeros(len(aberrations))), float)
+    total = np.concatenate([total, np.zeros(max(0, len(aberrations) - len(total)))])
+    total[: len(aberrations)] += aberrations
     if total.any() or "aberrations" in ledger.params:
         ledger.params["aberrations"] = total
-    n_modes = int(init["probe_pmode_max"])
-    if n_modes > 1:
-        side = int(np.ceil(np.sqrt(n_modes))) - 1
-        ledger.params["n_hermite_probe_modes"] = [side, int(np.ceil(n_modes / (side + 1))) - 1]
     if init["probe_z_shift"]:
         ledger.params["extra_probe_defocus"] = float(init["probe_z_shift"])
     ledger.note(
-        "hypertune of conv_angle: the probe is made from its aperture in every trial; its modes have equal powers then"
+        "hypertune of conv_angle or dx: the aperture of the starting probe is made anew in every trial"
     )
 
 

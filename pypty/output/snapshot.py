@@ -56,12 +56,6 @@ class Snapshot:
         weights = np.ones(self.obj.shape[3]) if given is None else np.asarray(given, float)
         return weights / weights.sum()
 
-    @property
-    def window_positions(self) -> np.ndarray:
-        """(used, 2) positions of the windows that are fitted; one position may be that of all."""
-        positions = self.arrays["positions"]
-        return positions if len(positions) == 1 else positions[self.used]
-
     def name(self, stem: str, suffix: str) -> str:
         """File name of a result after these epochs."""
         return f"{stem}_iter{self.epochs_done:04d}{suffix}"

@@ -98,7 +98,9 @@ class Saver:
         from pypty.plots.figures import scanned_area
 
         modes = self.run.settings["result_modes"]
-        area = scanned_area(snapshot.obj.shape, snapshot.window_positions, snapshot.probe.shape[:2])
+        corners = self.run.setup.scan.corners  # as refined positions move, all images keep their size
+        corners = corners if len(corners) == 1 else corners[snapshot.used]
+        area = scanned_area(snapshot.obj.shape, corners, snapshot.probe.shape[:2])
         images: list[Image] = []
         for kind in ("obja", "objp"):
             if kind in wanted:

@@ -22,13 +22,15 @@ class Objective:
 
     Parameters
     ----------
-    name : "loss", per pattern and without ``loss_weight``; "validation", of held-out patterns; "contrast"
+    name : "loss", without ``loss_weight`` and per pattern (but for ratios, which do not add up over patterns);
+        "validation", of held-out patterns; "contrast"
     """
 
     def __init__(self, name: str, reconstruction: Reconstruction) -> None:
         self.name = name
         self.reconstruction = reconstruction
-        self._n_patterns = len(reconstruction.problem(reconstruction.settings.first()).indices)
+        problem = reconstruction.problem(reconstruction.settings.first())
+        self._n_patterns = len(problem.indices) if problem.objective.adds_up else 1
 
     def after(self, record: EpochRecord) -> float:
         """After an epoch, as far as it is known then without more work."""

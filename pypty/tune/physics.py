@@ -21,13 +21,15 @@ _INSIDE = 2
 _ACTS_INSIDE = (0, 3, 4)
 """Values of ``tilt_mode`` with which it acts."""
 _SAME_PIXELS = 1e-6
+_FLAT = 1e-3
 
 
 def set_pixel(params: dict[str, Any], pixel_A: float) -> None:
     """The pixel of the reconstruction, at the same scan in Å and the same aperture in mrad.
 
     Along y the ratio of both pixels stays. ``positions`` (px) and ``rez_pixel_size_A`` go with 1/pixel, an
-    ``aperture_mask`` that is a radius with the pixel.
+    ``aperture_mask`` that is a radius with the pixel. A given probe stays as it is on its pixels, unless it is an open
+    aperture of ``conv_semiangle_mrad``.
     """
     if params.get("obj") is not None:
         raise ParameterError(
@@ -39,30 +41,64 @@ def set_pixel(params: dict[str, Any], pixel_A: float) -> None:
     params["positions"] = base_value(params, "positions") / factor
     if params.get("positions_correction") is not None:
         params["positions_correction"] = base_value(params, "positions_correction") / factor
+    if _is_open(params.get("probe")) and params.get("conv_semiangle_mrad") is not None:
+        set_convergence(params, params["conv_semiangle_mrad"])
     for name, power in (("rez_pixel_size_A", -1), ("rez_pixel_size_mrad", -1), ("aperture_mask", 1)):
         if isinstance(params.get(name), (int, float)):
             params[name] = params[name] * factor**power
 
 
 def set_convergence(params: dict[str, Any], angle_mrad: float) -> None:
-    """The semi-angle of the aperture: its radius as a fraction of the Nyquist frequency is 2 d alpha/lambda.
+    """The semi-angle of the aperture: its radius as a fraction of the Nyquist frequency is 2 d alpha/lambda. A given
+    probe must be an open aperture without aberrations; its modes keep their powers.
 
     Raises
     ------
     ParameterError
         The starting probe is not made from an aperture, or pixels are not square.
     """
-    if not isinstance(params.get("probe"), str):
-        raise ParameterError("the starting probe is not made from an aperture; set probe: aperture")
+    probe = params.get("probe")
+    if not isinstance(probe, str) and not _is_open(probe):
+        raise ParameterError(
+            "the starting probe is not made from an aperture; set probe: aperture, or give a probe without aberrations "
+            "(these in aberrations)"
+        )
     pixel_x, pixel_y = (base_value(params, f"pixel_size_{axis}_A") for axis in "xy")
     if abs(pixel_x / pixel_y - 1) > _SAME_PIXELS:
         raise ParameterError(
             "an aperture given by its radius is round for square pixels only; tune aperture_mask"
         )
-    wavelength = wavelength_A(base_value(params, "acc_voltage"))
-    params["aperture_mask"] = float(2 * pixel_x * angle_mrad * 1e-3 / wavelength)
+    radius = float(angle_mrad * 1e-3 / wavelength_A(base_value(params, "acc_voltage")))
+    if isinstance(probe, str):
+        params["aperture_mask"] = 2 * pixel_x * radius
+    else:
+        params["probe"] = _opened(base_value(params, "probe"), radius * pixel_x)
     if params.get("conv_semiangle_mrad") is not None:
         params["conv_semiangle_mrad"] = float(angle_mrad)
+
+
+def _is_open(probe: Any) -> bool:
+    """Whether the first mode of a probe is a disk of one value in reciprocal space."""
+    if not isinstance(probe, np.ndarray) or probe.ndim > 3:
+        return False
+    wave = probe if probe.ndim == 2 else probe[..., 0]
+    spectrum = np.fft.fft2(np.fft.ifftshift(wave))
+    largest = float(abs(spectrum).max())
+    inside = abs(spectrum) > 0.5 * largest
+    rest = abs(np.where(inside, spectrum - spectrum[inside].mean(), spectrum)).max()
+    return bool(rest < _FLAT * largest)
+
+
+def _opened(probe: np.ndarray, radius: float) -> np.ndarray:
+    """(y, x, modes): an aperture of this radius (1/px) and Hermite-like modes of it, with the powers of given modes."""
+    modes = probe if probe.ndim > 2 else probe[..., None]
+    ny, nx, count = modes.shape
+    disk = np.hypot(np.fft.fftfreq(ny)[:, None], np.fft.fftfreq(nx)[None, :]) <= radius
+    wave = np.fft.fftshift(np.fft.ifft2(disk))
+    side = math.isqrt(count - 1) + 1
+    made = hermite_modes(wave[None], side - 1, side - 1)[:count].transpose(1, 2, 0)
+    norms = np.sqrt((abs(made) ** 2).sum(axis=(0, 1)))
+    return made * (np.sqrt((abs(modes) ** 2).sum(axis=(0, 1))) / np.maximum(norms, np.finfo(float).tiny))
 
 
 def set_probe_modes(params: dict[str, Any], n_modes: int) -> None:
