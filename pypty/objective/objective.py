@@ -168,7 +168,9 @@ class Objective:
         return np.concatenate(parts)
 
     def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
-        return [indices[i : i + self.batch_size] for i in range(0, len(indices), self.batch_size)]
+        """Few patterns are shared out evenly: no thread waits for another."""
+        size = max(1, min(self.batch_size, -(-len(indices) // self.n_threads)))
+        return [indices[i : i + size] for i in range(0, len(indices), size)]
 
     def _of_patterns(
         self, variables: Variables, names: tuple[str, ...], indices: np.ndarray, limit: Limit | None
@@ -231,7 +233,7 @@ class Objective:
             loss = float(sum(share.losses.sum() for share in shares))
             if limit is not None and loss > limit.value and any(share.skipped for share in shares):
                 names = ()
-            else:
+            elif any(share.skipped for share in shares):
                 self._run(shares, lambda share: self._catch_up(share, points))
             return self._added(shares, names, loss)
 
