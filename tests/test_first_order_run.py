@@ -12,8 +12,8 @@ from test_parameters_batches import done, first_order, records
 from test_resume import assert_identical, in_parts
 
 import pypty
-from pypty.engine.parts import learning_rates
 from pypty.engine.loop import Reconstruction
+from pypty.engine.parts import learning_rates
 from pypty.engine.prepare import prepare
 from pypty.engine.state import State
 from pypty.errors import ParameterError, ReconstructionError

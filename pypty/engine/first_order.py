@@ -215,6 +215,9 @@ def first_order_epoch(
         A loss is not finite.
     """
     progress = progress.begun(now["optimizer"], problem.variables)
+    smallest = min((len(batch) for batch in batches), default=1)
+    objective = problem.objective.for_batches(smallest, problem.variables)
+    problem = dataclasses.replace(problem, objective=objective)
     form = problem.form
     rates = learning_rates(now, epoch, progress.probe_scale)
     rates = rates_of_parts(rates, form, problem.variables.probe, progress.probe_scale)

@@ -105,7 +105,9 @@ def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
     """
     problem = dataclasses.replace(
         problem,
-        objective=problem.objective.with_bounded_slope(),
+        objective=problem.objective.for_batches(
+            min(map(len, batches)), problem.variables
+        ).with_bounded_slope(),
         curvature=dataclasses.replace(problem.curvature, scale=problem.weight, relative=False),
     )
     step, tried = 1.0, None

@@ -28,6 +28,8 @@ from pypty.objective.replay import Replay
 from pypty.objective.share import Share, sums_of
 
 _log = logging.getLogger(__name__)
+_WORTH_A_THREAD = 2**17
+"""Points of waves, over patterns, modes and slices; measured: with fewer a second thread made passes longer."""
 
 
 @dataclass
@@ -112,6 +114,18 @@ class Objective:
             other.noise = bounded(self.noise)
         else:
             other.terms = self.terms.with_bounded_slope()
+        return other
+
+    def for_batches(self, n_patterns: int, variables: Variables) -> Objective:
+        """The same loss, in the same memory, for mini-batches of so many patterns: on as many threads as have enough to
+        do. Small arrays cost more to hand over than to compute."""
+        modes = math.prod(variables.probe.shape[-3:]) * math.prod(variables.obj.shape[:2])
+        threads = max(1, min(self.n_threads, n_patterns * modes // _WORTH_A_THREAD))
+        if threads == self.n_threads:
+            return self
+        other = copy.copy(self)
+        other.n_threads = threads
+        other._pool = self._pool if threads > 1 else None
         return other
 
     @property
