@@ -3,6 +3,7 @@
     python benchmarks/optimisers.py --data mos2_1e6.h5 --case ss_m4
     python benchmarks/optimisers.py --data mos2_1e5.h5 --seconds 12 --ptyrad-python PATH --figure curves.png
     python benchmarks/optimisers.py --data sto_thick_1e7.h5 --seconds 170 --ptyrad-python PATH
+    python benchmarks/optimisers.py --draw mos2_1e6.json mos2_1e5.json --figure curves.png   # what --json wrote
 
 All on the same cores, one after the other. Scores and times as in quality.py. "s/pass": seconds for all patterns once;
 "best", "last": correlation; the table says which of ours is which method (METHODS below).
@@ -18,12 +19,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import matplotlib
 import mos2
-import quality
 import thick_crystal
 from quality import Budget, Curve, Truth, ours, theirs
 
 from pypty.demo import demo_data
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 _ADAM = {
     "warmup_epochs": 0,
@@ -53,6 +57,42 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
 """Changes of the parameters."""
 
 
+DRAWN: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "L-BFGS": ("0.6", ":"),
+    "Adam": ("tab:orange", "-"),
+    "Adam, Poisson, no band limit": ("tab:orange", "--"),
+    "Adam, then L-BFGS": ("tab:purple", "-"),
+    "preconditioned, then L-BFGS (default)": ("tab:blue", "-"),
+    "the same, Poisson, no band limit": ("tab:blue", "--"),
+    "the same, Poisson, no band limit, phase only": ("tab:green", "--"),
+    "ptyrad 1.0.0": ("tab:red", "-"),
+    "ptyrad 1.0.0, Poisson": ("tab:red", "--"),
+})  # fmt: skip
+
+
+def draw(files: list[Path], path: Path) -> None:
+    """What is missing to a correlation of 1 against time, a panel for each file."""
+    figure, axes = plt.subplots(
+        1,
+        len(files),
+        figsize=(4.2 * len(files) + 3.2, 4),
+        constrained_layout=True,
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, file in zip(axes[0], files, strict=True):
+        for curve in json.loads(file.read_text()):
+            if curve["method"] in DRAWN:
+                colour, style = DRAWN[curve["method"]]
+                missing = [1 - score["correlation"] for score in curve["scores"]]
+                axis.plot(curve["s"], missing, style, color=colour, label=curve["method"], linewidth=1.6)
+        axis.set(xscale="log", yscale="log", xlabel="time of the passes (s)", title=file.stem)
+        axis.grid(alpha=0.3, which="both")
+    axes[0, 0].set_ylabel("1 - correlation with the truth")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
 def row(curve: Curve) -> str:
     cells = curve.row()
     return " | ".join([*cells[:4], f"{curve.scores[-1]['correlation']:.4f}", *cells[4:]])
@@ -68,9 +108,13 @@ def main() -> None:
     parser.add_argument("--passes", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--ptyrad-python", help="an interpreter that can import ptyrad")
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="keep the curves")
+    parser.add_argument("--draw", type=Path, nargs="+", help="only draw curves that were kept")
+    parser.add_argument("--figure", type=Path, default=Path("optimisers.png"), help="of --draw")
     options = parser.parse_args()
+    if options.draw:
+        draw(options.draw, options.figure)
+        return
     budget = Budget(options.passes or (math.inf if options.seconds else 20), options.seconds or math.inf)
     truth = Truth(options.data)
     thick = truth.slices is not None
@@ -98,8 +142,6 @@ def main() -> None:
             curve.name = f"{curve.name.split(',')[0]}{name}"
             curves.append(curve)
             print(f"| {options.data.stem} | {curve.name} | {row(curve)} |", flush=True)
-    if options.figure:
-        quality.draw(curves, options.figure)
     if options.json:
         kept = [{"method": c.name, "passes": c.passes, "s": c.seconds, "scores": c.scores} for c in curves]
         options.json.write_text(json.dumps(kept, indent=1))
