@@ -13,7 +13,7 @@ from pypty.engine.observe import no_better
 from pypty.engine.prepare import prepare
 from pypty.errors import ParameterError
 from pypty.importers import translate
-from pypty.importers.ptyrad_defaults import REQUIRED
+from pypty.importers.ptyrad.defaults import REQUIRED
 from pypty.output.history import History
 from pypty.output.loss_log import EpochRecord
 from pypty.params.explain import explain

@@ -13,7 +13,7 @@ from test_ptyrad_params import translated
 
 import pypty
 from pypty.engine.prepare import prepare
-from pypty.importers import ptyrad_scan as scans
+from pypty.importers.ptyrad import scan as scans
 from pypty.tune.names import with_values
 
 

@@ -32,7 +32,7 @@ from pypty.errors import CheckpointError, DataError, ParameterError
 from pypty.importers import Imported, load_result, params_from
 from pypty.importers.hdf5 import opened
 from pypty.importers.imported import make_imported
-from pypty.importers.ptyrad_settings import krivanek
+from pypty.importers.ptyrad.settings import krivanek
 from pypty.optics.scan_grid import scan_grid_A
 from pypty.optics.wavelength import wavelength_A
 

@@ -38,8 +38,8 @@ def stored(path: Path) -> dict[str, np.ndarray]:
 
 
 def params_of(case: dict[str, np.ndarray], **changes: Any) -> dict[str, Any]:
-    """PtyRAD's state in this package's conventions, as pypty/importers/ptyrad.py has it: all frequencies, the exact
-    propagator, transforms that are not normalised, tilts of opposite sign."""
+    """PtyRAD's state in this package's conventions, as pypty/importers/ptyrad/model_file.py has it: all frequencies,
+    the exact propagator, transforms that are not normalised, tilts of opposite sign."""
     meta = json.loads(str(case["meta"]))
     n = case["in_probe"].shape[-1]
     obj = case["in_obja"] * np.exp(1j * case["in_objp"])

@@ -18,7 +18,7 @@ import pypty
 from pypty.cli import main
 from pypty.errors import DataError, ParameterError
 from pypty.importers import load_params, translate, translate_file
-from pypty.importers.ptyrad_file import read_file
+from pypty.importers.ptyrad.file import read_file
 from pypty.params.schema import NOT_YET, SCHEMA
 
 HERE = Path(__file__).parent

@@ -13,8 +13,8 @@ import pytest
 
 from pypty.errors import ParameterError
 from pypty.importers import Translation, translate
-from pypty.importers.ptyrad_defaults import GROUPS, INSIDE, TUNED
-from pypty.importers.ptyrad_file import complete
+from pypty.importers.ptyrad.defaults import GROUPS, INSIDE, TUNED
+from pypty.importers.ptyrad.file import complete
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 from pypty.tune.physics import _is_open

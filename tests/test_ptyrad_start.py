@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 import pypty
 from pypty.errors import DataError, ParameterError
-from pypty.importers import ptyrad_object as objects
-from pypty.importers import ptyrad_patterns as patterns
-from pypty.importers import ptyrad_probe as probes
-from pypty.importers import ptyrad_scan as scans
 from pypty.importers import translate
 from pypty.importers.hdf5 import plain
-from pypty.importers.ptyrad_aberrations import cartesian_A, polar_terms
+from pypty.importers.ptyrad import object as objects
+from pypty.importers.ptyrad import patterns as patterns
+from pypty.importers.ptyrad import probe as probes
+from pypty.importers.ptyrad import scan as scans
+from pypty.importers.ptyrad.aberrations import cartesian_A, polar_terms
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pypty.importers.imported import Imported
 from pypty.importers.load import load_result, parameters_of, params_from
-from pypty.importers.ptyrad_params import load_params, translate, translate_file
-from pypty.importers.translation import Translation
+from pypty.importers.ptyrad.params import load_params, translate, translate_file
+from pypty.importers.ptyrad.translation import Translation
 
 __all__ = [
     "Imported",

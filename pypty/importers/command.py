@@ -12,10 +12,10 @@ import yaml
 
 from pypty.errors import ParameterError
 from pypty.importers.load import parameters_of
-from pypty.importers.ptyrad_defaults import GROUPS
-from pypty.importers.ptyrad_file import is_ptyrad_content, read_file
-from pypty.importers.ptyrad_params import translate
-from pypty.importers.translation import Translation
+from pypty.importers.ptyrad.defaults import GROUPS
+from pypty.importers.ptyrad.file import is_ptyrad_content, read_file
+from pypty.importers.ptyrad.params import translate
+from pypty.importers.ptyrad.translation import Translation
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.output.settings_file import yaml_value
 from pypty.params.kinds import FilePath

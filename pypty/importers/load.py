@@ -12,8 +12,8 @@ from pypty.importers.hdf5 import opened
 from pypty.importers.imported import Imported
 from pypty.importers.model_file import load_model
 from pypty.importers.ptychoshelves import VARIABLES, load_ptychoshelves
-from pypty.importers.ptyrad import is_ptyrad, load_ptyrad
-from pypty.importers.ptyrad_settings import params_from_ptyrad
+from pypty.importers.ptyrad.model_file import is_ptyrad, load_ptyrad
+from pypty.importers.ptyrad.settings import params_from_ptyrad
 from pypty.importers.py4dstem import find_reconstruction, load_py4dstem
 from pypty.importers.pypty_folder import folder_params, known_params, load_folder
 from pypty.output.model_file import is_model

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import DataError, ParameterError
-from pypty.importers import ptyrad_patterns as steps
-from pypty.importers.ptyrad_data import Stored, open_array, unknown_entries
-from pypty.importers.translation import Group, Ledger
+from pypty.importers.ptyrad import patterns as steps
+from pypty.importers.ptyrad.data import Stored, open_array, unknown_entries
+from pypty.importers.ptyrad.translation import Group, Ledger
 
 _CHUNK_BYTES = 64 * 2**20
 _KEY = "init_params."

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pypty.errors import ParameterError
-from pypty.importers.ptyrad_defaults import TUNED
-from pypty.importers.ptyrad_model import OPTIMIZERS
-from pypty.importers.translation import Group, Ledger
+from pypty.importers.ptyrad.defaults import TUNED
+from pypty.importers.ptyrad.model import OPTIMIZERS
+from pypty.importers.ptyrad.translation import Group, Ledger
 
 _KEY = "hypertune_params."
 _OLD = ("defocus", "c3", "c5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pypty.errors import ParameterError
-from pypty.importers.translation import Group, Ledger
+from pypty.importers.ptyrad.translation import Group, Ledger
 
 _PATTERN_TERMS = ("single", "poissn", "pacbed")
 _REMARKS = (

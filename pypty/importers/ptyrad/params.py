@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pypty.errors import ParameterError
-from pypty.importers.ptyrad_file import complete, is_ptyrad_content, read_file
-from pypty.importers.ptyrad_init import translate_init
-from pypty.importers.ptyrad_losses import translate_constraints, translate_losses, without_one_mode
-from pypty.importers.ptyrad_model import translate_model
-from pypty.importers.ptyrad_recon import translate_recon
-from pypty.importers.ptyrad_tune import translate_tune, tuned_names
-from pypty.importers.translation import Ledger, Translation
+from pypty.importers.ptyrad.file import complete, is_ptyrad_content, read_file
+from pypty.importers.ptyrad.init import translate_init
+from pypty.importers.ptyrad.losses import translate_constraints, translate_losses, without_one_mode
+from pypty.importers.ptyrad.model import translate_model
+from pypty.importers.ptyrad.recon import translate_recon
+from pypty.importers.ptyrad.translation import Ledger, Translation
+from pypty.importers.ptyrad.tune import translate_tune, tuned_names
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import ParameterError
-from pypty.importers.ptyrad_defaults import GROUPS, INSIDE, REQUIRED, SCHEDULER
-from pypty.importers.ptyrad_values import value_problem
+from pypty.importers.ptyrad.defaults import GROUPS, INSIDE, REQUIRED, SCHEDULER
+from pypty.importers.ptyrad.values import value_problem
 from pypty.params.presets import read_yaml
 
 _OPEN = ("probe_aberrations", "tilt_params", "meas_params", "configs", "tune_params", "sampler_params",

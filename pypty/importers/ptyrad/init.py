@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import ParameterError
-from pypty.importers import ptyrad_scan as scans
 from pypty.importers.imported import ALL_FREQUENCIES
-from pypty.importers.ptyrad_data import open_array
-from pypty.importers.ptyrad_defaults import XRAY
-from pypty.importers.ptyrad_measured import Measured, measured
-from pypty.importers.ptyrad_patterns import bright_field_radius_px
-from pypty.importers.ptyrad_sources import LOADED, load_source
-from pypty.importers.ptyrad_start import start_object, start_probe
-from pypty.importers.translation import Group, Ledger
+from pypty.importers.ptyrad import scan as scans
+from pypty.importers.ptyrad.data import open_array
+from pypty.importers.ptyrad.defaults import XRAY
+from pypty.importers.ptyrad.measured import Measured, measured
+from pypty.importers.ptyrad.patterns import bright_field_radius_px
+from pypty.importers.ptyrad.sources import LOADED, load_source
+from pypty.importers.ptyrad.start import start_object, start_probe
+from pypty.importers.ptyrad.translation import Group, Ledger
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
 

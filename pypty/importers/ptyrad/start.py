@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import ParameterError
-from pypty.importers import ptyrad_object as objects
-from pypty.importers import ptyrad_probe as probes
-from pypty.importers.ptyrad_aberrations import cartesian_A, polar_terms
-from pypty.importers.ptyrad_data import open_array
-from pypty.importers.ptyrad_measured import Measured
-from pypty.importers.ptyrad_object import Layers
-from pypty.importers.ptyrad_sources import LOADED, load_source
-from pypty.importers.translation import Group, Ledger
+from pypty.importers.ptyrad import object as objects
+from pypty.importers.ptyrad import probe as probes
+from pypty.importers.ptyrad.aberrations import cartesian_A, polar_terms
+from pypty.importers.ptyrad.data import open_array
+from pypty.importers.ptyrad.measured import Measured
+from pypty.importers.ptyrad.object import Layers
+from pypty.importers.ptyrad.sources import LOADED, load_source
+from pypty.importers.ptyrad.translation import Group, Ledger
 from pypty.optics.aberrations import aberration_names
 from pypty.optics.grid import Grid
 

@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from pypty.errors import ParameterError
-from pypty.importers.ptyrad_losses import first_epoch
-from pypty.importers.ptyrad_schedulers import translate_scheduler
-from pypty.importers.translation import Group, Ledger
+from pypty.importers.ptyrad.losses import first_epoch
+from pypty.importers.ptyrad.schedulers import translate_scheduler
+from pypty.importers.ptyrad.translation import Group, Ledger
 from pypty.params.schema_batches import OPTIMIZER_OPTIONS
 
 OPTIMIZERS: Mapping[str, str] = MappingProxyType(

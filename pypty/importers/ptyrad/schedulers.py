@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pypty.errors import ParameterError
-from pypty.importers.translation import Group, Ledger
+from pypty.importers.ptyrad.translation import Group, Ledger
 
 SCHEDULERS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
     {

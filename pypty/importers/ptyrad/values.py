@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pypty.importers.ptyrad_defaults import REQUIRED, XRAY
+from pypty.importers.ptyrad.defaults import REQUIRED, XRAY
 
 _WHOLE = ("random_seed", "meas_Npix", "pos_N_scan_slow", "pos_N_scan_fast", "pos_N_scans", "obj_Nlayer", "simu_Npix",
           "probe_pmode_max", "obj_omode_max", "NITER", "SAVE_ITERS", "size", "grad_accumulation", "n_trials", "step",

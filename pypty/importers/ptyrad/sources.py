@@ -11,7 +11,7 @@ import numpy as np
 from pypty.errors import DataError, ParameterError
 from pypty.importers.hdf5 import array_of, opened, plain
 from pypty.importers.load import load_result
-from pypty.importers.ptyrad_data import find_path
+from pypty.importers.ptyrad.data import find_path
 
 LOADED = ("PtyRAD", "PtyShv", "py4DSTEM")
 

@@ -12,7 +12,7 @@ import numpy as np
 from pypty.errors import DataError
 from pypty.importers.hdf5 import array_of, opened, plain
 from pypty.importers.imported import ALL_FREQUENCIES, Imported, make_imported
-from pypty.importers.ptyrad_settings import settings_of
+from pypty.importers.ptyrad.settings import settings_of
 from pypty.optics.wavelength import acc_voltage_kV, wavelength_A
 
 NAME = "model file of PtyRAD"

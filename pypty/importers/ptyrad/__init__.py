@@ -1,0 +1,1 @@
+"""PtyRAD: its model files, and its parameter files translated key by key."""
