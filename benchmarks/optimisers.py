@@ -22,6 +22,7 @@ from typing import Any
 import matplotlib
 import mos2
 import thick_crystal
+from matplotlib.ticker import NullFormatter
 from quality import Budget, Curve, Truth, ours, theirs
 
 from pypty.demo import demo_data
@@ -87,6 +88,7 @@ def draw(files: list[Path], path: Path) -> None:
                 missing = [1 - score["correlation"] for score in curve["scores"]]
                 axis.plot(curve["s"], missing, style, color=colour, label=curve["method"], linewidth=1.6)
         axis.set(xscale="log", yscale="log", xlabel="time of the passes (s)", title=file.stem)
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3, which="both")
     axes[0, 0].set_ylabel("1 - correlation with the truth")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
