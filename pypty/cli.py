@@ -154,7 +154,12 @@ def _check(options: argparse.Namespace) -> int:
         found = write_report(_parameters(options), options.report)
         _say(f"{found}\nReport: {options.report}")
         return 0 if found.ok else 1
-    report = check(_parameters(options))
+    params = _parameters(options)
+    report = check(params)
+    if params.get("tune") is not None:  # runs ignore it
+        from pypty.tune.layout import read_plan
+
+        read_plan(params["tune"], report)
     _say(str(report))
     return 0 if report else 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from problems import small_params
+from problems import patterns, scan_positions, small_params
 
 import pypty
 from pypty.cli import main
@@ -100,3 +100,15 @@ def test_doctor_says_why_no_gpu(capsys: pytest.CaptureFixture[str], monkeypatch:
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets"]) == 0
     assert "Use when" in capsys.readouterr().out
+
+
+def test_check_looks_into_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs ignore the key, but a search with a mistake in it should not have to be started to find out."""
+    np.save(tmp_path / "data.npy", patterns())
+    np.save(tmp_path / "positions.npy", scan_positions())
+    text = f"data_path: {tmp_path / 'data.npy'}\npositions: {{file: positions.npy}}\ntune: "
+    (tmp_path / "good.yaml").write_text(text + "{parameters: {C10: [-50, 50]}}")
+    (tmp_path / "bad.yaml").write_text(text + "{n_trial: 3, parameters: {C10: [-50, 50]}}")
+    assert main(["check", str(tmp_path / "good.yaml")]) == 0
+    assert main(["check", str(tmp_path / "bad.yaml")]) == 1
+    assert "n_trials" in capsys.readouterr().out
