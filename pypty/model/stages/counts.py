@@ -121,19 +121,21 @@ def _squared_distances(n: int) -> np.ndarray:
     return np.minimum(steps, n - steps).astype(float) ** 2
 
 
-class CropPadding:
-    """Keep the central part of the pattern: the padded rim of the model was not measured.
+class KeptPixels:
+    """Keep some rows and columns of the pattern; the others were not measured.
 
     Parameters
     ----------
-    centred : the centre is at n//2 (near field) instead of at the corner (zero frequency first)
+    shape : (ny, nx) of the pattern
+    rows, columns : indices of those that are kept, in their new order
     """
 
-    def __init__(self, shape: tuple[int, int], pad: int, backend: Backend, centred: bool = False) -> None:
+    def __init__(
+        self, shape: tuple[int, int], rows: np.ndarray, columns: np.ndarray, backend: Backend
+    ) -> None:
         self.backend = backend
         self.shape = shape
-        kept = [np.arange(pad, n - pad) if centred else _kept(n, pad) for n in shape]
-        self.rows, self.columns = (backend.asarray(index) for index in kept)
+        self.rows, self.columns = backend.asarray(rows), backend.asarray(columns)
 
     def prepare(self, variables: Variables) -> None:
         return None
@@ -145,6 +147,19 @@ class CropPadding:
         full = self.backend.zeros((grad.shape[0], *self.shape), grad.dtype)
         full[:, self.rows[:, None], self.columns[None, :]] = grad
         return full
+
+
+class CropPadding(KeptPixels):
+    """Keep the central part of the pattern: the padded rim of the model was not measured.
+
+    Parameters
+    ----------
+    centred : the centre is at n//2 (near field) instead of at the corner (zero frequency first)
+    """
+
+    def __init__(self, shape: tuple[int, int], pad: int, backend: Backend, centred: bool = False) -> None:
+        rows, columns = (np.arange(pad, n - pad) if centred else _kept(n, pad) for n in shape)
+        super().__init__(shape, rows, columns, backend)
 
 
 def _kept(n: int, pad: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pypty.backend.array import Array, Backend, to_host
 from pypty.data.feed import Batch
 from pypty.data.resample import interpolation_matrix, reflected_gaussian
 from pypty.model.stages.base import Gradients, Tape
-from pypty.model.stages.counts import DetectorBlur
+from pypty.model.stages.counts import DetectorBlur, KeptPixels
 from pypty.model.variables import Variables
 
 
@@ -19,7 +19,7 @@ def reordered(matrix: np.ndarray) -> np.ndarray:
     return np.fft.ifftshift(matrix)
 
 
-class MatchCrop:
+class MatchCrop(KeptPixels):
     """Keep the central m of n pixels along each axis, from the (n - m)//2-th of the centred pattern on
     (``simu_match_mode`` crop).
 
@@ -32,21 +32,8 @@ class MatchCrop:
     def __init__(
         self, shape: tuple[int, int], compared: tuple[int, int], backend: Backend, centred: bool = False
     ) -> None:
-        self.backend = backend
-        self.shape = shape
-        kept = [_central(n, m, centred) for n, m in zip(shape, compared, strict=True)]
-        self.rows, self.columns = (backend.asarray(index) for index in kept)
-
-    def prepare(self, variables: Variables) -> None:
-        return None
-
-    def forward(self, intensity: Array, point: None, batch: Batch, tape: Tape) -> Array:
-        return intensity[:, self.rows[:, None], self.columns[None, :]]
-
-    def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
-        full = self.backend.zeros((grad.shape[0], *self.shape), grad.dtype)
-        full[:, self.rows[:, None], self.columns[None, :]] = grad
-        return full
+        rows, columns = (_central(n, m, centred) for n, m in zip(shape, compared, strict=True))
+        super().__init__(shape, rows, columns, backend)
 
 
 def _central(n: int, m: int, centred: bool) -> np.ndarray:
