@@ -30,7 +30,7 @@ _FITTED: Mapping[str, tuple[Callable[..., np.ndarray], float]] = MappingProxyTyp
 
 
 def rim_counts(
-    mean: np.ndarray, pad: int, fill: str, value: float = 0.0, threshold: float = 70.0
+    mean: np.ndarray, pad: int | tuple[int, int], fill: str, value: float = 0.0, threshold: float = 70.0
 ) -> np.ndarray:
     """(ky + 2 pad, kx + 2 pad) counts of the rim; 0 where the pattern is.
 
@@ -41,6 +41,7 @@ def rim_counts(
     Parameters
     ----------
     mean : (ky, kx) mean counts
+    pad : pixels on every side, or (before, after) along each axis
     value : sqrt(counts)
     threshold : %
 
@@ -49,19 +50,20 @@ def rim_counts(
     DataError
         The fit does not converge.
     """
+    before, after = (pad, pad) if isinstance(pad, int) else pad
     amplitude = np.sqrt(np.maximum(mean, 0))
     if fill in _FITTED:
-        frame = _continued(amplitude, pad, fill, threshold)
+        frame = _continued(amplitude, before, after, fill, threshold)
     else:
         options = {"constant": {"constant_values": value}, "edge": {}, "linear_ramp": {"end_values": value}}
         mode: Any = fill
-        frame = np.pad(amplitude, pad, mode=mode, **options[fill])
+        frame = np.pad(amplitude, (before, after), mode=mode, **options[fill])
     counts: np.ndarray = frame**2
-    counts[tuple(slice(pad, pad + n) for n in mean.shape)] = 0
+    counts[tuple(slice(before, before + n) for n in mean.shape)] = 0
     return counts
 
 
-def _continued(amplitude: np.ndarray, pad: int, fill: str, threshold: float) -> np.ndarray:
+def _continued(amplitude: np.ndarray, before: int, after: int, fill: str, threshold: float) -> np.ndarray:
     function, slope = _FITTED[fill]
     rounded = amplitude.astype(np.float32)  # equal means may differ in their last digit
     faint = rounded <= np.percentile(rounded, threshold)
@@ -75,12 +77,12 @@ def _continued(amplitude: np.ndarray, pad: int, fill: str, threshold: float) -> 
             f"data_pad_fill: {fill!r} could not be fitted to the mean pattern ({error}); choose 'edge' or "
             "'linear_ramp', or another data_pad_threshold"
         ) from error
-    return function(_distance(amplitude.shape, pad), *found)
+    return function(_distance(amplitude.shape, before, after), *found)
 
 
-def _distance(shape: tuple[int, ...], pad: int = 0) -> np.ndarray:
+def _distance(shape: tuple[int, ...], before: int = 0, after: int = 0) -> np.ndarray:
     """Pixels from n//2 of the pattern, in the pattern or in its padded frame."""
     ny, nx = shape
-    y = np.arange(-pad, ny + pad)[:, None] - ny // 2
-    x = np.arange(-pad, nx + pad)[None, :] - nx // 2
+    y = np.arange(-before, ny + after)[:, None] - ny // 2
+    x = np.arange(-before, nx + after)[None, :] - nx // 2
     return np.hypot(y, x) + _CENTRE

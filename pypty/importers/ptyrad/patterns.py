@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import ndimage
 
+from pypty.data.rim import rim_counts
 from pypty.errors import DataError, ParameterError
-
-_TINY = 1e-10
 
 
 def flipped(patterns: np.ndarray, flips: Sequence[int]) -> np.ndarray:
@@ -68,47 +67,10 @@ def background(mean: np.ndarray, size: int, kind: str, value: float, threshold: 
     """
     n = mean.shape[0]
     before = (size - n) // 2
-    after = size - n - before
-    inside = slice(before, before + n)
-    amplitude = np.sqrt(np.maximum(mean, 0))
-    width = (before, after)
-    if kind == "constant":
-        frame = np.pad(amplitude, width, constant_values=value)
-    elif kind == "linear_ramp":
-        frame = np.pad(amplitude, width, "linear_ramp", end_values=value)
-    elif kind == "edge":
-        frame = np.pad(amplitude, width, "edge")
-    else:
-        frame = _fitted(amplitude, size, n // 2 + before, kind, threshold)
-    frame = frame**2
-    frame[inside, inside] = 0
-    return frame
-
-
-def _fitted(amplitude: np.ndarray, size: int, centre: int, kind: str, threshold: float) -> np.ndarray:
-    def decay(r: np.ndarray, a: float, b: float) -> np.ndarray:
-        return a * np.exp(-b * r) if kind == "exp" else a * r ** (-b)
-
-    n = amplitude.shape[0]
-    radius = _radius(n, n // 2)
-    rounded = amplitude.astype(np.float32)  # equal means may differ in their last digit
-    used = rounded <= np.percentile(rounded, threshold)
-    start = (float(amplitude.max()), 0.1 if kind == "exp" else 1.0)
     try:
-        best, _ = optimize.curve_fit(
-            decay, radius[used], amplitude[used], p0=start, bounds=([0, 0], [np.inf, np.inf])
-        )
-    except (RuntimeError, ValueError) as error:
-        raise DataError(
-            f"meas_pad: the outer amplitudes cannot be fitted by padding_type {kind!r} ({error}); use 'edge' or "
-            "'constant'"
-        ) from error
-    return decay(_radius(size, centre), *best)
-
-
-def _radius(size: int, centre: int) -> np.ndarray:
-    away = np.arange(size) - centre
-    return np.hypot(away[:, None], away[None, :]) + _TINY
+        return rim_counts(mean, (before, size - n - before), kind, value, threshold)
+    except DataError as error:
+        raise DataError(f"meas_pad: padding_type {kind!r}: {error}") from error
 
 
 def padded(patterns: np.ndarray, rim: np.ndarray) -> np.ndarray:
