@@ -32,11 +32,11 @@ from peers import Peer
 
 from pypty.backend.workspace import Workspace
 from pypty.demo import demo_data
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.problem import Problem
-from pypty.engine.setup import Setup
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.prepare import prepare
 
 CASES: Mapping[str, dict[str, Any]] = MappingProxyType({
     "128², 6 slices, 4 modes": {"n": 128, "slices": 6, "modes": 4, "patterns": 32},

@@ -27,7 +27,7 @@ import scipy.interpolate
 import scipy.optimize
 
 from pypty.demo import demo_data
-from pypty.direct_methods.bright_field import binned_detectors, collect, image_shifts_A
+from pypty.direct_methods.numerics.bright_field import binned_detectors, collect, image_shifts_A
 from pypty.dpc import fft_based_dpc
 from pypty.experiment import Experiment
 from pypty.tcbf import run_tcbf_alignment, upsampled_tcbf

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 import pypty
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 
 WINDOW = 256
 CASES: Mapping[str, dict[str, Any]] = MappingProxyType({

@@ -26,10 +26,10 @@ import h5py
 import numpy as np
 
 from pypty.demo import agreement_with_truth, demo_data
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.setup import Setup
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.prepare import prepare
 from pypty.iterative import result_of
 from pypty.optics.probes import defocus, probe_from_pattern
 

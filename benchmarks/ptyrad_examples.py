@@ -21,9 +21,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 import pypty
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.importers.command import load_parameters
 from pypty.iterative import result_of
 from pypty.optics.aberrations import aberration_phase

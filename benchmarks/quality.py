@@ -33,9 +33,9 @@ from peers import Peer
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from pypty.demo import demo_data
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.iterative import result_of
 from pypty.quality import phase_agreement
 

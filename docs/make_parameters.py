@@ -10,7 +10,7 @@ from pypty.params.schema import GROUPS
 
 HEAD = """# Parameters
 
-Made by `docs/make_parameters.py` from the schema (`pypty/params/schema.py`), the only place where a default exists.
+Made by `docs/make_parameters.py` from the schema (`pypty/params/schema/`), the only place where a default exists.
 
 A value marked **epoch** may vary with the epoch: a number, a function of the epoch, a string such as
 `"lambda x: x >= 10"` or `"8e-9 if epoch == 0 else 1"` (evaluated by a safe expression library: arithmetic,

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pypty._version import __version__
 
 if TYPE_CHECKING:
-    from pypty.checkup import Preflight, preflight
     from pypty.iterative import check, evaluate, plan, resume, run, simulate
     from pypty.output.checkpoints import load_checkpoint
     from pypty.params.presets import load_preset
-    from pypty.result import Result
+    from pypty.preflight import Preflight, preflight
+    from pypty.results.result import Result
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user, or print_flag, asks
 
@@ -30,11 +30,11 @@ _WHERE: Mapping[str, str] = MappingProxyType(
         "check": "pypty.iterative",
         "plan": "pypty.iterative",
         "resume": "pypty.iterative",
-        "Result": "pypty.result",
+        "Result": "pypty.results.result",
         "load_checkpoint": "pypty.output.checkpoints",
         "load_preset": "pypty.params.presets",
-        "preflight": "pypty.checkup",
-        "Preflight": "pypty.checkup",
+        "preflight": "pypty.preflight",
+        "Preflight": "pypty.preflight",
     }
 )
 _MODULES = (

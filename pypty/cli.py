@@ -149,9 +149,10 @@ def _check(options: argparse.Namespace) -> int:
     from pypty.iterative import check
 
     if options.report:
-        from pypty.checkup.command import write_report
+        from pypty.preflight import preflight
 
-        found = write_report(_parameters(options), options.report)
+        found = preflight(_parameters(options))
+        found.write_html(options.report)
         _say(f"{found}\nReport: {options.report}")
         return 0 if found.ok else 1
     params = _parameters(options)

@@ -17,7 +17,7 @@ from pypty.params.presets import load_preset
 from pypty.plots import plot_loss, plot_patterns, plot_phase, plot_positions, plot_probe, plot_result
 from pypty.plots.figures import scanned_area
 from pypty.quality import Agreement, phase_agreement
-from pypty.result import Result
+from pypty.results.result import Result
 
 DATA = "mos2_demo.h5"
 PRESET = "mos2_demo"

@@ -17,7 +17,7 @@ from pypty.data.survey import NORMS
 from pypty.data.weights import DetectorWeights
 from pypty.errors import DataError, ParameterError
 from pypty.optics.wavelength import wavelength_A
-from pypty.params.check import read_parameters
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings

@@ -13,24 +13,24 @@ from typing import Any
 import numpy as np
 
 from pypty._version import __version__
-from pypty.engine.folder import TEXT_LOG, RunFolder
-from pypty.engine.loop import Reconstruction
-from pypty.engine.memory import MemoryPlan
-from pypty.engine.prepare import Params, inspect, prepare
-from pypty.engine.problem import refined_blocks
-from pypty.engine.progress import Reporter
-from pypty.engine.resume import read_resume
-from pypty.engine.sequences import check_inside
-from pypty.engine.setup import Setup
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import refined_blocks
+from pypty.engine.epochs.state import State
+from pypty.engine.record.folder import TEXT_LOG, RunFolder
+from pypty.engine.record.progress import Reporter
+from pypty.engine.record.resume import read_resume
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.memory import MemoryPlan
+from pypty.engine.setup.prepare import Params, inspect, prepare
+from pypty.engine.setup.sequences import check_inside
 from pypty.errors import PyptyError, ResourceError
 from pypty.importers import parameters_of
 from pypty.model.variables import to_public
 from pypty.output.files import make_folder
-from pypty.output.history import History
 from pypty.params.report import Report
-from pypty.result import Evaluation, Result
-from pypty.saving import Saver, result_folder
+from pypty.results.history import History
+from pypty.results.result import Evaluation, Result
+from pypty.results.saver import Saver, result_folder
 
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 

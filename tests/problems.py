@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import pypty
-from pypty.engine.problem import SWITCHES
+from pypty.engine.epochs.problem import SWITCHES
 
 SIDE = 16
 """Pixels of a pattern along each axis."""

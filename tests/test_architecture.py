@@ -12,98 +12,92 @@ import pypty
 PACKAGE = Path(pypty.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What each room may import from (docs/architecture.md); every room may use itself and errors.
+_BELOW_ENGINE = {
+    *("backend", "optics", "params", "data", "model", "objective", "constraints", "optimize", "output"),
+}
+_WITH_EXPERIMENT = {"experiment", "direct_methods", "data", "optics", "params", "output"}
+# What each room may import from (docs/architecture.md). Every room may use itself and errors; a room with rooms in it
+# stands for all of them, unless they are listed.
 ALLOWED = {
     "errors": set(),
     "backend": set(),
     "optics": {"backend"},
     "params": set(),
+    "params/schema": {"params"},
+    "params/checks": {"params", "params/schema"},
     "data": {"backend", "optics", "params"},
     "model": {"backend", "optics", "data"},
     "objective": {"backend", "optics", "data", "model"},
     "constraints": {"backend", "optics", "model"},
     "optimize": {"backend"},
     "output": {"backend", "optics", "params", "model"},
-    "engine": {
-        "backend",
-        "optics",
-        "params",
-        "data",
-        "model",
-        "objective",
-        "constraints",
-        "optimize",
-        "output",
-    },
+    # A reconstruction: what it needs, its epochs, what it leaves while it goes on.
+    "engine/setup": _BELOW_ENGINE,
+    "engine/epochs": _BELOW_ENGINE | {"engine/setup"},
+    "engine/record": _BELOW_ENGINE | {"engine/setup", "engine/epochs"},
     "resources": set(),
     # From an experiment to a good start.
     "experiment": {"backend", "optics", "params", "data"},
     "readers": {"data", "optics", "params"},
-    "direct_methods": {"backend", "optics"},
+    "direct_methods/numerics": {"backend", "optics"},
+    "direct_methods": _WITH_EXPERIMENT | {"plots"},
     "nexus": {"params", "output", "optics", "data"},
-    "importers": {"params", "output", "optics", "model", "data", "readers"},
-    "initialize": {"experiment", "direct_methods", "data", "optics", "params", "output", "readers"},
+    "importers": {"params", "output", "results", "optics", "model", "data", "readers"},
+    "initialize": _WITH_EXPERIMENT | {"readers"},
     "calibrate": {"backend", "experiment", "direct_methods", "engine", "optics", "params", "data", "plots"},
-    "dpc": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},
-    "tcbf": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},
-    "direct": {"experiment", "direct_methods", "data", "optics", "params", "output", "plots"},
-    "checkup": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
-    "tune": {
-        "backend",
-        "engine",
-        "importers",
-        "model",
-        "optics",
-        "output",
-        "params",
-        "plots",
-        "_version",
-    },
-    "utils": {
-        "backend",
-        "constraints",
-        "data",
-        "engine",
-        "experiment",
-        "initialize",
-        "model",
-        "nexus",
-        "objective",
-        "optics",
-        "output",
-        "params",
-    },
-    "vaa": {"backend", "data", "experiment", "optics", "output", "params", "plots"},
-    "se": {"backend", "data", "direct", "experiment", "optics", "output", "params", "plots"},
+    "preflight": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
+    "tune": {"backend", "engine", "importers", "model", "optics", "output", "params", "plots", "_version"},
     # The user's edge: imported by nobody below it.
-    "saving": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
-    "result": {"output", "plots"},
-    "iterative": {"data", "engine", "importers", "model", "output", "params", "result", "saving", "_version"},
+    "results": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
+    "iterative": {"data", "engine", "importers", "model", "output", "params", "results", "_version"},
+    "compat": set(),
+    "compat/utils": {
+        *(
+            "backend",
+            "constraints",
+            "data",
+            "engine",
+            "experiment",
+            "initialize",
+            "model",
+            "nexus",
+            "objective",
+        ),
+        *("optics", "output", "params"),
+    },
+    "compat/vaa": {"backend", "data", "experiment", "optics", "output", "params", "plots"},
+    "compat/se": {"backend", "data", "direct_methods", "experiment", "optics", "output", "params", "plots"},
+    # Public names of what lives in a room.
+    "dpc": {"direct_methods"},
+    "tcbf": {"direct_methods"},
+    "direct": {"direct_methods"},
+    "utils": {"compat"},
+    "vaa": {"compat"},
+    "se": {"compat"},
     "quality": set(),
     "plots": set(),
-    "demo": {"data", "iterative", "params", "plots", "quality", "result"},
+    "demo": {"data", "iterative", "params", "plots", "quality", "results"},
     "doctor": {"backend", "_version"},
-    "cli": {"checkup", "demo", "doctor", "importers", "iterative", "params", "readers", "tune", "_version"},
+    "cli": {"demo", "doctor", "importers", "iterative", "params", "preflight", "readers", "tune", "_version"},
     "__main__": {"cli"},
     "_version": set(),
-    "__init__": {"_version", "checkup", "iterative", "output", "params", "result"},
+    "__init__": {"_version", "iterative", "output", "params", "preflight", "results"},
 }
 ONLY_IN = {
     "cupy": {"backend"},
     "cupyx": {"backend"},
-    "matplotlib": {"plots", "result", "saving"},  # result, saving: for type hints only
+    "matplotlib": {"plots", "results"},  # results: for type hints only
     "h5py": {
         "data",
         "engine",
         "output",
-        "result",
+        "results",
         "demo",
         "readers",
         "nexus",
         "importers",
         "initialize",
-        "utils",
-        "se",
+        "compat",
     },
     "tqdm": {"engine"},
     "simpleeval": {"params"},
@@ -112,7 +106,12 @@ ONLY_IN = {
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return room_named(list(path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+def room_named(parts: list[str]) -> str:
+    """The innermost room of the table that these names lead to."""
+    return "/".join(parts[:2]) if "/".join(parts[:2]) in ALLOWED else parts[0]
 
 
 def imported_modules(tree: ast.AST) -> list[str]:
@@ -139,15 +138,16 @@ def test_imports_run_one_way(path: Path) -> None:
     for name in imported_modules(ast.parse(path.read_text())):
         parts = name.split(".")
         if parts[0] == "pypty":
-            target = parts[1] if len(parts) > 1 else "pypty"
-            assert target in ALLOWED[room] | {room, "errors"}, f"{path.name}: {room} must not import {name}"
+            target = room_named(parts[1:]) if len(parts) > 1 else "pypty"
+            allowed = ALLOWED[room] | {room, "errors"}
+            assert {target, target.split("/")[0]} & allowed, f"{path.name}: {room} must not import {name}"
         elif parts[0] in ONLY_IN:
-            assert room in ONLY_IN[parts[0]], f"{path.name}: {parts[0]} is used in {room}"
+            assert room.split("/")[0] in ONLY_IN[parts[0]], f"{path.name}: {parts[0]} is used in {room}"
 
 
 def test_every_room_is_in_the_table() -> None:
     rooms = {room_of(path) for path in FILES} - {"presets"}  # data; inside the package when it is installed
-    assert rooms == set(ALLOWED)
+    assert rooms | {"engine"} == set(ALLOWED) | {"engine"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -177,8 +177,7 @@ def test_no_mutable_state_no_eval_no_bare_except(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text()
-    if path.name != "schema.py":  # one long table
-        assert text.count("\n") <= 400
+    assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             body = node.body[1:] if isinstance(node.body[0], ast.Expr) and len(node.body) > 1 else node.body

@@ -27,10 +27,10 @@ from problems import (
 )
 
 import pypty
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.problem import Problem
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.objective.objective import Limit
 from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
 from pypty.optimize.vector import BlockVector

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from problems import aperture_probe, small_params, two_slices
 
-from pypty.engine import loop
-from pypty.engine.constrain import constrain, starting_probe_power
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs import loop
+from pypty.engine.epochs.constrain import constrain, starting_probe_power
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 
 
 class Constrained:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pypty.engine.convergence import TENSORS, ConvergenceMonitor, illuminated_area
+from pypty.engine.epochs.convergence import TENSORS, ConvergenceMonitor, illuminated_area
 from pypty.errors import CheckpointError
-from pypty.params.schema_batches import MONITOR
-from pypty.params.schema_batches import TENSORS as WATCHED
+from pypty.params.schema.batches import MONITOR
+from pypty.params.schema.batches import TENSORS as WATCHED
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "ptyrad" / "convergence_monitor.npz", allow_pickle=False)
 EXPECTED = dict(zip(GOLDEN["out_names"].tolist(), GOLDEN["out_values"].tolist(), strict=True))

@@ -11,9 +11,9 @@ from problems import N_PATTERNS, every_block, smooth_object
 
 import pypty
 from pypty.backend.array import select
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.model.variables import BLOCKS as EVERY_BLOCK
 from pypty.model.variables import Variables, to_public
 from pypty.objective.curvature import REGULARISATION, Curvature

@@ -30,7 +30,7 @@ from pypty.model import stages
 from pypty.model.forward import Model
 from pypty.model.parametrization import OBJECT_FORMS, POSITION_FORMS, PROBE_FORMS, Parametrization
 from pypty.objective.regularizers import _MAKERS
-from pypty.params.schema_changes import CONSTRAINTS
+from pypty.params.schema.changes import CONSTRAINTS
 
 
 def problem(**changes):

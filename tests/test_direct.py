@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import pypty
 from pypty.demo import demo_data
 from pypty.direct import ssb, wdd
-from pypty.direct_methods.scan_transform import scan_spectra
-from pypty.direct_methods.sideband import bounding_box
+from pypty.direct_methods.numerics.scan_transform import scan_spectra
+from pypty.direct_methods.numerics.sideband import bounding_box
 from pypty.errors import DataError, ParameterError
 from pypty.optics.grid import Grid
 from pypty.optics.probes import aberrate, probe_from_spectrum, resize, resize_spectrum

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pypty
-from pypty.direct_methods.integration import Descent, integrate_fourier, integrate_iteratively, solve_poisson
+from pypty.direct_methods.numerics.integration import (
+    Descent,
+    integrate_fourier,
+    integrate_iteratively,
+    solve_poisson,
+)
 from pypty.dpc import (
     GetPLRotation,
     fft_based_dpc,

@@ -12,11 +12,11 @@ from test_parameters_batches import done, first_order, records
 from test_resume import assert_identical, in_parts
 
 import pypty
-from pypty.engine import first_order as module
-from pypty.engine.first_order import Progress
-from pypty.engine.observe import no_better
-from pypty.engine.prepare import prepare
-from pypty.engine.sequences import problems_from
+from pypty.engine.epochs import first_order as module
+from pypty.engine.epochs.first_order import Progress
+from pypty.engine.epochs.observe import no_better
+from pypty.engine.setup.prepare import prepare
+from pypty.engine.setup.sequences import problems_from
 from pypty.model.parametrization import polar
 from pypty.optimize.first_order import FirstOrder
 from pypty.optimize.update_rules import METHODS

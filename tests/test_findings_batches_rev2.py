@@ -9,16 +9,16 @@ import pytest
 from problems import small_params
 
 import pypty
-from pypty.engine.observe import no_better
-from pypty.engine.prepare import prepare
+from pypty.engine.epochs.observe import no_better
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
 from pypty.importers import translate
 from pypty.importers.ptyrad.defaults import REQUIRED
-from pypty.output.history import History
 from pypty.output.loss_log import EpochRecord
 from pypty.params.explain import explain
 from pypty.params.presets import read_changes
 from pypty.plots.series import plot_convergence
+from pypty.results.history import History
 
 ADAM = {"optimizer": "adam", "obj_parametrization": "amplitude_phase", "batch_size": 8}
 

@@ -12,7 +12,7 @@ from test_parameters_batches import done, first_order, records
 from test_ptyrad_params import translated
 
 import pypty
-from pypty.engine.prepare import prepare
+from pypty.engine.setup.prepare import prepare
 from pypty.importers.ptyrad import scan as scans
 from pypty.tune.names import with_values
 
@@ -46,7 +46,7 @@ def test_the_monitor_outlives_windows_that_are_placed_anew() -> None:
 
 
 def test_the_monitor_takes_the_short_way_around_the_circle() -> None:
-    from pypty.engine.convergence import ConvergenceMonitor
+    from pypty.engine.epochs.convergence import ConvergenceMonitor
 
     area = (slice(0, 4), slice(0, 4))
     watch = ConvergenceMonitor(area, (1.0, 1.0), ("objp",))
@@ -93,9 +93,9 @@ def test_a_tilts_rate_is_in_mrad_for_every_method(optimizer: str) -> None:
         "learning_rates": {"tilts": 0.01},
         "lazy_moments": False,
     }
-    from pypty.engine.loop import Reconstruction
-    from pypty.engine.prepare import prepare
-    from pypty.engine.state import State
+    from pypty.engine.epochs.loop import Reconstruction
+    from pypty.engine.epochs.state import State
+    from pypty.engine.setup.prepare import prepare
     from pypty.optimize.first_order import FirstOrder
 
     setup = prepare(params)

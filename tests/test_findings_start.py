@@ -11,10 +11,10 @@ import pytest
 
 import pypty
 from pypty.calibrate.orientation import _nominal_C10
-from pypty.direct import _probe_spectrum
-from pypty.direct_methods.bright_field import subscan_chunks
-from pypty.direct_methods.bright_field_align import turned
-from pypty.direct_methods.com import centres_of_mass
+from pypty.direct_methods.direct import _probe_spectrum
+from pypty.direct_methods.numerics.bright_field import subscan_chunks
+from pypty.direct_methods.numerics.bright_field_align import turned
+from pypty.direct_methods.numerics.com import centres_of_mass
 from pypty.errors import DataError, ParameterError
 from pypty.experiment import Experiment
 from pypty.initialize import append_exp_params, create_pypty_data, get_approx_beam_tilt

@@ -15,7 +15,7 @@ from pypty.optimize import first_order
 from pypty.optimize.first_order import FirstOrder, unused_options
 from pypty.optimize.rates import RateSchedule
 from pypty.optimize.update_rules import METHODS
-from pypty.params.schema_batches import OPTIMIZER_OPTIONS, OPTIMIZERS, SCHEDULER, SCHEDULERS
+from pypty.params.schema.batches import OPTIMIZER_OPTIONS, OPTIMIZERS, SCHEDULER, SCHEDULERS
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "first_order.npz", allow_pickle=False)
 CASES = json.loads(str(GOLDEN["cases"]))

@@ -12,10 +12,10 @@ from test_parameters_batches import done, first_order, records
 from test_resume import assert_identical, in_parts
 
 import pypty
-from pypty.engine.loop import Reconstruction
-from pypty.engine.parts import learning_rates
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.parts import learning_rates
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError, ReconstructionError
 from pypty.objective.objective import Objective
 from pypty.output.loss_log import read_loss_log

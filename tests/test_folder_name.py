@@ -15,13 +15,13 @@ from problems import patterns, small_params
 
 import pypty
 from pypty.errors import ParameterError
-from pypty.output.folder_name import LONGEST, Sizes, folder_name
-from pypty.params.check import read_parameters
+from pypty.params.checks.results import FORBIDDEN
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
-from pypty.params.results import FORBIDDEN
 from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
+from pypty.results.folder_name import LONGEST, Sizes, folder_name
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
 SIZES = Sizes(patterns=256, detector=(64, 64), probe_modes=2, object_modes=1, slices=3, wavelength_A=0.041757)

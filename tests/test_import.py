@@ -28,7 +28,7 @@ import pypty
 from pypty.data.sources import open_source
 from pypty.errors import DataError, OutputError, ParameterError, PyptyError
 from pypty.experiment import Experiment
-from pypty.params.check import read_parameters
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.readers import Metadata, Recording, import_file, open_recording, params_of
 from pypty.readers.command import add_arguments, import_command

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pypty.demo import demo_data
-from pypty.direct_methods.com import centres_of_mass
-from pypty.direct_methods.rotation import attraction, curl_std, rotation_from_com
+from pypty.direct_methods.numerics.com import centres_of_mass
+from pypty.direct_methods.numerics.rotation import attraction, curl_std, rotation_from_com
 from pypty.errors import DataError
 from pypty.initialize import append_exp_params
 from pypty.optics.scan_grid import rotation_yx

@@ -112,7 +112,7 @@ def test_rotating_other_things(caplog: pytest.LogCaptureFixture) -> None:
     assert turned["positions_correction"] is None
     np.testing.assert_array_equal(turned["obj"], np.ones((1, 1, 2, 1)))
     assert "vacuum" in caplog.text
-    assert pypty.params.check.read_parameters(turned, pypty.params.report.Report())
+    assert pypty.params.reading.read_parameters(turned, pypty.params.report.Report())
     for wrong in ({}, {"angle_deg": 1, "new_pl_rot": 2}):
         with pytest.raises(ParameterError, match="either"):
             rotate_scan_grid(params, **wrong)

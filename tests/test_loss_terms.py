@@ -15,11 +15,11 @@ from ptyrad_cases import CASES, NAMES, OF_MODEL, gradients_of, loss_terms_of, pa
 
 import pypty
 from pypty.backend.workspace import Workspace
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare, read
-from pypty.engine.problem import Problem
-from pypty.engine.resume import read_resume
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.state import State
+from pypty.engine.record.resume import read_resume
+from pypty.engine.setup.prepare import prepare, read
 from pypty.objective import object_terms
 from pypty.objective.combined import LossTerms, Sums, make_loss_terms
 from pypty.objective.noise import LsqSqrt, Poisson, bounded

@@ -14,9 +14,9 @@ from problems import N_PATTERNS, SIDE, aperture_probe, small_params
 import pypty
 from pypty.backend import memory as free_memory
 from pypty.data import survey
-from pypty.engine import memory
-from pypty.engine.prepare import prepare
-from pypty.engine.problem import refined_blocks
+from pypty.engine.epochs.problem import refined_blocks
+from pypty.engine.setup import memory
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError, ResourceError
 from pypty.model.forward import Model
 

@@ -23,7 +23,7 @@ import pypty
 from pypty.data.preprocess import Preprocess, resampled
 from pypty.data.resample import interpolation_matrix, reflected_gaussian
 from pypty.data.rim import rim_counts
-from pypty.engine.prepare import prepare
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import DataError
 from pypty.experiment import Experiment
 from pypty.optics.wavelength import acc_voltage_kV

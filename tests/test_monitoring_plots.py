@@ -15,10 +15,9 @@ from test_plots import texts
 from test_result_files import RECORDS, record
 
 import pypty
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
-from pypty.output.history import History
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.plots import (
     ForwardPass,
     plot_convergence,
@@ -32,10 +31,11 @@ from pypty.plots import (
     plot_slice_distance,
     plot_tilts,
 )
-from pypty.plots.knee import knee_index
 from pypty.plots.modes import shown
-from pypty.saving.figures import diameter_px, draw_figures, forward_pass, two_patterns
-from pypty.saving.saver import Saver
+from pypty.plots.series import knee_index
+from pypty.results.figures import diameter_px, draw_figures, forward_pass, two_patterns
+from pypty.results.history import History
+from pypty.results.saver import Saver
 
 GOLDEN = Path(__file__).parent / "golden" / "ptyrad" / "knees.npz"
 METRICS = ("obja_bg", "obja_fg", "objp_bg", "objp_fg", "probe", "probe_pos_shifts")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from problems import small_params
 
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.problem import Problem
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.model.forward import Model
 from pypty.objective.objective import Limit
 from pypty.optimize.vector import BlockVector

@@ -11,7 +11,7 @@ from helpers import random_complex, relative, small_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pypty.engine.prepare import prepare
+from pypty.engine.setup.prepare import prepare
 from pypty.optics import probes
 from pypty.optics.aberrations import aberration_names, aberration_phase, krivanek_orders
 from pypty.optics.grid import Grid, object_band_mask

@@ -30,15 +30,15 @@ from problems import (
 )
 
 import pypty
-from pypty.engine.folder import LOSS_LOG, TEXT_LOG
-from pypty.engine.loop import Reconstruction
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.record.folder import LOSS_LOG, TEXT_LOG
 from pypty.errors import CheckpointError, OutputError, PyptyError
 from pypty.model.variables import BLOCKS
 from pypty.output.checkpoints import FILES, NUMBERED, from_averaged_modes
 from pypty.output.files import atomic, make_folder, remove_leftovers, write_array, write_text
 from pypty.output.loss_log import EpochRecord, read_loss_log, write_loss_log
 from pypty.params.schema import SCHEMA
-from pypty.result import Result
+from pypty.results.result import Result
 
 
 def write_plates(path: Path) -> None:

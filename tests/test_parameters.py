@@ -47,14 +47,14 @@ from problems import (
 )
 
 import pypty
-from pypty.engine import memory
-from pypty.engine.folder import LOSS_LOG
-from pypty.engine.prepare import inspect
+from pypty.engine.record.folder import LOSS_LOG
+from pypty.engine.setup import memory
+from pypty.engine.setup.prepare import inspect
 from pypty.errors import ParameterError
 from pypty.optics.wavelength import wavelength_A
-from pypty.params.check import read_parameters
 from pypty.params.explain import explain
 from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import GROUPS, SCHEMA
 

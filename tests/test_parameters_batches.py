@@ -11,9 +11,9 @@ from parameter_registry import EFFECTS, Desk, assert_refused, effect, names_in
 from problems import N_PATTERNS, SCAN, patterns, small_params
 
 import pypty
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.output.loss_log import EpochRecord
 
 

@@ -13,8 +13,8 @@ from problems import SIDE, aperture_probe, patterns, small_params, smooth_object
 
 import pypty
 from pypty.data.resample import reflected_gaussian
-from pypty.engine.prepare import prepare
-from pypty.engine.problem import LOSS_KEYS
+from pypty.engine.epochs.problem import LOSS_KEYS
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
 
 

@@ -36,7 +36,7 @@ from problems import (
 )
 
 import pypty
-from pypty.engine.problem import SWITCHES
+from pypty.engine.epochs.problem import SWITCHES
 from pypty.optics.wavelength import wavelength_A
 
 PIXEL = 0.4

@@ -11,10 +11,10 @@ from problems import small_params, smooth_object
 
 import pypty
 from pypty.backend.array import Backend
-from pypty.engine import memory
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup import memory
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
 
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import small_params
 
-from pypty.checkup import Item, Preflight, preflight
-from pypty.checkup.facts import disk_facts, probe_facts
-from pypty.checkup.item import number
-from pypty.checkup.sample import bad_pixels
 from pypty.demo import demo_data, demo_params
 from pypty.optics.scan_grid import scan_grid_A
+from pypty.preflight import Item, Preflight, preflight
+from pypty.preflight.facts import disk_facts, probe_facts
+from pypty.preflight.item import number
+from pypty.preflight.sample import bad_pixels
 
 PIXEL_A = demo_params("")["pixel_size_x_A"]
 
@@ -269,8 +269,8 @@ def test_near_field_and_virtual_detectors_leave_out_what_has_no_meaning() -> Non
 
 def test_memory_is_bounded(patterns: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No read is larger than a chunk, and no more than the sample and the survey is read."""
-    from pypty.checkup import sample
     from pypty.data.sources import NpySource
+    from pypty.preflight import sample
 
     monkeypatch.setattr(sample, "LARGEST_BYTES", 200 * 64 * 64 * 8)
     monkeypatch.setattr(sample, "CHUNK_BYTES", 50 * 64 * 64 * 8)

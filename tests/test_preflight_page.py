@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import inspect
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +13,10 @@ import numpy as np
 import pytest
 from problems import small_params
 
-from pypty.checkup import Preflight, preflight
-from pypty.checkup.command import report_command, write_report
 from pypty.demo import demo_params
 from pypty.errors import OutputError
 from pypty.plots.preflight import plot_beam_and_slices, plot_counts, plot_disk, plot_probe_window, plot_scan
+from pypty.preflight import Preflight, preflight
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -121,18 +122,27 @@ def test_terminal_table(found: Preflight) -> None:
     assert repr(found) == str(found)
 
 
-def test_command_writes_and_tells(tmp_path: Path) -> None:
+def test_page_is_written_in_one_step_and_for_small_data(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    said = report_command(small_params(epoch_max=1), path)
-    assert said.startswith("Pre-flight: ") and said.endswith(f"Report: {path}")
+    found = preflight(small_params(epoch_max=1))
+    found.write_html(path)
+    assert str(found).startswith("Pre-flight: ")
     assert "</html>" in path.read_text(encoding="utf-8")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["report.html"], "no temporary file is left"
-    assert isinstance(write_report(small_params(epoch_max=1), path), Preflight)
 
 
 def test_page_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
-        report_command(small_params(epoch_max=1), tmp_path / "no" / "folder" / "report.html")
+        preflight(small_params(epoch_max=1)).write_html(tmp_path / "no" / "folder" / "report.html")
+
+
+def test_preflight_is_called_by_its_package_too() -> None:
+    import pypty
+
+    module = importlib.import_module("pypty.preflight")
+    assert callable(pypty.preflight)
+    assert list(inspect.signature(module).parameters) == list(inspect.signature(preflight).parameters)
+    assert module({"acc_voltage": -1.0}).ok is False
 
 
 def test_figures_have_labels_and_say_their_numbers() -> None:

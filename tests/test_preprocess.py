@@ -13,7 +13,7 @@ from pypty.backend.array import select
 from pypty.data.feed import Feed
 from pypty.data.preprocess import Preprocess, to_centre, to_corner
 from pypty.data.sources import ArraySource
-from pypty.engine.prepare import prepare
+from pypty.engine.setup.prepare import prepare
 
 DATA = np.arange(1, 2 * 5 * 6 + 1).reshape(2, 5, 6)
 """No value twice and none zero: a misplaced pixel shows."""

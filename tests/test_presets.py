@@ -17,8 +17,8 @@ from problems import patterns, scan_positions, small_params
 
 import pypty
 from pypty.errors import ParameterError
-from pypty.params.check import read_parameters
 from pypty.params.presets import import_pickle, load_preset, preset_folder, preset_names
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
 

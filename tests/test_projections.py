@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pypty.constraints import projections, projections_object, projections_probe, projections_scan
-from pypty.constraints.phases import amplitude_and_phase, from_amplitude_and_phase
+from pypty.constraints import projections, projections_object, projections_probe
+from pypty.constraints.object import amplitude_and_phase, from_amplitude_and_phase
 from pypty.constraints.projections import ORDER, Projected, ProjectionContext, acts, apply_projections
 from pypty.model.step_filters import STEP_FILTERS
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate
-from pypty.params.schema_projections import PROJECTIONS
+from pypty.params.schema.projections import PROJECTIONS
 
 GOLDEN = Path(__file__).parent / "golden" / "ptyrad"
 ROUNDING, FLOAT32_MASKS = 1e-12, 1e-7
@@ -98,7 +98,7 @@ def test_probe_power_and_positions_and_tilts_as_in_ptyrad() -> None:
     case = Case("pos_recenter")
     for index in case.sets:
         reference = np.arange(24.0).reshape(12, 2)
-        moved = projections_scan.pos_recenter(
+        moved = projections.pos_recenter(
             reference + case["in_probe_pos_shifts"], reference, case.numbers(index)
         )
         close(moved - reference, case[f"out{index}_probe_pos_shifts"])
@@ -106,7 +106,7 @@ def test_probe_power_and_positions_and_tilts_as_in_ptyrad() -> None:
     for index in case.sets:
         tilts = np.random.default_rng(1).normal(size=(30, 6))
         tilts[:, 2:4] = case["in_obj_tilts"]
-        found = projections_scan.tilt_smooth(tilts, case.numbers(index), RASTER)
+        found = projections.tilt_smooth(tilts, case.numbers(index), RASTER)
         close(found[:, 2:4], case[f"out{index}_obj_tilts"])
         np.testing.assert_array_equal(np.delete(found, [2, 3], 1), np.delete(tilts, [2, 3], 1))
 

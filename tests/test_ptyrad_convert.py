@@ -19,7 +19,8 @@ from pypty.cli import main
 from pypty.errors import DataError, ParameterError
 from pypty.importers import load_params, translate, translate_file
 from pypty.importers.ptyrad.file import read_file
-from pypty.params.schema import NOT_YET, SCHEMA
+from pypty.params.parameter import NOT_YET
+from pypty.params.schema import SCHEMA
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "data" / "ptyrad"

@@ -16,11 +16,11 @@ import pytest
 from ptyrad_cases import NAMES, params_of, read_case
 
 from pypty.constraints.projections import ProjectionContext
-from pypty.engine import constrain
-from pypty.engine.batches import Batches
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs import constrain
+from pypty.engine.epochs.batches import Batches
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 
 FOLDER = Path(__file__).parent / "golden" / "ptyrad"
 LOSSES = {name: f"loss_{name}" for name in NAMES}

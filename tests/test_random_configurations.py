@@ -29,10 +29,10 @@ from hypothesis import given, note, seed, settings
 
 import pypty
 from pypty.data.feed import Batch
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.problem import Problem
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.model.stages import SourceEnvelope, Stage
 from pypty.model.variables import BLOCKS, Variables, from_public, to_public
 from pypty.optimize.vector import BlockVector

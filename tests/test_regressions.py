@@ -12,8 +12,8 @@ from problems import N_PATTERNS, patterns, scan_positions, small_params, smooth_
 
 import pypty
 from pypty.cli import main
-from pypty.engine.loop import Reconstruction
-from pypty.engine.problem import Problem
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
 from pypty.errors import (
     CheckpointError,
     DataError,

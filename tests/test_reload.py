@@ -15,9 +15,9 @@ import pytest
 from problems import N_PATTERNS, scan_positions, small_params, two_slices
 
 import pypty
-from pypty.engine.folder import LOSS_LOG, RunFolder
-from pypty.engine.loop import Reconstruction, State
-from pypty.engine.prepare import prepare
+from pypty.engine.epochs.loop import Reconstruction, State
+from pypty.engine.record.folder import LOSS_LOG, RunFolder
+from pypty.engine.setup.prepare import prepare
 from pypty.output.loss_log import EpochRecord, read_loss_log
 from pypty.output.settings_file import NAME
 

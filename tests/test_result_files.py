@@ -20,11 +20,11 @@ from pypty.model.variables import BLOCKS
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import fresnel
 from pypty.optics.wavelength import wavelength_A
-from pypty.output.history import History
-from pypty.output.images import Image, object_images, scaled, side_by_side, tiff_stem, write_tiff
 from pypty.output.loss_log import EpochRecord
-from pypty.output.model_file import read_model
 from pypty.plots.figures import scanned_area
+from pypty.results.history import History
+from pypty.results.images import Image, object_images, scaled, side_by_side, tiff_stem, write_tiff
+from pypty.results.model_file import read_model
 
 QUIET: dict[str, Any] = {"save_iters": 2, "selected_figs": [], "save_result": ["model"]}
 
@@ -169,7 +169,7 @@ def test_a_resumed_run_names_its_parent_and_its_start(tmp_path: Path) -> None:
 @pytest.fixture
 def blank_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure of the forward pass is computed, but not drawn, which takes a second."""
-    monkeypatch.setattr("pypty.saving.figures.plot_forward", lambda *given: Figure())
+    monkeypatch.setattr("pypty.results.figures.plot_forward", lambda *given: Figure())
 
 
 def test_saving_does_not_change_the_numbers(tmp_path: Path, blank_paper: None) -> None:
@@ -224,7 +224,7 @@ def test_a_figure_that_fails_does_not_end_the_run(
     def fail(*arguments: object) -> None:
         raise ValueError("no paper")
 
-    monkeypatch.setattr("pypty.saving.figures.plot_loss_history", fail)
+    monkeypatch.setattr("pypty.results.figures.plot_loss_history", fail)
     figures = {**QUIET, "save_result": [], "selected_figs": ["loss", "slice_thickness"], "save_iters": 3}
     with caplog.at_level(logging.WARNING):
         result = pypty.run(small_params(output_folder=str(tmp_path), **figures))

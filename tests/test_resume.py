@@ -28,15 +28,15 @@ from problems import (
 )
 
 import pypty
-from pypty.engine.folder import LOSS_LOG
-from pypty.engine.loop import Reconstruction
-from pypty.engine.resume import NAME
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.record.folder import LOSS_LOG
 from pypty.errors import CheckpointError, ParameterError
 from pypty.iterative import resume
 from pypty.model.variables import BLOCKS
 from pypty.objective.objective import Objective
+from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.loss_log import read_loss_log
-from pypty.result import Result
+from pypty.results.result import Result
 
 EXACT = (*BLOCKS, "start_positions", "loss", "sse", "epochs")
 
@@ -400,7 +400,7 @@ def test_a_killed_run_goes_on_exactly(rows: int, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
-    with h5py.File(folder / NAME, "r") as file:
+    with h5py.File(folder / RESUME_FILE, "r") as file:
         epochs = int(file.attrs["epoch"]) + 3
     params = small_params(epoch_max=epochs, update_probe_pos="lambda x: x >= 3")
     assert_identical(pypty.run({**params, "output_folder": str(folder), "resume": True}), pypty.run(params))
@@ -413,7 +413,7 @@ def test_a_killed_run_goes_on_exactly(rows: int, tmp_path: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     """The folder of a run of three epochs."""
     pypty.run(small_params(output_folder=str(tmp_path)))
-    assert (tmp_path / NAME).is_file()
+    assert (tmp_path / RESUME_FILE).is_file()
     return tmp_path
 
 
@@ -568,8 +568,8 @@ def test_resume_needs_a_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", range(0, 100, 7))
 def test_a_truncated_state_is_refused(cut: int, folder: Path) -> None:
-    content = (folder / NAME).read_bytes()
-    (folder / NAME).write_bytes(content[: len(content) * cut // 100])
+    content = (folder / RESUME_FILE).read_bytes()
+    (folder / RESUME_FILE).write_bytes(content[: len(content) * cut // 100])
     before = contents(folder)
     with pytest.raises(CheckpointError, match="load_checkpoint"):
         pypty.run(small_params(output_folder=str(folder), resume=True, epoch_max=5))

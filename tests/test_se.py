@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pypty import se
 from pypty.demo import demo_data
 from pypty.errors import DataError, ParameterError
-from pypty.params.check import read_parameters
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 
 N = 24

@@ -15,12 +15,12 @@ import pypty
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import ArraySource, Hdf5Source, NpySource, fingerprint, open_source
 from pypty.data.survey import survey
-from pypty.engine import memory
-from pypty.engine.prepare import inspect
+from pypty.engine.setup import memory
+from pypty.engine.setup.prepare import inspect
 from pypty.errors import DataError, ParameterError
-from pypty.params.check import read_parameters
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
-from pypty.result import Evaluation
+from pypty.results.result import Evaluation
 
 FOUR_D = (*SCAN, SIDE, SIDE)
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from problems import N_PATTERNS, SCAN, small_params, two_slices
 
 import pypty
-from pypty.engine import loop
+from pypty.engine.epochs import loop
 from pypty.model.parametrization import OBJECT_FORMS, BandLimits, Parametrization
 from pypty.model.step_filters import STEP_FILTERS, StepFilter, step_filters
 from pypty.optics.filters import REFLECT, REPLICATE, Blur, gaussian_kernel
-from pypty.params.schema_projections import PROJECTIONS
+from pypty.params.schema.projections import PROJECTIONS
 
 
 def table(**records: Any) -> dict[str, dict[str, Any]]:

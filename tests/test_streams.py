@@ -21,8 +21,8 @@ from pypty.backend.workspace import Workspace
 from pypty.data.feed import Feed
 from pypty.data.reading import Reader, reads_file
 from pypty.data.sources import ArraySource, CastSource
-from pypty.engine.prepare import prepare
-from pypty.engine.setup import Setup
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import DataError
 from pypty.model.forward import build_model
 from pypty.model.fused import FusedWaves

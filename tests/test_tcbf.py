@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 
 import pypty
 from pypty.demo import demo_data
-from pypty.direct_methods.bright_field import (
+from pypty.direct_methods.numerics.bright_field import (
     BrightField,
     Detectors,
     binned_detectors,
@@ -25,16 +25,21 @@ from pypty.direct_methods.bright_field import (
     subscan_chunks,
     virtual_detectors,
 )
-from pypty.direct_methods.bright_field_align import BrightFieldScan, better_start, fit_scan, turned_positions
-from pypty.direct_methods.bright_field_drift import disk_shifts, without_drift
-from pypty.direct_methods.bright_field_fit import Disk, FitResult, WeakPhase, fit_weak_phase
-from pypty.direct_methods.bright_field_shifts import (
+from pypty.direct_methods.numerics.bright_field_align import (
+    BrightFieldScan,
+    better_start,
+    fit_scan,
+    turned_positions,
+)
+from pypty.direct_methods.numerics.bright_field_drift import disk_shifts, without_drift
+from pypty.direct_methods.numerics.bright_field_fit import Disk, FitResult, WeakPhase, fit_weak_phase
+from pypty.direct_methods.numerics.bright_field_shifts import (
     CorrelationOptions,
     LeastSquares,
     fit_shifts,
     measure_shifts,
 )
-from pypty.direct_methods.bright_field_sum import ShiftedSum, contrast_transfer, flip_contrast
+from pypty.direct_methods.numerics.bright_field_sum import ShiftedSum, contrast_transfer, flip_contrast
 from pypty.errors import DataError, ParameterError
 from pypty.experiment import Experiment
 from pypty.optics.aberrations import aberration_basis

@@ -177,7 +177,7 @@ def test_a_failed_trial_is_noted_and_the_search_goes_on() -> None:
 
 
 def test_patterns_of_a_file_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pypty.engine.prepare as prepare
+    import pypty.engine.setup.prepare as prepare
 
     path, opened = tmp_path / "data.npy", []
     np.save(path, patterns())

@@ -367,7 +367,7 @@ def test_parameters_go_through_a_file(tmp_path: Path) -> None:
     assert found["obj"].dtype == complex
     assert utils.get_value_for_epoch(found["update_probe"], 3, "update_probe") is True
     assert found["output_folder"] == "results"
-    assert pypty.params.check.read_parameters(found, report := pypty.params.report.Report())
+    assert pypty.params.reading.read_parameters(found, report := pypty.params.report.Report())
     assert not [text for text in report.problems if "dtype" in text]
     with_data = utils.save_params(tmp_path / "q.yaml", params, strip_dataset_from_params=False)
     np.testing.assert_array_equal(utils.load_params(with_data)["dataset"], params["dataset"])

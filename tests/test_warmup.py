@@ -11,12 +11,12 @@ import pytest
 from problems import N_PATTERNS, aperture_probe, small_params, smooth_object, two_slices
 
 import pypty
-from pypty.engine import warmup
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.problem import Problem
-from pypty.engine.state import State
-from pypty.engine.warmup import number_of_batches, warm_up
+from pypty.engine.epochs import warmup
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.state import State
+from pypty.engine.epochs.warmup import number_of_batches, warm_up
+from pypty.engine.setup.prepare import prepare
 
 
 def warm_params(**changes: Any) -> dict[str, Any]:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from pypty.calibrate.suggestion import Suggestion
-from pypty.direct_methods.bright_field import image_shifts_A, in_groups
-from pypty.direct_methods.bright_field_align import (
+from pypty.direct_methods.numerics.bright_field import image_shifts_A, in_groups
+from pypty.direct_methods.numerics.bright_field_align import (
     BrightFieldScan,
     DefocusScan,
     fit_scan,
     scan_defocus,
     turned,
 )
-from pypty.direct_methods.bright_field_fit import FitResult
-from pypty.direct_methods.bright_field_sum import ShiftedSum
+from pypty.direct_methods.numerics.bright_field_fit import FitResult
+from pypty.direct_methods.numerics.bright_field_sum import ShiftedSum
 from pypty.errors import ParameterError
 from pypty.experiment import CALIBRATED, Experiment
 from pypty.optics.aberrations import aberration_names
@@ -32,9 +32,9 @@ def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: boo
     """Defocus C10 (and further aberrations) of the probe from the images of single bright-field pixels.
 
     Both signs of defocus are tried over the range that the field of view allows; then aberrations, and the rotation
-    if wanted, are fitted (``pypty.direct_methods.bright_field_fit``). Of a thick specimen it is the defocus at a plane
-    inside it, about the middle; the probe at the entrance has a C10 that is less by about half of the thickness. Atom
-    columns that scatter strongly move that plane further: refine it in the reconstruction.
+    if wanted, are fitted (``pypty.direct_methods.numerics.bright_field_fit``). Of a thick specimen it is the defocus at
+    a plane inside it, about the middle; the probe at the entrance has a C10 that is less by about half of the
+    thickness. Atom columns that scatter strongly move that plane further: refine it in the reconstruction.
 
     Parameters
     ----------

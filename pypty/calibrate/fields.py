@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 
 from pypty.calibrate.edge import Edge
 from pypty.calibrate.shifts import PixelImages, mirror, turn
-from pypty.direct_methods.com import centres_of_mass
+from pypty.direct_methods.numerics.com import centres_of_mass
 from pypty.errors import DataError
 from pypty.experiment import Experiment
 

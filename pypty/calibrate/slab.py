@@ -11,9 +11,9 @@ import numpy as np
 
 from pypty.backend.array import to_host
 from pypty.calibrate.measured import pixel_weights
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import DataError
 from pypty.experiment import Experiment
 from pypty.optics.scan_grid import rotation_yx, scan_grid_A

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pypty.backend.array import Array, to_host
+from pypty.backend.array import Array, array_module, to_host
 from pypty.constraints import projections_probe as by_probe
-from pypty.constraints import projections_scan as by_scan
-from pypty.constraints.phases import amplitude_and_phase, from_amplitude_and_phase
+from pypty.constraints.object import amplitude_and_phase, from_amplitude_and_phase
 from pypty.constraints.probe import are_orthogonal, orthogonal_rotation, rotated
 from pypty.constraints.projections_object import OF_AMPLITUDE_AND_PHASE, centring_shift, moved_along_z
-from pypty.model.step_filters import is_between
+from pypty.model.step_filters import is_between, tilt_filter
 from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate
@@ -138,10 +137,10 @@ class _Point:
         elif name == "fix_probe_int":
             self._take(name, "probe", by_probe.fix_probe_int(probe, context.probe_power))
         elif name == "pos_recenter":
-            moved = by_scan.pos_recenter(self.variables.positions, context.scan_positions, numbers)
+            moved = pos_recenter(self.variables.positions, context.scan_positions, numbers)
             self._take(name, "positions", moved)
         elif self.variables.tilts is not None:
-            smooth = by_scan.tilt_smooth(self.variables.tilts, numbers, context.scan_size)
+            smooth = tilt_smooth(self.variables.tilts, numbers, context.scan_size)
             self._take(name, "tilts", smooth)
 
     def result(self) -> Projected:
@@ -198,3 +197,16 @@ def differs(old: Array, new: Array, scale: float | None = None) -> bool:
     least = max(100 * float(np.finfo(old.real.dtype).eps), _SAME)
     size = float(abs(old).max()) if scale is None else scale
     return bool(float(abs(new - old).max()) > least * size)
+
+
+def pos_recenter(positions: Array, reference: np.ndarray, numbers: Mapping[str, Any]) -> Array:
+    """Positions (N, 2) without their common drift from ``reference``: p -> p - (1 - relax) mean(p - reference)."""
+    drift = (positions - array_module(positions).asarray(reference)).mean(axis=0)
+    return positions - (1 - numbers["relax"]) * drift
+
+
+def tilt_smooth(tilts: Array, numbers: Mapping[str, Any], scan_size: tuple[int, int] | None) -> Array:
+    """Tilts (N, 6) inside the specimen (columns 2 and 3), Gaussian-blurred over the raster with a kernel of 5 x 5
+    points, reflected at its edges. One tilt for all patterns stays as it is."""
+    found = tilt_filter(numbers, scan_size)
+    return tilts if found is None else found.apply(tilts)

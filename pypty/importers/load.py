@@ -16,9 +16,9 @@ from pypty.importers.ptyrad.model_file import is_ptyrad, load_ptyrad
 from pypty.importers.ptyrad.settings import params_from_ptyrad
 from pypty.importers.py4dstem import find_reconstruction, load_py4dstem
 from pypty.importers.pypty_folder import folder_params, known_params, load_folder
-from pypty.output.model_file import is_model
 from pypty.params.kinds import FilePath
 from pypty.params.presets import import_pickle, load_preset, read_yaml, resolve_files
+from pypty.results.model_file import is_model
 
 EXPECTED = (
     "an output folder of PyPty, a model file of PyPty (model_iter*.h5) or PtyRAD (model_iter*.hdf5), a ptychographic "

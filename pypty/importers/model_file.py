@@ -11,8 +11,8 @@ import numpy as np
 from pypty.importers.imported import Imported, make_imported
 from pypty.model.variables import BLOCKS
 from pypty.output.checkpoints import MADE_THE_START
-from pypty.output.model_file import read_model
 from pypty.params.schema import SCHEMA
+from pypty.results.model_file import read_model
 
 _log = logging.getLogger(__name__)
 _NOT_CARRIED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A", "dataset", "output_folder", "resume")

@@ -12,7 +12,7 @@ import numpy as np
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import open_source
 from pypty.errors import ParameterError
-from pypty.params.check import read_parameters
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings

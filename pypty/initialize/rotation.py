@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pypty.direct_methods.bright_field import BrightField, binned_detectors, collect, image_shifts_A
-from pypty.direct_methods.com import centres_of_mass
-from pypty.direct_methods.rotation import attraction, rotation_from_com
+from pypty.direct_methods.numerics.bright_field import BrightField, binned_detectors, collect, image_shifts_A
+from pypty.direct_methods.numerics.com import centres_of_mass
+from pypty.direct_methods.numerics.rotation import attraction, rotation_from_com
 from pypty.errors import DataError
 from pypty.experiment import Experiment
 
@@ -43,8 +43,8 @@ def measure_rotation(experiment: Experiment) -> MeasuredRotation:
 
     With a known defocus that shifts bright-field images by more than half a scan step they decide: for the right angle
     they add up in register (tcBF). Otherwise atoms are taken to attract the beam
-    (:func:`pypty.direct_methods.rotation.rotation_from_com`); that holds for a probe that is not much larger than the
-    distance between atoms.
+    (:func:`pypty.direct_methods.numerics.rotation.rotation_from_com`); that holds for a probe that is not much larger
+    than the distance between atoms.
     """
     centres = _centres(experiment)
     maps = centres.reshape(*experiment.scan_size, 2)

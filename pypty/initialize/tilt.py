@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from pypty.direct_methods.com import centres_of_mass
+from pypty.direct_methods.numerics.com import centres_of_mass
 from pypty.errors import ParameterError
 from pypty.experiment import Experiment
 from pypty.initialize.common import checked, pixel_yx_A, positions_px

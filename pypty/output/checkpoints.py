@@ -17,6 +17,9 @@ from pypty.output.loss_log import read_loss_log
 
 _log = logging.getLogger(__name__)
 
+RESUME_FILE = "resume.h5"
+"""Everything that an exact restart needs (engine/record/resume.py)."""
+
 FILES: Mapping[str, str] = MappingProxyType(
     {
         "obj": "co.npy",

@@ -13,9 +13,10 @@ import yaml
 from pypty.errors import ParameterError
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.params.kinds import brief
+from pypty.params.parameter import NOT_YET
 from pypty.params.presets import read_yaml, resolve_files
 from pypty.params.schedule import Schedule, make_schedule
-from pypty.params.schema import NOT_YET, SCHEMA
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pypty.data.preprocess import Preprocess
 from pypty.errors import DataError, OutputError, ParameterError
-from pypty.params.check import read_parameters
+from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.readers.axes import with_scan
 from pypty.readers.hdf5 import open_file, plain

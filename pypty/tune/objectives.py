@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from pypty.engine.loop import Reconstruction
-from pypty.engine.problem import resolve_weight
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import resolve_weight
 from pypty.errors import ParameterError, ReconstructionError
 from pypty.model.variables import to_public
 from pypty.output.loss_log import EpochRecord

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pypty.engine.prepare import Params, inspect, read
-from pypty.engine.setup import Setup
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.prepare import Params, inspect, read
 from pypty.errors import ParameterError, PyptyError
 from pypty.output.files import make_folder, remove_leftovers
 from pypty.params.kinds import Text

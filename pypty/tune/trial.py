@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.memory import free_bytes
-from pypty.engine.loop import Reconstruction
-from pypty.engine.prepare import prepare
-from pypty.engine.setup import Setup
-from pypty.engine.state import State
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import PyptyError, ResourceError
 from pypty.params.schema import GROUPS
 from pypty.tune.objectives import Objective, slice_sum

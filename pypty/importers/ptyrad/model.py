@@ -10,7 +10,7 @@ from pypty.errors import ParameterError
 from pypty.importers.ptyrad.losses import first_epoch
 from pypty.importers.ptyrad.schedulers import translate_scheduler
 from pypty.importers.ptyrad.translation import Group, Ledger
-from pypty.params.schema_batches import OPTIMIZER_OPTIONS
+from pypty.params.schema.batches import OPTIMIZER_OPTIONS
 
 OPTIMIZERS: Mapping[str, str] = MappingProxyType(
     {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pypty.importers.ptyrad.translation import Group, Ledger
-from pypty.params.schema_results import AFFIXES, SAVED
+from pypty.params.schema.results import AFFIXES, SAVED
 
 _KEY = "recon_params."
 

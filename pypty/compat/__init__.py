@@ -1,0 +1,1 @@
+"""PyPty's modules ``utils``, ``vaa`` and ``se``, by PyPty's names."""

@@ -1,0 +1,131 @@
+"""Building blocks for scripts, under PyPty's names, with the conventions of this package.
+
+Left out are functions that only made sense on the global state of PyPty 2.2; asking for one says what takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pypty.compat.utils.arrays import (
+    complex_grad_to_mag_grad,
+    complex_grad_to_phase_abs_grad,
+    complex_grad_to_phase_grad,
+    downsample_something,
+    downsample_something_3d,
+    resample_slices,
+    upsample_something,
+    upsample_something_3d,
+)
+from pypty.compat.utils.epochs import (
+    convert_to_string,
+    get_value_for_epoch,
+    lambda_to_string,
+    string_params_to_usefull_params,
+    string_to_lambda,
+)
+from pypty.compat.utils.files import (
+    change_params,
+    convert_to_nxs,
+    delete_dataset_from_params,
+    load_nexus_params,
+    load_params,
+    save_params,
+)
+from pypty.compat.utils.probes import (
+    apply_defocus_probe,
+    generate_hermite_modes,
+    padfft,
+    padprobetodatafarfield,
+    padprobetodatanearfield,
+    probe_modes_from_spreads,
+    shift_probe_fourier,
+)
+from pypty.compat.utils.running import (
+    get_compute_batch,
+    phase_cross_corr_align,
+    position_puzzling,
+    wolfe_1,
+    wolfe_2,
+)
+from pypty.compat.utils.spectra import (
+    convert_num_to_nmab,
+    create_spatial_frequencies,
+    fourier_clean,
+    fourier_clean_3d,
+    get_ctf,
+    get_ctf_derivatives,
+    get_ctf_gradient_rotation_angle,
+    get_ctf_matrix,
+    get_window,
+    nmab_to_strings,
+)
+
+_LEFT_OUT: Mapping[str, str] = MappingProxyType(
+    {
+        "apply_probe_modulation": "set aberrations, extra_probe_defocus, beam_ctf, ... and run; or pypty.optics.probes",
+        "create_probe_from_nothing": "leave probe out, or pypty.initialize.get_focussed_probe_from_vacscan",
+        "create_static_background_from_nothing": "set static_background to a number",
+        "prepare_main_loop_params": "pypty.check and pypty.plan",
+        "preprocess_dataset": "set flip_ky, data_shift_vector, data_bin and data_pad",
+        "optimize_2d_block_shifts": "position_puzzling",
+        "segment_regions_from_image": "position_puzzling",
+        "interpolate_label0_points": "position_puzzling",
+        "intorplate_puzzled_obj": "set puzzle_positions; or pypty.constraints.scan.warped",
+        "detect_changed_params": "a run notices changes of params.yaml itself (change_params)",
+        "get_steps_epoch": "set update_step_bfgs to a function of the epoch",
+        "get_cupy_memory_usage": "pypty.plan and  pypty doctor",
+    }
+)
+
+__all__ = [
+    "apply_defocus_probe",
+    "change_params",
+    "complex_grad_to_mag_grad",
+    "complex_grad_to_phase_abs_grad",
+    "complex_grad_to_phase_grad",
+    "convert_num_to_nmab",
+    "convert_to_nxs",
+    "convert_to_string",
+    "create_spatial_frequencies",
+    "delete_dataset_from_params",
+    "downsample_something",
+    "downsample_something_3d",
+    "fourier_clean",
+    "fourier_clean_3d",
+    "generate_hermite_modes",
+    "get_compute_batch",
+    "get_ctf",
+    "get_ctf_derivatives",
+    "get_ctf_gradient_rotation_angle",
+    "get_ctf_matrix",
+    "get_value_for_epoch",
+    "get_window",
+    "lambda_to_string",
+    "load_nexus_params",
+    "load_params",
+    "nmab_to_strings",
+    "padfft",
+    "padprobetodatafarfield",
+    "padprobetodatanearfield",
+    "phase_cross_corr_align",
+    "position_puzzling",
+    "probe_modes_from_spreads",
+    "resample_slices",
+    "save_params",
+    "shift_probe_fourier",
+    "string_params_to_usefull_params",
+    "string_to_lambda",
+    "upsample_something",
+    "upsample_something_3d",
+    "wolfe_1",
+    "wolfe_2",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LEFT_OUT:
+        raise AttributeError(f"pypty.utils.{name} of PyPty 2.2 is not offered; instead: {_LEFT_OUT[name]}")
+    raise AttributeError(f"module 'pypty.utils' has no attribute {name!r}")

@@ -1,0 +1,221 @@
+"""Parameters in files: YAML with arrays beside it, never a pickle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pypty.compat.utils.epochs import lambda_to_string
+from pypty.errors import ParameterError
+from pypty.output.files import make_folder, write_array, write_text
+from pypty.params.presets import load_preset, read_yaml
+from pypty.params.schedule import make_schedule
+from pypty.params.schema import SCHEMA
+
+_INLINE = 16
+_PICKLES = (".pkl", ".pickle")
+_HEADER = "# Parameters of PyPty; pypty explain KEY  tells what a key means.\n"
+
+
+def load_params(path: str | Path) -> dict[str, Any]:
+    """Parameters from a .yaml file, an output folder, or the name of a preset (:func:`pypty.load_preset`).
+
+    Raises
+    ------
+    ParameterError
+        There is no such file, it cannot be read, or it is a pickle, which can run code when opened.
+    """
+    return load_preset(path)
+
+
+def save_params(
+    params_path: str | Path, params: Mapping[str, Any], strip_dataset_from_params: bool = True
+) -> Path:
+    """Write parameters as YAML; arrays of more than 16 numbers go into .npy files beside it.
+
+    Parameters
+    ----------
+    params_path : file ending in .yaml or .yml; arrays are put into the folder of the same name with _arrays
+    strip_dataset_from_params : leave ``dataset`` out
+
+    Returns
+    -------
+    path of the file, for :func:`load_params`
+
+    Raises
+    ------
+    ParameterError
+        The ending is another one (a pickle is not written: opening one can run code), a key is no parameter, or a value
+        cannot be written.
+    OutputError
+        The files cannot be written.
+    """
+    path = _yaml_path(params_path)
+    wrong = [str(key) for key in params if key not in SCHEMA]
+    if wrong:
+        raise ParameterError(f"{', '.join(wrong)}: no parameters of PyPty; see  pypty explain")
+    kept = {key: value for key, value in params.items() if key != "dataset" or not strip_dataset_from_params}
+    if kept.get("data_path") and Path(kept["data_path"]).is_file():
+        kept["data_path"] = str(Path(kept["data_path"]).resolve())  # the file is read from other folders, too
+    make_folder(path.parent)
+    _write(path, {key: _plain(path, key, value) for key, value in kept.items()})
+    return path
+
+
+def _yaml_path(given: str | Path) -> Path:
+    path = Path(given).expanduser()
+    if path.suffix.lower() in _PICKLES:
+        raise ParameterError(
+            f"{str(path)!r} would be a pickle, which can run code when opened; give a name that ends in .yaml"
+        )
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise ParameterError(f"{str(path)!r} ends in {path.suffix!r}, expected .yaml")
+    return path
+
+
+def _write(path: Path, plain: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(
+        dict(plain), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    )
+    write_text(path, _HEADER + text)
+
+
+def _plain(path: Path, key: str, value: Any) -> Any:
+    """``value`` as YAML can hold it; arrays are written."""
+    if callable(value) and not hasattr(value, "shape") and not isinstance(value, type):
+        return lambda_to_string(value)
+    array = value if isinstance(value, np.ndarray) else None
+    if array is None and isinstance(value, (list, tuple)):
+        array = _as_numbers(value)
+    if array is not None and (array.size > _INLINE or array.dtype.kind == "c"):
+        folder = make_folder(path.with_name(f"{path.stem}_arrays"))
+        write_array(folder / f"{key}.npy", array)
+        return {"file": f"{folder.name}/{key}.npy"}
+    return _simple(key, value)
+
+
+def _as_numbers(value: Sequence[Any]) -> np.ndarray | None:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in "biufc" else None
+
+
+def _simple(key: str, value: Any) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _simple(key, value.tolist())
+    if isinstance(value, Mapping):
+        return {_simple(key, name): _simple(key, item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_simple(key, item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (np.dtype, type)):
+        return np.dtype(value).name
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ParameterError(
+        f"{key}: a {type(value).__name__} cannot be written to YAML; give numbers, text or an array"
+    )
+
+
+def change_params(path_params: str | Path, keys: str | Sequence[str], new_values: Any) -> None:
+    """Change values in a file of parameters, also in params.yaml of a reconstruction that is running.
+
+    A running reconstruction takes per-epoch values over at its next epoch.
+
+    Parameters
+    ----------
+    path_params : .yaml file, or an output folder
+    keys : a name, or several
+    new_values : its value, or one for each name
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, numbers of keys and values differ, a key is unknown, or a value is not of its kind.
+    """
+    path = _existing(path_params)
+    names = [keys] if isinstance(keys, str) else list(keys)
+    if not isinstance(keys, str) and (isinstance(new_values, str) or not isinstance(new_values, Sequence)):
+        raise ParameterError(f"several keys need a list of values, but {new_values!r} was given")
+    values = [new_values] if isinstance(keys, str) else list(new_values)
+    if len(names) != len(values):
+        raise ParameterError(
+            f"{len(names)} keys and {len(values)} values given; expected one value for each key"
+        )
+    content = read_yaml(path)
+    for name, value in zip(names, values, strict=True):
+        _check_value(name, value)
+        content[name] = _plain(path, name, value)
+    _rewrite(path, content)
+
+
+def _check_value(name: str, value: Any) -> None:
+    parameter = SCHEMA.get(name)
+    if parameter is None:
+        raise ParameterError(f"{name!r} is no parameter of PyPty; see  pypty explain")
+    varying = parameter.per_epoch and (callable(value) or isinstance(value, (str, Mapping)))
+    if varying and not callable(value):
+        make_schedule(parameter, value)  # an expression that cannot be read is refused here, not by the run
+    problem = None if varying else parameter.kind.problem(value)
+    if problem:
+        raise ParameterError(f"{name}: {problem}, expected {parameter.kind.describe()}")
+
+
+def _existing(given: str | Path) -> Path:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        path = path / "params.yaml"
+    path = _yaml_path(path)
+    if not path.is_file():
+        raise ParameterError(f"there is no file {str(path)!r}; give a .yaml file, or an output folder")
+    return path
+
+
+def _rewrite(path: Path, content: Mapping[str, Any]) -> None:
+    """Write new values under the comments at the top of the file."""
+    top = re.match(r"(?:#[^\n]*\n)*", path.read_text(encoding="utf-8"))
+    text = yaml.safe_dump(
+        dict(content), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    )
+    write_text(path, (top.group() if top else "") + text)
+
+
+def delete_dataset_from_params(params_path: str | Path) -> None:
+    """Take ``dataset`` out of a file of parameters, and delete the .npy file beside it that holds it.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read.
+    """
+    path = _existing(params_path)
+    content = read_yaml(path)
+    entry = content.pop("dataset", None)
+    _rewrite(path, content)
+    if isinstance(entry, Mapping) and set(entry) == {"file"}:
+        array = (path.parent / str(entry["file"])).resolve()
+        inside = path.parent.resolve() in array.parents
+        if inside and array.suffix == ".npy":
+            array.unlink(missing_ok=True)
+
+
+def convert_to_nxs(folder_path: str | Path, output_file: str | Path, **options: Any) -> Any:
+    """Write the result of a reconstruction as NeXus: :func:`pypty.nexus.convert_to_nxs`."""
+    from pypty import nexus
+
+    return nexus.convert_to_nxs(folder_path, output_file, **options)
+
+
+def load_nexus_params(path_nexus: str | Path) -> dict[str, Any]:
+    """Parameters of a NeXus file: :func:`pypty.nexus.load_nexus_params`."""
+    from pypty import nexus
+
+    return nexus.load_nexus_params(path_nexus)

@@ -1,0 +1,1 @@
+"""The numerics of the direct methods: arrays in, arrays out."""

@@ -1,0 +1,57 @@
+"""How the patterns of an epoch are put into mini-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pypty.data.grouping import make_groups
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.warmup import number_of_batches
+from pypty.params.settings import Settings
+
+
+@dataclass
+class Batches:
+    """Makes the batches of every epoch; those that cost time to find are kept.
+
+    Everything follows from the seed, the epoch and the starting positions, so that a resumed run has the same batches.
+
+    Attributes
+    ----------
+    settings : group_mode, shuffle_batches, seed
+    positions : (N, 2) px, where the scan started
+    """
+
+    settings: Settings
+    positions: np.ndarray
+    _known: dict[tuple[bytes, int], list[np.ndarray]] = field(default_factory=dict, repr=False)
+
+    def of_epoch(self, problem: Problem, epoch: int, now: Mapping[str, Any]) -> list[np.ndarray]:
+        """Indices of the patterns of every batch, in the order in which they are used."""
+        indices, seed = problem.indices, self.settings["seed"]
+        n = self._number(problem, now["batch_size"])
+        shuffled = np.random.default_rng((seed, epoch)) if self.settings["shuffle_batches"] else None
+        if self.settings["group_mode"] == "random" and shuffled is not None:
+            return [np.sort(batch) for batch in np.array_split(shuffled.permutation(indices), n)]
+        groups = self._groups(indices, n)
+        order = range(len(groups)) if shuffled is None else shuffled.permutation(len(groups))
+        return [groups[number] for number in order]
+
+    def _number(self, problem: Problem, size: int | str) -> int:
+        """How many batches there are; none has fewer patterns than were asked for."""
+        return number_of_batches(problem) if size == "auto" else max(1, len(problem.indices) // int(size))
+
+    def _groups(self, indices: np.ndarray, n: int) -> list[np.ndarray]:
+        key = (indices.tobytes(), n)
+        if key not in self._known:
+            self._known.clear()
+            rows = self.positions[np.minimum(indices, len(self.positions) - 1)]
+            groups = make_groups(
+                rows, n_groups=n, mode=self.settings["group_mode"], seed=self.settings["seed"]
+            )
+            self._known[key] = [np.sort(indices[group]) for group in groups]
+        return self._known[key]

@@ -1,0 +1,59 @@
+"""Constraints at the end of an epoch (parameter ``constraints``), and what becomes of gradient and history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pypty.constraints.projections import OF_OBJECT, ProjectionContext, acts, apply_projections, differs
+from pypty.engine.epochs.edits import limited
+from pypty.engine.epochs.state import State
+from pypty.engine.setup.assembly import Setup
+from pypty.model.parametrization import BandLimits
+from pypty.model.step_filters import STEP_FILTERS
+
+
+def starting_probe_power(setup: Setup, state: State) -> float:
+    """sum |probe|^2 over all modes at the start of the run, also in a run that was resumed."""
+    fresh = state.epoch == setup.settings.first_epoch
+    probe = state.variables.probe if fresh else setup.variables().probe
+    return float((abs(probe) ** 2).sum(dtype=np.float64))
+
+
+def constrain(
+    state: State, now: Mapping[str, Any], setup: Setup, limits: BandLimits, probe_power: float
+) -> tuple[str, ...]:
+    """Apply the constraints of the epoch ``state.epoch``, whose update was just done; the names of those that changed
+    the point. Gradient and history are forgotten then. Where modes were made orthogonal, and nothing else, they turn
+    along.
+
+    With lbfgs the linear constraints filter its steps and are left out here. Clipping makes frequencies that no step
+    reaches; so those of the last time are taken away before the object is constrained anew.
+    """
+    table, settings = now["constraints"], setup.settings
+    skip = STEP_FILTERS if now["optimizer"] == "lbfgs" else ()
+    acting = [name for name, record in table.items() if name not in skip and acts(record, state.epoch)]
+    if not acting:
+        return ()
+    variables, changed = state.variables, []
+    if any(name in OF_OBJECT for name in acting):
+        obj = limited(variables.obj, now, limits)
+        if differs(variables.obj, obj):
+            variables, changed = variables.replace({"obj": obj}), ["band limit"]
+    size = settings["scan_size"]
+    context = ProjectionContext(
+        setup.grid.wavelength,
+        setup.grid.pixel_size_A,
+        None if size is None else (int(size[0]), int(size[1])),
+        probe_power,
+        setup.scan.positions,
+    )
+    done = apply_projections(variables, table, state.epoch, context, skip)
+    changed += done.changed
+    if changed:
+        state.take(done.variables, f"constraints: {', '.join(changed)}")
+    elif done.rotation is not None:
+        state.make_modes_orthogonal("ortho_pmode")
+    return tuple(changed)

@@ -1,0 +1,173 @@
+"""Changes made by hand between updates: what the parameters of an epoch ask for, in which order, and what changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array, array_module, to_host
+from pypty.constraints import object as by_object
+from pypty.constraints import scan as by_scan
+from pypty.data.scan import Scan
+from pypty.engine.setup.assembly import Setup
+from pypty.model.parametrization import BandLimits
+from pypty.model.variables import Variables
+
+_SAME = 1e-9
+"""Largest relative change that counts as none."""
+
+
+def before_update(
+    variables: Variables, now: Mapping[str, Any], setup: Setup, limits: BandLimits
+) -> tuple[Variables, list[str]]:
+    """Vacuum, starting positions, aperture, charge flip; with the names of those that changed something."""
+    steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
+        ("restart_from_vacuum", now["restart_from_vacuum"], "obj", by_object.vacuum_like),
+        ("reset_positions", now["reset_positions"], "positions", lambda _: setup.scan.positions),
+        (
+            "probe_reg_constraint_weight",
+            math.isinf(now["probe_reg_constraint_weight"]),
+            "probe",
+            lambda probe: limits.limit("probe", probe),
+        ),
+        (
+            "do_charge_flip",
+            now["do_charge_flip"],
+            "obj",
+            lambda obj: limited(
+                by_object.charge_flip(
+                    obj,
+                    now["cf_delta_phase"],
+                    now["cf_delta_abs"],
+                    now["cf_beta_phase"],
+                    now["cf_beta_abs"],
+                    now["fancy_sigma"],
+                ),
+                now,
+                limits,
+            ),
+        ),
+    )
+    return _apply(variables, steps)
+
+
+def after_update(
+    variables: Variables, now: Mapping[str, Any], limits: BandLimits
+) -> tuple[Variables, list[str]]:
+    """Gaussian filters of the object; with the names of those that changed something."""
+    phase, absorption = now["apply_gaussian_filter"], now["apply_gaussian_filter_amplitude"]
+    steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
+        (
+            "apply_gaussian_filter",
+            _widths(phase) is not None,
+            "obj",
+            lambda obj: by_object.smooth_phase(obj, _widths(phase) or ()),
+        ),
+        (
+            "apply_gaussian_filter_amplitude",
+            _widths(absorption) is not None,
+            "obj",
+            lambda obj: by_object.smooth_absorption(obj, _widths(absorption) or ()),
+        ),
+    )
+    variables, changed = _apply(variables, steps)
+    if changed:
+        variables = variables.replace({"obj": limited(variables.obj, now, limits)})
+    return variables, changed
+
+
+def limited(obj: Array, now: Mapping[str, Any], limits: BandLimits) -> Array:
+    """The object inside its band limit; with ``phase_only_obj`` that is its phase, and the amplitude is kept."""
+    if not now["phase_only_obj"]:
+        return limits.limit("obj", obj)
+    xp = array_module(obj)
+    return (abs(obj) * xp.exp(1j * limits.limit("obj", xp.angle(obj)))).astype(obj.dtype)
+
+
+def _widths(value: Any) -> tuple[float, ...] | None:
+    """Standard deviations of a filter; True is one pixel, False and zeros are none."""
+    if isinstance(value, np.ndarray):
+        return tuple(float(width) for width in value) if value.any() else None
+    return (1.0, 1.0) if value else None
+
+
+def _apply(
+    variables: Variables, steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...]
+) -> tuple[Variables, list[str]]:
+    changed = []
+    for name, asked, block, change in steps:
+        if not asked:
+            continue
+        old = variables.block(block)
+        new = array_module(old).asarray(change(old)).astype(old.dtype)
+        if _differs(old, new):
+            variables = variables.replace({block: new})
+            changed.append(name)
+    return variables, changed
+
+
+def _differs(old: Array, new: Array) -> bool:
+    """Whether two arrays differ by more than rounding (and than the 1e-10 below which a pixel is black)."""
+    least = max(100 * float(np.finfo(old.real.dtype).eps), _SAME)
+    return bool(abs(new - old).max() > least * abs(old).max())
+
+
+def moved_scan(
+    variables: Variables, scan: Scan, now: Mapping[str, Any], setup: Setup
+) -> tuple[Variables, Scan, list[str]]:
+    """Put a torn scan together (``puzzle_positions``), and give windows that have moved too far a new place on an
+    object that grows (``dynamically_resize_yx_object``)."""
+    changed = []
+    window, limit = setup.grid.shape, now["dynamically_resize_yx_object"]
+    if now["puzzle_positions"]:
+        rows, columns = (int(n) for n in setup.settings["scan_size"])
+        found = by_scan.puzzle(variables.positions, (rows, columns))
+        if found is not None:
+            obj = by_scan.warped(variables.obj, variables.positions, found.positions, window)
+            variables = variables.replace({"positions": found.positions, "obj": obj})
+            whole = np.round(to_host(found.positions)).astype(np.int64)
+            scan = _with_corners(scan, whole)
+            variables, scan = _with_room(variables, scan, window, 0.0) or (variables, scan)
+            changed.append("puzzle_positions")
+    moved = _with_room(variables, scan, window, limit) if limit > 0 else None
+    if moved is not None:
+        variables, scan = moved
+        changed.append("dynamically_resize_yx_object")
+    return variables, scan, changed
+
+
+def _with_room(
+    variables: Variables, scan: Scan, window: tuple[int, int], limit: float
+) -> tuple[Variables, Scan] | None:
+    """Windows placed anew when one is off by ``limit``, and an object with room for them; None when nothing changes.
+
+    Windows that lie outside the object are of patterns that are not used: they only move along.
+    """
+    n_rows = len(variables.positions)
+    old = scan.corners[:n_rows]
+    ends = old + np.array(window)
+    inside = np.flatnonzero(((old >= 0) & (ends <= np.array(variables.obj.shape[-2:]))).all(axis=1))
+    if len(inside) < n_rows and limit == 0:  # all were placed anew just now
+        inside = np.arange(n_rows)
+    xp = array_module(variables.positions)
+    chosen = xp.asarray(inside)
+    found = by_scan.resized(variables.obj, variables.positions[chosen], old[inside], window, limit)
+    if found is None:
+        return None
+    corners = old + found.before
+    corners[inside] = to_host(found.corners)
+    positions = variables.positions + xp.asarray(found.before)
+    positions[chosen] = found.positions
+    ny, nx = found.obj.shape[-2:]
+    placed = Scan(scan.positions + found.before, scan.corners, (ny, nx), scan.moved + found.before)
+    return variables.replace({"obj": found.obj, "positions": positions}), _with_corners(placed, corners)
+
+
+def _with_corners(scan: Scan, corners: np.ndarray) -> Scan:
+    """The scan with other windows; one row is that of all patterns."""
+    repeats = len(scan.corners) // len(corners)
+    return dataclasses.replace(scan, corners=np.repeat(corners, repeats, axis=0))

@@ -1,0 +1,310 @@
+"""An epoch of a first-order method: a step with learning rates after every mini-batch, or after every few."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array, array_module
+from pypty.engine.epochs.parts import (
+    AS_IT_IS,
+    PROBE_PARTS,
+    Frame,
+    all_parts,
+    frames_of,
+    joined,
+    learning_rates,
+    moving_blocks,
+    parts_of,
+    rates_of_parts,
+    split,
+)
+from pypty.engine.epochs.problem import Problem, block_norms
+from pypty.errors import ReconstructionError
+from pypty.model.variables import Variables
+from pypty.objective.objective import Evaluated
+from pypty.objective.regularizers import Regularizer
+from pypty.optimize.first_order import FirstOrder
+from pypty.optimize.rates import RateSchedule
+from pypty.optimize.vector import BlockVector
+from pypty.output.loss_log import EpochRecord
+
+_ROWS = ("positions", "tilts", "beam_current")
+"""Blocks with a row for each pattern."""
+_SIGNED = ("mean", "velocity", "gradient")
+"""Moments that are 0 where nothing has moved yet; others are like those of their neighbours."""
+
+
+@dataclass
+class Progress:
+    """A first-order method between two epochs.
+
+    Attributes
+    ----------
+    name : of the method; "" before the first epoch of one
+    moments : its state, by part and moment
+    steps, epochs : that were made with any first-order method
+    schedule : state of the learning rates' schedule
+    probe_scale : root of the mean square of the probe, when the first of these epochs began
+    """
+
+    name: str = ""
+    moments: dict[str, dict[str, Array]] = field(default_factory=dict)
+    steps: int = 0
+    epochs: int = 0
+    schedule: dict[str, float] = field(default_factory=dict)
+    probe_scale: float = 0.0
+
+    def begun(self, name: str, variables: Variables) -> Progress:
+        """A copy to work on; another method starts with its own moments."""
+        scale = self.probe_scale or block_norms({"probe": variables.probe})["probe"]
+        return dataclasses.replace(
+            self, name=name, moments=self.moments if name == self.name else {}, probe_scale=scale
+        )
+
+    def without(self, blocks: Sequence[str]) -> Progress:
+        """Without the moments of blocks that are no longer what they were."""
+        gone = {part for block in blocks for part in all_parts(block)}
+        kept = {part: moments for part, moments in self.moments.items() if part not in gone}
+        return dataclasses.replace(self, moments=kept)
+
+    def with_room(self, before: Sequence[int], old: tuple[int, ...], new: tuple[int, ...]) -> Progress:
+        """For an object (mode, z, Y, X) that was given room: its moments grow along with it.
+
+        Parameters
+        ----------
+        before : rows and columns that were added at the top and at the left
+        old, new : shapes of the object
+        """
+        moments = {
+            part: {key: _with_room(key, array, part, before, old, new) for key, array in known.items()}
+            if part in all_parts("obj")
+            else known
+            for part, known in self.moments.items()
+        }
+        return dataclasses.replace(self, moments=moments)
+
+
+def _with_room(
+    key: str,
+    array: Array,
+    part: str,
+    before: Sequence[int],
+    old: tuple[int, ...],
+    new: tuple[int, ...],
+) -> Array:
+    """A moment of the object, where it has the object's rows or columns (that of a matrix has but one of them)."""
+    first = array.ndim - (3 if part == "obj" else 2)  # complex numbers are pairs
+    if first < 0:  # a count
+        return array
+    padding = [(0, 0)] * array.ndim
+    for axis in range(2):
+        grown = new[axis - 2] - old[axis - 2]
+        if array.shape[first + axis] == old[axis - 2]:
+            padding[first + axis] = (int(before[axis]), int(grown - before[axis]))
+    return array_module(array).pad(array, padding, mode="constant" if key in _SIGNED else "edge")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an epoch of batches gives back."""
+
+    variables: Variables
+    progress: Progress
+    record: EpochRecord
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """A regulariser's share in a batch."""
+
+    regularizer: Regularizer
+    factor: float
+
+    @property
+    def name(self) -> str:
+        return self.regularizer.name
+
+    @property
+    def block(self) -> str:
+        return self.regularizer.block
+
+    def value_and_gradient(self, block: Array) -> tuple[float, Array]:
+        value, gradient = self.regularizer.value_and_gradient(block)
+        return self.factor * value, self.factor * gradient
+
+
+@dataclass
+class _Walk:
+    """The epoch while it goes on."""
+
+    problem: Problem
+    now: Mapping[str, Any]
+    epoch: int
+    blocks: tuple[str, ...]
+    rates: Mapping[str, float]
+    schedule: RateSchedule | None
+    progress: Progress
+    method: FirstOrder
+    variables: Variables
+    whole: dict[str, Array]
+    point: dict[str, Array]
+    n_patterns: int
+    frames: Mapping[str, Frame]
+
+    def gradient(self, chosen: np.ndarray) -> tuple[Evaluated, dict[str, Array]]:
+        """Of the patterns of a batch, by part."""
+        problem, form = self.problem, self.problem.form
+        share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
+        terms = [_Scaled(one, share) for one in problem.regularizers]
+        found = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
+        whole = form.gradient_as_it_is(self.problem.variables, self.whole, found.gradients, self.variables)
+        return found, {name: array for name, array in split(whole, form).items() if name in self.rates}
+
+    def move(self, gradient: Mapping[str, Array], chosen: np.ndarray) -> None:
+        """A step of the method."""
+        factor, momentum = _scheduled(self.schedule, self.progress)
+        rates = {name: factor * self.rates[name] for name in gradient}
+        rows = {}
+        if self.now["lazy_moments"]:
+            rows = {
+                name: chosen
+                for name in _ROWS
+                if name in gradient and len(gradient[name]) == self.n_patterns > 1
+            }
+        frames = {name: self.frames.get(name, AS_IT_IS) for name in gradient}
+        seen = {name: frame.seen(self.point[name]) for name, frame in frames.items()}
+        slope = {name: gradient[name] * frame.unit for name, frame in frames.items() if frame.unit != 1.0}
+        speed = {name: rates[name] / frame.unit for name, frame in frames.items()}
+        moved = self.method.step(seen, {**gradient, **slope}, speed, rows, momentum)
+        self.point.update({name: frame.block(moved[name]) for name, frame in frames.items()})
+        self.progress.steps += 1
+        form = self.problem.form
+        self.whole = joined(self.point, form)
+        self.point = split(self.whole, form)  # views
+        self.variables = form.variables(self.problem.variables, self.whole)
+
+
+def first_order_epoch(
+    problem: Problem,
+    now: Mapping[str, Any],
+    epoch: int,
+    batches: Sequence[np.ndarray],
+    schedule: RateSchedule | None,
+    progress: Progress,
+) -> Done:
+    """One pass over the patterns.
+
+    The loss is the sum over the batches, each before its own step; the mean where losses are relative to their batch.
+    Steps are not band-limited one by one: what has left the subspaces is taken out at the end of the epoch.
+
+    Parameters
+    ----------
+    batches : sorted indices of the patterns of each
+    schedule : of the learning rates; None = they stay
+    progress : what earlier epochs left; it is not changed
+
+    Raises
+    ------
+    ReconstructionError
+        A loss is not finite.
+    """
+    progress = progress.begun(now["optimizer"], problem.variables)
+    smallest = min((len(batch) for batch in batches), default=1)
+    objective = problem.objective.for_batches(smallest, problem.variables)
+    problem = dataclasses.replace(problem, objective=objective)
+    form = problem.form
+    rates = learning_rates(now, epoch, progress.probe_scale)
+    rates = rates_of_parts(rates, form, problem.variables.probe, progress.probe_scale)
+    blocks = moving_blocks(problem.blocks, form, rates)
+    start = form.vector(problem.variables, blocks)
+    n_patterns = problem.objective.feed.n_patterns
+    walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,
+                 FirstOrder(progress.name, now["optimizer_options"], progress.moments),
+                 problem.variables, start, split(start, form), n_patterns, frames_of(problem, now))  # fmt: skip
+    moving = [part for name in blocks for part in parts_of(name, form) if part in rates]
+    logged = _logged_rates(now, moving, schedule, progress)
+    found, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
+    change = form.project({name: walk.whole[name] - start[name] for name in blocks})
+    end = {name: start[name] + change[name] for name in blocks}
+    divisor = 1 if problem.objective.adds_up else len(found)
+    loss = math.fsum(one.loss for one in found) / divisor
+    progress.epochs += 1
+    progress.moments = walk.method.state
+    if schedule is not None:
+        schedule.observe(loss)
+        progress.schedule = dict(schedule.state)
+    record = EpochRecord(
+        epoch=epoch,
+        time_s=0.0,
+        loss=loss,
+        sse=math.fsum(one.sse for one in found),
+        first_step=1.0,
+        step=1.0,
+        evaluations=1,
+        slope=0.0,
+        new_slope=0.0,
+        blocks=blocks,
+        terms=_added([one.terms for one in found], divisor),
+        optimizer=progress.name,
+        learning_rates=logged,
+        loss_terms=_added([one.loss_terms for one in found], divisor),
+        gradient_norms=norms,
+        update_norms=block_norms(change),
+        batches=len(batches),
+    )
+    return Done(form.variables(problem.variables, end), progress, record)
+
+
+def _walk_through(
+    walk: _Walk, batches: Sequence[np.ndarray], together: int, epoch: int
+) -> tuple[list[Evaluated], dict[str, float]]:
+    """Step after step; what was found in every batch, and the norms of the last step's gradient."""
+    found: list[Evaluated] = []
+    norms: dict[str, float] = {}
+    for first in range(0, len(batches), together):
+        group, total = batches[first : first + together], None
+        for chosen in group:
+            one, gradient = walk.gradient(chosen)
+            if not math.isfinite(one.loss):
+                raise ReconstructionError(
+                    f"epoch {epoch}: the loss of a batch is {one.loss}; lower learning_rates, or check the scale of "
+                    "probe and obj"
+                )
+            one.gradients, one.sums = {}, None
+            found.append(one)
+            # A last group that is not full is not rescaled.
+            share = BlockVector(gradient) if together == 1 else BlockVector(gradient).scaled(1 / together)
+            total = share if total is None else total.plus(1.0, share)
+        if total is not None and len(total):
+            walk.move(total, np.unique(np.concatenate(group)))
+            norms = block_norms(total) if first + together >= len(batches) else norms
+    return found, norms
+
+
+def _scheduled(schedule: RateSchedule | None, progress: Progress) -> tuple[float, float | None]:
+    """Factor on the rates, and the momentum where the schedule has one."""
+    if schedule is None:
+        return 1.0, None
+    count = progress.steps if schedule.unit == "batch" else progress.epochs
+    return schedule.factor(count), schedule.momentum(count)
+
+
+def _added(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, float]:
+    names = {name: None for part in parts for name in part}
+    return {name: math.fsum(part.get(name, 0.0) for part in parts) / divisor for name in names}
+
+
+def _logged_rates(
+    now: Mapping[str, Any], moving: Sequence[str], schedule: RateSchedule | None, progress: Progress
+) -> dict[str, float]:
+    """Of what moves, as they are given by the user, at the epoch's start."""
+    (factor, _), table = _scheduled(schedule, progress), now["learning_rates"]
+    probe = "probe_abs" if table["probe_abs"]["lr"] > 0 else "probe"
+    names = [probe if part in PROBE_PARTS.values() else part for part in moving]
+    return {name: factor * table[name]["lr"] for name in names}

@@ -1,0 +1,352 @@
+"""The epochs of a reconstruction."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import to_host
+from pypty.data.feed import Feed
+from pypty.engine.epochs.batches import Batches
+from pypty.engine.epochs.constrain import constrain, starting_probe_power
+from pypty.engine.epochs.edits import after_update, before_update, moved_scan
+from pypty.engine.epochs.first_order import first_order_epoch
+from pypty.engine.epochs.observe import describe, first_look, no_better, sees_the_same, watch
+from pypty.engine.epochs.problem import (
+    Problem,
+    block_norms,
+    model_digest,
+    parametrization,
+    refined_blocks,
+    regularizer_text,
+    resolve_weight,
+)
+from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
+from pypty.engine.epochs.state import State
+from pypty.engine.epochs.stuck import next_to_freeze
+from pypty.engine.epochs.warmup import STEPS, goes_on, warm_up
+from pypty.engine.setup.assembly import Setup, data_fingerprint
+from pypty.engine.setup.sequences import check_inside, patterns_of_epoch
+from pypty.errors import ReconstructionError
+from pypty.model.parametrization import BandLimits
+from pypty.objective.objective import Objective
+from pypty.objective.regularizers import make_regularizers
+from pypty.optimize.lbfgs import Lbfgs, Sample
+from pypty.optimize.rates import RateSchedule
+from pypty.output.loss_log import EpochRecord
+from pypty.params.schedule import Constant, Schedule
+from pypty.params.schema.batches import NOT_FIRST_ORDER
+from pypty.params.settings import Settings
+
+_log = logging.getLogger(__name__)
+_EPOCHS_AHEAD = 10_000
+_RESTARTED: Mapping[str, str] = MappingProxyType(
+    {"restart_from_vacuum": "obj", "reset_positions": "positions"}
+)
+"""Changes by hand after which a block begins anew, without the moments that it had."""
+
+Reload = Callable[[Settings, int], Settings]
+"""Called with the settings before each epoch; returns them, edited or not."""
+
+
+class Reconstruction:
+    """Runs epochs on a state.
+
+    Parameters
+    ----------
+    batch_size, n_threads : those of an earlier run, to repeat its rounding exactly; None = from the plan
+
+    Attributes
+    ----------
+    batches : indices of the patterns of every mini-batch of the last epoch that had such
+    """
+
+    def __init__(
+        self, setup: Setup, state: State, batch_size: int | None = None, n_threads: int | None = None
+    ) -> None:
+        self.start_corners = setup.scan.corners
+        self.setup = setup if state.scan is None else dataclasses.replace(setup, scan=state.scan)
+        self.settings = setup.settings
+        self.state = state
+        self.feed: Feed = self.setup.feed()
+        self._probe_power = starting_probe_power(self.setup, state)
+        self.batches: list[np.ndarray] = []
+        self._batches = Batches(self.settings, setup.scan.positions)
+        self._counted: tuple[Schedule, int] | None = None
+        self._limits: tuple[tuple[tuple[int, ...], bool], BandLimits] | None = None
+        self._model = (self._needs_subpixel(False), str(self.settings.first()["propmethod"]))
+        self.objective: Objective = self.setup.objective(self.feed, *self._model, batch_size, n_threads)
+
+    def _needs_subpixel(self, refining_positions: bool) -> bool:
+        """Decided by the state alone, so that a resumed run agrees."""
+        positions = to_host(self.state.variables.positions)
+        return refining_positions or bool((positions != self.setup.scan.corners).any())
+
+    @functools.cached_property
+    def data_fingerprint(self) -> str:
+        """A short hash of the patterns."""
+        return data_fingerprint(self.setup)
+
+    def epochs(self, reload: Reload = lambda settings, epoch: settings) -> Iterator[EpochRecord]:
+        """Run until ``epoch_max``, or until nothing improves any more; yields after each epoch."""
+        started = time.perf_counter() - self.state.elapsed_s
+        while self.state.epoch < self.settings["epoch_max"]:
+            self.settings = reload(self.settings, self.state.epoch)
+            before, setup = copy.copy(self.state), self.setup
+            before.frozen, before.monitor = dict(self.state.frozen), copy.deepcopy(self.state.monitor)
+            before.optimizer = Lbfgs(list(self.state.optimizer.pairs))
+            try:
+                record = self._epoch(self.settings.at(self.state.epoch))
+            except BaseException:  # Ctrl-C, mostly: an epoch is done wholly or not at all
+                vars(self.state).update(vars(before))
+                self._place(setup)
+                raise
+            self.state.elapsed_s = record.time_s = time.perf_counter() - started
+            self.state.epoch += 1
+            self.state.records.append(record)
+            self.state.stop_reason = self._why_stop()
+            yield record
+            if self.state.stop_reason:
+                return
+        self.state.stop_reason = f"epoch_max = {self.settings['epoch_max']} was reached"
+
+    def objective_for(self, blocks: Container[str], propagation: str) -> Objective:
+        """The objective; with the sub-pixel shift in its model if any window is, or may move, off the pixel grid."""
+        model = (self._needs_subpixel("positions" in blocks), propagation)
+        if model != self._model:
+            self._model = model
+            old = self.objective
+            self.objective = self.setup.objective(self.feed, *model, old.batch_size, old.n_threads)
+            self.log_executor()
+        return self.objective
+
+    def log_executor(self) -> None:
+        """Say how the waves are computed, and why."""
+        _log.info("executor: %s", self.objective.model.executor)
+
+    def limits(self, now: Mapping[str, Any]) -> BandLimits:
+        """The subspaces of object and probe; an infinite weight keeps the probe inside its aperture."""
+        shape, confined = self.state.variables.obj.shape[-2:], math.isinf(now["probe_reg_constraint_weight"])
+        if self._limits is not None and self._limits[0] == (shape, confined):
+            return self._limits[1]
+        limits = self.setup.band_limits(self.state.variables)
+        aperture = self.setup.probe_aperture_mask() if confined else None
+        if aperture is not None:
+            inside = self.setup.backend.asarray(aperture, self.setup.backend.real)
+            soft = None if limits.probe_steps is None else limits.probe_steps * inside
+            limits = dataclasses.replace(limits, probe=limits.probe * inside, probe_steps=soft)
+        self._limits = ((shape, confined), limits)
+        return limits
+
+    def problem(self, now: Mapping[str, Any]) -> Problem:
+        """The optimisation problem of an epoch, at the present variables."""
+        setup, variables, epoch = self.setup, self.state.variables, self.state.epoch
+        frozen = {name for name, until in self.state.frozen.items() if epoch < until}
+        blocks = refined_blocks(now, variables, frozen)
+        objective = self.objective_for(blocks, now["propmethod"])
+        indices, held_out = patterns_of_epoch(self.settings, now, self.feed.n_patterns)
+        check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
+        n_pixels = math.prod(setup.data_shape)
+        weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
+        start = setup.backend.asarray(setup.scan.positions)
+        terms = tuple(make_regularizers(now, setup.regularizer_context(), blocks))
+        return Problem(
+            objective,
+            variables,
+            blocks,
+            indices,
+            weight,
+            parametrization(
+                now,
+                self.limits(now),
+                start,
+                epoch,
+                self.settings["scan_size"],
+            ),
+            setup.curvature(indices, weight),
+            self.settings["preconditioner"],
+            model_digest(self.settings, *self._model),
+            terms,
+            regularizer_text(now, terms, blocks),
+            held_out,
+            len(indices) * n_pixels,
+            start,
+        )
+
+    def last_sample(self) -> Sample | None:
+        """Loss and gradient at the present point: computed now if arrays were changed by hand after the last update.
+        None before the first epoch."""
+        if self.state.sample is not None or not self.state.records:
+            return self.state.sample
+        problem = self.problem(self.settings.at(self.state.records[-1].epoch))
+        return problem(problem.point())
+
+    def _place(self, setup: Setup) -> None:
+        """Take over windows that were placed anew."""
+        self.setup = setup
+        self.feed.corners = setup.scan.corners
+
+    def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
+        state = self.state
+        if state.snapshot is None:
+            state.snapshot = first_look(self.settings, self.setup, state)
+        searches = now["optimizer"] == "lbfgs"  # other methods have no line search that a block could stop
+        decisions = state.release(everything=not searches)
+        blocks = refined_blocks(now, state.variables, state.frozen)
+        if state.records and set(blocks) - set(state.records[-1].blocks):
+            state.rejected = 0  # a block that joins in is a new chance
+        if now["freeze_stuck_blocks"] and searches:
+            decisions += state.freeze(blocks)
+        variables, changed = before_update(state.variables, now, self.setup, self.limits(now))
+        state.change(variables, changed)
+        state.progress = state.progress.without([_RESTARTED[name] for name in changed if name in _RESTARTED])
+        if now["keep_probe_states_orthogonal"]:
+            state.make_modes_orthogonal()
+        problem = self.problem(now)
+        method = self._method(problem, now)
+        if method == "lbfgs":
+            record = quasi_newton_epoch(state, self.settings, problem, now)
+        elif method == "preconditioned":
+            record = self._warm_up(problem, now)
+            record.warm_up = "" if now["optimizer"] == "preconditioned" else record.warm_up
+        else:
+            record = self._first_order(problem, now)
+        record.decisions = decisions
+        if record.step > 0 or method != "lbfgs":
+            state.change(*after_update(state.variables, now, self.limits(now)))
+            self._move_windows(now)
+        constrain(state, now, self.setup, self.limits(now), self._probe_power)
+        self._observe(problem, record)
+        for text in (*decisions, *record.warnings):
+            _log.warning("epoch %d: %s", state.epoch, text)
+        return record
+
+    def _method(self, problem: Problem, now: Mapping[str, Any]) -> str:
+        """How this epoch moves the unknowns: ``optimizer``, but for the warm-up before L-BFGS."""
+        asked = str(now["optimizer"])
+        warm = "obj" in problem.blocks and goes_on(self.settings, self.state.records, asked)
+        return "preconditioned" if warm else asked
+
+    def _warm_up(self, problem: Problem, now: Mapping[str, Any]) -> EpochRecord:
+        """An epoch of preconditioned mini-batches; L-BFGS starts anew after it."""
+        state = self.state
+        self.batches = self._batches.of_epoch(problem, state.epoch, now)
+        done = warm_up(problem, self.batches)
+        if not math.isfinite(done.loss) and done.step > 0:
+            raise ReconstructionError(f"epoch {state.epoch}: the loss is {done.loss}")
+        before = problem.variables
+        blocks = tuple(name for name in problem.blocks if name in STEPS)
+        change = {name: done.variables.block(name) - before.block(name) for name in blocks}
+        state.move(done.variables, "preconditioned steps")
+        return EpochRecord(
+            epoch=state.epoch,
+            time_s=0.0,
+            loss=done.loss,
+            sse=done.sse,
+            first_step=1.0,
+            step=done.step,
+            evaluations=done.passes,
+            slope=0.0,
+            new_slope=0.0,
+            blocks=blocks,
+            warnings=[] if done.step else ["warm-up: errors grow, however short the steps; it is left out"],
+            warm_up="falling" if done.falling and done.step else "settled",
+            optimizer="preconditioned",
+            loss_terms=done.loss_terms,
+            update_norms=block_norms(change),
+            batches=len(self.batches),
+        )
+
+    def _first_order(self, problem: Problem, now: Mapping[str, Any]) -> EpochRecord:
+        """An epoch of a first-order method; L-BFGS starts anew after it."""
+        state = self.state
+        self.batches = self._batches.of_epoch(problem, state.epoch, now)
+        asked, schedule = self.settings["lr_scheduler"], None
+        if asked is not None:
+            steps = -(-len(self.batches) // now["grad_accumulation"])
+            schedule = RateSchedule(asked, self._first_order_epochs(), steps, state.progress.schedule or None)
+        done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress)
+        state.progress = done.progress
+        state.move(done.variables, f"steps of {now['optimizer']}")
+        if not done.record.blocks:
+            done.record.warnings.append("nothing is refined: no block is switched on and has a learning rate")
+        return done.record
+
+    def _first_order_epochs(self) -> int:
+        """How many epochs of this run are of first-order methods, by the schedule, after the warm-up."""
+        schedule, first = self.settings.schedules["optimizer"], self.settings.first_epoch
+        if self._counted is None or self._counted[0] is not schedule:
+            warm, last = self.settings["warmup_epochs"], self.settings["epoch_max"]
+            warm = 0 if warm == "auto" or not self.settings.first()["update_obj"] else int(warm)
+            epochs = range(first + warm, min(last, first + _EPOCHS_AHEAD))
+            names = [schedule.at(epoch) for epoch in epochs]
+            self._counted = schedule, sum(name not in NOT_FIRST_ORDER for name in names)
+        return self._counted[1]
+
+    def _observe(self, problem: Problem, record: EpochRecord) -> None:
+        """What is only watched: held-out patterns, the convergence monitor, means of tilts and distances."""
+        state = self.state
+        if len(problem.held_out):
+            found = problem.objective.evaluate(state.variables, (), problem.held_out, problem.weight)
+            record.validation = found.loss / (len(problem.held_out) if problem.objective.adds_up else 1)
+        state.snapshot = watch(self.settings, self.setup, state, record)
+        describe(state.variables, record)
+
+    def _move_windows(self, now: Mapping[str, Any]) -> None:
+        variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)
+        if not changed:
+            return
+        state, old = self.state, self.setup.scan
+        before, shapes = scan.moved - old.moved, (state.variables.obj.shape, variables.obj.shape)
+        if "puzzle_positions" in changed:
+            state.progress = state.progress.without(("obj", "positions"))
+        elif shapes[0] != shapes[1]:
+            state.progress = state.progress.with_room(before.astype(int).tolist(), *shapes)
+        if "puzzle_positions" in changed or not sees_the_same(old, scan, self.setup.grid.shape):
+            state.snapshot = None
+        state.change(variables, changed)
+        self._place(dataclasses.replace(self.setup, scan=scan))
+        state.scan = scan
+
+    def _why_stop(self) -> str:
+        state = self.state
+        reason = no_better(self.settings, state.records)
+        if reason:
+            return reason
+        if not state.is_stuck or state.epoch >= self.settings["epoch_max"]:
+            return ""
+        follows = self.settings.at(state.epoch)
+        blocks = refined_blocks(follows, state.variables, state.frozen)
+        if blocks != state.records[-1].blocks:
+            return ""
+        if follows["freeze_stuck_blocks"] and next_to_freeze(blocks) is not None:
+            return ""
+        if not self._is_settled(follows):
+            return ""
+        stuck = [
+            state.monitor.told[name]
+            for name in state.records[-1].blocks
+            if name in state.monitor.told and name in state.monitor.still
+        ]
+        reason = "; ".join(stuck) or f"converged to the limit of {self.settings['default_dtype']} precision"
+        return f"no step along steepest descent decreases the loss: {reason}"
+
+    def _is_settled(self, now: Mapping[str, Any]) -> bool:
+        """Whether every per-epoch value was in the last epoch what it is now, and stays so; else a later epoch may go
+        on."""
+        first, last = self.state.epoch - 1, self.settings["epoch_max"]
+        varying = [item for item in self.settings.schedules.items() if not isinstance(item[1], Constant)]
+        return all(
+            np.array_equal(schedule.at(epoch), now[name])
+            for name, schedule in varying
+            for epoch in range(first, min(last, first + _EPOCHS_AHEAD))
+        )

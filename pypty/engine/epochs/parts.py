@@ -1,0 +1,128 @@
+"""What a first-order method moves: the parts of the blocks, their rates, and the units in which it sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array, array_module
+from pypty.engine.epochs.problem import Problem
+from pypty.model.parametrization import Parametrization
+
+_UNITS: Mapping[str, float] = MappingProxyType({"tilts": 1e-3})
+"""What one unit of a learning rate is in that of its block."""
+OBJECT_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"complex": ("obj",), "phase": ("objp",), "amplitude_phase": ("obja", "objp")}
+)
+"""What the object's block is made of, by ``Parametrization.obj``."""
+PROBE_PARTS: Mapping[str, str] = MappingProxyType(
+    {"complex": "probe", "fourier_phase": "probe_phase", "fourier_amplitude": "probe_amplitude"}
+)
+"""What the probe's block is, by ``Parametrization.probe``: each has moments of its own."""
+
+
+def all_parts(block: str) -> tuple[str, ...]:
+    """What a block may be made of, in any parametrisation."""
+    forms = {"obj": sum(OBJECT_PARTS.values(), ()), "probe": tuple(PROBE_PARTS.values())}
+    return forms.get(block, (block,))
+
+
+def learning_rates(now: Mapping[str, Any], epoch: int, probe_scale: float) -> dict[str, float]:
+    """Rates of what moves at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
+    table = now["learning_rates"]
+    own = {
+        name: entry["lr"] * _UNITS.get(name, 1.0)
+        for name, entry in table.items()
+        if entry["lr"] > 0 and entry["start"] <= epoch and (entry["end"] is None or epoch < entry["end"])
+    }
+    if table["probe_abs"]["lr"] > 0:
+        own.pop("probe", None)
+        if "probe_abs" in own:
+            own["probe"] = own.pop("probe_abs")
+    elif "probe" in own:
+        own["probe"] *= probe_scale
+    return own
+
+
+def moving_blocks(
+    blocks: Sequence[str], form: Parametrization, rates: Mapping[str, float]
+) -> tuple[str, ...]:
+    """The refined blocks of which any part has a rate."""
+    return tuple(name for name in blocks if any(part in rates for part in parts_of(name, form)))
+
+
+def parts_of(name: str, form: Parametrization) -> tuple[str, ...]:
+    parts = {"obj": OBJECT_PARTS[form.obj], "probe": (PROBE_PARTS[form.probe],)}
+    return parts.get(name, (name,))
+
+
+def rates_of_parts(
+    rates: Mapping[str, float], form: Parametrization, probe: Array, probe_scale: float
+) -> dict[str, float]:
+    """Rates by part. That of the probe's amplitudes becomes rad for phases of its spectrum; amplitudes of the spectrum
+    are larger by the root of the number of pixels."""
+    out = dict(rates)
+    if "probe" in out and form.probe == "fourier_phase":
+        out["probe_phase"] = out.pop("probe") / max(probe_scale, np.finfo(float).tiny)
+    elif "probe" in out and form.probe == "fourier_amplitude":
+        out["probe_amplitude"] = out.pop("probe") * math.sqrt(math.prod(probe.shape[-2:]))
+    return out
+
+
+def split(vector: Mapping[str, Array], form: Parametrization) -> dict[str, Array]:
+    """Blocks by part: amplitude and phase of the object each on its own."""
+    out = dict(vector)
+    if "probe" in out and form.probe != "complex":
+        out[PROBE_PARTS[form.probe]] = out.pop("probe")
+    if "obj" in out and form.obj != "complex":
+        numbers = out.pop("obj")
+        layers = [numbers] if form.obj == "phase" else list(numbers)
+        out.update(zip(OBJECT_PARTS[form.obj], layers, strict=True))
+    return out
+
+
+def joined(parts: Mapping[str, Array], form: Parametrization) -> dict[str, Array]:
+    """Inverse of :func:`split`."""
+    out = dict(parts)
+    if PROBE_PARTS[form.probe] in out:
+        out["probe"] = out.pop(PROBE_PARTS[form.probe])
+    if "objp" in out:
+        layers = [out.pop(name) for name in OBJECT_PARTS[form.obj]]
+        out["obj"] = layers[0] if form.obj == "phase" else array_module(layers[0]).stack(layers)
+    return out
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The numbers in which a method sees a block: its distance from ``origin`` in units of its learning rate. Steps
+    that go with the gradient, weight decay, and whatever else is not of the size of the rate depend on them.
+    """
+
+    unit: float = 1.0
+    origin: Array | None = None
+
+    def seen(self, block: Array) -> Array:
+        moved = block if self.origin is None else block - self.origin
+        return moved if self.unit == 1.0 else moved / self.unit
+
+    def block(self, seen: Array) -> Array:
+        scaled = seen if self.unit == 1.0 else seen * self.unit
+        return scaled if self.origin is None else scaled + self.origin
+
+
+AS_IT_IS = Frame()
+
+
+def frames_of(problem: Problem, now: Mapping[str, Any]) -> dict[str, Frame]:
+    """Tilts in mrad; positions from where they began; with ``probe_abs`` the probe of an orthonormal transform, whose
+    square sums to the counts."""
+    frames = {name: Frame(unit) for name, unit in _UNITS.items()}
+    frames["positions"] = Frame(origin=problem.start_positions)
+    if now["learning_rates"]["probe_abs"]["lr"] > 0:
+        frames["probe"] = Frame(1 / math.sqrt(math.prod(problem.variables.probe.shape[-2:])))
+    return frames

@@ -1,0 +1,263 @@
+"""The objective as the optimiser sees it: a function of a block vector, with a preconditioner."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array
+from pypty.model.blocks import SWITCHES
+from pypty.model.parametrization import BandLimits, Parametrization, affine_basis
+from pypty.model.stages import INTEGRATORS
+from pypty.model.step_filters import step_filters
+from pypty.model.variables import Variables
+from pypty.objective.curvature import Curvature
+from pypty.objective.objective import Evaluated, Limit, Objective
+from pypty.objective.regularizers import Regularizer
+from pypty.optimize.lbfgs import Sample
+from pypty.optimize.vector import BlockVector
+from pypty.params.settings import Settings
+
+
+def refined_blocks(
+    now: Mapping[str, Any], variables: Variables, frozen: Container[str] = ()
+) -> tuple[str, ...]:
+    """Names of the blocks refined at this epoch; a distance after the only slice is refined only if it is used."""
+    active = {block for key, block in SWITCHES.items() if now[key] and block not in frozen}
+    if variables.n_slices < 2 and now["propmethod"] not in INTEGRATORS:
+        active.discard("slice_distances")
+    return tuple(name for name in variables.present if name in active)
+
+
+def parametrization(
+    now: Mapping[str, Any],
+    limits: BandLimits,
+    start_positions: Array,
+    epoch: int = 0,
+    scan_size: Sequence[int] | None = None,
+) -> Parametrization:
+    """How object, probe, positions and tilts are moved at this epoch; affine maps are those of the starting positions.
+
+    With lbfgs smoothing ``constraints`` are filters of its steps.
+    """
+    obj = "phase" if now["phase_only_obj"] else now["obj_parametrization"]
+    probe = "fourier_phase" if now["tune_only_probe_phase"] else "complex"
+    probe = "fourier_amplitude" if now["tune_only_probe_abs"] else probe
+    scan = now["positions_parametrization"]
+    basis = None if scan == "free" else affine_basis(start_positions)
+    raster = None if scan_size is None else (int(scan_size[0]), int(scan_size[1]))
+    filters = step_filters(now["constraints"], epoch, raster) if now["optimizer"] == "lbfgs" else {}
+    return Parametrization(limits, obj, probe, scan, basis, filters)
+
+
+_SHAPED_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "window_weight": ("window",),
+        "atv_weight": ("atv_q", "atv_p"),
+        "mixed_variance_weight": ("mixed_variance_sigma",),
+        "wedge_mu": ("beta_wedge",),
+        "probe_mod_reg_weight": ("probe_mod_tol",),
+    }
+)
+"""What else decides the value of a regulariser."""
+
+
+def regularizer_text(
+    now: Mapping[str, Any], regularizers: Iterable[Regularizer], blocks: Container[str]
+) -> str:
+    """The active regularisers with their numbers: two epochs with the same text have the same penalties."""
+    names = [regularizer.name for regularizer in regularizers]
+    keys = [key for name in names for key in (name, *_SHAPED_BY.get(name, ()))]
+    confined = "probe" in blocks and math.isinf(now["probe_reg_constraint_weight"])
+    return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + ["aperture"] * confined)
+
+
+def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float:
+    """``loss_weight`` as a number; "mean" and "mean_full" divide by the patterns or values of the whole data set."""
+    if weight == "mean":
+        return 1.0 / n_patterns
+    if weight == "mean_full":
+        return 1.0 / (n_patterns * n_pixels)
+    return float(weight)
+
+
+LOSS_KEYS = (
+    "Cs",
+    "aberration_marker",
+    "acc_voltage",
+    "algorithm",
+    "alpha_near_field",
+    "aperture_mask",
+    "damping_cutoff_multislice",
+    "data_bin",
+    "data_multiplier",
+    "data_normalization",
+    "data_pad",
+    "data_pad_fill",
+    "data_pad_threshold",
+    "data_pad_value",
+    "data_resample",
+    "data_shift_vector",
+    "defocus_array",
+    "detector_blur_edge",
+    "detector_gain",
+    "detector_mask",
+    "flip_ky",
+    "force_dataset_dtype",
+    "lazy_clean",
+    "loss_scale",
+    "loss_terms",
+    "masks",
+    "obj_mode_weights",
+    "obj_preblur_std",
+    "pixel_size_x_A",
+    "pixel_size_y_A",
+    "probe_constraint_mask",
+    "probe_marker",
+    "readout_noise",
+    "recon_type",
+    "scan_size",
+    "scan_step_A",
+    "simu_Npix",
+    "simu_match_mode",
+    "slice_distances",
+    "smooth_rolloff",
+    "tilt_mode",
+    "update_extra_cut",
+    "upsample_pattern",
+    "use_padded_intensity",
+)
+"""Fixed parameters that decide what the loss of given variables and given data is."""
+
+
+def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
+    """A short hash of everything that decides the loss besides variables, data and per-epoch values."""
+    digest = hashlib.sha256(f"{subpixel} {propagation}".encode())
+    for key in LOSS_KEYS:
+        value = settings[key]
+        digest.update(f"{key}={value!r}".encode() if not isinstance(value, np.ndarray) else value.tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What makes two epochs the same optimisation problem. If it changes, old gradients and history are void."""
+
+    blocks: tuple[str, ...]
+    indices: bytes
+    weight: float
+    model: str
+    form: str = ""
+    regularizers: str = ""
+
+    def difference(self, other: Signature) -> str:
+        """What changed, in words."""
+        changes = []
+        if self.blocks != other.blocks:
+            changes.append(f"refined blocks {', '.join(other.blocks)} -> {', '.join(self.blocks)}")
+        if self.indices != other.indices:
+            changes.append("sequence")
+        if self.weight != other.weight:
+            changes.append(f"loss_weight {other.weight:g} -> {self.weight:g}")
+        if self.model != other.model:
+            changes.append("model, noise model or data preparation")
+        if self.form != other.form:
+            changes.append(f"parametrisation {other.form} -> {self.form}")
+        if self.regularizers != other.regularizers:
+            changes.append(f"regularisers [{other.regularizers}] -> [{self.regularizers}]")
+        return "; ".join(changes)
+
+
+def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
+    """Root of the mean square of every block."""
+    vector = BlockVector(blocks)
+    return {name: math.sqrt(square / vector[name].size) for name, square in vector.dot_blocks(vector).items()}
+
+
+@dataclass
+class Problem:
+    """Loss over chosen patterns as a function of the refined blocks, around given variables. Patterns that are held out
+    are not among the chosen ones; ``n_values`` of the data are compared; ``start_positions`` are where the scan began,
+    (N, 2) px."""
+
+    objective: Objective
+    variables: Variables
+    blocks: tuple[str, ...]
+    indices: np.ndarray
+    weight: float
+    form: Parametrization
+    curvature: Curvature
+    use_diagonal: bool
+    model: str
+    regularizers: tuple[Regularizer, ...] = ()
+    regularizer_text: str = ""
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    n_values: int = 1
+    start_positions: Array = None
+    _diagonal: dict[str, Array] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> Signature:
+        forms = [getattr(self.form, name) for name in ("obj", "probe", "positions") if name in self.blocks]
+        forms += [item.text for name, item in self.form.filters.items() if name in self.blocks]
+        return Signature(
+            self.blocks,
+            self.indices.tobytes(),
+            self.weight,
+            self.model,
+            ", ".join(forms),
+            self.regularizer_text,
+        )
+
+    def rounding(self, loss: float) -> float:
+        """How much of a loss may be rounding, generously. Those of its terms have random signs: it is their root that
+        grows with their number, which matters where most of the loss is a constant (log-likelihoods)."""
+        eps = float(np.finfo(self.objective.backend.real).eps)
+        return 100 * eps * abs(loss) / math.sqrt(self.n_values)
+
+    def point(self) -> BlockVector:
+        return BlockVector(self.form.vector(self.variables, self.blocks))
+
+    def variables_at(self, point: BlockVector) -> Variables:
+        """All unknowns at a point."""
+        return self.form.variables(self.variables, point)
+
+    def __call__(self, point: BlockVector, limit: Limit | None = None) -> Sample:
+        """The objective at a point. Its gradient is left out (empty) where it is above the limit and that saves
+        time."""
+        variables = self.variables_at(point)
+        evaluated: Evaluated = self.objective.evaluate(
+            variables, self.blocks, self.indices, self.weight, self.regularizers, limit
+        )
+        if self.blocks and not evaluated.gradients:
+            return Sample(evaluated.loss, BlockVector({}), evaluated)
+        gradient = BlockVector(self.form.gradient(self.variables, point, evaluated.gradients))
+        evaluated.gradients = {}  # the vector has them; keep no second copy alive
+        return Sample(evaluated.loss, gradient, evaluated)
+
+    def diagonal(self, variables: Variables, blocks: Iterable[str], indices: np.ndarray) -> dict[str, Array]:
+        """The Gauss-Newton diagonal of some of the patterns, with respect to the vector."""
+        curvature = self.curvature.of_patterns(indices)
+        return self.form.diagonal(variables, curvature.diagonal(variables, blocks))
+
+    def precondition(self, gradient: BlockVector) -> BlockVector:
+        """P G D^-1 G^T P gradient, D the Gauss-Newton diagonal (or its largest value), P the band limits, G the filters
+        of steps.
+
+        With a soft edge of the band limits it takes the place of P. Gradients are inside the hard limits already.
+        """
+        if not self._diagonal:
+            diagonal = self.curvature.diagonal(self.variables, self.blocks)
+            diagonal = self.form.diagonal(self.variables, diagonal)
+            self._diagonal = (
+                diagonal if self.use_diagonal else {name: d.max() for name, d in diagonal.items()}
+            )
+        soft = self.form.limits.probe_steps is not None
+        damped = self.form.damp_adjoint(gradient) if soft else self.form.filter_adjoint(gradient)
+        return BlockVector(self.form.damp({name: damped[name] / self._diagonal[name] for name in gradient}))

@@ -1,0 +1,132 @@
+"""The state of a reconstruction between two epochs, and what may happen to it there."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pypty.backend.array import Array
+from pypty.constraints.probe import are_orthogonal, orthogonal_rotation, rotated
+from pypty.data.scan import Scan
+from pypty.engine.epochs.first_order import Progress
+from pypty.engine.epochs.problem import Signature
+from pypty.engine.epochs.stuck import FROZEN_EPOCHS, BlockMonitor, next_to_freeze
+from pypty.model.variables import Variables
+from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
+from pypty.optimize.vector import BlockVector
+from pypty.output.loss_log import EpochRecord
+
+_log = logging.getLogger(__name__)
+_ORTHOGONAL = 1e-6
+"""Overlap of probe modes that counts as none."""
+
+
+@dataclass
+class State:
+    """Everything that an exact restart needs.
+
+    Attributes
+    ----------
+    epoch : index of the next epoch
+    sample : loss and gradient at ``variables``, or None when they must be computed
+    signature : of the problem that ``sample`` and the optimiser's pairs belong to
+    rejected : consecutive rejected updates
+    monitor : which blocks were found to be stuck
+    frozen : blocks that are not refined before an epoch, because they were stuck
+    scan : the windows, where they were placed anew during the run; None = those of the start
+    progress : of first-order methods
+    snapshot : what the convergence monitor compares with; None before the first epoch
+    """
+
+    variables: Variables
+    epoch: int
+    optimizer: Lbfgs = field(default_factory=Lbfgs)
+    sample: Sample | None = None
+    signature: Signature | None = None
+    rejected: int = 0
+    monitor: BlockMonitor = field(default_factory=BlockMonitor)
+    frozen: dict[str, int] = field(default_factory=dict)
+    scan: Scan | None = None
+    progress: Progress = field(default_factory=Progress)
+    snapshot: dict[str, Array] | None = None
+    elapsed_s: float = 0.0
+    records: list[EpochRecord] = field(default_factory=list)
+    stop_reason: str = ""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Two rejected updates in a row; where a block is frozen already, one is enough."""
+        return self.rejected >= (1 if self.frozen else 2)
+
+    def release(self, everything: bool = False) -> list[str]:
+        """Refine blocks again that were frozen for long enough, or all; returns what was decided."""
+        over = [name for name, until in self.frozen.items() if everything or self.epoch >= until]
+        for name in over:
+            del self.frozen[name]
+        return [f"block '{name}' is refined again" for name in over]
+
+    def freeze(self, blocks: Sequence[str]) -> list[str]:
+        """Freeze one of the refined blocks when updates keep being rejected; returns what was decided."""
+        name = next_to_freeze(blocks) if self.is_stuck else None
+        if name is None:
+            return []
+        until = self.frozen[name] = self.epoch + FROZEN_EPOCHS
+        return [f"{self.rejected} rejected updates in a row: block '{name}' is frozen until epoch {until}"]
+
+    def forget(self, why: str) -> None:
+        """Gradient and history belong to another point or problem."""
+        _log.info("epoch %d: history reset (%s)", self.epoch, why)
+        self.optimizer.reset()
+        self.sample = None
+
+    def change(self, variables: Variables, changed: Sequence[str]) -> None:
+        """Take over what was changed by hand, if anything was."""
+        if changed:
+            self.variables = variables
+            self.forget(", ".join(changed))
+
+    def take(self, variables: Variables, why: str) -> None:
+        """Go on from another point; what was known of the last one, if anything was, is forgotten."""
+        if self.sample is not None or self.optimizer.pairs:
+            self.forget(why)
+        self.variables = variables
+
+    def move(self, variables: Variables, by: str) -> None:
+        """Take over steps of another method: what L-BFGS knows, and how often it was rejected, is of another point."""
+        self.take(variables, by)
+        self.signature, self.rejected = None, 0
+
+    def make_modes_orthogonal(self, why: str = "keep_probe_states_orthogonal") -> None:
+        """Rotate the probe modes (``keep_probe_states_orthogonal``, or the constraint ``ortho_pmode``).
+
+        A sum of intensities does not see that, so gradient and history turn along, unless they are of something else
+        than the complex modes.
+        """
+        probe = self.variables.probe
+        if probe.shape[-3] < 2 or are_orthogonal(probe, _ORTHOGONAL):
+            return
+        rotation = orthogonal_rotation(probe)
+        self.variables = self.variables.replace({"probe": rotated(probe, rotation)})
+        _log.info("epoch %d: probe modes made orthogonal (%s)", self.epoch, why)
+        known = self.signature
+        if known is None:
+            return  # nothing is known yet
+        if "fourier" in known.form or "probe_mod_reg_weight" in known.regularizers:
+            self.forget(why)
+            return
+
+        self.turn("probe", lambda modes: rotated(modes, rotation))
+
+    def turn(self, name: str, turned: Callable[[Array], Array]) -> None:
+        """Apply an orthogonal map to a block of gradient and history: its numbers now mean something else."""
+
+        def apply(vector: BlockVector) -> BlockVector:
+            return BlockVector(
+                {key: turned(array) if key == name else array for key, array in vector.items()}
+            )
+
+        if self.sample is not None:
+            self.sample = dataclasses.replace(self.sample, gradient=apply(self.sample.gradient))
+        self.optimizer = Lbfgs([Pair(apply(pair.s), apply(pair.y)) for pair in self.optimizer.pairs])

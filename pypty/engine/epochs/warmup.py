@@ -1,0 +1,155 @@
+"""The first epochs of a reconstruction from vacuum: mini-batches, with a preconditioned step after each.
+
+One such pass does what about eight passes of full-batch L-BFGS do (benchmarks/README.md): every pattern is scored
+against an object that the patterns before it have improved already. L-BFGS then takes over, and removes the noise that
+steps on few patterns leave.
+
+Whatever the noise model, the gradient is that of amplitudes, whose curvature is bounded: there is no line search.
+A step is x <- x - s P D^-1 G, with G and the Gauss-Newton diagonal D (objective/curvature.py) of the patterns of the
+batch and P the band limit; for the object that is the update of ePIE (Maiden and Rodenburg, Ultramicroscopy 109 (2009)
+1256) for many positions at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from pypty.engine.epochs.problem import Problem
+from pypty.model.variables import Variables
+from pypty.objective.objective import Evaluated
+from pypty.output.loss_log import EpochRecord
+from pypty.params.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+STEPS: Mapping[str, float] = MappingProxyType({"obj": 1.0, "probe": 0.5})
+"""The blocks that move, and the length s of their steps: 1 is Newton's, from 2 on steps diverge. The probe is in every
+pattern and is known better than the vacuum."""
+_BATCHES_PER_OVERLAP = 3.5
+_ATTEMPTS = 4
+FALL = 0.95
+"""Errors fall as long as those of the last quarter of a pass are less than this fraction of those of the first."""
+MOST_EPOCHS = 20
+_EXPLOSION = 1e4
+_GROWTH = 3.0
+"""More than what differs between a few patterns; steps that diverge do so by orders."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over the patterns.
+
+    Attributes
+    ----------
+    variables : after it
+    loss, sse : summed over the batches, each before its own step; a loss of ``loss_scale`` ratio is their mean
+    step : factor on :data:`STEPS`; 0 if even the shortest diverged, and nothing was changed
+    passes : how many were tried
+    loss_terms : value of each term of ``loss_terms``, as the loss
+    falling : the errors per pattern were still falling at its end: another pass will gain, too
+    """
+
+    variables: Variables
+    loss: float
+    sse: float
+    step: float
+    passes: int
+    falling: bool = False
+    loss_terms: dict[str, float] = field(default_factory=dict)
+
+
+def goes_on(settings: Settings, records: Sequence[EpochRecord], optimizer: str = "lbfgs") -> bool:
+    """Whether the next epoch belongs to the warm-up (``warmup_epochs``).
+
+    "auto" begins one where patterns in the far field are reconstructed from vacuum, and goes on as long as errors fall
+    within a pass: two passes are enough for a thin object on a dense scan, six for a thick crystal
+    (benchmarks/README.md). Only L-BFGS needs it.
+    """
+    done = [record.warm_up for record in records]
+    if not all(done):
+        return False
+    asked, obj = settings["warmup_epochs"], settings["obj"]
+    if asked != "auto":
+        return len(done) < int(asked)
+    if optimizer != "lbfgs":
+        return False
+    if done:
+        return done[-1] == "falling" and len(done) < MOST_EPOCHS
+    vacuum = obj is None or bool((obj == 1).all())
+    first = settings["epoch_prev"] == 0 and not settings["skip_preprocessing"]
+    return vacuum and first and settings["recon_type"] == "far_field" and settings["masks"] is None
+
+
+def number_of_batches(problem: Problem) -> int:
+    """3.5 sqrt(overlap), overlap = how many patterns light the same pixel: then a batch covers the object evenly, and
+    there are enough steps in a pass. Measured on dense (83) and sparse (9) scans; benchmarks/README.md."""
+    overlap = problem.curvature.overlap(problem.variables.probe, problem.variables.obj.shape[-2:])
+    n = len(problem.indices)
+    return max(1, min(n, round(_BATCHES_PER_OVERLAP * math.sqrt(overlap))))
+
+
+def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
+    """One pass. If the errors grow, it is done again with half the step.
+
+    Parameters
+    ----------
+    problem : of the epoch; its regularisers are left to L-BFGS
+    batches : sorted indices of the patterns of each
+    """
+    problem = dataclasses.replace(
+        problem,
+        objective=problem.objective.for_batches(
+            min(map(len, batches)), problem.variables
+        ).with_bounded_slope(),
+        curvature=dataclasses.replace(problem.curvature, scale=problem.weight, relative=False),
+    )
+    step, tried = 1.0, None
+    for attempt in range(_ATTEMPTS):
+        tried = _one_pass(problem, batches, step)
+        if tried.step > 0:
+            return dataclasses.replace(tried, passes=attempt + 1)
+        _log.info("warm-up: errors grow with steps of %g; again with half of it", step)
+        step /= 2
+    assert tried is not None
+    return dataclasses.replace(tried, variables=problem.variables, passes=_ATTEMPTS)
+
+
+def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> Pass:
+    variables, loss, errors = problem.variables, 0.0, []
+    terms: dict[str, float] = {}
+    for chosen in batches:
+        variables, found = _one_step(problem, variables, chosen, step)
+        share = 1.0 if problem.objective.adds_up else len(chosen) / len(problem.indices)
+        loss += share * found.loss
+        for name, value in found.loss_terms.items():
+            terms[name] = terms.get(name, 0.0) + share * value
+        errors.append(found.sse / len(chosen))
+        if not errors[-1] < _EXPLOSION * errors[0]:
+            break
+    sse = float(sum(error * len(chosen) for error, chosen in zip(errors, batches, strict=False)))
+    quarter = max(1, len(errors) // 4)
+    before, after = float(np.mean(errors[:quarter])), float(np.mean(errors[-quarter:]))
+    grows = not (math.isfinite(loss) and after <= _GROWTH * max(errors[0], before))
+    return Pass(variables, loss, sse, 0.0 if grows else step, 1, after < FALL * before, terms)
+
+
+def _one_step(
+    problem: Problem, variables: Variables, chosen: np.ndarray, step: float
+) -> tuple[Variables, Evaluated]:
+    """The variables after a step on some patterns, and what was found before it."""
+    form, blocks = problem.form, [name for name in problem.blocks if name in STEPS]
+    found = problem.objective.evaluate(variables, blocks, chosen, problem.weight)
+    diagonal = problem.diagonal(variables, blocks, chosen)
+    point = form.vector(variables, blocks)
+    gradient = form.filter_adjoint(form.gradient_as_it_is(variables, point, found.gradients))
+    change = form.damp({name: gradient[name] / diagonal[name] for name in blocks})
+    moved = {name: point[name] - step * STEPS[name] * change[name] for name in blocks}
+    found.gradients = {}
+    return form.variables(variables, moved), found

@@ -1,0 +1,323 @@
+"""resume.h5: everything that an exact restart needs, in one file that is replaced in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pypty.backend.array import Backend, to_host
+from pypty.backend.fft import export_wisdom, import_wisdom
+from pypty.data.scan import Scan
+from pypty.engine.epochs.first_order import Progress
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Signature
+from pypty.engine.epochs.state import State
+from pypty.engine.epochs.stuck import BlockMonitor
+from pypty.engine.setup.assembly import Setup, data_fingerprint
+from pypty.engine.setup.start import start_distances
+from pypty.errors import CheckpointError
+from pypty.model.variables import BLOCKS, Variables
+from pypty.objective.objective import Evaluated
+from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
+from pypty.optimize.vector import BlockVector
+from pypty.output.checkpoints import RESUME_FILE
+from pypty.output.files import atomic
+from pypty.output.loss_log import EpochRecord
+
+FORMAT = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """A state read back, with what fixes the rounding."""
+
+    state: State
+    batch_size: int
+    n_threads: int
+    device: str
+
+    def rounding(self, setup: Setup) -> tuple[int | None, int | None]:
+        """Batch size and threads that repeat the rounding of the earlier run; None where the plan decides.
+
+        On another device, or where the user names one of them, the earlier ones mean nothing.
+        """
+        if self.device != setup.backend.name or setup.settings["compute_batch"] != "auto":
+            return None, None
+        return self.batch_size, self.n_threads if setup.settings["n_threads"] is None else None
+
+
+def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
+    """Write the state after an epoch.
+
+    Every random generator is derived from (seed, epoch), so these two are the random state.
+    """
+    state = run.state
+    with atomic(folder / RESUME_FILE) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(
+            format=FORMAT,
+            pypty_version=version,
+            numpy_version=np.__version__,
+            epoch=state.epoch,
+            rejected=state.rejected,
+            elapsed_s=state.elapsed_s,
+            seed=run.settings["seed"],
+            batch_size=run.objective.batch_size,
+            n_threads=run.objective.n_threads,
+            precision=run.settings["default_dtype"],
+            device=run.setup.backend.name,
+            data=run.data_fingerprint,
+            frozen=json.dumps(state.frozen),
+            monitor=json.dumps(dataclasses.asdict(state.monitor)),
+        )
+        if run.setup.backend.fft_library == "fftw":
+            file["fftw_wisdom"] = json.dumps(export_wisdom())
+        _write_scan(file, run)
+        _write_vector(file.create_group("variables"), BlockVector(state.variables.blocks(BLOCKS)))
+        if state.signature is not None:
+            group = file.create_group("signature")
+            group.attrs.update(
+                blocks=json.dumps(state.signature.blocks),
+                weight=state.signature.weight,
+                model=state.signature.model,
+                form=state.signature.form,
+                regularizers=state.signature.regularizers,
+            )
+            group["indices"] = np.frombuffer(state.signature.indices, dtype=np.int64)
+        if state.sample is not None:
+            group = file.create_group("sample")
+            group.attrs.update(
+                value=state.sample.value,
+                sse=state.sample.info.sse,
+                terms=json.dumps(state.sample.info.terms),
+                loss_terms=json.dumps(state.sample.info.loss_terms),
+            )
+            group["parts"] = state.sample.info.parts
+            _write_vector(group.create_group("gradient"), state.sample.gradient)
+        pairs = file.create_group("pairs")
+        for index, pair in enumerate(state.optimizer.pairs):
+            group = pairs.create_group(f"{index:05d}")
+            _write_vector(group.create_group("s"), pair.s)
+            _write_vector(group.create_group("y"), pair.y)
+        _write_progress(file.create_group("progress"), state.progress)
+        if state.snapshot is not None:
+            group = file.create_group("snapshot")
+            for name, array in state.snapshot.items():
+                group[name] = to_host(array)
+        file["history"] = json.dumps([dataclasses.asdict(record) for record in state.records])
+
+
+def read_resume(folder: Path, setup: Setup) -> Resumed:
+    """Read the state back onto the device of ``setup``.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, or belongs to other data, another precision or other shapes.
+    """
+    path = folder / RESUME_FILE
+    try:
+        with h5py.File(path, "r") as file:
+            _check_origin(file, path, setup)
+            if "fftw_wisdom" in file and setup.backend.fft_library == "fftw":
+                import_wisdom(json.loads(file["fftw_wisdom"].asstr()[()]))
+            return _read(file, path, setup)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read: {error}; start again from co.npy, cp.npy, cg.npy with "
+            "pypty.load_checkpoint(folder)"
+        ) from error
+
+
+def _check_origin(file: Any, path: Path, setup: Setup) -> None:
+    if int(file.attrs["format"]) != FORMAT:
+        raise CheckpointError(f"{str(path)!r} has format {file.attrs['format']}; this version reads {FORMAT}")
+    precision = setup.settings["default_dtype"]
+    if file.attrs["precision"] != precision:
+        raise CheckpointError(
+            f"{str(path)!r} was computed in {file.attrs['precision']} precision, but default_dtype is "
+            f"{precision!r}; use the same, or start from pypty.load_checkpoint(folder)"
+        )
+    if file.attrs["data"] != data_fingerprint(setup):
+        raise CheckpointError(
+            f"{str(path)!r} belongs to other data than the ones given now (other shape, type or "
+            "values); to continue with new data use pypty.load_checkpoint(folder)"
+        )
+
+
+def _read(file: Any, path: Path, setup: Setup) -> Resumed:
+    backend = setup.backend
+    blocks = _read_vector(file["variables"], backend)
+    variables = Variables(**{name: blocks[name] for name in BLOCKS if name in blocks})
+    scan = _read_scan(file, path, setup)
+    _check_shapes(variables, path, setup, scan or setup.scan)
+    state = State(
+        variables,
+        int(file.attrs["epoch"]),
+        rejected=int(file.attrs["rejected"]),
+        frozen={name: int(until) for name, until in json.loads(file.attrs["frozen"]).items()},
+        monitor=BlockMonitor(**json.loads(file.attrs["monitor"])),
+        scan=scan,
+        elapsed_s=float(file.attrs["elapsed_s"]),
+    )
+    if "signature" in file:
+        group = file["signature"]
+        state.signature = Signature(
+            tuple(json.loads(group.attrs["blocks"])),
+            group["indices"][()].tobytes(),
+            float(group.attrs["weight"]),
+            str(group.attrs["model"]),
+            str(group.attrs["form"]),
+            str(group.attrs["regularizers"]),
+        )
+    if "sample" in file:
+        group = file["sample"]
+        info = Evaluated(
+            float(group.attrs["value"]),
+            float(group.attrs["sse"]),
+            {},
+            json.loads(group.attrs["terms"]),
+            group["parts"][()],
+            json.loads(group.attrs.get("loss_terms", "{}")),
+        )
+        state.sample = Sample(info.loss, _read_vector(group["gradient"], backend), info)
+    state.optimizer = Lbfgs(
+        [
+            Pair(
+                _read_vector(file["pairs"][key]["s"], backend), _read_vector(file["pairs"][key]["y"], backend)
+            )
+            for key in sorted(file["pairs"])
+        ]
+    )
+    state.progress = _read_progress(file["progress"])
+    if "snapshot" in file:
+        state.snapshot = {name: backend.asarray(item[()]) for name, item in file["snapshot"].items()}
+    records = json.loads(file["history"].asstr()[()])
+    state.records = [
+        EpochRecord(**{**record, **{key: tuple(record[key]) for key in ("blocks", "mean_tilt_mrad")}})
+        for record in records
+    ]
+    return Resumed(
+        state, int(file.attrs["batch_size"]), int(file.attrs["n_threads"]), str(file.attrs["device"])
+    )
+
+
+def _write_progress(group: Any, progress: Progress) -> None:
+    """A first-order method between two epochs, its moments to the last bit."""
+    group.attrs.update(
+        name=progress.name,
+        steps=progress.steps,
+        epochs=progress.epochs,
+        probe_scale=progress.probe_scale,
+        schedule=json.dumps(progress.schedule),
+    )
+    for part, moments in progress.moments.items():
+        own = group.create_group(part)
+        for name, value in moments.items():
+            own[name] = np.asarray(to_host(value))
+
+
+def _read_progress(group: Any) -> Progress:
+    """Moments stay on the host: the method takes them to its device, and knows which counters do not belong there."""
+    moments = {
+        part: {name: np.asarray(item[()]) for name, item in own.items()} for part, own in group.items()
+    }
+    return Progress(
+        str(group.attrs["name"]),
+        moments,
+        int(group.attrs["steps"]),
+        int(group.attrs["epochs"]),
+        json.loads(group.attrs["schedule"]),
+        float(group.attrs["probe_scale"]),
+    )
+
+
+def _write_scan(file: Any, run: Reconstruction) -> None:
+    """Where the windows began, and where they are if they were placed anew."""
+    file["corners"] = run.start_corners
+    scan = run.state.scan
+    if scan is not None:
+        group = file.create_group("scan")
+        group["positions"], group["corners"], group["moved"] = scan.positions, scan.corners, scan.moved
+        group["object_shape"] = scan.object_shape
+
+
+def _read_scan(file: Any, path: Path, setup: Setup) -> Scan | None:
+    if not np.array_equal(file["corners"][()], setup.scan.corners):
+        raise CheckpointError(
+            f"{str(path)!r}: the positions given now place the windows elsewhere than in the run to continue; leave "
+            "them as they were, or start from pypty.load_checkpoint(folder)"
+        )
+    if "scan" not in file:
+        return None
+    group = file["scan"]
+    ny, nx = (int(n) for n in group["object_shape"])
+    return Scan(group["positions"][()], group["corners"][()], (ny, nx), group["moved"][()])
+
+
+def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) -> None:
+    """The state must have the dimensions that the parameters ask for."""
+    names = ("window y", "window x", "patterns", "slices", "slice distances")
+    sizes = setup.plan.sizes
+    expected = (
+        *setup.grid.shape,
+        len(scan.positions),
+        sizes.slices,
+        len(start_distances(setup.settings, sizes.slices)),
+    )
+    probe_axes = 3 if setup.settings["probe_marker"] is None else 4
+    if variables.obj.ndim != 4 or variables.probe.ndim != probe_axes or variables.positions.ndim != 2:
+        raise CheckpointError(
+            f"{str(path)!r} does not fit: obj, probe and positions have {variables.obj.ndim}, "
+            f"{variables.probe.ndim} and {variables.positions.ndim} axes, expected 4, {probe_axes} and 2"
+        )
+    found = (
+        *variables.probe.shape[-2:],
+        variables.positions.shape[0],
+        variables.obj.shape[1],
+        len(variables.slice_distances),
+    )
+    wrong = [
+        f"{name} {have} (now {want})"
+        for name, have, want in zip(names, found, expected, strict=True)
+        if have != want
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{str(path)!r} has other dimensions than the parameters give now: {', '.join(wrong)}"
+        )
+    _check_blocks(variables, path, setup)
+    ends = scan.corners.max(axis=0) + np.array(setup.grid.shape)
+    if (ends > np.array(variables.obj.shape[-2:])).any() and setup.settings["use_full_FOV"]:
+        raise CheckpointError(
+            f"{str(path)!r} has an object of {variables.obj.shape[-2:]} pixels, but the scan now needs "
+            f"{tuple(int(end) for end in ends)}"
+        )
+
+
+def _check_blocks(variables: Variables, path: Path, setup: Setup) -> None:
+    """The state must have the effects that the parameters ask for, in the same shapes."""
+    fresh = setup.variables()
+    for name in BLOCKS:
+        have, want = variables.block(name), fresh.block(name)
+        shapes = tuple(None if array is None else array.shape for array in (have, want))
+        if name not in ("obj", "positions") and shapes[0] != shapes[1]:
+            raise CheckpointError(
+                f"{str(path)!r} has {name} of shape {shapes[0]}, but the parameters now ask for {shapes[1]}"
+            )
+
+
+def _write_vector(group: Any, vector: BlockVector) -> None:
+    for name, array in vector.items():
+        group[name] = to_host(array)
+
+
+def _read_vector(group: Any, backend: Backend) -> BlockVector:
+    """Blocks in their canonical order: sums over blocks must round as they did."""
+    return BlockVector({name: backend.asarray(group[name][()]) for name in BLOCKS if name in group})

@@ -1,0 +1,1 @@
+"""From checked parameters to a reconstruction that is ready to start."""

@@ -1,0 +1,309 @@
+"""A checked reconstruction, ready to start, and the parts that it is made of."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.backend.array import Array, Backend
+from pypty.data.feed import Feed
+from pypty.data.plates import PhasePlateSource
+from pypty.data.preprocess import Preprocess, to_centre, to_corner
+from pypty.data.scan import Scan
+from pypty.data.sources import PatternSource, fingerprint
+from pypty.data.survey import Survey
+from pypty.engine.setup.geometry import Geometry
+from pypty.engine.setup.mean_patterns import MeanPatterns
+from pypty.engine.setup.memory import MemoryPlan
+from pypty.engine.setup.start import start_variables
+from pypty.model.forward import build_model
+from pypty.model.options import TILT_MODES, ModelOptions, NearField
+from pypty.model.parametrization import BandLimits
+from pypty.model.variables import Variables
+from pypty.objective.combined import LossTerms, make_loss_terms
+from pypty.objective.curvature import Curvature
+from pypty.objective.noise import NoiseModel, dark_counts, make_noise_model
+from pypty.objective.objective import Objective
+from pypty.objective.regularizers import RegularizerContext, outside_aperture
+from pypty.optics.grid import Grid, object_band_mask
+from pypty.params.checks.effects import has_background, has_current, has_tilts
+from pypty.params.checks.model import mode_weights
+from pypty.params.settings import Settings
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A checked reconstruction, ready to start.
+
+    Attributes
+    ----------
+    settings : the checked parameters
+    backend : device and precision
+    source : the patterns, or None (simulation only)
+    grid : sampling of the padded window
+    scan : windows on the object
+    plan : memory and batches
+    preprocess : virtual changes to the patterns
+    survey : mean pattern, or None without data
+    geometry : numbers of patterns and pixels
+    plates : phase plates, or None
+    """
+
+    settings: Settings
+    backend: Backend
+    source: PatternSource | None
+    grid: Grid
+    scan: Scan
+    plan: MemoryPlan
+    preprocess: Preprocess
+    survey: Survey | None
+    geometry: Geometry
+    plates: PhasePlateSource | None = None
+
+    @property
+    def multiplier(self) -> float:
+        """Factor of every count: ``data_multiplier``, with ``data_normalization``."""
+        return self.settings["data_multiplier"] if self.survey is None else self.survey.multiplier
+
+    @property
+    def crop(self) -> int:
+        """Pixels of the model's rim that are not compared with data."""
+        seen = self.settings["use_padded_intensity"] and self.settings["masks"] is None
+        return 0 if seen else self.settings["data_pad"]
+
+    @property
+    def near_field(self) -> bool:
+        return bool(self.settings["recon_type"] == "near_field")
+
+    def to_model(self, patterns: np.ndarray) -> np.ndarray:
+        """From the order of the data to that of the model: in the far field the zero frequency comes first."""
+        return patterns if self.near_field or self.settings["masks"] is not None else to_corner(patterns)
+
+    def from_model(self, patterns: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`to_model`; sums of virtual detectors are (N, D)."""
+        if self.settings["masks"] is not None:
+            return patterns[:, 0]
+        return patterns if self.near_field else to_centre(patterns)
+
+    def variables(self) -> Variables:
+        """The starting values of all unknowns; unless skip_preprocessing, inside their band limits."""
+        variables = start_variables(
+            self.settings, self.scan, self.grid, self.geometry, self.seen.start_counts(), self.backend
+        )
+        if self.settings["skip_preprocessing"] or self.settings["epoch_prev"] > 0:
+            return variables
+        limits = self.band_limits(variables)
+        blocks = variables.blocks(("obj", "probe"))
+        return variables.replace({name: limits.damp(name, array) for name, array in blocks.items()})
+
+    def band_limits(self, variables: Variables) -> BandLimits:
+        """The subspaces in which object and probe are refined."""
+        settings, backend = self.settings, self.backend
+        cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
+        rolloff = settings["smooth_rolloff"]
+        shape, pixels = variables.obj.shape[-2:], self.grid.pixel_size_A
+        masks: dict[str, np.ndarray] = {"probe": self.grid.band_mask(cutoff)}
+        if rolloff > 0:
+            masks["probe_steps"] = self.grid.soft_band_mask(cutoff, rolloff)
+        if not settings["lazy_clean"]:
+            masks["obj"] = object_band_mask(shape, pixels, cutoff)
+            if rolloff > 0:
+                masks["obj_steps"] = object_band_mask(shape, pixels, cutoff, rolloff)
+        return BandLimits(**{name: backend.asarray(mask, backend.real) for name, mask in masks.items()})
+
+    def probe_aperture(self) -> np.ndarray | float | None:
+        """``probe_constraint_mask``, or the aperture of the start."""
+        mask = self.settings["probe_constraint_mask"]
+        return self.settings["aperture_mask"] if mask is None else mask
+
+    def probe_aperture_mask(self) -> np.ndarray | None:
+        """(ky, kx) 1 inside :meth:`probe_aperture`, zero frequency first; None when there is none."""
+        aperture = self.probe_aperture()
+        return None if aperture is None else 1 - outside_aperture(aperture, self.grid.shape)
+
+    @functools.cached_property
+    def seen(self) -> MeanPatterns:
+        """What is known of the patterns before the first epoch, on the pixels of the waves."""
+        return MeanPatterns(
+            self.settings,
+            self.source,
+            self.grid,
+            self.preprocess,
+            self.survey,
+            self.geometry,
+            self.multiplier,
+            self.crop,
+            self.near_field,
+        )
+
+    def mean_pattern(self) -> np.ndarray | None:
+        """(ny, nx) mean measured counts in the padded window of the waves, centred; None without data."""
+        return self.seen.mean_pattern()
+
+    def feed(self) -> Feed:
+        """Batches of the measured patterns; in memory if the plan says so."""
+        feed = Feed(
+            self.backend,
+            self.source,
+            self.scan.corners,
+            self.preprocess,
+            self.settings["detector_mask"],
+            self.multiplier,
+            self.to_model,
+            self.plan.resident_on_device,
+        )
+        if self.plan.resident or feed.resident_on_device:
+            feed.make_resident()
+        return feed
+
+    def objective(
+        self,
+        feed: Feed,
+        subpixel: bool,
+        propagation: str,
+        batch_size: int | None = None,
+        n_threads: int | None = None,
+    ) -> Objective:
+        """The loss over all patterns.
+
+        Parameters
+        ----------
+        subpixel : windows are, or may move, off the pixel grid
+        propagation : ``propmethod`` of the epoch
+        """
+        model = build_model(self.model_options(subpixel, propagation), self.backend)
+        terms = self._loss_terms()
+        noise = self._noise_model(model.reachable) if terms is None else terms.noise
+        batch, threads = batch_size or self.plan.batch, n_threads or self.plan.n_threads
+        return Objective(self.backend, model, feed, noise, batch, threads, terms)
+
+    def _noise_model(self, reachable: Array = None) -> NoiseModel:
+        settings = self.settings
+        return make_noise_model(
+            settings["algorithm"],
+            float(self.mean_in_corner().max()),
+            self.backend.real,
+            reachable,
+            settings["detector_gain"],
+            settings["readout_noise"],
+        )
+
+    def _loss_terms(self) -> LossTerms | None:
+        """``loss_terms``; None = ``algorithm`` is the loss."""
+        settings = self.settings
+        if settings["loss_terms"] is None:
+            return None
+        dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
+        given, scale, weights = (settings[key] for key in ("loss_terms", "loss_scale", "obj_mode_weights"))
+        resampled = settings["simu_match_mode"] == "resample"
+        pixels = math.prod(self.grid.shape) / math.prod(self.data_shape) if resampled else 1.0
+        exact = settings["deterministic"]
+        return make_loss_terms(given, scale, dark, self.grid.shape, weights, exact, pixels)
+
+    def model_options(self, subpixel: bool, propagation: str) -> ModelOptions:
+        """Which physical effects the parameters ask for."""
+        settings = self.settings
+        defocus = settings["defocus_array"].ravel()
+        near = NearField(defocus, settings["Cs"], settings["alpha_near_field"]) if self.near_field else None
+        masks = settings["masks"]
+        marker = settings["aberration_marker"]
+        return ModelOptions(
+            self.grid,
+            settings["damping_cutoff_multislice"],
+            subpixel,
+            settings["lazy_clean"],
+            self.crop,
+            propagation,
+            settings["tilt_mode"] if has_tilts(settings) else None,
+            settings["probe_marker"],
+            marker,
+            0 if marker is None else settings["aberrations_array"].shape[1],
+            self.plates,
+            near,
+            settings["upsample_pattern"],
+            masks if masks is None or self.near_field else to_corner(masks),
+            has_current(settings),
+            has_background(settings),
+            settings["detector_blur_std"] > 0,
+            settings["executor"],
+            self.plan.keep_every,
+            self.plan.sizes.object_modes,
+            1 if settings["tilts"] is None else len(settings["tilts"]),
+            any(settings.may_be_on(key) for key in ("update_slice_distances", "update_tilts")),
+            settings["deterministic"],
+            mode_weights(settings),
+            settings["obj_preblur_std"],
+            None if settings["simu_Npix"] is None else self.geometry.detector,
+            settings["simu_match_mode"] == "resample",
+            settings["detector_blur_edge"] == "reflect",
+        )
+
+    def regularizer_context(self) -> RegularizerContext:
+        """What penalties need to know about the run."""
+        settings, size = self.settings, self.settings["scan_size"]
+        return RegularizerContext(
+            self.grid,
+            settings["damping_cutoff_multislice"],
+            None if size is None else (int(size[0]), int(size[1])),
+            settings["scan_step_A"],
+            float(settings["slice_distances"][0]),
+            self.probe_aperture(),
+        )
+
+    def curvature(self, indices: np.ndarray, weight: float) -> Curvature:
+        """The preconditioner of the loss over these patterns, with ``loss_weight``."""
+        settings, mean = self.settings, self.mean_in_corner()
+        seen = mean if self.survey is None or settings["masks"] is None else self.survey.mean
+        terms = self._loss_terms()
+        n_values = len(indices) * math.prod(self.data_shape)
+        scale = self._noise_model().curvature(seen) if terms is None else terms.curvature(seen, n_values)
+        return Curvature(
+            self.backend,
+            self.grid,
+            self.scan.corners,
+            indices,
+            mean,
+            weight * scale,
+            terms is not None and terms.ratio,
+            self.near_field,
+            TILT_MODES[settings["tilt_mode"]],
+            float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
+            self._compared_mean(),
+            mode_weights(settings),
+        )
+
+    def _compared_mean(self) -> np.ndarray | None:
+        """(ky, kx) mean counts as the patterns are compared, centred; None without data, or with virtual detectors."""
+        if self.survey is None or self.settings["masks"] is not None:
+            return None
+        mean = np.pad(self.survey.mean, (self.geometry.compared[0] - self.geometry.detector[0]) // 2)
+        return mean if self.preprocess.rim is None else mean + self.preprocess.rim * self.multiplier
+
+    @property
+    def data_shape(self) -> tuple[int, int]:
+        """Shape of what is compared for each pattern."""
+        masks = self.settings["masks"]
+        return self.geometry.compared if masks is None else (1, len(masks))
+
+    def mean_in_corner(self) -> np.ndarray:
+        """Mean counts in the order of the waves' detector (zeros without data)."""
+        mean = self.mean_pattern()
+        if mean is None:
+            return np.zeros(self.grid.shape)
+        return mean if self.near_field else to_corner(mean)
+
+    def close(self) -> None:
+        """Release the files."""
+        if self.source is not None:
+            self.source.close()
+        if self.plates is not None:
+            self.plates.close()
+
+
+def data_fingerprint(setup: Setup) -> str:
+    """A short hash of the patterns, and of the phase plates that belong to them; "" without any."""
+    plates = "" if setup.plates is None else setup.plates.fingerprint()
+    return plates if setup.source is None else fingerprint(setup.source) + plates

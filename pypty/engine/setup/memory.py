@@ -1,0 +1,369 @@
+"""How much memory a reconstruction takes, written down, and the batch size that follows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from pypty.backend.array import Backend, available_cores, select
+from pypty.backend.memory import free_bytes
+from pypty.errors import ResourceError
+from pypty.model.options import TILT_MODES
+from pypty.model.stages import INTEGRATORS
+from pypty.optimize.update_rules import METHODS
+from pypty.params.checks.combinations import optimizers
+from pypty.params.checks.effects import has_current, has_tilts
+from pypty.params.checks.model import mode_weights
+from pypty.params.schedule import Constant
+from pypty.params.schema.batches import NOT_FIRST_ORDER
+from pypty.params.settings import Settings
+
+_GIB = 2**30
+CPU_BATCH_BYTES = 6 * 2**20
+"""On the CPU a batch is kept about as small as the caches: larger ones are slower (benchmarks/README.md)."""
+GPU_BATCH_LIMIT = 1024
+GPU_ENOUGH = 32
+"""Patterns that keep a GPU busy: waves are computed again only where fewer fit."""
+_VECTORS = 5
+"""Copies of object and probe that live at the same time in an iteration: point, gradient, direction, trial, and the
+projection of its gradient."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Waves that are kept for the way back, besides those of plain multislice.
+
+    Attributes
+    ----------
+    probe : of the shape of the probe (P), from effects before the specimen
+    exit : of the shape of an exit wave (P O), from effects after the specimen
+    single : of the shape of a window, from fractional steps
+    exit_per_slice : the same for every slice, from fractional steps
+    real : real arrays of the shape of a pattern, from what happens to counts
+    windows : of the shape of the windows of all slices and of four (S O + 4 O), from what changes them
+    """
+
+    probe: int = 0
+    exit: int = 0
+    single: int = 0
+    exit_per_slice: int = 0
+    real: int = 0
+    windows: int = 0
+
+
+def extra_steps(settings: Settings) -> Steps:
+    """What the effects that the parameters ask for keep; the numbers are those that tests/test_memory.py measures."""
+    before, _, after = TILT_MODES[settings["tilt_mode"]] if has_tilts(settings) else (False,) * 3
+    plates, groups = settings["phase_plate_in_h5"] is not None, settings["aberration_marker"] is not None
+    near = settings["recon_type"] == "near_field"
+    fractional = max(_waves_of(name) for name in ever_chosen(settings))
+    return Steps(
+        probe=2 * (before + groups + plates) + (settings["probe_marker"] is not None),
+        exit=after + 3 * near,
+        single=6 * (fractional > 0),
+        exit_per_slice=fractional,
+        real=2 * (settings["detector_blur_std"] > 0)
+        + has_current(settings)
+        + (settings["simu_Npix"] is not None)
+        + 2 * (mode_weights(settings) is not None),
+        windows=int(settings["obj_preblur_std"] > 0),
+    )
+
+
+def _waves_of(propmethod: str) -> int:
+    """Waves that an integrator keeps for each slice, besides that of plain multislice: one for each of its steps
+    through the potential, but one where all steps follow each other."""
+    branches = INTEGRATORS.get(propmethod, ())
+    steps = sum(kind == "T" for _, branch in branches for kind, _ in branch)
+    return steps - 1 if len(branches) == 1 else steps
+
+
+def shared_bytes(settings: Settings, window: tuple[int, int]) -> int:
+    """What effects keep for all batches together: the transfer function of every group of aberrations with its phases
+    and basis, virtual detectors (twice: as they came, and on the device), and the matrices of the detector blur."""
+    pixels = window[0] * window[1]
+    total = 0
+    if settings["aberration_marker"] is not None:
+        groups, terms = settings["aberrations_array"].shape
+        total += pixels * (8 * 3 * terms + (16 + 16 + 16) * groups)
+    if settings["masks"] is not None:
+        total += 2 * settings["masks"].nbytes
+    if settings["detector_blur_std"] > 0 or settings["simu_Npix"] is not None:
+        total += 8 * 4 * (window[0] ** 2 + window[1] ** 2)
+    return int(total)
+
+
+def ever_chosen(settings: Settings) -> tuple[str, ...]:
+    """Values of ``propmethod`` that some epoch may have."""
+    schedule = settings.schedules["propmethod"]
+    return (schedule.value,) if isinstance(schedule, Constant) else ("multislice", *INTEGRATORS)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Everything the estimate depends on.
+
+    Attributes
+    ----------
+    data_bytes : of all prepared patterns, in their own type
+    compared : values of a pattern that are compared with data
+    executor : "stages", "fused" or "split": what computes the waves
+    spectra : slice distances or tilts are refined, which needs the spectrum of every wave
+    """
+
+    n_patterns: int
+    window: tuple[int, int]
+    probe_modes: int
+    object_modes: int
+    slices: int
+    object_shape: tuple[int, int]
+    data_bytes: int
+    compared: int
+    subscans: int = 1
+    shared_bytes: int = 0
+    steps: Steps = Steps()
+    executor: str = "stages"
+    spectra: bool = False
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The estimate. Printing it gives a table.
+
+    Attributes
+    ----------
+    batch : patterns computed together by one thread
+    n_threads : batches at the same time
+    resident : patterns are kept in memory
+    resident_on_device : they are kept on the GPU, in their own type
+    keep_every : the waves entering every k-th slice are kept, and the others computed again on the way back
+    items : bytes by purpose
+    free : bytes that can be allocated now
+    limit : bytes that may be used: free x memory_saturation
+    """
+
+    device: str
+    batch: int
+    n_threads: int
+    resident: bool
+    free: int
+    limit: int
+    sizes: Sizes
+    keep_every: int = 1
+    resident_on_device: bool = False
+    items: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return sum(self.items.values())
+
+    def __str__(self) -> str:
+        s = self.sizes
+        lines = [
+            f"Memory plan for {self.device}: {s.n_patterns} patterns, window {s.window[0]} x {s.window[1]}, "
+            f"object {s.object_shape[0]} x {s.object_shape[1]} x {s.slices} slices, "
+            f"{s.probe_modes} probe x {s.object_modes} object modes"
+        ]
+        lines += [f"  {name:<42}{_size_text(size):>12}" for name, size in self.items.items() if size]
+        lines.append(f"  {'total':<42}{_size_text(self.total):>12}")
+        lines.append(f"  {'free now':<42}{_size_text(self.free):>12}")
+        threads = f" on each of {self.n_threads} threads" if self.n_threads > 1 else ""
+        data = "kept in memory" if self.resident else "read when needed"
+        data = "kept on the GPU" if self.resident_on_device else data
+        lines.append(f"  batch: {self.batch} patterns{threads}; data {data}")
+        if self.keep_every > 1:
+            lines.append(
+                f"  waves of every {self.keep_every} slices are kept; those between are computed again"
+            )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _size_text(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.2f} MiB"
+
+
+def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) -> int:
+    """Bytes that one pattern needs in a batch, forward and adjoint, besides its measured values."""
+    if sizes.executor == "stages":
+        count = _staged_count(sizes)
+    elif backend.on_gpu:
+        count = _device_count(sizes, keep_every)
+    else:
+        count = _fused_count(sizes, keep_every)
+    pixels = sizes.window[0] * sizes.window[1]
+    real = (2 + sizes.steps.real) * pixels + 4 * sizes.compared  # intensities; data, errors, loss, slope
+    return count * backend.complex.itemsize * pixels + real * backend.real.itemsize
+
+
+def _fused_count(sizes: Sizes, keep_every: int) -> int:
+    """Complex numbers per window pixel: the buffers of model/fused.py.
+
+    Object windows and their gradients (2 S O); ramp and slope (2); the shifted probe (P), the kept waves and those of
+    one block between them (P O each); exit wave (P O), its squared parts summed over modes (1), a product (O), sums
+    over object modes (P), spectra (P O).
+    """
+    modes, slices = sizes.probe_modes * sizes.object_modes, sizes.slices
+    kept = -(-slices // keep_every) - 1 + min(keep_every, slices) - 1
+    count = 2 * slices * sizes.object_modes + 2 + sizes.probe_modes + kept * modes + modes + 1
+    count += sizes.object_modes if sizes.probe_modes > 1 else 0
+    count += sizes.probe_modes if sizes.object_modes > 1 else 0
+    return count + (modes if sizes.spectra and slices > 1 else 0)
+
+
+def _device_count(sizes: Sizes, keep_every: int) -> int:
+    """The same on a GPU, where windows are neither copied nor their gradients kept (backend/cuda): with split kernels
+    the waves ((S + 1) P) and sums of the probe gradient (P/8); fused, the shifted probe (P) and the kept waves (P O
+    each), spectra (P O) and sums over object modes (P). Sums in fixed point take a window for each object mode (O)."""
+    modes = sizes.probe_modes * sizes.object_modes
+    fixed_point = sizes.object_modes if sizes.deterministic else 0
+    if sizes.executor == "split" and keep_every == 1:
+        return (sizes.slices + 1) * sizes.probe_modes + -(-sizes.probe_modes // 8) + fixed_point
+    kept = -(-sizes.slices // keep_every) + min(keep_every, sizes.slices) - 1
+    count = sizes.probe_modes + kept * modes + (sizes.probe_modes if sizes.object_modes > 1 else 0)
+    return count + (modes if sizes.spectra and sizes.slices > 1 else 0) + fixed_point
+
+
+def _staged_count(sizes: Sizes) -> int:
+    """Complex numbers per window pixel where one stage follows the other.
+
+    Shifted probe (P) and its ramp (1); object windows and their gradients (2 S O); the wave entering every slice
+    (S P O); wave and gradient (2 P O); what further effects keep.
+    """
+    modes, steps = sizes.probe_modes * sizes.object_modes, sizes.steps
+    count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
+    count += (
+        steps.single
+        + steps.probe * sizes.probe_modes
+        + steps.windows * (sizes.slices + 4) * sizes.object_modes
+    )
+    return count + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
+
+
+def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
+    """Estimate, and choose the batch.
+
+    Raises
+    ------
+    ResourceError
+        Not even one pattern at a time fits.
+    """
+    free = free_bytes(backend)
+    limit = int(free * settings["memory_saturation"])
+    n_threads = 1 if backend.on_gpu else min(settings["n_threads"] or available_cores(), sizes.n_patterns)
+    epochs = settings["epoch_max"] - settings["epoch_prev"]
+    epochs -= 0 if settings["warmup_epochs"] == "auto" else int(settings["warmup_epochs"])
+    history = int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
+    used = optimizers(settings)
+    items = _fixed_items(
+        sizes, backend, history if "lbfgs" in used else 0, n_threads, _moments(settings, used)
+    )
+    least = _kept_slices(settings, sizes)[-1]
+    per_pattern = wave_bytes_per_pattern(sizes, backend, least)
+    fixed = sum(items.values())
+    if fixed + per_pattern > limit:
+        raise ResourceError(
+            f"the reconstruction needs at least {_size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
+            f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {history} L-BFGS "
+            f"pairs), but only {_size_text(limit)} may be used ({_size_text(free)} free x memory_saturation). "
+            f"{_rim_text(settings)}Are positions in pixels? Else lower hist_length, use default_dtype='single', or "
+            "fewer slices"
+        )
+    n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
+    # Prepared patterns are kept on the host; on the CPU that is the memory that everything else needs, too.
+    host_left = limit - fixed - n_threads * per_pattern
+    if backend.on_gpu:
+        host_left = int(free_bytes(select("cpu")) * settings["memory_saturation"])
+    resident = _keep_data(settings, sizes, host_left)
+    if resident and not backend.on_gpu:
+        items["measured patterns"] = sizes.data_bytes
+    batch, keep_every = _batch_size(settings, backend, sizes, (limit - sum(items.values())) // n_threads)
+    waves = n_threads * batch * wave_bytes_per_pattern(sizes, backend, keep_every)
+    items["waves and FFT workspace of the batches"] = waves
+    on_device = backend.on_gpu and 0 < sizes.data_bytes <= limit - sum(items.values())
+    if on_device:
+        items["measured patterns"] = sizes.data_bytes
+    elif not resident or backend.on_gpu:  # two batches of each thread on their way
+        pattern = -(-sizes.data_bytes // max(sizes.n_patterns, 1))
+        items["patterns read ahead"] = 2 * n_threads * batch * pattern
+    name = "the GPU" if backend.on_gpu else "the CPU"
+    return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, keep_every, on_device, items)
+
+
+def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:
+    """Which values of ``keep_every`` may be chosen, the fastest first: 1, or sqrt(S), with which the least is kept."""
+    root = math.ceil(math.sqrt(sizes.slices))
+    if sizes.executor == "stages" or root < 2 or settings["recompute_slices"] is False:
+        return (1,)
+    return (root,) if settings["recompute_slices"] is True else (1, root)
+
+
+def _rim_text(settings: Settings) -> str:
+    rim = settings["extra_space_on_side_px"]
+    return f"The object has a rim of extra_space_on_side_px = {rim}. " if rim else ""
+
+
+def _moments(settings: Settings, used: frozenset[str]) -> int:
+    """Arrays of the size of the unknowns that first-order methods keep: each twice until an epoch is over; amplitudes
+    and phases take three more on their way."""
+    names = used - set(NOT_FIRST_ORDER)
+    if not names:
+        return 0
+    now = settings.first()
+    given = {key: value for key, value in now["optimizer_options"].items() if value is not None}
+    counts = [len(METHODS[name].moments({**METHODS[name].defaults, **given}, 4)) for name in names]
+    real = now["phase_only_obj"] or now["obj_parametrization"] != "complex"
+    return 2 * max(counts) + (3 if real else 0)
+
+
+def _fixed_items(
+    sizes: Sizes, backend: Backend, history: int, n_threads: int, moments: int
+) -> dict[str, int]:
+    c = backend.complex.itemsize
+    pixels = sizes.object_shape[0] * sizes.object_shape[1] * sizes.slices * sizes.object_modes
+    window = sizes.window[0] * sizes.window[1]
+    obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
+    copies = _VECTORS + n_threads + (2 if backend.on_gpu else 0)  # on a GPU also those that graphs work on
+    sums = 16 * pixels if sizes.deterministic and backend.on_gpu else 0
+    return {
+        "object, its gradients and directions": obj * copies + sums,
+        "probe, its gradients and directions": probe * copies,
+        "propagators": c * window * max(sizes.slices - 1, 0),
+        "aberrations, virtual detectors, blur": sizes.shared_bytes,
+        "L-BFGS history": 2 * history * (obj + probe),
+        "moments of first-order methods": moments * (obj + probe),
+    }
+
+
+def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
+    must = settings["preload_to_cpu"] or not settings["load_one_by_one"]
+    if must and sizes.data_bytes > available:
+        raise ResourceError(
+            f"load_one_by_one=False asks for all patterns in memory ({_size_text(sizes.data_bytes)}), "
+            f"but only {_size_text(max(available, 0))} are left for them; set it to True"
+        )
+    return bool(must or sizes.data_bytes <= available // 2)
+
+
+def _batch_size(settings: Settings, backend: Backend, sizes: Sizes, available: int) -> tuple[int, int]:
+    """Patterns in a batch, and ``keep_every``: waves are computed again only where memory, not the size of the caches,
+    would make a batch smaller than it should be. A number that the user gives is taken."""
+    batch, chosen = 0, 1
+    for keep_every in _kept_slices(settings, sizes):
+        per_pattern = wave_bytes_per_pattern(sizes, backend, keep_every)
+        wanted, fits = _wanted_batch(settings, backend, sizes, per_pattern), available // per_pattern
+        if min(wanted, fits) > batch:
+            batch, chosen = min(wanted, fits), keep_every
+        if fits >= (min(wanted, GPU_ENOUGH) if backend.on_gpu else wanted):
+            break
+    given = settings["compute_batch"]
+    return max(1, batch) if given == "auto" else min(int(given), sizes.n_patterns), chosen
+
+
+def _wanted_batch(settings: Settings, backend: Backend, sizes: Sizes, per_pattern: int) -> int:
+    if settings["compute_batch"] != "auto":
+        return min(int(settings["compute_batch"]), sizes.n_patterns)
+    cap = GPU_BATCH_LIMIT if backend.on_gpu else max(1, CPU_BATCH_BYTES // per_pattern)
+    return min(sizes.n_patterns, cap)

@@ -1,0 +1,136 @@
+"""Parameters of the optimisers against each other: options that contradict, and keys that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pypty.errors import ParameterError
+from pypty.model.blocks import SWITCHES
+from pypty.objective.regularizers import REGULARIZERS
+from pypty.optimize.first_order import FirstOrder, unused_options
+from pypty.params.checks.combinations import epochs_to_check, optimizers
+from pypty.params.report import Report
+from pypty.params.schedule import Constant
+from pypty.params.schema import SCHEMA
+from pypty.params.schema.batches import NOT_FIRST_ORDER
+from pypty.params.settings import Settings
+
+_OF_METHODS = ("optimizer_options", "learning_rates", "lr_scheduler", "grad_accumulation", "lazy_moments")
+_OF_BATCHES = ("batch_size", "group_mode", "shuffle_batches")
+_OF_OBJECT = ("obj", "obja", "objp")
+
+
+def check_methods(settings: Settings, report: Report, first: int | None = None) -> None:
+    """Every method can be made with its options, at every epoch from ``first`` on."""
+    if any(report.has(key) for key in ("optimizer", "optimizer_options")):
+        return
+    for epoch, name, options in _methods(settings, first):
+        try:
+            FirstOrder(name, options)
+        except ParameterError as error:
+            report.add("optimizer_options", f"at epoch {epoch}: {error}")
+            return
+
+
+def idle_keys(settings: Settings) -> list[str]:
+    """Warnings about keys that are given, but that no optimiser of the run looks at."""
+    used = optimizers(settings)
+    methods, told = used - set(NOT_FIRST_ORDER), []
+    if not methods:
+        told += _idle(settings, _OF_METHODS, "optimizer is no first-order method at any epoch")
+    if used == {"lbfgs"} and settings["warmup_epochs"] == 0:
+        told += _idle(settings, _OF_BATCHES, "optimizer is lbfgs, and warmup_epochs 0")
+    if used == {"preconditioned"}:
+        told += _left_out(settings)
+    if methods:
+        told += _options_of_others(settings) + _rates_of_nothing(settings)
+    scheduler = settings["lr_scheduler"]
+    if scheduler is not None and scheduler["name"] == "multistep" and not len(scheduler["milestones"]):
+        told.append("lr_scheduler: 'multistep' without milestones has no effect")
+    return told + _never(settings)
+
+
+def _never(settings: Settings) -> list[str]:
+    """Entries that end before they begin."""
+    told = []
+    for key in ("learning_rates", "constraints"):
+        schedule = settings.schedules[key]
+        for name, entry in schedule.value.items() if isinstance(schedule, Constant) else ():
+            if entry["end"] is not None and entry["end"] <= entry["start"]:
+                told.append(
+                    f"{key}: {name!r} has no effect: it ends at epoch {entry['end']}, and starts at {entry['start']}"
+                )
+    return told
+
+
+def _methods(settings: Settings, first: int | None = None) -> list[tuple[int, str, Mapping[str, Any]]]:
+    """First epoch, name and options of every first-order method of the run, each pair once."""
+    names, options = (settings.schedules[key] for key in ("optimizer", "optimizer_options"))
+    epochs = epochs_to_check(settings, first)
+    constant = isinstance(names, Constant) and isinstance(options, Constant)
+    found: dict[tuple[str, str], tuple[int, str, Mapping[str, Any]]] = {}
+    for epoch in epochs[:1] if constant else epochs:
+        name = names.at(epoch)
+        if name not in NOT_FIRST_ORDER:
+            given = options.at(epoch)
+            found.setdefault((name, repr(given)), (epoch, name, given))
+    return list(found.values())
+
+
+def _idle(settings: Settings, keys: tuple[str, ...], why: str) -> list[str]:
+    return [
+        f"{key} has no effect: {why}"
+        for key in keys
+        if key in settings.given and not SCHEMA[key].is_neutral(_constant(settings, key))
+    ]
+
+
+def _constant(settings: Settings, key: str) -> Any:
+    """The value of a key; that of its schedule where it does not vary."""
+    return settings[key] if key in settings.fixed else getattr(settings.schedules[key], "value", True)
+
+
+def _options_of_others(settings: Settings) -> list[str]:
+    found = _methods(settings)
+    unused = [set(unused_options(name, options)) for _, name, options in found]
+    names = ", ".join(sorted({name for _, name, _ in found}))
+    return [
+        f"optimizer_options: {key!r} has no effect: it is no option of {names}"
+        for key in sorted(set.intersection(*unused) if unused else ())
+    ]
+
+
+def _rates_of_nothing(settings: Settings) -> list[str]:
+    """Rates that are given for what is never refined, or not so."""
+    schedule = settings.schedules["learning_rates"]
+    if not isinstance(schedule, Constant):
+        return []
+    usual = SCHEMA["learning_rates"].kind.convert({})
+    given = [name for name, entry in schedule.value.items() if entry != usual[name] and entry["lr"] > 0]
+    switches = {block: key for key, block in SWITCHES.items()} | {"probe_abs": "update_probe"}
+    switches |= dict.fromkeys(_OF_OBJECT, "update_obj")
+    told = [
+        f"learning_rates: {name!r} has no effect: {switches[name]} is off"
+        for name in given
+        if not settings.may_be_on(switches[name])
+    ]
+    form, phase = (settings.schedules[key] for key in ("obj_parametrization", "phase_only_obj"))
+    if isinstance(form, Constant) and isinstance(phase, Constant):
+        own = ("obj",) if form.value == "complex" else ("obja", "objp")
+        own = ("objp",) if phase.value else own
+        told += [
+            f"learning_rates: {name!r} has no effect: the object is moved as {' and '.join(own)}"
+            for name in given
+            if name in _OF_OBJECT and name not in own and settings.may_be_on("update_obj")
+        ]
+    return told
+
+
+def _left_out(settings: Settings) -> list[str]:
+    """What preconditioned steps do not see."""
+    others = [key for key, block in SWITCHES.items() if block not in ("obj", "probe")]
+    keys = [key for key in (*others, *REGULARIZERS) if key in settings.given and settings.may_be_on(key)]
+    return [
+        f"{key} has no effect: preconditioned steps move object and probe by the data alone" for key in keys
+    ]

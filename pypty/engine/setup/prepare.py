@@ -1,0 +1,340 @@
+"""From a parameter dict to everything a reconstruction needs. All problems are reported before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pypty.backend.array import Backend, select, to_host
+from pypty.data.plates import PhasePlateSource
+from pypty.data.preprocess import Preprocess, to_centre
+from pypty.data.rim import rim_counts
+from pypty.data.scan import Scan, make_scan, sort_sequence
+from pypty.data.sources import PatternSource, open_source
+from pypty.data.survey import Survey, survey
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.geometry import Geometry, check_arrays, find_geometry
+from pypty.engine.setup.memory import MemoryPlan, Sizes, ever_chosen, extra_steps, make_plan, shared_bytes
+from pypty.engine.setup.methods import check_methods, idle_keys
+from pypty.engine.setup.sequences import check_sequences, used_at_any_epoch
+from pypty.engine.setup.start_probe import n_subscans, probe_modes
+from pypty.errors import PyptyError
+from pypty.model.forward import executor_name
+from pypty.optics.grid import Grid
+from pypty.optics.probes import resize, resize_spectrum
+from pypty.optics.wavelength import wavelength_A
+from pypty.output.checkpoints import RESUME_FILE
+from pypty.params.checks.combinations import epochs_to_check
+from pypty.params.presets import load_preset
+from pypty.params.reading import read_parameters
+from pypty.params.report import Report
+from pypty.params.schema import SCHEMA
+from pypty.params.settings import Settings
+
+Params = Mapping[str, Any] | str | Path
+T = TypeVar("T")
+_SMALLEST_SHARE = 1e-6
+"""Least part of a probe's power inside the band limit."""
+_LOST_SHARE = 0.02
+"""Part of the counts beyond the band limit from which on a warning is given."""
+_PIXEL_TOLERANCE = 0.02
+
+
+def read(params: Params) -> Mapping[str, Any]:
+    """The parameters as a mapping: a dict as it is, a path read from its file."""
+    return load_preset(params) if isinstance(params, (str, Path)) else params
+
+
+def prepare(params: Params, needs_data: bool = True, read_data: bool = True) -> Setup:
+    """Check everything and get ready.
+
+    Raises
+    ------
+    ParameterError
+        With every problem that was found.
+    """
+    report, setup = inspect(params, needs_data, read_data)
+    if setup is None or not report:
+        if setup is not None:
+            setup.close()
+        report.raise_if_any()
+    assert setup is not None
+    return setup
+
+
+def inspect(params: Params, needs_data: bool = True, read_data: bool = True) -> tuple[Report, Setup | None]:
+    """Find every problem. Writes nothing.
+
+    Parameters
+    ----------
+    needs_data : patterns must be given
+    read_data : look at every pattern (NaN, negative counts, mean), not only at their shape and type
+
+    Returns
+    -------
+    the report, and the setup if there is no problem
+    """
+    report = Report()
+    settings = _try(report, lambda: read_parameters(read(params), report))
+    if settings is None:
+        return report, None
+    setup = _inspect_settings(settings, report, needs_data, read_data)
+    return report, setup
+
+
+def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read_data: bool) -> Setup | None:
+    """Everything that the parameters lead to: device, data, output folder, geometry, memory, counts."""
+    backend = _try(report, lambda: _select(settings))
+    source = _try(report, lambda: open_source(settings))
+    _check_output(settings, report)
+    check_methods(settings, report)
+    if not report.has("optimizer") and not report.has("learning_rates"):
+        report.warnings += idle_keys(settings)
+    nothing_given = settings["dataset"] is None and not settings["data_path"]
+    if needs_data and nothing_given and not (report.has("dataset") or report.has("data_path")):
+        report.add(
+            "dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file"
+        )
+    found = _survey(settings, report, source) if read_data else None
+    path = settings["phase_plate_in_h5"]
+    plates = None if path is None else _try(report, lambda: PhasePlateSource(path))
+    setup = _inspect_geometry(settings, report, backend, source, plates, needs_data)
+    if setup is not None:
+        _warn(setup, found, report)
+        plain = setup.preprocess
+        preprocess = _try(report, lambda: _with_rim(plain, settings, found)) or plain
+        noted = settings.with_notes(tuple(report.warnings))
+        setup = dataclasses.replace(setup, survey=found, preprocess=preprocess, settings=noted)
+        if read_data:
+            _check_start(setup, report)
+    if report.problems:
+        setup = None
+    if setup is None:
+        for file in (source, plates):
+            if file is not None:
+                file.close()
+    return setup
+
+
+def _select(settings: Settings) -> Backend:
+    return select(settings["backend"], settings["default_dtype"], settings["fft_library"])
+
+
+def _try(report: Report, action: Callable[[], T]) -> T | None:
+    """The result, or None with the error noted."""
+    try:
+        return action()
+    except PyptyError as error:
+        report.note_error(error)
+        return None
+
+
+def _inspect_geometry(
+    settings: Settings,
+    report: Report,
+    backend: Backend | None,
+    source: PatternSource | None,
+    plates: PhasePlateSource | None,
+    needs_data: bool,
+) -> Setup | None:
+    preprocess = Preprocess.from_settings(settings)
+    geometry = find_geometry(settings, source, plates, report)
+    if geometry is None or (source is None and needs_data):
+        return None
+    check_arrays(settings, source, plates, geometry, report)
+    n_patterns, window = geometry.n_patterns, geometry.window
+    used = _try(report, lambda: sort_sequence(settings.first()["sequence"], n_patterns))
+    fits = len(settings["positions"]) in (1, n_patterns) and not report.has("positions_correction")
+    if used is None or not fits:
+        return None
+    scan = _try(report, lambda: make_scan(settings, window, used, n_patterns))
+    if scan is None:
+        return None
+    check_sequences(settings, scan, window, report)
+    if backend is None:
+        return None
+    grid = Grid(
+        window,
+        (settings["pixel_size_y_A"], settings["pixel_size_x_A"]),
+        wavelength_A(settings["acc_voltage"]),
+    )
+    if settings["recon_type"] == "far_field":
+        _check_probe_band(settings, grid, report)
+    sizes = _sizes(settings, source, preprocess, geometry, scan)
+    unplanned = MemoryPlan(backend.name, 1, 1, False, 0, 0, sizes)
+    setup = Setup(settings, backend, source, grid, scan, unplanned, preprocess, None, geometry, plates)
+    sizes = dataclasses.replace(sizes, executor=_executor(setup))
+    plan = _try(report, lambda: make_plan(settings, backend, sizes))
+    if plan is None or report.problems:
+        return None
+    return dataclasses.replace(setup, plan=plan)
+
+
+def _executor(setup: Setup) -> str:
+    """What computes the waves, of all epochs that which takes most."""
+    options = [setup.model_options(True, method) for method in ever_chosen(setup.settings)]
+    found = {executor_name(one, setup.backend) for one in options}
+    return next(name for name in ("stages", "fused", "split") if name in found)
+
+
+def _check_start(setup: Setup, report: Report) -> None:
+    """What only patterns and starting probe can tell: plates that can be used, an aperture that lets the probe pass."""
+    settings = setup.settings
+    if setup.plates is not None:
+        _try(report, setup.plates.survey)
+    weight = settings.schedules["probe_reg_constraint_weight"]
+    confined = any(np.isinf(weight.at(epoch)) for epoch in epochs_to_check(settings))
+    if report.problems or not (confined or settings["estimate_aperture_based_on_binary"] > 0):
+        return
+    variables = _try(report, setup.variables)
+    mask = setup.probe_aperture_mask()
+    if variables is None or not confined or mask is None:
+        return
+    power = (abs(np.fft.fft2(to_host(variables.probe))) ** 2).reshape(-1, *mask.shape).sum(axis=0)
+    if (power * mask).sum() < _SMALLEST_SHARE * power.sum():
+        report.add(
+            "probe_constraint_mask",
+            "nothing of the starting probe lies inside it; the zero frequency is at index n//2, the mask is 1 inside",
+        )
+
+
+def _survey(settings: Settings, report: Report, source: PatternSource | None) -> Survey | None:
+    """Look at the patterns, whatever else is wrong."""
+    if source is None:
+        return None
+    before = len(report.problems)
+    _check_mask_shape(settings["detector_mask"], source.shape, report)
+    used = _try(report, lambda: used_at_any_epoch(settings, source.shape[0]))
+    if used is None or len(report.problems) > before or min(source.shape[1:]) < settings["data_bin"]:
+        return None
+    preprocess = Preprocess.from_settings(settings)
+    multiplier = settings["data_multiplier"]
+    negative = settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None
+    mask, norm = settings["detector_mask"], settings["data_normalization"]
+    return _try(report, lambda: survey(source, used, mask, preprocess, multiplier, negative, norm))
+
+
+def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) -> Preprocess:
+    """With the background of its padding, from the mean pattern."""
+    if not preprocess.filled or found is None:
+        return preprocess
+    fill = (settings[f"data_pad_{name}"] for name in ("fill", "value", "threshold"))
+    return dataclasses.replace(
+        preprocess, rim=rim_counts(found.mean, preprocess.pad, *fill) / found.multiplier
+    )
+
+
+def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
+    """What is probably a mistake, but cannot be known to be one."""
+    settings = setup.settings
+    for key in ("acc_voltage", "pixel_size_x_A", "pixel_size_y_A"):
+        if key not in settings.given:
+            report.warnings.append(f"{key} is not given: {settings[key]:g} {SCHEMA[key].unit} is assumed")
+    rez = settings["rez_pixel_size_A"]
+    if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
+        expected = setup.seen.pixels_across[1] * settings["data_resample"] / (rez * setup.grid.shape[1])
+        if abs(settings["pixel_size_x_A"] / expected - 1) > _PIXEL_TOLERANCE:
+            report.warnings.append(
+                f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
+                f"{setup.grid.shape[1]} pixels (padding included) give {expected:.4g} Å"
+            )
+    probe = settings["probe"]
+    if setup.near_field and isinstance(probe, np.ndarray) and probe.shape[:2] != setup.grid.shape:
+        report.warnings.append(
+            f"the probe {probe.shape[:2]} is smaller or larger than the window {setup.grid.shape}: zeros are put "
+            "around it, or it is cut; give a plane wave in the whole window"
+        )
+    mean = dataclasses.replace(setup, survey=found).mean_pattern()
+    if mean is not None and not setup.near_field and settings["masks"] is None and mean.sum() > 0:
+        inside = to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))
+        lost = 1 - mean[inside].sum() / mean.sum()
+        if lost > _LOST_SHARE:
+            report.warnings.append(
+                f"{100 * lost:.1f} % of the counts lie beyond the band limit and cannot be modelled; raise data_pad "
+                f"(now {settings['data_pad']} px) or damping_cutoff_multislice (now "
+                f"{settings['damping_cutoff_multislice']:g})"
+            )
+
+
+def _check_probe_band(settings: Settings, grid: Grid, report: Report) -> None:
+    """A given probe must have power inside the band limit: nothing else of it reaches the detector."""
+    probe = settings["probe"]
+    if not isinstance(probe, np.ndarray) or report.has("probe"):
+        return
+    modes = probe.reshape(*probe.shape[:2], -1).transpose(2, 0, 1)
+    if modes.shape[-2:] != grid.shape:
+        u, resampled = settings["upsample_pattern"], settings["simu_match_mode"] == "resample"
+        field = grid.shape if resampled else (u * modes.shape[-2], u * modes.shape[-1])
+        modes = resize_spectrum(resize(modes, field), grid.shape)
+    power = (np.abs(np.fft.fft2(modes)) ** 2).sum(axis=0)
+    cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
+    share = power[grid.band_mask(cutoff)].sum() / power.sum() if power.sum() > 0 else 0.0
+    if share < _SMALLEST_SHARE:
+        report.add(
+            "probe",
+            f"only {share:.2g} of its power lies inside the band limit (damping_cutoff_multislice = "
+            f"{settings['damping_cutoff_multislice']:g}); check pixel_size_x_A, data_pad and the centring of the probe",
+        )
+
+
+def _check_mask_shape(mask: Any, data: tuple[int, int, int], report: Report) -> None:
+    if isinstance(mask, np.ndarray) and mask.shape not in (data[1:], data):
+        report.add(
+            "detector_mask",
+            f"shape {mask.shape}, but a measured pattern is {data[1:]}; give {data[1:]} for all "
+            f"patterns, or {data}",
+        )
+
+
+def _sizes(
+    settings: Settings,
+    source: PatternSource | None,
+    preprocess: Preprocess,
+    geometry: Geometry,
+    scan: Scan,
+) -> Sizes:
+    obj = settings["obj"]
+    slices, object_modes = (settings["num_slices"], 1) if obj is None else obj.shape[2:]
+    data_bytes = 0
+    if source is not None:
+        ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
+        data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
+    return Sizes(
+        geometry.n_patterns,
+        geometry.window,
+        probe_modes(settings),
+        object_modes,
+        slices,
+        scan.object_shape,
+        data_bytes,
+        math.prod(geometry.compared) if settings["masks"] is None else len(settings["masks"]),
+        subscans=n_subscans(settings),
+        shared_bytes=shared_bytes(settings, geometry.window),
+        steps=extra_steps(settings),
+        deterministic=settings["deterministic"],
+        spectra=settings.may_be_on("update_slice_distances") or settings.may_be_on("update_tilts"),
+    )
+
+
+def _check_output(settings: Settings, report: Report) -> None:
+    """The folder must be writable, without touching it."""
+    if not settings["output_folder"]:
+        return
+    folder = Path(settings["output_folder"]).expanduser()
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        report.add(
+            "output_folder", f"{str(folder)!r} cannot be made: {str(existing)!r} is a file, not a folder"
+        )
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        report.add("output_folder", f"{str(folder)!r} cannot be written: no permission for {str(existing)!r}")
+    if settings["resume"] and not (folder / RESUME_FILE).is_file():
+        report.add("resume", f"True, but there is no resume.h5 in {str(folder)!r}; start with resume=False")

@@ -1,0 +1,190 @@
+"""The starting probe: given, or from the aperture or a pattern; then scaled, aberrated, and split into modes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.errors import ParameterError
+from pypty.optics import modes, probes
+from pypty.optics.grid import Grid
+from pypty.params.checks.effects import source_size_A
+from pypty.params.settings import Settings
+
+_MONTE_CARLO = 1
+"""Which of the streams of ``seed`` draws the source."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Patterns for the start, all (ny, nx) in the padded window, centred.
+
+    Attributes
+    ----------
+    mean : mean measured counts
+    weights : mean detector weights, or None (all 1)
+    pattern : counts from which a probe is made: ``mean_pattern`` if given, else the mean
+    """
+
+    mean: np.ndarray
+    weights: np.ndarray | None
+    pattern: np.ndarray
+
+
+def probe_modes(settings: Settings) -> int:
+    """How many modes the starting probe has."""
+    probe = settings["probe"]
+    if isinstance(probe, np.ndarray) and settings["epoch_prev"] > 0:
+        return probe.shape[2] if probe.ndim > 2 else 1
+    if settings["mc_n_modes"] is not None:
+        return int(settings["mc_n_modes"])
+    n = probe.shape[2] if isinstance(probe, np.ndarray) and probe.ndim > 2 else 1
+    if settings["defocus_spread_modes"] is not None:
+        n = len(settings["defocus_spread_modes"])
+    if settings["n_hermite_probe_modes"] is not None:
+        n = int(np.prod(settings["n_hermite_probe_modes"] + 1))
+    return n
+
+
+def n_subscans(settings: Settings) -> int:
+    """How many probes there are (``probe_marker``)."""
+    marker, probe = settings["probe_marker"], settings["probe"]
+    if marker is None:
+        return 1
+    given = probe.shape[3] if isinstance(probe, np.ndarray) and probe.ndim == 4 else 0
+    return max(given, int(marker.max()) + 1)
+
+
+def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.ndarray:
+    """(mode, y, x), or (subscan, mode, y, x) with ``probe_marker``.
+
+    It is scaled so that its vacuum pattern, summed over the modes of the object, has the counts of the mean pattern.
+    A given probe is not, with ``skip_preprocessing`` or when an earlier run is continued. Then, in this order:
+    ``extra_probe_defocus``, ``aberrations``, ``beam_ctf``, and modes by ``mc_n_modes`` or ``defocus_spread_modes`` and
+    ``n_hermite_probe_modes``.
+    """
+    given = settings["probe"]
+    near = settings["recon_type"] == "near_field"
+    if given is None:
+        if counts is None:
+            raise ParameterError("probe: without data it cannot be made from their mean; give it as an array")
+        subscans = [_from_pattern(settings, counts.pattern, near)]
+    elif isinstance(given, str):
+        subscans = [
+            probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[None]
+        ]
+    else:
+        subscans = [
+            _resized(
+                modes_, grid, near, settings["upsample_pattern"], settings["simu_match_mode"] == "resample"
+            )
+            for modes_ in _given_modes(given)
+        ]
+    array_given = isinstance(given, np.ndarray)
+    if not (array_given and settings["epoch_prev"] > 0):  # an earlier run's probe holds what made its start
+        scaled = counts is not None and not (array_given and settings["skip_preprocessing"])
+        scale = _scale(settings, subscans, counts, near) if scaled else 1.0
+        subscans = [_modulated(scale * probe, settings, grid) for probe in subscans]
+    if settings["probe_marker"] is None:
+        return subscans[0]
+    missing = n_subscans(settings) - len(subscans)
+    return np.stack([*subscans, *[subscans[0]] * missing])
+
+
+def _scale(settings: Settings, subscans: Sequence[np.ndarray], counts: Counts | None, near: bool) -> float:
+    """Factor of the amplitude; every mode of the object passes the whole probe on."""
+    weights = settings["obj_mode_weights"]
+    object_modes = 1 if settings["obj"] is None else settings["obj"].shape[3]
+    passed_on = object_modes if weights is None else weights.sum()
+    ratio = np.mean([_count_ratio(probe, counts, near) for probe in subscans])
+    return float(np.sqrt(ratio / passed_on))
+
+
+def _given_modes(given: np.ndarray) -> list[np.ndarray]:
+    """(mode, y, x) of every subscan of a given probe."""
+    modes_ = given if given.ndim > 2 else given[..., None]
+    if modes_.ndim == 3:
+        return [modes_.transpose(2, 0, 1)]
+    return list(modes_.transpose(3, 2, 0, 1))
+
+
+def _resized(probe: np.ndarray, grid: Grid, near: bool, upsample: int, resampled: bool = False) -> np.ndarray:
+    """In the window of the waves.
+
+    Patterns that are upsampled (or resampled when simulated) have a larger field of the same pixels; padded ones finer
+    pixels: a larger spectrum. In the near field padding is a larger field.
+    """
+    if probe.shape[-2:] == grid.shape:
+        return probe
+    ny, nx = probe.shape[-2:]
+    probe = probes.resize(probe, grid.shape if resampled else (upsample * ny, upsample * nx))
+    return probes.resize(probe, grid.shape) if near else probes.resize_spectrum(probe, grid.shape)
+
+
+def _from_pattern(settings: Settings, pattern: np.ndarray, near: bool) -> np.ndarray:
+    threshold = settings["estimate_aperture_based_on_binary"]
+    if threshold > 0:
+        pattern = (pattern > threshold * pattern.mean()).astype(float)
+        if not pattern.any():
+            raise ParameterError(
+                f"estimate_aperture_based_on_binary: no pixel of the mean pattern is above {threshold:g} times its "
+                "mean; lower it"
+            )
+    return (
+        np.sqrt(np.maximum(pattern, 0))[None].astype(complex) if near else probes.probe_from_pattern(pattern)
+    )
+
+
+def _modulated(probe: np.ndarray, settings: Settings, grid: Grid) -> np.ndarray:
+    """Everything that changes the beam, and the modes made from it."""
+    if settings["extra_probe_defocus"]:
+        probe = probes.defocus(probe, grid, settings["extra_probe_defocus"])
+    if settings["aberrations"] is not None:
+        probe = probes.aberrate(probe, grid, settings["aberrations"])
+    if settings["beam_ctf"] is not None:
+        ctf = settings["beam_ctf"]
+        rim = [
+            ((n - have) // 2, n - have - (n - have) // 2)
+            for n, have in zip(grid.shape, ctf.shape, strict=True)
+        ]
+        probe = probes.modulate(probe, np.fft.ifftshift(np.pad(ctf, rim)))
+    if settings["mc_n_modes"] is not None:
+        size_x, size_y = source_size_A(settings)
+        return modes.monte_carlo_modes(
+            probe,
+            grid,
+            settings["mc_n_modes"],
+            settings["n_mc_samples"],
+            settings["focal_spread"],
+            size_y,
+            size_x,
+            settings["spatial_coh_xy"],
+            np.random.default_rng([settings["seed"], _MONTE_CARLO]),
+        )
+    if settings["defocus_spread_modes"] is not None:
+        probe = modes.defocus_spread_modes(probe, grid, settings["defocus_spread_modes"])
+    if settings["n_hermite_probe_modes"] is not None:
+        n_x, n_y = (int(n) for n in settings["n_hermite_probe_modes"])
+        probe = modes.hermite_modes(probe, n_x, n_y)
+    return probe
+
+
+def aperture(mask: np.ndarray | float, shape: tuple[int, int]) -> np.ndarray:
+    """(ky, kx) centred aperture: the given mask, or a disk whose radius is a fraction of Nyquist."""
+    if isinstance(mask, np.ndarray):
+        return mask
+    fy = np.fft.fftshift(np.fft.fftfreq(shape[0]))[:, None]
+    fx = np.fft.fftshift(np.fft.fftfreq(shape[1]))[None, :]
+    return (np.hypot(fy, fx) <= 0.5 * mask).astype(float)
+
+
+def _count_ratio(probe: np.ndarray, counts: Counts | None, near: bool) -> float:
+    """Measured over modelled counts, where the detector sees them."""
+    assert counts is not None
+    wave = probe if near else probes.spectrum_of_probe(probe)
+    modelled = (np.abs(wave) ** 2).sum(axis=0)
+    seen = np.ones_like(counts.mean) if counts.weights is None else counts.weights
+    power = float((modelled * seen).sum())
+    return float((counts.mean * seen).sum() / power) if power > 0 else 1.0

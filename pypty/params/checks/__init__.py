@@ -1,0 +1,1 @@
+"""Parameters against each other."""

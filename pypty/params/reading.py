@@ -1,0 +1,112 @@
+"""Read a parameter dict: every problem is found and reported at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pypty.errors import ParameterError
+from pypty.params.checks.combinations import check_combinations, check_epochs
+from pypty.params.kinds import brief, complaint
+from pypty.params.parameter import NO_EFFECT, NOT_YET, Parameter
+from pypty.params.report import Report
+from pypty.params.schedule import Constant, Schedule, make_schedule
+from pypty.params.schema import SCHEMA
+from pypty.params.settings import Settings
+
+
+def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
+    """Check every key on its own and against the others.
+
+    Problems go into ``report``; the settings returned hold the defaults in their place, so that later
+    checks can go on and report theirs as well.
+
+    Raises
+    ------
+    ParameterError
+        ``params`` is no mapping.
+    """
+    if not isinstance(params, Mapping):
+        raise ParameterError(
+            f"given {brief(params)} as parameters, expected a dict, or the path of a preset file"
+        )
+    _find_unknown_keys(params, report)
+    fixed: dict[str, Any] = {}
+    schedules: dict[str, Schedule] = {}
+    for name, parameter in SCHEMA.items():
+        given = name in params
+        value = params[name] if given else parameter.default
+        if given:
+            value = _screen(parameter, value, report)
+        if parameter.per_epoch:
+            schedules[name] = _schedule(parameter, value, report)
+        else:
+            fixed[name] = _fixed(parameter, value, report)
+    settings = Settings(
+        MappingProxyType(fixed),
+        MappingProxyType(schedules),
+        frozenset(name for name in params if name in SCHEMA),
+        tuple(report.warnings),
+    )
+    check_epochs(settings, report)
+    check_combinations(settings, report)
+    return settings
+
+
+def _find_unknown_keys(params: Mapping[str, Any], report: Report) -> None:
+    for key in params:
+        if key in SCHEMA:
+            continue
+        if not isinstance(key, str):
+            report.problems.append(f"{key!r} is not a parameter name; names are strings")
+            continue
+        near = difflib.get_close_matches(key, SCHEMA, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r} ({SCHEMA[near[0]].meaning})" if near else "no known key is near"
+        report.add(key, f"unknown parameter; {hint}")
+
+
+def _screen(parameter: Parameter, value: Any, report: Report) -> Any:
+    """Refuse what is not available yet and note what has no effect; returns the value to go on with."""
+    if parameter.status == NOT_YET and not parameter.is_neutral(value):
+        report.add(
+            parameter.name,
+            f"given {brief(value)}, but this feature is {NOT_YET}; leave it out or set it to "
+            f"{parameter.default!r}. ({parameter.meaning})",
+        )
+        return parameter.default
+    if parameter.status == NOT_YET:
+        return parameter.default
+    if parameter.status == NO_EFFECT:
+        if not callable(value) and parameter.kind.problem(value):
+            return value  # refused below
+        if callable(value) or parameter.kind.convert(value) != parameter.default:
+            report.warnings.append(f"{parameter.name} = {brief(value)} has no effect: {parameter.meaning}")
+        return parameter.default
+    return value
+
+
+def _fixed(parameter: Parameter, value: Any, report: Report) -> Any:
+    if callable(value) and not hasattr(value, "shape") and not isinstance(value, type):
+        report.add(
+            parameter.name,
+            f"given a function, but this parameter cannot vary with the epoch; expected "
+            f"{parameter.kind.describe()}",
+        )
+        value = parameter.default
+    problem = parameter.kind.problem(value)
+    if problem:
+        text = complaint(parameter.kind, problem, parameter.unit)
+        report.add(parameter.name, f"{text}. ({parameter.meaning})")
+        value = parameter.default
+    return parameter.kind.convert(value)
+
+
+def _schedule(parameter: Parameter, value: Any, report: Report) -> Schedule:
+    try:
+        return make_schedule(parameter, value)
+    except ParameterError as error:
+        text = str(error)
+        report.problems.append(text if text.startswith(parameter.name) else f"{parameter.name}: {text}")
+        return Constant(parameter.kind.convert(parameter.default))

@@ -1,0 +1,39 @@
+"""Parameters of the microscope, the specimen's slices and the scan."""
+
+from __future__ import annotations
+
+from pypty.params.kinds import ArrayOf, Choice, Either, Number, optional
+from pypty.params.parameter import Parameter
+from pypty.params.schema.numbers import NON_NEGATIVE, POSITIVE, POSITIVE_WHOLE
+
+# One row per parameter; the formatter would make it three times as long.
+# fmt: off
+EXPERIMENT = (
+    Parameter("acc_voltage", 60.0, Number(0, 5000, open_low=True), "kV", "Accelerating voltage."),
+    Parameter("pixel_size_x_A", 1.0, POSITIVE, "Å", "Reconstruction pixel along x: 1/(number of pixels incl. padding "
+              "x reciprocal pixel)."),
+    Parameter("pixel_size_y_A", 1.0, POSITIVE, "Å", "Reconstruction pixel along y."),
+    Parameter("recon_type", "far_field", Choice(("far_field", "near_field")), "",
+              "Where the detector is: diffraction patterns, or defocused images."),
+    Parameter("aperture_mask", None, optional(Either((ArrayOf((("ky", "kx"),)), Number(0, 2, open_low=True)))), "",
+              "Aperture in the (padded) pattern, or its radius as a fraction of the Nyquist frequency.",
+              when="probe is 'aperture', or for probe_reg_constraint_weight without a mask of its own"),
+    Parameter("alpha_near_field", 0.0, NON_NEGATIVE, "rad", "Illumination semi-angle: blurs defocused images.",
+              when="recon_type is near_field"),
+    Parameter("defocus_array", (0.0,), ArrayOf((("1",), ("N",), ("N", "1", "1"))), "Å",
+              "Distance from the exit plane to the image, positive downstream; one for all, or one per pattern "
+              "(focal series).",
+              when="recon_type is near_field"),
+    Parameter("Cs", 0.0, Number(), "Å", "Spherical aberration of the imaging lens.", when="recon_type is near_field"),
+    Parameter("num_slices", 1, POSITIVE_WHOLE, "", "Number of slices, when obj does not already fix it."),
+    Parameter("slice_distances", (10.0,), ArrayOf((("1",), ("slices - 1",))), "Å",
+              "Gap after each slice: one value for all, or one per gap. Nothing follows the last slice, but "
+              "with better_multislice and yoshida, where its gap is the last value.",
+              when="there are two slices or more, or propmethod is one of those"),
+    Parameter("edge_slice_thickness", None, optional(POSITIVE), "Å",
+              "First gap, when it is larger than the common slice distance.", when="slice_distances has one value"),
+    Parameter("scan_size", None, optional(ArrayOf((("2",),), integer=True)), "points",
+              "Scan points (slow, fast).", when="weights of positions or tilts, or puzzle_positions, are on"),
+    Parameter("scan_step_A", 1.0, POSITIVE, "Å", "Distance between scan points.",
+              when="probe_mod_reg_weight is not 0"),
+)

@@ -1,0 +1,45 @@
+"""Parameters of the starting values of the unknowns."""
+
+from __future__ import annotations
+
+from pypty.params.kinds import ArrayOf, Choice, Either, FilePath, Flag, Number, optional
+from pypty.params.parameter import Parameter
+from pypty.params.schema.numbers import NON_NEGATIVE, PATTERN
+
+# One row per parameter; the formatter would make it three times as long.
+# fmt: off
+STATE = (
+    Parameter("obj", None, optional(ArrayOf((("y", "x", "z", "modes"),), complex=True)), "",
+              "Starting transmission function; None = vacuum. Grown to the right and bottom to cover the scan."),
+    Parameter("probe", None, optional(Either((
+                  ArrayOf((("y", "x", "modes"), ("y", "x"), ("y", "x", "modes", "subscans")), complex=True),
+                  Choice(("aperture",))))), "",
+              "Starting probe, centre at n//2; with probe_marker one for each subscan. None: from the mean pattern; "
+              "'aperture': from aperture_mask."),
+    Parameter("positions", ((0.0, 0.0),), ArrayOf((("N", "2"),)), "px",
+              "Top-left corner [y, x] of each window, in reconstruction pixels; one row for all patterns of a focal "
+              "series or single shot; "
+              "on the pixels of obj where one is given, else moved so that the smallest is extra_space_on_side_px."),
+    Parameter("positions_correction", None, optional(ArrayOf((("N", "2"),))), "px",
+              "Added to positions: the sub-pixel remainder beside integer positions."),
+    Parameter("tilts", None, optional(ArrayOf((("N", "6"), ("1", "6")))), "rad",
+              "Tilts [y, x] before, inside and after the specimen, of all patterns or of each."),
+    Parameter("tilt_mode", 0, Number(0, 4, integer=True), "", "Which tilts act: 0 inside, 1 after, 2 before, "
+              "3 inside and after, 4 all.", when="tilts are given or refined"),
+    Parameter("static_background", None, optional(Either((PATTERN, NON_NEGATIVE))), "sqrt(counts)",
+              "Square root of an intensity that is added to every pattern, zero frequency at n//2: an array of a "
+              "pattern's shape, or the sum of a random start; 0 = none."),
+    Parameter("beam_current", None, optional(ArrayOf((("N",),))), "",
+              "Factor on the probe's amplitude in each pattern; None = 1."),
+    Parameter("aberrations_array", ((0.0,),), ArrayOf((("groups", "K"),)), "Å", "Aberrations C10, C12a, "
+              "C12b, C21a, ... of each group of patterns.", when="aberration_marker is given"),
+    Parameter("aberration_marker", None, optional(ArrayOf((("N",),), integer=True)), "",
+              "Row of aberrations_array for each pattern; None = no local aberrations."),
+    Parameter("probe_marker", None, optional(ArrayOf((("N",),), integer=True)), "",
+              "Subscan (last axis of a 4-D probe) of each pattern; None = one probe for all."),
+    Parameter("phase_plate_in_h5", None, optional(FilePath()), "",
+              "HDF5 file with one phase plate (ky, kx) per pattern, zero frequency first, as data set 'configs' "
+              "(N, ky, kx) complex."),
+    Parameter("puzzle_positions", False, Flag(), "", "Put positions together that fell apart into rigid regions.",
+              per_epoch=True, when="scan_size is given"),
+)

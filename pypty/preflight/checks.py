@@ -1,0 +1,90 @@
+"""The pre-flight: everything that can be told about a reconstruction before its first epoch."""
+
+from __future__ import annotations
+
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.prepare import Params, inspect, read
+from pypty.errors import PyptyError
+from pypty.params.report import Report
+from pypty.preflight.cost import cost_items
+from pypty.preflight.data_items import data_items
+from pypty.preflight.facts import Facts, gather
+from pypty.preflight.item import FAIL, PASS, WARN, Item
+from pypty.preflight.pictures import Pictures, pictures_of
+from pypty.preflight.probe_items import probe_items
+from pypty.preflight.result import Preflight
+from pypty.preflight.sample import look
+from pypty.preflight.scan_items import dose_items, scan_items
+from pypty.preflight.specimen_items import specimen_items
+
+_PARTS = (scan_items, dose_items, probe_items, specimen_items, data_items, cost_items)
+
+
+def preflight(params: Params) -> Preflight:
+    """Tell whether a reconstruction with these parameters can work. Writes nothing.
+
+    First everything that :func:`pypty.check` finds; where that finds no problem, the numbers of docs/preflight.md, each
+    with its limit and what to do. It reads the patterns once, looks at some of them closely, and measures how long an
+    evaluation of a few takes.
+
+    Parameters
+    ----------
+    params : dict of parameters, or the path of a preset file or output folder
+
+    Returns
+    -------
+    Preflight: printing it gives a table; ``ok`` is False if anything fails; ``write_html(path)`` writes a page with
+    figures
+    """
+    report, setup = inspect(params)
+    settings = _given(params)
+    if setup is None:
+        return Preflight((_check_item(report),), report, settings=settings)
+    try:
+        return _of_setup(setup, report, settings)
+    finally:
+        setup.close()
+
+
+def _given(params: Params) -> dict[str, object]:
+    """What the user set, for the page; empty where the parameters cannot even be read."""
+    try:
+        return {str(key): value for key, value in read(params).items()}
+    except (PyptyError, AttributeError):
+        return {}
+
+
+def _of_setup(setup: Setup, report: Report, settings: dict[str, object]) -> Preflight:
+    try:
+        facts = gather(setup, look(setup))
+        items, missing = _judge(facts)
+        pictures: Pictures | None = pictures_of(facts)
+    except PyptyError as error:  # a damaged file, a start that cannot be made
+        report.note_error(error)
+        return Preflight((_check_item(report),), report, settings=settings)
+    return Preflight(
+        (_check_item(report), *items), report, tuple(missing), str(setup.plan), settings, pictures
+    )
+
+
+def _judge(facts: Facts) -> tuple[list[Item], list[str]]:
+    items: list[Item] = []
+    missing: list[str] = []
+    for part in _PARTS:
+        found, left_out = part(facts)
+        items += found
+        missing += left_out
+    return items, missing
+
+
+def _check_item(report: Report) -> Item:
+    problems, warnings = len(report.problems), len(report.warnings)
+    return Item(
+        "parameters",
+        FAIL if problems else WARN if warnings else PASS,
+        f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}",
+        "",
+        "warn with a warning, fail with a problem",
+        "What pypty.check finds; listed in full beside this table.",
+        "See the list of problems and warnings.",
+    )

@@ -1,0 +1,106 @@
+"""What the reconstruction will cost: memory from its plan, time from a few patterns."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
+from pypty.engine.epochs.state import State
+from pypty.errors import PyptyError
+from pypty.preflight.facts import Facts
+from pypty.preflight.item import FAIL, Item, number, worse_above
+
+_ENOUGH_S = 0.4
+"""A measurement that takes this long is long enough."""
+_SEARCH = 1.2
+"""Evaluations per epoch: most line searches take the first step."""
+_PATIENCE_H = 24.0
+_GIB = 2**30
+
+
+def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
+    """Expected memory and time."""
+    settings = facts.setup.settings
+    items = [_memory_item(facts)]
+    epochs = settings["epoch_max"] - settings["epoch_prev"]
+    if epochs < 1:
+        return items, ["time: there is no epoch to run"]
+    try:
+        seconds = epoch_seconds(facts)
+    except PyptyError as error:
+        advice = "Lower compute_batch or memory_saturation, or use default_dtype='single'."
+        text = f"An evaluation of a few patterns failed: {error}"
+        return [*items, Item("time", FAIL, "not measured", "", "must run", text, advice)], []
+    total = _SEARCH * seconds * epochs
+    value, unit = _readable(total)
+    items.append(
+        Item(
+            "time",
+            worse_above(total, 3600 * _PATIENCE_H),
+            f"about {number(value)}",
+            unit,
+            f"warn above {_PATIENCE_H:g} h",
+            f"{epochs} epochs of about {number(seconds)} s each on {facts.setup.plan.device}, from an evaluation of "
+            f"some patterns just now, times {_SEARCH:g} for line searches; expect a factor of two.",
+            "Use a GPU, default_dtype='single', fewer slices or modes, data_bin, or a lower epoch_max.",
+        )
+    )
+    return items, []
+
+
+def _memory_item(facts: Facts) -> Item:
+    plan = facts.setup.plan
+    again = f" Waves of every {plan.keep_every} slices only are kept." if plan.keep_every > 1 else ""
+    data = (
+        "kept on the GPU" if plan.resident_on_device else "kept" if plan.resident else "read in every epoch"
+    )
+    return Item(
+        "memory",
+        worse_above(plan.total, max(plan.limit, 1)),
+        plan.total / _GIB if plan.total > _GIB / 10 else plan.total / 2**20,
+        "GiB" if plan.total > _GIB / 10 else "MiB",
+        f"warn above {number(plan.limit / _GIB)} GiB, memory_saturation of what is free",
+        f"Planned on {plan.device}: {plan.batch} patterns at a time, data {data}.{again}",
+        "Use default_dtype='single', a lower hist_length, or fewer slices.",
+    )
+
+
+def epoch_seconds(facts: Facts) -> float:
+    """Seconds of one evaluation of all patterns, from one of a few; they are read from the source and not kept."""
+    plan = dataclasses.replace(facts.setup.plan, resident=False, resident_on_device=False)
+    setup = dataclasses.replace(facts.setup, plan=plan)
+    now = setup.settings.first()
+    problem = Reconstruction(setup, State(facts.variables, setup.settings.first_epoch)).problem(now)
+    n_all = len(problem.indices)
+    n = min(n_all, plan.n_threads)
+    _seconds(problem, n)  # plans of Fourier transforms and memory, once in a run: not counted
+    measured = [(n, _seconds(problem, n))]
+    while measured[-1][1] < _ENOUGH_S and n < n_all:
+        n = min(n_all, 4 * n)
+        measured.append((n, _seconds(problem, n)))
+    fewer, more = measured[-2:] if len(measured) > 1 else (measured[-1], measured[-1])
+    if more[0] == n_all:
+        return more[1]
+    average = more[1] / more[0]
+    slope = (more[1] - fewer[1]) / (more[0] - fewer[0]) if more[0] > fewer[0] else average
+    slope = min(max(slope, 0.2 * average), average)
+    return more[1] + slope * (n_all - more[0])
+
+
+def _seconds(problem: Problem, n: int) -> float:
+    indices = np.asarray(problem.indices[:n])
+    started = time.perf_counter()
+    problem.objective.evaluate(
+        problem.variables, problem.blocks, indices, problem.weight, problem.regularizers
+    )
+    return time.perf_counter() - started
+
+
+def _readable(seconds: float) -> tuple[float, str]:
+    if seconds < 100:
+        return seconds, "s"
+    return (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")

@@ -1,0 +1,272 @@
+"""The numbers that the checks judge: of the scan, the starting probe and the bright-field disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import label
+from scipy.spatial import ConvexHull
+
+from pypty.backend.array import to_host
+from pypty.engine.setup.assembly import Setup
+from pypty.model.variables import Variables
+from pypty.optics.probes import spectrum_of_probe
+from pypty.preflight.sample import Sample
+
+PROBE_SHARE = 0.9
+"""Part of the probe's intensity inside what is called its diameter (that of arXiv 2311.15181)."""
+_RIM = 1 / 16
+"""Width of the window's rim, as a fraction of the window."""
+
+
+@dataclass(frozen=True)
+class ProbeFacts:
+    """The starting probe in real space, all modes together.
+
+    Attributes
+    ----------
+    intensity : (y, x), sum 1
+    centre_px : [y, x]
+    diameter_A : of the circle that holds 90 % of the intensity
+    share : that diameter as a fraction of the window's shorter side
+    rim : part of the intensity in the outermost 1/16 of the window on each side
+    """
+
+    intensity: np.ndarray
+    centre_px: tuple[float, float]
+    diameter_A: float
+    share: float
+    rim: float
+
+
+@dataclass(frozen=True)
+class DiskFacts:
+    """The bright-field disk of a pattern.
+
+    Attributes
+    ----------
+    centre_px : [ky, kx]
+    radius_px : of the disk of the same area, in pixels along kx
+    radius_1A : 1/Å
+    offset_px : distance of its centre from the zero frequency at n//2
+    edge_share : radius over the distance from the centre to the nearest edge of the detector
+    dark : part of the counts outside 1.1 radii
+    inside : (ky, kx) bool, within 0.9 radii
+    """
+
+    centre_px: tuple[float, float]
+    radius_px: float
+    radius_1A: float
+    offset_px: float
+    edge_share: float
+    dark: float
+    inside: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """Where the beam goes.
+
+    Attributes
+    ----------
+    positions_A : (N, 2) [y, x] centres of the windows
+    area_A2 : specimen area per scan point; 0 for a line
+    step_A : its square root; along a line the distance between points
+    extent_A : (y, x) between the outermost points
+    misfit : rms distance from the best affine raster in steps; None without scan_size
+    rotation_deg : of the fast axis in the frame of the detector; None without scan_size
+    """
+
+    positions_A: np.ndarray
+    area_A2: float
+    step_A: float
+    extent_A: tuple[float, float]
+    misfit: float | None
+    rotation_deg: float | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that is judged.
+
+    Attributes
+    ----------
+    pixel_1A : (ky, kx) detector pixel of the model, 1/Å
+    alpha : convergence semi-angle, rad: given, else that of the disk; None where there is none
+    n_slices, gap_A : slices of the start, and the largest distance between them
+    """
+
+    setup: Setup
+    variables: Variables
+    sample: Sample
+    pixel_1A: tuple[float, float]
+    probe: ProbeFacts | None
+    disk: DiskFacts | None
+    scan: ScanFacts | None
+    alpha: float | None
+    n_slices: int
+    gap_A: float
+
+    @property
+    def wavelength(self) -> float:
+        """Å."""
+        return self.setup.grid.wavelength
+
+    @property
+    def thin_A(self) -> float | None:
+        """Å: how thick a specimen may be that acts like one plane, 5.2 d²/lambda with d = 0.61 lambda/(2 alpha)
+        (Tsai et al., Optics Express 24 (2016) 29089); the angle is that of twice the aperture."""
+        if self.alpha is None:
+            return None
+        return 5.2 * (0.61 * self.wavelength / (2 * self.alpha)) ** 2 / self.wavelength
+
+
+def gather(setup: Setup, sample: Sample) -> Facts:
+    """Compute the numbers; ``sample`` is a look at some patterns."""
+    settings, grid = setup.settings, setup.grid
+    variables = setup.variables()
+    probe = disk = None
+    across, pad = setup.seen.pixels_across, settings["data_pad"]
+    pixel_1A = (
+        across[0] / (grid.shape[0] * grid.pixel_size_A[0]),
+        across[1] / (grid.shape[1] * grid.pixel_size_A[1]),
+    )
+    if not setup.near_field:
+        modes = to_host(variables.probe)
+        modes = modes.reshape(-1, *modes.shape[-2:])
+        probe = probe_facts((np.abs(modes) ** 2).sum(axis=0), grid.pixel_size_A)
+        if settings["masks"] is None and setup.survey is not None:
+            disk = disk_facts(setup.survey.mean, pixel_1A)
+        else:
+            spectrum = (np.abs(spectrum_of_probe(modes)) ** 2).sum(axis=0)
+            cut = tuple(slice(pad, n - pad) for n in spectrum.shape)
+            disk = disk_facts(spectrum[cut], (pixel_1A[0] / across[0], pixel_1A[1] / across[1]))
+    return Facts(
+        setup,
+        variables,
+        sample,
+        pixel_1A,
+        probe,
+        disk,
+        scan_facts(setup),
+        _semiangle(setup, disk),
+        variables.n_slices,
+        float(to_host(variables.slice_distances).max()),
+    )
+
+
+def given_number(setup: Setup, key: str) -> float | None:
+    """A recorded key as a number; None where it is not given or is none."""
+    value = setup.settings[key]
+    try:
+        found = math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _semiangle(setup: Setup, disk: DiskFacts | None) -> float | None:
+    given = given_number(setup, "conv_semiangle_mrad")
+    if given is not None and given > 0 and not setup.near_field:
+        return 1e-3 * given
+    return None if disk is None else disk.radius_1A * setup.grid.wavelength
+
+
+def probe_facts(intensity: np.ndarray, pixel_size_A: tuple[float, float]) -> ProbeFacts:
+    """Size of a probe (y, x) in its periodic window: distances are the shortest ones around the edges."""
+    shape = intensity.shape
+    total = max(float(intensity.sum()), np.finfo(float).tiny)
+    intensity = intensity / total
+    centre, distance2 = [], []
+    for axis, n in enumerate(shape):
+        profile = intensity.sum(axis=1 - axis)
+        angle = np.angle((profile * np.exp(2j * np.pi * np.arange(n) / n)).sum())  # centre on a circle
+        middle = (n * angle / (2 * np.pi)) % n
+        away = (np.arange(n) - middle + n / 2) % n - n / 2
+        centre.append(float(middle))
+        distance2.append((away * pixel_size_A[axis]) ** 2)
+    r2 = np.add.outer(*distance2).ravel()
+    order = np.argsort(r2)
+    held = np.cumsum(intensity.ravel()[order])
+    diameter = 2 * math.sqrt(r2[order][min(np.searchsorted(held, PROBE_SHARE), held.size - 1)])
+    window = min(n * p for n, p in zip(shape, pixel_size_A, strict=True))
+    rims = [max(1, round(n * _RIM)) for n in shape]
+    middle_part = intensity[rims[0] : -rims[0], rims[1] : -rims[1]]
+    rim = max(0.0, 1 - float(middle_part.sum()))
+    return ProbeFacts(intensity, (centre[0], centre[1]), diameter, diameter / window, rim)
+
+
+def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts | None:
+    """The disk of a mean pattern (ky, kx): pixels above half the mean of the bright ones, joined to the largest spot.
+
+    Single hot pixels are cut first. None where nothing is bright.
+    """
+    rank = min(pattern.size - 1, max(9, pattern.size // 1000))
+    high = np.partition(pattern, pattern.size - 1 - rank, axis=None)[pattern.size - 1 - rank]
+    clipped = np.clip(pattern, 0, high)
+    if not clipped.any():
+        return None
+    area = clipped.sum() ** 2 / (clipped**2).sum()  # pixels, were all equally bright
+    bright = clipped > 0.5 * clipped.sum() / area
+    spots, n_spots = label(bright)
+    if n_spots > 1:
+        bright = spots == 1 + int(np.argmax(np.bincount(spots.ravel())[1:]))
+    ky, kx = np.nonzero(bright)
+    centre = (float(ky.mean()), float(kx.mean()))
+    radius_1A = math.sqrt(len(ky) * pixel_1A[0] * pixel_1A[1] / math.pi)
+    edges = [(min(c, n - 1 - c) + 0.5) * p for c, n, p in zip(centre, pattern.shape, pixel_1A, strict=True)]
+    rows = (np.arange(pattern.shape[0]) - centre[0]) * pixel_1A[0]
+    columns = (np.arange(pattern.shape[1]) - centre[1]) * pixel_1A[1]
+    r = np.hypot(rows[:, None], columns[None, :]) / radius_1A
+    return DiskFacts(
+        centre,
+        radius_1A / pixel_1A[1],
+        radius_1A,
+        math.hypot(*(c - n // 2 for c, n in zip(centre, pattern.shape, strict=True))),
+        radius_1A / min(edges),
+        float(clipped[r > 1.1].sum() / clipped.sum()),
+        r < 0.9,
+    )
+
+
+def scan_facts(setup: Setup) -> ScanFacts | None:
+    """Of all positions; None where there are fewer than two different ones (a focal series)."""
+    pixel = np.array(setup.grid.pixel_size_A)
+    points = (setup.scan.positions + np.array(setup.grid.shape) // 2) * pixel
+    extent = np.ptp(points, axis=0)
+    if len(points) < 2 or extent.max() < 1e-6 * pixel.max():
+        return None
+    step, area = _spacing(points)
+    misfit, rotation = _raster(points, setup.settings["scan_size"], step)
+    return ScanFacts(points, area, step, (float(extent[0]), float(extent[1])), misfit, rotation)
+
+
+def _spacing(points: np.ndarray) -> tuple[float, float]:
+    """Step and area per point of any scan with even density.
+
+    A raster of a x b points has a hull of (a - 1)(b - 1) s² with the perimeter 2 (a + b - 2) s, so that
+    (N - 1) s² - (perimeter/2) s - hull = 0. The area is 0 for points on a line.
+    """
+    centred = points - points.mean(axis=0)
+    spread = np.linalg.svd(centred.T @ centred, compute_uv=False) ** 0.5
+    if spread[1] < 1e-6 * spread[0]:
+        direction = np.linalg.svd(centred.T @ centred)[0][:, 0]
+        return float(np.ptp(centred @ direction)) / (len(points) - 1), 0.0
+    hull = ConvexHull(points)
+    half, inside, n = hull.area / 2, hull.volume, len(points) - 1  # in 2-D "area" is the perimeter
+    step = (half + math.sqrt(half**2 + 4 * n * inside)) / (2 * n)
+    return step, step**2
+
+
+def _raster(points: np.ndarray, size: np.ndarray | None, step: float) -> tuple[float | None, float | None]:
+    """Misfit in steps and direction of the fast axis of the best affine raster of ``scan_size``."""
+    if size is None or int(np.prod(size)) != len(points) or min(size) < 2:
+        return None, None
+    rows, columns = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
+    design = np.stack([np.ones(len(points)), rows.ravel(), columns.ravel()], axis=1)
+    fit, *_ = np.linalg.lstsq(design, points, rcond=None)
+    misfit = math.sqrt(((points - design @ fit) ** 2).sum(axis=1).mean()) / step
+    fast_y, fast_x = fit[2]
+    return misfit, math.degrees(math.atan2(fast_y, fast_x))

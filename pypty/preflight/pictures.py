@@ -1,0 +1,87 @@
+"""What the figures of a pre-flight show: a few small arrays, and the figures made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.backend.array import to_host
+from pypty.plots.figures import Figure
+from pypty.plots.preflight import (
+    plot_beam_and_slices,
+    plot_counts,
+    plot_disk,
+    plot_probe_window,
+    plot_scan,
+)
+from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts
+from pypty.preflight.probe_items import start_defocus_A
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Arrays and numbers behind the figures; None where there is nothing to see.
+
+    Attributes
+    ----------
+    pattern : (ky, kx) mean counts
+    positions_A : (N, 2)
+    totals : (n,) counts of some patterns
+    gaps_A : (slices - 1,)
+    """
+
+    pattern: np.ndarray | None
+    pixel_mrad: tuple[float, float]
+    disk: DiskFacts | None
+    probe: ProbeFacts | None
+    pixel_size_A: tuple[float, float]
+    positions_A: np.ndarray | None
+    totals: np.ndarray
+    gaps_A: np.ndarray
+    alpha: float | None
+    thin_A: float | None
+    wavelength: float
+    defocus_A: float
+
+    def figures(self) -> dict[str, Figure]:
+        """Figures by name, in the order of the page."""
+        found: dict[str, Figure] = {}
+        if self.pattern is not None:
+            centre, radius = (None, None) if self.disk is None else (self.disk.centre_px, self.disk.radius_px)
+            found["mean pattern"] = plot_disk(self.pattern, self.pixel_mrad, centre, radius)
+        if self.probe is not None:
+            found["starting probe"] = plot_probe_window(
+                self.probe.intensity, self.pixel_size_A, self.probe.centre_px, self.probe.diameter_A
+            )
+        if self.positions_A is not None:
+            diameter = None if self.probe is None else self.probe.diameter_A
+            found["scan"] = plot_scan(self.positions_A, diameter)
+        found["counts"] = plot_counts(self.totals)
+        if self.alpha is not None and self.thin_A is not None:
+            depth = self.wavelength / self.alpha**2
+            found["slices"] = plot_beam_and_slices(
+                self.gaps_A, self.alpha, self.defocus_A, depth, self.thin_A, self.wavelength
+            )
+        return found
+
+
+def pictures_of(facts: Facts) -> Pictures:
+    """Keep what the figures need, and let go of the rest."""
+    setup = facts.setup
+    seen = setup.survey is not None and setup.settings["masks"] is None
+    mrad = 1e3 * facts.wavelength
+    return Pictures(
+        setup.survey.mean if seen and setup.survey is not None else None,
+        (mrad * facts.pixel_1A[0], mrad * facts.pixel_1A[1]),
+        facts.disk if seen else None,
+        facts.probe,
+        setup.grid.pixel_size_A,
+        None if facts.scan is None else facts.scan.positions_A,
+        facts.sample.totals,
+        np.resize(to_host(facts.variables.slice_distances).astype(float), facts.n_slices - 1),
+        facts.alpha,
+        facts.thin_A,
+        facts.wavelength,
+        start_defocus_A(facts),
+    )

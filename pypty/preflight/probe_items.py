@@ -1,0 +1,173 @@
+"""Checks of probe and detector: window, Ronchigram magnification, disk, aperture, pixel, defocus."""
+
+from __future__ import annotations
+
+import math
+
+from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts, given_number
+from pypty.preflight.item import PASS, WARN, Item, Status, number, worse_above, worse_below
+
+_WINDOW = (0.5, 0.8)
+_RIM = (0.01, 0.05)
+_DISK = (0.67, 0.95)
+_APERTURE_OFF = (0.05, 0.2)
+_OFFSET = 1.0
+
+
+def probe_items(facts: Facts) -> tuple[list[Item], list[str]]:
+    """Checks of the probe in its window and of the disk on the detector, and what could not be checked."""
+    if facts.probe is None:
+        return [], ["probe, disk and defocus: the detector is in the near field"]
+    items, missing = [*_window_items(facts, facts.probe)], []
+    if facts.alpha is not None:
+        items += [_magnification_item(facts, facts.probe, facts.alpha), _pixel_item(facts, facts.alpha)]
+    if facts.disk is None or facts.setup.settings["masks"] is not None:
+        missing.append("bright-field disk: the patterns are not seen (virtual detectors)")
+    else:
+        items += _disk_items(facts, facts.disk)
+    return [*items, _defocus_item(facts)], missing
+
+
+def _window_items(facts: Facts, probe: ProbeFacts) -> list[Item]:
+    window = probe.diameter_A / probe.share if probe.share else 0.0
+    advice = (
+        "Bring the probe closer to focus, or use smaller detector pixels (a longer camera length, less binning); "
+        "upsample_pattern=2 makes the window of the model twice as large."
+    )
+    return [
+        Item(
+            "probe in its window",
+            worse_above(probe.share, *_WINDOW),
+            100 * probe.share,
+            "%",
+            f"warn above {100 * _WINDOW[0]:g} %, fail above {100 * _WINDOW[1]:g} %",
+            f"Diameter that holds 90 % of the starting probe, {number(probe.diameter_A)} Å, over the window of "
+            f"{number(window)} Å.",
+            advice,
+        ),
+        Item(
+            "probe at the rim",
+            worse_above(probe.rim, *_RIM),
+            100 * probe.rim,
+            "%",
+            f"warn above {100 * _RIM[0]:g} %, fail above {100 * _RIM[1]:g} %",
+            "Part of the probe's intensity in the outermost sixteenth of the window, which wraps around.",
+            advice,
+        ),
+    ]
+
+
+def _magnification_item(facts: Facts, probe: ProbeFacts, alpha: float) -> Item:
+    pixel = facts.wavelength * max(facts.pixel_1A)
+    found = alpha / (pixel * max(probe.diameter_A / 2, 1e-12))
+    per_period = 2 * alpha / facts.wavelength
+    warn, fail = (per_period / share for share in _WINDOW)
+    return Item(
+        "Ronchigram magnification",
+        worse_below(found, warn, fail),
+        found,
+        "px/Å",
+        f"warn below {number(warn)}, fail below {number(fail)} px/Å",
+        "Radius of the disk in detector pixels over radius of the probe in Å (arXiv 2311.15181): the scale of the "
+        f"shadow image in the disk. A period of {number(1 / per_period)} Å needs two pixels.",
+        "Bring the probe closer to focus, or use smaller detector pixels.",
+    )
+
+
+def _pixel_item(facts: Facts, alpha: float) -> Item:
+    grid, settings = facts.setup.grid, facts.setup.settings
+    edge = 0.5 * min(n * p for n, p in zip(facts.setup.geometry.detector, facts.pixel_1A, strict=True))  # 1/Å
+    limit = grid.largest_frequency * settings["damping_cutoff_multislice"]
+    needed = min(2 * alpha / facts.wavelength, edge)
+    return Item(
+        "pixel size",
+        worse_below(limit, 0.95 * needed, 0.95 * alpha / facts.wavelength),
+        max(grid.pixel_size_A),
+        "Å",
+        f"warn when the finest period, {number(1 / limit)} Å, is above {number(1.05 / needed)} Å, fail above "
+        f"{number(1.05 * facts.wavelength / alpha)} Å",
+        "Finest period inside the band limit against that of twice the aperture (or of the edge of the detector).",
+        "Raise data_pad, which makes pixels finer, or damping_cutoff_multislice.",
+    )
+
+
+def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
+    found = 1e3 * disk.radius_1A * facts.wavelength
+    warn, fail = _DISK
+    items = [
+        Item(
+            "bright-field disk on the detector",
+            worse_above(disk.edge_share, warn, fail),
+            100 * disk.edge_share,
+            "%",
+            f"warn above {100 * warn:g} %, fail above {100 * fail:g} %",
+            f"Radius of the disk, {number(disk.radius_px)} px, over the distance from its centre to the edge; "
+            f"{number(100 * disk.dark)} % of the counts lie outside the disk.",
+            "Use a shorter camera length, or more of the detector: resolution beyond the aperture needs dark field.",
+        ),
+        Item(
+            "centre of the disk",
+            worse_above(disk.offset_px, _OFFSET, 0.5 * disk.radius_px),
+            disk.offset_px,
+            "px",
+            f"warn above {_OFFSET:g} px, fail above half a radius",
+            f"Distance of the disk's centre [{disk.centre_px[0]:.1f}, {disk.centre_px[1]:.1f}] from the zero frequency "
+            "at n//2.",
+            "Shift the patterns with data_shift_vector (pixels before binning), or remove the descan.",
+        ),
+    ]
+    given = given_number(facts.setup, "conv_semiangle_mrad")
+    if given is not None and given > 0:
+        items.append(
+            Item(
+                "aperture",
+                worse_above(abs(found / given - 1), *_APERTURE_OFF),
+                found,
+                "mrad",
+                f"warn when {100 * _APERTURE_OFF[0]:g} %, fail when {100 * _APERTURE_OFF[1]:g} % from "
+                f"conv_semiangle_mrad = {given:g}",
+                "Semi-angle of the disk with this pixel size and voltage: they fit to the microscope if it agrees.",
+                f"If the semi-angle is right, multiply pixel_size_x_A and pixel_size_y_A by {found / given:.4g} "
+                "(and positions in pixels by its inverse); check acc_voltage.",
+            )
+        )
+    return items
+
+
+def _defocus_item(facts: Facts) -> Item:
+    settings = facts.setup.settings
+    c10, given = start_defocus_A(facts), given_number(facts.setup, "defocus")
+    has_probe = facts.setup.settings["probe"] is not None and not isinstance(settings["probe"], str)
+    status, advice = _judge_defocus(c10, given, has_probe)
+    at_aperture = 0.0 if facts.alpha is None else math.pi * c10 * facts.alpha**2 / facts.wavelength
+    return Item(
+        "defocus of the starting probe",
+        status,
+        "as in the given probe" if has_probe and c10 == 0 else c10,
+        "" if has_probe and c10 == 0 else "Å",
+        "warn when it is zero, or of the other sign than the recorded defocus",
+        "C10 = extra_probe_defocus + aberrations[0]; positive is overfocus (the crossover lies before the specimen). "
+        f"Phase at the rim of the aperture: {number(at_aperture)} rad.",
+        advice,
+    )
+
+
+def start_defocus_A(facts: Facts) -> float:
+    """C10 that the starting probe is given, Å."""
+    settings = facts.setup.settings
+    aberrations = settings["aberrations"]
+    first = 0.0 if aberrations is None or not len(aberrations) else float(aberrations[0])
+    return float(settings["extra_probe_defocus"]) + first
+
+
+def _judge_defocus(c10: float, given: float | None, has_probe: bool) -> tuple[Status, str]:
+    if given and c10 and given * c10 < 0:
+        return WARN, (
+            f"The recorded defocus = {given:g} Å asks for C10 = {given:g} Å; change the sign of one of them. A "
+            "start with the wrong sign is far from the truth."
+        )
+    if given and not c10 and not has_probe:
+        return WARN, f"The recorded defocus is not used: set extra_probe_defocus={given:g}."
+    if not c10 and not has_probe:
+        return WARN, "The start is a focused probe; set extra_probe_defocus if the microscope was defocused."
+    return PASS, "Set extra_probe_defocus (Å, positive = overfocus)."

@@ -1,0 +1,207 @@
+"""Checks of the scan: geometry, positions, overlap, areal oversampling, dose."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pypty.preflight.facts import Facts, ScanFacts, given_number
+from pypty.preflight.item import PASS, WARN, Item, number, worse_above, worse_below
+
+_ROTATION_DEG = 1.0
+_STEP_OFF = 0.05
+_MISFIT = 0.5
+_OVERLAP = (0.6, 0.4)
+_OVERSAMPLING = (5.0, 2.2)
+_OVERSAMPLING_SLICES = (20.0, 5.0)
+_NOISE_RAD = (0.05, 0.25)
+
+
+def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:
+    """Checks of where the beam goes, and what could not be checked."""
+    scan = facts.scan
+    if scan is None:
+        return [_object_item(facts)], ["scan, overlap and dose: all patterns have the same position"]
+    items, missing = [_field_item(facts, scan), _object_item(facts)], []
+    for found in (_raster_item(facts, scan), _rotation_item(facts, scan), _step_item(facts, scan)):
+        items += [] if found is None else [found]
+    if scan.misfit is None:
+        missing.append("scan raster and rotation: scan_size is not given")
+    if facts.probe is None:
+        missing.append("overlap and oversampling: the beam is not focused to a probe (near field)")
+    else:
+        items.append(_overlap_item(facts, scan))
+        if scan.area_A2 > 0:
+            items.append(_oversampling_item(facts, scan))
+    return items, missing
+
+
+def _field_item(facts: Facts, scan: ScanFacts) -> Item:
+    smallest = 0.0 if facts.probe is None else facts.probe.diameter_A
+    n = facts.setup.geometry.n_patterns
+    size = facts.setup.settings["scan_size"]
+    points = f"{n} points" if size is None else f"{size[0]} x {size[1]} points"
+    height, width = (number(length) for length in scan.extent_A)
+    return Item(
+        "field of view",
+        worse_below(max(scan.extent_A), smallest),
+        f"{height} x {width}",
+        "Å",
+        f"warn below the probe's diameter, {number(smallest)} Å" if smallest else "none",
+        f"{points} between the outermost positions, {number(scan.step_A)} Å apart.",
+        "Scan a larger area, or check that positions are in pixels (position in Å / pixel_size_x_A).",
+    )
+
+
+def _object_item(facts: Facts) -> Item:
+    scan, settings = facts.setup.scan, facts.setup.settings
+    shape = facts.variables.obj.shape[-2:]
+    ends = scan.corners + np.array(facts.setup.grid.shape)
+    free = int(min(scan.corners.min(), (np.array(shape) - ends).min()))
+    moving = settings.may_be_on("update_probe_pos") and not settings.may_be_on("dynamically_resize_yx_object")
+    return Item(
+        "positions inside the object",
+        worse_below(free, 2 if moving else 0, 0),
+        free,
+        "px",
+        "fail below 0" + ("; warn below 2, as positions are refined" if moving else ""),
+        f"Free rim around the windows on the object of {shape[0]} x {shape[1]} px.",
+        "Set extra_space_on_side_px to a few pixels (or dynamically_resize_yx_object), so that refined positions stay "
+        "on the object.",
+    )
+
+
+def _raster_item(facts: Facts, scan: ScanFacts) -> Item | None:
+    if scan.misfit is None:
+        return None
+    size = facts.setup.settings["scan_size"]
+    return Item(
+        "scan raster",
+        worse_above(scan.misfit, _MISFIT),
+        round(scan.misfit, 6),
+        "steps",
+        f"warn above {_MISFIT:g}",
+        f"Rms distance of the positions from the best affine raster of scan_size {size[0]} x {size[1]}.",
+        "scan_size is (slow, fast): swap it if positions run the other way; regularisers of positions rely on it.",
+    )
+
+
+def _rotation_item(facts: Facts, scan: ScanFacts) -> Item | None:
+    given = given_number(facts.setup, "PLRotation_deg")
+    if scan.rotation_deg is None or (scan.misfit or 0) > _MISFIT:
+        return None
+    away = 0.0 if given is None else abs((scan.rotation_deg - given + 180) % 360 - 180)
+    return Item(
+        "scan rotation",
+        worse_above(away, _ROTATION_DEG),
+        round(scan.rotation_deg, 3) + 0.0,
+        "deg",
+        f"warn when more than {_ROTATION_DEG:g} deg from PLRotation_deg"
+        + (" (not given)" if given is None else f" = {given:g}"),
+        "Direction of the fast scan axis in the frame of the detector, from the positions.",
+        "Make positions anew with PLRotation_deg, or correct that record; pypty.calibrate finds the angle.",
+    )
+
+
+def _step_item(facts: Facts, scan: ScanFacts) -> Item | None:
+    settings = facts.setup.settings
+    if "scan_step_A" not in settings.given or scan.area_A2 == 0:
+        return None
+    given = float(settings["scan_step_A"])
+    away = abs(scan.step_A / given - 1)
+    return Item(
+        "scan step",
+        worse_above(away, _STEP_OFF, 0.5),
+        scan.step_A,
+        "Å",
+        f"warn when more than {100 * _STEP_OFF:g} % from scan_step_A = {given:g} Å, fail when more than 50 %",
+        "Square root of the specimen area per scan point, from positions and pixel size.",
+        "Positions are in reconstruction pixels, with data_pad: position in Å / pixel_size_x_A. Correct the pixel "
+        "size, the positions or scan_step_A.",
+    )
+
+
+def _overlap_item(facts: Facts, scan: ScanFacts) -> Item:
+    assert facts.probe is not None
+    diameter = facts.probe.diameter_A
+    overlap = 1 - scan.step_A / diameter if diameter else 0.0
+    return Item(
+        "overlap",
+        worse_below(overlap, *_OVERLAP),
+        100 * overlap,
+        "%",
+        f"warn below {100 * _OVERLAP[0]:g} %, fail below {100 * _OVERLAP[1]:g} %",
+        f"1 - step / probe diameter, {number(scan.step_A)} and {number(diameter)} Å: how much of the probe two "
+        "neighbouring points share.",
+        f"Use a smaller step, at most {number((1 - _OVERLAP[0]) * diameter)} Å, or more defocus.",
+    )
+
+
+def _oversampling_item(facts: Facts, scan: ScanFacts) -> Item:
+    assert facts.probe is not None
+    warn, fail = _OVERSAMPLING if facts.n_slices == 1 else _OVERSAMPLING_SLICES
+    area = math.pi / 4 * facts.probe.diameter_A**2
+    return Item(
+        "areal oversampling",
+        worse_below(area / scan.area_A2, warn, fail),
+        area / scan.area_A2,
+        "",
+        f"warn below {warn:g}, fail below {fail:g} ({'one slice' if facts.n_slices == 1 else 'several slices'})",
+        "Probe area over area per scan point (arXiv 2311.15181): how many patterns see a point of the specimen.",
+        f"Use a smaller step, at most {number(math.sqrt(area / warn))} Å, or more defocus.",
+    )
+
+
+def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
+    """Electrons per pattern, and what they can tell about the phase."""
+    setup, settings = facts.setup, facts.setup.settings
+    if settings["masks"] is not None or setup.survey is None:
+        return [], ["electrons and dose: virtual detectors may count an electron twice"]
+    gain = settings["detector_gain"] if settings["algorithm"] == "poisson_gaussian" else 1.0
+    electrons = float(setup.survey.mean.sum()) / gain
+    fraction = electrons <= 2
+    item = Item(
+        "electrons per pattern",
+        WARN if fraction else worse_below(electrons, 100),
+        electrons,
+        "e",
+        "warn below 100; up to 2 the data are taken as fractions of the beam",
+        "Mean sum of a pattern, as it enters the loss (the electrons that reach the detector).",
+        "Give counts: set data_multiplier to the electrons per pattern, so that noise is weighted rightly."
+        if fraction
+        else "Use a larger current or dwell time, a regulariser, and algorithm='ml'.",
+    )
+    if fraction:
+        return [item], ["dose: the data are no counts"]
+    if facts.scan is None or facts.scan.area_A2 == 0:
+        return [item], ["dose: there is no area per scan point"]
+    dose = electrons / facts.scan.area_A2
+    if facts.alpha is None:
+        return [item, _plain_dose_item(dose)], []
+    return [item, _dose_item(facts, dose)], []
+
+
+def _plain_dose_item(dose: float) -> Item:
+    meaning = "Electrons per pattern over the specimen area per scan point."
+    return Item("dose", PASS, dose, "e/Å^2", "none in the near field", meaning, "")
+
+
+def _dose_item(facts: Facts, dose: float) -> Item:
+    assert facts.alpha is not None
+    size = facts.wavelength / (2 * facts.alpha)
+    unknowns = facts.n_slices * facts.variables.obj.shape[0]
+    noise = math.sqrt(unknowns / (4 * dose * size**2))
+    warn, fail = _NOISE_RAD
+    needed = unknowns / (4 * warn**2 * size**2)
+    shared = f", shared by {unknowns} slices and modes" if unknowns > 1 else ""
+    return Item(
+        "dose",
+        worse_above(noise, warn, fail),
+        dose,
+        "e/Å^2",
+        f"warn below {number(needed)}, fail below {number(needed * (warn / fail) ** 2)} e/Å^2",
+        f"At best the phase of an area of ({number(size)} Å)^2 is known to {number(noise)} rad, "
+        f"1/(2 sqrt(electrons in it)){shared}; {warn:g} rad is asked for.",
+        "Use fewer slices or modes, a regulariser (atv_weight), algorithm='ml', or more dose.",
+    )

@@ -1,0 +1,148 @@
+"""Checks of the specimen model: slices against depth of focus, thickness, expected phase."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pypty.backend.array import to_host
+from pypty.preflight.facts import Facts, given_number
+from pypty.preflight.item import Item, number, worse_above, worse_below
+
+_PHASE = math.pi / 2
+_SPREAD = 6.0
+"""Range of a phase image in units of its standard deviation."""
+_TOO_THIN = 0.1
+_THICKNESS_OFF = 1.25
+
+
+def specimen_items(facts: Facts) -> tuple[list[Item], list[str]]:
+    """Checks of slices and phase, and what could not be checked."""
+    items, missing = [], []
+    if facts.thin_A is None:
+        missing.append("slices: the convergence angle is not known")
+    else:
+        if facts.n_slices > 1:
+            items.append(_slice_item(facts, facts.thin_A))
+        thickness = given_number(facts.setup, "total_thickness")
+        if thickness is None or thickness <= 0:
+            missing.append(
+                "specimen thickness: total_thickness is not given; one slice serves up to about "
+                f"{number(facts.thin_A)} Å"
+            )
+        else:
+            items.append(_thickness_item(facts, thickness, facts.thin_A))
+    found = _given_phase(facts)
+    estimated = _estimated_phase(facts) if found is None else None
+    if found is not None:
+        items.append(
+            _phase_item(
+                found, "Largest range of the phase of a slice of the given obj, without its extremes."
+            )
+        )
+    elif estimated is not None:
+        items.append(
+            _phase_item(
+                estimated,
+                "About, from the scattered electrons: six times the rms phase of a weak object, shared by all slices. "
+                "A thick specimen has more.",
+            )
+        )
+    else:
+        missing.append("phase range: it needs patterns of the far field")
+    return items, missing
+
+
+def _slice_item(facts: Facts, thin: float) -> Item:
+    gap = facts.gap_A
+    status = worse_above(gap, thin, 4 * thin)
+    if gap < _TOO_THIN * thin:
+        status = worse_below(gap, _TOO_THIN * thin)
+    focus = facts.wavelength / (facts.alpha or 1) ** 2
+    return Item(
+        "slice thickness",
+        status,
+        gap,
+        "Å",
+        f"warn above {number(thin)} or below {number(_TOO_THIN * thin)} Å, fail above {number(4 * thin)} Å",
+        f"Largest slice distance of {facts.n_slices} slices, against the thickness that acts like one plane, "
+        f"5.2 (0.61 lambda/2 alpha)^2/lambda. The depth of focus, lambda/alpha^2, is {number(focus)} Å.",
+        "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be told apart: use "
+        "fewer, or a regulariser along the beam (wedge_mu).",
+    )
+
+
+def _thickness_item(facts: Facts, thickness: float, thin: float) -> Item:
+    if facts.n_slices == 1:
+        return Item(
+            "specimen thickness",
+            worse_above(thickness, thin, 4 * thin),
+            thickness,
+            "Å",
+            f"warn above {number(thin)} Å, fail above {number(4 * thin)} Å",
+            "total_thickness against what one slice can describe, 5.2 (0.61 lambda/2 alpha)^2/lambda.",
+            f"Use num_slices={math.ceil(thickness / thin)} with slice_distances of about "
+            f"{number(thickness / math.ceil(thickness / thin))} Å.",
+        )
+    distances = to_host(facts.variables.slice_distances).astype(float)
+    gaps = np.resize(distances, facts.n_slices - 1)
+    modelled = float(gaps.sum() + gaps[-1])
+    away = max(modelled / thickness, thickness / modelled) if modelled > 0 else math.inf
+    return Item(
+        "specimen thickness",
+        worse_above(away, _THICKNESS_OFF, 2),
+        modelled,
+        "Å",
+        f"warn when more than {100 * (_THICKNESS_OFF - 1):g} % from total_thickness = {thickness:g} Å, fail from twice "
+        "or half of it",
+        f"{facts.n_slices} slices with their distances, against the recorded thickness.",
+        f"Use slice_distances of about {number(thickness / facts.n_slices)} Å, or another num_slices.",
+    )
+
+
+def _given_phase(facts: Facts) -> float | None:
+    """Range of the phase of the given object, the largest of its slices, between its percentiles 0.1 and 99.9."""
+    given = facts.setup.settings["obj"]
+    if given is None or given.shape[:2] == (1, 1):
+        return None
+    ranges = []
+    for z in range(given.shape[2]):
+        phase = np.angle(given[:, :, z])
+        low, high = np.percentile(phase, (0.1, 99.9))
+        ranges.append(high - low)
+    found = float(max(ranges))
+    return found if found > 0 else None
+
+
+def _estimated_phase(facts: Facts) -> float | None:
+    """Range per slice, rad: six standard deviations.
+
+    A weak phase object of variance v scatters the part v out of the incident wave. What leaves the disk is seen beside
+    it; what stays inside changes its brightness from point to point, with a variance of 2 v, as the transfer
+    4 sin² chi of a defocused probe is 2 on average. Shot noise is subtracted.
+    """
+    disk, sample = facts.disk, facts.sample
+    if disk is None or facts.probe is None or facts.setup.settings["masks"] is not None or sample.n < 2:
+        return None
+    good = disk.inside & ~sample.hot & (sample.mean > 0)
+    if not good.any():
+        return None
+    mean = sample.mean[good]
+    gain = facts.setup.multiplier if sample.whole else 0.0
+    excess = (sample.variance[good] - gain * mean) / mean**2
+    variance = disk.dark + max(0.0, float(excess.mean())) / 2
+    return _SPREAD * math.sqrt(variance) / facts.n_slices
+
+
+def _phase_item(found: float, meaning: str) -> Item:
+    return Item(
+        "phase range per slice",
+        worse_above(found, _PHASE),
+        found,
+        "rad",
+        f"warn above {number(_PHASE)} rad (pi/2)",
+        meaning,
+        "Use more slices (num_slices): a slice with a strong phase is far from the vacuum that the reconstruction "
+        "starts from.",
+    )

@@ -1,0 +1,1 @@
+"""Results: what a run returns, and the files and figures that it leaves."""

@@ -1,0 +1,152 @@
+"""The figures of ``selected_figs``, from a snapshot of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.model.options import TILT_MODES
+from pypty.plots.forward import ForwardPass, plot_forward
+from pypty.plots.modes import plot_probe_modes
+from pypty.plots.scan import plot_grouping, plot_scan_positions, plot_tilts
+from pypty.plots.series import (
+    plot_convergence,
+    plot_learning_rates,
+    plot_loss_history,
+    plot_mean_tilt,
+    plot_slice_distance,
+)
+from pypty.results.snapshot import Snapshot
+
+Draw = Callable[[], Figure]
+_SHARE = 0.9
+
+
+def draw_figures(
+    run: Reconstruction, snapshot: Snapshot, batches: Sequence[np.ndarray]
+) -> list[tuple[str, Draw]]:
+    """(file name without epoch, what draws it) of every selected figure; that of the batches where there are any.
+
+    Parameters
+    ----------
+    batches : indices of the patterns of each batch of the last epoch
+    """
+    wanted = run.settings["selected_figs"]
+    everything = "all" in wanted
+    history, pixel = snapshot.history, snapshot.pixel_size_A
+    modes = functools.partial(
+        plot_probe_modes,
+        snapshot.start_probe,
+        snapshot.probe,
+        pixel_size_A=pixel,
+        pixel_mrad=_wave_pixel_mrad(run),
+    )
+    known: dict[str, tuple[str, Draw]] = {
+        "loss": ("summary_loss", lambda: plot_loss_history(history)),
+        "learning_rates": ("summary_learning_rates", lambda: plot_learning_rates(history)),
+        "forward": ("summary_forward_pass", lambda: _forward(run, snapshot)),
+        "probe_r_amp": ("summary_probe_modes_real_amp", functools.partial(modes, "r_amp")),
+        "probe_k_amp": ("summary_probe_modes_fourier_amp", functools.partial(modes, "k_amp")),
+        "probe_k_phase": ("summary_probe_modes_fourier_phase", functools.partial(modes, "k_phase")),
+        "pos": (
+            "summary_scan_pos",
+            lambda: plot_scan_positions(snapshot.arrays["positions"], snapshot.start_positions, pixel),
+        ),
+        "tilt": ("summary_obj_tilts", lambda: _tilts(run, snapshot)),
+        "tilt_avg": ("summary_obj_tilts_avg", lambda: plot_mean_tilt(history)),
+        "slice_thickness": ("summary_slice_thickness", lambda: plot_slice_distance(history)),
+        "convergence_full": ("summary_convergence", lambda: plot_convergence(history)),
+        "convergence_dynamic": (
+            "summary_convergence_dynamic",
+            lambda: plot_convergence(history, dynamic=True),
+        ),
+    }
+    chosen = {"convergence_full" if name == "convergence" else name for name in wanted}
+    drawn = [entry for name, entry in known.items() if everything or name in chosen]
+    if batches:
+        drawn.append(("summary_pos_grouping", lambda: _grouping(snapshot, batches)))
+    return drawn
+
+
+def forward_pass(run: Reconstruction, snapshot: Snapshot, index: int) -> ForwardPass:
+    """The model at pattern ``index``, and what was measured."""
+    setup, variables = run.setup, run.state.variables
+    (y, x), (ny, nx) = setup.scan.corners[index], setup.grid.shape
+    window = snapshot.obj[y : y + ny, x : x + nx]
+    weights = snapshot.mode_weights
+    marker = run.settings["probe_marker"]
+    probe = snapshot.probe if marker is None else snapshot.probe[..., int(marker[index])]
+    chosen = np.array([index])
+    measured = run.feed.patterns(chosen) * run.settings["data_multiplier"]
+    return ForwardPass(
+        index=int(index),
+        probe_intensity=(np.abs(probe) ** 2).sum(axis=2),
+        amplitude=np.tensordot(np.abs(window), weights, axes=1).prod(axis=2),
+        phase=np.tensordot(np.angle(window), weights, axes=1).sum(axis=2),
+        modelled=setup.from_model(run.objective.simulate(variables, chosen))[0],
+        measured=setup.from_model(measured)[0],
+    )
+
+
+def two_patterns(used: np.ndarray) -> np.ndarray:
+    """Two patterns in the middle of those that are fitted, a quarter of a row from each other on a square raster."""
+    n = len(used)
+    places = [n / 2 + np.sqrt(n) / 4, n / 2 + 3 * np.sqrt(n) / 4]
+    return np.unique(used[np.minimum(np.array(places, dtype=int), n - 1)])
+
+
+def diameter_px(intensity: np.ndarray) -> int:
+    """2 R + 1, where R is the smallest whole radius around n//2 that holds 90 % of the intensity (y, x)."""
+    ny, nx = intensity.shape
+    y, x = np.ogrid[:ny, :nx]
+    radius = np.ceil(np.hypot(y - ny // 2, x - nx // 2)).astype(int)
+    inside = np.cumsum(np.bincount(radius.ravel(), intensity.ravel()))
+    return 2 * int(np.searchsorted(inside, _SHARE * inside[-1])) + 1
+
+
+def _forward(run: Reconstruction, snapshot: Snapshot) -> Figure:
+    passes = [forward_pass(run, snapshot, index) for index in two_patterns(snapshot.used)]
+    return plot_forward(passes, snapshot.pixel_size_A, _pattern_pixel_mrad(run))
+
+
+def _tilts(run: Reconstruction, snapshot: Snapshot) -> Figure:
+    """Tilts inside the specimen; where those do not act, before or after it."""
+    places = _centres_A(snapshot)
+    tilts = snapshot.arrays.get("tilts")
+    if tilts is None:
+        return plot_tilts(places, np.zeros((1, 2)))
+    before, inside, _ = TILT_MODES[run.settings["tilt_mode"]]
+    first = 2 if inside else 0 if before else 4
+    return plot_tilts(places, 1e3 * tilts[:, first : first + 2])
+
+
+def _grouping(snapshot: Snapshot, batches: Sequence[np.ndarray]) -> Figure:
+    probe = snapshot.probe.reshape(*snapshot.probe.shape[:2], -1)
+    diameter = diameter_px((np.abs(probe) ** 2).sum(axis=2))
+    return plot_grouping(_centres_A(snapshot), batches, diameter * float(snapshot.pixel_size_A[1]))
+
+
+def _centres_A(snapshot: Snapshot) -> np.ndarray:
+    """(N, 2) centres of the windows."""
+    centre = np.array(snapshot.probe.shape[:2]) // 2
+    return (snapshot.arrays["positions"] + centre) * snapshot.pixel_size_A
+
+
+def _wave_pixel_mrad(run: Reconstruction) -> tuple[float, float]:
+    """(ky, kx) of a pixel of the wave's spectrum."""
+    grid = run.setup.grid
+    (ny, nx), (py, px) = grid.shape, grid.pixel_size_A
+    return 1e3 * grid.wavelength / (ny * py), 1e3 * grid.wavelength / (nx * px)
+
+
+def _pattern_pixel_mrad(run: Reconstruction) -> tuple[float, float] | None:
+    """(ky, kx) of a pixel of the patterns; None for images of the near field."""
+    if run.setup.near_field:
+        return None
+    ky, kx = _wave_pixel_mrad(run)
+    factor = run.settings["upsample_pattern"]
+    return ky * factor, kx * factor

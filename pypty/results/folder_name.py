@@ -1,0 +1,270 @@
+"""The name of an output folder, from the settings of the run that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.optics.aberrations import aberration_names
+from pypty.params.checks.results import FORBIDDEN, TIME_FORMATS
+from pypty.params.settings import Settings
+
+LONGEST = 255
+"""Bytes of a name that every file system takes."""
+
+MINIMAL = ("indices", "meas", "batch", "pmode", "omode", "nlayer")
+DEFAULT = (*MINIMAL, "lr", "model", "constraint", "loss", "affine", "tilt", "aberrations")
+_RESERVED = frozenset(
+    ("CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10)))
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a name tells that is not among the settings.
+
+    Attributes
+    ----------
+    patterns : that are fitted
+    detector : (ky, kx) pixels of a measured pattern
+    probe_modes, object_modes, slices : numbers of them
+    wavelength_A : Å
+    """
+
+    patterns: int
+    detector: tuple[int, int]
+    probe_modes: int
+    object_modes: int
+    slices: int
+    wavelength_A: float
+
+
+def folder_name(settings: Settings, sizes: Sizes, now: datetime) -> str:
+    """Time, prefix, settings and postfix, joined by "_"; at most 255 bytes, and a name on every system.
+
+    The order of the settings is fixed, whatever their order in ``recon_dir_affixes``. A setting that does not act in
+    this run (rates of L-BFGS, a tilt of zero) is not named.
+    """
+    chosen = _chosen(settings["recon_dir_affixes"])
+    parts = [_time(settings["prefix_time"], now), settings["prefix"]]
+    parts += [part for tag, make in _MAKERS.items() if tag in chosen for part in make(settings, sizes)]
+    parts.append(settings["postfix"])
+    return _safe("_".join(part for part in parts if part))
+
+
+def _chosen(asked: Sequence[str]) -> frozenset[str]:
+    presets = {"minimal": MINIMAL, "default": DEFAULT, "all": tuple(_MAKERS)}
+    return frozenset(tag for name in asked for tag in presets.get(name, (name,)))
+
+
+def _time(asked: bool | str, now: datetime) -> str:
+    if not asked:
+        return ""
+    return now.strftime(TIME_FORMATS.get("date" if asked is True else asked, str(asked)))
+
+
+def _safe(name: str) -> str:
+    """A name that Windows takes, too, cut after 255 bytes (whole characters)."""
+    name = "".join("-" if one in FORBIDDEN or ord(one) < ord(" ") else one for one in name)
+    name = name.encode()[:LONGEST].decode(errors="ignore").rstrip(". ")
+    return f"_{name[: LONGEST - 1]}" if name.split(".")[0].upper() in _RESERVED else name
+
+
+def _short(value: float) -> str:
+    """Three digits are enough to tell runs apart."""
+    return f"{float(value):.3g}"
+
+
+def _rate(value: float) -> str:
+    """5e-4, 1.5e-3."""
+    return np.format_float_scientific(float(value), precision=2, trim="-", exp_digits=1)
+
+
+def _indices(settings: Settings, sizes: Sizes) -> list[str]:
+    return [settings["indices_mode"], f"N{sizes.patterns}"]
+
+
+def _measured(settings: Settings, sizes: Sizes) -> list[str]:
+    ky, kx = sizes.detector
+    return [f"dp{ky}" if ky == kx else f"dp{ky}x{kx}", *(["flipky"] if settings["flip_ky"] else [])]
+
+
+def _batch(settings: Settings, sizes: Sizes) -> list[str]:
+    now = settings.first()
+    if now["optimizer"] == "lbfgs":
+        return []
+    size, factor = now["batch_size"], now["grad_accumulation"]
+    product = size * factor if isinstance(size, int) else f"{size}x{factor}" if factor > 1 else size
+    return [f"{settings['group_mode']}{product}"]
+
+
+def _layers(settings: Settings, sizes: Sizes) -> list[str]:
+    gap = [f"dz{_short(np.mean(settings['slice_distances']))}"] if sizes.slices > 1 else []
+    return [f"{sizes.slices}slice", *gap]
+
+
+def _scheduler(settings: Settings, sizes: Sizes) -> list[str]:
+    scheduler = settings["lr_scheduler"]
+    return [] if scheduler is None or not _has_rates(settings) else [scheduler["name"]]
+
+
+_BLOCKS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "probe": ("p", "update_probe"),
+        "obj": ("o", "update_obj"),
+        "obja": ("oa", "update_obj"),
+        "objp": ("op", "update_obj"),
+        "positions": ("s", "update_probe_pos"),
+        "tilts": ("t", "update_tilts"),
+        "slice_distances": ("dz", "update_slice_distances"),
+        "aberrations_array": ("ab", "update_aberrations_array"),
+        "static_background": ("bg", "update_static_background"),
+        "beam_current": ("bc", "update_beam_current"),
+        "detector_blur_std": ("db", "update_detector_blur_std"),
+    }
+)
+"""Abbreviation of each learning rate, and the switch that must be on."""
+
+
+def _has_rates(settings: Settings) -> bool:
+    return settings.first()["optimizer"] not in ("lbfgs", "preconditioned")
+
+
+def _rates(settings: Settings) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Abbreviation and record of every learning rate that acts in this run."""
+    if not _has_rates(settings):
+        return
+    now = settings.first()
+    table = now["learning_rates"]
+    if now["phase_only_obj"]:
+        of_object = {"objp"}
+    else:
+        of_object = {"obja", "objp"} if now["obj_parametrization"] == "amplitude_phase" else {"obj"}
+    for name, (short, switch) in _BLOCKS.items():
+        if not settings.may_be_on(switch) or (switch == "update_obj" and name not in of_object):
+            continue
+        absolute = name == "probe" and table["probe_abs"]["lr"]
+        yield short, table["probe_abs" if absolute else name]
+
+
+def _starts(settings: Settings, sizes: Sizes) -> list[str]:
+    return [f"{short}s{record['start']}" for short, record in _rates(settings) if record["start"] > 0]
+
+
+def _learning_rates(settings: Settings, sizes: Sizes) -> list[str]:
+    return [f"{short}lr{_rate(record['lr'])}" for short, record in _rates(settings) if record["lr"] > 0]
+
+
+def _model(settings: Settings, sizes: Sizes) -> list[str]:
+    widths = (("dpblur", "detector_blur_std"), ("opreblur", "obj_preblur_std"))
+    return [f"{short}{_short(settings[key])}" for short, key in widths if settings[key] > 0]
+
+
+_OF: Mapping[str, str] = MappingProxyType({"amplitude": "a", "phase": "p", "both": ""})
+_CONSTRAINTS: tuple[tuple[str, str], ...] = (
+    ("kr_filter", "kr{of}f{radius}"),
+    ("kz_filter", "kz{of}f{beta}"),
+    ("kr_thresh", "krt{of}{thresh}"),
+    ("obj_rblur", "o{of}rblur{std}"),
+    ("obj_zblur", "o{of}zblur{std}"),
+    ("complex_ratio", "o{of}cplx{alpha1}_{alpha2}"),
+    ("mirrored_amp", "mamp{scale}_{power}"),
+    ("obj_z_recenter", "ozrec"),
+    ("obja_thresh", "oathr{thresh}"),
+    ("objp_postiv", "opos{mode}{relax}"),
+    ("tilt_smooth", "tsm{std}"),
+    ("probe_mask_k", "pmk{radius}"),
+    ("probe_mask_r", "pmr{radius}"),
+)
+
+
+def _constraints(settings: Settings, sizes: Sizes) -> list[str]:
+    table = settings.first()["constraints"]
+    return [text.format(**_words(table[name])) for name, text in _CONSTRAINTS if name in table]
+
+
+def _words(record: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a constraint as a name shows them."""
+    words = {"of": _OF[record.get("obj_type", "both")]}
+    for key, value in record.items():
+        if key == "mode":
+            words[key] = str(value)[0]
+        elif key == "relax":
+            words[key] = _short(value) if value else ""
+        elif isinstance(value, (int, float, np.ndarray)):
+            words[key] = _short(np.ravel(value)[0])
+    return words
+
+
+_TERMS: Mapping[str, str] = MappingProxyType(
+    {"single": "sng", "poissn": "psn", "pacbed": "pcb", "sparse": "spr", "simlar": "sml"}
+)
+
+
+def _losses(settings: Settings, sizes: Sizes) -> list[str]:
+    terms = settings["loss_terms"]
+    if terms is None:
+        return [settings["algorithm"]]
+    return [f"{_TERMS[name]}{_short(term['weight'])}" for name, term in terms.items() if term["weight"] > 0]
+
+
+def _angle(settings: Settings, sizes: Sizes) -> list[str]:
+    """Semi-angle of an aperture that is given by its radius as a fraction of Nyquist, mrad."""
+    radius = settings["aperture_mask"]
+    if radius is None or isinstance(radius, np.ndarray):
+        return []
+    pixel = max(settings["pixel_size_x_A"], settings["pixel_size_y_A"])
+    return [f"ca{_short(1e3 * radius * sizes.wavelength_A / (2 * pixel))}"]
+
+
+def _aberrations(settings: Settings, sizes: Sizes) -> list[str]:
+    given = settings["aberrations"]
+    values = [] if given is None else list(given)
+    names = aberration_names(len(values))
+    return [f"{name}_{_short(value)}" for name, value in zip(names, values, strict=True) if value]
+
+
+def _shift(settings: Settings, sizes: Sizes) -> list[str]:
+    shift = settings["extra_probe_defocus"]
+    return [f"z_shift{_short(shift)}"] if shift else []
+
+
+def _affine(settings: Settings, sizes: Sizes) -> list[str]:
+    how = settings.first()["positions_parametrization"]
+    return [f"pos{how}"] if how != "free" and settings.may_be_on("update_probe_pos") else []
+
+
+def _tilt(settings: Settings, sizes: Sizes) -> list[str]:
+    tilts = settings["tilts"]
+    mean = np.zeros(2) if tilts is None else 1e3 * tilts[:, 2:4].mean(axis=0)
+    return [f"tilt{_short(mean[0])}_{_short(mean[1])}"] if mean.any() else []
+
+
+_MAKERS: Mapping[str, Callable[[Settings, Sizes], list[str]]] = MappingProxyType(
+    {
+        "indices": _indices,
+        "meas": _measured,
+        "batch": _batch,
+        "pmode": lambda settings, sizes: [f"p{sizes.probe_modes}"],
+        "omode": lambda settings, sizes: [f"{sizes.object_modes}obj"],
+        "nlayer": _layers,
+        "optimizer": lambda settings, sizes: [settings.first()["optimizer"]],
+        "scheduler": _scheduler,
+        "start_iter": _starts,
+        "lr": _learning_rates,
+        "model": _model,
+        "constraint": _constraints,
+        "loss": _losses,
+        "conv_angle": _angle,
+        "aberrations": _aberrations,
+        "z_shift": _shift,
+        "dx": lambda settings, sizes: [f"dx{settings['pixel_size_x_A']:.4g}"],
+        "affine": _affine,
+        "tilt": _tilt,
+    }
+)

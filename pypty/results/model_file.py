@@ -1,0 +1,173 @@
+"""model_iter{NNNN}.h5: a reconstruction with its calibration, history, settings and origin (docs/files.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import h5py
+import numpy as np
+import yaml
+
+from pypty.errors import CheckpointError, ParameterError
+from pypty.model.variables import BLOCKS
+from pypty.output.files import atomic
+from pypty.output.settings_file import yaml_value
+from pypty.params.presets import read_value
+from pypty.results.history import History
+from pypty.results.snapshot import Snapshot
+
+FORMAT = "pypty model"
+VERSION = 1
+_INLINE = 16
+_LARGEST = 2**22
+"""Numbers of a setting; larger ones (weights of every pattern, phase plates) belong to the data and are left out."""
+
+_AXES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "obj": ("y, x, slice, mode", ""),
+        "probe": ("y, x, mode[, subscan]", "sqrt(counts)/window pixel"),
+        "positions": ("pattern, [y x]", "px"),
+        "tilts": ("pattern, [y x before, y x inside, y x after]", "rad"),
+        "slice_distances": ("gap", "Å"),
+        "aberrations_array": ("group, coefficient", "Å"),
+        "static_background": ("ky, kx", "sqrt(counts)"),
+        "beam_current": ("pattern", ""),
+        "detector_blur_std": ("1", "detector px"),
+    }
+)
+"""Axes and unit of each unknown."""
+
+
+def is_model(file: Any) -> bool:
+    """Whether an open HDF5 file is a model file of this package."""
+    return bool(file.attrs.get("format", "") == FORMAT)
+
+
+def write_model(path: Path, snapshot: Snapshot) -> Path:
+    """Write a model file.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(
+            format=FORMAT,
+            format_version=VERSION,
+            epochs_done=snapshot.epochs_done,
+            wavelength_A=snapshot.wavelength_A,
+            acc_voltage_kV=float(snapshot.settings["acc_voltage"]),
+            pixel_size_A=snapshot.pixel_size_A,
+        )
+        for name, array in snapshot.arrays.items():
+            axes, unit = _AXES[name]
+            _dataset(file, f"unknowns/{name}", array).attrs.update(axes=axes, unit=unit)
+        positions = file["unknowns/positions"]
+        positions.attrs["meaning"] = "top-left corner of each window, pixels of obj; add n//2 for its centre"
+        for name, array in (
+            ("positions_A", snapshot.arrays["positions"]),
+            ("start_positions_A", snapshot.start_positions),
+        ):
+            written = _dataset(file, f"positions/{name}", array * snapshot.pixel_size_A)
+            written.attrs.update(axes="pattern, [y x]", unit="Å")
+        _dataset(file, "positions/fitted", snapshot.used).attrs["meaning"] = "indices of the patterns"
+        for name, array in snapshot.history.arrays().items():
+            _dataset(file, f"history/{name}", array)
+        file["history"].attrs["loss"] = "before the update of each epoch"
+        _write_settings(file, snapshot.settings)
+        file["provenance"] = yaml.safe_dump(yaml_value(snapshot.provenance), sort_keys=False)
+        for name, array in snapshot.optimizer_state.items():
+            _dataset(file, f"optimizer/{name}", array)
+    return path
+
+
+def read_model(path: str | Path) -> dict[str, Any]:
+    """Read a model file.
+
+    Returns
+    -------
+    dict with the unknowns (obj, probe, positions, slice_distances and what else the model has), positions_A,
+    start_positions_A, fitted, history (:class:`History`), settings (the parameters, without the data set and the
+    starting arrays), provenance, epochs_done, pixel_size_A, wavelength_A, acc_voltage_kV, optimizer (arrays by path)
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, damaged, or none.
+    """
+    path = Path(path).expanduser()
+    try:
+        with h5py.File(path, "r") as file:
+            if not is_model(file):
+                raise CheckpointError(
+                    f"{str(path)!r} is no model file of PyPty (format {file.attrs.get('format')!r}); expected one of "
+                    "model_iter*.h5; pypty.importers.load_result reads those of other programs"
+                )
+            if int(file.attrs["format_version"]) > VERSION:
+                raise CheckpointError(
+                    f"{str(path)!r} has version {file.attrs['format_version']} of the format; this PyPty reads up to "
+                    f"{VERSION}; update it"
+                )
+            return _read(file)
+    except (OSError, KeyError, ValueError, TypeError, ParameterError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{str(path)!r} cannot be read as a model file: {error}") from error
+
+
+def _read(file: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {name: file["unknowns"][name][()] for name in BLOCKS if name in file["unknowns"]}
+    missing = {"obj", "probe", "positions"} - set(out)
+    if missing:
+        raise KeyError(f"it has no {', '.join(sorted(missing))}")
+    out.update({name: file["positions"][name][()] for name in ("positions_A", "start_positions_A", "fitted")})
+    settings = read_value(file["settings"].asstr()[()])
+    if "settings_arrays" in file:
+        settings.update({name: item[()] for name, item in file["settings_arrays"].items()})
+    return {
+        **out,
+        "history": History.from_arrays(arrays_below(file["history"])),
+        "settings": settings,
+        "provenance": read_value(file["provenance"].asstr()[()]),
+        "epochs_done": int(file.attrs["epochs_done"]),
+        "pixel_size_A": np.asarray(file.attrs["pixel_size_A"]),
+        "wavelength_A": float(file.attrs["wavelength_A"]),
+        "acc_voltage_kV": float(file.attrs["acc_voltage_kV"]),
+        "optimizer": arrays_below(file["optimizer"]) if "optimizer" in file else {},
+    }
+
+
+def arrays_below(group: Any) -> dict[str, np.ndarray]:
+    """Every data set below a group, by its path."""
+    found: dict[str, np.ndarray] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = np.asarray(item[()])
+
+    group.visititems(take)
+    return found
+
+
+def _dataset(file: Any, name: str, array: np.ndarray) -> Any:
+    packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.size > 1000 else {}
+    return file.create_dataset(name, data=array, **packed)
+
+
+def _write_settings(file: Any, settings: Mapping[str, Any]) -> None:
+    """Numbers and text as YAML, arrays beside them; neither the data nor the starting values of the unknowns."""
+    plain: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name == "dataset" or (name in BLOCKS and isinstance(value, np.ndarray)):
+            continue
+        large = isinstance(value, np.ndarray) and (value.size > _INLINE or value.dtype.kind == "c")
+        if not large:
+            plain[name] = yaml_value(value)
+        elif value.size <= _LARGEST:
+            _dataset(file, f"settings_arrays/{name}", value)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+    file["settings"] = text

@@ -1,0 +1,219 @@
+"""What a reconstruction, and an evaluation, give back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from pypty.errors import CheckpointError
+from pypty.output.files import atomic
+from pypty.results.history import History
+from pypty.results.model_file import arrays_below
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ARRAYS = (
+    "obj",
+    "probe",
+    "positions",
+    "slice_distances",
+    "start_positions",
+    "loss",
+    "sse",
+    "pixel_size_A",
+    "epochs",
+)
+_OPTIONAL = ("tilts", "aberrations_array", "static_background", "beam_current", "detector_blur_std")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss and gradients at the start point, in the public layout (docs/conventions.md).
+
+    Attributes
+    ----------
+    loss : data term times ``loss_weight``, plus all regularisers
+    sse : sum of squared errors (D - I)^2
+    regularizers : value of each active regulariser, by the name of its weight
+    gradients : for every refined block ("obj", "probe", "positions", "tilts", ...): dL/dRe + i dL/dIm of complex
+        arrays, the ordinary derivative of real ones; same shape as the array
+    loss_terms : value of each term of ``loss_terms``, times ``loss_weight``
+    """
+
+    loss: float
+    sse: float
+    regularizers: dict[str, float]
+    gradients: dict[str, np.ndarray]
+    loss_terms: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        blocks = ", ".join(f"{name} {g.shape}" for name, g in self.gradients.items())
+        return f"Evaluation(loss={self.loss:.8g}, sse={self.sse:.8g}, gradients: {blocks})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished reconstruction.
+
+    Attributes
+    ----------
+    obj : (y, x, z, modes) complex
+    probe : (y, x, modes[, subscans]) complex
+    positions : (N, 2) [y, x] in pixels of ``obj``
+    slice_distances : Å
+    tilts, aberrations_array, static_background, beam_current, detector_blur_std : where the model has them, else None
+        (units and layout: docs/conventions.md)
+    start_positions : (N, 2) where the positions started
+    loss, sse : before the update of each epoch; the last entry is after the last update
+    epochs : indices of the epochs that were done
+    pixel_size_A : (2,) [y, x]
+    stop_reason : why the run ended
+    warnings : what was noticed on the way
+    decisions : what the engine decided by itself, with the epoch
+    settings : the parameters used
+    folder : the output folder, or None
+    history : everything that is recorded per epoch (learning rates, validation, convergence, norms, ...)
+    """
+
+    obj: np.ndarray
+    probe: np.ndarray
+    positions: np.ndarray
+    slice_distances: np.ndarray
+    start_positions: np.ndarray
+    loss: np.ndarray
+    sse: np.ndarray
+    epochs: np.ndarray
+    pixel_size_A: np.ndarray
+    stop_reason: str
+    tilts: np.ndarray | None = None
+    aberrations_array: np.ndarray | None = None
+    static_background: np.ndarray | None = None
+    beam_current: np.ndarray | None = None
+    detector_blur_std: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+    decisions: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    history: History = field(default_factory=lambda: History.of(()))
+
+    @property
+    def learning_rates(self) -> Mapping[str, np.ndarray]:
+        """(epochs,) of every unknown that had one, in the units of the parameter; empty for L-BFGS."""
+        return self.history.learning_rates
+
+    @property
+    def validation(self) -> np.ndarray:
+        """(epochs,) loss of the held-out patterns, per pattern, after each epoch; NaN where there are none."""
+        return self.history.validation
+
+    @property
+    def convergence(self) -> Mapping[str, np.ndarray]:
+        """(k, 2) epoch and value of every metric of ``convergence_monitor`` (docs/monitoring.md)."""
+        return self.history.convergence
+
+    @property
+    def phase(self) -> np.ndarray:
+        """(y, x) phase in rad, summed over slices, averaged over object modes."""
+        return np.angle(self.obj).sum(axis=2).mean(axis=2)
+
+    @property
+    def loss_text(self) -> str:
+        """First and last loss, in words."""
+        return f"{self.loss[0]:.6g} -> {self.loss[-1]:.6g}" if len(self.loss) else "not computed (no epochs)"
+
+    def __repr__(self) -> str:
+        where = f", folder={str(self.folder)!r}" if self.folder else ""
+        return (
+            f"Result(obj {self.obj.shape}, probe {self.probe.shape}, {len(self.epochs)} epochs, loss {self.loss_text}, "
+            f"stopped: {self.stop_reason}{where})"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one HDF5 file with all arrays (chunked, compressed) and the settings as attributes.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        path = Path(path).expanduser()
+        with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+            for name in (*_ARRAYS, *_OPTIONAL):
+                if getattr(self, name) is None:
+                    continue
+                array = np.asarray(getattr(self, name))
+                large = {"compression": "gzip", "compression_opts": 4} if array.size > 1000 else {}
+                file.create_dataset(name, data=array, **large)
+            file.attrs["stop_reason"] = self.stop_reason
+            file.attrs["warnings"] = json.dumps(self.warnings)
+            file.attrs["decisions"] = json.dumps(self.decisions)
+            for name, series in self.history.arrays().items():
+                file[f"history/{name}"] = series
+            group = file.create_group("settings")
+            for name, value in self.settings.items():
+                _write_setting(group, name, value)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            The file is missing or no result.
+        """
+        try:
+            with h5py.File(Path(path).expanduser(), "r") as file:
+                arrays = {name: file[name][()] for name in _ARRAYS}
+                arrays.update({name: file[name][()] for name in _OPTIONAL if name in file})
+                settings = {
+                    name: item.asstr()[()] if item.dtype.kind == "O" else item[()]
+                    for name, item in file["settings"].items()
+                }
+                history = arrays_below(file["history"]) if "history" in file else None
+                return cls(
+                    **arrays,
+                    history=History.of(()) if history is None else History.from_arrays(history),
+                    stop_reason=str(file.attrs["stop_reason"]),
+                    warnings=tuple(json.loads(file.attrs["warnings"])),
+                    decisions=tuple(json.loads(file.attrs.get("decisions", "[]"))),
+                    settings=settings,
+                )
+        except (OSError, KeyError) as error:
+            raise CheckpointError(f"{str(path)!r} is no saved result: {error}") from error
+
+    def plot(self) -> Figure:
+        """One figure: object phase with scale bar, strongest probe mode, loss, positions."""
+        from pypty.plots.overview import plot_result
+
+        return plot_result(self)
+
+    def plot_convergence(self, dynamic: bool = False) -> Figure:
+        """Loss, changes of object, probe and positions, tilts, rates and slice distance over the epochs.
+
+        Parameters
+        ----------
+        dynamic : falling curves begin at their knee
+        """
+        from pypty.plots.series import plot_convergence
+
+        return plot_convergence(self.history, dynamic)
+
+
+def _write_setting(group: Any, name: str, value: Any) -> None:
+    """Numbers and arrays as they are, anything else as text; None and the data set are left out."""
+    if value is None or name == "dataset":
+        return
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    group[name] = array if array.dtype.kind in "biufc" else str(value)

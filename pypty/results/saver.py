@@ -1,0 +1,230 @@
+"""What is written while a run goes on, every ``save_iters`` epochs: model file, images, figures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pypty._version import __version__
+from pypty.backend.array import to_host
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.sequences import patterns_of_epoch
+from pypty.model.variables import to_public
+from pypty.optics.propagators import fresnel_phase_rate
+from pypty.output.checkpoints import RESUME_FILE
+from pypty.output.files import atomic, make_folder
+from pypty.params.checks.results import is_named
+from pypty.results.folder_name import Sizes, folder_name
+from pypty.results.history import History
+from pypty.results.images import Image, object_images, side_by_side, tiff_stem, write_tiff
+from pypty.results.model_file import write_model
+from pypty.results.snapshot import Snapshot
+
+_log = logging.getLogger(__name__)
+_NOT_DRAWN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+_HOLDS_A_RESULT = (RESUME_FILE, "co.npy", "params.yaml")
+
+
+class Saver:
+    """Writes results of a reconstruction into its folder.
+
+    Parameters
+    ----------
+    parent : the folder that the run continues, if it does
+    """
+
+    def __init__(self, run: Reconstruction, folder: Path, parent: Path | None = None) -> None:
+        self.run = run
+        self.folder = folder
+        self.parent = parent
+        self._saved_at = -1
+        wanted = bool(run.settings["save_iters"]) and run.state.epoch > run.settings.first_epoch
+        start = run.setup.variables() if wanted else run.state.variables  # a resumed run is beyond its start
+        self._start_probe = to_public("probe", start.probe)
+        self._start_positions = to_public("positions", start.positions)
+
+    def __call__(self, batches: Sequence[np.ndarray] = (), last: bool = False) -> None:
+        """Write what is due after an epoch.
+
+        Parameters
+        ----------
+        batches : indices of the patterns of each batch of that epoch; none for L-BFGS
+        last : the run ends here, so it is due
+
+        Raises
+        ------
+        OutputError
+            A file cannot be written.
+        """
+        every, done = self.run.settings["save_iters"], self.run.state.epoch
+        due = every and done > 0 and (last or done % every == 0)
+        if not due or done == self._saved_at or (last and not self.run.state.records):
+            return
+        snapshot = self.snapshot()
+        make_folder(self.folder)
+        wanted = self.run.settings["save_result"]
+        if "model" in wanted:
+            write_model(self.folder / snapshot.name("model", ".h5"), snapshot)
+        self._write_images(snapshot, wanted)
+        self._write_figures(snapshot, batches)
+        self._saved_at = done
+
+    def snapshot(self) -> Snapshot:
+        """The reconstruction as it stands now."""
+        run = self.run
+        variables = run.state.variables
+        now = run.settings.at(max(run.state.epoch - 1, run.settings.first_epoch))
+        with_state = "optim_state" in run.settings["save_result"]
+        return Snapshot(
+            epochs_done=run.state.epoch,
+            arrays={name: to_public(name, variables.block(name)) for name in variables.present},
+            start_positions=self._start_positions,
+            start_probe=self._start_probe,
+            history=History.of(run.state.records),
+            settings=run.settings.record(),
+            pixel_size_A=np.array(run.setup.grid.pixel_size_A),
+            wavelength_A=run.setup.grid.wavelength,
+            used=patterns_of_epoch(run.settings, now, run.feed.n_patterns)[0],
+            provenance=provenance(run, self.parent),
+            optimizer_state=optimizer_state(run) if with_state else {},
+        )
+
+    def _write_images(self, snapshot: Snapshot, wanted: Sequence[str]) -> None:
+        from pypty.plots.figures import scanned_area
+
+        modes = self.run.settings["result_modes"]
+        corners = self.run.setup.scan.corners  # as refined positions move, all images keep their size
+        corners = corners if len(corners) == 1 else corners[snapshot.used]
+        area = scanned_area(snapshot.obj.shape, corners, snapshot.probe.shape[:2])
+        images: list[Image] = []
+        for kind in ("obja", "objp"):
+            if kind in wanted:
+                whole = list(object_images(snapshot.obj, snapshot.mode_weights, modes["obj_dim"], kind))
+                images += whole if "full" in modes["FOV"] else []
+                images += [image.crop(area) for image in whole] if "crop" in modes["FOV"] else []
+        waves = first_probe(self.run)
+        if "probe" in wanted:
+            every = snapshot.probe.reshape(*snapshot.probe.shape[:2], -1).transpose(2, 0, 1)
+            images.append(side_by_side("probe_amp", every))
+        if "probe_prop" in wanted:
+            images.append(side_by_side("probe_prop_amp", through_vacuum(self.run, waves)))
+        gap = float(np.mean(snapshot.arrays["slice_distances"]))
+        for image in images:
+            for bit in modes["bit"]:
+                name = snapshot.name(tiff_stem(image, bit), ".tif")
+                write_tiff(self.folder / name, image, bit, snapshot.pixel_size_A, gap)
+
+    def _write_figures(self, snapshot: Snapshot, batches: Sequence[np.ndarray]) -> None:
+        from pypty.results.figures import draw_figures  # matplotlib takes a second to import
+
+        for stem, draw in draw_figures(self.run, snapshot, batches):
+            name = f"{stem}.png" if stem == "summary_pos_grouping" else snapshot.name(stem, ".png")
+            try:
+                figure = draw()
+            except _NOT_DRAWN as error:  # a figure is no reason to end a run of hours
+                _log.warning("%s could not be drawn: %s", name, error, exc_info=True)
+                continue
+            with atomic(self.folder / name) as temporary:
+                figure.savefig(temporary, format="png")
+
+
+def result_folder(setup: Setup, now: datetime) -> Path | None:
+    """Where the results go: ``output_folder``, or a folder in it that is named after the settings.
+
+    A run that is resumed stays where it is. A named folder that holds a result already is left alone: a number is added
+    to the name.
+    """
+    settings = setup.settings
+    if not settings["output_folder"]:
+        return None
+    path = Path(settings["output_folder"]).expanduser()
+    if settings["resume"] or not is_named(settings):
+        return path
+    used, _ = patterns_of_epoch(settings, settings.first(), setup.geometry.n_patterns)
+    found = setup.plan.sizes
+    sizes = Sizes(
+        len(used),
+        setup.geometry.detector,
+        found.probe_modes,
+        found.object_modes,
+        found.slices,
+        setup.grid.wavelength,
+    )
+    name = folder_name(settings, sizes, now) or "run"
+    named, count = path / name, 1
+    while any((named / file).exists() for file in _HOLDS_A_RESULT):
+        count += 1
+        ending = f"_{count}"
+        named = path / f"{name[: 255 - len(ending)]}{ending}"
+    return named
+
+
+def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
+    """Where a result comes from, in plain values."""
+    settings = run.settings
+    data = settings["data_path"]
+    origins = {}
+    for name in run.state.variables.present:
+        given = settings.fixed.get(name)
+        if isinstance(given, np.ndarray) and name in settings.given:
+            origins[name] = f"given: array {given.shape}"
+        elif given is not None and name in settings.given:
+            origins[name] = f"given: {given}"
+        else:
+            origins[name] = "computed"
+    return {
+        "pypty_version": __version__,
+        "numpy_version": np.__version__,
+        "device": run.setup.backend.name,
+        "written": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "elapsed_s": round(float(run.state.elapsed_s), 3),
+        "data": str(Path(data).expanduser().resolve())
+        if settings["dataset"] is None and data
+        else "in memory",
+        "data_fingerprint": run.data_fingerprint,
+        "start": origins,
+        "earlier_epochs": settings.first_epoch,
+        "continues": None if parent is None else str(parent.resolve()),
+    }
+
+
+def optimizer_state(run: Reconstruction) -> dict[str, np.ndarray]:
+    """Steps and changes of the gradient that L-BFGS remembers, oldest first, and moments of a first-order method; in
+    the internal layout."""
+    progress = run.state.progress
+    moments = {
+        f"{progress.name}/{part}/{name}": np.asarray(to_host(array))
+        for part, own in progress.moments.items()
+        for name, array in own.items()
+    }
+    return moments | {
+        f"lbfgs/{number:05d}/{kind}/{name}": np.asarray(to_host(array))
+        for number, pair in enumerate(run.state.optimizer.pairs)
+        for kind, vector in (("s", pair.s), ("y", pair.y))
+        for name, array in vector.items()
+    }
+
+
+def first_probe(run: Reconstruction, index: int = 0) -> np.ndarray:
+    """(modes, y, x) probe that pattern ``index`` sees, centred."""
+    probe = to_host(run.state.variables.probe)
+    marker = run.settings["probe_marker"]
+    return probe if marker is None else probe[int(marker[index])]
+
+
+def through_vacuum(run: Reconstruction, waves: np.ndarray) -> np.ndarray:
+    """(slices, modes, y, x): a probe as it would enter each slice if nothing were there (Fresnel)."""
+    variables = run.state.variables
+    given = to_host(variables.slice_distances)
+    n_gaps = variables.n_slices - 1
+    gaps = np.full(n_gaps, given[0]) if len(given) == 1 else given[:n_gaps]
+    depths = np.concatenate([[0.0], np.cumsum(gaps)])
+    spectrum = np.fft.fft2(waves)
+    rate = fresnel_phase_rate(run.setup.grid)
+    return np.stack([np.fft.ifft2(spectrum * np.exp(1j * depth * rate)) for depth in depths])

@@ -1,0 +1,61 @@
+"""A reconstruction at one moment, as result files and figures need it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pypty.results.history import History
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is known after some epochs, on the host, in the layout of docs/conventions.md.
+
+    Attributes
+    ----------
+    epochs_done : number of finished epochs, those of earlier runs included
+    arrays : the unknowns by name ("obj", "probe", "positions", ...)
+    start_positions, start_probe : where this run started
+    history : of this run
+    settings : all parameters (:meth:`pypty.params.settings.Settings.record`)
+    pixel_size_A : (2,) [y, x]
+    wavelength_A : Å
+    used : indices of the patterns that are fitted
+    provenance : version, data, origin of the starting arrays: plain values
+    optimizer_state : arrays by path, where they are to be kept
+    """
+
+    epochs_done: int
+    arrays: Mapping[str, np.ndarray]
+    start_positions: np.ndarray
+    start_probe: np.ndarray
+    history: History
+    settings: Mapping[str, Any]
+    pixel_size_A: np.ndarray
+    wavelength_A: float
+    used: np.ndarray
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    optimizer_state: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def obj(self) -> np.ndarray:
+        return self.arrays["obj"]
+
+    @property
+    def probe(self) -> np.ndarray:
+        return self.arrays["probe"]
+
+    @property
+    def mode_weights(self) -> np.ndarray:
+        """(modes,) shares of the object modes; they add up to 1."""
+        given = self.settings.get("obj_mode_weights")
+        weights = np.ones(self.obj.shape[3]) if given is None else np.asarray(given, float)
+        return weights / weights.sum()
+
+    def name(self, stem: str, suffix: str) -> str:
+        """File name of a result after these epochs."""
+        return f"{stem}_iter{self.epochs_done:04d}{suffix}"
