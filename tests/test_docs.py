@@ -42,7 +42,7 @@ def test_architecture_page_names_every_room() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for folder in sorted((ROOT / "pypty").iterdir()):
         if folder.is_dir() and (folder / "__init__.py").exists() and folder.name != "resources":
-            assert f"`{folder.name}/`" in text
+            assert f"`{folder.name}/" in text
 
 
 def test_every_key_named_in_readme_exists() -> None:
