@@ -15,8 +15,8 @@ from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import NORMS
 from pypty.data.weights import DetectorWeights
+from pypty.data.window import Window
 from pypty.errors import DataError, ParameterError
-from pypty.optics.wavelength import wavelength_A
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
@@ -39,9 +39,7 @@ class Experiment:
     scan_size : points (slow, fast); their product is N
     step_A : distance between scan points, Å
     rotation_deg : PLRotation_deg, see :func:`pypty.optics.scan_grid.rotation_yx`
-    wavelength : Å
-    pixel_1A : (ky, kx) size of a pattern's pixel, 1/Å
-    pad : pixels added on each side of a pattern in the reconstruction
+    window : the pixels of a pattern and of the reconstruction, with their sizes
     aberrations_A : Krivanek coefficients, the extra defocus of the probe included in the first
     settings : all parameters, checked one by one
     """
@@ -52,9 +50,7 @@ class Experiment:
     scan_size: tuple[int, int]
     step_A: float
     rotation_deg: float
-    wavelength: float
-    pixel_1A: tuple[float, float]
-    pad: int
+    window: Window
     aberrations_A: np.ndarray
     settings: Settings
 
@@ -86,8 +82,7 @@ class Experiment:
         preprocess = Preprocess.from_settings(settings).unpadded
         shape = preprocess.pattern_shape((source.shape[1], source.shape[2]))
         if settings["masks"] is not None:
-            shape = tuple(settings["masks"].shape[1:])
-        wavelength = wavelength_A(settings["acc_voltage"])
+            shape = (settings["masks"].shape[1], settings["masks"].shape[2])
         return cls(
             source,
             preprocess,
@@ -95,9 +90,7 @@ class Experiment:
             _scan_size(settings, source),
             float(settings["scan_step_A"]),
             _number(settings, "PLRotation_deg", 0.0),
-            wavelength,
-            _pattern_pixel(settings, shape, wavelength),
-            int(settings["data_pad"]) // int(settings["upsample_pattern"]),
+            _calibrated(settings, Window.of(settings, shape)),
             _aberrations(settings),
             settings,
         )
@@ -112,25 +105,19 @@ class Experiment:
         return self.preprocess.pattern_shape((self.source.shape[1], self.source.shape[2]))
 
     @property
-    def window(self) -> tuple[int, int]:
-        """(ny, nx) of the waves of the reconstruction."""
-        side, up = self.settings["simu_Npix"], int(self.settings["upsample_pattern"])
-        pad = int(self.settings["data_pad"])
-        ny, nx = (up * n + 2 * pad if side is None else int(side) for n in self.pattern_shape)
-        return (ny, nx)
+    def wavelength(self) -> float:
+        """Å."""
+        return self.window.wavelength_A
 
     @property
-    def pixels_across(self) -> tuple[float, float]:
-        """Pixels of that window's pattern per pixel of a pattern, along each axis."""
-        if self.settings["simu_match_mode"] != "resample":
-            return (float(self.settings["upsample_pattern"]),) * 2
-        y, x = (n / m for n, m in zip(self.window, self.pattern_shape, strict=True))
-        return (y, x)
+    def pixel_1A(self) -> tuple[float, float]:
+        """(ky, kx) size of a pattern's pixel, 1/Å."""
+        return self.window.pixel_1A
 
     @property
     def pixel_mrad(self) -> tuple[float, float]:
         """(ky, kx) size of a pattern's pixel, mrad."""
-        return (1e3 * self.wavelength * self.pixel_1A[0], 1e3 * self.wavelength * self.pixel_1A[1])
+        return self.window.pixel_mrad
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """(n, ky, kx) float32 counts of the patterns with these sorted indices; 0 where ``detector_mask`` is 0.
@@ -220,16 +207,14 @@ class Experiment:
     def aperture(self) -> np.ndarray:
         """(ky, kx) bool: ``aperture_mask`` without its padding; else the disk of ``conv_semiangle_mrad`` around n//2;
         else the pixels of the mean pattern above ``bright_threshold`` (0.1) times its maximum."""
-        mask, (ny, nx) = self.settings["aperture_mask"], self.pattern_shape
+        mask = self.settings["aperture_mask"]
         if isinstance(mask, np.ndarray) and mask.ndim == 2:
-            up = int(self.settings["upsample_pattern"])  # a detector pixel is up x up pixels of the mask
-            return _cut(mask > 0.5, (up * ny, up * nx))[up // 2 :: up, up // 2 :: up]
+            return self.window.mask_on_pattern(mask)
         ky, kx = self.frequencies_1A
         if mask is not None:
-            nyquist = 0.5 * min(
-                (ny + 2 * self.pad) * self.pixel_1A[0], (nx + 2 * self.pad) * self.pixel_1A[1]
-            )
-            return np.hypot(ky, kx) <= float(mask) * nyquist
+            return np.hypot(ky, kx) <= float(mask) * self.window.nyquist_1A * (
+                1 + 1e-9
+            )  # a pixel on the rim is inside
         angle = _number(self.settings, "conv_semiangle_mrad", 0.0)
         if angle > 0:
             return np.hypot(ky, kx) * self.wavelength <= 1e-3 * angle
@@ -287,22 +272,15 @@ def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
     return size
 
 
-def _pattern_pixel(settings: Settings, shape: tuple[int, int], wavelength: float) -> tuple[float, float]:
-    """1/Å: ``rez_pixel_size_A`` or ``rez_pixel_size_mrad`` of a detector pixel, else from the pixel of the
-    reconstruction."""
-    binning = int(settings["data_bin"]) / float(settings["data_resample"])
-    angle = _number(settings, "rez_pixel_size_mrad", 0.0) * 1e-3 / wavelength
-    direct = angle or _number(settings, "rez_pixel_size_A", 0.0)
-    if direct > 0:
-        return (direct * binning, direct * binning)
-    up, pad = int(settings["upsample_pattern"]), int(settings["data_pad"])
-    side, mode = settings["simu_Npix"], settings["simu_match_mode"]
-    sizes = (settings["pixel_size_y_A"], settings["pixel_size_x_A"])
-    found = [
-        1 / (float(size) * side) if mode == "crop" else up / (float(size) * (up * n + 2 * pad))
-        for size, n in zip(sizes, shape, strict=True)
-    ]  # a window that is resampled has as many 1/Å as the pattern
-    return (found[0], found[1])
+def _calibrated(settings: Settings, window: Window) -> Window:
+    """The window, with the pattern's pixel from ``rez_pixel_size_mrad`` or ``rez_pixel_size_A`` of a detector
+    pixel, if one is given."""
+    angle = _number(settings, "rez_pixel_size_mrad", 0.0) * 1e-3 / window.wavelength_A
+    recorded_1A = angle or _number(settings, "rez_pixel_size_A", 0.0)
+    if recorded_1A <= 0:
+        return window
+    pixel_1A = recorded_1A * window.detector_pixels
+    return window.calibrated((pixel_1A, pixel_1A))
 
 
 def _aberrations(settings: Settings) -> np.ndarray:
@@ -312,17 +290,3 @@ def _aberrations(settings: Settings) -> np.ndarray:
         found = np.zeros(1)
     found[0] += float(settings["extra_probe_defocus"] or 0.0)
     return found
-
-
-def _cut(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The centre of a padded mask; a smaller one is padded."""
-    out = np.zeros(shape, bool)
-    target, source = [], []
-    for have, want in zip(mask.shape, shape, strict=True):
-        start = have // 2 - want // 2
-        target.append(
-            slice(max(0, -start), max(0, -start) + min(have - max(0, start), want - max(0, -start)))
-        )
-        source.append(slice(max(0, start), max(0, start) + target[-1].stop - target[-1].start))
-    out[tuple(target)] = mask[tuple(source)]
-    return out

@@ -236,6 +236,35 @@ def test_upsampled_patterns_take_every_second_frequency_of_the_probe() -> None:
     np.testing.assert_allclose(wdd({**up, "aperture_mask": None}), wdd(params), atol=1e-5)
 
 
+def test_a_probe_in_the_window_of_a_pattern_is_upsampled_like_that_of_a_reconstruction() -> None:
+    params, _ = weak_scan((8, 9), 0.0)
+    up = {**params, "upsample_pattern": 2, "rez_pixel_size_A": 1 / (N * PIXEL_A), "aperture_mask": None}
+    np.testing.assert_allclose(wdd(up), wdd(params), atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "mode"), [(2 * N, "resample"), (N + 20, "resample"), (2 * N, "crop")])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_another_window_for_the_simulated_patterns(side: int, mode: str, calibrated: bool) -> None:
+    """The same probe, in a larger field (resample) or with finer pixels (crop): the same object."""
+    params, truth = weak_scan((8, 9), 0.0)
+    planes = np.moveaxis(params["probe"], -1, 0)
+    larger = (resize if mode == "resample" else resize_spectrum)(planes, (side, side))
+    pixel = PIXEL_A if mode == "resample" else PIXEL_A * N / side
+    wide = {
+        **params,
+        "simu_Npix": side,
+        "simu_match_mode": mode,
+        "probe": np.moveaxis(larger, 0, -1),
+        "pixel_size_x_A": pixel,
+        "pixel_size_y_A": pixel,
+        "aperture_mask": None,
+        **({"rez_pixel_size_A": 1 / (N * PIXEL_A)} if calibrated else {}),
+    }
+    found = wdd(wide)
+    np.testing.assert_allclose(found, wdd(params), atol=1e-5)
+    assert correlation(np.angle(found), truth) > 0.95
+
+
 def test_the_first_mode_of_the_probe_counts_and_an_aperture_will_do() -> None:
     params, truth = weak_scan((12, 14), 0.0)
     modes = np.concatenate([params["probe"], params["probe"][::-1]], axis=2)

@@ -87,6 +87,24 @@ def test_focused_probe_and_aperture_of_a_vacuum_pattern(upsample: int, pad: int)
     assert "probe" not in params
 
 
+@pytest.mark.parametrize("mode", ["crop", "resample"])
+def test_aperture_and_probe_in_the_window_of_the_simulated_pattern(mode: str) -> None:
+    """simu_Npix is the side of the window: arrays fit it, and a check accepts them."""
+    vacuum = np.pad(disk(), [(0, 0), (2, 2)])  # 24 x 24
+    params = {
+        "dataset": np.broadcast_to(vacuum, (3, 24, 24)),
+        "positions": np.zeros((3, 2)),
+        "simu_Npix": 48,
+        "simu_match_mode": mode,
+    }
+    out = append_aperture_to_params(get_focussed_probe_from_vacscan(params, vacuum), vacuum)
+    assert out["probe"].shape == (48, 48, 1) and out["aperture_mask"].shape == (48, 48)
+    area = (disk() > 0).sum() * (4 if mode == "resample" else 1)
+    assert out["aperture_mask"].sum() == pytest.approx(area, rel=0.1)
+    assert pattern_of(out["probe"]).sum() == pytest.approx(disk().sum(), rel=0.02)
+    assert pypty.check({**out, "acc_voltage": 80, "pixel_size_x_A": 1, "pixel_size_y_A": 1})
+
+
 def test_threshold_flip_and_binning_of_a_vacuum_pattern() -> None:
     pattern = disk((2, 0)) + 20
     params = {

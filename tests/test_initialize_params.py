@@ -44,6 +44,27 @@ def experiment(**changes: Any) -> dict[str, Any]:
     return {**given, **changes}
 
 
+@pytest.mark.parametrize(("mode", "pixel_A"), [("crop", 1 / (0.1 * 32)), ("resample", 1 / (0.1 * 16))])
+def test_window_of_the_simulated_pattern(mode: str, pixel_A: float) -> None:
+    """crop: 32 pixels of the pattern's size reach further; resample: they cover the pattern's own angles."""
+    given = experiment(simu_Npix=32, simu_match_mode=mode, num_obj_modes=1, total_thickness=100.0)
+    out = append_exp_params({**given, "slice_thickness": "auto"})
+    assert out["data_pad"] == 0
+    assert out["aperture_mask"].shape == (32, 32)
+    assert (out["pixel_size_y_A"], out["pixel_size_x_A"]) == pytest.approx((pixel_A, pixel_A))
+    reach = np.round(out["positions"]).astype(int).max(axis=0) + 32
+    assert out["obj"].shape[:2] == tuple(reach)
+    plain = append_exp_params(experiment(data_pad=0, total_thickness=100.0, slice_thickness="auto"))
+    assert out["num_slices"] == plain["num_slices"]  # from the angles of the measured pattern
+    assert pypty.check(out)
+
+
+def test_a_resampled_pattern_has_larger_pixels() -> None:
+    out = append_exp_params(experiment(data_resample=0.5, data_pad=2))
+    assert out["pixel_size_x_A"] == pytest.approx(1 / (0.2 * 12)) and out["aperture_mask"].shape == (12, 12)
+    assert out["rez_pixel_size_A"] == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("setup", [0, 1, 2])
 def test_golden(setup: int) -> None:
     """PyPty computes the wavelength with h c = 12.4 keV Å: here the voltage is changed to give that wavelength.

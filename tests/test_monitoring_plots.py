@@ -264,6 +264,43 @@ def test_the_forward_pass_shows_model_and_data(tmp_path: Path) -> None:
     setup.close()
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"data_pad": 4},
+        {"probe": None, "simu_Npix": 2 * SIDE, "simu_match_mode": "resample"},
+        {"probe": None, "simu_Npix": 2 * SIDE, "simu_match_mode": "crop"},
+        {"probe": None, "upsample_pattern": 2},
+    ],
+)
+def test_axes_of_the_forward_figure_are_those_of_a_pattern(form: dict[str, Any], tmp_path: Path) -> None:
+    """An image ends half a pixel beyond its outermost pixels; ky is positive downwards, as rows are counted."""
+    run = reconstruction(
+        pixel_size_y_A=0.2, pixel_size_x_A=0.25, use_padded_intensity=False, selected_figs=["forward"], **form
+    )
+    snapshot = Saver(run, tmp_path).snapshot()
+    figure = draw_figures(run, snapshot, ())[0][1]()
+    shown = panel(figure, "measured").images[0]
+    assert shown.get_array().shape == (SIDE, SIDE)
+    n_model = run.setup.grid.shape[0]
+    across = {"resample": 2, None: form.get("upsample_pattern", 1)}.get(form.get("simu_match_mode"), 1)
+    ky, kx = (1e3 * run.setup.grid.wavelength * across / (n_model * pixel) for pixel in (0.2, 0.25))
+    half = SIDE // 2
+    expected = (-(half + 0.5) * kx, (half - 0.5) * kx, (half - 0.5) * ky, -(half + 0.5) * ky)
+    assert tuple(shown.get_extent()) == pytest.approx(expected)
+    run.setup.close()
+
+
+def test_the_forward_figure_compares_counts_with_the_factor_of_the_run(tmp_path: Path) -> None:
+    """With data_normalization the model is fitted to normalised counts: they are what the figure shows."""
+    run = reconstruction(probe=None, data_normalization="mean_at_one")
+    one = forward_pass(run, Saver(run, tmp_path).snapshot(), 7)
+    counts = np.asarray(run.settings["dataset"])
+    np.testing.assert_allclose(one.measured, counts[7] / counts.mean(), rtol=1e-6)
+    assert one.modelled.sum() == pytest.approx(one.measured.sum(), rel=0.05)
+    run.setup.close()
+
+
 def test_virtual_detectors_are_curves() -> None:
     square, sums = np.ones((4, 4)), np.ones(5)
     figure = plot_forward([ForwardPass(0, square, square, square, sums, sums)], (1.0, 1.0), None)

@@ -105,14 +105,13 @@ def _pixel_params(experiment: Experiment, pixel_mrad: float | None) -> dict[str,
     """Pixels of the detector and of the reconstruction; nothing if they do not follow from the disk."""
     if pixel_mrad is None:
         return {}
-    binning, across = experiment.preprocess.detector_pixels, experiment.pixels_across
     pixel_1A = pixel_mrad * 1e-3 / experiment.wavelength
-    ny, nx = experiment.window
+    window = experiment.window.calibrated((pixel_1A, pixel_1A))
     return {
-        "rez_pixel_size_mrad": pixel_mrad / binning,
-        "rez_pixel_size_A": pixel_1A / binning,
-        "pixel_size_x_A": across[1] / (pixel_1A * nx),
-        "pixel_size_y_A": across[0] / (pixel_1A * ny),
+        "rez_pixel_size_mrad": pixel_mrad / window.detector_pixels,
+        "rez_pixel_size_A": pixel_1A / window.detector_pixels,
+        "pixel_size_x_A": window.pixel_size_A[1],
+        "pixel_size_y_A": window.pixel_size_A[0],
     }
 
 
@@ -125,10 +124,10 @@ def _shift(experiment: Experiment, edge: Edge) -> np.ndarray:
 
 def _aperture_mask(experiment: Experiment, edge: Edge, shift: np.ndarray) -> np.ndarray:
     """(ky, kx) bool, padded: pixels inside the disk once the patterns are shifted."""
-    across = experiment.pixels_across
+    across = experiment.window.across
     moved = (shift - np.array(experiment.preprocess.shift)) / experiment.preprocess.detector_pixels
     offset = np.array(edge.centre) + moved - np.array(experiment.pattern_shape) // 2
-    ny, nx = experiment.window
+    ny, nx = experiment.window.model
     y = (np.arange(ny) - ny // 2)[:, None] / across[0] - offset[0]
     x = (np.arange(nx) - nx // 2)[None, :] / across[1] - offset[1]
     return np.hypot(y, x) <= edge.radius_px

@@ -15,7 +15,7 @@ from pypty.errors import ParameterError
 from pypty.experiment import CALIBRATED, Experiment
 from pypty.optics.aberrations import aberration_phase
 from pypty.optics.grid import Grid
-from pypty.optics.probes import resize, spectrum_of_probe
+from pypty.optics.probes import resize
 from pypty.optics.scan_grid import rotation_yx
 from pypty.output.files import make_folder, write_array
 
@@ -203,8 +203,7 @@ def _probe_spectrum(experiment: Experiment) -> np.ndarray:
 def _given_spectrum(experiment: Experiment) -> np.ndarray | None:
     """The spectrum of ``probe`` (first mode and subscan) on the pixels of a pattern, or None.
 
-    A padded pattern has finer pixels in real space, so padding is cut off in reciprocal space. An upsampled pattern has
-    a larger window: every ``upsample_pattern``-th frequency is that of a pixel.
+    ``probe`` is in the window of the reconstruction, or in that of a pattern, as for a reconstruction.
     """
     settings = experiment.settings
     probe = settings["probe"]
@@ -212,13 +211,9 @@ def _given_spectrum(experiment: Experiment) -> np.ndarray | None:
         return None
     if isinstance(probe, str):
         return experiment.aperture * _aberration_factor(experiment)
+    window = experiment.window
     mode = probe.reshape(*probe.shape[:2], -1)[:, :, 0]
-    up = int(settings["upsample_pattern"])
-    ny, nx = experiment.pattern_shape
-    whole = (up * ny, up * nx)
-    wave = resize(spectrum_of_probe(mode)[None], whole)[0]
-    starts = [big // 2 - up * (n // 2) for big, n in zip(whole, experiment.pattern_shape, strict=True)]
-    wave = wave[starts[0] :: up, starts[1] :: up]
+    wave = window.spectrum_on_pattern(window.probe_on_model(mode[None]))[0]
     if not wave.any():
         raise ParameterError("probe is 0 on the detector; check its window, data_pad and upsample_pattern")
     return wave if settings["epoch_prev"] > 0 else wave * _aberration_factor(experiment)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from pypty.data.preprocess import Preprocess
+from pypty.data.window import Window
 from pypty.errors import ParameterError
 from pypty.experiment import Experiment
-from pypty.initialize.common import checked, in_window, pattern_shape, window_of
+from pypty.initialize.common import checked, model_shape, pattern_shape
 from pypty.optics import probes
 from pypty.params.settings import Settings
 
@@ -67,9 +68,8 @@ def get_focussed_probe_from_vacscan(
         The pattern does not fit the data, or has no counts.
     """
     settings = checked(pypty_params)
-    up = int(settings["upsample_pattern"])
     pattern = _prepared(settings, mean_pattern) * float(settings["data_multiplier"])
-    pattern = in_window(pattern / up**2, up, int(settings["data_pad"]))
+    pattern = Window.of(settings, pattern.shape).counts_on_model(pattern)
     return {**pypty_params, "probe": probes.probe_from_pattern(pattern)[0][..., None]}
 
 
@@ -89,7 +89,7 @@ def append_aperture_to_params(pypty_params: Mapping[str, Any], mean_pattern: np.
     pattern = _prepared(settings, mean_pattern)
     threshold = settings["bright_threshold"]
     inside = pattern > (0.1 if threshold is None else float(threshold)) * pattern.max()
-    mask = in_window(inside, int(settings["upsample_pattern"]), int(settings["data_pad"]))
+    mask = Window.of(settings, inside.shape).mask_on_model(inside)
     return {**pypty_params, "aperture_mask": mask}
 
 
@@ -165,8 +165,8 @@ def _mean_in_window(params: Mapping[str, Any], settings: Settings) -> np.ndarray
             mean = experiment.mean_pattern
         finally:
             experiment.source.close()
-    window = window_of(settings)
-    out = in_window(mean, int(settings["upsample_pattern"]), int(settings["data_pad"]))
+    window = model_shape(settings)
+    out = Window.of(settings, mean.shape).counts_on_model(mean)
     if out.shape != window:
         raise ParameterError(
             f"the padded mean pattern is {out.shape}, the window of the probe {window}; resize the probe"

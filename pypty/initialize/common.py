@@ -11,6 +11,7 @@ import numpy as np
 
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import open_source
+from pypty.data.window import Window
 from pypty.errors import ParameterError
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
@@ -81,22 +82,26 @@ def pattern_shape(settings: Settings) -> tuple[int, int]:
     return Preprocess.from_settings(settings).unpadded.pattern_shape(shape)
 
 
-def window_of(settings: Settings) -> tuple[int, int]:
-    """(ny, nx) of the waves: of an array aperture_mask or probe, else upsample_pattern x the patterns + 2 data_pad."""
+def window_of(settings: Settings) -> Window:
+    """The pixels of patterns and of the reconstruction.
+
+    Raises
+    ------
+    ParameterError
+        Neither data nor masks were given.
+    """
+    return Window.of(settings, pattern_shape(settings))
+
+
+def model_shape(settings: Settings) -> tuple[int, int]:
+    """(ny, nx) of the waves: of an array aperture_mask or probe, else of the window that the patterns lead to."""
     for name in ("aperture_mask", "probe"):
-        given = settings[name]
-        if isinstance(given, np.ndarray) and given.ndim >= 2:
-            return (int(given.shape[0]), int(given.shape[1]))
+        array = settings[name]
+        if isinstance(array, np.ndarray) and array.ndim >= 2:
+            return (int(array.shape[0]), int(array.shape[1]))
     if settings["simu_Npix"] is not None:
         return (int(settings["simu_Npix"]), int(settings["simu_Npix"]))
-    ky, kx = pattern_shape(settings)
-    up, pad = int(settings["upsample_pattern"]), int(settings["data_pad"])
-    return (up * ky + 2 * pad, up * kx + 2 * pad)
-
-
-def in_window(pattern: np.ndarray, upsample: int, pad: int) -> np.ndarray:
-    """A pattern on the pixels of the waves: every pixel becomes upsample x upsample equal ones, then zeros around."""
-    return np.pad(pattern.repeat(upsample, axis=0).repeat(upsample, axis=1), pad)
+    return window_of(settings).model
 
 
 def raster_of(settings: Settings, params: Mapping[str, Any]) -> tuple[int, int]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import open_source
+from pypty.data.window import Window
 from pypty.errors import ParameterError
 from pypty.experiment import Experiment
-from pypty.initialize.common import check_all, checked, in_window
+from pypty.initialize.common import check_all, checked
 from pypty.initialize.given import OWN_KEYS, read_given, was_flipped
 from pypty.initialize.rotation import measure_rotation
 from pypty.initialize.slices import choose_slices, starting_object
@@ -36,7 +37,10 @@ _DATA_KEYS = (
     "data_bin",
     "data_shift_vector",
     "data_multiplier",
+    "data_resample",
     "upsample_pattern",
+    "simu_Npix",
+    "simu_match_mode",
     "force_dataset_dtype",
     "acc_voltage",
     "algorithm",
@@ -109,8 +113,9 @@ def append_exp_params(
     patterns = _Patterns(out)
     out.update(_detector(patterns, out, found, given))
     out.update(_scan(patterns, out, found, given))
-    out.update(choose_slices(found, given, out))
-    out["obj"] = starting_object(found, out, patterns.window(out))
+    window = patterns.window(**{key: out[key] for key in ("data_pad", "pixel_size_y_A", "pixel_size_x_A")})
+    out.update(choose_slices(found, given, out, window.edge_1A))
+    out["obj"] = starting_object(found, out, window.model)
     if "aberrations" in given:
         out["aberrations"] = np.array(found["aberrations"], float)
     if "defocus" in given and "extra_probe_defocus" not in given:
@@ -187,10 +192,10 @@ class _Patterns:
         """A recorded pattern after flip, shift and binning."""
         return Preprocess.from_settings(self.settings).unpadded.patterns(pattern)
 
-    def window(self, params: Mapping[str, Any]) -> tuple[int, int]:
+    def window(self, **changes: Any) -> Window:
+        """The pixels of these patterns, with other values of ``data_pad`` or of the pixel sizes."""
         ky, kx = self.prepared(self.mean).shape
-        up, pad = int(self.settings["upsample_pattern"]), int(params["data_pad"])
-        return (up * ky + 2 * pad, up * kx + 2 * pad)
+        return Window.of(self.settings.replaced(**changes), (ky, kx))
 
 
 def _detector(
@@ -198,7 +203,7 @@ def _detector(
 ) -> dict[str, Any]:
     """Aperture, padding, and pixels of detector and reconstruction."""
     mean = patterns.prepared(patterns.mean)
-    up, binning = int(patterns.settings["upsample_pattern"]), int(patterns.settings["data_bin"])
+    plain = patterns.window()
     threshold = float(out["bright_threshold"] if out.get("bright_threshold") is not None else 0.1)
     disk = (
         mean > threshold * mean.max()
@@ -208,9 +213,9 @@ def _detector(
     radius = math.sqrt(float(disk.sum()) / math.pi)
     wavelength = wavelength_A(out["acc_voltage"])
     if found.get("rez_pixel_size_mrad") is not None and "rez_pixel_size_mrad" in given:
-        rez = float(found["rez_pixel_size_mrad"]) * 1e-3 / wavelength * binning
+        rez = float(found["rez_pixel_size_mrad"]) * 1e-3 / wavelength * plain.detector_pixels
     elif out.get("rez_pixel_size_A") is not None:
-        rez = float(out["rez_pixel_size_A"]) * binning
+        rez = float(out["rez_pixel_size_A"]) * plain.detector_pixels
     elif out.get("conv_semiangle_mrad") is not None:
         rez = float(out["conv_semiangle_mrad"]) * 1e-3 / (radius * wavelength)
     else:
@@ -221,18 +226,19 @@ def _detector(
         raise ParameterError(f"the pixel of the detector is {rez} 1/Å, expected a positive number")
     pad = out.get("data_pad")
     if pad is None:
-        pad = math.ceil(up * mean.shape[1] / 4 / up) * up
-    sizes = [up / (rez * (up * n + 2 * int(pad))) for n in mean.shape]
+        up = plain.upsample
+        pad = 0 if plain.match else math.ceil(up * mean.shape[1] / 4 / up) * up
+    window = patterns.window(data_pad=int(pad)).calibrated((rez, rez))
     angle = out.get("conv_semiangle_mrad")
     return {
         "mean_pattern": np.maximum(patterns.mean, 0),  # read-out noise may be negative
-        "aperture_mask": in_window(disk, up, int(pad)),
+        "aperture_mask": window.mask_on_model(disk),
         "bright_threshold": threshold,
-        "rez_pixel_size_A": rez / binning,
+        "rez_pixel_size_A": rez / window.detector_pixels,
         "conv_semiangle_mrad": 1e3 * radius * rez * wavelength if angle is None else float(angle),
         "data_pad": int(pad),
-        "pixel_size_y_A": sizes[0],
-        "pixel_size_x_A": sizes[1],
+        "pixel_size_y_A": window.pixel_size_A[0],
+        "pixel_size_x_A": window.pixel_size_A[1],
     }
 
 

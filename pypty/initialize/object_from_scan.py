@@ -11,7 +11,7 @@ import numpy as np
 from scipy.interpolate import CloughTocher2DInterpolator, NearestNDInterpolator, RectBivariateSpline
 
 from pypty.errors import ParameterError
-from pypty.initialize.common import checked, pixel_yx_A, positions_px, raster_of, window_of
+from pypty.initialize.common import checked, model_shape, pixel_yx_A, positions_px, raster_of
 from pypty.initialize.grid import fitted_raster, is_straight
 from pypty.params.settings import Settings
 
@@ -66,7 +66,7 @@ def get_ptycho_obj_from_scan(
     positions = positions_px(settings)
     low = positions.min(axis=0)
     positions = positions - low
-    window = window_of(settings)
+    window = model_shape(settings)
     if scan_array_A is None:
         points = positions
         size = raster_of(settings, params)

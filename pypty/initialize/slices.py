@@ -17,12 +17,14 @@ _OBJECT = 2
 """Which of the streams of ``seed`` draws the object."""
 
 
-def choose_slices(found: Mapping[str, Any], given: set[str], out: Mapping[str, Any]) -> dict[str, Any]:
+def choose_slices(
+    found: Mapping[str, Any], given: set[str], out: Mapping[str, Any], edge_1A: float
+) -> dict[str, Any]:
     """num_slices, slice_distances (1,) Å and total_thickness.
 
     A slice_thickness that is a number gives ceil(total/slice_thickness) slices; else num_slices counts; else "auto":
-    slices of 0.5/(alpha k_max), alpha the convergence semi-angle, k_max the largest frequency of the (unpadded)
-    pattern. Slice distances of ``out`` stay where no thickness is known.
+    slices of 0.5/(alpha k_max), alpha the convergence semi-angle, k_max = ``edge_1A`` the largest frequency of the
+    (unpadded) pattern. Slice distances of ``out`` stay where no thickness is known.
     """
     known = out.get("total_thickness") is not None
     total = float(out["total_thickness"]) if known else 1.0
@@ -46,7 +48,7 @@ def choose_slices(found: Mapping[str, Any], given: set[str], out: Mapping[str, A
     elif wanted is not None:
         n = int(wanted)
     elif thickness == "auto" and known:
-        n = math.ceil(total / _thickest_slice_A(out) * (1 - 1e-12))
+        n = math.ceil(total / _thickest_slice_A(out, edge_1A) * (1 - 1e-12))
     else:
         n = 1
     if n < 1:
@@ -56,13 +58,9 @@ def choose_slices(found: Mapping[str, Any], given: set[str], out: Mapping[str, A
     return {"num_slices": n, "slice_distances": np.array([total / n]), "total_thickness": total}
 
 
-def _thickest_slice_A(out: Mapping[str, Any]) -> float:
+def _thickest_slice_A(out: Mapping[str, Any], edge_1A: float) -> float:
     alpha = 1e-3 * float(out["conv_semiangle_mrad"])
-    padded = np.array(out["aperture_mask"].shape)
-    pixel = np.array([out["pixel_size_y_A"], out["pixel_size_x_A"]])
-    unpadded = (padded - 2 * int(out["data_pad"])) / padded
-    largest = float((unpadded * 0.5 / pixel).min())
-    slice_A = 0.5 / (alpha * largest)
+    slice_A = 0.5 / (alpha * edge_1A)
     _log.info(
         "slices of at most %.3g Å (wavelength %.4g Å)", slice_A, wavelength_A(float(out["acc_voltage"]))
     )

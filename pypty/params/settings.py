@@ -48,6 +48,10 @@ class Settings:
     def first_epoch(self) -> int:
         return int(self.fixed["epoch_prev"])
 
+    def replaced(self, **values: Any) -> Settings:
+        """A copy with other values of parameters that do not vary; they are not checked."""
+        return Settings(MappingProxyType({**self.fixed, **values}), self.schedules, self.given, self.notes)
+
     def with_notes(self, notes: tuple[str, ...]) -> Settings:
         """A copy with other warnings."""
         return Settings(self.fixed, self.schedules, self.given, notes)

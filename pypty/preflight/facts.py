@@ -128,26 +128,22 @@ def gather(setup: Setup, sample: Sample) -> Facts:
     settings, grid = setup.settings, setup.grid
     variables = setup.variables()
     probe = disk = None
-    across, pad = setup.seen.pixels_across, settings["data_pad"]
-    pixel_1A = (
-        across[0] / (grid.shape[0] * grid.pixel_size_A[0]),
-        across[1] / (grid.shape[1] * grid.pixel_size_A[1]),
-    )
+    window = setup.window
     if not setup.near_field:
         modes = to_host(variables.probe)
         modes = modes.reshape(-1, *modes.shape[-2:])
         probe = probe_facts((np.abs(modes) ** 2).sum(axis=0), grid.pixel_size_A)
         if settings["masks"] is None and setup.survey is not None:
-            disk = disk_facts(setup.survey.mean, pixel_1A)
+            disk = disk_facts(setup.survey.mean, window.pixel_1A)
         else:
             spectrum = (np.abs(spectrum_of_probe(modes)) ** 2).sum(axis=0)
-            cut = tuple(slice(pad, n - pad) for n in spectrum.shape)
-            disk = disk_facts(spectrum[cut], (pixel_1A[0] / across[0], pixel_1A[1] / across[1]))
+            cut = tuple(slice(window.pad, n - window.pad) for n in spectrum.shape)
+            disk = disk_facts(spectrum[cut], window.model_pixel_1A)
     return Facts(
         setup,
         variables,
         sample,
-        pixel_1A,
+        window.pixel_1A,
         probe,
         disk,
         scan_facts(setup),

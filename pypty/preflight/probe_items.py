@@ -76,7 +76,7 @@ def _magnification_item(facts: Facts, probe: ProbeFacts, alpha: float) -> Item:
 
 def _pixel_item(facts: Facts, alpha: float) -> Item:
     grid, settings = facts.setup.grid, facts.setup.settings
-    edge = 0.5 * min(n * p for n, p in zip(facts.setup.geometry.detector, facts.pixel_1A, strict=True))  # 1/Å
+    edge = facts.setup.window.edge_1A  # 1/Å
     limit = grid.largest_frequency * settings["damping_cutoff_multislice"]
     needed = min(2 * alpha / facts.wavelength, edge)
     return Item(

@@ -39,7 +39,7 @@ def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:
 
 def _field_item(facts: Facts, scan: ScanFacts) -> Item:
     smallest = 0.0 if facts.probe is None else facts.probe.diameter_A
-    n = facts.setup.geometry.n_patterns
+    n = facts.setup.n_patterns
     size = facts.setup.settings["scan_size"]
     points = f"{n} points" if size is None else f"{size[0]} x {size[1]} points"
     height, width = (number(length) for length in scan.extent_A)

@@ -43,7 +43,7 @@ def draw_figures(
         snapshot.start_probe,
         snapshot.probe,
         pixel_size_A=pixel,
-        pixel_mrad=_wave_pixel_mrad(run),
+        pixel_mrad=run.setup.window.model_pixel_mrad,
     )
     known: dict[str, tuple[str, Draw]] = {
         "loss": ("summary_loss", lambda: plot_loss_history(history)),
@@ -81,7 +81,7 @@ def forward_pass(run: Reconstruction, snapshot: Snapshot, index: int) -> Forward
     marker = run.settings["probe_marker"]
     probe = snapshot.probe if marker is None else snapshot.probe[..., int(marker[index])]
     chosen = np.array([index])
-    measured = run.feed.patterns(chosen) * run.settings["data_multiplier"]
+    measured = run.feed.patterns(chosen) * setup.multiplier
     return ForwardPass(
         index=int(index),
         probe_intensity=(np.abs(probe) ** 2).sum(axis=2),
@@ -110,7 +110,9 @@ def diameter_px(intensity: np.ndarray) -> int:
 
 def _forward(run: Reconstruction, snapshot: Snapshot) -> Figure:
     passes = [forward_pass(run, snapshot, index) for index in two_patterns(snapshot.used)]
-    return plot_forward(passes, snapshot.pixel_size_A, _pattern_pixel_mrad(run))
+    return plot_forward(
+        passes, snapshot.pixel_size_A, None if run.setup.near_field else run.setup.window.pixel_mrad
+    )
 
 
 def _tilts(run: Reconstruction, snapshot: Snapshot) -> Figure:
@@ -134,19 +136,3 @@ def _centres_A(snapshot: Snapshot) -> np.ndarray:
     """(N, 2) centres of the windows."""
     centre = np.array(snapshot.probe.shape[:2]) // 2
     return (snapshot.arrays["positions"] + centre) * snapshot.pixel_size_A
-
-
-def _wave_pixel_mrad(run: Reconstruction) -> tuple[float, float]:
-    """(ky, kx) of a pixel of the wave's spectrum."""
-    grid = run.setup.grid
-    (ny, nx), (py, px) = grid.shape, grid.pixel_size_A
-    return 1e3 * grid.wavelength / (ny * py), 1e3 * grid.wavelength / (nx * px)
-
-
-def _pattern_pixel_mrad(run: Reconstruction) -> tuple[float, float] | None:
-    """(ky, kx) of a pixel of the patterns; None for images of the near field."""
-    if run.setup.near_field:
-        return None
-    ky, kx = _wave_pixel_mrad(run)
-    factor = run.settings["upsample_pattern"]
-    return ky * factor, kx * factor

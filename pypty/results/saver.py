@@ -146,11 +146,11 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
     path = Path(settings["output_folder"]).expanduser()
     if settings["resume"] or not is_named(settings):
         return path
-    used, _ = patterns_of_epoch(settings, settings.first(), setup.geometry.n_patterns)
+    used, _ = patterns_of_epoch(settings, settings.first(), setup.n_patterns)
     found = setup.plan.sizes
     sizes = Sizes(
         len(used),
-        setup.geometry.detector,
+        setup.window.pattern,
         found.probe_modes,
         found.object_modes,
         found.slices,

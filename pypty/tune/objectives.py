@@ -55,7 +55,7 @@ class Objective:
     def _per_pattern(self, loss: float, epoch: int | None) -> float:
         settings, setup = self.reconstruction.settings, self.reconstruction.setup
         now = settings.first() if epoch is None else settings.at(epoch)
-        n_all = setup.geometry.n_patterns
+        n_all = setup.n_patterns
         weight = resolve_weight(now["loss_weight"], n_all, math.prod(setup.data_shape))
         return self._finite(loss / (weight * self._n_patterns))
 

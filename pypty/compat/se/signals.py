@@ -140,9 +140,7 @@ def get_aperture(params: Mapping[str, Any]) -> dict[str, Any]:
             raise ParameterError(f"bright_threshold is {given!r}, expected a fraction between 0 and 1")
         mean = experiment.mean_pattern
         disk = mean > threshold * mean.max()
-    up, pad = int(experiment.settings["upsample_pattern"]), int(experiment.settings["data_pad"])
-    window = disk.astype(float).repeat(up, axis=0).repeat(up, axis=1)
-    return {**params, "aperture_mask": np.pad(window, pad)}
+    return {**params, "aperture_mask": experiment.window.mask_on_model(disk).astype(float)}
 
 
 def create_binned_dataset(path_orig: str | Path, path_new: str | Path, bin: int) -> None:

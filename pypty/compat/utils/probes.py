@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from pypty.data.window import Window
 from pypty.errors import ParameterError
+from pypty.initialize.common import checked
 from pypty.optics import modes, probes
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
@@ -149,26 +151,22 @@ def padprobetodatafarfield(
     probe : (y, x[, modes[, subscans]]), in the window of a pattern or already in that of the waves
     measured_data_shape : (…, ky, kx)
     """
-    target = _window(measured_data_shape, data_pad, upsample_pattern)
-    shape = np.shape(probe)
-    if shape[:2] == target:
-        return np.array(probe)
-    larger = (upsample_pattern * shape[0], upsample_pattern * shape[1])
-    return _changed(probe, lambda planes: probes.resize_spectrum(probes.resize(planes, larger), target))
+    window = _window(measured_data_shape, data_pad, upsample_pattern, "far_field")
+    return _changed(probe, window.probe_on_model)
 
 
 def padprobetodatanearfield(
     probe: np.ndarray, measured_data_shape: tuple[int, ...], data_pad: int, upsample_pattern: int = 1
 ) -> np.ndarray:
     """A probe in the window of near-field waves: zeros around it, or cut."""
-    target = _window(measured_data_shape, data_pad, upsample_pattern)
-    return _changed(probe, lambda planes: probes.resize(planes, target))
+    window = _window(measured_data_shape, data_pad, upsample_pattern, "near_field")
+    return _changed(probe, lambda planes: probes.resize(planes, window.model))
 
 
-def _window(measured: tuple[int, ...], pad: int, upsample: int) -> tuple[int, int]:
-    ky, kx = (int(n) for n in measured[-2:])
+def _window(measured: tuple[int, ...], pad: int, upsample: int, recon_type: str) -> Window:
     if int(pad) < 0 or int(upsample) < 1:
         raise ParameterError(
             f"data_pad {pad!r} and upsample_pattern {upsample!r} given, expected from 0 and from 1"
         )
-    return (int(upsample) * ky + 2 * int(pad), int(upsample) * kx + 2 * int(pad))
+    settings = checked({"data_pad": int(pad), "upsample_pattern": int(upsample), "recon_type": recon_type})
+    return Window.of(settings, (int(measured[-2]), int(measured[-1])))

@@ -15,7 +15,7 @@ from pypty.data.preprocess import Preprocess, to_centre, to_corner
 from pypty.data.scan import Scan
 from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey
-from pypty.engine.setup.geometry import Geometry
+from pypty.data.window import Window
 from pypty.engine.setup.mean_patterns import MeanPatterns
 from pypty.engine.setup.memory import MemoryPlan
 from pypty.engine.setup.start import start_variables
@@ -48,7 +48,8 @@ class Setup:
     plan : memory and batches
     preprocess : virtual changes to the patterns
     survey : mean pattern, or None without data
-    geometry : numbers of patterns and pixels
+    n_patterns : measurements
+    window : pixels of patterns, of what is compared, and of the model
     plates : phase plates, or None
     """
 
@@ -60,7 +61,8 @@ class Setup:
     plan: MemoryPlan
     preprocess: Preprocess
     survey: Survey | None
-    geometry: Geometry
+    n_patterns: int
+    window: Window
     plates: PhasePlateSource | None = None
 
     @property
@@ -72,11 +74,11 @@ class Setup:
     def crop(self) -> int:
         """Pixels of the model's rim that are not compared with data."""
         seen = self.settings["use_padded_intensity"] and self.settings["masks"] is None
-        return 0 if seen else self.settings["data_pad"]
+        return 0 if seen else self.window.pad
 
     @property
     def near_field(self) -> bool:
-        return bool(self.settings["recon_type"] == "near_field")
+        return self.window.near_field
 
     def to_model(self, patterns: np.ndarray) -> np.ndarray:
         """From the order of the data to that of the model: in the far field the zero frequency comes first."""
@@ -91,7 +93,13 @@ class Setup:
     def variables(self) -> Variables:
         """The starting values of all unknowns; unless skip_preprocessing, inside their band limits."""
         variables = start_variables(
-            self.settings, self.scan, self.grid, self.geometry, self.seen.start_counts(), self.backend
+            self.settings,
+            self.scan,
+            self.grid,
+            self.n_patterns,
+            self.window,
+            self.seen.start_counts(),
+            self.backend,
         )
         if self.settings["skip_preprocessing"] or self.settings["epoch_prev"] > 0:
             return variables
@@ -133,10 +141,10 @@ class Setup:
             self.grid,
             self.preprocess,
             self.survey,
-            self.geometry,
+            self.n_patterns,
+            self.window,
             self.multiplier,
             self.crop,
-            self.near_field,
         )
 
     def mean_pattern(self) -> np.ndarray | None:
@@ -198,8 +206,7 @@ class Setup:
             return None
         dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
         given, scale, weights = (settings[key] for key in ("loss_terms", "loss_scale", "obj_mode_weights"))
-        resampled = settings["simu_match_mode"] == "resample"
-        pixels = math.prod(self.grid.shape) / math.prod(self.data_shape) if resampled else 1.0
+        pixels = self.window.shared if self.window.match == "resample" else 1.0
         exact = settings["deterministic"]
         return make_loss_terms(given, scale, dark, self.grid.shape, weights, exact, pixels)
 
@@ -223,7 +230,7 @@ class Setup:
             0 if marker is None else settings["aberrations_array"].shape[1],
             self.plates,
             near,
-            settings["upsample_pattern"],
+            self.window.upsample,
             masks if masks is None or self.near_field else to_corner(masks),
             has_current(settings),
             has_background(settings),
@@ -236,8 +243,8 @@ class Setup:
             settings["deterministic"],
             mode_weights(settings),
             settings["obj_preblur_std"],
-            None if settings["simu_Npix"] is None else self.geometry.detector,
-            settings["simu_match_mode"] == "resample",
+            None if self.window.match is None else self.window.pattern,
+            self.window.match == "resample",
             settings["detector_blur_edge"] == "reflect",
         )
 
@@ -279,14 +286,14 @@ class Setup:
         """(ky, kx) mean counts as the patterns are compared, centred; None without data, or with virtual detectors."""
         if self.survey is None or self.settings["masks"] is not None:
             return None
-        mean = np.pad(self.survey.mean, (self.geometry.compared[0] - self.geometry.detector[0]) // 2)
+        mean = np.pad(self.survey.mean, (self.window.compared[0] - self.window.pattern[0]) // 2)
         return mean if self.preprocess.rim is None else mean + self.preprocess.rim * self.multiplier
 
     @property
     def data_shape(self) -> tuple[int, int]:
         """Shape of what is compared for each pattern."""
         masks = self.settings["masks"]
-        return self.geometry.compared if masks is None else (1, len(masks))
+        return self.window.compared if masks is None else (1, len(masks))
 
     def mean_in_corner(self) -> np.ndarray:
         """Mean counts in the order of the waves' detector (zeros without data)."""

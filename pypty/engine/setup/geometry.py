@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource
+from pypty.data.window import Window
 from pypty.params.report import Report
 from pypty.params.settings import Settings
 
@@ -18,47 +17,25 @@ PER_PATTERN = ("tilts", "beam_current", "aberration_marker", "probe_marker", "de
 """Keys with one row for each pattern; tilts and defocus_array may have one for all."""
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Numbers of patterns and pixels.
-
-    Attributes
-    ----------
-    n_patterns : measurements
-    window : (ny, nx) of a wave: u x detector + 2 padding, u = ``upsample_pattern``
-    detector : (ky, kx) of a measured pattern after binning, without padding
-    compared : (ky, kx) of what is compared with the data, before virtual detectors
-    """
-
-    n_patterns: int
-    window: tuple[int, int]
-    detector: tuple[int, int]
-    compared: tuple[int, int]
-
-
-def find_geometry(
-    settings: Settings, source: PatternSource | None, plates: PhasePlateSource | None, report: Report
-) -> Geometry | None:
-    """The geometry, or None with the reason noted; without data, from the probe or the masks."""
-    detector = _detector(settings, source, report)
-    if detector is None:
+def find_window(settings: Settings, source: PatternSource | None, report: Report) -> Window | None:
+    """The window, or None with the reason noted; without data, from the probe or the masks."""
+    pattern = _pattern_shape(settings, source, report)
+    if pattern is None:
         return None
-    u, pad, side = settings["upsample_pattern"], settings["data_pad"], settings["simu_Npix"]
-    ny, nx = (u * size + 2 * pad if side is None else side for size in detector)
-    if side is not None:
-        _check_side(settings, detector, report)
-    if min(ny, nx) < _SMALLEST_WINDOW or min(detector) < 1:
+    window = Window.of(settings, pattern)
+    if settings["simu_Npix"] is not None:
+        _check_side(settings, pattern, report)
+    ny, nx = window.model
+    if min(ny, nx) < _SMALLEST_WINDOW or min(pattern) < 1:
         report.add(
             "dataset", f"the window would be {ny} x {nx} pixels; at least {_SMALLEST_WINDOW} are needed"
         )
         return None
     if ny * nx > _LARGEST_WINDOW_PIXELS:
-        key = "data_pad" if pad else ("upsample_pattern" if side is None else "simu_Npix")
+        key = "data_pad" if window.pad else ("upsample_pattern" if window.match is None else "simu_Npix")
         report.add(key, f"the padded window would be {ny} x {nx} pixels; lower {key} ({settings[key]})")
         return None
-    seen = pad // u if settings["use_padded_intensity"] and settings["masks"] is None else 0
-    compared = (detector[0] + 2 * seen, detector[1] + 2 * seen)
-    return Geometry(_n_patterns(settings, source, plates), (ny, nx), detector, compared)
+    return window
 
 
 def _check_side(settings: Settings, detector: tuple[int, int], report: Report) -> None:
@@ -77,20 +54,23 @@ def _check_side(settings: Settings, detector: tuple[int, int], report: Report) -
         )
 
 
-def _n_patterns(settings: Settings, source: PatternSource | None, plates: PhasePlateSource | None) -> int:
+def count_patterns(settings: Settings, source: PatternSource | None, plates: PhasePlateSource | None) -> int:
+    """Measurements; without data, as many as the longest array that has one row for each of them."""
     if source is not None:
         return int(source.shape[0])
     given = [len(settings[name]) for name in PER_PATTERN if settings[name] is not None]
     return max(len(settings["positions"]), 0 if plates is None else plates.shape[0], *given)
 
 
-def _detector(settings: Settings, source: PatternSource | None, report: Report) -> tuple[int, int] | None:
+def _pattern_shape(
+    settings: Settings, source: PatternSource | None, report: Report
+) -> tuple[int, int] | None:
     """(ky, kx) of a pattern after binning, without padding."""
     masks = settings["masks"]
     if masks is not None:
         return (masks.shape[1], masks.shape[2])
     if source is None:
-        return _detector_of_probe(settings, report)
+        return _pattern_of_probe(settings, report)
     measured = (source.shape[1], source.shape[2])
     if min(measured) < settings["data_bin"]:
         report.add(
@@ -110,7 +90,7 @@ def _detector(settings: Settings, source: PatternSource | None, report: Report) 
     return (ky, kx)
 
 
-def _detector_of_probe(settings: Settings, report: Report) -> tuple[int, int] | None:
+def _pattern_of_probe(settings: Settings, report: Report) -> tuple[int, int] | None:
     """Without data the probe's window is that of the waves."""
     probe = settings["probe"]
     if not isinstance(probe, np.ndarray):
@@ -141,16 +121,17 @@ def check_arrays(
     settings: Settings,
     source: PatternSource | None,
     plates: PhasePlateSource | None,
-    geometry: Geometry,
+    window: Window,
     report: Report,
 ) -> None:
     """Arrays against the patterns and the window."""
-    _check_positions(settings, geometry.n_patterns, report)
-    _check_rows(settings, geometry.n_patterns, report)
+    n_patterns = count_patterns(settings, source, plates)
+    _check_positions(settings, n_patterns, report)
+    _check_rows(settings, n_patterns, report)
     _check_markers(settings, report)
-    _check_patterns(settings, source, geometry, report)
-    _check_plates(plates, geometry, report)
-    _check_probe(settings, source, geometry, report)
+    _check_patterns(settings, source, window, report)
+    _check_plates(plates, (n_patterns, *window.model), report)
+    _check_probe(settings, source, window, report)
 
 
 def _check_positions(settings: Settings, n: int, report: Report) -> None:
@@ -202,37 +183,34 @@ def _check_markers(settings: Settings, report: Report) -> None:
         )
 
 
-def _check_patterns(
-    settings: Settings, source: PatternSource | None, geometry: Geometry, report: Report
-) -> None:
+def _check_patterns(settings: Settings, source: PatternSource | None, window: Window, report: Report) -> None:
     """Arrays that have the shape of a pattern or of the window."""
     mean, masks = settings["mean_pattern"], settings["masks"]
     if mean is not None and source is not None and masks is None and mean.shape != source.shape[1:]:
         report.add("mean_pattern", f"shape {mean.shape}, but a measured pattern is {source.shape[1:]}")
-    if mean is not None and masks is not None and mean.shape != geometry.detector:
-        report.add("mean_pattern", f"shape {mean.shape}, but a mask is {geometry.detector}")
+    if mean is not None and masks is not None and mean.shape != window.pattern:
+        report.add("mean_pattern", f"shape {mean.shape}, but a mask is {window.pattern}")
     background = settings["static_background"]
-    fitting = (geometry.compared, geometry.detector)
+    fitting = (window.compared, window.pattern)
     if isinstance(background, np.ndarray) and background.shape not in fitting:
         report.add(
             "static_background",
-            f"shape {background.shape}, but a pattern is {geometry.detector}"
-            + (f", padded {geometry.compared}" if fitting[0] != fitting[1] else ""),
+            f"shape {background.shape}, but a pattern is {window.pattern}"
+            + (f", padded {window.compared}" if fitting[0] != fitting[1] else ""),
         )
     for name in ("aperture_mask", "probe_constraint_mask"):
         mask = settings[name]
-        if isinstance(mask, np.ndarray) and mask.shape != geometry.window:
-            report.add(name, f"shape {mask.shape}, but the padded pattern is {geometry.window}")
-    ctf, pad = settings["beam_ctf"], settings["data_pad"]
-    unpadded = (geometry.window[0] - 2 * pad, geometry.window[1] - 2 * pad)
-    if ctf is not None and ctf.shape not in (geometry.window, unpadded):
+        if isinstance(mask, np.ndarray) and mask.shape != window.model:
+            report.add(name, f"shape {mask.shape}, but the padded pattern is {window.model}")
+    ctf = settings["beam_ctf"]
+    unpadded = (window.model[0] - 2 * window.pad, window.model[1] - 2 * window.pad)
+    if ctf is not None and ctf.shape not in (window.model, unpadded):
         report.add(
-            "beam_ctf", f"shape {ctf.shape}, but the window is {geometry.window}, without padding {unpadded}"
+            "beam_ctf", f"shape {ctf.shape}, but the window is {window.model}, without padding {unpadded}"
         )
 
 
-def _check_plates(plates: PhasePlateSource | None, geometry: Geometry, report: Report) -> None:
-    expected = (geometry.n_patterns, *geometry.window)
+def _check_plates(plates: PhasePlateSource | None, expected: tuple[int, int, int], report: Report) -> None:
     if plates is not None and plates.shape != expected:
         report.add(
             "phase_plate_in_h5",
@@ -240,29 +218,27 @@ def _check_plates(plates: PhasePlateSource | None, geometry: Geometry, report: R
         )
 
 
-def _check_probe(
-    settings: Settings, source: PatternSource | None, geometry: Geometry, report: Report
-) -> None:
-    probe, window = settings["probe"], geometry.window
+def _check_probe(settings: Settings, source: PatternSource | None, window: Window, report: Report) -> None:
+    probe = settings["probe"]
     if not isinstance(probe, np.ndarray):
         return
     if not probe.any():
         report.add("probe", "all values are zero; a probe must carry electrons")
     have = probe.shape[:2]
     if settings["upsample_pattern"] > 1 or settings["simu_match_mode"] == "resample":
-        if have not in (window, geometry.detector):
+        if have not in (window.model, window.pattern):
             report.add(
                 "probe",
                 f"window {have}; with upsample_pattern = {settings['upsample_pattern']} or simu_Npix give it in the "
-                f"window of the waves, {window}, or in that of a pattern, {geometry.detector}",
+                f"window of the waves, {window.model}, or in that of a pattern, {window.pattern}",
             )
     elif (
         source is not None
         and settings["simu_Npix"] is None
-        and any((a - b) % 2 for a, b in zip(have, window, strict=True))
+        and any((a - b) % 2 for a, b in zip(have, window.model, strict=True))
     ):
         report.add(
             "probe",
-            f"window {have}, but the padded pattern is {window}; sizes must differ by an "
+            f"window {have}, but the padded pattern is {window.model}; sizes must differ by an "
             "even number of pixels to be padded or cropped",
         )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from pypty.data.preprocess import Preprocess
-from pypty.data.resample import interpolation_matrix
 from pypty.data.scan import sort_sequence
 from pypty.data.sources import PatternSource
 from pypty.data.survey import Survey, aligned_mean
-from pypty.engine.setup.geometry import Geometry
+from pypty.data.window import Window
 from pypty.engine.setup.start_probe import Counts
 from pypty.model.options import TILT_MODES
 from pypty.optics.grid import Grid
@@ -27,10 +25,9 @@ class MeanPatterns:
 
     Attributes
     ----------
-    settings, source, grid, preprocess, survey, geometry : as of a ``Setup``
+    settings, source, grid, preprocess, survey, n_patterns, window : as of a ``Setup``
     multiplier : factor of every count
     crop : pixels of the model's rim that are not compared with data
-    near_field : patterns are images
     """
 
     settings: Settings
@@ -38,10 +35,10 @@ class MeanPatterns:
     grid: Grid
     preprocess: Preprocess
     survey: Survey | None
-    geometry: Geometry
+    n_patterns: int
+    window: Window
     multiplier: float
     crop: int
-    near_field: bool
 
     def mean_pattern(self) -> np.ndarray | None:
         """(ny, nx) mean measured counts in the padded window of the waves, centred; None without data."""
@@ -49,39 +46,8 @@ class MeanPatterns:
             return None
         if self.settings["masks"] is not None:
             return self._back_projected(self.survey.mean[0])
-        mean, rim = self._in_window(self.survey.mean), self.preprocess.rim
-        if rim is not None:
-            u = self.settings["upsample_pattern"]
-            mean = mean + rim.repeat(u, axis=0).repeat(u, axis=1) * (self.multiplier / u**2)
-        return mean
-
-    def _in_window(self, pattern: np.ndarray, rim: float = 0.0) -> np.ndarray:
-        """A detector pattern on the model's pixels, counts shared equally, with its padding."""
-        if self.settings["simu_match_mode"] == "crop":
-            return self._surrounded(pattern, rim)
-        if self.settings["simu_match_mode"] == "resample":
-            return self._interpolated(pattern) * (pattern.size / math.prod(self.grid.shape))
-        u = self.settings["upsample_pattern"]
-        if u > 1:
-            pattern = pattern.repeat(u, axis=0).repeat(u, axis=1) / u**2
-        pad = self.settings["data_pad"]
-        return np.pad(pattern, pad, constant_values=rim) if pad else pattern
-
-    def _surrounded(self, pattern: np.ndarray, rim: float) -> np.ndarray:
-        """A pattern where a simulated one is cropped."""
-        out = np.full(self.grid.shape, rim, float)
-        out[
-            tuple(
-                slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(out.shape, pattern.shape, strict=True)
-            )
-        ] = pattern
-        return out
-
-    def _interpolated(self, pattern: np.ndarray) -> np.ndarray:
-        rows, columns = (
-            interpolation_matrix(m, n) for n, m in zip(self.grid.shape, pattern.shape, strict=True)
-        )
-        return rows @ pattern @ columns.T
+        mean, rim = self.window.counts_on_model(self.survey.mean), self.preprocess.rim
+        return mean if rim is None else mean + self.window.compared_counts_on_model(rim * self.multiplier)
 
     def _back_projected(self, sums: np.ndarray) -> np.ndarray:
         """Sums over virtual detectors, spread evenly over what each sees."""
@@ -89,7 +55,7 @@ class MeanPatterns:
         pattern = np.tensordot(sums / masks.sum(axis=(1, 2)), masks, axes=1)
         seen = masks.sum(axis=0)
         scale = sums.sum() / max(float((pattern * seen).sum()), np.finfo(float).tiny)
-        return self._in_window(scale * pattern)
+        return self.window.counts_on_model(scale * pattern)
 
     def start_counts(self) -> Counts | None:
         """What the starting probe is made from and scaled to; None without data."""
@@ -100,7 +66,7 @@ class MeanPatterns:
         pattern = mean
         if given is not None:
             prepared = self.preprocess.unpadded.patterns(given) * self.multiplier
-            pattern = self._in_window(prepared)
+            pattern = self.window.counts_on_model(prepared)
         elif self.settings["probe"] is None and self.source is not None:
             pattern = self._aligned_pattern(mean)
         return Counts(self._of_the_probe(mean), self._start_weights(), self._of_the_probe(pattern))
@@ -109,11 +75,13 @@ class MeanPatterns:
         """A mean pattern without a given background, at a beam current of 1."""
         background, current = self.settings["static_background"], self.settings["beam_current"]
         if isinstance(background, np.ndarray) and self.settings["masks"] is None:
-            rim = (background.shape[0] - self.geometry.detector[0]) // 2
-            ky, kx = self.geometry.detector
-            mean = np.maximum(mean - self._in_window(background[rim : rim + ky, rim : rim + kx] ** 2), 0)
+            rim = (background.shape[0] - self.window.pattern[0]) // 2
+            ky, kx = self.window.pattern
+            mean = np.maximum(
+                mean - self.window.counts_on_model(background[rim : rim + ky, rim : rim + kx] ** 2), 0
+            )
         if current is not None:
-            used = sort_sequence(self.settings.first()["sequence"], self.geometry.n_patterns)
+            used = sort_sequence(self.settings.first()["sequence"], self.n_patterns)
             mean = mean / max(float((current[used] ** 2).mean()), np.finfo(float).tiny)
         return mean
 
@@ -121,38 +89,34 @@ class MeanPatterns:
         """The mean of patterns moved back by the tilts before and after the specimen, which displaced them by t/lambda;
         ``mean`` where no tilt does. Up to a thousand patterns, evenly spread."""
         tilts, (before, _, after) = self.settings["tilts"], TILT_MODES[self.settings["tilt_mode"]]
-        if tilts is None or self.near_field or self.settings["masks"] is not None or self.source is None:
+        if (
+            tilts is None
+            or self.window.near_field
+            or self.settings["masks"] is not None
+            or self.source is None
+        ):
             return mean
         angles = before * tilts[:, 0:2] + after * tilts[:, 4:6]
         if not angles.any():
             return mean
         field_A = np.array(self.grid.shape) * np.array(self.grid.pixel_size_A)
-        shifts = angles * field_A / (self.grid.wavelength * np.array(self.pixels_across))
+        shifts = angles * field_A / (self.grid.wavelength * np.array(self.window.across))
         n = self.source.shape[0]
         used = sort_sequence(self.settings.first()["sequence"], n)
         indices = used[:: max(1, -(-len(used) // _ALIGNED_PATTERNS))]
         rows = np.broadcast_to(shifts, (n, 2))[indices]
         mask = self.settings["detector_mask"]
-        return self._in_window(
+        return self.window.counts_on_model(
             aligned_mean(self.source, indices, mask, self.preprocess, self.multiplier, rows)
         )
 
     def _start_weights(self) -> np.ndarray | None:
         """(ny, nx) mean weight of each pixel of the padded window; a rim that is not compared has none."""
         assert self.survey is not None
-        shared = math.prod(self.pixels_across)
-        cropped = self.crop > 0 or self.settings["simu_match_mode"] == "crop"
+        cropped = self.crop > 0 or self.window.match == "crop"
         if self.settings["masks"] is not None:
-            return self._in_window(self.settings["masks"].sum(axis=0)) * shared
+            return self.window.values_on_model(self.settings["masks"].sum(axis=0))
         if self.survey.weights is None and not cropped:
             return None
         seen = np.ones(self.survey.mean.shape) if self.survey.weights is None else self.survey.weights
-        return self._in_window(seen * shared, 0.0 if cropped else 1.0)
-
-    @property
-    def pixels_across(self) -> tuple[float, float]:
-        """Model pixels per detector pixel along each axis."""
-        if self.settings["simu_match_mode"] != "resample":
-            return (self.settings["upsample_pattern"], self.settings["upsample_pattern"])
-        ny, nx = (n / m for n, m in zip(self.grid.shape, self.geometry.detector, strict=True))
-        return (ny, nx)
+        return self.window.values_on_model(seen, 0.0 if cropped else 1.0)

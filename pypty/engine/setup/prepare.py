@@ -18,8 +18,9 @@ from pypty.data.rim import rim_counts
 from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import Survey, survey
+from pypty.data.window import Window
 from pypty.engine.setup.assembly import Setup
-from pypty.engine.setup.geometry import Geometry, check_arrays, find_geometry
+from pypty.engine.setup.geometry import check_arrays, count_patterns, find_window
 from pypty.engine.setup.memory import MemoryPlan, Sizes, ever_chosen, extra_steps, make_plan, shared_bytes
 from pypty.engine.setup.methods import check_methods, idle_keys
 from pypty.engine.setup.sequences import check_sequences, used_at_any_epoch
@@ -27,8 +28,6 @@ from pypty.engine.setup.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
 from pypty.model.forward import executor_name
 from pypty.optics.grid import Grid
-from pypty.optics.probes import resize, resize_spectrum
-from pypty.optics.wavelength import wavelength_A
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.params.checks.combinations import epochs_to_check
 from pypty.params.presets import load_preset
@@ -144,31 +143,29 @@ def _inspect_geometry(
     needs_data: bool,
 ) -> Setup | None:
     preprocess = Preprocess.from_settings(settings)
-    geometry = find_geometry(settings, source, plates, report)
-    if geometry is None or (source is None and needs_data):
+    window = find_window(settings, source, report)
+    if window is None or (source is None and needs_data):
         return None
-    check_arrays(settings, source, plates, geometry, report)
-    n_patterns, window = geometry.n_patterns, geometry.window
+    check_arrays(settings, source, plates, window, report)
+    n_patterns = count_patterns(settings, source, plates)
     used = _try(report, lambda: sort_sequence(settings.first()["sequence"], n_patterns))
     fits = len(settings["positions"]) in (1, n_patterns) and not report.has("positions_correction")
     if used is None or not fits:
         return None
-    scan = _try(report, lambda: make_scan(settings, window, used, n_patterns))
+    scan = _try(report, lambda: make_scan(settings, window.model, used, n_patterns))
     if scan is None:
         return None
-    check_sequences(settings, scan, window, report)
+    check_sequences(settings, scan, window.model, report)
     if backend is None:
         return None
-    grid = Grid(
-        window,
-        (settings["pixel_size_y_A"], settings["pixel_size_x_A"]),
-        wavelength_A(settings["acc_voltage"]),
-    )
-    if settings["recon_type"] == "far_field":
-        _check_probe_band(settings, grid, report)
-    sizes = _sizes(settings, source, preprocess, geometry, scan)
+    grid = Grid(window.model, window.pixel_size_A, window.wavelength_A)
+    if not window.near_field:
+        _check_probe_band(settings, window, grid, report)
+    sizes = _sizes(settings, source, n_patterns, preprocess, window, scan)
     unplanned = MemoryPlan(backend.name, 1, 1, False, 0, 0, sizes)
-    setup = Setup(settings, backend, source, grid, scan, unplanned, preprocess, None, geometry, plates)
+    setup = Setup(
+        settings, backend, source, grid, scan, unplanned, preprocess, None, n_patterns, window, plates
+    )
     sizes = dataclasses.replace(sizes, executor=_executor(setup))
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
@@ -238,7 +235,8 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
             report.warnings.append(f"{key} is not given: {settings[key]:g} {SCHEMA[key].unit} is assumed")
     rez = settings["rez_pixel_size_A"]
     if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
-        expected = setup.seen.pixels_across[1] * settings["data_resample"] / (rez * setup.grid.shape[1])
+        pixel_1A = rez * setup.window.detector_pixels
+        expected = setup.window.calibrated((pixel_1A, pixel_1A)).pixel_size_A[1]
         if abs(settings["pixel_size_x_A"] / expected - 1) > _PIXEL_TOLERANCE:
             report.warnings.append(
                 f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
@@ -262,16 +260,12 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
             )
 
 
-def _check_probe_band(settings: Settings, grid: Grid, report: Report) -> None:
+def _check_probe_band(settings: Settings, window: Window, grid: Grid, report: Report) -> None:
     """A given probe must have power inside the band limit: nothing else of it reaches the detector."""
     probe = settings["probe"]
     if not isinstance(probe, np.ndarray) or report.has("probe"):
         return
-    modes = probe.reshape(*probe.shape[:2], -1).transpose(2, 0, 1)
-    if modes.shape[-2:] != grid.shape:
-        u, resampled = settings["upsample_pattern"], settings["simu_match_mode"] == "resample"
-        field = grid.shape if resampled else (u * modes.shape[-2], u * modes.shape[-1])
-        modes = resize_spectrum(resize(modes, field), grid.shape)
+    modes = window.probe_on_model(probe.reshape(*probe.shape[:2], -1).transpose(2, 0, 1))
     power = (np.abs(np.fft.fft2(modes)) ** 2).sum(axis=0)
     cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
     share = power[grid.band_mask(cutoff)].sum() / power.sum() if power.sum() > 0 else 0.0
@@ -295,8 +289,9 @@ def _check_mask_shape(mask: Any, data: tuple[int, int, int], report: Report) -> 
 def _sizes(
     settings: Settings,
     source: PatternSource | None,
+    n_patterns: int,
     preprocess: Preprocess,
-    geometry: Geometry,
+    window: Window,
     scan: Scan,
 ) -> Sizes:
     obj = settings["obj"]
@@ -306,16 +301,16 @@ def _sizes(
         ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
         data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
     return Sizes(
-        geometry.n_patterns,
-        geometry.window,
+        n_patterns,
+        window.model,
         probe_modes(settings),
         object_modes,
         slices,
         scan.object_shape,
         data_bytes,
-        math.prod(geometry.compared) if settings["masks"] is None else len(settings["masks"]),
+        math.prod(window.compared) if settings["masks"] is None else len(settings["masks"]),
         subscans=n_subscans(settings),
-        shared_bytes=shared_bytes(settings, geometry.window),
+        shared_bytes=shared_bytes(settings, window.model),
         steps=extra_steps(settings),
         deterministic=settings["deterministic"],
         spectra=settings.may_be_on("update_slice_distances") or settings.may_be_on("update_tilts"),

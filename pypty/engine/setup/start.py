@@ -6,7 +6,7 @@ import numpy as np
 
 from pypty.backend.array import Backend
 from pypty.data.scan import Scan
-from pypty.engine.setup.geometry import Geometry
+from pypty.data.window import Window
 from pypty.engine.setup.start_probe import Counts, start_probe
 from pypty.model.stages import INTEGRATORS
 from pypty.model.variables import Variables, from_public
@@ -23,7 +23,8 @@ def start_variables(
     settings: Settings,
     scan: Scan,
     grid: Grid,
-    geometry: Geometry,
+    n_patterns: int,
+    window: Window,
     counts: Counts | None,
     backend: Backend,
 ) -> Variables:
@@ -34,13 +35,13 @@ def start_variables(
     optional = {
         "tilts": start_tilts(settings),
         "aberrations_array": None if marker is None else settings["aberrations_array"],
-        "static_background": start_background(settings, geometry),
-        "beam_current": start_current(settings, geometry.n_patterns),
+        "static_background": start_background(settings, window),
+        "beam_current": start_current(settings, n_patterns),
         "detector_blur_std": np.array([blur]) if blur > 0 else None,
     }
     return Variables(
         obj=from_public("obj", obj, backend),
-        probe=backend.asarray(start_probe(settings, grid, counts), backend.complex),
+        probe=backend.asarray(start_probe(settings, grid, window, counts), backend.complex),
         positions=from_public("positions", scan.positions, backend),
         slice_distances=from_public("slice_distances", start_distances(settings, obj.shape[2]), backend),
         **{
@@ -83,7 +84,7 @@ def start_object(settings: Settings, scan: Scan) -> np.ndarray:
     return obj
 
 
-def start_background(settings: Settings, geometry: Geometry) -> np.ndarray | None:
+def start_background(settings: Settings, window: Window) -> np.ndarray | None:
     """(ky, kx) square root of the background, as patterns are compared; None without one.
 
     An array is padded with zeros where the patterns are. A number is the sum of a random start, between 0.1 and 1 times
@@ -94,9 +95,9 @@ def start_background(settings: Settings, geometry: Geometry) -> np.ndarray | Non
         return None
     if not isinstance(given, np.ndarray):
         rng = np.random.default_rng([settings["seed"], _BACKGROUND])
-        random = rng.uniform(0.1, 1.0, geometry.detector)
+        random = rng.uniform(0.1, 1.0, window.pattern)
         given = random * (given / random.sum())
-    rim = [((n - have) // 2,) * 2 for n, have in zip(geometry.compared, given.shape, strict=True)]
+    rim = [((n - have) // 2,) * 2 for n, have in zip(window.compared, given.shape, strict=True)]
     return np.pad(given, rim)
 
 

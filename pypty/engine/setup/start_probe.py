@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pypty.data.window import Window
 from pypty.errors import ParameterError
 from pypty.optics import modes, probes
 from pypty.optics.grid import Grid
@@ -57,7 +58,7 @@ def n_subscans(settings: Settings) -> int:
     return max(given, int(marker.max()) + 1)
 
 
-def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.ndarray:
+def start_probe(settings: Settings, grid: Grid, window: Window, counts: Counts | None) -> np.ndarray:
     """(mode, y, x), or (subscan, mode, y, x) with ``probe_marker``.
 
     It is scaled so that its vacuum pattern, summed over the modes of the object, has the counts of the mean pattern.
@@ -66,7 +67,7 @@ def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.nda
     ``n_hermite_probe_modes``.
     """
     given = settings["probe"]
-    near = settings["recon_type"] == "near_field"
+    near = window.near_field
     if given is None:
         if counts is None:
             raise ParameterError("probe: without data it cannot be made from their mean; give it as an array")
@@ -76,12 +77,7 @@ def start_probe(settings: Settings, grid: Grid, counts: Counts | None) -> np.nda
             probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[None]
         ]
     else:
-        subscans = [
-            _resized(
-                modes_, grid, near, settings["upsample_pattern"], settings["simu_match_mode"] == "resample"
-            )
-            for modes_ in _given_modes(given)
-        ]
+        subscans = [window.probe_on_model(modes_) for modes_ in _given_modes(given)]
     array_given = isinstance(given, np.ndarray)
     if not (array_given and settings["epoch_prev"] > 0):  # an earlier run's probe holds what made its start
         scaled = counts is not None and not (array_given and settings["skip_preprocessing"])
@@ -108,19 +104,6 @@ def _given_modes(given: np.ndarray) -> list[np.ndarray]:
     if modes_.ndim == 3:
         return [modes_.transpose(2, 0, 1)]
     return list(modes_.transpose(3, 2, 0, 1))
-
-
-def _resized(probe: np.ndarray, grid: Grid, near: bool, upsample: int, resampled: bool = False) -> np.ndarray:
-    """In the window of the waves.
-
-    Patterns that are upsampled (or resampled when simulated) have a larger field of the same pixels; padded ones finer
-    pixels: a larger spectrum. In the near field padding is a larger field.
-    """
-    if probe.shape[-2:] == grid.shape:
-        return probe
-    ny, nx = probe.shape[-2:]
-    probe = probes.resize(probe, grid.shape if resampled else (upsample * ny, upsample * nx))
-    return probes.resize(probe, grid.shape) if near else probes.resize_spectrum(probe, grid.shape)
 
 
 def _from_pattern(settings: Settings, pattern: np.ndarray, near: bool) -> np.ndarray:
