@@ -33,10 +33,10 @@ from pypty.backend.cuda.waves import Layout, WaveKernels
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Feed
 from pypty.data.sources import ArraySource
+from pypty.model.blocks import Variables, to_public
 from pypty.model.forward import build_model
 from pypty.model.options import ModelOptions
 from pypty.model.split import half_band
-from pypty.model.variables import Variables, to_public
 from pypty.objective.noise import LsqSqrt
 from pypty.objective.objective import Objective
 from pypty.optics.grid import Grid

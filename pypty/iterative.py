@@ -25,7 +25,7 @@ from pypty.engine.setup.prepare import Params, inspect, prepare
 from pypty.engine.setup.sequences import check_inside
 from pypty.errors import PyptyError, ResourceError
 from pypty.importers import parameters_of
-from pypty.model.variables import to_public
+from pypty.model.blocks import OPTIONAL, to_public
 from pypty.output.files import make_folder
 from pypty.params.report import Report
 from pypty.results.history import History
@@ -118,11 +118,12 @@ def _folder(path: Path, reconstruction: Reconstruction) -> RunFolder:
 def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Result:
     """The result as it stands now."""
     state = reconstruction.state
-    arrays = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
+    blocks = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
     sample = reconstruction.last_sample()
     last = [] if sample is None else [sample]
     return Result(
-        **arrays,
+        **{name: array for name, array in blocks.items() if name not in OPTIONAL},
+        optional={name: array for name, array in blocks.items() if name in OPTIONAL},
         start_positions=reconstruction.setup.scan.positions,
         loss=np.array([record.loss for record in state.records] + [sample.value for sample in last]),
         sse=np.array([record.sse for record in state.records] + [sample.info.sse for sample in last]),

@@ -41,7 +41,7 @@ ALLOWED = {
     "readers": {"data", "optics", "params"},
     "direct_methods/numerics": {"backend", "optics"},
     "direct_methods": _WITH_EXPERIMENT | {"plots"},
-    "nexus": {"params", "output", "optics", "data"},
+    "nexus": {"params", "output", "optics", "model", "data"},
     "importers": {"params", "output", "results", "optics", "model", "data", "readers"},
     "initialize": _WITH_EXPERIMENT | {"readers"},
     "calibrate": {"backend", "experiment", "direct_methods", "engine", "optics", "params", "data", "plots"},

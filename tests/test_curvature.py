@@ -14,8 +14,8 @@ from pypty.backend.array import select
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
-from pypty.model.variables import BLOCKS as EVERY_BLOCK
-from pypty.model.variables import Variables, to_public
+from pypty.model.blocks import BLOCKS as EVERY_BLOCK
+from pypty.model.blocks import Variables, to_public
 from pypty.objective.curvature import REGULARISATION, Curvature
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
@@ -226,10 +226,10 @@ def test_bounds_the_curvature_of_the_loss(block: str):
     setup_grid = Grid((8, 9), (0.31, 0.26), wavelength_A(80))
     corners = np.round(params["positions"]).astype(int)
     variables = Variables(
-        params["obj"].transpose(3, 2, 0, 1),
-        params["probe"].transpose(2, 0, 1),
-        params["positions"],
-        np.ones(1),
+        obj=params["obj"].transpose(3, 2, 0, 1),
+        probe=params["probe"].transpose(2, 0, 1),
+        positions=params["positions"],
+        slice_distances=np.ones(1),
     )
     mean = params["dataset"].mean(axis=0)
     raised = Curvature(BACKEND, setup_grid, corners, np.arange(len(corners)), mean).diagonal(

@@ -15,10 +15,10 @@ from pypty.backend.array import Backend
 from pypty.backend.fft import Transforms
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch
+from pypty.model.blocks import Variables
 from pypty.model.forward import Model, build_model, not_fused_because
 from pypty.model.fused import FusedWaves
 from pypty.model.options import ModelOptions, NearField
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
 
@@ -230,7 +230,7 @@ def test_in_single_precision(keep_every: int) -> None:
 
 def test_counts_come_after_it() -> None:
     """What happens to intensities is the same list of stages for both."""
-    options = ModelOptions(GRID, 2 / 3, crop=1, upsample=2)
+    options = ModelOptions(GRID, 2 / 3, crop=1, across=(2, 2))
     assert [type(stage).__name__ for stage in build_model(options, DOUBLE).stages] == [
         "FusedWaves",
         "CropPadding",

@@ -33,8 +33,8 @@ import pypty
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.record.folder import LOSS_LOG, TEXT_LOG
 from pypty.errors import CheckpointError, OutputError, PyptyError
-from pypty.model.variables import BLOCKS
-from pypty.output.checkpoints import FILES, NUMBERED, from_averaged_modes
+from pypty.model.blocks import BLOCKS
+from pypty.output.checkpoints import from_averaged_modes
 from pypty.output.files import atomic, make_folder, remove_leftovers, write_array, write_text
 from pypty.output.loss_log import EpochRecord, read_loss_log, write_loss_log
 from pypty.params.schema import SCHEMA
@@ -753,8 +753,8 @@ CHECKPOINTS = {
 
 
 def test_every_checkpoint_file_has_a_known_name() -> None:
-    assert {name: (FILES[name], NUMBERED[name]) for name in BLOCKS} == CHECKPOINTS
-    assert set(FILES) == set(NUMBERED) == set(BLOCKS)
+    names = {name: (row.file, row.numbered(4)) for name, row in BLOCKS.items()}
+    assert names == {name: (file, numbered.format(4)) for name, (file, numbered) in CHECKPOINTS.items()}
 
 
 def test_every_block_is_written_and_read_again(tmp_path: Path) -> None:

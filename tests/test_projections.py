@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pypty.constraints import projections, projections_object, projections_probe
 from pypty.constraints.object import amplitude_and_phase, from_amplitude_and_phase
 from pypty.constraints.projections import ORDER, Projected, ProjectionContext, acts, apply_projections
+from pypty.model.blocks import Variables
 from pypty.model.step_filters import STEP_FILTERS
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate
 from pypty.params.schema.projections import PROJECTIONS

@@ -33,8 +33,8 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
+from pypty.model.blocks import BLOCKS, Variables, from_public, to_public
 from pypty.model.stages import SourceEnvelope, Stage
-from pypty.model.variables import BLOCKS, Variables, from_public, to_public
 from pypty.optimize.vector import BlockVector
 
 GRADIENTS, ADJOINTS, FORMS = 1, 2, 3

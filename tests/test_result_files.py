@@ -16,7 +16,7 @@ from problems import N_PATTERNS, SIDE, every_block, patterns, small_params, two_
 import pypty
 from pypty.errors import CheckpointError
 from pypty.importers import load_result, parameters_of
-from pypty.model.variables import BLOCKS
+from pypty.model.blocks import BLOCKS
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import fresnel
 from pypty.optics.wavelength import wavelength_A

@@ -32,7 +32,7 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.record.folder import LOSS_LOG
 from pypty.errors import CheckpointError, ParameterError
 from pypty.iterative import resume
-from pypty.model.variables import BLOCKS
+from pypty.model.blocks import BLOCKS
 from pypty.objective.objective import Objective
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.loss_log import read_loss_log

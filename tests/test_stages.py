@@ -32,9 +32,9 @@ from pypty.data.feed import Batch
 from pypty.data.plates import PhasePlateSource
 from pypty.errors import DataError
 from pypty.model import stages
+from pypty.model.blocks import Variables
 from pypty.model.forward import build_model
 from pypty.model.options import ModelOptions, NearField
-from pypty.model.variables import Variables
 from pypty.optics import probes
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate, fresnel_phase_rate
@@ -1121,7 +1121,12 @@ MODELS: dict[str, tuple[ModelOptions, str]] = {
         "Illumination FractionalSteps TiltRamp FarField Intensity",
     ),
     "counts": (
-        replace(FAR, crop=3, upsample=3, beam_current=True, background=True, blur=True),
+        replace(
+            FAR,
+            crop=3,
+            across=(3, 3),
+            unknowns=frozenset({"beam_current", "static_background", "detector_blur_std"}),
+        ),
         "Illumination Multislice FarField Intensity BeamCurrent DetectorBlur CropPadding SumPixels Background",
     ),
     "near field": (NEAR, "Illumination Multislice NearField Intensity"),
@@ -1131,8 +1136,7 @@ MODELS: dict[str, tuple[ModelOptions, str]] = {
             near_field=NearField(DEFOCI, 3e5, 5e-3),
             tilt_mode=4,
             crop=3,
-            beam_current=True,
-            blur=True,
+            unknowns=frozenset({"beam_current", "detector_blur_std"}),
             masks=virtual_masks((6, 9)),
         ),
         "Illumination TiltRamp Multislice TiltRamp NearField Intensity BeamCurrent SourceEnvelope DetectorBlur "
@@ -1150,7 +1154,7 @@ def test_an_effect_that_is_absent_is_not_in_the_model(name: str):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"crop": 3}, {"upsample": 3}, {"crop": 3, "upsample": 3, "tilt_mode": 4}], ids=str
+    "changes", [{}, {"crop": 3}, {"across": (3, 3)}, {"crop": 3, "across": (3, 3), "tilt_mode": 4}], ids=str
 )
 def test_reachable_pixels_are_those_that_counts_reach(changes: dict[str, Any]):
     """As patterns are compared: cropped and summed."""
@@ -1165,8 +1169,8 @@ def test_reachable_pixels_are_those_that_counts_reach(changes: dict[str, Any]):
     "changes",
     [
         {"near_field": NearField(DEFOCI)},
-        {"background": True},
-        {"blur": True},
+        {"unknowns": frozenset({"static_background"})},
+        {"unknowns": frozenset({"detector_blur_std"})},
         {"masks": virtual_masks(GRID.shape)},
     ],
     ids=lambda changes: next(iter(changes)),

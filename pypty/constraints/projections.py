@@ -13,8 +13,8 @@ from pypty.constraints import projections_probe as by_probe
 from pypty.constraints.object import amplitude_and_phase, from_amplitude_and_phase
 from pypty.constraints.probe import are_orthogonal, orthogonal_rotation, rotated
 from pypty.constraints.projections_object import OF_AMPLITUDE_AND_PHASE, centring_shift, moved_along_z
+from pypty.model.blocks import Variables
 from pypty.model.step_filters import is_between, tilt_filter
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate
 

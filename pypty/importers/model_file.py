@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from pypty.importers.imported import Imported, make_imported
-from pypty.model.variables import BLOCKS
+from pypty.model.blocks import BLOCKS, OPTIONAL
 from pypty.output.checkpoints import MADE_THE_START
 from pypty.params.schema import SCHEMA
 from pypty.results.model_file import read_model
 
 _log = logging.getLogger(__name__)
 _NOT_CARRIED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A", "dataset", "output_folder", "resume")
-_BESIDE = ("tilts", "aberrations_array", "static_background", "beam_current")
 
 
 def load_model(path: Path) -> Imported:
@@ -38,9 +37,7 @@ def load_model(path: Path) -> Imported:
         )
     for name in BLOCKS:
         settings.pop(name, None)
-    settings.update({name: model[name] for name in _BESIDE if name in model})
-    if "detector_blur_std" in model:
-        settings["detector_blur_std"] = abs(float(model["detector_blur_std"][0]))
+    settings.update({name: BLOCKS[name].as_parameter(model[name]) for name in OPTIONAL if name in model})
     settings.update(MADE_THE_START, skip_preprocessing=True, epoch_prev=model["epochs_done"])
     several = model["obj"].shape[2] > 1
     return make_imported(

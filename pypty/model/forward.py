@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ import numpy as np
 from pypty.backend.array import Array, Backend
 from pypty.data.feed import Batch
 from pypty.model import stages
+from pypty.model.blocks import Variables
 from pypty.model.fused import FusedWaves
 from pypty.model.options import ModelOptions, NearField
 from pypty.model.split import SplitWaves, split_reason
 from pypty.model.stages import Stage, Tape
-from pypty.model.stages.base import FORWARD_ONLY, Gradients
-from pypty.model.variables import Variables
+from pypty.model.stages.base import FORWARD_ONLY, CountStage, Gradients
 from pypty.optics.propagators import angular_spectrum_phase_rate, fresnel_phase_rate
 
 
@@ -77,11 +78,10 @@ def build_model(options: ModelOptions, backend: Backend) -> Model:
     """
     mask = options.grid.band_mask(options.cutoff)
     waves, executor = _executor(options, mask, backend)
-    counts, limits = _counts(options, backend)
-    dark = (
-        options.near_field is None and not options.background and not options.blur and options.masks is None
-    )
-    return Model(waves + counts + limits, _reachable(mask, limits, backend) if dark else None, executor)
+    changes = _made(stages.ON_WAVE_PIXELS, options, backend)
+    pixels = _made(stages.TO_COMPARED_PIXELS, options, backend)
+    dark = not options.centred and not any(stage.lights_dark for stage in (*changes, *pixels))
+    return Model([*waves, *changes, *pixels], _reachable(mask, pixels, backend) if dark else None, executor)
 
 
 def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tuple[list[Stage], str]:
@@ -191,43 +191,13 @@ def _near_field(options: ModelOptions, near: NearField, mask: np.ndarray, backen
     return stages.NearField(options.grid, mask, backend, near.defocus, near.Cs, options.tilts[1])
 
 
-def _counts(options: ModelOptions, backend: Backend) -> tuple[list[Stage], list[Stage]]:
-    """What happens to intensities: first what changes them in place, then what changes which pixels there are."""
-    near = options.near_field
-    centred = near is not None
-    changes: list[Stage] = []
-    if options.beam_current:
-        changes.append(stages.BeamCurrent())
-    if near is not None and near.alpha > 0:
-        changes.append(stages.SourceEnvelope(options.grid, backend, near.alpha, near.defocus))
-    if options.blur and not options.reflected_blur:
-        changes.append(stages.DetectorBlur(options.grid.shape, backend, _pixels_across(options)))
-    pixels: list[Stage] = []
-    if options.matched is not None:
-        match = stages.MatchResample if options.resampled else stages.MatchCrop
-        pixels.append(match(options.grid.shape, options.matched, backend, centred))
-    if options.crop:
-        pixels.append(stages.CropPadding(options.grid.shape, options.crop, backend, centred))
-    if options.upsample > 1:
-        pixels.append(stages.SumPixels(options.upsample, centred))
-    if options.blur and options.reflected_blur:
-        pixels.append(stages.ReflectedBlur(options.measured, backend, centred))
-    if options.background:
-        pixels.append(stages.Background(centred))
-    if options.masks is not None:
-        pixels.append(stages.VirtualDetectors(options.masks, backend))
-    return changes, pixels
+def _made(kinds: Sequence[type[CountStage]], options: ModelOptions, backend: Backend) -> list[CountStage]:
+    """Those of the stages that this model has, in their order."""
+    wanted = (kind.for_model(options, backend) for kind in kinds)
+    return [stage for stage in wanted if stage is not None]
 
 
-def _pixels_across(options: ModelOptions) -> tuple[float, float]:
-    """Model pixels per detector pixel along each axis."""
-    if options.matched is None or not options.resampled:
-        return (options.upsample, options.upsample)
-    ny, nx = (n / m for n, m in zip(options.grid.shape, options.matched, strict=True))
-    return (ny, nx)
-
-
-def _reachable(mask: np.ndarray, pixels: list[Stage], backend: Backend) -> Array:
+def _reachable(mask: np.ndarray, pixels: list[CountStage], backend: Backend) -> Array:
     """(ky, kx) bool: which compared pixels lie, at least partly, inside the band limit."""
     pattern = backend.asarray(mask[None], backend.real)
     for stage in pixels:

@@ -24,10 +24,10 @@ from pypty.backend import fft
 from pypty.backend.array import Array, Backend
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch
+from pypty.model.blocks import Variables
 from pypty.model.fused_steps import DeviceSteps, HostSteps, Steps, Windows
 from pypty.model.stages.base import FORWARD_ONLY, Gradients, Tape, add_rows
 from pypty.model.stages.propagation import Propagation, PropagationPoint
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 
 

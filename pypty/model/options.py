@@ -53,9 +53,9 @@ class ModelOptions:
     n_aberrations : terms of ``aberrations_array``
     plates : a phase plate for every pattern, or None
     near_field : None = far field
-    upsample : model pixels per detector pixel and axis
+    across : (ky, kx) model pixels per detector pixel
     masks : (D, ky, kx) virtual detectors in the order of the model's patterns, or None
-    beam_current, background, blur : whether there are such unknowns
+    unknowns : names of the blocks that a model may lack, and this one has
     executor : "auto", "fused" or "stages"
     keep_every : the fused executor keeps the waves entering every k-th slice, and computes the others again
     object_modes : of the object
@@ -81,11 +81,9 @@ class ModelOptions:
     n_aberrations: int = 0
     plates: PhasePlateSource | None = None
     near_field: NearField | None = None
-    upsample: int = 1
+    across: tuple[float, float] = (1.0, 1.0)
     masks: np.ndarray | None = None
-    beam_current: bool = False
-    background: bool = False
-    blur: bool = False
+    unknowns: frozenset[str] = frozenset()
     executor: str = "auto"
     keep_every: int = 1
     object_modes: int = 1
@@ -97,6 +95,16 @@ class ModelOptions:
     matched: tuple[int, int] | None = None
     resampled: bool = False
     reflected_blur: bool = False
+
+    @property
+    def centred(self) -> bool:
+        """Whether patterns have their centre at n//2 (near field) instead of the zero frequency first."""
+        return self.near_field is not None
+
+    @property
+    def upsample(self) -> int:
+        """Model pixels that are summed to a detector pixel, along each axis."""
+        return 1 if self.resampled else int(self.across[0])
 
     @property
     def measured(self) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from typing import Any
 from pypty.backend import fft
 from pypty.backend.array import Array, array_module
 from pypty.backend.kernels import abs2
+from pypty.model.blocks import Variables
 from pypty.model.step_filters import StepFilter
-from pypty.model.variables import Variables
 
 OBJECT_FORMS = ("complex", "phase", "amplitude_phase")
 PROBE_FORMS = ("complex", "fourier_phase", "fourier_amplitude")

@@ -20,10 +20,10 @@ from pypty.backend.cuda.waves import PLANS, Layout, WaveKernels
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Placed
 from pypty.errors import BackendError
+from pypty.model.blocks import Variables
 from pypty.model.options import ModelOptions
 from pypty.model.stages.base import FORWARD_ONLY, Gradients, Tape
 from pypty.model.stages.propagation import Propagation, PropagationPoint
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 
 _SECTOR = 4

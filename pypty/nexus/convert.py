@@ -14,24 +14,20 @@ import h5py
 import numpy as np
 
 from pypty.errors import CheckpointError, OutputError, ParameterError
+from pypty.model.blocks import BLOCKS
 from pypty.nexus.experiment import write_experiment
 from pypty.nexus.groups import array, group, scalar
 from pypty.nexus.parameters import write_value
 from pypty.nexus.patterns import Patterns, find_patterns
 from pypty.optics.wavelength import wavelength_A
-from pypty.output.checkpoints import FILES, load_checkpoint
+from pypty.output.checkpoints import load_checkpoint
 from pypty.output.files import atomic, make_folder
 from pypty.output.loss_log import read_loss_log
 from pypty.params.presets import read_yaml, resolve_files
 
 CXI_VERSION = 160
-_UNITS: Mapping[str, str] = MappingProxyType(
-    {
-        "tilts": "rad",
-        "aberrations_array": "angstrom",
-        "slice_distances": "angstrom",
-    }
-)
+_UNITS: Mapping[str, str] = MappingProxyType({"Å": "angstrom", "rad": "rad"})
+"""How NeXus writes the units of unknowns; others are plain numbers."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,7 @@ def _read_folder(path: Path) -> Folder:
         params = resolve_files({key: value for key, value in content.items() if key not in functions}, path)
     except ParameterError as error:
         raise CheckpointError(f"{str(settings)!r}: {error}") from error
-    arrays = {name: np.asarray(loaded[name]) for name in FILES if name in loaded}
+    arrays = {name: np.asarray(loaded[name]) for name in BLOCKS if name in loaded}
     if arrays["probe"].ndim == 2:
         arrays["probe"] = arrays["probe"][..., None]
     found = re.search(r"\(PyPty ([^)]+)\)", settings.read_text(encoding="utf-8")[:500])
@@ -175,7 +171,9 @@ def _write_head(entry: h5py.Group, folder: Folder) -> None:
 def _write_process(entry: h5py.Group, folder: Folder) -> None:
     process = group(entry, "process_1", "NXprocess")
     process["program"], process["version"] = "PyPty", folder.version
-    end = datetime.datetime.fromtimestamp((folder.path / FILES["obj"]).stat().st_mtime, datetime.timezone.utc)
+    end = datetime.datetime.fromtimestamp(
+        (folder.path / BLOCKS["obj"].file).stat().st_mtime, datetime.timezone.utc
+    )
     process["date"] = end.isoformat(timespec="seconds")
     process["command"] = "pypty run"
     process["folder"] = str(folder.path.resolve())
@@ -255,6 +253,6 @@ def _write_blocks(entry: h5py.Group, folder: Folder) -> None:
     for name, values in folder.arrays.items():
         if name in ("obj", "probe"):
             continue
-        array(blocks, name, values, "" if name == "positions" else _UNITS.get(name, ""))
+        array(blocks, name, values, _UNITS.get(BLOCKS[name].unit, ""))
     scalar(blocks, "pixel_size_y", folder.pixel_A[0], "angstrom")
     scalar(blocks, "pixel_size_x", folder.pixel_A[1], "angstrom")

@@ -17,7 +17,7 @@ import numpy as np
 
 from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend, array_module, to_host
-from pypty.model.variables import Variables
+from pypty.model.blocks import Variables
 from pypty.optics.aberrations import aberration_basis
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import fresnel_phase_rate

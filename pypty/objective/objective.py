@@ -17,9 +17,9 @@ from pypty.backend.memory import out_of_memory_errors, release_unused
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Feed
 from pypty.errors import ResourceError
+from pypty.model.blocks import Variables
 from pypty.model.forward import Model
 from pypty.model.stages.base import Tape
-from pypty.model.variables import Variables
 from pypty.objective.combined import LossTerms, Sums
 from pypty.objective.noise import NoiseModel, bounded, score
 from pypty.objective.powers import N_SUMS, PowerSum

@@ -17,9 +17,9 @@ from pypty.backend.array import Array
 from pypty.backend.streams import DeviceStreams, GraphCache
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Feed, Placed
+from pypty.model.blocks import Variables
 from pypty.model.forward import Model
 from pypty.model.split import SplitWaves
-from pypty.model.variables import Variables
 from pypty.objective.noise import NoiseModel
 
 LAUNCH_BOUND_PIXELS = 2**22

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import CheckpointError
-from pypty.model.variables import BLOCKS, Variables, to_public
+from pypty.model.blocks import BLOCKS, Variables, to_public
 from pypty.output.files import write_array
 from pypty.output.loss_log import read_loss_log
 
@@ -19,21 +19,6 @@ _log = logging.getLogger(__name__)
 
 RESUME_FILE = "resume.h5"
 """Everything that an exact restart needs (engine/record/resume.py)."""
-
-FILES: Mapping[str, str] = MappingProxyType(
-    {
-        "obj": "co.npy",
-        "probe": "cp.npy",
-        "positions": "cg.npy",
-        "tilts": "ct.npy",
-        "slice_distances": "cd.npy",
-        "aberrations_array": "ca.npy",
-        "static_background": "cs.npy",
-        "beam_current": "cb.npy",
-        "detector_blur_std": "cw.npy",
-    }
-)
-"""Latest state of each block. (PyPty has no names for slice distances and the width of the blur: cd, cw are ours.)"""
 
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {
@@ -49,37 +34,23 @@ MADE_THE_START: Mapping[str, Any] = MappingProxyType(
 )
 """Parameters that changed the start of the earlier run, and are contained in its arrays."""
 
-NUMBERED: Mapping[str, str] = MappingProxyType(
-    {
-        "obj": "checkpoint_obj_epoch_{}.npy",
-        "probe": "checkpoint_probe_epoch_{}.npy",
-        "positions": "checkpoint_positions_epoch_{}.npy",
-        "tilts": "checkpoint_tilts_epoch_{}.npy",
-        "slice_distances": "checkpoint_slice_distances_epoch_{}.npy",
-        "aberrations_array": "checkpoint_aberrations_epoch_{}.npy",
-        "static_background": "checkpoint_stback_epoch_{}.npy",
-        "beam_current": "checkpoint_beam_current_epoch_{}.npy",
-        "detector_blur_std": "checkpoint_detector_blur_std_epoch_{}.npy",
-    }
-)
-
 
 def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = BLOCKS) -> None:
     """Write co.npy, cp.npy, ... for the named blocks."""
     for name in names:
-        write_array(folder / FILES[name], to_public(name, variables.block(name)))
+        write_array(folder / BLOCKS[name].file, to_public(name, variables.block(name)))
 
 
 def remove_checkpoint(folder: Path, names: Iterable[str]) -> None:
     """Delete the named blocks of an earlier run: they must not stay beside those of a new one."""
     for name in names:
-        (folder / FILES[name]).unlink(missing_ok=True)
+        (folder / BLOCKS[name].file).unlink(missing_ok=True)
 
 
 def write_numbered(folder: Path, variables: Variables, epoch: int, names: Iterable[str]) -> None:
     """Write checkpoint_<block>_epoch_<k>.npy for the named blocks."""
     for name in names:
-        write_array(folder / NUMBERED[name].format(epoch), to_public(name, variables.block(name)))
+        write_array(folder / BLOCKS[name].numbered(epoch), to_public(name, variables.block(name)))
 
 
 def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> dict[str, Any]:
@@ -107,8 +78,8 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {str(folder)!r}")
     out: dict[str, Any] = {}
-    for name, file in FILES.items():
-        path = folder / file
+    for name, row in BLOCKS.items():
+        path = folder / row.file
         if path.is_file():
             out[name] = _load_array(path)
     if "obj" not in out or "probe" not in out:
@@ -117,8 +88,7 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
         averaged_modes = (folder / "params.pkl").exists() and not (folder / "params.yaml").exists()
     if averaged_modes:
         out["probe"] = from_averaged_modes(out["probe"], out["obj"])
-    if "detector_blur_std" in out:
-        out["detector_blur_std"] = abs(float(out["detector_blur_std"][0]))
+    out = {name: BLOCKS[name].as_parameter(array) for name, array in out.items()}
     out.update(skip_preprocessing=True, **MADE_THE_START)
     out["epoch_prev"] = _epochs_done(folder / "loss.csv")
     return out

@@ -11,7 +11,7 @@ from scipy.spatial import ConvexHull
 
 from pypty.backend.array import to_host
 from pypty.engine.setup.assembly import Setup
-from pypty.model.variables import Variables
+from pypty.model.blocks import Variables
 from pypty.optics.probes import spectrum_of_probe
 from pypty.preflight.sample import Sample
 

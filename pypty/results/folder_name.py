@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pypty.model.blocks import BLOCKS
 from pypty.optics.aberrations import aberration_names
 from pypty.params.checks.results import FORBIDDEN, TIME_FORMATS
 from pypty.params.settings import Settings
@@ -113,20 +114,8 @@ def _scheduler(settings: Settings, sizes: Sizes) -> list[str]:
     return [] if scheduler is None or not _has_rates(settings) else [scheduler["name"]]
 
 
-_BLOCKS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "probe": ("p", "update_probe"),
-        "obj": ("o", "update_obj"),
-        "obja": ("oa", "update_obj"),
-        "objp": ("op", "update_obj"),
-        "positions": ("s", "update_probe_pos"),
-        "tilts": ("t", "update_tilts"),
-        "slice_distances": ("dz", "update_slice_distances"),
-        "aberrations_array": ("ab", "update_aberrations_array"),
-        "static_background": ("bg", "update_static_background"),
-        "beam_current": ("bc", "update_beam_current"),
-        "detector_blur_std": ("db", "update_detector_blur_std"),
-    }
+_TAGS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {rate: (tag, row.switch) for row in BLOCKS.values() for rate, tag in row.rates.items()}
 )
 """Abbreviation of each learning rate, and the switch that must be on."""
 
@@ -145,7 +134,7 @@ def _rates(settings: Settings) -> Iterable[tuple[str, Mapping[str, Any]]]:
         of_object = {"objp"}
     else:
         of_object = {"obja", "objp"} if now["obj_parametrization"] == "amplitude_phase" else {"obj"}
-    for name, (short, switch) in _BLOCKS.items():
+    for name, (short, switch) in _TAGS.items():
         if not settings.may_be_on(switch) or (switch == "update_obj" and name not in of_object):
             continue
         absolute = name == "probe" and table["probe_abs"]["lr"]

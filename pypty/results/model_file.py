@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -12,7 +11,7 @@ import numpy as np
 import yaml
 
 from pypty.errors import CheckpointError, ParameterError
-from pypty.model.variables import BLOCKS
+from pypty.model.blocks import BLOCKS
 from pypty.output.files import atomic
 from pypty.output.settings_file import yaml_value
 from pypty.params.presets import read_value
@@ -24,21 +23,6 @@ VERSION = 1
 _INLINE = 16
 _LARGEST = 2**22
 """Numbers of a setting; larger ones (weights of every pattern, phase plates) belong to the data and are left out."""
-
-_AXES: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "obj": ("y, x, slice, mode", ""),
-        "probe": ("y, x, mode[, subscan]", "sqrt(counts)/window pixel"),
-        "positions": ("pattern, [y x]", "px"),
-        "tilts": ("pattern, [y x before, y x inside, y x after]", "rad"),
-        "slice_distances": ("gap", "Å"),
-        "aberrations_array": ("group, coefficient", "Å"),
-        "static_background": ("ky, kx", "sqrt(counts)"),
-        "beam_current": ("pattern", ""),
-        "detector_blur_std": ("1", "detector px"),
-    }
-)
-"""Axes and unit of each unknown."""
 
 
 def is_model(file: Any) -> bool:
@@ -64,8 +48,8 @@ def write_model(path: Path, snapshot: Snapshot) -> Path:
             pixel_size_A=snapshot.pixel_size_A,
         )
         for name, array in snapshot.arrays.items():
-            axes, unit = _AXES[name]
-            _dataset(file, f"unknowns/{name}", array).attrs.update(axes=axes, unit=unit)
+            row = BLOCKS[name]
+            _dataset(file, f"unknowns/{name}", array).attrs.update(axes=row.axes, unit=row.unit)
         positions = file["unknowns/positions"]
         positions.attrs["meaning"] = "top-left corner of each window, pixels of obj; add n//2 for its centre"
         for name, array in (

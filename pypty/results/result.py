@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from pypty.errors import CheckpointError
+from pypty.model.blocks import OPTIONAL
 from pypty.output.files import atomic
 from pypty.results.history import History
 from pypty.results.model_file import arrays_below
@@ -30,7 +31,6 @@ _ARRAYS = (
     "pixel_size_A",
     "epochs",
 )
-_OPTIONAL = ("tilts", "aberrations_array", "static_background", "beam_current", "detector_blur_std")
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Result:
     probe : (y, x, modes[, subscans]) complex
     positions : (N, 2) [y, x] in pixels of ``obj``
     slice_distances : Å
-    tilts, aberrations_array, static_background, beam_current, detector_blur_std : where the model has them, else None
-        (units and layout: docs/conventions.md)
+    optional : unknowns that a model may lack, by name. Each is an attribute, too: ``tilts``, ``aberrations_array``,
+        ``static_background``, ``beam_current``, ... ; None where the model has none (docs/conventions.md)
     start_positions : (N, 2) where the positions started
     loss, sse : before the update of each epoch; the last entry is after the last update
     epochs : indices of the epochs that were done
@@ -92,16 +92,20 @@ class Result:
     epochs: np.ndarray
     pixel_size_A: np.ndarray
     stop_reason: str
-    tilts: np.ndarray | None = None
-    aberrations_array: np.ndarray | None = None
-    static_background: np.ndarray | None = None
-    beam_current: np.ndarray | None = None
-    detector_blur_std: np.ndarray | None = None
+    optional: Mapping[str, np.ndarray] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     history: History = field(default_factory=lambda: History.of(()))
+
+    def __getattr__(self, name: str) -> np.ndarray | None:
+        if name in OPTIONAL:
+            return self.optional.get(name)
+        raise AttributeError(f"a Result has no attribute {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *OPTIONAL})
 
     @property
     def learning_rates(self) -> Mapping[str, np.ndarray]:
@@ -145,7 +149,7 @@ class Result:
         """
         path = Path(path).expanduser()
         with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-            for name in (*_ARRAYS, *_OPTIONAL):
+            for name in (*_ARRAYS, *OPTIONAL):
                 if getattr(self, name) is None:
                     continue
                 array = np.asarray(getattr(self, name))
@@ -173,7 +177,7 @@ class Result:
         try:
             with h5py.File(Path(path).expanduser(), "r") as file:
                 arrays = {name: file[name][()] for name in _ARRAYS}
-                arrays.update({name: file[name][()] for name in _OPTIONAL if name in file})
+                optional = {name: file[name][()] for name in OPTIONAL if name in file}
                 settings = {
                     name: item.asstr()[()] if item.dtype.kind == "O" else item[()]
                     for name, item in file["settings"].items()
@@ -181,6 +185,7 @@ class Result:
                 history = arrays_below(file["history"]) if "history" in file else None
                 return cls(
                     **arrays,
+                    optional=optional,
                     history=History.of(()) if history is None else History.from_arrays(history),
                     stop_reason=str(file.attrs["stop_reason"]),
                     warnings=tuple(json.loads(file.attrs["warnings"])),

@@ -15,7 +15,7 @@ from pypty.backend.array import to_host
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.sequences import patterns_of_epoch
-from pypty.model.variables import to_public
+from pypty.model.blocks import to_public
 from pypty.optics.propagators import fresnel_phase_rate
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.files import atomic, make_folder

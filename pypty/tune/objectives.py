@@ -9,7 +9,7 @@ import numpy as np
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import resolve_weight
 from pypty.errors import ParameterError, ReconstructionError
-from pypty.model.variables import to_public
+from pypty.model.blocks import to_public
 from pypty.output.loss_log import EpochRecord
 from pypty.plots.figures import scanned_area
 

@@ -14,9 +14,9 @@ from pypty.backend.cuda.module import Compiler
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch
 from pypty.model import stages
+from pypty.model.blocks import Variables
 from pypty.model.split import SplitWaves
 from pypty.model.stages import Stage
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import fresnel_phase_rate
 from pypty.optics.wavelength import wavelength_A

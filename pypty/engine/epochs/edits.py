@@ -14,8 +14,8 @@ from pypty.constraints import object as by_object
 from pypty.constraints import scan as by_scan
 from pypty.data.scan import Scan
 from pypty.engine.setup.assembly import Setup
+from pypty.model.blocks import Variables
 from pypty.model.parametrization import BandLimits
-from pypty.model.variables import Variables
 
 _SAME = 1e-9
 """Largest relative change that counts as none."""

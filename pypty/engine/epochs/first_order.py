@@ -26,7 +26,7 @@ from pypty.engine.epochs.parts import (
 )
 from pypty.engine.epochs.problem import Problem, block_norms
 from pypty.errors import ReconstructionError
-from pypty.model.variables import Variables
+from pypty.model.blocks import BLOCKS, Variables
 from pypty.objective.objective import Evaluated
 from pypty.objective.regularizers import Regularizer
 from pypty.optimize.first_order import FirstOrder
@@ -34,8 +34,6 @@ from pypty.optimize.rates import RateSchedule
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord
 
-_ROWS = ("positions", "tilts", "beam_current")
-"""Blocks with a row for each pattern."""
 _SIGNED = ("mean", "velocity", "gradient")
 """Moments that are 0 where nothing has moved yet; others are like those of their neighbours."""
 
@@ -174,8 +172,8 @@ class _Walk:
         if self.now["lazy_moments"]:
             rows = {
                 name: chosen
-                for name in _ROWS
-                if name in gradient and len(gradient[name]) == self.n_patterns > 1
+                for name, row in BLOCKS.items()
+                if row.per_pattern and name in gradient and len(gradient[name]) == self.n_patterns > 1
             }
         frames = {name: self.frames.get(name, AS_IT_IS) for name in gradient}
         seen = {name: frame.seen(self.point[name]) for name, frame in frames.items()}

@@ -12,7 +12,7 @@ from pypty.data.scan import Scan
 from pypty.engine.epochs.convergence import ConvergenceMonitor, illuminated_area
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
-from pypty.model.variables import Variables
+from pypty.model.blocks import Variables
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from pypty.backend.array import Array, array_module
 from pypty.engine.epochs.problem import Problem
+from pypty.model.blocks import BLOCKS
 from pypty.model.parametrization import Parametrization
 
-_UNITS: Mapping[str, float] = MappingProxyType({"tilts": 1e-3})
-"""What one unit of a learning rate is in that of its block."""
 OBJECT_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"complex": ("obj",), "phase": ("objp",), "amplitude_phase": ("obja", "objp")}
 )
@@ -36,7 +35,7 @@ def learning_rates(now: Mapping[str, Any], epoch: int, probe_scale: float) -> di
     """Rates of what moves at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
     table = now["learning_rates"]
     own = {
-        name: entry["lr"] * _UNITS.get(name, 1.0)
+        name: entry["lr"] * _rate_unit(name)
         for name, entry in table.items()
         if entry["lr"] > 0 and entry["start"] <= epoch and (entry["end"] is None or epoch < entry["end"])
     }
@@ -47,6 +46,11 @@ def learning_rates(now: Mapping[str, Any], epoch: int, probe_scale: float) -> di
     elif "probe" in own:
         own["probe"] *= probe_scale
     return own
+
+
+def _rate_unit(name: str) -> float:
+    """Of a learning rate's name, which is that of a block, or of a part of one."""
+    return BLOCKS[name].rate_unit if name in BLOCKS else 1.0
 
 
 def moving_blocks(
@@ -121,7 +125,7 @@ AS_IT_IS = Frame()
 def frames_of(problem: Problem, now: Mapping[str, Any]) -> dict[str, Frame]:
     """Tilts in mrad; positions from where they began; with ``probe_abs`` the probe of an orthonormal transform, whose
     square sums to the counts."""
-    frames = {name: Frame(unit) for name, unit in _UNITS.items()}
+    frames = {name: Frame(row.rate_unit) for name, row in BLOCKS.items() if row.rate_unit != 1}
     frames["positions"] = Frame(origin=problem.start_positions)
     if now["learning_rates"]["probe_abs"]["lr"] > 0:
         frames["probe"] = Frame(1 / math.sqrt(math.prod(problem.variables.probe.shape[-2:])))

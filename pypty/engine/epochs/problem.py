@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array
-from pypty.model.blocks import SWITCHES
+from pypty.model.blocks import SWITCHES, Variables
 from pypty.model.parametrization import BandLimits, Parametrization, affine_basis
 from pypty.model.stages import INTEGRATORS
 from pypty.model.step_filters import step_filters
-from pypty.model.variables import Variables
 from pypty.objective.curvature import Curvature
 from pypty.objective.objective import Evaluated, Limit, Objective
 from pypty.objective.regularizers import Regularizer

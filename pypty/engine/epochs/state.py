@@ -13,7 +13,7 @@ from pypty.data.scan import Scan
 from pypty.engine.epochs.first_order import Progress
 from pypty.engine.epochs.problem import Signature
 from pypty.engine.epochs.stuck import FROZEN_EPOCHS, BlockMonitor, next_to_freeze
-from pypty.model.variables import Variables
+from pypty.model.blocks import Variables
 from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord

@@ -22,7 +22,7 @@ from types import MappingProxyType
 import numpy as np
 
 from pypty.engine.epochs.problem import Problem
-from pypty.model.variables import Variables
+from pypty.model.blocks import Variables
 from pypty.objective.objective import Evaluated
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings

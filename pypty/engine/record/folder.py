@@ -12,8 +12,8 @@ from pypty.engine.record.resume import write_resume
 from pypty.engine.setup.sequences import problems_from
 from pypty.engine.setup.start import propagates_after_last
 from pypty.errors import CheckpointError
-from pypty.model.variables import BLOCKS
-from pypty.output.checkpoints import FILES, remove_checkpoint, write_checkpoint, write_numbered
+from pypty.model.blocks import BLOCKS
+from pypty.output.checkpoints import remove_checkpoint, write_checkpoint, write_numbered
 from pypty.output.files import make_folder, remove_leftovers
 from pypty.output.loss_log import EpochRecord, read_records, write_loss_log
 from pypty.output.settings_file import SettingsWatch, write_settings
@@ -56,7 +56,7 @@ class RunFolder:
         """Write the starting state; returns the watch on params.yaml."""
         make_folder(self.path)
         remove_leftovers(self.path)
-        if (self.path / FILES["obj"]).exists() and self.run.state.epoch == 0:
+        if (self.path / BLOCKS["obj"].file).exists() and self.run.state.epoch == 0:
             _log.warning("%s holds an earlier reconstruction, which is being replaced", self.path)
         write_settings(self.path, self.run.settings, self.version)
         self._write_state()

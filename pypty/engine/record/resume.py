@@ -21,7 +21,7 @@ from pypty.engine.epochs.stuck import BlockMonitor
 from pypty.engine.setup.assembly import Setup, data_fingerprint
 from pypty.engine.setup.start import start_distances
 from pypty.errors import CheckpointError
-from pypty.model.variables import BLOCKS, Variables
+from pypty.model.blocks import BLOCKS, Variables
 from pypty.objective.objective import Evaluated
 from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
 from pypty.optimize.vector import BlockVector

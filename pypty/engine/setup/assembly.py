@@ -18,18 +18,18 @@ from pypty.data.survey import Survey
 from pypty.data.window import Window
 from pypty.engine.setup.mean_patterns import MeanPatterns
 from pypty.engine.setup.memory import MemoryPlan
-from pypty.engine.setup.start import start_variables
+from pypty.engine.setup.start import present_blocks, start_variables
+from pypty.model.blocks import Variables
 from pypty.model.forward import build_model
 from pypty.model.options import TILT_MODES, ModelOptions, NearField
 from pypty.model.parametrization import BandLimits
-from pypty.model.variables import Variables
 from pypty.objective.combined import LossTerms, make_loss_terms
 from pypty.objective.curvature import Curvature
 from pypty.objective.noise import NoiseModel, dark_counts, make_noise_model
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext, outside_aperture
 from pypty.optics.grid import Grid, object_band_mask
-from pypty.params.checks.effects import has_background, has_current, has_tilts
+from pypty.params.checks.effects import has_tilts
 from pypty.params.checks.model import mode_weights
 from pypty.params.settings import Settings
 
@@ -230,11 +230,9 @@ class Setup:
             0 if marker is None else settings["aberrations_array"].shape[1],
             self.plates,
             near,
-            self.window.upsample,
+            self.window.across,
             masks if masks is None or self.near_field else to_corner(masks),
-            has_current(settings),
-            has_background(settings),
-            settings["detector_blur_std"] > 0,
+            present_blocks(settings),
             settings["executor"],
             self.plan.keep_every,
             self.plan.sizes.object_modes,

@@ -8,13 +8,21 @@ from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import PatternSource
 from pypty.data.window import Window
+from pypty.model.blocks import BLOCKS, OPTIONAL
 from pypty.params.report import Report
 from pypty.params.settings import Settings
 
 _SMALLEST_WINDOW = 4
 _LARGEST_WINDOW_PIXELS = 2**28
-PER_PATTERN = ("tilts", "beam_current", "aberration_marker", "probe_marker", "defocus_array")
-"""Keys with one row for each pattern; tilts and defocus_array may have one for all."""
+_ONE_FOR_ALL = ("defocus_array", *(name for name in OPTIONAL if BLOCKS[name].one_for_all))
+"""Keys with one row for each pattern, or one for all of them."""
+PER_PATTERN = (
+    *(name for name in OPTIONAL if BLOCKS[name].per_pattern),
+    "aberration_marker",
+    "probe_marker",
+    "defocus_array",
+)
+"""Keys with one row for each pattern."""
 
 
 def find_window(settings: Settings, source: PatternSource | None, report: Report) -> Window | None:
@@ -154,9 +162,9 @@ def _check_positions(settings: Settings, n: int, report: Report) -> None:
 def _check_rows(settings: Settings, n: int, report: Report) -> None:
     for name in PER_PATTERN:
         given = settings[name]
-        one_for_all = name in ("tilts", "defocus_array") and given is not None and len(given) == 1
+        one_for_all = name in _ONE_FOR_ALL and given is not None and len(given) == 1
         if given is not None and len(given) != n and not one_for_all and not report.has(name):
-            more = " (or one row for all)" if name in ("tilts", "defocus_array") else ""
+            more = " (or one row for all)" if name in _ONE_FOR_ALL else ""
             report.add(
                 name, f"{len(given)} rows, but there are {n} patterns; one row per pattern is needed{more}"
             )

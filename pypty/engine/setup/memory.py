@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 from pypty.backend.array import Backend, available_cores, select
 from pypty.backend.memory import free_bytes
+from pypty.engine.setup.start import present_blocks
 from pypty.errors import ResourceError
+from pypty.model.blocks import BLOCKS
 from pypty.model.options import TILT_MODES
 from pypty.model.stages import INTEGRATORS
 from pypty.optimize.update_rules import METHODS
 from pypty.params.checks.combinations import optimizers
-from pypty.params.checks.effects import has_current, has_tilts
+from pypty.params.checks.effects import has_tilts
 from pypty.params.checks.model import mode_weights
 from pypty.params.schedule import Constant
 from pypty.params.schema.batches import NOT_FIRST_ORDER
@@ -62,8 +64,7 @@ def extra_steps(settings: Settings) -> Steps:
         exit=after + 3 * near,
         single=6 * (fractional > 0),
         exit_per_slice=fractional,
-        real=2 * (settings["detector_blur_std"] > 0)
-        + has_current(settings)
+        real=sum(BLOCKS[name].kept for name in present_blocks(settings))
         + (settings["simu_Npix"] is not None)
         + 2 * (mode_weights(settings) is not None),
         windows=int(settings["obj_preblur_std"] > 0),

@@ -12,8 +12,9 @@ from pypty.data.scan import Scan, sort_sequence
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.methods import check_methods
 from pypty.errors import ParameterError
+from pypty.model.blocks import BLOCKS
 from pypty.params.checks.combinations import check_epochs, epochs_to_check
-from pypty.params.checks.effects import has_current, has_tilts
+from pypty.params.checks.effects import has_block
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
@@ -121,10 +122,12 @@ def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
     report = Report()
     check_epochs(settings, report, epoch)
     check_methods(settings, report, epoch)
-    for name, there in (("update_tilts", has_tilts), ("update_beam_current", has_current)):
-        if there(settings) and not there(setup.settings):
+    for name, row in BLOCKS.items():
+        if row.start is None:
+            continue
+        if has_block(settings, name, row.switch) and not has_block(setup.settings, name, row.switch):
             report.add(
-                name,
+                row.switch,
                 "cannot be switched on any more: the run began without; say when it is to begin at the start",
             )
     check_sequences(settings, setup.scan, setup.grid.shape, report, epoch)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pypty.backend.array import Backend
 from pypty.data.scan import Scan
 from pypty.data.window import Window
 from pypty.engine.setup.start_probe import Counts, start_probe
+from pypty.model.blocks import BLOCKS, Variables, from_public
 from pypty.model.stages import INTEGRATORS
-from pypty.model.variables import Variables, from_public
 from pypty.optics.grid import Grid
-from pypty.params.checks.effects import has_background, has_current, has_tilts
+from pypty.params.checks.effects import has_background, has_block
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
@@ -33,12 +35,13 @@ def start_variables(
     blur = settings["detector_blur_std"]
     marker = settings["aberration_marker"]
     optional = {
-        "tilts": start_tilts(settings),
         "aberrations_array": None if marker is None else settings["aberrations_array"],
         "static_background": start_background(settings, window),
-        "beam_current": start_current(settings, n_patterns),
         "detector_blur_std": np.array([blur]) if blur > 0 else None,
     }
+    for name, row in BLOCKS.items():  # the others begin as given, or where their row says
+        if row.start is not None:
+            optional[name] = start_block(settings, name, row.start, n_patterns)
     return Variables(
         obj=from_public("obj", obj, backend),
         probe=backend.asarray(start_probe(settings, grid, window, counts), backend.complex),
@@ -101,15 +104,23 @@ def start_background(settings: Settings, window: Window) -> np.ndarray | None:
     return np.pad(given, rim)
 
 
-def start_tilts(settings: Settings) -> np.ndarray | None:
-    """(1, 6) or (N, 6): given, or zero where they are refined; None where there are none."""
-    if not has_tilts(settings):
-        return None
-    return np.zeros((1, 6)) if settings["tilts"] is None else settings["tilts"]
+def present_blocks(settings: Settings) -> frozenset[str]:
+    """Names of the blocks that a model may lack, and this one has."""
+    there = {
+        "aberrations_array": settings["aberration_marker"] is not None,
+        "static_background": has_background(settings),
+        "detector_blur_std": settings["detector_blur_std"] > 0,
+    }
+    for name, row in BLOCKS.items():
+        if row.start is not None:
+            there[name] = has_block(settings, name, row.switch)
+    return frozenset(name for name, is_there in there.items() if is_there)
 
 
-def start_current(settings: Settings, n_patterns: int) -> np.ndarray | None:
-    """(N,): given, or 1 where it is refined; None where there is none."""
-    if not has_current(settings):
+def start_block(
+    settings: Settings, name: str, start: Callable[[int], np.ndarray], n_patterns: int
+) -> np.ndarray | None:
+    """As given, or ``start`` of the number of patterns where it is refined; None where there is none."""
+    if not has_block(settings, name, BLOCKS[name].switch):
         return None
-    return np.ones(n_patterns) if settings["beam_current"] is None else settings["beam_current"]
+    return start(n_patterns) if settings[name] is None else settings[name]

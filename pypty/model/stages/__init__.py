@@ -1,6 +1,6 @@
 """One physical effect each, forward and adjoint side by side."""
 
-from pypty.model.stages.base import Stage, Tape
+from pypty.model.stages.base import CountStage, Stage, Tape
 from pypty.model.stages.counts import (
     Background,
     BeamCurrent,
@@ -57,3 +57,17 @@ __all__ = [
     "VirtualDetectors",
     "propagation_fractions",
 ]
+
+ON_WAVE_PIXELS: tuple[type[CountStage], ...] = (BeamCurrent, SourceEnvelope, DetectorBlur)
+"""What happens to intensities on the pixels of the waves, in this order."""
+
+TO_COMPARED_PIXELS: tuple[type[CountStage], ...] = (
+    MatchCrop,
+    MatchResample,
+    CropPadding,
+    SumPixels,
+    ReflectedBlur,
+    Background,
+    VirtualDetectors,
+)
+"""What then leads to what is compared with the data, in this order."""

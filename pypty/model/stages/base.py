@@ -7,9 +7,10 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from pypty.backend.array import Array, array_module
+from pypty.backend.array import Array, Backend, array_module
 from pypty.data.feed import Batch
-from pypty.model.variables import Variables
+from pypty.model.blocks import Variables
+from pypty.model.options import ModelOptions
 
 Tape: TypeAlias = dict[str, Array]
 """What a stage's forward keeps for its adjoint, for one batch."""
@@ -40,6 +41,21 @@ class Stage(Protocol):
 
         ``grad`` may be overwritten.
         """
+
+
+class CountStage(Stage, Protocol):
+    """A stage that acts on intensities, and knows from the options whether a model has it.
+
+    Attributes
+    ----------
+    lights_dark : it brings counts to pixels beyond the band limit
+    """
+
+    lights_dark: bool
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> CountStage | None:
+        """The stage of a model with these options, or None."""
 
 
 def sum_to_shape(grad: Array, shape: tuple[int, ...]) -> Array:

@@ -9,8 +9,9 @@ import numpy as np
 from pypty.backend import fft
 from pypty.backend.array import Array, Backend, array_module, to_host
 from pypty.data.feed import Batch
+from pypty.model.blocks import Variables
+from pypty.model.options import ModelOptions
 from pypty.model.stages.base import Gradients, Tape, add_rows, rows_of
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 
 _AXES = (-2, -1)
@@ -18,6 +19,12 @@ _AXES = (-2, -1)
 
 class BeamCurrent:
     """I_j <- b_j^2 I_j: ``beam_current`` b multiplies the probe's amplitude. Its sign has no meaning."""
+
+    lights_dark = False
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> BeamCurrent | None:
+        return cls() if "beam_current" in options.unknowns else None
 
     def prepare(self, variables: Variables) -> Array:
         return variables.beam_current
@@ -48,6 +55,15 @@ class SourceEnvelope:
     defocus : (1,) or (N,) Å
     """
 
+    lights_dark = True
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> SourceEnvelope | None:
+        near = options.near_field
+        if near is None or near.alpha == 0:
+            return None
+        return cls(options.grid, backend, near.alpha, near.defocus)
+
     def __init__(self, grid: Grid, backend: Backend, alpha: float, defocus: np.ndarray) -> None:
         self.backend = backend
         self.q2 = backend.asarray(grid.q2, np.float64)
@@ -77,6 +93,14 @@ class DetectorBlur:
     ``detector_blur_std``. As a matrix with positive elements it never makes an intensity negative, and it is exact
     for any width, down to s = 0 (no blur).
     """
+
+    lights_dark = True
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> DetectorBlur | None:
+        if "detector_blur_std" not in options.unknowns or options.reflected_blur:
+            return None
+        return cls(options.grid.shape, backend, options.across)
 
     def __init__(
         self, shape: tuple[int, int], backend: Backend, upsample: float | tuple[float, float] = 1
@@ -157,6 +181,12 @@ class CropPadding(KeptPixels):
     centred : the centre is at n//2 (near field) instead of at the corner (zero frequency first)
     """
 
+    lights_dark = False
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> CropPadding | None:
+        return cls(options.grid.shape, options.crop, backend, options.centred) if options.crop else None
+
     def __init__(self, shape: tuple[int, int], pad: int, backend: Backend, centred: bool = False) -> None:
         rows, columns = (np.arange(pad, n - pad) if centred else _kept(n, pad) for n in shape)
         super().__init__(shape, rows, columns, backend)
@@ -178,6 +208,12 @@ class SumPixels:
     ----------
     centred : patterns are in that order already (near field), instead of with the zero frequency first
     """
+
+    lights_dark = False
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> SumPixels | None:
+        return cls(options.upsample, options.centred) if options.upsample > 1 else None
 
     def __init__(self, upsample: int, centred: bool = False) -> None:
         self.upsample = upsample
@@ -213,6 +249,12 @@ class Background:
     centred : patterns have their centre at n//2, as b has, instead of the zero frequency first
     """
 
+    lights_dark = True
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> Background | None:
+        return cls(options.centred) if "static_background" in options.unknowns else None
+
     def __init__(self, centred: bool = False) -> None:
         self.centred = centred
 
@@ -240,6 +282,12 @@ class VirtualDetectors:
     ----------
     masks : (D, ky, kx), in the order of the model's patterns
     """
+
+    lights_dark = True
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> VirtualDetectors | None:
+        return None if options.masks is None else cls(options.masks, backend)
 
     def __init__(self, masks: np.ndarray, backend: Backend) -> None:
         self.shape = masks.shape[1:]

@@ -8,6 +8,7 @@ from pypty.backend import fft
 from pypty.backend.array import Array, Backend, array_module
 from pypty.data.feed import Batch
 from pypty.data.plates import PhasePlateSource
+from pypty.model.blocks import Variables
 from pypty.model.stages.base import (
     Gradients,
     Tape,
@@ -17,7 +18,6 @@ from pypty.model.stages.base import (
     rows_of,
     sum_to_shape,
 )
-from pypty.model.variables import Variables
 from pypty.optics.aberrations import aberration_basis
 from pypty.optics.grid import Grid
 

@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 from pypty.backend.array import Array, array_module
 from pypty.data.feed import Batch
+from pypty.model.blocks import Variables
 from pypty.model.stages.base import Gradients, Tape, sum_to_shape
 from pypty.model.stages.multislice import ObjectWindows
 from pypty.model.stages.propagation import Propagation, PropagationPoint
-from pypty.model.variables import Variables
 
 Step = tuple[str, float]
 """("T", p): multiply by the slice's transmission to the power p; ("P", p): propagate by p times its distance."""

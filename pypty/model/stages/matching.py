@@ -9,9 +9,10 @@ import numpy as np
 from pypty.backend.array import Array, Backend, to_host
 from pypty.data.feed import Batch
 from pypty.data.resample import interpolation_matrix, reflected_gaussian
+from pypty.model.blocks import Variables
+from pypty.model.options import ModelOptions
 from pypty.model.stages.base import Gradients, Tape
 from pypty.model.stages.counts import DetectorBlur, KeptPixels
-from pypty.model.variables import Variables
 
 
 def reordered(matrix: np.ndarray) -> np.ndarray:
@@ -28,6 +29,14 @@ class MatchCrop(KeptPixels):
     shape, compared : (ny, nx) of a simulated pattern, (ky, kx) of a measured one
     centred : patterns have their centre at n//2 (near field) instead of the zero frequency first
     """
+
+    lights_dark = False
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> MatchCrop | None:
+        if options.matched is None or options.resampled:
+            return None
+        return cls(options.grid.shape, options.matched, backend, options.centred)
 
     def __init__(
         self, shape: tuple[int, int], compared: tuple[int, int], backend: Backend, centred: bool = False
@@ -48,6 +57,14 @@ class MatchResample:
     The middle of pixel i of the measured pattern is at x = (i + 1/2) n/m - 1/2 of the centred simulated one. For
     n = 2 m that is the sum of blocks of two by two pixels; for n >= 3 m pixels between the samples are not seen.
     """
+
+    lights_dark = False
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> MatchResample | None:
+        if options.matched is None or not options.resampled:
+            return None
+        return cls(options.grid.shape, options.matched, backend, options.centred)
 
     def __init__(
         self, shape: tuple[int, int], compared: tuple[int, int], backend: Backend, centred: bool = False
@@ -74,6 +91,14 @@ class ReflectedBlur(DetectorBlur):
     K has max(5, 2 round(3 s) + 1) pixels with weights exp(-t^2/2 s^2) that sum to 1. The gradient of s is that of the
     weights: their number changes in steps.
     """
+
+    lights_dark = True
+
+    @classmethod
+    def for_model(cls, options: ModelOptions, backend: Backend) -> ReflectedBlur | None:
+        if "detector_blur_std" not in options.unknowns or not options.reflected_blur:
+            return None
+        return cls(options.measured, backend, options.centred)
 
     def __init__(self, shape: tuple[int, int], backend: Backend, centred: bool = False) -> None:
         self.backend = backend

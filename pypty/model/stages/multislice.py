@@ -10,9 +10,9 @@ from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend, array_module
 from pypty.data.feed import Batch
 from pypty.data.resample import reflected_gaussian
+from pypty.model.blocks import Variables
 from pypty.model.stages.base import Gradients, Tape, sum_to_shape
 from pypty.model.stages.propagation import Propagation, PropagationPoint
-from pypty.model.variables import Variables
 from pypty.optics.grid import Grid
 
 

@@ -90,16 +90,14 @@ def has_background(settings: Settings) -> bool:
     return isinstance(given, np.ndarray) or bool(given)
 
 
+def has_block(settings: Settings, name: str, switch: str) -> bool:
+    """Whether an unknown is given by the parameter of its name, or refined at some epoch."""
+    return settings[name] is not None or settings.may_be_on(switch)
+
+
 def has_tilts(settings: Settings) -> bool:
     """Whether tilts are given, or refined at some epoch."""
-    schedule = settings.schedules["update_tilts"]
-    return settings["tilts"] is not None or not isinstance(schedule, Constant) or bool(schedule.value)
-
-
-def has_current(settings: Settings) -> bool:
-    """Whether the beam current is given, or refined at some epoch."""
-    schedule = settings.schedules["update_beam_current"]
-    return settings["beam_current"] is not None or not isinstance(schedule, Constant) or bool(schedule.value)
+    return has_block(settings, "tilts", "update_tilts")
 
 
 def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
