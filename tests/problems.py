@@ -127,6 +127,7 @@ def every_block(**changes: Any) -> dict[str, Any]:
             "static_background": 4.0,
             "beam_current": 1 + 0.05 * rng.standard_normal(N_PATTERNS),
             "detector_blur_std": 0.4,
+            "detector_gains": 1 + 0.05 * rng.standard_normal((2, 2)),
             **dict.fromkeys(SWITCHES, True),
             **changes,
         }

@@ -135,6 +135,7 @@ def every_variable(kind: str) -> Variables:
         "aberrations_array": rng.normal(0, 10, (2, 8)),
         "static_background": rng.uniform(0, 1, (6, 7)),
         "beam_current": rng.uniform(0.8, 1.2, len(CORNERS)),
+        "detector_gains": rng.uniform(0.8, 1.2, (2, 2)),
         "detector_blur_std": np.array([0.0 if kind == "shared rows" else 0.6]),
     }
     if kind == "shared rows":
@@ -276,6 +277,7 @@ DIFFERENCE = {
     "static_background": 1e-4,
     "beam_current": 1e-4,
     "detector_blur_std": 1e-4,
+    "detector_gains": 1e-4,
 }
 
 
@@ -347,6 +349,7 @@ TILTS = {"tilts": TILT_ROWS, "update_tilts": True}
 ONE_TILT = {**TILTS, "tilts": TILT_ROWS[:1]}
 ONE_DISTANCE = {"slice_distances": np.array([20.0])}
 CURRENT = {"beam_current": RNG.uniform(0.7, 1.3, 6), "update_beam_current": True}
+GAINS = {"detector_gains": RNG.uniform(0.8, 1.2, (2, 2)), "update_detector_gains": True}
 BACKGROUND = {"static_background": RNG.uniform(2, 4, (16, 20)), "update_static_background": True}
 ONE_MORE = {"propmethod": "better_multislice"}
 COMPARED = [
@@ -372,6 +375,8 @@ COMPARED = [
         ("far field", "beam_current", 1, CURRENT, 0.7, 1.5),
         ("near field", "beam_current", 1, {**CURRENT, **NEAR}, 0.7, 1.5),
         ("far field", "static_background", 1, BACKGROUND, 0.99, 6),
+        ("far field", "detector_gains", 1, GAINS, 0.7, 1.5),
+        ("near field", "detector_gains", 1, {**GAINS, **NEAR}, 0.7, 1.5),
         ("wide", "detector_blur_std", 1, {"detector_blur_std": 2.0}, 0.4, 3),
         ("half a pixel", "detector_blur_std", 1, {"detector_blur_std": 0.5}, 0.4, 3),
         ("near field", "detector_blur_std", 1, {"detector_blur_std": 0.8, **NEAR}, 0.4, 3),

@@ -108,6 +108,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
         "update_static_background": True,
         "update_beam_current": True,
     },
+    "gains of quadrants": {"update_detector_gains": True},
     "upsampled patterns": {"upsample_pattern": 2, "probe": None},
     "virtual detectors": {
         "masks": np.ones((6, SIDE, SIDE)),

@@ -620,7 +620,14 @@ def test_a_result_of_every_block_comes_back(tmp_path: Path) -> None:
         assert np.array_equal(one, other), name
     plain = Result.load(pypty.run(small_params(epoch_max=1)).save(tmp_path / "plain.h5"))
     assert [name for name in BLOCKS if getattr(plain, name) is None] == [
-        *("tilts", "aberrations_array", "static_background", "beam_current", "detector_blur_std")
+        *(
+            "tilts",
+            "aberrations_array",
+            "static_background",
+            "beam_current",
+            "detector_blur_std",
+            "detector_gains",
+        )
     ]
 
 
@@ -748,6 +755,7 @@ CHECKPOINTS = {
     "static_background": ("cs.npy", "checkpoint_stback_epoch_{}.npy"),
     "beam_current": ("cb.npy", "checkpoint_beam_current_epoch_{}.npy"),
     "detector_blur_std": ("cw.npy", "checkpoint_detector_blur_std_epoch_{}.npy"),
+    "detector_gains": ("cq.npy", "checkpoint_detector_gains_epoch_{}.npy"),
 }
 """PyPty's names, and ours for what PyPty does not have."""
 

@@ -872,6 +872,7 @@ CONSTANTS: dict[str, Any] = {
     "update_aberrations_array": True,
     "update_static_background": True,
     "update_detector_blur_std": True,
+    "update_detector_gains": True,
     "phase_only_obj": True,
     "obj_parametrization": "amplitude_phase",
     "tune_only_probe_phase": True,

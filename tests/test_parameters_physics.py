@@ -507,6 +507,7 @@ TRUE: dict[str, np.ndarray | float] = {
     "aberrations_array": np.array([[20.0, 5.0, -8.0], [-15.0, 4.0, 6.0]]),
     "static_background": 0.1 + np.fft.fftshift(np.exp(-20 * Q2)),
     "detector_blur_std": 0.7,
+    "detector_gains": np.array([[1.2, 0.9], [1.0, 0.7]]),
 }
 WRONG: dict[str, np.ndarray | float] = {
     "tilts": np.zeros((N_PATTERNS, 6)),
@@ -514,6 +515,7 @@ WRONG: dict[str, np.ndarray | float] = {
     "aberrations_array": np.zeros((2, 3)),
     "static_background": np.full((SIDE, SIDE), 0.3),
     "detector_blur_std": 0.3,
+    "detector_gains": np.ones((2, 2)),
 }
 
 
@@ -557,6 +559,26 @@ def _(desk: Desk) -> None:
 def _(desk: Desk) -> None:
     assert_refined("beam_current")
     assert start(update_beam_current=True).beam_current.tolist() == [1.0] * N_PATTERNS
+
+
+@effect("update_detector_gains", bad="maybe")
+def _(desk: Desk) -> None:
+    assert_refined("detector_gains")
+    assert start(update_detector_gains=True).detector_gains.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert start().detector_gains is None
+
+
+@effect("detector_gains", bad=np.full((2, 2), -1.0))
+def _(desk: Desk) -> None:
+    """Each quadrant of the pattern is multiplied by its gain; zero frequency belongs to the second of each axis."""
+    gains = np.array([[1.5, 0.5], [1.0, 2.0]])
+    ratio = simulated(detector_gains=gains).sum(axis=0) / simulated().sum(axis=0)
+    half = SIDE // 2
+    np.testing.assert_allclose(ratio[:half, :half], 1.5, rtol=1e-6)
+    np.testing.assert_allclose(ratio[:half, half:], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(ratio[half:, half:], 2.0, rtol=1e-6)
+    with pytest.raises(pypty.errors.ParameterError, match="detector_gains"):
+        pypty.simulate(small_params(detector_gains=np.ones((3, 2))))
 
 
 @effect("update_aberrations_array", bad=True)

@@ -80,6 +80,7 @@ def make_variables(grid: Grid, **changes: np.ndarray) -> Variables:
         "static_background": rng.standard_normal(grid.shape),
         "beam_current": np.array([0.8, -1.3, 1.1, 0.6]),
         "detector_blur_std": np.array([0.8]),
+        "detector_gains": np.array([[1.1, 0.8], [0.9, 1.3]]),
     }
     return Variables(**{**blocks, **changes})
 
@@ -354,6 +355,11 @@ def count_cases(grid: Grid) -> list[Case]:
                 lambda backend, c=centred: stages.Background(c),
                 "static_background",
                 linear=False,
+            ),
+            case(
+                f"gains, {order}",
+                lambda backend, c=centred: stages.DetectorGains(grid.shape, backend, c),
+                "detector_gains",
             ),
         ]
     return found
@@ -967,6 +973,20 @@ def test_background_is_the_square_of_its_root(centred: bool):
     if not centred:
         found = np.fft.fftshift(found, axes=(1, 2))
     np.testing.assert_allclose(found, pattern + variables.static_background**2, rtol=1e-14)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_gain_belongs_to_its_quadrant(centred: bool):
+    """The pixel at n//2, zero frequency, is the first of the second half of each axis, also where n is odd."""
+    variables = make_variables(GRID)
+    pattern = np.random.default_rng(21).uniform(1, 9, (PATTERNS, 7, 10))
+    entering = pattern if centred else np.fft.ifftshift(pattern, axes=(1, 2))
+    found = through(stages.DetectorGains((7, 10), BACKEND, centred), entering, variables)
+    ratio = (found if centred else np.fft.fftshift(found, axes=(1, 2))) / pattern
+    gains = variables.detector_gains
+    for rows, first in ((slice(0, 3), 0), (slice(3, 7), 1)):
+        np.testing.assert_allclose(ratio[:, rows, :5], gains[first, 0])
+        np.testing.assert_allclose(ratio[:, rows, 5:], gains[first, 1])
 
 
 def test_background_reaches_pixels_beyond_the_band_limit():

@@ -84,7 +84,8 @@ class Variables:
     are stored and reported.
     """
 
-    obj: Array = _row(  # (mode, z, Y, X); slice 0 meets the beam first
+    # (mode, z, Y, X); slice 0 meets the beam first
+    obj: Array = _row(
         meaning="transmission function of each slice",
         axes="y, x, slice, mode",
         order=(2, 3, 1, 0),
@@ -97,23 +98,23 @@ class Variables:
         freeze=None,
         optional=False,
     )
-    probe: Array = (
-        _row(  # (mode, y, x), or (subscan, mode, y, x) with probe_marker; centred at n//2 of its window
-            meaning="probe in real space",
-            axes="y, x, mode[, subscan]",
-            unit="sqrt(counts)/window pixel",
-            order=(2, 3, 1, 0),
-            is_complex=True,
-            switch="update_probe",
-            rates={"probe": "p"},
-            file="cp.npy",
-            checkpoint="probe",
-            stuck="it has converged, or the object is opaque: then check obj",
-            freeze=8,
-            optional=False,
-        )
+    # (mode, y, x), or (subscan, mode, y, x) with probe_marker; centred at n//2 of its window
+    probe: Array = _row(
+        meaning="probe in real space",
+        axes="y, x, mode[, subscan]",
+        unit="sqrt(counts)/window pixel",
+        order=(2, 3, 1, 0),
+        is_complex=True,
+        switch="update_probe",
+        rates={"probe": "p"},
+        file="cp.npy",
+        checkpoint="probe",
+        stuck="it has converged, or the object is opaque: then check obj",
+        freeze=9,
+        optional=False,
     )
-    positions: Array = _row(  # (N, 2), or (1, 2) for all patterns; top-left corner of each patch of the object
+    # (N, 2), or (1, 2) for all patterns; top-left corner of each patch of the object
+    positions: Array = _row(
         meaning="scan positions: crop origin [y, x] of each patch",
         axes="pattern, [y x]",
         unit="px",
@@ -128,7 +129,8 @@ class Variables:
         freeze=1,
         optional=False,
     )
-    tilts: Array = _row(  # (N, 6), or (1, 6) for all patterns
+    # (N, 6), or (1, 6) for all patterns
+    tilts: Array = _row(
         meaning="tilts [y, x] before, inside and after the specimen",
         axes="pattern, [y x before, y x inside, y x after]",
         unit="rad",
@@ -143,7 +145,8 @@ class Variables:
         stuck="they have converged, or no tilt acts (tilt_mode), or nothing is propagated",
         freeze=2,
     )
-    slice_distances: Array = _row(  # (1,) the same for all gaps, or (gaps,)
+    # (1,) the same for all gaps, or (gaps,)
+    slice_distances: Array = _row(
         meaning="gap after each slice",
         axes="gap",
         unit="Å",
@@ -155,7 +158,8 @@ class Variables:
         freeze=3,
         optional=False,
     )
-    aberrations_array: Array = _row(  # (groups, K)
+    # (groups, K)
+    aberrations_array: Array = _row(
         meaning="Krivanek coefficients of each group of patterns",
         axes="group, coefficient",
         unit="Å",
@@ -166,7 +170,8 @@ class Variables:
         stuck="they have converged",
         freeze=7,
     )
-    static_background: Array = _row(  # (ky, kx) as patterns are compared, zero frequency at n//2
+    # (ky, kx) as patterns are compared, zero frequency at n//2
+    static_background: Array = _row(
         meaning="square root of an intensity that is added to every pattern",
         axes="ky, kx",
         unit="sqrt(counts)",
@@ -177,7 +182,8 @@ class Variables:
         stuck="it has converged; where it is zero it stays zero",
         freeze=5,
     )
-    beam_current: Array = _row(  # (N,)
+    # (N,)
+    beam_current: Array = _row(
         meaning="factor on the probe's amplitude in each pattern",
         axes="pattern",
         switch="update_beam_current",
@@ -190,7 +196,8 @@ class Variables:
         freeze=6,
         kept=1,
     )
-    detector_blur_std: Array = _row(  # (1,)
+    # (1,)
+    detector_blur_std: Array = _row(
         meaning="standard deviation of the detector's Gaussian point spread",
         axes="1",
         unit="detector px",
@@ -202,6 +209,20 @@ class Variables:
         stuck="it has converged, or the point spread is narrower than a fifth of a pixel",
         freeze=4,
         kept=2,
+    )
+
+    # (2, 2) float64
+    detector_gains: Array = _row(
+        meaning="gain of each quadrant of the detector",
+        axes="[ky < 0, ky >= 0], [kx < 0, kx >= 0]",
+        switch="update_detector_gains",
+        start=lambda n_patterns: np.ones((2, 2)),
+        rates={"detector_gains": "dg"},
+        file="cq.npy",  # PyPty has no such unknown
+        checkpoint="detector_gains",
+        stuck="they have converged",
+        freeze=8,
+        kept=1,
     )
 
     def block(self, name: str) -> Array:

@@ -24,6 +24,8 @@ from pypty.optics.propagators import fresnel_phase_rate
 
 _NARROWEST_BLUR = 0.3
 """Pixels; narrower blurs have next to no slope."""
+_SMALLEST_GAIN = 0.1
+"""Smaller gains of a detector are taken to be this."""
 _PIXELS_PER_TRANSFORM = 100
 """Pixels that can be added in the time in which a convolution takes care of one."""
 REGULARISATION = 0.03
@@ -90,6 +92,7 @@ class Curvature:
             "static_background": self._background,
             "beam_current": self._current,
             "detector_blur_std": self._blur,
+            "detector_gains": self._gains,
         }
         return {name: self.scale * compute[name](variables) for name in variables.blocks(names)}
 
@@ -235,6 +238,17 @@ class Curvature:
     def _current(self, variables: Variables) -> Array:
         """(1,): d sqrt I/db = sqrt I0, so 2 sum I0."""
         return self.backend.asarray(np.array([2 * self._counts(variables)]))
+
+    def _gains(self, variables: Variables) -> Array:
+        """(2, 2): I = g I0, so 2 N sum (d sqrt I/dg)^2 = N/2 sum I/g^2 over the pixels of a quadrant."""
+        gains = np.maximum(np.abs(to_host(variables.detector_gains)), _SMALLEST_GAIN)
+        counts = np.full((2, 2), self._counts(variables) / 4)
+        if self.compared_mean is not None:
+            ky, kx = (n // 2 for n in self.compared_mean.shape)
+            rows = np.add.reduceat(self.compared_mean, [0, ky], axis=0)  # (ky, kx) -> (2, kx)
+            counts = np.add.reduceat(rows, [0, kx], axis=1)  # (2, 2)
+        counts = np.maximum(counts, REGULARISATION * counts.max() + np.finfo(float).tiny)
+        return self.backend.asarray(0.5 * len(self.corners) * counts / gains**2)
 
     def _blur(self, variables: Variables) -> Array:
         """(1,): N/2 sum (dI/ds)^2/I, dI/ds = K'(s) I. For patterns with speckles, in which neighbours are as good as

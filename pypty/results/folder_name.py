@@ -115,7 +115,11 @@ def _scheduler(settings: Settings, sizes: Sizes) -> list[str]:
 
 
 _TAGS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {rate: (tag, row.switch) for row in BLOCKS.values() for rate, tag in row.rates.items()}
+    {
+        rate: (tag, BLOCKS[name].switch)
+        for name in ("probe", *BLOCKS)  # PtyRAD names that of the probe first
+        for rate, tag in BLOCKS[name].rates.items()
+    }
 )
 """Abbreviation of each learning rate, and the switch that must be on."""
 

@@ -11,6 +11,7 @@ from pypty.model.stages.counts import (
     VirtualDetectors,
 )
 from pypty.model.stages.detector import FarField, Intensity, NearField
+from pypty.model.stages.gains import DetectorGains
 from pypty.model.stages.illumination import (
     Illumination,
     LocalAberrations,
@@ -32,6 +33,7 @@ __all__ = [
     "BeamCurrent",
     "CropPadding",
     "DetectorBlur",
+    "DetectorGains",
     "FarField",
     "FractionalSteps",
     "Illumination",
@@ -67,6 +69,7 @@ TO_COMPARED_PIXELS: tuple[type[CountStage], ...] = (
     CropPadding,
     SumPixels,
     ReflectedBlur,
+    DetectorGains,
     Background,
     VirtualDetectors,
 )

@@ -36,6 +36,7 @@ LEARNING_RATES = Table((
     ("static_background", _rate(1e-2, "sqrt(counts)", "background")),
     ("beam_current", _rate(1e-3, "", "beam current")),
     ("detector_blur_std", _rate(1e-3, "px", "width of the point spread")),
+    ("detector_gains", _rate(1e-3, "", "gain of each quadrant of the detector")),
 ), complete=True)
 
 _pair = ArrayOf((("2",),), low=0)

@@ -65,6 +65,8 @@ OPTIMISER = (
               when="static_background is given"),
     Parameter("update_detector_blur_std", False, Switch(), "", "Refine the width of the detector's point spread.",
               per_epoch=True, when="detector_blur_std is not 0"),
+    Parameter("update_detector_gains", False, Switch(), "", "Refine the gain of each quadrant of the detector.",
+              per_epoch=True),
     Parameter("phase_only_obj", False, Flag(), "", "Refine only the phase of the object; its amplitude stays.",
               per_epoch=True),
     Parameter("obj_parametrization", "complex", Choice(("complex", "amplitude_phase")), "",

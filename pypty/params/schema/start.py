@@ -31,6 +31,9 @@ STATE = (
               "pattern's shape, or the sum of a random start; 0 = none."),
     Parameter("beam_current", None, optional(ArrayOf((("N",),))), "",
               "Factor on the probe's amplitude in each pattern; None = 1."),
+    Parameter("detector_gains", None, optional(ArrayOf((("2", "2"),), low=0)), "",
+              "Gain of each quadrant of the detector, [ky < 0, ky >= 0] x [kx < 0, kx >= 0]: modelled counts are "
+              "multiplied by it; None = 1."),
     Parameter("aberrations_array", ((0.0,),), ArrayOf((("groups", "K"),)), "Å", "Aberrations C10, C12a, "
               "C12b, C21a, ... of each group of patterns.", when="aberration_marker is given"),
     Parameter("aberration_marker", None, optional(ArrayOf((("N",),), integer=True)), "",
