@@ -385,6 +385,41 @@ def test_ptychoshelves_engine_order_of_probe_and_positions_of_p(tmp_path: Path) 
     np.testing.assert_allclose(again.slice_distances_A, [8.0])
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-10], ids=["angstrom", "metre"])
+def test_lengths_of_ptychoshelves_are_in_angstrom_whatever_they_were(unit: float, tmp_path: Path) -> None:
+    """Pixels that are not square, gaps that differ; the wavelength is that of 300 kV in either unit."""
+    content = shelves()
+    content["p"] |= {
+        "dx_spec": unit * np.array([[0.2, 0.35]]),
+        "delta_z": unit * np.array([[6.0, 9.0]]),
+        "lambda": unit * wavelength_A(300.0),
+        "energy": 80.0,
+    }
+    content.pop("corners")
+    imported = load_result(write_v5(tmp_path / "a.mat", content))
+    np.testing.assert_allclose(imported.pixel_size_A, [0.2, 0.35])
+    np.testing.assert_allclose(imported.slice_distances_A, [6.0, 9.0])
+    assert imported.acc_voltage == pytest.approx(300.0)
+    params = imported.params()
+    assert (params["pixel_size_y_A"], params["pixel_size_x_A"]) == pytest.approx((0.2, 0.35))
+    np.testing.assert_allclose(params["slice_distances"], [6.0, 9.0])
+
+
+def test_gaps_of_ptychoshelves_end_before_the_detector(tmp_path: Path) -> None:
+    """multi_slice_param.z_distance before that of the outputs; its last entry is the distance to the detector."""
+    content = shelves()
+    content.pop("corners")
+    content["p"].pop("delta_z")
+    content["p"]["multi_slice_param"] = {"z_distance": np.array([[5e-10, 7e-10, np.inf]])}
+    content["outputs"]["z_distance"] = np.array([[1.0, 1.0, 1.0]])
+    found = load_result(write_v5(tmp_path / "a.mat", content))
+    np.testing.assert_allclose(found.slice_distances_A, [5.0, 7.0])
+    del content["p"]["multi_slice_param"]
+    content["outputs"]["z_distance"] = np.array([[3.0, 4.0, 1e9]])
+    again = load_result(write_v5(tmp_path / "b.mat", content))
+    np.testing.assert_allclose(again.slice_distances_A, [3.0, 4.0])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

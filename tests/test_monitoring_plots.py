@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from figure_contents import colour_bar, edges, labels, page_title, panel, scale_bar, shown_image, texts
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from problems import N_PATTERNS, SIDE, aperture_probe, every_block, small_params, two_slices
-from test_plots import texts
 from test_result_files import RECORDS, record
 
 import pypty
@@ -47,10 +46,6 @@ def long_history(n: int = 30) -> History:
     return History.of(
         [record(k, loss=1 + 9 * fall[k], convergence=dict.fromkeys(METRICS, fall[k])) for k in range(n)]
     )
-
-
-def panel(figure: Figure, title: str) -> Axes:
-    return next(axes for axes in figure.axes if axes.get_title() == title)
 
 
 def first_epoch(axes: Axes) -> float:
@@ -160,6 +155,85 @@ def test_panels_without_numbers_say_so() -> None:
     assert "accepted step" in shown_texts and "one slice" in shown_texts
 
 
+def lone_series(**columns: Any) -> History:
+    """Epochs that differ in one column each."""
+    n = len(next(iter(columns.values())))
+    return History.of([record(k, **{name: values[k] for name, values in columns.items()}) for k in range(n)])
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale"),
+    [([1.0, 2.9], "linear"), ([1.0, 3.1], "log"), ([0.0, 1.0, 3.1], "log"), ([-1.0, 1.0, 30.0], "linear")],
+)
+def test_an_axis_is_logarithmic_from_a_factor_of_three(loss: list[float], scale: str) -> None:
+    axes = plot_loss_history(lone_series(loss=loss, validation=[None] * len(loss))).axes[0]
+    assert axes.get_yscale() == scale
+    drawn = np.asarray(axes.lines[0].get_ydata(), float)
+    np.testing.assert_array_equal(drawn, np.where(np.array(loss) != 0, loss, np.nan))
+
+
+def test_every_series_is_drawn_at_its_epochs_with_its_label() -> None:
+    history = lone_series(
+        loss=[5.0, 4.0, 3.0],
+        validation=[9.0, 8.0, 7.0],
+        step=[0.5, 0.0, 0.25],
+        learning_rates=[{}, {}, {}],
+        mean_tilt_mrad=[(0.1, 0.5), (0.2, 0.6), (0.3, 0.7)],
+        mean_slice_distance_A=[4.0, 5.0, 6.0],
+        convergence=[{name: (k + 1) * (place + 1.0) for place, name in enumerate(METRICS)} for k in range(3)],
+    )
+    figure = plot_convergence(history)
+    expected: dict[str, tuple[str, dict[str, list[float]]]] = {
+        "loss before each epoch": ("loss", {"loss": [5, 4, 3]}),
+        "object amplitude": ("mean |change|", {"background": [1, 2, 3], "foreground": [2, 4, 6]}),
+        "object phase": ("mean |change| / rad", {"background": [3, 6, 9], "foreground": [4, 8, 12]}),
+        "tilt inside the specimen": ("mean tilt / mrad", {"y": [0.1, 0.2, 0.3], "x": [0.5, 0.6, 0.7]}),
+        "line search": ("accepted step", {"": [0.5, np.nan, 0.25]}),
+        "probe": ("relative change of intensity", {"": [5, 10, 15]}),
+        "positions": ("rms change / Å", {"": [6, 12, 18]}),
+        "slice distance": ("mean distance / Å", {"": [4, 5, 6]}),
+    }
+    for title, (label, curves) in expected.items():
+        axes = panel(figure, title)
+        assert labels(axes) == ("epoch", label)
+        for one, (name, values) in zip(axes.lines, curves.items(), strict=True):
+            assert one.get_label() == name or name == ""
+            np.testing.assert_allclose(one.get_xdata(), [0, 1, 2])
+            np.testing.assert_allclose(one.get_ydata(), values)
+    twin = next(axes for axes in figure.axes if axes.get_ylabel() == "loss per held-out pattern")
+    np.testing.assert_array_equal(twin.lines[0].get_ydata(), [9, 8, 7])
+    assert page_title(figure) == "convergence: 3 epochs"
+    assert (
+        plot_convergence(history, dynamic=True)
+        .get_suptitle()
+        .endswith("3 epochs, from the knee of each curve")
+    )
+    assert page_title(plot_convergence(History.of(()))) == "convergence: no epochs yet"
+
+
+@pytest.mark.parametrize(("names", "room"), [(["obj"], 0.08), (["obj", "probe"], 0.08), (list("abc"), 0.16)])
+def test_curves_of_rates_leave_room_for_the_legend(names: list[str], room: float) -> None:
+    """Half a factor of four below the lowest rate and above the highest, and above that the rows of the legend."""
+    rates = {name: 10.0 ** (-2 - place) for place, name in enumerate(names)}
+    low, high = plot_learning_rates(lone_series(learning_rates=[rates] * 3)).axes[0].get_ylim()
+    assert low == pytest.approx(min(rates.values()) / 2)
+    below = np.log(2 * max(rates.values()) / low)
+    assert below / np.log(high / low) == pytest.approx(1 - room)
+
+
+def test_the_room_of_the_legend_is_less_than_two_thirds() -> None:
+    rates = {f"block {k}": 1e-3 for k in range(30)}
+    low, high = plot_learning_rates(lone_series(learning_rates=[rates] * 3)).axes[0].get_ylim()
+    assert np.log(4) / np.log(high / low) == pytest.approx(0.4)
+
+
+def test_a_slice_distance_that_stays_is_in_the_middle_of_its_axis() -> None:
+    axes = plot_slice_distance(lone_series(mean_slice_distance_A=[8.0, 8.0])).axes[0]
+    assert axes.get_ylim() == pytest.approx((7.6, 8.4))
+    low, high = plot_slice_distance(lone_series(mean_slice_distance_A=[8.0, 8.1])).axes[0].get_ylim()
+    assert 7.9 < low < 8.0 and 8.1 < high < 8.2
+
+
 # -------------------------------------------------------------------------------------------------- scan
 
 
@@ -207,7 +281,98 @@ def test_tilts_are_arrows_downwards_along_y() -> None:
     assert "tilt x / mrad" in texts(plot_tilts(positions, np.array([[1.0, 2.0]])))
 
 
+def test_arrows_of_tilts_have_the_colour_of_their_size_at_their_points() -> None:
+    positions = np.array([[1.0, 2.0], [3.0, 9.0], [8.0, 4.0]])
+    figure = plot_tilts(positions, np.array([[3.0, -4.0], [0.0, 2.0], [0.0, 0.0]]))
+    axes = figure.axes[0]
+    (arrows,) = axes.collections
+    np.testing.assert_array_equal(arrows.XY, positions[:, ::-1])
+    np.testing.assert_array_equal(arrows.get_array(), [5, 2, 0])
+    assert arrows.colorbar.ax.get_ylabel() == "tilt / mrad" and labels(axes) == ("x / Å", "y / Å")
+    assert axes.get_title() == "tilt of the specimen: mean [y, x] = [1, -0.667] mrad"
+    assert axes.get_xlim() == (1.5, 9.5) and axes.get_ylim() == (8.5, 0.5)
+
+
+def test_one_tilt_is_an_arrow_from_the_axis_of_the_beam() -> None:
+    axes = plot_tilts(np.zeros((4, 2)), np.array([[2.0, -5.0]])).axes[0]
+    (arrow,) = axes.texts
+    assert (arrow.xy, arrow.xyann) == ((-5.0, 2.0), (0, 0))
+    assert labels(axes) == ("tilt x / mrad", "tilt y / mrad")
+    assert axes.get_xlim() == (-6, 6) and axes.get_ylim() == (6, -6)
+
+
+def test_axes_of_a_scan_have_a_margin_of_a_twentieth() -> None:
+    positions = np.array([[0.0, 10.0], [60.0, 30.0]])
+    every = plot_grouping(positions, [np.arange(2)]).axes[0]
+    assert every.get_xlim() == (7, 33) and every.get_ylim() == (63, -3)
+    first = plot_grouping(positions, [np.arange(2)], 10.0).axes[1]
+    assert first.get_xlim() == (5, 35) and labels(first) == ("x / Å", "y / Å")
+    assert first.get_title() == "batch 0: 2 patterns; circle: 90 % of the probe, 10 Å across"
+
+
+def test_the_way_of_the_scan_goes_from_the_first_to_the_tenth_position() -> None:
+    positions = np.stack([np.arange(12.0) * 2, np.arange(12.0)], axis=1)
+    axes = plot_scan_positions(positions, positions, (0.5, 0.25)).axes[0]
+    arrow = next(text for text in axes.texts if text.get_text() == "")
+    assert (arrow.xy, arrow.xyann) == ((9 * 0.25, 9.0), (0.0, 0.0))
+    places = {text.get_text(): text.xy for text in axes.texts if text.get_text()}
+    assert places == {"0": (0.0, 0.0), "9": (9 * 0.25, 9.0)}
+
+
 # -------------------------------------------------------------------------------------------------- probe
+
+
+@pytest.mark.parametrize(
+    ("pixel_mrad", "expected"),
+    [((2.0, 0.5), (-3.25, 2.75, 7.0, -9.0)), (None, (-6.5, 5.5, 3.5, -4.5))],
+)
+def test_spectra_of_probe_modes_have_angles_with_zero_in_the_middle(
+    pixel_mrad: tuple[float, float] | None, expected: tuple[float, ...]
+) -> None:
+    """8 x 12 pixels, of 2 x 0.5 mrad: the zero frequency is pixel (4, 6)."""
+    probe = np.zeros((8, 12, 1), complex)
+    probe[4, 6] = 1  # in the middle: a flat spectrum
+    probe[4, 7] = 0.5
+    unit = "mrad" if pixel_mrad else "px"
+    for kind in ("k_amp", "k_phase"):
+        figure = plot_probe_modes(probe, probe, kind, (0.2, 0.3), pixel_mrad)
+        upper, lower = (axes for axes in figure.axes if axes.images and axes.get_title())
+        assert edges(upper) == edges(lower) == expected
+        assert labels(upper) == ("", f"ky / {unit}") and labels(lower) == (f"kx / {unit}", f"ky / {unit}")
+        assert upper.get_aspect() == lower.get_aspect() == 1
+        if kind == "k_amp":
+            assert shown_image(upper)[0].argmax() == 6, "the brightest frequency is zero"
+
+
+def test_probe_modes_in_real_space_have_pixels_of_their_shape() -> None:
+    probe = np.ones((30, 40, 1), complex)
+    figure = plot_probe_modes(2 * probe, probe, "r_amp", (0.2, 0.1))
+    upper, lower = (axes for axes in figure.axes if axes.images and axes.get_title())
+    assert upper.get_aspect() == lower.get_aspect() == 2
+    assert scale_bar(lower) == (pytest.approx(10.0), "1 Å")  # pixels of 0.1 Å along x
+    assert shown_image(upper).max() == shown_image(lower).max() == 1
+
+
+def test_colours_of_probe_modes_are_those_of_the_row() -> None:
+    """Amplitudes over the largest of all modes, phases symmetric about zero."""
+    modes = np.stack([np.full((6, 5), 4.0), np.full((6, 5), 1.0)], axis=2).astype(complex)
+    figure = plot_probe_modes(modes, modes, "r_amp", (1.0, 1.0))
+    first, second = [axes for axes in figure.axes if "start" in axes.get_title()]
+    assert shown_image(first).max() == 1 and shown_image(second).max() == 0.25
+    assert first.images[0].get_clim() == second.images[0].get_clim() == (0, 1)
+    bars = [axes.get_ylabel() for axes in figure.axes if not axes.get_title()]
+    assert bars == ["amplitude / maximum"] * 2
+    assert page_title(figure) == "probe modes: amplitude"
+    tilted = modes * np.exp(0.5j)
+    figure = plot_probe_modes(tilted, tilted, "k_phase", (1.0, 1.0), (1.0, 1.0))
+    image = next(axes for axes in figure.axes if axes.images).images[0]
+    assert image.get_clim() == pytest.approx((-0.5, 0.5))
+    assert [axes.get_ylabel() for axes in figure.axes if not axes.get_title()] == [
+        "-phase x amplitude / rad"
+    ] * 2
+    assert page_title(figure).startswith("spectra of probe modes: -phase")
+    many = np.ones((4, 4, 20), complex)
+    assert page_title(plot_probe_modes(many, many, "k_amp", (1, 1))).endswith("amplitude (4 more)")
 
 
 def test_probe_modes_at_the_start_and_now() -> None:
@@ -305,6 +470,67 @@ def test_virtual_detectors_are_curves() -> None:
     square, sums = np.ones((4, 4)), np.ones(5)
     figure = plot_forward([ForwardPass(0, square, square, square, sums, sums)], (1.0, 1.0), None)
     assert "virtual detector" in texts(figure)
+
+
+def test_curves_of_virtual_detectors_are_roots_of_counts() -> None:
+    square = np.ones((4, 4))
+    one = ForwardPass(0, square, square, square, np.array([4.0, 9.0]), np.array([16.0, -1.0]))
+    axes = next(
+        axes for axes in plot_forward([one], (1.0, 1.0), None).axes if axes.get_xlabel() == "virtual detector"
+    )
+    assert axes.get_ylabel() == "$\\sqrt{counts}$"
+    assert {curve.get_label(): curve.get_ydata().tolist() for curve in axes.lines} == {
+        "modelled": [2, 3],
+        "measured": [4, 0],
+    }
+
+
+def uneven_pass() -> ForwardPass:
+    """Windows of 10 x 16 pixels; patterns of 6 x 9 in which no two pixels are equal."""
+    window = np.arange(160.0).reshape(10, 16)
+    pattern = np.arange(54.0).reshape(6, 9) ** 2
+    return ForwardPass(7, window, window + 1, window + 2, pattern, 4 * pattern - 1)
+
+
+@pytest.mark.parametrize(
+    ("pixel_mrad", "extent", "named"),
+    [
+        ((2.0, 0.5), (-2.25, 2.25, 5.0, -7.0), ("kx / mrad", "ky / mrad")),
+        (None, (-4.5, 4.5, 2.5, -3.5), ("x / px", "y / px")),
+    ],
+)
+def test_patterns_of_the_model_have_angles_with_zero_at_their_middle(
+    pixel_mrad: tuple[float, float] | None, extent: tuple[float, ...], named: tuple[str, str]
+) -> None:
+    """6 x 9 pixels of 2 x 0.5 mrad: zero is pixel (3, 4), and ky grows downwards."""
+    one = uneven_pass()
+    figure = plot_forward([one, one], (0.4, 0.2), pixel_mrad)
+    shown_patterns = [axes for axes in figure.axes if axes.get_title() in ("modelled", "measured")]
+    assert len(shown_patterns) == 4
+    for axes in shown_patterns:
+        counts = one.modelled if axes.get_title() == "modelled" else np.maximum(one.measured, 0)
+        np.testing.assert_allclose(shown_image(axes), np.sqrt(counts))
+        assert axes.images[0].get_clim() == pytest.approx((0, np.sqrt(one.measured.max())))
+        assert axes.images[0].norm.gamma == 0.5
+        assert edges(axes) == extent and axes.images[0].origin == "upper"
+        assert labels(axes) == named and axes.get_aspect() == 1
+        assert colour_bar(axes) == "$\\sqrt{counts}$"
+
+
+def test_windows_of_the_model_have_a_scale_bar_and_pixels_of_their_shape() -> None:
+    one = uneven_pass()
+    figure = plot_forward([one], (0.4, 0.2), None)
+    for title, image, unit in (
+        ("probe intensity", one.probe_intensity, "counts"),
+        ("object amplitude", one.amplitude, ""),
+        ("object phase", one.phase, "rad"),
+    ):
+        axes = panel(figure, title)
+        np.testing.assert_array_equal(shown_image(axes), image)
+        assert axes.images[0].get_clim() == pytest.approx(tuple(np.percentile(image, (0.2, 99.8))))
+        assert axes.get_aspect() == 2 and colour_bar(axes) == unit
+        assert scale_bar(axes) == (pytest.approx(2.5), "0.5 Å")
+    assert panel(figure, "probe intensity").get_ylabel() == "pattern 7"
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, [0]), (2, [1]), (16, [9, 11]), (1024, [520, 536])])

@@ -222,6 +222,86 @@ def test_numbers_and_units(tmp_path: Path) -> None:
         assert "MoS2 on nothing" in file["/entry_1/title"].asstr()[()]
 
 
+UNEVEN: dict[str, Any] = {"pixel_size_y_A": 0.4, "pixel_size_x_A": 0.25}
+
+
+def test_every_length_angle_and_energy_has_its_unit(tmp_path: Path) -> None:
+    folder, _ = run_folder(tmp_path, total_thickness=12.0, tilts=np.full((1, 6), 1e-3), tilt_mode=2)
+    np.save(folder / "aberrations.npy", np.zeros((1, 3)))
+    beam, refined = f"{INSTRUMENT}/beam_1", "/entry_1/process_1/refined"
+    path = convert_to_nxs(folder, tmp_path / "result.nxs")
+    expected = {
+        **UNITS,
+        **{f"{beam}/{name}": "eV" for name in ("incident_energy", "incident_energy_spread")},
+        f"{beam}/incident_wavelength": "angstrom",
+        f"{beam}/convergence_semi_angle": "rad",
+        f"{DETECTOR}/data": "counts",
+        "/entry_1/sample_1/thickness": "angstrom",
+        **{f"/entry_1/object_1/{axis}": "angstrom" for axis in "zyx"},
+        **{f"/entry_1/{group}/{axis}": "angstrom" for group in ("phase_1", "probe_1") for axis in "yx"},
+        "/entry_1/object_1/phase": "rad",
+        "/entry_1/phase_1/data": "rad",
+        f"{refined}/slice_distances": "angstrom",
+        f"{refined}/tilts": "rad",
+        f"{refined}/pixel_size_y": "angstrom",
+        f"{refined}/pixel_size_x": "angstrom",
+    }
+    with h5py.File(path, "r") as file:
+        assert {name: file[name].attrs.get("units") for name in expected} == expected
+        plain = (f"{refined}/positions", "/entry_1/process_1/loss/loss", "/entry_1/object_1/amplitude")
+        assert not any("units" in file[name].attrs for name in plain), "pixels, counts and ratios"
+
+
+def test_angles_energies_and_thicknesses_are_converted(tmp_path: Path) -> None:
+    """20 mrad are 0.02 rad; 80 kV are 80 000 eV."""
+    folder, _ = run_folder(tmp_path, total_thickness=12.0)
+    with h5py.File(convert_to_nxs(folder, tmp_path / "result.nxs"), "r") as file:
+        beam = file[f"{INSTRUMENT}/beam_1"]
+        assert beam["convergence_semi_angle"][()] == pytest.approx(0.02)
+        assert {beam[name][()] for name in ("energy", "incident_energy", "incident_beam_energy")} == {80e3}
+        assert file[f"{INSTRUMENT}/source_1/energy"][()] == 80e3
+        assert np.isnan(beam["incident_energy_spread"][()])
+        assert file["/entry_1/sample_1/thickness"][()] == 12.0
+        assert file["/entry_1/sample_1/name"].asstr()[()] == "MoS2 on nothing"
+
+
+def test_axes_of_uneven_pixels_are_not_exchanged(tmp_path: Path) -> None:
+    """Pixels of 0.4 x 0.25 Å in a window of 16 x 22, on a scan of 4 x 5 points."""
+    side = (16, 22)
+    patterns = np.random.default_rng(3).poisson(30, (20, *side)).astype(np.uint16)
+    with h5py.File(tmp_path / "uneven.h5", "w") as file:
+        file["data"] = patterns
+    folder, _ = run_folder(
+        tmp_path, data_path=str(tmp_path / "uneven.h5"), detector_mask=None, epoch_max=1, **UNEVEN
+    )
+    arrays = load_checkpoint(folder)
+    assert arrays["probe"].shape[:2] == side
+    with h5py.File(convert_to_nxs(folder, tmp_path / "result.nxs"), "r") as file:
+        np.testing.assert_allclose(file[f"{DETECTOR}/y_pixel_size"][()], wavelength_A(80) / (16 * 0.4))
+        np.testing.assert_allclose(file[f"{DETECTOR}/x_pixel_size"][()], wavelength_A(80) / (22 * 0.25))
+        centres = (arrays["positions"] + [8, 11]) * [0.4, 0.25]
+        translation = file[f"{DETECTOR}/translation"][()]
+        np.testing.assert_allclose(translation, np.pad(centres[:, ::-1], ((0, 0), (0, 1))))
+        moves = file["/entry_1/sample_1/transformations"]
+        for axis, name in enumerate("yx"):
+            np.testing.assert_allclose(moves[name][()].ravel(), centres[:, axis])
+            assert moves[name].shape == SCAN
+            assert moves[name].attrs["vector"].tolist() == ([0, 1, 0] if name == "y" else [1, 0, 0])
+            assert moves[name].attrs["depends_on"] == ("." if name == "y" else "y")
+            size = (0.4, 0.25)[axis]
+            for group in ("object_1", "phase_1"):
+                n = arrays["obj"].shape[axis]
+                np.testing.assert_allclose(file[f"/entry_1/{group}/{name}"][()], np.arange(n) * size)
+            places = (np.arange(side[axis]) - side[axis] // 2) * size
+            np.testing.assert_allclose(file[f"/entry_1/probe_1/{name}"][()], places)
+            assert file[f"/entry_1/process_1/refined/pixel_size_{name}"][()] == size
+            assert file[f"/entry_1/probe_1/{name}"].attrs["long_name"] == f"{name} (Å)"
+        np.testing.assert_array_equal(
+            file["/entry_1/probe_1/intensity"][()], np.abs(arrays["probe"].transpose(2, 0, 1)) ** 2
+        )
+        np.testing.assert_array_equal(file["/entry_1/process_1/refined/positions"][()], arrays["positions"])
+
+
 def test_the_default_plot_is_the_summed_phase(tmp_path: Path) -> None:
     """Following @default, @signal and @axes from the root."""
     folder, _ = run_folder(tmp_path)

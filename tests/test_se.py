@@ -315,6 +315,26 @@ def test_warp_image_reads_at_the_displaced_place() -> None:
     assert se.warp_image(image + 1j, constant_field(0, 0)).dtype.kind == "c"
 
 
+@pytest.mark.parametrize("shape", [(20, 26), (21, 33)])
+def test_images_are_turned_about_their_own_centre(shape: tuple[int, int]) -> None:
+    """Not square: the centre is ((rows - 1)/2, (columns - 1)/2), and half a turn reverses both axes."""
+    image = np.random.default_rng(0).normal(size=shape)
+    turned = se.warp_image(image, constant_field(0, 0, shape), 1, 180)
+    np.testing.assert_allclose(turned[1:-1, 1:-1], image[::-1, ::-1][1:-1, 1:-1], atol=1e-9)
+    rows, columns = se.warped_coordinates(constant_field(0, 0, shape), 90)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    middle_y, middle_x = (shape[0] - 1) / 2, (shape[1] - 1) / 2
+    np.testing.assert_allclose(rows - middle_y, x - middle_x, atol=1e-9)  # x towards y
+    np.testing.assert_allclose(columns - middle_x, middle_y - y, atol=1e-9)
+
+
+def test_a_displacement_is_turned_with_the_place_where_it_is() -> None:
+    rows, columns = se.warped_coordinates(constant_field(2, 5, (20, 26)), 90)
+    still_rows, still_columns = se.warped_coordinates(constant_field(0, 0, (20, 26)), 90)
+    np.testing.assert_allclose(rows - still_rows, 2, atol=1e-9)
+    np.testing.assert_allclose(columns - still_columns, -5, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("shape", "field", "order"),
     [
