@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,28 +53,6 @@ def parametrization(
     raster = None if scan_size is None else (int(scan_size[0]), int(scan_size[1]))
     filters = step_filters(now["constraints"], epoch, raster) if now["optimizer"] == "lbfgs" else {}
     return Parametrization(limits, obj, probe, scan, basis, filters)
-
-
-_SHAPED_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "window_weight": ("window",),
-        "atv_weight": ("atv_q", "atv_p"),
-        "mixed_variance_weight": ("mixed_variance_sigma",),
-        "wedge_mu": ("beta_wedge",),
-        "probe_mod_reg_weight": ("probe_mod_tol",),
-    }
-)
-"""What else decides the value of a regulariser."""
-
-
-def regularizer_text(
-    now: Mapping[str, Any], regularizers: Iterable[Regularizer], blocks: Container[str]
-) -> str:
-    """The active regularisers with their numbers: two epochs with the same text have the same penalties."""
-    names = [regularizer.name for regularizer in regularizers]
-    keys = [key for name in names for key in (name, *_SHAPED_BY.get(name, ()))]
-    confined = "probe" in blocks and math.isinf(now["probe_reg_constraint_weight"])
-    return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + ["aperture"] * confined)
 
 
 def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float:
