@@ -14,6 +14,7 @@ from pypty.errors import CheckpointError
 from pypty.model.variables import BLOCKS, Variables, to_public
 from pypty.output.files import write_array
 from pypty.output.loss_log import read_loss_log
+from pypty.params.schema import SCHEMA
 
 _log = logging.getLogger(__name__)
 
@@ -36,18 +37,9 @@ FILES: Mapping[str, str] = MappingProxyType(
 """Latest state of each block. (PyPty has no names for slice distances and the width of the blur: cd, cw are ours.)"""
 
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
-    {
-        "positions_correction": None,
-        "extra_probe_defocus": 0.0,
-        "aberrations": None,
-        "beam_ctf": None,
-        "mc_n_modes": None,
-        "defocus_spread_modes": None,
-        "n_hermite_probe_modes": None,
-        "edge_slice_thickness": None,
-    }
+    {name: parameter.default for name, parameter in SCHEMA.items() if parameter.shapes_start}
 )
-"""Parameters that changed the start of the earlier run, and are contained in its arrays."""
+"""Parameters that changed the start of the earlier run, and are contained in its arrays, with their neutral values."""
 
 NUMBERED: Mapping[str, str] = MappingProxyType(
     {

@@ -21,6 +21,7 @@ from pypty.objective.objective import Evaluated, Limit, Objective
 from pypty.objective.regularizers import Regularizer
 from pypty.optimize.lbfgs import Sample
 from pypty.optimize.vector import BlockVector
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 
@@ -64,53 +65,9 @@ def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float
     return float(weight)
 
 
-LOSS_KEYS = (
-    "Cs",
-    "aberration_marker",
-    "acc_voltage",
-    "algorithm",
-    "alpha_near_field",
-    "aperture_mask",
-    "damping_cutoff_multislice",
-    "data_bin",
-    "data_multiplier",
-    "data_normalization",
-    "data_pad",
-    "data_pad_fill",
-    "data_pad_threshold",
-    "data_pad_value",
-    "data_resample",
-    "data_shift_vector",
-    "defocus_array",
-    "detector_blur_edge",
-    "detector_gain",
-    "detector_mask",
-    "flip_ky",
-    "force_dataset_dtype",
-    "lazy_clean",
-    "loss_scale",
-    "loss_terms",
-    "masks",
-    "obj_mode_weights",
-    "obj_preblur_std",
-    "pixel_size_x_A",
-    "pixel_size_y_A",
-    "probe_constraint_mask",
-    "probe_marker",
-    "readout_noise",
-    "recon_type",
-    "scan_size",
-    "scan_step_A",
-    "simu_Npix",
-    "simu_match_mode",
-    "slice_distances",
-    "smooth_rolloff",
-    "tilt_mode",
-    "update_extra_cut",
-    "upsample_pattern",
-    "use_padded_intensity",
-)
-"""Fixed parameters that decide what the loss of given variables and given data is."""
+LOSS_KEYS = tuple(sorted(name for name, parameter in SCHEMA.items() if parameter.changes_loss))
+"""Fixed parameters that decide what the loss of given variables and given data is. Their digest is in
+resume.h5, so their order does not change."""
 
 
 def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
