@@ -13,9 +13,13 @@ from problems import SIDE, aperture_probe, patterns, small_params, smooth_object
 
 import pypty
 from pypty.data.resample import reflected_gaussian
-from pypty.engine.epochs.problem import LOSS_KEYS
+from pypty.engine.epochs.problem import LOSS_KEYS, model_digest
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
+from pypty.output.checkpoints import MADE_THE_START
+from pypty.params.reading import read_parameters
+from pypty.params.report import Report
+from pypty.params.schema import SCHEMA
 
 
 def prepared(**changes: Any) -> np.ndarray:
@@ -180,3 +184,18 @@ def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
 )
 def test_what_does_nothing_is_said(changes: dict[str, Any], warning: str) -> None:
     assert any(warning in text for text in pypty.check(small_params(**changes)).warnings)
+
+
+def test_what_decides_the_loss_is_said_by_the_schema() -> None:
+    """Their digest is in resume files, whose order of keys is that of names."""
+    assert tuple(sorted(name for name in SCHEMA if SCHEMA[name].changes_loss)) == LOSS_KEYS
+    assert not any(SCHEMA[name].per_epoch or SCHEMA[name].status for name in LOSS_KEYS)
+    settings = read_parameters({"data_pad": 4, "slice_distances": [3.0, 4.0], "scan_size": [4, 5]}, Report())
+    assert model_digest(settings, True, "multislice") == "7f1c18dc95d23f23"
+    assert model_digest(settings, True, "yoshida") != "7f1c18dc95d23f23"
+
+
+def test_what_made_the_start_is_neutral_in_a_checkpoint() -> None:
+    assert set(MADE_THE_START) == {name for name in SCHEMA if SCHEMA[name].shapes_start}
+    for name, value in MADE_THE_START.items():
+        assert SCHEMA[name].is_neutral(value)

@@ -22,6 +22,7 @@ from pypty.objective.regularizers import (
     make_regularizers,
     outside_aperture,
     outside_window,
+    regularizer_text,
     scan_frequencies,
 )
 from pypty.optics.grid import Grid
@@ -522,6 +523,62 @@ def test_each_weight_makes_its_own_term(name: str):
 def test_infinite_probe_weight_is_a_projection_and_not_made_here():
     now = {**OFF, **SETTINGS, "probe_reg_constraint_weight": np.inf}
     assert make_regularizers(now, CONTEXT, BLOCKS) == []
+
+
+SHAPES = {
+    "atv_weight": {"atv_p": 1.2, "atv_q": 1.4},
+    "mixed_variance_weight": {"mixed_variance_sigma": 0.7},
+    "wedge_mu": {"beta_wedge": 0.4},
+    "window_weight": {"window": np.array([0.5, 0.9])},
+    "probe_mod_reg_weight": {"probe_mod_tol": 0.6},
+}
+"""Other values of the parameters that shape each, beside its weight."""
+
+
+def described(name: str, **changes: Any) -> tuple[str, Regularizer]:
+    """What a resume file holds of one regulariser, and the regulariser."""
+    now = {**OFF, **SETTINGS, name: WEIGHTS[name], **changes}
+    (term,) = make_regularizers(now, CONTEXT, BLOCKS)
+    return regularizer_text(now, [term], BLOCKS), term
+
+
+def same_penalty(one: Regularizer, other: Regularizer) -> bool:
+    """Whether all numbers and masks of two penalties are the same."""
+    return type(one) is type(other) and all(
+        np.array_equal(value, vars(other)[key]) for key, value in vars(one).items()
+    )
+
+
+@all_terms
+def test_the_text_tells_a_regulariser_from_another(name: str):
+    """Each parameter that changes the penalty changes its text, and no other does."""
+    text, term = described(name)
+    changes = {name: 2 * WEIGHTS[name], **SHAPES.get(name, {})}
+    for key, value in changes.items():
+        other, changed = described(name, **{key: value})
+        assert other != text, key
+        assert not same_penalty(changed, term), key
+    others = {key: value for values in SHAPES.values() for key, value in values.items()}
+    numbers = {key: 2 * SCHEMA[key].default + 1 for key in ("loss_weight", "cf_beta_abs", "update_step_bfgs")}
+    for key, value in {**others, **numbers, "propmethod": "yoshida"}.items():
+        if key not in changes:
+            other, same = described(name, **{key: value})
+            assert other == text, key
+            assert same_penalty(same, term), key
+
+
+def test_the_text_is_that_of_earlier_resume_files():
+    now = {**OFF, **SETTINGS, **WEIGHTS}
+    found = regularizer_text(now, make_regularizers(now, CONTEXT, ("obj", "probe")), ("obj", "probe"))
+    assert found == (
+        "phase_norm_weight=0.01, abs_norm_weight=0.02, atv_weight=0.03, atv_q=0.9, atv_p=1.7, "
+        "mixed_variance_weight=0.5, mixed_variance_sigma=0.3, wedge_mu=0.001, beta_wedge=1.5, "
+        "probe_reg_constraint_weight=0.05, window_weight=0.8, window=[0.4, 0.9], "
+        "probe_mod_reg_weight=0.1, probe_mod_tol=0.3"
+    )
+    now = {**OFF, "probe_reg_constraint_weight": np.inf}
+    assert regularizer_text(now, make_regularizers(now, CONTEXT, BLOCKS), BLOCKS) == "aperture"
+    assert regularizer_text(now, [], ("obj",)) == ""
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ They are added to the loss of the data, and are not multiplied by ``loss_weight`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
@@ -75,12 +75,22 @@ def make_regularizers(
         A weight is set, but not what its regulariser needs (``scan_size``, ``window``, an aperture).
     """
     made: list[Regularizer] = []
-    for name, (block, make) in _MAKERS.items():
+    for name, row in _ROWS.items():
         weight = float(now[name])
         projection = name == "probe_reg_constraint_weight" and math.isinf(weight)
-        if weight != 0 and block in refined and not projection:
-            made.append(make((name, block, weight), now, context))
+        if weight != 0 and row.block in refined and not projection:
+            made.append(row.make((name, row.block, weight), context, *(now[key] for key in row.shaped_by)))
     return made
+
+
+def regularizer_text(
+    now: Mapping[str, Any], regularizers: Iterable[Regularizer], refined: Container[str]
+) -> str:
+    """The regularisers of an epoch with the parameters that they were made from: two epochs with the same text have the
+    same penalties. What they take from the run is the same in all epochs."""
+    keys = [key for term in regularizers for key in (term.name, *_ROWS[term.name].shaped_by)]
+    confined = "probe" in refined and math.isinf(now["probe_reg_constraint_weight"])
+    return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + ["aperture"] * confined)
 
 
 def outside_aperture(aperture: np.ndarray | float, shape: tuple[int, int]) -> np.ndarray:
@@ -134,7 +144,21 @@ def scan_frequencies(grid: Grid, cutoff: float, scan_step_A: float, tolerance: f
 _Head: TypeAlias = tuple[str, str, float]
 """Name, block and weight."""
 
-_Maker: TypeAlias = Callable[[_Head, Mapping[str, Any], RegularizerContext], Regularizer]
+
+@dataclass(frozen=True)
+class _Row:
+    """How a regulariser is made.
+
+    Attributes
+    ----------
+    block : the block it acts on
+    make : from its head, the run and the values of ``shaped_by``; it sees no other parameter of the epoch
+    shaped_by : parameters that decide its value, beside its weight
+    """
+
+    block: str
+    make: Callable[..., Regularizer]
+    shaped_by: tuple[str, ...] = ()
 
 
 def _needed(value: Any, head: _Head, key: str) -> Any:
@@ -143,74 +167,74 @@ def _needed(value: Any, head: _Head, key: str) -> Any:
     return value
 
 
-def _fast_axis(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
+def _fast_axis(head: _Head, context: RegularizerContext) -> Regularizer:
     scan_size = _needed(context.scan_size, head, "scan_size")
     return penalties.SecondDifferences(*head, scan_size, along_fast=True)
 
 
-def _slow_axis(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
+def _slow_axis(head: _Head, context: RegularizerContext) -> Regularizer:
     scan_size = _needed(context.scan_size, head, "scan_size")
     return penalties.SecondDifferences(*head, scan_size, along_fast=False)
 
 
-def _deformation(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
+def _deformation(head: _Head, context: RegularizerContext) -> Regularizer:
     return penalties.Deformation(*head, _needed(context.scan_size, head, "scan_size"))
 
 
-def _phase(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
+def _phase(head: _Head, context: RegularizerContext) -> Regularizer:
     return penalties.PhaseNorm(*head)
 
 
-def _absorption(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
+def _absorption(head: _Head, context: RegularizerContext) -> Regularizer:
     return penalties.AbsorptionNorm(*head)
 
 
-def _variation(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
-    return penalties.TotalVariation(*head, p=float(now["atv_p"]), q=float(now["atv_q"]))
+def _variation(head: _Head, context: RegularizerContext, q: float, p: float) -> Regularizer:
+    return penalties.TotalVariation(*head, p=float(p), q=float(q))
 
 
-def _variance(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
-    return penalties.ModeVariance(*head, sigma=float(now["mixed_variance_sigma"]))
+def _variance(head: _Head, context: RegularizerContext, sigma: float) -> Regularizer:
+    return penalties.ModeVariance(*head, sigma=float(sigma))
 
 
-def _wedge(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
+def _wedge(head: _Head, context: RegularizerContext, beta: float) -> Regularizer:
     pixels, distance = context.grid.pixel_size_A, float(context.slice_distance_A)
-    return penalties.MissingWedge(*head, float(now["beta_wedge"]), pixels, distance)
+    return penalties.MissingWedge(*head, float(beta), pixels, distance)
 
 
-def _aperture(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
+def _aperture(head: _Head, context: RegularizerContext) -> Regularizer:
     aperture = _needed(context.aperture, head, "probe_constraint_mask or aperture_mask")
     return penalties.ProbeAperture(*head, outside_aperture(aperture, context.grid.shape))
 
 
-def _window(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
-    inner, outer = _needed(now["window"], head, "window")
+def _window(head: _Head, context: RegularizerContext, window: np.ndarray | None) -> Regularizer:
+    inner, outer = _needed(window, head, "window")
     return penalties.ProbeWindow(*head, outside_window(context.grid.shape, float(inner), float(outer)))
 
 
-def _modulation(head: _Head, now: Mapping[str, Any], context: RegularizerContext) -> Regularizer:
-    near = scan_frequencies(context.grid, context.cutoff, context.scan_step_A, float(now["probe_mod_tol"]))
+def _modulation(head: _Head, context: RegularizerContext, tolerance: float) -> Regularizer:
+    near = scan_frequencies(context.grid, context.cutoff, context.scan_step_A, float(tolerance))
     return penalties.ProbeModulation(*head, near)
 
 
-_MAKERS: Mapping[str, tuple[str, _Maker]] = MappingProxyType(
+_ROWS: Mapping[str, _Row] = MappingProxyType(
     {
-        "fast_axis_reg_weight_positions": ("positions", _fast_axis),
-        "slow_axis_reg_weight_positions": ("positions", _slow_axis),
-        "deformation_reg_weight_positions": ("positions", _deformation),
-        "fast_axis_reg_weight_tilts": ("tilts", _fast_axis),
-        "slow_axis_reg_weight_tilts": ("tilts", _slow_axis),
-        "deformation_reg_weight_tilts": ("tilts", _deformation),
-        "phase_norm_weight": ("obj", _phase),
-        "abs_norm_weight": ("obj", _absorption),
-        "atv_weight": ("obj", _variation),
-        "mixed_variance_weight": ("obj", _variance),
-        "wedge_mu": ("obj", _wedge),
-        "probe_reg_constraint_weight": ("probe", _aperture),
-        "window_weight": ("probe", _window),
-        "probe_mod_reg_weight": ("probe", _modulation),
+        "fast_axis_reg_weight_positions": _Row("positions", _fast_axis),
+        "slow_axis_reg_weight_positions": _Row("positions", _slow_axis),
+        "deformation_reg_weight_positions": _Row("positions", _deformation),
+        "fast_axis_reg_weight_tilts": _Row("tilts", _fast_axis),
+        "slow_axis_reg_weight_tilts": _Row("tilts", _slow_axis),
+        "deformation_reg_weight_tilts": _Row("tilts", _deformation),
+        "phase_norm_weight": _Row("obj", _phase),
+        "abs_norm_weight": _Row("obj", _absorption),
+        "atv_weight": _Row("obj", _variation, ("atv_q", "atv_p")),
+        "mixed_variance_weight": _Row("obj", _variance, ("mixed_variance_sigma",)),
+        "wedge_mu": _Row("obj", _wedge, ("beta_wedge",)),
+        "probe_reg_constraint_weight": _Row("probe", _aperture),
+        "window_weight": _Row("probe", _window, ("window",)),
+        "probe_mod_reg_weight": _Row("probe", _modulation, ("probe_mod_tol",)),
     }
 )
 
-REGULARIZERS = tuple(_MAKERS)
+REGULARIZERS = tuple(_ROWS)
 """Keys of their weights."""

@@ -14,6 +14,7 @@ from pypty.errors import CheckpointError
 from pypty.model.blocks import BLOCKS, Variables, to_public
 from pypty.output.files import write_array
 from pypty.output.loss_log import read_loss_log
+from pypty.params.schema import SCHEMA
 
 _log = logging.getLogger(__name__)
 
@@ -21,18 +22,9 @@ RESUME_FILE = "resume.h5"
 """Everything that an exact restart needs (engine/record/resume.py)."""
 
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
-    {
-        "positions_correction": None,
-        "extra_probe_defocus": 0.0,
-        "aberrations": None,
-        "beam_ctf": None,
-        "mc_n_modes": None,
-        "defocus_spread_modes": None,
-        "n_hermite_probe_modes": None,
-        "edge_slice_thickness": None,
-    }
+    {name: parameter.default for name, parameter in SCHEMA.items() if parameter.shapes_start}
 )
-"""Parameters that changed the start of the earlier run, and are contained in its arrays."""
+"""Parameters that changed the start of the earlier run, and are contained in its arrays, with their neutral values."""
 
 
 def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = BLOCKS) -> None:

@@ -44,7 +44,7 @@ def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
         if value is None or settings["strip_dataset_from_params"]:
             return None
         return _array_file(folder, name, np.asarray(value))
-    if name in ("data_path", "output_folder", "phase_plate_in_h5") and value:
+    if SCHEMA[name].is_path and value:
         return str(Path(value).expanduser().resolve())
     if name == "resume":
         return False

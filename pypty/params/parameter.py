@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 
-from pypty.params.kinds import Kind
+from pypty.params.kinds import Either, FilePath, Kind
 
 NOT_YET = "not available yet"
 RECORDED = "recorded"
@@ -27,6 +27,9 @@ class Parameter:
     status : "" (it works), NOT_YET (only its neutral value is accepted), RECORDED (kept in params.yaml,
         no effect on the reconstruction) or NO_EFFECT (a PyPty 2.2 key this engine does not need; a
         warning says so when it is set)
+    changes_loss : the loss of given variables and given data depends on it, so that gradients and history of another
+        value are void
+    shapes_start : it made the starting arrays, and is contained in those of an earlier run
     """
 
     name: str
@@ -34,9 +37,18 @@ class Parameter:
     kind: Kind
     unit: str
     meaning: str
+    _: KW_ONLY
     per_epoch: bool = False
     when: str = ""
     status: str = ""
+    changes_loss: bool = False
+    shapes_start: bool = False
+
+    @property
+    def is_path(self) -> bool:
+        """Whether its value is the path of a file or folder."""
+        kinds = self.kind.kinds if isinstance(self.kind, Either) else (self.kind,)
+        return any(isinstance(kind, FilePath) for kind in kinds)
 
     def is_neutral(self, value: Any) -> bool:
         """Whether ``value`` asks for nothing: the default, None, False, zero or zeros."""

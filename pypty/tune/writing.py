@@ -23,7 +23,6 @@ BEST = "best.yaml"
 _ARRAYS = "best_arrays"
 _INLINE = 16
 _LONGEST_NAME = 180
-_PATHS = ("data_path", "phase_plate_in_h5")
 
 
 def write_best(folder: Path, params: Mapping[str, Any], trial: TrialRecord, objective: str) -> None:
@@ -47,7 +46,7 @@ def write_best(folder: Path, params: Mapping[str, Any], trial: TrialRecord, obje
 
 def _plain(folder: Path, name: str, value: Any, number: int) -> Any:
     """A value as YAML can hold it; arrays of more than a few numbers as files that no other trial writes."""
-    if name in _PATHS and value:
+    if name in SCHEMA and SCHEMA[name].is_path and value:
         return str(Path(value).expanduser().resolve())
     if isinstance(value, np.memmap) and value.filename is not None:
         return {"file": str(Path(value.filename).resolve())}

@@ -27,7 +27,6 @@ from pypty.engine.epochs.problem import (
     model_digest,
     parametrization,
     refined_blocks,
-    regularizer_text,
     resolve_weight,
 )
 from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
@@ -39,7 +38,7 @@ from pypty.engine.setup.sequences import check_inside, patterns_of_epoch
 from pypty.errors import ReconstructionError
 from pypty.model.parametrization import BandLimits
 from pypty.objective.objective import Objective
-from pypty.objective.regularizers import make_regularizers
+from pypty.objective.regularizers import make_regularizers, regularizer_text
 from pypty.optimize.lbfgs import Lbfgs, Sample
 from pypty.optimize.rates import RateSchedule
 from pypty.output.loss_log import EpochRecord

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from pypty.objective.objective import Evaluated, Limit, Objective
 from pypty.objective.regularizers import Regularizer
 from pypty.optimize.lbfgs import Sample
 from pypty.optimize.vector import BlockVector
+from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 
@@ -55,28 +55,6 @@ def parametrization(
     return Parametrization(limits, obj, probe, scan, basis, filters)
 
 
-_SHAPED_BY: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "window_weight": ("window",),
-        "atv_weight": ("atv_q", "atv_p"),
-        "mixed_variance_weight": ("mixed_variance_sigma",),
-        "wedge_mu": ("beta_wedge",),
-        "probe_mod_reg_weight": ("probe_mod_tol",),
-    }
-)
-"""What else decides the value of a regulariser."""
-
-
-def regularizer_text(
-    now: Mapping[str, Any], regularizers: Iterable[Regularizer], blocks: Container[str]
-) -> str:
-    """The active regularisers with their numbers: two epochs with the same text have the same penalties."""
-    names = [regularizer.name for regularizer in regularizers]
-    keys = [key for name in names for key in (name, *_SHAPED_BY.get(name, ()))]
-    confined = "probe" in blocks and math.isinf(now["probe_reg_constraint_weight"])
-    return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + ["aperture"] * confined)
-
-
 def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float:
     """``loss_weight`` as a number; "mean" and "mean_full" divide by the patterns or values of the whole data set."""
     if weight == "mean":
@@ -86,53 +64,9 @@ def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float
     return float(weight)
 
 
-LOSS_KEYS = (
-    "Cs",
-    "aberration_marker",
-    "acc_voltage",
-    "algorithm",
-    "alpha_near_field",
-    "aperture_mask",
-    "damping_cutoff_multislice",
-    "data_bin",
-    "data_multiplier",
-    "data_normalization",
-    "data_pad",
-    "data_pad_fill",
-    "data_pad_threshold",
-    "data_pad_value",
-    "data_resample",
-    "data_shift_vector",
-    "defocus_array",
-    "detector_blur_edge",
-    "detector_gain",
-    "detector_mask",
-    "flip_ky",
-    "force_dataset_dtype",
-    "lazy_clean",
-    "loss_scale",
-    "loss_terms",
-    "masks",
-    "obj_mode_weights",
-    "obj_preblur_std",
-    "pixel_size_x_A",
-    "pixel_size_y_A",
-    "probe_constraint_mask",
-    "probe_marker",
-    "readout_noise",
-    "recon_type",
-    "scan_size",
-    "scan_step_A",
-    "simu_Npix",
-    "simu_match_mode",
-    "slice_distances",
-    "smooth_rolloff",
-    "tilt_mode",
-    "update_extra_cut",
-    "upsample_pattern",
-    "use_padded_intensity",
-)
-"""Fixed parameters that decide what the loss of given variables and given data is."""
+LOSS_KEYS = tuple(sorted(name for name, parameter in SCHEMA.items() if parameter.changes_loss))
+"""Fixed parameters that decide what the loss of given variables and given data is. Their digest is in
+resume.h5, so their order does not change."""
 
 
 def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:

@@ -13,11 +13,9 @@ from pypty.params.checks.combinations import epochs_to_check, optimizers
 from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
-from pypty.params.schema.batches import NOT_FIRST_ORDER
+from pypty.params.schema.batches import BATCHES, FOR_BATCHES, FOR_FIRST_ORDER, NOT_FIRST_ORDER
 from pypty.params.settings import Settings
 
-_OF_METHODS = ("optimizer_options", "learning_rates", "lr_scheduler", "grad_accumulation", "lazy_moments")
-_OF_BATCHES = ("batch_size", "group_mode", "shuffle_batches")
 _OF_OBJECT = ("obj", "obja", "objp")
 
 
@@ -38,9 +36,9 @@ def idle_keys(settings: Settings) -> list[str]:
     used = optimizers(settings)
     methods, told = used - set(NOT_FIRST_ORDER), []
     if not methods:
-        told += _idle(settings, _OF_METHODS, "optimizer is no first-order method at any epoch")
+        told += _idle(settings, _used(FOR_FIRST_ORDER), "optimizer is no first-order method at any epoch")
     if used == {"lbfgs"} and settings["warmup_epochs"] == 0:
-        told += _idle(settings, _OF_BATCHES, "optimizer is lbfgs, and warmup_epochs 0")
+        told += _idle(settings, _used(FOR_BATCHES), "optimizer is lbfgs, and warmup_epochs 0")
     if used == {"preconditioned"}:
         told += _left_out(settings)
     if methods:
@@ -49,6 +47,11 @@ def idle_keys(settings: Settings) -> list[str]:
     if scheduler is not None and scheduler["name"] == "multistep" and not len(scheduler["milestones"]):
         told.append("lr_scheduler: 'multistep' without milestones has no effect")
     return told + _never(settings)
+
+
+def _used(when: str) -> tuple[str, ...]:
+    """Parameters of batches and methods that have an effect under this condition only."""
+    return tuple(parameter.name for parameter in BATCHES if parameter.when == when)
 
 
 def _never(settings: Settings) -> list[str]:

@@ -10,6 +10,8 @@ from pypty.params.schema.numbers import FRACTION, NATURAL, NON_NEGATIVE, POSITIV
 OPTIMIZERS = ("lbfgs", "preconditioned", "adam", "adamw", "sgd", "momentum", "rmsprop", "radam", "nadam", "adagrad",
               "adadelta", "adamax", "adafactor", "asgd", "rprop")  # fmt: skip
 NOT_FIRST_ORDER = OPTIMIZERS[:2]
+FOR_FIRST_ORDER = "optimizer is a first-order method"
+FOR_BATCHES = "optimizer is not lbfgs"
 SCHEDULERS = ("step", "multistep", "constant", "linear", "exponential", "polynomial", "cosine", "cosine_restarts",
               "one_cycle", "cyclic", "plateau")  # fmt: skip
 
@@ -114,24 +116,24 @@ BATCHES = (
               "line search), preconditioned (the warm-up: Gauss-Newton steps after mini-batches), or a first-order "
               "method with learning_rates after every batch.", per_epoch=True),
     Parameter("optimizer_options", {}, OPTIMIZER_OPTIONS, "", "Constants of the first-order methods; those of PyTorch "
-              "where none is given.", per_epoch=True, when="optimizer is a first-order method"),
+              "where none is given.", per_epoch=True, when=FOR_FIRST_ORDER),
     Parameter("learning_rates", {}, LEARNING_RATES, "", "Step of each unknown, with the first epoch and the epoch "
               "after the last, beside its update_* switch. Numbers alone are steps.", per_epoch=True,
-              when="optimizer is a first-order method"),
+              when=FOR_FIRST_ORDER),
     Parameter("lr_scheduler", None, optional(SCHEDULER), "", "How all learning rates change with time.",
-              when="optimizer is a first-order method"),
+              when=FOR_FIRST_ORDER),
     Parameter("grad_accumulation", 1, POSITIVE_WHOLE, "batches", "Batches whose mean gradient makes one step.",
-              per_epoch=True, when="optimizer is a first-order method"),
+              per_epoch=True, when=FOR_FIRST_ORDER),
     Parameter("lazy_moments", True, Flag(), "", "Moments of positions, tilts and currents advance only where the "
               "batch has the pattern; False: at every step, as in PyTorch.", per_epoch=True,
-              when="optimizer is a first-order method"),
+              when=FOR_FIRST_ORDER),
     Parameter("batch_size", "auto", Either((Choice(("auto",)), POSITIVE_WHOLE)), "patterns", "Patterns of one step. "
-              "auto: the scan in 3.5 sqrt(overlap) batches.", per_epoch=True, when="optimizer is not lbfgs"),
+              "auto: the scan in 3.5 sqrt(overlap) batches.", per_epoch=True, when=FOR_BATCHES),
     Parameter("group_mode", "random", Choice(("random", "sparse", "compact", "hilbert", "fps")), "", "Which patterns "
               "are in a batch: random; far from each other (sparse, fps, hilbert); neighbours (compact).",
-              when="optimizer is not lbfgs"),
+              when=FOR_BATCHES),
     Parameter("shuffle_batches", True, Flag(), "", "A new order of batches (in random mode new batches) at every "
-              "epoch, from the seed; False: always the same.", when="optimizer is not lbfgs"),
+              "epoch, from the seed; False: always the same.", when=FOR_BATCHES),
     Parameter("indices_mode", "full", Choice(("full", "sub", "center")), "", "Which patterns of the raster are used, "
               "within the sequence: all, a regular subset, or the central rectangle."),
     Parameter("indices_shape", None, optional(ArrayOf((("2",),), integer=True)), "points", "Points (slow, fast) of "

@@ -43,7 +43,8 @@ CONSTRAINTS = (
     Parameter("probe_constraint_mask", None, optional(Either((ArrayOf((("ky", "kx"),)),
                                                              Number(0, 2, open_low=True)))), "",
               "Aperture of that constraint, 1 inside, zero frequency at n//2, or its radius as a fraction of the "
-              "Nyquist frequency; None = aperture_mask.", when="probe_reg_constraint_weight is not 0"),
+              "Nyquist frequency; None = aperture_mask.", when="probe_reg_constraint_weight is not 0",
+              changes_loss=True),
     _weight("window_weight", "Weight of the probe's intensity outside a circular window in real space.",
             "probe is refined, and window is given"),
     Parameter("window", None, optional(ArrayOf((("2",),))), "", "Radii of that window, where it begins to count and "
@@ -92,20 +93,22 @@ CONSTRAINTS = (
 
 BEAM = (
     Parameter("extra_probe_defocus", 0.0, Number(), "Å", "The starting probe is propagated by this; positive is "
-              "forward, the sign of C10."),
+              "forward, the sign of C10.", shapes_start=True),
     Parameter("aberrations", None, optional(ArrayOf((("K",),))), "Å",
-              "Aberrations of the starting probe: C10, C12a, C12b, C21a, C21b, C23a, C23b, C30, ..."),
+              "Aberrations of the starting probe: C10, C12a, C12b, C21a, C21b, C23a, C23b, C30, ...",
+              shapes_start=True),
     Parameter("n_hermite_probe_modes", None, optional(ArrayOf((("2",),), integer=True)), "",
-              "Orders [n_x, n_y] of Hermite modes made from the starting probe, (n_x + 1)(n_y + 1) modes in all."),
+              "Orders [n_x, n_y] of Hermite modes made from the starting probe, (n_x + 1)(n_y + 1) modes in all.",
+              shapes_start=True),
     Parameter("defocus_spread_modes", None, optional(ArrayOf((("n",),))), "Å", "One probe mode at each of "
-              "these defoci, made from the starting probe."),
+              "these defoci, made from the starting probe.", shapes_start=True),
     Parameter("estimate_aperture_based_on_binary", 0.0, NON_NEGATIVE, "",
               "The starting probe is made from the pixels of the mean pattern above this many times its mean, all "
               "alike; 0 = from the pattern as it is.", when="probe is None"),
     Parameter("beam_ctf", None, optional(ArrayOf((("ky", "kx"),))), "rad", "Phase subtracted from the starting probe's "
-              "spectrum, zero frequency at n//2; padded by data_pad where it is smaller."),
+              "spectrum, zero frequency at n//2; padded by data_pad where it is smaller.", shapes_start=True),
     Parameter("mc_n_modes", None, optional(POSITIVE_WHOLE), "", "Probe modes that describe a source of finite "
-              "size and a focal spread, by Monte-Carlo sampling."),
+              "size and a focal spread, by Monte-Carlo sampling.", shapes_start=True),
     Parameter("n_mc_samples", 256, POSITIVE_WHOLE, "", "Monte-Carlo samples.", when="mc_n_modes is given"),
     Parameter("focal_spread", 0.0, NON_NEGATIVE, "Å", "Standard deviation of the defocus.",
               when="mc_n_modes is given"),

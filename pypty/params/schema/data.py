@@ -19,26 +19,30 @@ DATA = (
               when="data_path is an HDF5 file"),
     Parameter("detector_mask", None, optional(Either((ArrayOf((("ky", "kx"), ("N", "ky", "kx"))), Choice(("nan",))))),
               "", "Weight of each detector pixel in the loss, 0 (ignored: dead pixel, beam stop) to 1; shape of one "
-              "measured pattern, or one per pattern. 'nan' gives weight 0 to every pixel that is NaN in the data."),
+              "measured pattern, or one per pattern. 'nan' gives weight 0 to every pixel that is NaN in the data.",
+              changes_loss=True),
     Parameter("masks", None, optional(ArrayOf((("D", "ky", "kx"),))), "",
               "Virtual detectors: the data are (N, D) sums of the pattern over these masks; for the algorithms "
-              "*_compressed."),
-    Parameter("data_multiplier", 1.0, POSITIVE, "", "Every count is multiplied by this number."),
+              "*_compressed.", changes_loss=True),
+    Parameter("data_multiplier", 1.0, POSITIVE, "", "Every count is multiplied by this number.", changes_loss=True),
     Parameter("data_pad", 0, NATURAL, "px", "Zeros added on each side of every pattern, after binning: "
-              "finer pixels in real space."),
+              "finer pixels in real space.", changes_loss=True),
     Parameter("data_bin", 1, POSITIVE_WHOLE, "px", "Detector pixels are summed in blocks of data_bin x data_bin; "
-              "incomplete blocks at the far edges are left out."),
-    Parameter("flip_ky", False, Flag(), "", "Reverse the ky axis of every pattern."),
+              "incomplete blocks at the far edges are left out.", changes_loss=True),
+    Parameter("flip_ky", False, Flag(), "", "Reverse the ky axis of every pattern.", changes_loss=True),
     Parameter("data_shift_vector", (0, 0), ArrayOf((("2",),), integer=True), "px",
-              "Shift (ky, kx) of every pattern before binning; the edge that wraps around is set to zero."),
+              "Shift (ky, kx) of every pattern before binning; the edge that wraps around is set to zero.",
+              changes_loss=True),
     Parameter("upsample_pattern", 1, POSITIVE_WHOLE, "", "Model pixels per detector pixel and axis: "
-              "a larger window for a probe that does not fit into 1/(detector pixel). data_pad counts model pixels."),
+              "a larger window for a probe that does not fit into 1/(detector pixel). data_pad counts model pixels.",
+              changes_loss=True),
     Parameter("sequence", None, optional(ArrayOf((("n",),), integer=True)), "",
               "Indices of the patterns that are used; None = all. May be a function of the epoch.", per_epoch=True),
     Parameter("use_full_FOV", True, Flag(), "", "False: the object covers only the patterns of the sequence at the "
               "first epoch.", when="sequence is given and skip_preprocessing is False"),
     Parameter("force_dataset_dtype", None, optional(DType()), "",
-              "Cast the data to this dtype when read; None keeps the detector's own type until the loss."),
+              "Cast the data to this dtype when read; None keeps the detector's own type until the loss.",
+              changes_loss=True),
     Parameter("force_pad", False, Flag(), "", "Padding is always virtual here.", status=NO_EFFECT),
     Parameter("load_one_by_one", True, Flag(), "", "True: patterns are kept in memory if they fit, else read when "
               "needed. False: they must be kept in memory."),

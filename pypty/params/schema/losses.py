@@ -29,40 +29,43 @@ LOSS_TERMS = Table((
 
 LOSSES = (
     Parameter("loss_terms", None, optional(LOSS_TERMS), "", "A sum of losses in place of algorithm: single (powers of "
-              "counts), poissn, pacbed (mean pattern), sparse (phase of the object), simlar (object modes are alike)."),
+              "counts), poissn, pacbed (mean pattern), sparse (phase of the object), simlar (object modes are alike).",
+              changes_loss=True),
     Parameter("loss_scale", "additive", Choice(("additive", "ratio")), "", "additive: sums over patterns, a "
-              "likelihood; ratio: PtyRAD's, relative to the counts of the batch.", when="loss_terms is given"),
+              "likelihood; ratio: PtyRAD's, relative to the counts of the batch.", when="loss_terms is given",
+              changes_loss=True),
 )
 
 MODEL = (
     Parameter("obj_mode_weights", None, optional(ArrayOf((("modes",),), low=0)), "", "Weight w of the intensities of "
-              "each object mode, I = sum w |psi|²; fixed; None = 1 each.", when="the object has several modes"),
+              "each object mode, I = sum w |psi|²; fixed; None = 1 each.", when="the object has several modes",
+              changes_loss=True),
     Parameter("obj_preblur_std", 0.0, NON_NEGATIVE, "px", "Gaussian blur (5 x 5 pixels, reflected at the rim) of "
               "amplitude and phase of each window of the object in the model; 0 = none. Phases are taken between -π "
-              "and π. Computed by the stages, not by fused kernels."),
+              "and π. Computed by the stages, not by fused kernels.", changes_loss=True),
     Parameter("simu_Npix", None, optional(POSITIVE_WHOLE), "px", "Side of the window of the waves and of the "
               "simulated pattern, where it is not that of the measured one (square). pixel_size_x_A and the probe are "
               "those of this window. data_pad (with use_padded_intensity=False) does the same as crop, and "
-              "upsample_pattern as resample by two: give one of the three."),
+              "upsample_pattern as resample by two: give one of the three.", changes_loss=True),
     Parameter("simu_match_mode", None, optional(Choice(("crop", "resample"))), "", "How a simulated pattern of n "
               "pixels is brought to the m measured ones. crop: those from (n - m)//2 on; the pixels of the waves are "
               "m/n of those of the pattern. resample: bilinear between the middles of pixels, the sum is kept; the "
-              "window is n/m times as large.", when="simu_Npix is given"),
+              "window is n/m times as large.", when="simu_Npix is given", changes_loss=True),
     Parameter("data_normalization", None, optional(Choice(("max_at_one", "mean_at_one", "sum_to_one"))), "", "Counts "
               "are divided by the largest value, the mean or the sum of the mean of the used patterns (before "
-              "data_resample and data_pad), then multiplied by data_multiplier."),
+              "data_resample and data_pad), then multiplied by data_multiplier.", changes_loss=True),
     Parameter("data_resample", 1.0, POSITIVE, "", "Patterns are interpolated (bilinear, between the middles of "
               "pixels) to floor(so many times) their pixels when they are read, after data_bin and before data_pad; "
-              "the sum is kept. A pixel made from a masked one is masked."),
+              "the sum is kept. A pixel made from a masked one is masked.", changes_loss=True),
     Parameter("data_pad_fill", "zero", Choice(("zero", "constant", "edge", "linear_ramp", "exp", "power")), "", "What "
               "the rim of data_pad holds, the same in every pattern: nothing, or a continuation of the amplitude A = "
               "sqrt(mean pattern): as numpy.pad does, or a exp(-b r) or a r^-b fitted to its faint pixels.",
-              when="data_pad > 0 and use_padded_intensity is True"),
+              when="data_pad > 0 and use_padded_intensity is True", changes_loss=True),
     Parameter("data_pad_value", 0.0, NON_NEGATIVE, "sqrt(counts)", "Amplitude of the rim, or at its outer end.",
-              when="data_pad_fill is constant or linear_ramp"),
+              when="data_pad_fill is constant or linear_ramp", changes_loss=True),
     Parameter("data_pad_threshold", 70.0, Number(0, 100), "%", "Amplitudes up to this percentile are fitted.",
-              when="data_pad_fill is exp or power"),
+              when="data_pad_fill is exp or power", changes_loss=True),
     Parameter("detector_blur_edge", "periodic", Choice(("periodic", "reflect")), "", "How the detector's point spread "
               "ends at the rim. periodic: at that of the simulated pattern; reflect: at that of the measured one, with "
-              "max(5, 2 round(3 std) + 1) pixels.", when="detector_blur_std is not 0"),
+              "max(5, 2 round(3 std) + 1) pixels.", when="detector_blur_std is not 0", changes_loss=True),
 )

@@ -23,16 +23,16 @@ NUMERICS = (
               "When a position has moved this far from its window, windows are placed anew and the object grows; 0 = "
               "never.", per_epoch=True, when="positions are refined"),
     Parameter("damping_cutoff_multislice", 2 / 3, Number(0, 2, open_low=True), "",
-              "Band limit as a fraction of the largest sampled frequency."),
+              "Band limit as a fraction of the largest sampled frequency.", changes_loss=True),
     Parameter("smooth_rolloff", 0.0, NON_NEGATIVE, "",
               "Soft edge of the band limit of the start and of every step, as a fraction of the largest frequency; "
-              "smaller than the band limit."),
+              "smaller than the band limit.", changes_loss=True),
     Parameter("update_extra_cut", 0.005, NON_NEGATIVE, "", "Object and probe are band-limited this much tighter than "
-              "the waves.", when="the object's limit: lazy_clean is False"),
+              "the waves.", when="the object's limit: lazy_clean is False", changes_loss=True),
     Parameter("lazy_clean", False, Flag(), "", "True: each window of the object is band-limited in the model; False: "
-              "the whole object is kept band-limited."),
+              "the whole object is kept band-limited.", changes_loss=True),
     Parameter("use_padded_intensity", True, Flag(), "", "False: the padded rim of the model intensity is cut off "
-              "instead of being compared with zeros.", when="data_pad > 0"),
+              "instead of being compared with zeros.", when="data_pad > 0", changes_loss=True),
     Parameter("default_dtype", "double", Choice(("double", "single")), "",
               "Precision of waves. Sums and positions are always double. (PyPty's 'half' is not offered.)"),
     Parameter("backend", "auto", Choice(("auto", "cpu", "gpu")), "",

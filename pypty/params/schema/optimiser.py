@@ -15,11 +15,12 @@ OPTIMISER = (
                                                "lsq_compressed", "gauss_compressed", "poisson_compressed")), "",
               "Noise model: lsq_sqrt (amplitudes), ml (Poisson), lsq (intensities), lsq_sqrt_2 (weighted intensities), "
               "poisson_gaussian (ml with gain and read-out noise); lsq_compressed, gauss_compressed, "
-              "poisson_compressed: lsq, lsq_sqrt and ml of virtual detectors (masks)."),
+              "poisson_compressed: lsq, lsq_sqrt and ml of virtual detectors (masks).", changes_loss=True),
     Parameter("detector_gain", 1.0, POSITIVE, "counts/electron", "Counts in the data for one electron.",
-              when="algorithm is poisson_gaussian"),
+              when="algorithm is poisson_gaussian", changes_loss=True),
     Parameter("readout_noise", 0.0, NON_NEGATIVE, "counts", "Standard deviation of the detector's read-out noise, in "
-              "the units of the data; negative counts are then allowed.", when="algorithm is poisson_gaussian"),
+              "the units of the data; negative counts are then allowed.", when="algorithm is poisson_gaussian",
+              changes_loss=True),
     Parameter("detector_blur_std", 0.0, NON_NEGATIVE, "px", "Standard deviation of the detector's Gaussian point "
               "spread, in detector pixels; 0 = none."),
     Parameter("loss_weight", 1.0, Either((POSITIVE, Choice(("mean", "mean_full")))), "",

@@ -21,11 +21,11 @@ STATE = (
               "series or single shot; "
               "on the pixels of obj where one is given, else moved so that the smallest is extra_space_on_side_px."),
     Parameter("positions_correction", None, optional(ArrayOf((("N", "2"),))), "px",
-              "Added to positions: the sub-pixel remainder beside integer positions."),
+              "Added to positions: the sub-pixel remainder beside integer positions.", shapes_start=True),
     Parameter("tilts", None, optional(ArrayOf((("N", "6"), ("1", "6")))), "rad",
               "Tilts [y, x] before, inside and after the specimen, of all patterns or of each."),
     Parameter("tilt_mode", 0, Number(0, 4, integer=True), "", "Which tilts act: 0 inside, 1 after, 2 before, "
-              "3 inside and after, 4 all.", when="tilts are given or refined"),
+              "3 inside and after, 4 all.", when="tilts are given or refined", changes_loss=True),
     Parameter("static_background", None, optional(Either((PATTERN, NON_NEGATIVE))), "sqrt(counts)",
               "Square root of an intensity that is added to every pattern, zero frequency at n//2: an array of a "
               "pattern's shape, or the sum of a random start; 0 = none."),
@@ -37,9 +37,9 @@ STATE = (
     Parameter("aberrations_array", ((0.0,),), ArrayOf((("groups", "K"),)), "Å", "Aberrations C10, C12a, "
               "C12b, C21a, ... of each group of patterns.", when="aberration_marker is given"),
     Parameter("aberration_marker", None, optional(ArrayOf((("N",),), integer=True)), "",
-              "Row of aberrations_array for each pattern; None = no local aberrations."),
+              "Row of aberrations_array for each pattern; None = no local aberrations.", changes_loss=True),
     Parameter("probe_marker", None, optional(ArrayOf((("N",),), integer=True)), "",
-              "Subscan (last axis of a 4-D probe) of each pattern; None = one probe for all."),
+              "Subscan (last axis of a 4-D probe) of each pattern; None = one probe for all.", changes_loss=True),
     Parameter("phase_plate_in_h5", None, optional(FilePath()), "",
               "HDF5 file with one phase plate (ky, kx) per pattern, zero frequency first, as data set 'configs' "
               "(N, ky, kx) complex."),
