@@ -32,7 +32,7 @@ from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
 from pypty.objective.objective import Limit
-from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
+from pypty.optimize.lbfgs import Lbfgs, Pair, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord, read_loss_log
 
@@ -42,7 +42,7 @@ def kept_samples_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check every start of an epoch against an evaluation of its own."""
     step = Lbfgs.step
 
-    def checked(self: Lbfgs, x: BlockVector, sample: Sample, function: Any, *args: Any) -> Any:
+    def checked(self: Lbfgs, x: BlockVector, sample: ValueAndGradient, function: Any, *args: Any) -> Any:
         fresh = function.problem(x)
         assert sample.value == pytest.approx(fresh.value, rel=1e-9)
         for name, gradient in fresh.gradient.items():
@@ -549,12 +549,12 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *blocks: str) -> None:
     """Every step of a problem that refines one of the blocks raises the loss."""
     evaluate = Problem.__call__
 
-    def spoiled(self: Problem, point: BlockVector, limit: Limit | None = None) -> Sample:
+    def spoiled(self: Problem, point: BlockVector, limit: Limit | None = None) -> ValueAndGradient:
         sample = evaluate(self, point, limit)
         start = self.point()
         moved = any((point[name] != start[name]).any() for name in point)
         if moved and set(blocks) & set(self.blocks):
-            sample = Sample(sample.value + 1e9, sample.gradient, sample.info)
+            sample = ValueAndGradient(sample.value + 1e9, sample.gradient, sample.info)
         return sample
 
     monkeypatch.setattr(Problem, "__call__", spoiled)

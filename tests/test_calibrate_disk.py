@@ -51,7 +51,7 @@ def test_structure_inside_and_outside_does_not_move_the_edge() -> None:
 
 def test_the_demo_gives_its_pixel_within_a_tenth_of_the_limit() -> None:
     params = demo_scan(data_pad=4)
-    assert "make them anew" in disk({**params, "positions": np.zeros((1024, 2))}).text
+    assert "compute them again" in disk({**params, "positions": np.zeros((1024, 2))}).text
     found = disk(params)
     assert found.params["rez_pixel_size_mrad"] == pytest.approx(2.34, rel=5e-4)
     assert found.params["rez_pixel_size_A"] == pytest.approx(0.056038293, rel=5e-4)

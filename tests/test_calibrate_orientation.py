@@ -78,7 +78,7 @@ def test_the_figure_names_the_best_orientation_first() -> None:
     assert found.figure is not None
     scores = next(a for a in found.figure.axes if a.get_xlabel() == "score")
     assert scores.get_yticklabels()[0].get_text().startswith(("0.", "-0."))
-    assert "make them anew" in found.text
+    assert "compute them again" in found.text
     values = [c.score for c in found.values["candidates"]]
     assert values == sorted(values, reverse=True) and isinstance(found.values["candidates"][0], Candidate)
 

@@ -7,7 +7,9 @@ import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 
+from pypty._version import __version__
 from pypty.params.schema import SCHEMA
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +32,7 @@ def test_readme_has_the_two_commands_on_its_first_screen_and_ci_runs_one_of_them
 
 
 @pytest.mark.parametrize(
-    "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name
+    "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda path: path.name
 )
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
@@ -49,3 +51,26 @@ def test_every_key_named_in_readme_exists() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     keys = re.findall(r'^    "(\w+)":', text, flags=re.MULTILINE)
     assert keys and set(keys) <= set(SCHEMA)
+
+
+def test_citation_and_changelog_name_the_version_of_the_package() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{__version__}]" in changelog
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    for page in sorted(folder.glob("*.md")):
+        assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+def test_hooks_run_the_static_checks_of_ci() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    entries = [hook["entry"] for repository in config["repos"] for hook in repository["hooks"]]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command in ("ruff check", "ruff format --check", "mypy"):
+        assert f"  {command}" in ci
+        assert any(entry.startswith(command) for entry in entries)

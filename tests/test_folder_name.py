@@ -21,11 +21,13 @@ from pypty.params.report import Report
 from pypty.params.schedule import Constant
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
-from pypty.results.folder_name import LONGEST, Sizes, folder_name
+from pypty.results.folder_name import LONGEST, RunSizes, folder_name
 
 NOW = datetime(2026, 3, 4, 5, 6, 7)
-SIZES = Sizes(patterns=256, detector=(64, 64), probe_modes=2, object_modes=1, slices=3, wavelength_A=0.041757)
-ONE_SLICE = Sizes(
+SIZES = RunSizes(
+    patterns=256, detector=(64, 64), probe_modes=2, object_modes=1, slices=3, wavelength_A=0.041757
+)
+ONE_SLICE = RunSizes(
     patterns=9, detector=(64, 48), probe_modes=1, object_modes=4, slices=1, wavelength_A=0.041757
 )
 
@@ -100,7 +102,7 @@ def test_the_example_of_a_default_run() -> None:
     (["tilt"], {"tilts": np.array([[9, 9, 1e-3, 2e-3, 9, 9.0]])}, SIZES, "tilt1_2"),
     (["tilt", "dx"], {"tilts": np.zeros((1, 6))}, SIZES, "dx1"),
 ])  # fmt: skip
-def test_tags(tags: list[str], changes: dict[str, Any], sizes: Sizes, name: str) -> None:
+def test_tags(tags: list[str], changes: dict[str, Any], sizes: RunSizes, name: str) -> None:
     assert folder_name(settings_with(**changes, recon_dir_affixes=tags), sizes, NOW) == name
 
 

@@ -438,7 +438,7 @@ def test_patterns_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFi
     folder, _ = run_folder(tmp_path)
     (tmp_path / "patterns.h5").unlink()
     path = convert_to_nxs(folder, tmp_path / "result.nxs")
-    assert "are not there" in caplog.text
+    assert "were not found" in caplog.text
     assert f"{DETECTOR}/data" in missing_of_cxi_ptycho(path)
     assert load_nexus_params(path)["acc_voltage"] == 80
 

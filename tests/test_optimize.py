@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pypty.optimize.lbfgs import Lbfgs, Pair, Precondition, Sample, Step
+from pypty.optimize.lbfgs import Lbfgs, Pair, Precondition, Step, ValueAndGradient
 from pypty.optimize.line_search import LineSearch, Point, WolfeOptions, strong_wolfe
 from pypty.optimize.vector import BlockVector
 
@@ -30,7 +30,7 @@ class Run:
     """What a minimisation did."""
 
     x: BlockVector
-    sample: Sample
+    sample: ValueAndGradient
     evaluations: int
     steps: list[Step] = field(default_factory=list)
 
@@ -38,7 +38,7 @@ class Run:
 def minimise(
     objective: Objective,
     start: Blocks,
-    done: Callable[[Sample], bool],
+    done: Callable[[ValueAndGradient], bool],
     limit: int,
     *,
     hist_length: float = 10,
@@ -48,11 +48,11 @@ def minimise(
     """Step as the engine does (a rejected step resets the history, two in a row end it) until ``done``."""
     count = 0
 
-    def function(x: BlockVector, limit: float = math.inf) -> Sample:
+    def function(x: BlockVector, limit: float = math.inf) -> ValueAndGradient:
         nonlocal count
         count += 1
         value, gradient = objective(x)
-        return Sample(value, BlockVector(gradient))
+        return ValueAndGradient(value, BlockVector(gradient))
 
     x = BlockVector(start)
     run = Run(x, function(x), 0)
@@ -70,7 +70,7 @@ def minimise(
     return run
 
 
-def small_gradient(tolerance: float) -> Callable[[Sample], bool]:
+def small_gradient(tolerance: float) -> Callable[[ValueAndGradient], bool]:
     return lambda sample: sample.gradient.norm() <= tolerance
 
 
@@ -212,7 +212,7 @@ class TwoScales:
         value = 0.5 * (self.weights * (a**2 + self.ratio * b**2)).sum()
         return float(value), {"a": self.weights * a, "b": self.ratio * self.weights * b}
 
-    def both_solved(self, sample: Sample) -> bool:
+    def both_solved(self, sample: ValueAndGradient) -> bool:
         """Every block's own gradient is small in its own unit."""
         a, b = sample.gradient["a"], sample.gradient["b"]
         return bool(np.abs(a).max() < 1e-7 and np.abs(b).max() < 1e-7 * self.ratio)
@@ -286,7 +286,7 @@ def test_idle_block_does_not_poison_the_rest(
     need no more evaluations than alone. PyPty 2.2 divides by the norm of its gradient."""
     quadratic = Quadratic(8, 100.0)
 
-    def done(sample: Sample) -> bool:
+    def done(sample: ValueAndGradient) -> bool:
         return bool(np.linalg.norm(sample.gradient["x"]) <= 1e-7)
 
     alone = minimise(quadratic, quadratic.start, done, 3000, hist_length=hist_length)
@@ -307,9 +307,9 @@ def test_idle_block_does_not_poison_the_rest(
 def test_all_zero_gradient():
     """Nothing to do: the step says so, evaluates nothing and stays."""
     x = BlockVector({"x": np.ones(3)})
-    sample = Sample(1.0, BlockVector({"x": np.zeros(3)}))
+    sample = ValueAndGradient(1.0, BlockVector({"x": np.zeros(3)}))
 
-    def never(x: BlockVector, limit: float = math.inf) -> Sample:
+    def never(x: BlockVector, limit: float = math.inf) -> ValueAndGradient:
         raise AssertionError("nothing should be evaluated")
 
     step = Lbfgs().step(x, sample, never, identity, 5, 1.0, OPTIONS)
@@ -327,9 +327,9 @@ def test_history_length(hist_length: float):
     """The number of pairs kept: at least one, which only gives the length of a step."""
     quadratic = Quadratic(12, 1e3)
 
-    def function(x: BlockVector, limit: float = math.inf) -> Sample:
+    def function(x: BlockVector, limit: float = math.inf) -> ValueAndGradient:
         value, gradient = quadratic(x)
-        return Sample(value, BlockVector(gradient))
+        return ValueAndGradient(value, BlockVector(gradient))
 
     optimizer, x = Lbfgs(), BlockVector(quadratic.start)
     sample = function(x)
@@ -388,9 +388,9 @@ def test_negative_curvature_is_not_remembered():
 
     def function(
         x: BlockVector, limit: float = math.inf
-    ) -> Sample:  # concave until far out: the gradient grows along the step
+    ) -> ValueAndGradient:  # concave until far out: the gradient grows along the step
         a = x["x"]
-        return Sample(float(-(a**2).sum() / 2), BlockVector({"x": -a}))
+        return ValueAndGradient(float(-(a**2).sum() / 2), BlockVector({"x": -a}))
 
     optimizer = Lbfgs()
     step = optimizer.step(x, function(x), function, identity, 5, 1.0, WolfeOptions(max_evaluations=3))

@@ -1,6 +1,4 @@
-"""Pixels and patterns that do not measure: hot, dead and stuck pixels, saturated, empty and outlying
-patterns.
-"""
+"""Defective pixels and patterns: hot, dead and stuck pixels, saturated, empty and outlying patterns."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ _RING = np.ones((5, 5), bool)
 _RING[2, 2] = False
 _RING.setflags(write=False)
 _BRIGHTEST, _DARKEST = 4, 4
-"""Rank among the neighbours that a pixel is compared with: a few of them may be bad, too, and edges are
-real.
+"""Rank of the neighbour that a pixel is compared with: a few neighbours may be bad, too, and the edge of the disk is no
+defect.
 """
 _HOT, _DEAD = 1.5, 0.35
 _SIGNIFICANT = 6.0
@@ -36,16 +34,18 @@ _FACTOR = 1.5
 _MANY_FRAMES = 0.2
 _FEWEST = 4
 _ZEROS = 12.0
-"""Expected counts of a pixel that counted nothing, from which it is dead (chance 6e-6)."""
+"""A pixel without counts is dead if at least this many are expected (chance e^-12 = 6e-6)."""
 _DIM_RANK = 8
-"""Of the 81 pixels of a 9 x 9 neighbourhood."""
+"""Rank among the 81 pixels of a 9 x 9 neighbourhood."""
 _COUNTERS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 15, 16, 24, 31, 32))
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """Of each pixel (ky, kx) over the n finite patterns (N,); mean and variance without its highest value;
-    the least positive value of all is taken to be one count."""
+    """Statistics of each pixel (ky, kx) over the n finite patterns; mean and variance without its highest value.
+
+    ``least``, the smallest positive value of all, is taken as one count; ``finite`` is (N,) bool.
+    """
 
     mean: np.ndarray
     variance: np.ndarray
@@ -56,14 +56,14 @@ class _Sums:
 
 
 def defects(params: Mapping[str, Any], saturation: float | None = None) -> Suggestion:
-    """A detector mask and a sequence without pixels and patterns that do not measure.
+    """A detector mask and a sequence without defective pixels and patterns.
 
-    A pixel is *hot* if its mean is above 1.5 times the fourth brightest of its 24 neighbours, *dead* if
-    below 0.35 of the fourth darkest, or without any count where its neighbours expect more than none,
-    *stuck* if it hardly varies while its neighbours do; always by more than six standard errors, estimated
-    from the scatter of the neighbours over the scan. Ranks, not means: the edge of a disk is no defect. A
-    pattern is *saturated* if a good pixel reaches the limit of the counter, *empty* or *outlying* if its
-    total is zero or jumps from the patterns around it in the scan.
+    A pixel is *hot* if its mean exceeds 1.5 times the fourth brightest of its 24 neighbours; *dead* if it is below
+    0.35 of the fourth darkest, or has no counts where its neighbours let one expect some; *stuck* if it hardly varies
+    while its neighbours do. The differences must exceed six standard errors, estimated from the scatter of the
+    neighbours over the scan. Ranks are used instead of means, so that the edge of a disk is no defect. A pattern is
+    *saturated* if a good pixel reaches the limit of the counter, *empty* if its total is zero, and *outlying* if its
+    total differs strongly from the patterns around it in the scan.
 
     Parameters
     ----------
@@ -118,8 +118,8 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
         "outlying": np.flatnonzero(outlying),
         "not_finite": np.flatnonzero(~sums.finite),
     }
-    found = hot | dead | stuck | pixels
-    suggested = _suggested(experiment, found, left_out, given)
+    masked = hot | dead | stuck | pixels
+    suggested = _suggested(experiment, masked, left_out, given)
     figure = plot_defects(
         sums.mean, values["hot"], values["dead"], np.argwhere((stuck & ~hot & ~dead) | pixels), totals,
         experiment.scan_size, np.flatnonzero(left_out),
@@ -135,9 +135,8 @@ def _survey(source: PatternSource) -> _Sums:
     step = max(1, _CHUNK_BYTES // (16 * ny * nx))
     for start in range(0, n, step):
         data = source.read(np.arange(start, min(start + step, n))).astype(np.float64)
-        good = (
-            np.isfinite(data).mean(axis=(1, 2)) > 0.5
-        )  # single NaN are the pixel's fault, many the pattern's
+        # A few NaN are bad pixels; a pattern that is NaN for the most part is a bad pattern.
+        good = np.isfinite(data).mean(axis=(1, 2)) > 0.5
         finite[start : start + step] = good
         data = np.nan_to_num(data[good], nan=0.0, posinf=0.0, neginf=0.0)
         total += data.sum(axis=0)
@@ -151,7 +150,7 @@ def _survey(source: PatternSource) -> _Sums:
             f"{source.name}: {used} of {n} patterns are finite and their counts sum to {total.sum():g}; at least "
             f"{_FEWEST} patterns with counts are needed to tell good pixels from bad ones"
         )
-    # Without the highest value of each pixel: one cosmic ray makes no hot pixel.
+    # Without the highest value of each pixel: a single cosmic ray must not make a hot pixel.
     mean = (total - highest) / (used - 1)
     square_mean = (square - highest**2) / (used - 1)
     return _Sums(mean, np.maximum(square_mean - mean**2, 0), used, highest, least, finite)
@@ -160,15 +159,16 @@ def _survey(source: PatternSource) -> _Sums:
 def _bad_pixels(sums: _Sums, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ky, kx) hot, dead, stuck."""
     scatter = np.sqrt(sums.variance)
-    # Where the neighbours counted nothing, one count is no surprise.
+    # Mean of a pixel with a single count: a smaller error cannot be resolved where the neighbours counted nothing.
     quantum = sums.least / sums.n
     error = np.maximum(median_filter(scatter, footprint=_RING, mode="mirror") / np.sqrt(sums.n), quantum)
     hot, dead = np.zeros(known.shape, bool), np.zeros(known.shape, bool)
     unknown = known | (sums.highest == 0)
-    # Neighbours that say nothing stand for the nearest ones that do: beside a gap of the detector nothing is hot.
+    # Masked and dark pixels are replaced by the nearest lit one, so that pixels beside a gap of the detector are not
+    # hot.
     _, (y, x) = distance_transform_edt(unknown, return_indices=True)
     mean = sums.mean[y, x]
-    for _ in range(_ROUNDS):  # neighbours of a bad pixel are judged again without it
+    for _ in range(_ROUNDS):  # bad pixels are replaced by the median, and their neighbours are tested again
         bright = rank_filter(mean, -_BRIGHTEST, footprint=_RING, mode="mirror")
         dim = rank_filter(mean, _DARKEST - 1, footprint=_RING, mode="mirror")
         middle = median_filter(mean, footprint=_RING, mode="mirror")
@@ -176,8 +176,8 @@ def _bad_pixels(sums: _Sums, known: np.ndarray) -> tuple[np.ndarray, np.ndarray,
         dead |= ~unknown & (mean < _DEAD * dim) & (dim - mean > _SIGNIFICANT * error)
         mean = np.where(hot | dead, middle, mean)
     dark = (sums.highest == 0) & ~known & ~_shaded(sums.highest == 0)
-    # What did not count at all: what would the dimmest of the lit pixels around it expect? So gaps of the detector are
-    # seen, and corners that the beam does not reach are none.
+    # Pixels without any count are compared with the dimmest lit pixels around them. This finds gaps of the detector,
+    # but not corners that the beam does not reach.
     lit = rank_filter(np.where(dark, np.inf, sums.mean), _DIM_RANK, size=9, mode="mirror")
     dead |= dark & np.isfinite(lit) & (lit > _ZEROS * quantum)
     usual = median_filter(sums.variance, footprint=_RING, mode="mirror")
@@ -187,8 +187,8 @@ def _bad_pixels(sums: _Sums, known: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def _shaded(dark: np.ndarray) -> np.ndarray:
-    """(ky, kx) dark corners: nothing reaches them, and that is no defect. A dark rim as long as the detector
-    is one.
+    """(ky, kx) dark corners, which the beam does not reach and which are no defect. A dark rim along a whole side is a
+    defect.
     """
     label, _ = find_regions(dark, structure=np.ones((3, 3)))
     shaded = np.zeros(dark.shape, bool)
@@ -200,7 +200,7 @@ def _shaded(dark: np.ndarray) -> np.ndarray:
 
 
 def _limit(dtype: np.dtype, highest: np.ndarray, given: float | None) -> float | None:
-    """The count of a saturated pixel, or None if none is."""
+    """The count of a saturated pixel, or None if no pixel is saturated."""
     if not len(highest):
         return None
     top = float(highest.max())
@@ -230,14 +230,14 @@ def _good_counts(
 
 
 def _outlying(totals: np.ndarray, size: tuple[int, int], good: np.ndarray) -> np.ndarray:
-    """Patterns whose total jumps from the median of those around them, by a factor and by the usual
-    scatter.
-    """
+    """(N,) patterns whose total differs from the local median by more than a factor and by more than the scatter."""
     if good.sum() < 4:
         return np.zeros(len(totals), bool)
+    # Logarithms: a factor of 2 and of 1/2 are equally far.
     logs = np.log(np.where(good, totals, np.median(totals[good])))
     around = median_filter(logs.reshape(size), 5, mode="nearest").ravel()
     jump = logs - around
+    # Median absolute deviation as a standard deviation, which the outliers themselves do not raise.
     spread = 1.4826 * float(np.median(np.abs(jump[good] - np.median(jump[good]))))
     return good & (np.abs(jump) > max(_OUTLYING * spread, np.log(_FACTOR)))
 
@@ -265,7 +265,7 @@ def _text(values: Mapping[str, Any], limit: float | None, n_pixels: int, n_patte
         + ")"
     ]
     if limit is not None:
-        lines.append(f"  the counter ends at {limit:g}; where it does, counts are too low")
+        lines.append(f"  the counter saturates at {limit:g}; saturated counts are too low")
     if sum(pixels.values()) > 0.05 * n_pixels:
-        lines.append("  more than 5 % of the pixels: look at the figure before you use the mask")
+        lines.append("  more than 5 % of the pixels are bad: look at the figure before you use the mask")
     return "\n".join(lines)

@@ -74,20 +74,20 @@ def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: boo
         trials = scan_defocus(scan, experiment.rotation_deg, fit_rotation)
         start = FitResult(np.array([trials.best_A]), trials.rotation_deg, float(trials.explained.max()))
         fit = fit_scan(scan, start, int(n_aberrations), fit_rotation)
-        found = _Found(scan, trials, fit)
-        figure = found.figure()
+        outcome = _Outcome(scan, trials, fit)
+        figure = outcome.figure()
     finally:
         experiment.source.close()
     changes: dict[str, Any] = {"aberrations": fit.aberrations_A, "extra_probe_defocus": 0.0}
     if fit_rotation:
         changes["PLRotation_deg"] = fit.rotation_deg
         changes |= turned(params, fit.rotation_deg - experiment.rotation_deg)
-    return Suggestion(changes, found.values(), found.text(fit_rotation), figure)
+    return Suggestion(changes, outcome.values(), outcome.text(fit_rotation), figure)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A fit, and the ways to show it."""
+class _Outcome:
+    """A fit, as values, text and figure."""
 
     scan: BrightFieldScan
     trials: DefocusScan
@@ -95,11 +95,11 @@ class _Found:
 
     def values(self) -> dict[str, float]:
         names = aberration_names(len(self.fit.aberrations_A))
-        found = {f"{name}_A": float(one) for name, one in zip(names, self.fit.aberrations_A, strict=True)}
-        found["defocus_A"] = -found["C10_A"]
-        found["PLRotation_deg"] = self.fit.rotation_deg
-        found["explained"] = self.fit.explained
-        return found
+        values = {f"{name}_A": float(c) for name, c in zip(names, self.fit.aberrations_A, strict=True)}
+        values["defocus_A"] = -values["C10_A"]
+        values["PLRotation_deg"] = self.fit.rotation_deg
+        values["explained"] = self.fit.explained
+        return values
 
     def text(self, with_rotation: bool) -> str:
         c10, share = float(self.fit.aberrations_A[0]), self.fit.explained
@@ -111,8 +111,8 @@ class _Found:
             lines.append(f"PLRotation_deg = {self.fit.rotation_deg:.2f}.")
         if share < _LITTLE:
             lines.append(
-                "That is little: few counts, a thick specimen (then C10 belongs to a plane inside it), or an aperture, "
-                "pixel size, scan step or rotation that is wrong."
+                "That is little: there are few counts, or the specimen is thick (then C10 is that of a plane inside "
+                "it), or aperture, pixel size, scan step or rotation are wrong."
             )
         edge = np.abs(self.trials.defoci_A).max() - abs(self.trials.best_A)
         if edge < 3 * (self.trials.defoci_A[1] - self.trials.defoci_A[0]):

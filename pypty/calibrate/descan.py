@@ -1,4 +1,4 @@
-"""Descan: how the pattern wanders over the detector while the beam scans."""
+"""Descan: the drift of the pattern over the detector while the beam scans."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _LINEAR_FROM, _QUADRATIC_FROM = 2, 4
 def descan(params: Mapping[str, Any]) -> Suggestion:
     """Position of the bright-field disk over the scan, and tilts that describe it.
 
-    The scan is cut into up to 8 x 8 blocks. In the mean pattern of a block the structure of the specimen is
-    averaged out, and the edge of the disk is fitted, which the specimen does not move (the centre of mass it
-    does). A polynomial of the second degree through the blocks is the descan.
+    The scan is divided into up to 8 x 8 blocks. In the mean pattern of a block the structure of the specimen is
+    averaged out, and the edge of the disk is fitted, because the specimen moves the centre of mass but not the edge. A
+    polynomial of the second degree through the blocks is the descan.
 
     Returns
     -------
     Suggestion
-        ``tilts`` (N, 6) rad, of which the last two columns [y, x] after the specimen are set (added to those
-        given), and ``tilt_mode``, where the disk moves by more than 0.1 px and four standard errors. Where
-        it only rests beside the zero frequency by half a pixel or more, ``data_shift_vector``. Values:
+        ``tilts`` (N, 6) rad, of which the last two columns [y, x] after the specimen are set (the others are those
+        given), and ``tilt_mode``, if the disk moves by more than 0.1 px and four standard errors. If it is displaced
+        from the zero frequency by a constant half pixel or more, ``data_shift_vector``. Values:
         ``drift_px`` (largest distance between two fitted positions), ``slope_y_px``, ``slope_x_px`` ((2,),
         change of [ky, kx] over the whole scan along its slow and fast axis), ``error_px`` (of one block),
         ``centre_y_px``, ``centre_x_px`` (of the middle).
@@ -53,19 +53,20 @@ def descan(params: Mapping[str, Any]) -> Suggestion:
     finally:
         experiment.source.close()
     centres = np.array([_centre(mean, weights, edge) for mean in means])
-    design = _polynomial(where, counts)
-    coefficients = np.linalg.lstsq(design, centres, rcond=None)[0]
-    rest = centres - design @ coefficients
+    design = _polynomial(where, counts)  # (blocks, terms)
+    coefficients = np.linalg.lstsq(design, centres, rcond=None)[0]  # (terms, 2)
+    residual = centres - design @ coefficients
     free = max(len(centres) - design.shape[1], 1)
-    error = float(np.sqrt((rest**2).sum() / (2 * free)))
-    every = _polynomial(_unit(experiment.scan_size, np.arange(experiment.n_patterns)), counts) @ coefficients
-    middle = every.mean(axis=0)
-    span = every.reshape(*experiment.scan_size, 2)
-    drift = float(np.hypot(*np.ptp(every, axis=0)))
+    error = float(np.sqrt((residual**2).sum() / (2 * free)))
+    unit = _unit(experiment.scan_size, np.arange(experiment.n_patterns))
+    positions = _polynomial(unit, counts) @ coefficients  # (N, 2): the disk in every pattern
+    middle = positions.mean(axis=0)
+    span = positions.reshape(*experiment.scan_size, 2)
+    drift = float(np.hypot(*np.ptp(positions, axis=0)))
     # Standard error of a fitted difference across the scan, which grows with the number of coefficients.
-    doubt = 2 * error * np.sqrt(design.shape[1] / len(centres))
-    moves = drift > max(_SMALLEST_PX, _SIGNIFICANT * doubt)
-    suggested = _suggested(experiment, every, middle, moves)
+    drift_error = 2 * error * np.sqrt(design.shape[1] / len(centres))
+    moves = drift > max(_SMALLEST_PX, _SIGNIFICANT * drift_error)
+    suggested = _suggested(experiment, positions, middle, moves)
     values = {
         "drift_px": drift,
         "slope_y_px": (span[-1] - span[0]).mean(axis=0),
@@ -75,17 +76,16 @@ def descan(params: Mapping[str, Any]) -> Suggestion:
         "centre_x_px": float(middle[1]),
     }
     lines = [
-        f"descan: the disk moves by {drift:.2f} px over the scan (one block is sure to {error:.2f} px); its "
-        "middle is at "
-        f"[{middle[0]:.2f}, {middle[1]:.2f}] px"
+        f"descan: the disk moves by {drift:.2f} px over the scan (error of one block {error:.2f} px); its mean "
+        f"position is [{middle[0]:.2f}, {middle[1]:.2f}] px"
     ]
     if moves:
         lines.append(
-            "  tilts after the specimen describe it; refine them with update_tilts=True, or keep them as they are with "
-            "update_tilts=False"
+            "  it is described by tilts after the specimen; refine them with update_tilts=True, or keep them fixed "
+            "with update_tilts=False"
         )
     elif "data_shift_vector" in suggested:
-        lines.append("  the displacement is the same everywhere: shift the patterns")
+        lines.append("  the displacement is the same everywhere: the patterns should be shifted")
     else:
         lines.append("  nothing to correct")
     shape = (int(counts[0]), int(counts[1]), 2)
@@ -95,7 +95,9 @@ def descan(params: Mapping[str, Any]) -> Suggestion:
     return Suggestion(suggested, values, "\n".join(lines), figure)
 
 
-def _suggested(experiment: Experiment, every: np.ndarray, middle: np.ndarray, moves: bool) -> dict[str, Any]:
+def _suggested(
+    experiment: Experiment, positions: np.ndarray, middle: np.ndarray, moves: bool
+) -> dict[str, Any]:
     zero = np.array(experiment.pattern_shape) // 2
     whole = np.round((zero - middle) * experiment.preprocess.detector_pixels).astype(int)
     suggested: dict[str, Any] = {}
@@ -103,7 +105,7 @@ def _suggested(experiment: Experiment, every: np.ndarray, middle: np.ndarray, mo
         suggested["data_shift_vector"] = np.array(experiment.preprocess.shift) + whole
     if not moves:
         return suggested
-    offset = every + whole / experiment.preprocess.detector_pixels - zero
+    offset = positions + whole / experiment.preprocess.detector_pixels - zero
     given = experiment.settings["tilts"]
     tilts = np.zeros((experiment.n_patterns, 6))
     if given is not None:
@@ -157,7 +159,7 @@ def _polynomial(where: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _centre(mean: np.ndarray, weights: np.ndarray, edge: Edge) -> np.ndarray:
-    """[y, x] of a disk of known radius and edge; a detector's height and surroundings may change."""
+    """[y, x] of a disk of known radius and edge width; its height and its surroundings may differ between blocks."""
     grid = np.indices(mean.shape)
     y, x = grid[0], grid[1]
     good = weights > 0
@@ -166,6 +168,7 @@ def _centre(mean: np.ndarray, weights: np.ndarray, edge: Edge) -> np.ndarray:
     rows, cols, values = y[near], x[near], mean[near] / edge.height
     width = max(edge.width_px, 0.4)  # an edge sharper than the pixels would leave no slope to follow
 
+    # Variable projection, as in edge.py, with one harmonic: the block's height and background may have a gradient.
     def misfit(point: np.ndarray) -> np.ndarray:
         angle = np.arctan2(rows - point[0], cols - point[1])
         distance = np.hypot(rows - point[0], cols - point[1]) - edge.radius_px
@@ -185,6 +188,6 @@ def _centre(mean: np.ndarray, weights: np.ndarray, edge: Edge) -> np.ndarray:
 
 
 def _centroid(mean: np.ndarray, edge: Edge) -> np.ndarray:
-    """Centroid of what is brighter than half the disk."""
+    """Centroid of the pixels above half the height of the disk."""
     inside = mean > 0.5 * edge.height
     return np.argwhere(inside).mean(axis=0) if inside.any() else np.array(edge.centre)

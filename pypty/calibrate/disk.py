@@ -60,11 +60,11 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
     known = any(params.get(key) is not None for key in _PIXEL_KEYS)
     given_mrad = experiment.pixel_mrad if known else None
     pixel = angle / edge.radius_px if angle is not None else (given_mrad[0] if given_mrad else None)
-    found = pixel * edge.radius_px if pixel is not None else None
+    semiangle = pixel * edge.radius_px if pixel is not None else None
     shift = _shift(experiment, edge)
     suggested = _pixel_params(experiment, pixel if angle is not None else None)
-    if found is not None:
-        suggested["conv_semiangle_mrad"] = found
+    if semiangle is not None:
+        suggested["conv_semiangle_mrad"] = semiangle
     suggested["data_shift_vector"] = shift
     suggested["aperture_mask"] = _aperture_mask(experiment, edge, shift)
     values = {
@@ -76,19 +76,19 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
         "edge_width_px": edge.width_px,
         "edge_residual": edge.residual,
     }
-    if pixel is not None and found is not None:
-        values |= {"pixel_mrad": pixel, "semiangle_mrad": found}
+    if pixel is not None and semiangle is not None:
+        values |= {"pixel_mrad": pixel, "semiangle_mrad": semiangle}
     stale = "rez_pixel_size_mrad" in suggested and params.get("positions") is not None
     text = _text(experiment, edge, angle, pixel, given_mrad, shift)
     if stale:
-        text += "\n  positions were given in pixels: make them anew with this pixel size"
+        text += "\n  positions were given in pixels: compute them again with this pixel size"
     return Suggestion(
         suggested, values, text, plot_disk(mean * (weights > 0), **dataclasses.asdict(edge), pixel_mrad=pixel)
     )
 
 
 def _semiangle(experiment: Experiment, given: float | None) -> float | None:
-    """mrad, or None where nobody knows it."""
+    """Convergence semi-angle in mrad, or None if it is not known."""
     value = given if given is not None else experiment.settings["conv_semiangle_mrad"]
     if value is None:
         return None
@@ -116,7 +116,7 @@ def _pixel_params(experiment: Experiment, pixel_mrad: float | None) -> dict[str,
 
 
 def _shift(experiment: Experiment, edge: Edge) -> np.ndarray:
-    """(2,) detector pixels [ky, kx]: the given shift, and what brings the disk nearest to n//2."""
+    """(2,) detector pixels [ky, kx]: the given shift plus the whole pixels that centre the disk at n//2."""
     target = np.array(experiment.pattern_shape) // 2
     wanted = (target - np.array(edge.centre)) * experiment.preprocess.detector_pixels
     return np.array(experiment.preprocess.shift) + np.round(wanted).astype(int)
@@ -126,6 +126,7 @@ def _aperture_mask(experiment: Experiment, edge: Edge, shift: np.ndarray) -> np.
     """(ky, kx) bool, padded: pixels inside the disk once the patterns are shifted."""
     across = experiment.window.across
     moved = (shift - np.array(experiment.preprocess.shift)) / experiment.preprocess.detector_pixels
+    # What whole detector pixels cannot correct, in pixels of the prepared (binned) pattern.
     offset = np.array(edge.centre) + moved - np.array(experiment.pattern_shape) // 2
     ny, nx = experiment.window.model
     y = (np.arange(ny) - ny // 2)[:, None] / across[0] - offset[0]

@@ -58,11 +58,11 @@ class Edge:
 
 
 def profile(distance: np.ndarray, width: float, kind: str) -> np.ndarray:
-    """1 inside, 0 outside, at this distance (px, positive outside) from the edge.
+    """Height of the edge, from 1 inside to 0 outside, at this distance (px, positive outside).
 
-    A detector adds intensities over its pixels: an error function. Simulated patterns are often samples of a
-    wave whose aperture ends in a linear ramp of the amplitude, less than a pixel long: the square of that
-    ramp.
+    "integrated": an error function, because a detector sums intensities over its pixels. "sampled": the square of a
+    linear ramp, because simulated patterns are often samples of a wave whose aperture ends in a ramp of the amplitude
+    that is shorter than a pixel.
     """
     if kind == INTEGRATED:
         return 0.5 * erfc(distance / (np.sqrt(2) * width))
@@ -75,10 +75,11 @@ def find_disk(pattern: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarr
     Raises
     ------
     DataError
-        Nothing stands out of its surroundings.
+        No region is clearly brighter than its surroundings.
     """
+    # 3 x 3 median: single hot pixels must not set the level
     smooth = median_filter(np.where(weights > 0, pattern, np.nan_to_num(pattern[weights > 0].mean())), 3)
-    # The disk may be a small part of the detector: the level is that of the brightest pixels, twice refined.
+    # The disk may be a small part of the detector: half the height of the brightest 0.2 % of the pixels, refined twice.
     level = 0.5 * float(np.sort(smooth.ravel())[-max(5, smooth.size // 500) :].mean())
     for _ in range(2):
         inside = smooth > level
@@ -99,11 +100,11 @@ def find_disk(pattern: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarr
 def fit_edge(pattern: np.ndarray, weights: np.ndarray | None = None) -> Edge:
     """Least-squares fit of a disk's edge.
 
-    Only a band of a few pixels around the edge counts. In it the pattern is s(r) a + b + c r s(r) + d r (1 -
-    s(r)), s the profile of the edge and a ... d functions of the direction (harmonics up to the eighth), so
-    that structure of the specimen inside and outside the disk may have any height: only what steps at the
-    same radius in all directions pulls. The coefficients are linear and eliminated (variable projection,
-    Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973) 413); radius, width, centre and ellipse are searched.
+    Only a band of a few pixels around the edge is used. In it the pattern is modelled as s(r) a + b + c r s(r) +
+    d r (1 - s(r)), with the profile s of the edge and functions a ... d of the direction (harmonics up to the eighth).
+    Structure of the specimen inside and outside the disk is therefore absorbed by the coefficients, and only a step at
+    the same radius in all directions determines the edge. The coefficients are linear and eliminated (variable
+    projection, Golub and Pereyra, SIAM J. Numer. Anal. 10 (1973) 413); radius, width, centre and ellipse are fitted.
 
     Parameters
     ----------
@@ -146,6 +147,7 @@ def _fit(
     height = float(
         np.median(pattern[np.hypot(*(np.indices(pattern.shape) - centre[:, None, None])) < radius])
     )
+    # 4 (2 h + 1) linear coefficients need some ten pixels each.
     harmonics = int(np.clip(len(values) // 40, 0, _LARGEST_HARMONIC))
     # All lengths in units in which a step of 1 is natural: px for radius, width and centre, % for the ellipse.
     lower = [0.5 * radius, widths[0], *(centre - 3), -20, -20]
@@ -155,13 +157,14 @@ def _fit(
     def misfit(point: np.ndarray) -> np.ndarray:
         return _misfit(point, y[band], x[band], values / height, kind, harmonics)
 
+    # Several starting radii: the pixel raster makes shallow local minima for a sharp edge.
     best = None
     for factor in _STARTS:
         start = [radius * factor, start_width, *centre, 0, 0]
-        found = least_squares(
+        solution = least_squares(
             misfit, start, bounds=(lower, upper), diff_step=1e-3, x_scale=[1, 0.2, 1, 1, 1, 1]
         )
-        best = found if best is None or found.cost < best.cost else best
+        best = solution if best is None or solution.cost < best.cost else best
     assert best is not None
     r, width, cy, cx, ec, es = best.x
     if kind == INTEGRATED:  # a blur moves the half height of a convex edge inwards by width^2 / (2 radius)
@@ -180,7 +183,7 @@ def _fit(
 def _misfit(
     point: np.ndarray, y: np.ndarray, x: np.ndarray, values: np.ndarray, kind: str, harmonics: int
 ) -> np.ndarray:
-    """Values minus their best description with these non-linear parameters."""
+    """Residual of the best linear fit with these non-linear parameters."""
     radius, width, cy, cx, ec, es = point
     angle = np.arctan2(y - cy, x - cx)
     edge = radius * (1 + (ec * np.cos(2 * angle) + es * np.sin(2 * angle)) / 100)
@@ -190,7 +193,7 @@ def _misfit(
     waves = [np.ones_like(angle)]
     for order in range(1, harmonics + 1):
         waves += [np.cos(order * angle), np.sin(order * angle)]
-    columns = np.stack([part * wave for part in parts for wave in waves], axis=1)
+    columns = np.stack([part * wave for part in parts for wave in waves], axis=1)  # (pixels, 4 (2 h + 1))
     # A trace of a ridge keeps coefficients finite that the few pixels of a small disk do not determine.
     normal = columns.T @ columns + _RIDGE * np.eye(columns.shape[1])
     return columns @ np.linalg.solve(normal, columns.T @ values) - values

@@ -1,4 +1,4 @@
-"""All calibrations in their order, each with what the ones before it found."""
+"""All calibrations in their order, each with the results of the ones before it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Step = Callable[[Mapping[str, Any]], Suggestion]
 def everything(params: Mapping[str, Any]) -> Suggestion:
     """Defects, disk, orientation, descan, defocus and, if it is thick, the specimen, in this order.
 
-    Bad pixels would pull at the disk; the disk gives pixel size and centre; the orientation may flip the
-    detector, and then the disk is measured again; the defocus needs all of them. Where more than 3 % of the counts are
-    outside the disk, or ``total_thickness`` is more than two depths of focus, multislice fits (:func:`specimen`, about
-    a minute) decide about half a turn and the defocus.
+    Bad pixels would bias the disk; the disk gives pixel size and centre; the orientation may flip the detector, after
+    which the disk is measured again; the defocus needs all of them. If more than 3 % of the counts are outside the
+    disk, or ``total_thickness`` exceeds two depths of focus, multislice fits (:func:`specimen`, about a minute) decide
+    about half a turn and the defocus.
 
     Parameters
     ----------
@@ -37,63 +37,63 @@ def everything(params: Mapping[str, Any]) -> Suggestion:
     Returns
     -------
     Suggestion
-        All suggested parameters, and the values of each calibration with its name before them
-        (``"disk.radius_px"``); ``failed`` names those, after the disk, that could not be done; the text says
-        why. The figure shows all of them.
+        All suggested parameters, and the values of each calibration with its name as a prefix (``"disk.radius_px"``);
+        ``failed`` names the calibrations after the disk that could not be done, and the text says why. The figure shows
+        all of them.
 
     Raises
     ------
     DataError, ParameterError
-        The data cannot be read, or there is no disk: nothing else makes sense then.
+        The data cannot be read, or there is no disk, without which no other calibration makes sense.
     """
     if not isinstance(params, Mapping):
         raise ParameterError(
             f"params is {type(params).__name__}, expected a dict; pypty.load_preset reads a file"
         )
     Experiment.from_params(params, needs=CALIBRATED).source.close()
-    found: dict[str, Suggestion] = {}
+    done: dict[str, Suggestion] = {}
     failed: dict[str, str] = {}
     now = dict(params)
 
     def take(name: str, step: Step, needed: bool = False) -> None:
         try:
-            found[name] = step(now)
+            done[name] = step(now)
         except PyptyError as error:
             if needed:
                 raise
             failed[name] = str(error)
         else:
-            now.update(found[name].apply({}))
+            now.update(done[name].apply({}))
 
     take("defects", defects)
     take("disk", disk, needed=True)
     take("orientation", orientation)
-    if "orientation" in found and "data_shift_vector" in found["orientation"].params:
+    if "orientation" in done and "data_shift_vector" in done["orientation"].params:
         take("disk", disk, needed=True)
     take("descan", descan)
-    if "pixel_mrad" in found["disk"].values:
+    if "pixel_mrad" in done["disk"].values:
         take("defocus", defocus)
     else:
         failed["defocus"] = "it needs the pixel size: give conv_semiangle_mrad or rez_pixel_size_mrad"
-    if "defocus" in found and "orientation" in found and _is_thick(now, found):
-        near = float(found["defocus"].values["C10_A"])
-        take("specimen", lambda given: specimen(given, near))
+    if "defocus" in done and "orientation" in done and _is_thick(now, done):
+        near = float(done["defocus"].values["C10_A"])
+        take("specimen", lambda current: specimen(current, near))
     named = [
-        Suggestion(one.params, {f"{name}.{key}": value for key, value in one.values.items()}, one.text)
-        for name, one in found.items()
+        Suggestion(result.params, {f"{name}.{key}": v for key, v in result.values.items()}, result.text)
+        for name, result in done.items()
     ]
-    figures = {name: one.figure for name, one in found.items() if one.figure is not None}
+    figures = {name: result.figure for name, result in done.items() if result.figure is not None}
     notes = [f"{name}: not done: {reason}" for name, reason in failed.items()]
     last = Suggestion({}, {"failed": tuple(failed)}, "\n".join(notes))
     return named[0].merge(*named[1:], last, figure=plot_overview(list(figures.values()), list(figures)))
 
 
-def _is_thick(params: Mapping[str, Any], found: Mapping[str, Suggestion]) -> bool:
-    """Whether a weak object is no model of the specimen, by the dark field or by the given thickness."""
-    if found["orientation"].values["outside_disk"] > THICK:
+def _is_thick(params: Mapping[str, Any], done: Mapping[str, Suggestion]) -> bool:
+    """Whether the specimen is too thick for a weak object, by its dark field or by the given thickness."""
+    if done["orientation"].values["outside_disk"] > THICK:
         return True
     experiment = Experiment.from_params(params)
     experiment.source.close()
     thickness = known_thickness(experiment)
-    angle = 1e-3 * found["disk"].values["radius_px"] * found["disk"].values["pixel_mrad"]
+    angle = 1e-3 * done["disk"].values["radius_px"] * done["disk"].values["pixel_mrad"]
     return thickness is not None and thickness > _DEPTHS * experiment.wavelength / angle**2

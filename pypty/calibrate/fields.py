@@ -17,8 +17,8 @@ from pypty.errors import DataError
 from pypty.experiment import Experiment
 
 _INNER = 0.6
-"""Fraction of the disk in which pixels' images are used: there both side bands overlap the disk for most
-frequencies.
+"""Fraction of the disk's radius within which images of single pixels are used: there both side bands overlap the disk
+for most frequencies.
 """
 _DARK = 1.1
 _LARGEST_REGION = 192
@@ -35,9 +35,9 @@ class Maps:
 
     Attributes
     ----------
-    com : (2, sy, sx) [y, x] in px, mean taken out
+    com : (2, sy, sx) [y, x] centres of mass in px, without their mean
     dark : fraction of the counts outside the disk
-    images : what single bright-field pixels see
+    images : images formed by single bright-field pixels
     """
 
     com: np.ndarray
@@ -65,10 +65,11 @@ def read_maps(experiment: Experiment, edge: Edge, weights: np.ndarray) -> Maps:
     dark = (distance > _DARK * edge.radius_px) & good
     label, k = _blocks(np.argwhere(inner), np.array(edge.centre))
     n_inner = len(label)
+    # (K, inner pixels) of ones: sums the pixels of each block
     gather = csr_array((np.ones(n_inner, np.float32), (label, np.arange(n_inner))), (len(k), n_inner))
     images = np.zeros((len(k), len(indices)), np.float32)
     outside, com = np.zeros(len(indices)), np.zeros((len(indices), 2))
-    step = max(1, 2**26 // (4 * y.size))
+    step = max(1, 2**26 // (4 * y.size))  # 64 MiB of float32 patterns at a time
     for start in range(0, len(indices), step):
         part = slice(start, start + step)
         patterns = np.where(good, experiment.patterns(indices[part]), np.float32(0))
@@ -76,13 +77,13 @@ def read_maps(experiment: Experiment, edge: Edge, weights: np.ndarray) -> Maps:
         com[part] = centres_of_mass([(np.arange(n), patterns)], patterns.shape, origin=edge.centre)
         totals = patterns.sum(axis=(1, 2), dtype=np.float64)
         outside[part] = patterns[:, dark].sum(axis=1) / np.maximum(totals, 1e-300)
-        images[:, part] = gather @ np.ascontiguousarray(patterns[:, inner].T)
+        images[:, part] = gather @ np.ascontiguousarray(patterns[:, inner].T)  # (inner, n) -> (K, n)
     means = images.mean(axis=1, keepdims=True)
     if not (means > 0).all():
         raise DataError(
             "pixels inside the bright-field disk never count anything; run pypty.calibrate.defects first"
         )
-    field = com.T.reshape(2, *shape)
+    field = com.T.reshape(2, *shape)  # (N, 2) -> (2, sy, sx)
     return Maps(
         field - field.mean(axis=(1, 2), keepdims=True),
         outside.reshape(shape),
@@ -101,8 +102,8 @@ def _centre_of_scan(size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]
 
 
 def _blocks(pixels: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) block of each pixel, and (K, 2) mean position of each block from the centre; at most about 128
-    blocks.
+    """(P,) block of each pixel, and (K, 2) mean position of each block relative to the centre; about 128 blocks at
+    most.
     """
     size = int(np.ceil(np.sqrt(len(pixels) / _MOST_PIXELS)))
     coarse = pixels // size
@@ -114,23 +115,24 @@ def _blocks(pixels: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def curl_angle(com: np.ndarray, flip: bool) -> tuple[float, float]:
-    """(angle_deg modulo 180, freedom from curl there) of the detector's rotation.
+    """(angle_deg modulo 180, :func:`free_of_curl` at that angle) of the detector's rotation.
 
     Centres of mass are a gradient field in the frame of the scan, whatever the probe (Lazić, Bosch and
-    Lazar, Ultramicroscopy 160 (2016) 265), so their curl vanishes there. Its sum of squares over the
-    rotation is a quadratic form of (cos, sin), whose smallest value is found in closed form. Derivatives are
-    differences of the eighth order: of lower order they shorten steep gradients along the axes and turn the
-    field of a crystal.
+    Lazar, Ultramicroscopy 160 (2016) 265), so their curl vanishes there. The sum of squares of the curl is a quadratic
+    form of (cos, sin) of the rotation, with a minimum in closed form. Derivatives are differences of the eighth order:
+    lower orders underestimate steep gradients along the axes, which rotates the field of a crystal.
     """
     curl, divergence = _derivatives(np.einsum("ij,jyx->iyx", mirror(flip), com))
+    # Rotating the vectors by t mixes the two: curl' = cos t curl - sin t divergence. Its square is smallest where
+    # a cos^2 t - 2 b sin t cos t + c sin^2 t is.
     a, b, c = (curl**2).sum(), (curl * divergence).sum(), (divergence**2).sum()
     angle = 0.5 * np.degrees(np.arctan2(2 * b, c - a))
     return float(angle), free_of_curl(com, flip, float(angle))
 
 
 def free_of_curl(com: np.ndarray, flip: bool, angle_deg: float) -> float:
-    """1 - curl^2/(curl^2 + divergence^2) of the field turned back into the scan: 1 for a gradient, 0 for an
-    eddy.
+    """1 - curl^2/(curl^2 + divergence^2) of the field rotated into the frame of the scan: 1 for a gradient field, 0 for
+    a pure vortex.
     """
     curl, divergence = _derivatives(np.einsum("ij,jk,kyx->iyx", turn(angle_deg), mirror(flip), com))
     whole = float((curl**2).sum() + (divergence**2).sum())
@@ -140,9 +142,9 @@ def free_of_curl(com: np.ndarray, flip: bool, angle_deg: float) -> float:
 def attraction(maps: Maps, flip: bool, angle_deg: float) -> float:
     """Correlation, in [-1, 1], of the deflection of the beam with the gradient of the dark field.
 
-    Atoms attract the beam and scatter it out of the disk: with the right orientation of a thin specimen the
-    beam goes towards where the dark field grows, half a turn from it away from there. In a thick crystal the
-    beam swings back and forth through the columns, and the sign is that of the thickness.
+    Atoms attract the beam and scatter it out of the disk. With the right orientation of a thin specimen the beam is
+    deflected towards the stronger dark field; with an orientation that is wrong by half a turn, away from it. In a
+    thick crystal the beam oscillates through the columns, and the sign depends on the thickness.
     """
     field = np.einsum("ij,jk,kyx->iyx", turn(angle_deg), mirror(flip), maps.com)
     field = np.stack([gaussian_filter(part, _SMOOTH_STEPS) for part in field])
@@ -152,7 +154,7 @@ def attraction(maps: Maps, flip: bool, angle_deg: float) -> float:
 
 
 def _derivatives(com: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Curl and divergence, without the rim that the differences do not reach."""
+    """Curl and divergence of (2, sy, sx), cropped by half the length of the difference kernel on each side."""
     kernel = _DERIVATIVE if min(com.shape[1:]) >= 16 else _LOW_ORDER
     rim = len(kernel) // 2
     smooth = [gaussian_filter(part, _SMOOTH_STEPS) for part in com]

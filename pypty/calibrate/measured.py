@@ -1,4 +1,4 @@
-"""What all calibrations need of a scan: far-field patterns, their mean, and which pixels count."""
+"""Access to a scan for all calibrations: far-field patterns, their mean, and the weights of pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_far_field(params: Mapping[str, Any], what: str) -> Experiment:
     Raises
     ------
     ParameterError
-        The data are images, or sums over virtual detectors: there is no disk to look at.
+        The data are images, or sums over virtual detectors, which have no disk.
     """
     experiment = Experiment.from_params(params)
     for key, wrong, meaning in (

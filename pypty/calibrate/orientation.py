@@ -1,4 +1,4 @@
-"""How the detector lies to the scan: rotation, and which of the eight flips and transposes."""
+"""Orientation of the detector relative to the scan: rotation, and one of the eight flips and transposes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from pypty.plots.calibration import plot_orientation
 BRIGHT_FIELD = "bright-field shifts"
 CURL = "curl"
 _SMALLEST_SHIFT = 0.75
-"""Scan steps at the rim of the pixels; below it the images of bright-field pixels hardly differ."""
+"""Scan steps, of the outermost pixels; below it the images of bright-field pixels hardly differ."""
 _SMALLEST_COHERENCE = 0.08
 _CLEAR = 1.3
-"""Ratio of the scores of both hands from which the shifts decide."""
+"""Ratio of the coherence of the two hands from which the shifts decide."""
 _SURE = 1.2
-"""Ratio of the best score to the next from which the answer is given without a question."""
+"""Ratio of the best score to the next below which the result is called unsure."""
 _LARGEST_SHIFT = 0.25
-"""Of the scan's shorter side."""
+"""Fraction of the scan's shorter side."""
 _UNDECIDED = 0.1
 THICK = 0.03
-"""Fraction of the counts outside the disk above which a specimen is called thick, and may turn the attraction round."""
+"""Fraction of the counts outside the disk above which a specimen is called thick: the attraction may change its
+sign."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Candidate:
     ----------
     flip : the patterns, as they are now, have their ky axis reversed
     angle_deg : PLRotation_deg with it
-    curl_free : 1 for centres of mass without curl, 0 without divergence
-    aligned : 1 if the images of bright-field pixels coincide after a shift by defocus
-    C10_A : overfocus with which they do
+    curl_free : 1 for centres of mass without curl, 0 for centres of mass without divergence
+    aligned : coherence of the images of bright-field pixels after a shift by defocus, 0 to 1
+    C10_A : overfocus of that shift
     attracted : -1 to 1, correlation of deflection and dark-field gradient
-    score : what decides, 0 to 1
+    score : 0 to 1; the largest decides
     """
 
     flip: bool
@@ -59,7 +60,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Both estimators before a decision; ``flips[h]`` and ``angles[h]`` for the two hands."""
+    """The estimator that decides, and its ``angles`` (modulo 90 deg) for both hands (not flipped, flipped)."""
 
     angles: tuple[float, float]
     decides: str
@@ -69,14 +70,14 @@ class _Measured:
 def orientation(params: Mapping[str, Any]) -> Suggestion:
     """Rotation and handedness of the detector, from the patterns alone.
 
-    Two estimators see each of the eight orientations (``flip_ky`` and a quadrant of ``PLRotation_deg``).
-    *Shifts*: a defocused beam moves the image of each bright-field pixel in proportion to its k; the map
-    from k to shift is a matrix whose polar decomposition is rotation, handedness and defocus. *Curl*:
-    centres of mass have none in the right frame. The shifts decide where the defocus moves images by more
-    than about a scan step, else the curl does. Both are blind to half a turn together with the other sign of
-    defocus (or of the specimen's phase). That is decided by the sign of the nominal defocus
-    (``extra_probe_defocus``, ``aberrations``, ``defocus``; half of ``total_thickness`` is added) if one is
-    given, else by atoms attracting the beam, which holds for thin specimens.
+    Two estimators score each of the eight orientations (``flip_ky`` and a quadrant of ``PLRotation_deg``).
+    *Shifts*: a defocused beam moves the image of each bright-field pixel in proportion to its k; the polar
+    decomposition of the matrix that maps k to the shift gives rotation, handedness and defocus. *Curl*: centres of mass
+    have no curl in the right frame. The shifts decide where the defocus moves images by more than about a scan step,
+    otherwise the curl. Neither can distinguish half a turn together with the opposite sign of the defocus (or of the
+    specimen's phase). That is decided by the sign of the nominal defocus (``extra_probe_defocus``, ``aberrations``,
+    ``defocus``; half of ``total_thickness`` is added) if it is given, otherwise by the attraction of the beam by atoms,
+    which holds for thin specimens.
 
     Parameters
     ----------
@@ -145,18 +146,20 @@ def _measure(maps: Maps) -> _Measured:
     """Angles for both hands by the estimator that decides."""
     images = maps.images
     largest = max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
-    found = [search(images, flip, largest) for flip in (False, True)]
-    coherence = [images.coherence(matrix) for matrix in found]
+    matrices = [search(images, flip, largest) for flip in (False, True)]
+    coherence = [images.coherence(matrix) for matrix in matrices]
     hand = int(np.argmax(coherence))
-    matrix = refine(images, found[hand])
-    if np.linalg.det(matrix @ mirror(bool(hand))) > 0:
-        found[hand] = matrix
+    refined = refine(images, matrices[hand])
+    # With all four elements free the fit may cross over to the other hand; then the similarity is kept.
+    if np.linalg.det(refined @ mirror(bool(hand))) > 0:
+        matrices[hand] = refined
     rim = float(np.hypot(*images.k.T).max())
-    moved = rim * split(found[hand], bool(hand))[1]
+    moved = rim * split(matrices[hand], bool(hand))[1]
     clear = coherence[hand] > _SMALLEST_COHERENCE and coherence[hand] > _CLEAR * max(coherence[1 - hand], 0)
     if moved > _SMALLEST_SHIFT and clear:
-        angles = tuple(split(-found[h], bool(h))[0] for h in (0, 1))
-        return _Measured((angles[0], angles[1]), BRIGHT_FIELD, split(found[hand], bool(hand))[2])
+        # Minus: overfocus, the usual sign, shifts images by - lambda C10 k.
+        angles = tuple(split(-matrices[h], bool(h))[0] for h in (0, 1))
+        return _Measured((angles[0], angles[1]), BRIGHT_FIELD, split(matrices[hand], bool(hand))[2])
     curls = tuple(curl_angle(maps.com, flip)[0] for flip in (False, True))
     return _Measured((curls[0], curls[1]), CURL, 0.0)
 
@@ -164,14 +167,14 @@ def _measure(maps: Maps) -> _Measured:
 def _candidates(
     maps: Maps, measured: _Measured, per_A: float, nominal: float, dark: float, now_deg: float
 ) -> tuple[list[Candidate], str]:
-    """All eight, best first, and what decided about half a turn."""
+    """All eight candidates, best first, and the criterion that decided about half a turn."""
     largest = max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
-    found = []
+    candidates = []
     for flip in (False, True):
         for quadrant in range(4):
             angle = wrap_deg(measured.angles[int(flip)] + 90 * quadrant)
             number, aligned = best_number(maps.images, angle, flip, largest)
-            found.append(
+            candidates.append(
                 Candidate(
                     flip,
                     angle,
@@ -183,27 +186,27 @@ def _candidates(
                 )
             )
     by_shifts = measured.decides == BRIGHT_FIELD
-    strongest = max(found, key=lambda c: c.aligned if by_shifts else c.curl_free)
+    strongest = max(candidates, key=lambda c: c.aligned if by_shifts else c.curl_free)
     by = "nothing"
     if by_shifts and nominal != 0:
         by = "defocus"
     elif abs(strongest.attracted) > _UNDECIDED:
         by = "attraction"
     scored = []
-    for c in found:
+    for c in candidates:
         fit = c.aligned if by_shifts else c.curl_free
         if by == "defocus":
             side = 1.0 if c.C10_A * nominal > 0 else 0.0
         elif by == "attraction":
             side = 0.5 * (1 + c.attracted)
-        else:  # the half turn nearer to what the parameters say
+        else:  # the half turn nearer to the rotation of the parameters
             side = 1.0 if abs(wrap_deg(c.angle_deg - now_deg)) <= 90 else 0.5
         scored.append(Candidate(**{**c.__dict__, "score": fit * side}))
     return sorted(scored, key=lambda c: -c.score), by
 
 
 def _nominal_C10(experiment: Experiment) -> float:
-    """Å at the middle of the specimen, by the parameters; 0 if they do not say."""
+    """C10 of the parameters at the middle of the specimen, Å; 0 if it is not given."""
     c10 = float(experiment.aberrations_A[0])
     if c10 == 0:
         c10 = _recorded(experiment, "defocus")  # in the sign of C10
@@ -219,7 +222,7 @@ def _recorded(experiment: Experiment, key: str) -> float:
 
 
 def _shift_after_flip(experiment: Experiment) -> np.ndarray:
-    """The shift that leaves the zero frequency at n//2 when ky is reversed: pixel j becomes n - 1 - j."""
+    """The shift that keeps the zero frequency at n//2 when ky is reversed: pixel j becomes n - 1 - j."""
     shift = np.array(experiment.preprocess.shift)
     n = experiment.source.shape[1]
     return np.array([2 * (n // 2) - n + 1 - shift[0], shift[1]])
@@ -235,8 +238,8 @@ def _text(values: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     lines = [
         f"orientation: PLRotation_deg = {values['rotation_deg']:.2f}, flip_ky = {values['flip_ky']}; decided by "
         f"{values['decided_by']}, {values['margin']:.2f} times the score of the next of eight"
-        + ("; UNSURE: is scan_size (slow, fast) the right way round?" if values["margin"] < _SURE else ""),
-        f"  the curl of the centres of mass says {values['rotation_curl_deg']:.2f} deg "
+        + ("; UNSURE: check the order of scan_size (slow, fast)" if values["margin"] < _SURE else ""),
+        f"  the curl of the centres of mass gives {values['rotation_curl_deg']:.2f} deg "
         f"({100 * best.curl_free:.0f} % free of curl)",
     ]
     if values["decided_by"] == BRIGHT_FIELD:
@@ -248,22 +251,24 @@ def _text(values: Mapping[str, Any], params: Mapping[str, Any]) -> str:
         lines.append("  half a turn was decided by the sign of the nominal defocus")
         if best.attracted < -_UNDECIDED:
             lines.append(
-                f"  atoms seem to repel the beam then ({best.attracted:+.2f}): the specimen is thick, or the "
+                f"  with this sign atoms seem to repel the beam ({best.attracted:+.2f}): the specimen is thick, or the "
                 "sign of the nominal defocus is wrong"
             )
     elif values["half_turn_by"] == "attraction":
-        lines.append(f"  half a turn was decided by atoms attracting the beam ({best.attracted:+.2f} of 1)")
+        lines.append(
+            f"  half a turn was decided by the attraction of the beam by atoms ({best.attracted:+.2f} of 1)"
+        )
         if values["outside_disk"] > THICK:
             lines.append(
-                f"  WARNING: {100 * values['outside_disk']:.1f} % of the counts are outside the disk; in so thick a "
-                "specimen the beam swings through "
-                "the columns and this sign is not safe: pypty.calibrate.specimen decides by multislice fits, or give "
-                "the nominal defocus (extra_probe_defocus)"
+                f"  WARNING: {100 * values['outside_disk']:.1f} % of the counts are outside the disk; in such a thick "
+                "specimen the beam oscillates through the columns, and this sign is not reliable: use "
+                "pypty.calibrate.specimen (multislice fits), or give the nominal defocus (extra_probe_defocus)"
             )
     else:
         lines.append(
-            "  WARNING: nothing tells this rotation from half a turn more; give the nominal defocus, or try both"
+            "  WARNING: this rotation cannot be distinguished from half a turn more; give the nominal defocus, or "
+            "try both"
         )
     if params.get("positions") is not None:
-        lines.append("  positions were given: make them anew with this rotation")
+        lines.append("  positions were given: compute them again with this rotation")
     return "\n".join(lines)

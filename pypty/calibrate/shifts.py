@@ -1,4 +1,4 @@
-"""How the images of single bright-field pixels are shifted: the orientation and the defocus of the beam."""
+"""Shifts between the images of single bright-field pixels, from which orientation and defocus follow."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class PixelImages:
 
     @classmethod
     def from_images(cls, images: np.ndarray, k: np.ndarray) -> PixelImages:
-        """Images (K, sy, sx) over the scan, of pixels at k; the mean of each is taken out, the rim is
-        faded.
+        """From images (K, sy, sx) over the scan, of pixels at k. The mean of each is subtracted, and a Tukey window
+        fades the rim.
         """
         _, sy, sx = images.shape
         window = tukey(sy, 0.5)[:, None] * tukey(sx, 0.5)[None, :]
@@ -42,7 +42,7 @@ class PixelImages:
         power = np.zeros((sy, columns))
         for image in images:
             power += np.abs(_spectrum(image, window)) ** 2
-        power[0, 0] = 0
+        power[0, 0] = 0  # the mean carries no shift
         qy, qx = np.fft.fftfreq(sy), np.fft.rfftfreq(sx)
         chosen = np.argsort(power.ravel())[::-1][: min(_FREQUENCIES, power.size - 1)]
         chosen = chosen[power.ravel()[chosen] > 0]
@@ -59,12 +59,12 @@ class PixelImages:
         )
 
     def coherence(self, matrix: np.ndarray) -> float:
-        """How well the images coincide when each is moved back by ``matrix @ k`` scan steps: 0 not at all, 1
-        fully.
+        """Agreement of the images after each is shifted back by ``matrix @ k`` scan steps: 0 for none, 1 for identical
+        images.
 
-        It is the power of their sum over the sum of their powers, less what noise alone gives.
+        It is the power of the sum over the sum of the powers, corrected for the 1/K that independent noise gives.
         """
-        phase = (self.k @ np.asarray(matrix).T) @ self.q.T
+        phase = (self.k @ np.asarray(matrix).T) @ self.q.T  # (K, M) turns
         # exp(2 pi i phase) in single precision: phases are a few turns
         factor = np.exp((2j * np.pi) * phase.astype(np.float32))
         total = np.abs((self.spectra * factor).sum(axis=0)) ** 2
@@ -79,7 +79,7 @@ def _spectrum(image: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def turn(angle_deg: float) -> np.ndarray:
-    """(2, 2) on [y, x]: from the detector back to the scan, the inverse of ``rotation_yx``."""
+    """(2, 2) on [y, x]: rotates from the detector to the scan, the inverse of ``rotation_yx``."""
     a = np.deg2rad(angle_deg)
     return np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
 
@@ -90,26 +90,27 @@ def mirror(flip: bool) -> np.ndarray:
 
 
 def search(images: PixelImages, flip: bool, largest_steps: float) -> np.ndarray:
-    """The (2, 2) matrix, a rotation times a number (and a mirror), that makes the images coincide best.
+    """The (2, 2) matrix, a rotation times a scale (and a mirror), with the largest coherence of the images.
 
     The phase of a defocused beam shifts the image of a pixel at k by - lambda C10 k in the frame of the
-    detector (Lupini, Chi and Jesse, J. Microsc. 263 (2016) 43). The matrix takes k (px) to that shift in
+    detector (Lupini, Chi and Jesse, J. Microsc. 263 (2016) 43). The matrix maps k (px) to that shift in
     scan steps.
 
     Parameters
     ----------
     flip : the ky axis of the detector is reversed
-    largest_steps : largest shift of the outermost pixels to look for, scan steps
+    largest_steps : upper limit of the shift of the outermost pixels, scan steps
     """
     coarse, rim = images.coarse, float(np.hypot(*images.k.T).max())
-    found = []
+    # Polar grid with about one scan step between its points at the rim: a maximum of the coherence is about that wide.
+    trials = []
     for steps in np.arange(0.5, largest_steps + 0.5, 1.0):
         for angle in np.arange(0, 360, 360 / max(16, int(np.ceil(2 * np.pi * steps)))):
             point = steps / rim * np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
-            found.append((coarse.coherence(_similarity(point, flip)), *point))
-    found.sort(reverse=True)
+            trials.append((coarse.coherence(_similarity(point, flip)), *point))
+    trials.sort(reverse=True)
     best, best_value = np.zeros(2), -np.inf
-    for _, *start in found[:_KEPT]:
+    for _, *start in trials[:_KEPT]:
         point, value = _climb(images, np.array(start), 0.3 / rim, lambda p: _similarity(p, flip))
         if value > best_value:
             best, best_value = point, value
@@ -122,9 +123,8 @@ def _similarity(point: np.ndarray, flip: bool) -> np.ndarray:
 
 
 def refine(images: PixelImages, matrix: np.ndarray) -> np.ndarray:
-    """The nearest maximum of the coherence over all four elements: astigmatism and a distorted scan are
-    free.
-    """
+    """The nearest maximum of the coherence over all four elements, which allows for astigmatism and a distorted
+    scan."""
     size = 0.3 / float(np.hypot(*images.k.T).max())
     point, _ = _climb(images, np.asarray(matrix, float).ravel(), size, lambda p: p.reshape(2, 2))
     return point.reshape(2, 2)
@@ -151,9 +151,7 @@ def _climb(
 def best_number(
     images: PixelImages, angle_deg: float, flip: bool, largest_steps: float
 ) -> tuple[float, float]:
-    """(number, coherence): the number c for which c R^-1 mirror brings the images together best, at a fixed
-    angle.
-    """
+    """(c, coherence): the scale c for which c R^-1 mirror has the largest coherence, at a fixed angle."""
     rim = float(np.hypot(*images.k.T).max())
     base = turn(angle_deg) @ mirror(flip)
     coarse = images.coarse
@@ -169,8 +167,8 @@ def split(matrix: np.ndarray, flip: bool) -> tuple[float, float, float]:
     """(angle_deg, mean, spread) of matrix = R(angle)^-1 S mirror with the nearest rotation R (polar
     decomposition).
 
-    Mean and half the difference of the stretches S are in scan steps per px; negative numbers belong to the
-    angle half a turn away.
+    Mean and half the difference of the stretches S are in scan steps per px. S is positive: a negative defocus appears
+    as an angle that differs by half a turn.
     """
     left, values, right = np.linalg.svd(matrix @ mirror(flip))
     rotation = left @ right

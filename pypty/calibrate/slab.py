@@ -1,4 +1,4 @@
-"""A slab of slices as a model of a thick specimen: how well it fits, for a rotation, a defocus and a thickness."""
+"""Misfit of a slab of slices, as a model of a thick specimen, for a rotation, a defocus and a thickness."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from pypty.experiment import Experiment
 from pypty.optics.scan_grid import rotation_yx, scan_grid_A
 
 _WINDOW = 4.5
-"""Model window over the radius of the disk: two thirds of it, the band limit, are 1.5 radii on each side."""
+"""Width of the model's window in radii of the disk: the band limit, two thirds of it, is 1.5 radii on each side."""
 _SEEN = 1.5
 """Radii of the disk up to which patterns are compared."""
 _WORK = 400 * 96**2
-"""Pixels of all patterns together that are fitted; more hardly move the answer."""
+"""Pixels of all fitted patterns together; more hardly change the result."""
 _FEWEST = 8
 _FLOOR = 1e-3
 _BACKGROUND = 20
-"""Percentile of the phase that stands for the space between atoms."""
+"""Percentile of the phase that is taken as the phase between atoms."""
 _MOST_SLICES = 16
 _PASSES = 4
 """Of mini-batches before L-BFGS."""
@@ -51,13 +51,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Fit:
-    """What a slab makes of the patterns.
+    """Result of fitting a slab.
 
     Attributes
     ----------
-    misfit : sum (sqrt(model) - sqrt(counts))^2 over the counts
-    phase : (Y, X) rad, summed over the slices, where the beam was
-    middle_A : C10 at the middle of the slab, refined if that was asked for
+    misfit : sum (sqrt(model) - sqrt(counts))^2, divided by the sum of the counts
+    phase : (Y, X) rad, summed over the slices, in the illuminated area
+    middle_A : C10 at the middle of the slab, after refinement if there was one
     """
 
     misfit: float
@@ -67,14 +67,14 @@ class Fit:
 
 @dataclass(frozen=True)
 class Slab:
-    """Patterns of the middle of a scan, ready to be fitted by slabs.
+    """Patterns of the middle of a scan, prepared for fits of slabs.
 
     Attributes
     ----------
-    params : for ``pypty.engine``, all but the hypothesis
+    params : parameters of the reconstruction, without those of a :class:`Trial`
     scan_A : (n, 2) [y, x] positions without rotation, Å
     pixel_A : of the model, (y, x)
-    counts : sum of what is compared
+    counts : sum of the compared counts
     depth_of_focus_A : wavelength / semi-angle^2
     """
 
@@ -99,7 +99,7 @@ class Slab:
             raise DataError(
                 f"the aperture has {int(aperture.sum())} pixels; check conv_semiangle_mrad and the pixel size"
             )
-        n = 2 * round(_WINDOW * radius / 2)
+        n = 2 * round(_WINDOW * radius / 2)  # window of the model, even
         indices = _middle(experiment, max(_FEWEST, int(np.sqrt(_WORK) / n)))
         keep = tuple(_central(size, n) for size in experiment.pattern_shape)
         ky, kx = (f / p for f, p in zip(experiment.frequencies_1A, experiment.pixel_1A, strict=True))
@@ -137,14 +137,14 @@ class Slab:
         return cls(params, scan, pixel, counts, experiment.wavelength / angle**2)
 
     def slices(self, thickness_A: float) -> int:
-        """About one for each depth of focus, and at least two."""
+        """Number of slices: about one for each depth of focus, at least two."""
         return int(np.clip(round(thickness_A / self.depth_of_focus_A), 2, _MOST_SLICES))
 
     def fit(self, trial: Trial, passes: int) -> Fit:
-        """Some passes of mini-batches from vacuum. All slices are alike, and no atom repels the beam.
+        """Fit by passes of mini-batches from vacuum, with equal slices and without atoms that repel the beam.
 
-        Equal slices leave no freedom for a wrong defocus or thickness; repelling atoms would make half a turn and the
-        other sign of defocus as good.
+        Free slices could compensate a wrong defocus or thickness. With repelling atoms, half a turn together with the
+        opposite sign of defocus would fit equally well.
         """
         run = self._reconstruction(trial, passes, passes)
         with closing(run.setup):
@@ -193,15 +193,16 @@ class Slab:
     def _read(self, run: Reconstruction, middle_A: float) -> Fit:
         obj = to_host(run.state.variables.obj)
         n = np.array(run.setup.grid.shape)
-        phase = np.angle(obj).reshape(-1, *obj.shape[-2:]).sum(axis=0)
+        phase = np.angle(obj).reshape(-1, *obj.shape[-2:]).sum(axis=0)  # (mode, z, Y, X) -> (Y, X)
+        # Without half a window on each side: the area under the centres of the probe.
         inner = phase[n[0] // 2 : phase.shape[0] - n[0] // 2, n[1] // 2 : phase.shape[1] - n[1] // 2]
         loss = run.state.records[-1].loss if run.state.sample is None else run.state.sample.value
         return Fit(float(loss) / self.counts, inner if min(inner.shape) > 1 else phase, middle_A)
 
 
 def _alike(obj: np.ndarray) -> np.ndarray:
-    """(..., z, y, x) transmission with the mean absorption and phase of the slices in each, no phase below the
-    background.
+    """(..., z, y, x) transmission in which every slice has the mean absorption and phase of all slices, and no phase is
+    below the background.
     """
     absorbed = np.log(np.maximum(np.abs(obj), _FLOOR)).mean(axis=-3, keepdims=True)
     phase = np.angle(obj).mean(axis=-3, keepdims=True)
@@ -210,7 +211,7 @@ def _alike(obj: np.ndarray) -> np.ndarray:
 
 
 def _middle(experiment: Experiment, side: int) -> np.ndarray:
-    """Indices of at most side x side patterns around the middle of the scan, without those left out."""
+    """Indices of at most side x side patterns around the middle of the scan, if they are in ``sequence``."""
     ranges = [
         np.arange(max(0, (n - side) // 2), max(0, (n - side) // 2) + min(n, side))
         for n in experiment.scan_size
@@ -221,13 +222,13 @@ def _middle(experiment: Experiment, side: int) -> np.ndarray:
         indices = indices[np.isin(indices, sequence)]
     if len(indices) < _FEWEST**2:
         raise DataError(
-            f"{len(indices)} patterns in the middle of the scan; a slab is fitted to {_FEWEST} x {_FEWEST} or more"
+            f"{len(indices)} patterns in the middle of the scan; a slab needs {_FEWEST} x {_FEWEST} or more"
         )
     return indices
 
 
 def _central(size: int, wanted: int) -> slice:
-    """The middle of an axis, n//2 staying at n//2."""
+    """The middle of an axis, such that index n//2 becomes the new n//2."""
     if size <= wanted:
         return slice(0, size)
     start = size // 2 - wanted // 2

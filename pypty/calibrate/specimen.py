@@ -18,42 +18,43 @@ from pypty.experiment import CALIBRATED, Experiment
 from pypty.plots.specimen import plot_specimen
 
 _PASSES = 3
-"""Of mini-batches for each trial: the order of the misfits does not change any more."""
+"""Passes of mini-batches for each trial: with more, the order of the misfits does not change."""
 _EPOCHS = 12
-"""Of L-BFGS. The slices adapt to a wrong C10 faster than it moves: beginning again from vacuum goes further than more
-epochs do.
+"""Epochs of L-BFGS. The slices adapt to a wrong C10 faster than C10 is refined, so that a new start from vacuum gains
+more than further epochs.
 """
 _MOST_RATIO = 0.5
-"""Between two changes of C10 that follow each other, for the extrapolation to the end."""
+"""Upper limit of the ratio of two successive changes of C10 in the extrapolation."""
 _FIRST = (-3, -2, -1, 0, 1)
-"""Depths of focus added to |C10| of the weak-phase fit, which is too large in a crystal: columns act as lenses."""
+"""First trials, in depths of focus from |C10| of the weak-phase fit, which is too large in a crystal (columns act as
+lenses)."""
 _THICKNESS = 3.0
 """First trial, in depths of focus."""
 _FACTOR = 1.4
-"""Between trial thicknesses."""
+"""Ratio of successive trial thicknesses."""
 _LARGEST = 16.0
 _FINE = 0.4
-"""Depths of focus between the last trials."""
+"""Step of the last trials in depths of focus."""
 _CLEAR = 1.04
-"""Ratio of the misfits of both half turns from which the better one is believed."""
+"""Ratio of the misfits of both half turns from which the better one is accepted."""
 _MOST_STEPS = 12
 
 
 def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggestion:
     """Half a turn, defocus and thickness of a thick specimen, by short multislice fits.
 
-    What shifts of bright-field images say belongs to a weak object: in a thick crystal atom columns act as lenses, and
-    C10 comes out too large; and a weak object that repels the beam, seen half a turn from here with the other sign of
-    defocus, gives the same patterns. So slabs of equal slices in which no atom repels the beam are fitted, three passes
-    of mini-batches from vacuum each, for both half turns, over C10 and thickness. The best of them is the start of a
-    longer fit with free slices that refines C10. Equal slices suit columns of atoms; of a specimen that changes along
-    the beam the thickness is a rough number.
+    Shifts of bright-field images describe a weak object. In a thick crystal atom columns act as lenses, and C10 comes
+    out too large. Moreover, a weak object that repels the beam, with half a turn and the opposite sign of defocus,
+    gives the same patterns. Therefore slabs of equal slices in which no atom repels the beam are fitted for both half
+    turns, over C10 and thickness, with three passes of mini-batches from vacuum for each trial. The best trial is the
+    start of a longer fit with free slices that refines C10. Equal slices suit columns of atoms; for a specimen that
+    varies along the beam the thickness is approximate.
 
     Parameters
     ----------
     params : needs scan_size, scan_step_A, acc_voltage, the reciprocal pixel, the aperture, and PLRotation_deg, right
-        but for half a turn. ``total_thickness`` (or ``num_slices`` with ``slice_distances``), if given, is believed.
-    near_A : C10 by a weak-phase fit, where the search begins; None = measured now (:func:`defocus`)
+        except for half a turn. ``total_thickness`` (or ``num_slices`` with ``slice_distances``), if given, is kept.
+    near_A : C10 by a weak-phase fit, where the search begins; None = measure it (:func:`defocus`)
 
     Returns
     -------
@@ -62,7 +63,8 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
         num_slices with slice_distances where they are not given (half a depth of focus or less). ``values``:
         C10_entrance_A, C10_middle_A, thickness_A, half_turn (True if the rotation was half a turn wrong), margin
         (misfit of the other half turn over this one), misfit, depth_of_focus_A. A figure of all trials and of the
-        phase. Nothing is suggested where both half turns fit alike and the thickness is not given: a thin specimen.
+        phase. Nothing is suggested where both half turns fit equally well and the thickness is not given: the specimen
+        is thin.
 
     Raises
     ------
@@ -83,30 +85,30 @@ def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggesti
     for search, sign in zip(searches, (1.0, -1.0), strict=True):
         search.first(sign * start)
         search.descend(slab.depth_of_focus_A)
-    found = _decide(searches, known)
-    suggested = _suggested(found, experiment)
-    return Suggestion(suggested, found.values(), found.text(params, start), found.figure())
+    outcome = _decide(searches, known)
+    suggested = _suggested(outcome, experiment)
+    return Suggestion(suggested, outcome.values(), outcome.text(params, start), outcome.figure())
 
 
-def _suggested(found: _Found, experiment: Experiment) -> dict[str, Any]:
-    """Parameters to use; none where neither fits nor parameters know the thickness."""
-    if found.unsure and not found.thickness_given:
+def _suggested(outcome: _Outcome, experiment: Experiment) -> dict[str, Any]:
+    """Parameters to use; none if the thickness is neither fitted reliably nor given."""
+    if outcome.unsure and not outcome.thickness_given:
         return {}
-    thickness, settings = found.thickness_A, experiment.settings
+    thickness, settings = outcome.thickness_A, experiment.settings
     suggested: dict[str, Any] = {
-        "PLRotation_deg": found.best.rotation_deg,
-        "aberrations": np.array([found.entrance_A, *experiment.aberrations_A[1:]]),
+        "PLRotation_deg": outcome.best.rotation_deg,
+        "aberrations": np.array([outcome.entrance_A, *experiment.aberrations_A[1:]]),
         "extra_probe_defocus": 0.0,
         "total_thickness": thickness,
     }
     if not {"num_slices", "slice_distances", "obj"} & set(settings.given):
-        n = max(2, math.ceil(2 * thickness / found.best.slab.depth_of_focus_A))
+        n = max(2, math.ceil(2 * thickness / outcome.best.slab.depth_of_focus_A))
         suggested |= {"num_slices": n, "slice_distances": np.array([thickness / n])}
     return suggested
 
 
 def known_thickness(experiment: Experiment) -> float | None:
-    """Å, by the parameters; None if they do not say."""
+    """Thickness in Å from the parameters; None if it is not given."""
     settings = experiment.settings
     try:
         given = float(settings["total_thickness"])
@@ -130,7 +132,7 @@ class _Search:
     fits: dict[tuple[float, float], Fit]
 
     def misfit(self, middle_A: float, thickness_A: float) -> float:
-        """Of a trial, fitted only once."""
+        """Misfit of a trial; each trial is fitted only once."""
         key = (round(middle_A, 3), round(thickness_A, 3))
         if key not in self.fits:
             self.fits[key] = self.slab.fit(Trial(self.rotation_deg, *key), _PASSES)
@@ -146,7 +148,7 @@ class _Search:
         return self.fits[self.best].misfit
 
     def first(self, near_A: float) -> None:
-        """Some defoci around that of the weak-phase fit."""
+        """Fit some defoci around that of the weak-phase fit."""
         depth = self.slab.depth_of_focus_A
         side = 1.0 if near_A >= 0 else -1.0
         thickness = self.known_A if self.known_A is not None else _THICKNESS * depth
@@ -154,7 +156,7 @@ class _Search:
             self.misfit(near_A + side * step * depth, thickness)
 
     def descend(self, step_A: float, factor: float = _FACTOR) -> None:
-        """From the best trial to a better neighbour, until there is none."""
+        """Coordinate descent from the best trial to better neighbours, until there is none."""
         for _ in range(_MOST_STEPS):
             middle, thickness = here = self.best
             for sign in (-1, 1):
@@ -168,9 +170,7 @@ class _Search:
                 return
 
     def vertex(self, step_A: float, factor: float = _FACTOR) -> tuple[float, float]:
-        """(C10 at the middle, thickness) at the lowest points of parabolas through the best trial and its
-        neighbours.
-        """
+        """(C10 at the middle, thickness) at the minima of parabolas through the best trial and its neighbours."""
         middle, thickness = self.best
         lower, here, upper = (self.misfit(middle + s * step_A, thickness) for s in (-1, 0, 1))
         finer = middle + step_A * _lowest(lower, here, upper)
@@ -181,13 +181,13 @@ class _Search:
 
 
 def _lowest(lower: float, here: float, upper: float) -> float:
-    """Where the parabola through (-1, lower), (0, here), (1, upper) is lowest, at most 1 away."""
-    curved = lower - 2 * here + upper
-    return float(np.clip(0.5 * (lower - upper) / curved, -1, 1)) if curved > 0 else 0.0
+    """Position of the minimum of the parabola through (-1, lower), (0, here), (1, upper), within [-1, 1]."""
+    curvature = lower - 2 * here + upper
+    return float(np.clip(0.5 * (lower - upper) / curvature, -1, 1)) if curvature > 0 else 0.0
 
 
-def _decide(searches: Sequence[_Search], known: float | None) -> _Found:
-    """The better half turn; its defocus and thickness more finely."""
+def _decide(searches: Sequence[_Search], known: float | None) -> _Outcome:
+    """The better half turn, with refined defocus and thickness."""
     kept, other = searches
     turned = kept.best_misfit > _CLEAR * other.best_misfit
     best, worse = (other, kept) if turned else (kept, other)
@@ -196,24 +196,25 @@ def _decide(searches: Sequence[_Search], known: float | None) -> _Found:
     best.descend(_FINE * depth)
     middle, thickness = best.vertex(_FINE * depth)
     fine, middle = _refined(best.slab, Trial(best.rotation_deg, middle, thickness))
-    return _Found(best, worse, turned, margin, thickness, known is not None, fine, middle)
+    return _Outcome(best, worse, turned, margin, thickness, known is not None, fine, middle)
 
 
 def _refined(slab: Slab, start: Trial) -> tuple[Fit, float]:
-    """The last of two longer fits with free slices, and the C10 at the middle that they go to.
+    """The second of two longer fits with free slices, and the C10 at the middle to which they converge.
 
-    Each fit takes away a part of the error, and the rest is extrapolated (Aitken).
+    Each fit removes a fraction of the error; the limit is extrapolated (Aitken).
     """
     first = slab.refine(start, _EPOCHS)
     last = slab.refine(replace(start, middle_A=first.middle_A), _EPOCHS)
     before, change = first.middle_A - start.middle_A, last.middle_A - first.middle_A
     ratio = min(max(change / before, 0.0), _MOST_RATIO) if before != 0 else 0.0
+    # Geometric series of the further changes: change (ratio + ratio^2 + ...).
     return last, last.middle_A + change * ratio / (1 - ratio)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Both searches, what they gave, and the ways to show it."""
+class _Outcome:
+    """Both searches and their result, as values, text and figure."""
 
     best: _Search
     worse: _Search
@@ -230,7 +231,7 @@ class _Found:
 
     @property
     def unsure(self) -> bool:
-        """Both half turns fit alike, as they do for a thin specimen."""
+        """Whether both half turns fit equally well, as they do for a thin specimen."""
         return self.margin < _CLEAR
 
     def values(self) -> dict[str, Any]:
@@ -249,27 +250,27 @@ class _Found:
         how = "as given" if self.thickness_given else "by the fits, roughly"
         lines = [
             f"specimen: C10 = {self.entrance_A:.4g} Å at the entrance ({side}focus), {self.middle_A:.4g} Å at the "
-            f"middle; thickness {self.thickness_A:.4g} Å ({how}); the weak-phase fit said {start_A:.4g} Å"
+            f"middle; thickness {self.thickness_A:.4g} Å ({how}); the weak-phase fit gave {start_A:.4g} Å"
         ]
-        better = "half a turn from what was given" if self.turned else "as given"
+        better = "half a turn from the given one" if self.turned else "as given"
         lines.append(
             f"  PLRotation_deg = {self.best.rotation_deg:.2f}, {better}: with the other half turn the misfit is "
             f"{self.margin:.2f} times as large"
         )
         if self.unsure:
             lines.append(
-                "  UNSURE: both half turns fit alike, as they do for a thin specimen: for that "
-                "pypty.calibrate.defocus is right, and this is not; for a thick one give the "
-                "nominal defocus, or try both"
+                "  UNSURE: both half turns fit equally well, as for a thin specimen, for which "
+                "pypty.calibrate.defocus is the right function; for a thick specimen give the nominal defocus, or try "
+                "both half turns"
             )
             if not self.thickness_given:
                 lines.append("  nothing is suggested; give total_thickness if it is known")
                 return "\n".join(lines)
         if self.turned and params.get("positions") is not None:
-            lines.append("  positions were given: make them anew with this rotation")
+            lines.append("  positions were given: compute them again with this rotation")
         if not self.thickness_given:
             lines.append(
-                "  the thickness is one number for slices that are all alike; give total_thickness if it is known"
+                "  the thickness is that of a slab of equal slices; give total_thickness if it is known"
             )
         return "\n".join(lines)
 

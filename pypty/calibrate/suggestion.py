@@ -1,4 +1,4 @@
-"""What a calibration found: parameters to use, the numbers behind them, and a figure."""
+"""Result of a calibration: parameters to use, the numbers behind them, and a figure."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The answer of one calibration.
+    """The result of one calibration.
 
     Attributes
     ----------
-    params : parameters to use, by name; arrays as the schema wants them. Empty if nothing needs to change.
+    params : parameters to use, by name; arrays as the schema expects them. Empty if nothing needs to change.
     values : measured numbers by name, units in the name (``radius_px``), for scripts and tests
-    text : a few lines for a reader: what was found, how sure it is, what to look at
-    figure : what was measured, as a picture; None if there is nothing to see
+    text : a few lines for a reader: the result, its reliability, and what to check
+    figure : a picture of the measurement; None if there is nothing to show
     """
 
     params: Mapping[str, Any] = field(default_factory=_nothing)
@@ -39,7 +39,8 @@ class Suggestion:
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
 
     def apply(self, pypty_params: Mapping[str, Any]) -> dict[str, Any]:
-        """A new dict: ``pypty_params`` with the suggested values; arrays are copied, nothing given is changed."""
+        """A new dict: ``pypty_params`` with the suggested values; arrays are copied, and the argument is not
+        changed."""
         copies = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in self.params.items()}
         return {**pypty_params, **copies}
 
@@ -48,25 +49,25 @@ class Suggestion:
 
         Parameters
         ----------
-        others : where two suggest the same parameter or number, the later one counts
-        figure : picture of the whole; None = the last one there is
+        others : if two suggest the same parameter or number, the later one is used
+        figure : figure of the result; None = the last figure of the merged suggestions
 
         Raises
         ------
         ParameterError
-            One of the others is no Suggestion.
+            One of the others is not a Suggestion.
         """
         for other in others:
             if not isinstance(other, Suggestion):
                 raise ParameterError(
                     f"merge: a {type(other).__name__} was given, expected results of pypty.calibrate"
                 )
-        everyone = (self, *others)
-        figures = [one.figure for one in everyone if one.figure is not None]
+        merged = (self, *others)
+        figures = [suggestion.figure for suggestion in merged if suggestion.figure is not None]
         return Suggestion(
-            params={k: v for one in everyone for k, v in one.params.items()},
-            values={k: v for one in everyone for k, v in one.values.items()},
-            text="\n".join(one.text for one in everyone if one.text),
+            params={k: v for suggestion in merged for k, v in suggestion.params.items()},
+            values={k: v for suggestion in merged for k, v in suggestion.values.items()},
+            text="\n".join(suggestion.text for suggestion in merged if suggestion.text),
             figure=figure if figure is not None else (figures[-1] if figures else None),
         )
 
@@ -81,7 +82,7 @@ class Suggestion:
 
 
 def _shown(value: Any) -> str:
-    """A value on one line; of a large array shape, type and range."""
+    """A value on one line; a large array as its shape, type and range."""
     if isinstance(value, np.ndarray) and value.size > 8:
         line = f"array {value.shape} {value.dtype}"
         if value.dtype == bool:

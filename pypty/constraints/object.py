@@ -1,7 +1,7 @@
-"""Changes of the object by hand: Gaussian filters of phase and absorption, charge flipping, back to vacuum.
+"""Edits of the object: Gaussian filters of phase and absorption, charge flipping, restart from vacuum.
 
 Every function takes the object (mode, z, Y, X) complex and returns a new one on the same device, in the same
-precision. They compute on the host in double precision: they run once in many iterations.
+precision. They compute on the host in double precision, because they run once in many epochs.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _NOISE_TO_SIGNAL = 0.01
 def smooth_phase(obj: Array, sigma: Sequence[float]) -> Array:
     """Gaussian filter of the phase arg O; the amplitude |O| is kept (``apply_gaussian_filter``).
 
-    The phase is known modulo 2 pi only. Filtered as it is, every jump from pi to -pi would become a ramp through 0.
-    So a phase with jumps (neighbours along a filtered axis that differ by more than pi) is split into a continuous
-    phase s and a rest::
+    The phase is known modulo 2 pi only. A filter of the wrapped phase would turn every jump from pi to -pi into a ramp
+    through 0. Therefore a phase with jumps (neighbours along a filtered axis that differ by more than pi) is split into
+    a continuous phase s and a remainder::
 
         phi -> G s + arg(G exp(i (phi - s)))
 
-    with the Gaussian filter G, ``scipy.ndimage.gaussian_filter`` with mode nearest. Without vortices the rest is
-    one constant, and what is filtered is the continuous phase; at a vortex, where every phase has a jump somewhere,
-    the rest passes the filter as a wave, which has none. A phase without jumps is its own s: the result is G phi.
+    with the Gaussian filter G, ``scipy.ndimage.gaussian_filter`` with mode nearest. Without vortices the remainder is a
+    constant, and the continuous phase is filtered. Around a vortex every phase has a jump somewhere; there the
+    remainder is filtered as a wave, which has none. A phase without jumps equals s, and the result is G phi.
 
     Parameters
     ----------
@@ -50,8 +50,9 @@ def smooth_phase(obj: Array, sigma: Sequence[float]) -> Array:
         continuous = continuous_phase(phase, axes)
         change = gaussian_filter(continuous, widths, mode="nearest") - continuous
         if continuous is not phase:
-            rest = np.exp(1j * (phase - continuous))
-            change += np.angle(gaussian_filter(rest, widths, mode="nearest") * rest.conj())
+            # arg(G r) - arg(r) of the remainder wave r, computed as one angle: no jump of 2 pi between the two
+            remainder = np.exp(1j * (phase - continuous))
+            change += np.angle(gaussian_filter(remainder, widths, mode="nearest") * remainder.conj())
         result[mode] = volume * np.exp(1j * change)
     return array_module(obj).asarray(result)
 
@@ -84,7 +85,7 @@ def charge_flip(
     beta_abs: float,
     fancy_sigma: tuple[Sequence[float] | None, Sequence[float] | None] | None = None,
 ) -> Array:
-    """Turn round the weak part of phase and absorption in every slice of every mode (``do_charge_flip``).
+    """Flip the sign of the weak part of phase and absorption in every slice of every mode (``do_charge_flip``).
 
     With phi = arg O and a = -log(|O| + 1e-10)::
 
@@ -96,16 +97,16 @@ def charge_flip(
 
         G_s(q) = exp(-pi^2 s^2 q^2),   sharpen: (1 + e) G_s1 / (G_s1^2 + e) with e = 0.01,   blur: G_s2
 
-    The sharpening is the inverse of the blur at low q (the mean is kept), amplifies nothing more than five times and
-    gives up where the blur has left nothing. A width of 0 does nothing. Phases are taken from (-pi, pi].
+    The sharpening is a Wiener filter: it inverts the blur at low q (the mean is kept), amplifies at most five times,
+    and tends to zero where the blur has left nothing. A width of 0 does nothing. Phases are taken from (-pi, pi].
 
-    Source of the idea: Oszlanyi & Suto, Acta Cryst. A 60 (2004) 134.
+    Charge flipping: Oszlanyi & Suto, Acta Cryst. A 60 (2004) 134.
 
     Parameters
     ----------
     obj : (mode, z, Y, X) complex
-    delta_phase, delta_abs : what counts as weak, as a fraction of the largest value of the slice
-    beta_phase, beta_abs : factor of the weak part; -1 turns it round, 0 removes it
+    delta_phase, delta_abs : threshold of "weak", as a fraction of the largest value of the slice
+    beta_phase, beta_abs : factor of the weak part; -1 flips its sign, 0 removes it
     fancy_sigma : None, or (widths of the phase, widths of the absorption), each (s1, s2) in px or None
     """
     host = to_host(obj).astype(np.complex128)
@@ -132,18 +133,18 @@ def _widths(sigma: Sequence[float]) -> tuple[float, float, float]:
 
 
 def continuous_phase(phase: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """A phase without jumps along ``axes``; ``phase`` itself, unchanged, where that has none.
+    """Least-squares unwrapping: a phase without jumps along ``axes``; ``phase`` itself where it has none.
 
-    The phase s whose differences between neighbours come nearest, in the sum of squares, to the differences of
-    ``phase`` brought into [-pi, pi]. It solves a Poisson equation with free edges, in which the cosine transform makes
-    the Laplacian a factor. Where ``phase`` has no vortices s differs from it by multiples of 2 pi and a constant.
+    The differences of the result between neighbours approach, in the sum of squares, the differences of ``phase``
+    wrapped into [-pi, pi]. It solves a Poisson equation with free edges, which the cosine transform diagonalises. Where
+    ``phase`` has no vortices the result differs from it by multiples of 2 pi and a constant.
 
     Source: Ghiglia & Romero, J. Opt. Soc. Am. A 11 (1994) 107, without weights.
 
     Parameters
     ----------
     phase : (z, Y, X) rad
-    axes : the axes along which it has to be continuous; along the others every layer is on its own
+    axes : the axes along which the result is continuous; along the others every layer is unwrapped separately
     """
     source = np.zeros_like(phase)
     jumps = False
@@ -151,10 +152,12 @@ def continuous_phase(phase: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
         step = np.diff(phase, axis=axis)
         turns = np.round(step / (2 * np.pi))
         jumps = jumps or bool(turns.any())
-        step -= 2 * np.pi * turns
+        step -= 2 * np.pi * turns  # wrapped into [-pi, pi]
+        # Divergence of the wrapped differences, right-hand side of the Poisson equation: n - 1 steps -> n values.
         source += np.diff(step, axis=axis, prepend=0, append=0)
     if not jumps:
         return phase
+    # Eigenvalues of the second difference with free edges: 2 cos(pi k / n) - 2 along each axis.
     eigenvalue = np.zeros((1, 1, 1))
     for axis in axes:
         n = phase.shape[axis]
@@ -185,12 +188,12 @@ def _filtered(maps: np.ndarray, transfer: np.ndarray) -> np.ndarray:
 
 
 def amplitude_and_phase(obj: Array) -> tuple[Array, Array]:
-    """|O| and a phase of O, real, in its precision; O = a exp(i phi).
+    """Amplitude and unwrapped phase of an object: O = a exp(i phi), both real, in the precision of O.
 
-    A complex number knows its phase modulo 2 pi. Constraints ask for its sign, its power or its mean over
-    neighbours: 4 rad must not come as -2.3. Where the phase of a mode's slice jumps by more than pi between lateral
-    neighbours, whole turns are added such that the jumps vanish (but for vortices, which have one in any case), and
-    such that most pixels of the slice keep the phase in (-pi, pi]. A slice without jumps is left alone.
+    Constraints use the sign of the phase, its power or its mean over neighbours, so that 4 rad must not appear as -2.3.
+    Where the phase of a slice jumps by more than pi between lateral neighbours, multiples of 2 pi are added such that
+    the jumps vanish (except at vortices) and most pixels of the slice keep a phase in (-pi, pi]. A slice without jumps
+    is not changed.
 
     Parameters
     ----------
@@ -202,7 +205,7 @@ def amplitude_and_phase(obj: Array) -> tuple[Array, Array]:
     for axis in (-2, -1):
         if phase.shape[axis] > 1:
             jumps |= (abs(xp.diff(phase, axis=axis)) > np.pi).any(axis=(-2, -1))
-    wrapped = np.argwhere(to_host(jumps))
+    wrapped = np.argwhere(to_host(jumps))  # (slices with jumps, 2): mode, slice
     for mode, layer in wrapped.tolist():
         phase[mode, layer] += xp.asarray(_turns(to_host(phase[mode, layer])).astype(phase.dtype))
     return abs(obj), phase
@@ -215,7 +218,8 @@ def from_amplitude_and_phase(amplitude: Array, phase: Array, dtype: object) -> A
 
 def _turns(phase: np.ndarray) -> np.ndarray:
     """(Y, X) multiples of 2 pi by which a layer becomes continuous; 0 for most pixels."""
-    rest = continuous_phase(phase.astype(np.float64)[None], (1, 2))[0] - phase
-    offset = np.angle(np.exp(1j * rest).mean())
-    turns = np.round((rest - offset) / (2 * np.pi))
+    difference = continuous_phase(phase.astype(np.float64)[None], (1, 2))[0] - phase
+    # The constant that least squares leaves free, from its circular mean.
+    offset = np.angle(np.exp(1j * difference).mean())
+    turns = np.round((difference - offset) / (2 * np.pi))
     return 2 * np.pi * (turns - np.median(turns).round())

@@ -1,4 +1,4 @@
-"""Changes of the probe by hand: orthogonal modes."""
+"""Edits of the probe: orthogonal modes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def orthogonal_rotation(probe: Array) -> np.ndarray:
     With the singular value decomposition of the modes as rows, P = U S V^H, W = U^H. It is unitary, so the density
     matrix sum_k P_k(r) P_k*(r'), the intensity sum_k |P_k(r)|^2 and every diffraction pattern are the same for W P, and
     the gradient of the loss at W P is W times that at P. (Gram-Schmidt, which PyPty 2.2 uses, spans the same space but
-    loses power.) The phase of a new mode is that of the old mode which has the largest part in it: modes that are
-    orthogonal and in order stay as they are. Each subscan has its own U.
+    loses power.) The phase of a new mode is that of the old mode with the largest contribution to it, so that modes
+    that are orthogonal and in order stay as they are. Each subscan has a separate U.
 
-    Source: Thibault and Menzel, Nature 494 (2013) 68, for the freedom in the choice of modes.
+    The freedom in the choice of modes: Thibault and Menzel, Nature 494 (2013) 68.
 
     Parameters
     ----------
@@ -31,13 +31,14 @@ def rotated(modes: Array, rotation: np.ndarray) -> Array:
 
     Computed in double precision, so that it stays a rotation.
     """
+    # (subscan, mode, y, x) -> (subscan, mode, y x)
     rows = modes.reshape(len(rotation), modes.shape[-3], -1).astype(np.complex128)
     turned = array_module(modes).asarray(rotation) @ rows
     return turned.reshape(modes.shape).astype(modes.dtype)
 
 
 def are_orthogonal(probe: Array, tolerance: float) -> bool:
-    """Whether :func:`orthogonal_rotation` would change nothing that counts.
+    """Whether :func:`orthogonal_rotation` would change nothing beyond ``tolerance``.
 
     In every subscan |<P_j, P_k>| <= tolerance sqrt(<P_j, P_j> <P_k, P_k>) for all pairs, and no mode is stronger than
     the one before by more than the fraction ``tolerance`` of its power.
@@ -49,7 +50,7 @@ def are_orthogonal(probe: Array, tolerance: float) -> bool:
     """
     for modes in _subscans(to_host(probe)):
         rows = modes.astype(np.complex128)
-        gram = rows @ rows.conj().T
+        gram = rows @ rows.conj().T  # (mode, mode) overlaps <P_j, P_k>
         power = gram.diagonal().real
         amplitude = np.sqrt(power)
         overlap = np.abs(gram - np.diag(gram.diagonal()))
@@ -66,7 +67,8 @@ def _subscans(probe: np.ndarray) -> np.ndarray:
 
 
 def _rotation(rows: np.ndarray) -> np.ndarray:
-    """(mode, mode) W for modes as rows (mode, pixel). Their QR decomposition first: the rest is small."""
+    """(mode, mode) W for modes as rows (mode, pixel). After a QR decomposition the SVD is that of a small matrix."""
+    # rows^H = Q R, so rows = R^H Q^H has the U of R^H, (mode, mode)
     triangle = np.asarray(np.linalg.qr(rows.conj().T, mode="r"))
     unitary = np.linalg.svd(triangle.conj().T)[0]
     largest = np.abs(unitary).argmax(axis=0)

@@ -41,14 +41,15 @@ class ProjectionContext:
 
 @dataclass(frozen=True)
 class Projected:
-    """What constraints did.
+    """The result of the constraints of one epoch.
 
     Attributes
     ----------
-    variables : after them; the very same arrays where nothing changed by more than rounding
-    changed : names of those that changed the point, and with it the loss
-    rotation : (subscan, mode, mode) unitary by which ortho_pmode turned the modes (``constraints.probe.rotated``),
-        where nothing else changed: the loss is as before, gradient and history can turn along. None = not turned
+    variables : after the constraints; the same arrays where nothing changed by more than rounding
+    changed : names of the constraints that changed the variables, and with them the loss
+    rotation : (subscan, mode, mode) unitary by which ortho_pmode rotated the modes (``constraints.probe.rotated``),
+        where nothing else changed: the loss is the same, and gradient and history can be rotated, too. None = no
+        rotation
     """
 
     variables: Variables
@@ -74,7 +75,7 @@ ORDER = (
     "pos_recenter",
     "tilt_smooth",
 )
-"""In which constraints act, whatever the order of the parameter."""
+"""The order in which constraints act, whatever their order in the parameter."""
 
 OF_OBJECT = (*OF_AMPLITUDE_AND_PHASE, "obj_z_recenter")
 """Constraints that change the object."""
@@ -96,13 +97,13 @@ def apply_projections(
     context: ProjectionContext,
     skip: Collection[str] = (),
 ) -> Projected:
-    """The constraints whose schedule says so, one after the other in their order (:data:`ORDER`).
+    """Apply the constraints that are scheduled for this epoch, in their order (:data:`ORDER`).
 
     Parameters
     ----------
     table : the value of ``constraints`` at this epoch: complete records by name
-    epoch : that has just been computed, from 0
-    skip : left out: those that act on steps instead (``model.step_filters.STEP_FILTERS``, with lbfgs)
+    epoch : the epoch that has just been computed, from 0
+    skip : constraints that act on steps instead (``model.step_filters.STEP_FILTERS``, with lbfgs)
     """
     point = _Point(variables, context)
     for name in ORDER:
@@ -113,7 +114,8 @@ def apply_projections(
 
 
 class _Point:
-    """Variables on their way through the constraints. Amplitude and phase of the object are taken apart once."""
+    """Variables while the constraints are applied. The object is split into amplitude and phase only once: unwrapping
+    is the expensive part."""
 
     def __init__(self, variables: Variables, context: ProjectionContext) -> None:
         self.variables, self.context = variables, context
@@ -169,7 +171,7 @@ class _Point:
             self.changed.append(name)
 
     def _along_z(self, numbers: Mapping[str, Any]) -> None:
-        """Object by +shift slices, the probe along with it: it meets the same slices in the same focus."""
+        """Move the object by +shift slices and propagate the probe, so that it reaches each slice in the same focus."""
         amplitude, phase = self._amplitude_and_phase()
         shift = centring_shift(phase, numbers)
         if shift == 0:
@@ -178,6 +180,7 @@ class _Point:
         obj = moved_along_z(from_amplitude_and_phase(amplitude, phase, variables.obj.dtype), shift)
         ny, nx = variables.probe.shape[-2:]
         rate = angular_spectrum_phase_rate(Grid((ny, nx), context.pixel_size_A, context.wavelength_A))
+        # The object moves downstream, so the wave at the first slice is the old one, propagated back by this distance.
         distance = -shift * float(to_host(variables.slice_distances).mean())
         self.variables = variables.replace({"probe": by_probe.propagated(variables.probe, rate, distance)})
         self.pair = amplitude_and_phase(obj)
@@ -191,7 +194,7 @@ class _Point:
 
 
 def differs(old: Array, new: Array, scale: float | None = None) -> bool:
-    """Whether two arrays differ by more than rounding; relative to ``scale``, or to the largest value."""
+    """Whether two arrays differ by more than rounding, relative to ``scale`` or to the largest value."""
     if new is old:
         return False
     least = max(100 * float(np.finfo(old.real.dtype).eps), _SAME)
@@ -208,5 +211,5 @@ def pos_recenter(positions: Array, reference: np.ndarray, numbers: Mapping[str, 
 def tilt_smooth(tilts: Array, numbers: Mapping[str, Any], scan_size: tuple[int, int] | None) -> Array:
     """Tilts (N, 6) inside the specimen (columns 2 and 3), Gaussian-blurred over the raster with a kernel of 5 x 5
     points, reflected at its edges. One tilt for all patterns stays as it is."""
-    found = tilt_filter(numbers, scan_size)
-    return tilts if found is None else found.apply(tilts)
+    blur = tilt_filter(numbers, scan_size)
+    return tilts if blur is None else blur.apply(tilts)

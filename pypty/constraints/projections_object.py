@@ -1,7 +1,7 @@
 """Constraints of the object, by PtyRAD's names, on its amplitude and phase.
 
-Every function takes the amplitude a and the phase phi (mode, z, Y, X), real, on one device, and gives both back; what
-it does not change is the very same array. ``obj_type`` says which of the two a constraint changes.
+Every function takes the amplitude a and the phase phi (mode, z, Y, X), real, on one device, and returns both; an array
+that it does not change is returned as the same object. ``obj_type`` selects amplitude, phase or both.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pypty.model.step_filters import object_filter
 
 Pair = tuple[Array, Array]
 _DARK = 1e-10
-"""Amplitude below which a pixel counts as black: its logarithm is taken of this."""
+"""Lower limit of an amplitude before its logarithm is taken."""
 _TINY = 1e-8
 _KZ_AMPLITUDE = 0.9
-"""What is left of the contrast of the amplitude after kz_filter."""
+"""Factor on the contrast of the amplitude in kz_filter, as in PtyRAD."""
 _LEAST_SHIFT = 1e-3
-"""Slices by which it is not worth while to move an object."""
+"""Slices; an object that is off centre by less is not moved."""
 
 
 def filtered(name: str, amplitude: Array, phase: Array, numbers: Mapping[str, Any]) -> Pair:
     """obj_rblur, obj_zblur, kr_filter, kz_filter: see :func:`pypty.model.step_filters.object_filter`.
 
-    kz_filter also draws the amplitude to 1: a -> 1 + 0.9 (G a - 1).
+    kz_filter also pulls the amplitude towards 1: a -> 1 + 0.9 (G a - 1).
     """
-    found = object_filter(name, numbers)
-    if found is None:
+    blur = object_filter(name, numbers)
+    if blur is None:
         return amplitude, phase
-    new, phase = _each(found.apply, amplitude, phase, numbers["obj_type"])
+    new, phase = _each(blur.apply, amplitude, phase, numbers["obj_type"])
     if name == "kz_filter" and new is not amplitude:
         new = 1 + _KZ_AMPLITUDE * (new - 1)
     return new, phase
@@ -57,7 +57,9 @@ def _largest_kept(array: Array, share: float) -> Array:
     size[..., 0, :] /= root_half
     size[..., :, 0] /= root_half
     kept = max(1, int(share * size.size))
-    limit = xp.partition(size.ravel(), size.size - kept)[size.size - kept]
+    limit = xp.partition(size.ravel(), size.size - kept)[
+        size.size - kept
+    ]  # the kept-th largest, without a full sort
     spectrum *= size >= limit
     return fft.idct2(spectrum)
 
@@ -107,16 +109,17 @@ def objp_postiv(amplitude: Array, phase: Array, numbers: Mapping[str, Any]) -> P
 
 
 def centring_shift(phase: Array, numbers: Mapping[str, Any]) -> float:
-    """Slices by which obj_z_recenter moves an object towards larger index: 0 if hardly at all.
+    """Number of slices by which obj_z_recenter moves an object towards larger index; 0 below ``_LEAST_SHIFT``.
 
-    The centre of mass along z of the positive phases that are not below the percentile ``thresh`` is to come to
-    (Z - 1)/2: shift = scale (that - centre), within max_shift and (Z - 1)/2.
+    The target of the centre of mass along z is (Z - 1)/2, computed from the positive phases above the percentile
+    ``thresh``: shift = scale ((Z - 1)/2 - centre), limited to max_shift and (Z - 1)/2.
     """
     xp = array_module(phase)
     middle = (phase.shape[1] - 1) / 2
     positive = xp.maximum(phase, 0)
     if numbers["thresh"] is not None:
         positive[positive < xp.percentile(positive, numbers["thresh"])] = 0
+    # (mode, z, Y, X) -> (z,)
     profile = to_host(positive.mean(axis=(0, 2, 3), dtype=np.float64))
     centre = float((np.arange(len(profile)) * profile).sum() / (profile.sum() + _TINY))
     limit = middle if numbers["max_shift"] is None else min(numbers["max_shift"], middle)
@@ -127,10 +130,11 @@ def centring_shift(phase: Array, numbers: Mapping[str, Any]) -> float:
 def moved_along_z(obj: Array, shift: float) -> Array:
     """A complex object (mode, z, Y, X) moved by ``shift`` slices: a ramp exp(-2 pi i f shift) on its spectrum along z.
 
-    Periodic: what leaves at one end comes in at the other.
+    Periodic: what leaves at one end enters at the other.
     """
     n = obj.shape[1]
     ramp = np.exp(-2j * np.pi * np.fft.fftfreq(n) * shift)
+    # The shift as an (n, n) matrix: there are few slices, and one product replaces two transforms along a strided axis.
     matrix = np.fft.ifft(ramp[:, None] * np.fft.fft(np.eye(n), axis=0), axis=0)
     xp = array_module(obj)
     return (xp.asarray(matrix.astype(obj.dtype)) @ obj.reshape(len(obj), n, -1)).reshape(obj.shape)

@@ -21,10 +21,10 @@ _TINY = 1e-8
 
 
 def probe_mask_k(probe: Array, numbers: Mapping[str, Any]) -> Array:
-    """The spectra of the strong modes times a disk with a soft edge (``optics.filters.sigmoid_mask``).
+    """Multiply the spectra of the strong modes by a disk with a soft edge (``optics.filters.sigmoid_mask``).
 
-    Strong are the first modes, as they are stored, that together have more than ``power_thresh`` of the power; all, if
-    none do. ``radius`` is a fraction of the Nyquist frequency. Then the strongest mode comes first.
+    The strong modes are the first stored ones that together hold more than ``power_thresh`` of the power (all, if that
+    is never reached). ``radius`` is a fraction of the Nyquist frequency. Afterwards modes are sorted by power.
     """
 
     def masked(modes: Array) -> Array:
@@ -40,10 +40,10 @@ def probe_mask_k(probe: Array, numbers: Mapping[str, Any]) -> Array:
 def probe_mask_r(
     probe: Array, numbers: Mapping[str, Any], pixel_size_A: tuple[float, float], wavelength_A: float
 ) -> Array:
-    """The strongest modes in focus times a super-Gaussian exp(-(R/radius)^(2 order)/2), R = 1 at the window's edge.
+    """Multiply the strong modes, in focus, by a super-Gaussian exp(-(R/radius)^(2 order)/2), R = 1 at the edge.
 
-    The focus is where sum |P|^4 of the strongest mode is largest, among ``z_steps`` planes of ``z_range`` in Å. All
-    modes are propagated there and back. Which modes are masked: see :func:`probe_mask_k`.
+    The focus is the plane with the largest sum |P|^4 of the strongest mode, among ``z_steps`` planes of ``z_range`` in
+    Å. All modes are propagated there and back. Which modes are strong: see :func:`probe_mask_k`.
     """
     ny, nx = probe.shape[-2:]
     rate = angular_spectrum_phase_rate(Grid((ny, nx), pixel_size_A, wavelength_A))
@@ -63,13 +63,13 @@ def probe_mask_r(
 
 
 def fix_probe_int(probe: Array, power: float) -> Array:
-    """The probe with the total power ``power`` = sum |P|^2. One without power stays as it is."""
+    """Scale the probe to the total power ``power`` = sum |P|^2. A probe without power is not changed."""
     now = float((abs(probe) ** 2).sum(dtype=np.float64))
     return probe * float(np.sqrt(power / now)) if now > 0 else probe
 
 
 def propagated(modes: Array, rate: np.ndarray, distance_A: float) -> Array:
-    """Waves in vacuum, ``distance_A`` on; ``rate`` in rad/Å, zero frequency first (``optics.propagators``)."""
+    """Waves after ``distance_A`` of vacuum; ``rate`` in rad/Å, zero frequency first (``optics.propagators``)."""
     spectrum = fft.fft2(modes)
     spectrum *= array_module(modes).asarray(np.exp(1j * distance_A * rate).astype(modes.dtype))
     return fft.ifft2(spectrum, overwrite=True)
@@ -90,14 +90,14 @@ def _powers(modes: Array) -> np.ndarray:
 
 
 def _strong(modes: Array, share: float) -> int:
-    """How many of the first modes it takes to have more than ``share`` of the power; all if none do."""
-    power = _powers(modes)
-    beyond = np.cumsum(power) > share * power.sum()
+    """Number of first modes that together have more than ``share`` of the power; all modes if that is never reached."""
+    power = _powers(modes)  # (mode,)
+    beyond = np.cumsum(power) > share * power.sum()  # rounding, or share = 1: perhaps nowhere
     return int(np.argmax(beyond)) + 1 if beyond.any() else len(power)
 
 
 def _sorted(modes: Array) -> Array:
-    """The strongest first; modes that are in order are the same array."""
+    """Modes sorted by power, the strongest first; the same array if they are sorted already."""
     order = np.argsort(-_powers(modes), kind="stable")
     if (order == np.arange(len(order))).all():
         return modes

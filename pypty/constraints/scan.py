@@ -1,7 +1,8 @@
-"""Changes of scan and object by hand: a larger object, a scan put together again, an object that follows its scan.
+"""Edits of scan and object: a larger object, a torn scan reassembled, an object that follows its scan.
 
-Positions are (N, 2) float64 [y, x] of the windows' top-left corners in object pixels, row-major over the scan.
-Everything is computed on the host; results are on the devices of the arguments.
+Positions are (N, 2) float64 [y, x] of the top-left corners of patches in object pixels, row-major over the scan. Their
+whole parts are the crop origins (``corners``). Everything is computed on the host; results are on the devices of the
+arguments.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _BINS = 256
 """Histogram bins of Otsu's threshold."""
 
 _OUTLIER = 5
-"""Standard deviations above the median at which a point belongs to a narrow seam beside a wide one."""
+"""Standard deviations above the median from which a point belongs to a narrow seam."""
 
 _QUARTILE = 0.6745
 """Median absolute deviation of normal noise, in standard deviations."""
@@ -29,13 +30,13 @@ _QUARTILE = 0.6745
 
 @dataclass(frozen=True)
 class Resized:
-    """An object on which every window has room again.
+    """An object that contains every patch again.
 
     Attributes
     ----------
     obj : (mode, z, Y, X) complex, padded with the values of its edges
     positions : (N, 2) float64, moved by ``before``
-    corners : (N, 2) int64, the whole parts of ``positions``
+    corners : (N, 2) int64 crop origins, the whole parts of ``positions``
     before : (2,) int64 on the host, rows and columns added at the top and at the left
     changed_shape : whether the object grew
     """
@@ -50,37 +51,38 @@ class Resized:
 def resized(
     obj: Array, positions: Array, corners: Array, window: tuple[int, int], limit: float
 ) -> Resized | None:
-    """Choose the windows of moved positions anew, and let the object grow where a window would leave it.
-
-    Nothing happens before some |positions - corners| reaches ``limit``. Then corners = round(positions), and the
-    object is padded with its edge values on every side where a window needs it
+    """Update the crop origins of moved positions, and enlarge the object where a patch would leave it
     (``dynamically_resize_yx_object``).
 
-    The probe is shifted within its window by positions - corners, cyclically: a shift s is the same as s - n in a
-    window of n pixels. So the correction is first brought into [-n/2, n/2), and no correction, however wild, makes the
-    object grow by more than half a window. After positions were changed on purpose (:func:`puzzle`) give
-    ``corners = round(positions)`` and ``limit = 0``.
+    Nothing happens until some |positions - corners| reaches ``limit``. Then corners = round(positions), and the
+    object is padded with its edge values on every side where a patch needs it.
+
+    The probe is shifted within its window by positions - corners, cyclically: in a window of n pixels a shift s equals
+    s - n. Corrections are therefore first wrapped into [-n/2, n/2), so that the object never grows by more than half a
+    window. After positions were changed on purpose (:func:`puzzle`) pass ``corners = round(positions)`` and
+    ``limit = 0``.
 
     Parameters
     ----------
     obj : (mode, z, Y, X) complex
     positions : (N, 2) float64 px
-    corners : (N, 2) int, first pixel of each window
+    corners : (N, 2) int, crop origins
     window : (ny, nx) of the probe
     limit : px
 
     Returns
     -------
-    None when nothing changes: below the limit, or the same corners and room for every window.
+    None when nothing changes: below the limit, or the same crop origins, all inside the object.
     """
     size = np.array(window)
     old = to_host(corners).astype(np.int64)
-    given = to_host(positions)
-    correction = given - old
+    unwrapped = to_host(positions)
+    correction = unwrapped - old
     if np.abs(correction).max() < limit:
         return None
-    moved = given - size * np.floor(correction / size + 0.5)
+    moved = unwrapped - size * np.floor(correction / size + 0.5)  # |moved - old| <= n/2
     new = np.round(moved).astype(np.int64)
+    # Rows and columns that are missing in front of the first and behind the last patch.
     before = np.maximum(0, -new.min(axis=0))
     after = np.maximum(0, new.max(axis=0) + size - np.array(obj.shape[2:]))
     grows = bool(before.any() or after.any())
@@ -99,12 +101,12 @@ def resized(
 
 @dataclass(frozen=True)
 class Puzzled:
-    """A scan put together again.
+    """A reassembled scan.
 
     Attributes
     ----------
     positions : (N, 2) float64 px
-    shifts : (N, 2) float64 px, what was added to each position
+    shifts : (N, 2) float64 px, added to each position
     """
 
     positions: Array
@@ -114,22 +116,23 @@ class Puzzled:
 def puzzle(
     positions: Array, scan_size: tuple[int, int], score_limit: float = 1.2, smallest_shift: float = 0.5
 ) -> Puzzled | None:
-    """Put together a scan that refinement has torn into pieces (``puzzle_positions``).
+    """Reassemble a scan that refinement has torn into pieces (``puzzle_positions``).
 
-    With l the magnitude of the Laplacian of the grid of positions, a scan may be torn if var(l) / (mean l + 1e-8)^2 is
-    above ``score_limit``: l is then large on few points. Those are the seams: l scaled to [0, 1] and blurred with a
-    standard deviation of 0.4 points is above Otsu's threshold there. Beside wide seams that threshold misses narrow
-    ones, so points with an l five robust standard deviations, and ``smallest_shift``, above the median of the rest
-    are added. Closed with a block of 3 x 3 points the seams separate the pieces. Each piece gets a rigid shift,
-    the largest one none.
+    Detection: with l the magnitude of the Laplacian of the grid of positions, a scan may be torn if
+    var(l) / (mean l + 1e-8)^2 exceeds ``score_limit``, because l is then large on few points.
 
-    Shifts, and the positions on the seams, are the solution of one linear least-squares problem: the second
-    differences of the grid along its rows and columns become as small as possible. So a row goes on behind the
-    seam in the direction and at the speed that it had before, and positions on the seam are interpolated from the
-    pieces. A straight or evenly bent grid is restored exactly.
+    Seams: l, scaled to [0, 1] and blurred with a standard deviation of 0.4 points, exceeds Otsu's threshold there.
+    Next to wide seams that threshold misses narrow ones; therefore points are added whose l exceeds the median of the
+    others by five robust standard deviations and by ``smallest_shift``. After a closing with a block of 3 x 3 points
+    the seams separate the pieces. Each piece gets a rigid shift, except the largest.
 
-    A scan that is bent, however sharply, is not torn: at a tear the second differences of neighbouring points
-    have opposite signs, in a bend the same.
+    Solution: shifts and the positions on the seams solve one linear least-squares problem, which makes the second
+    differences of the grid along rows and columns as small as possible. A row continues behind the seam with the
+    direction and the step that it had before, and positions on the seam are interpolated. A straight or evenly bent
+    grid is restored exactly.
+
+    A scan that is bent, however sharply, is not torn: at a tear the second differences of neighbouring points have
+    opposite signs, in a bend the same sign.
 
     Parameters
     ----------
@@ -137,7 +140,7 @@ def puzzle(
     scan_size : (rows, columns)
     score_limit : see above; normal noise on a regular grid has 4/pi - 1 = 0.27, a seam on a fraction f of the points
         1/f - 1
-    smallest_shift : px; pieces that are all less out of place are left to the refinement
+    smallest_shift : px; if all pieces are displaced by less, they are left to the refinement
 
     Returns
     -------
@@ -154,7 +157,7 @@ def puzzle(
             f"scan_size: {tuple(scan_size)} given, but there are {len(old)} positions; puzzle_positions needs "
             "rows x columns = number of positions"
         )
-    grid = old.reshape(*scan_size, 2)
+    grid = old.reshape(*scan_size, 2)  # (N, 2) -> (rows, columns, 2)
     bending = [_second_difference(grid, axis) for axis in range(2)]
     seams = _seams(np.linalg.norm(sum(bending), axis=-1), score_limit, smallest_shift)
     if seams is None:
@@ -170,12 +173,12 @@ def puzzle(
 
 
 def warped(obj: Array, positions_old: Array, positions_new: Array, window: tuple[int, int]) -> Array:
-    """The object moved along with its scan.
+    """The object after its scan has moved.
 
-    A pixel r of the new object takes the value of the old one at r - d, where d is the displacement of the scan
-    point whose new window centre (position + n//2) is nearest to r. Between pixels real and imaginary part are
-    interpolated linearly, and the amplitude is set to the interpolated amplitude, so that a pure phase object
-    stays one. Beyond the edge the value of the nearest pixel is taken. The shape stays.
+    A pixel r of the new object takes the value of the old object at r - d, where d is the displacement of the scan
+    point whose new patch centre (position + n//2) is nearest to r. Real and imaginary part are interpolated linearly,
+    and the amplitude is replaced by the interpolated amplitude, so that a pure phase object remains one. Outside the
+    old object the value of the nearest pixel is used. The shape does not change.
 
     Parameters
     ----------
@@ -187,9 +190,9 @@ def warped(obj: Array, positions_old: Array, positions_new: Array, window: tuple
     new = to_host(positions_new)
     displacement = new - to_host(positions_old)
     centres = cKDTree(new + np.array(window) // 2)
-    pixels = np.moveaxis(np.indices(host.shape[2:]), 0, -1).reshape(-1, 2)
-    of_pixel = displacement[centres.query(pixels)[1]]
-    moved = np.flatnonzero(of_pixel.any(axis=1))
+    pixels = np.moveaxis(np.indices(host.shape[2:]), 0, -1).reshape(-1, 2)  # (Y X, 2)
+    of_pixel = displacement[centres.query(pixels)[1]]  # (Y X, 2)
+    moved = np.flatnonzero(of_pixel.any(axis=1))  # the other pixels are copied, without interpolation
     source = (pixels[moved] - of_pixel[moved]).T
     result = host.reshape(*host.shape[:2], -1).copy()
     for index in np.ndindex(*host.shape[:2]):
@@ -222,9 +225,10 @@ def _seams(roughness: np.ndarray, score_limit: float, smallest_shift: float) -> 
     scaled = (roughness - roughness.min()) / np.ptp(roughness)
     blurred = scipy.ndimage.gaussian_filter(scaled, 0.4, mode="nearest")
     wide = blurred > _otsu(blurred)
-    rest = roughness[~wide]
-    median = np.median(rest)
-    deviation = np.median(np.abs(rest - median)) / _QUARTILE
+    others = roughness[~wide]
+    median = np.median(others)
+    # Median absolute deviation, as a standard deviation: seams that were missed do not widen it.
+    deviation = np.median(np.abs(others - median)) / _QUARTILE
     narrow = roughness > median + max(_OUTLIER * deviation, smallest_shift)
     # A gap in a seam is two points wide, one on each side: a cross of 3 x 3 would not close it.
     block = np.ones((3, 3))
@@ -233,10 +237,10 @@ def _seams(roughness: np.ndarray, score_limit: float, smallest_shift: float) -> 
 
 
 def _otsu(values: np.ndarray) -> float:
-    """The threshold that parts ``values`` into two classes with the largest variance between them.
+    """The threshold that splits ``values`` into two classes with the largest variance between the classes.
 
-    With fractions w of the values and means m on both sides it is w0 w1 (m0 - m1)^2. Source: Otsu, IEEE Trans. Syst.
-    Man Cybern. 9 (1979) 62.
+    That variance is w0 w1 (m0 - m1)^2, with the fractions w and the means m of the two classes (Otsu, IEEE Trans. Syst.
+    Man Cybern. 9 (1979) 62).
     """
     counts, edges = np.histogram(values, bins=_BINS)
     centres = (edges[1:] + edges[:-1]) / 2
@@ -250,23 +254,24 @@ def _otsu(values: np.ndarray) -> float:
 def _pieces(seams: np.ndarray) -> np.ndarray:
     """(rows, columns) labels: 0 on the seams, 1 on the largest piece, 2, ... on the others.
 
-    A piece holds a block of 2 x 2 points, by which its rows and columns are fixed; smaller ones belong to the
-    seams.
+    A piece contains at least one block of 2 x 2 points, which determines its shift; smaller ones belong to the seams.
     """
     labels, count = scipy.ndimage.label(~seams)
     block = np.lib.stride_tricks.sliding_window_view(labels, tuple(np.minimum(seams.shape, 2)))
     lowest = block.min(axis=(2, 3))
-    counting = np.unique(lowest[lowest > 0])  # neighbours have the same label, or one of them is a seam
-    size = np.bincount(labels.ravel(), minlength=count + 1)[counting]
-    name = np.zeros(count + 1, dtype=np.int64)
-    name[counting[np.argsort(-size, kind="stable")]] = np.arange(1, len(counting) + 1)
-    return _without_dead_ends(name[labels])
+    # Neighbours have the same label, or one of them is a seam: the lowest label of a block is that of all four, or 0.
+    large = np.unique(lowest[lowest > 0])
+    size = np.bincount(labels.ravel(), minlength=count + 1)[large]
+    number = np.zeros(count + 1, dtype=np.int64)  # label of scipy -> 0 or rank by size
+    number[large[np.argsort(-size, kind="stable")]] = np.arange(1, len(large) + 1)
+    return _without_dead_ends(number[labels])
 
 
 def _without_dead_ends(pieces: np.ndarray) -> np.ndarray:
-    """Labels in which a connected seam that touches one piece only, such as a single stray point, belongs to it."""
+    """Add each connected seam that touches one piece only, such as a single stray point, to that piece."""
     around = np.ones((3, 3))
     parts, count = scipy.ndimage.label(pieces == 0, around)
+    # The highest and the lowest piece next to each seam: equal if it touches one piece. Seams must not win the minimum.
     named = np.where(pieces > 0, pieces, pieces.size + 1)
     highest = scipy.ndimage.maximum_filter(pieces, footprint=around, mode="nearest")
     lowest = scipy.ndimage.minimum_filter(named, footprint=around, mode="nearest")
@@ -277,14 +282,14 @@ def _without_dead_ends(pieces: np.ndarray) -> np.ndarray:
 
 
 def _torn(grid: np.ndarray, seams: np.ndarray) -> bool:
-    """Whether the grid jumps at its seams, rather than bends.
+    """Whether the grid jumps at its seams instead of bending.
 
-    A jump by d between two points gives the second differences d, -d at them: their product, summed over
-    neighbours, is -1/2 of the sum of squares. It is 0 at a kink or for a jump in two steps, positive in a bend.
+    A jump by d between two points makes their second differences d and -d: the product, summed over neighbours, is -1/2
+    of the sum of squares. It is 0 at a kink or for a jump in two steps, and positive in a bend.
     """
     products = squares = 0.0
     for axis in range(2):
-        bending = np.moveaxis(np.diff(grid, n=2, axis=axis), axis, 0)
+        bending = np.moveaxis(np.diff(grid, n=2, axis=axis), axis, 0)  # (n - 2, others, 2)
         bending = bending * np.moveaxis(seams, axis, 0)[1:-1, :, None]
         products += float((bending[1:] * bending[:-1]).sum())
         squares += float((bending**2).sum())
@@ -294,16 +299,17 @@ def _torn(grid: np.ndarray, seams: np.ndarray) -> bool:
 def _shifts(grid: np.ndarray, pieces: np.ndarray) -> np.ndarray:
     """(rows, columns, 2) shifts: 0 on piece 1, one value on each other piece, free on every seam point.
 
-    With D the second differences along rows and columns and B the pattern of the unknowns u they minimise
-    |D (x + B u)|^2: (D B)^T D B u = -(D B)^T D x. What D does not see is bilinear in row and column, and a
-    bilinear function that is 0 on a block of 2 x 2 points is 0 everywhere: u is unique.
+    They minimise |D (x + B u)|^2, with the second differences D along rows and columns and the matrix B that spreads
+    the unknowns u over the points: (D B)^T D B u = -(D B)^T D x. The null space of D is bilinear in row and column, and
+    a bilinear function that is 0 on a block of 2 x 2 points is 0 everywhere. Therefore u is unique.
     """
     rows, columns = pieces.shape
     flat = pieces.ravel()
-    unknown = flat - 2  # piece 1 has none
+    unknown = flat - 2  # index of the unknown of each point; piece 1 has none (-1)
     seam = flat == 0
     unknown[seam] = flat.max() - 1 + np.arange(np.count_nonzero(seam))
     points = np.flatnonzero(unknown >= 0)
+    # B: (points, unknowns), a single 1 in each row that is free
     pattern = scipy.sparse.csr_matrix(
         (np.ones(len(points)), (points, unknown[points])), shape=(len(flat), unknown.max() + 1)
     )
@@ -313,8 +319,8 @@ def _shifts(grid: np.ndarray, pieces: np.ndarray) -> np.ndarray:
             scipy.sparse.kron(scipy.sparse.identity(rows), _difference_matrix(columns)),
         ]
     ).tocsr()
-    seen = (differences @ pattern).tocsc()
-    solution = spsolve((seen.T @ seen).tocsc(), -(seen.T @ (differences @ grid.reshape(-1, 2))))
+    reduced = (differences @ pattern).tocsc()  # D B
+    solution = spsolve((reduced.T @ reduced).tocsc(), -(reduced.T @ (differences @ grid.reshape(-1, 2))))
     return (pattern @ solution).reshape(grid.shape)
 
 

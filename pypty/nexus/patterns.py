@@ -21,7 +21,7 @@ _CHUNK = 2**26
 
 @dataclass(frozen=True)
 class Patterns:
-    """Where the patterns are.
+    """Location and layout of the stored patterns.
 
     Attributes
     ----------
@@ -49,11 +49,12 @@ class Patterns:
         return int(np.prod(self.shape[: len(self.shape) - self.n_tail]))
 
     def write(self, file: h5py.File, name: str, lead: tuple[int, ...], folder: Path, copy: bool) -> None:
-        """Make the data set ``name`` with leading axes ``lead`` (their product is the number of patterns).
+        """Create the data set ``name`` with leading axes ``lead`` (their product is the number of patterns).
 
-        A link needs the patterns where they are: a virtual data set for HDF5 (relative to ``folder`` where possible),
-        external storage for .npy.
+        Without ``copy`` it is a link, valid as long as the patterns are not moved: a virtual data set for HDF5
+        (relative to ``folder`` where possible), external storage for .npy.
         """
+        # (N, ky, kx) or (sy, sx, ky, kx) -> (*lead, ky, kx)
         shape = (*lead, *self.shape[len(self.shape) - self.n_tail :])
         if copy:
             self._copy(file, name, shape)
@@ -71,7 +72,7 @@ class Patterns:
         elif len(shape) > len(self.shape):  # a raster from one list
             for row in range(shape[0]):
                 layout[row] = source[row * shape[1] : (row + 1) * shape[1]]
-        else:
+        else:  # a list from a raster
             columns = self.shape[1]
             for row in range(self.shape[0]):
                 layout[row * columns : (row + 1) * columns] = source[row]
@@ -83,7 +84,7 @@ class Patterns:
         per_pattern = max(1, int(np.prod(tail)) * self.dtype.itemsize)
         step = max(1, _CHUNK // per_pattern)
         lead = shape[: len(shape) - self.n_tail]
-        chunk = (*(1,) * len(lead), *tail)
+        chunk = (*(1,) * len(lead), *tail)  # one pattern: readers pick patterns in any order
         out = file.create_dataset(
             name, shape, self.dtype, chunks=chunk, compression="gzip", compression_opts=1
         )
@@ -95,7 +96,7 @@ class Patterns:
                 if len(lead) == 1:
                     out[start:stop] = read(start, stop)
                     continue
-                while start < stop:  # not across the end of a row
+                while start < stop:  # HDF5 writes rectangles only: not across the end of a row
                     row, column = divmod(start, lead[1])
                     end = min(stop, (row + 1) * lead[1])
                     out[row, column : column + end - start] = read(start, end)
@@ -128,27 +129,28 @@ class _Reader:
         data = self._file[p.key]
         if data.ndim == 1 + p.n_tail:
             return data[start:stop]
+        # A raster: read the whole rows that contain the patterns, then cut.
         first, last = start // p.shape[1], (stop - 1) // p.shape[1]
         rows = data[first : last + 1].reshape(-1, *tail)
         return rows[start - first * p.shape[1] : stop - first * p.shape[1]]
 
 
 def find_patterns(params: Mapping[str, Any], folder: Path) -> Patterns | None:
-    """The patterns that a folder's parameters name; None, with a warning, where there are none to be found."""
+    """The patterns that a folder's parameters name; None, with a warning, if they cannot be located."""
     stored = params.get("dataset")
     path = Path(str(getattr(stored, "filename", ""))) if isinstance(stored, np.memmap) else None
     if path is None and params.get("data_path"):
         path = (folder / Path(str(params["data_path"])).expanduser()).resolve()
     if path is None or not path.is_file():
         _log.warning(
-            "the patterns of %s (%s) are not there; the NeXus file is written without detector_1/data, which "
-            "NXcxi_ptycho asks for",
+            "the patterns of %s (%s) were not found; the NeXus file is written without detector_1/data, which "
+            "NXcxi_ptycho requires",
             folder,
             path or "passed in memory and not stored",
         )
         return None
     try:
-        found = (
+        patterns = (
             _of_npy(path)
             if path.suffix.lower() == ".npy"
             else _of_hdf5(path, str(params.get("data_key", "data")))
@@ -156,7 +158,7 @@ def find_patterns(params: Mapping[str, Any], folder: Path) -> Patterns | None:
     except (OSError, ValueError, EOFError, KeyError, RuntimeError) as error:
         raise DataError(f"the patterns in {str(path)!r} cannot be read: {error}") from error
     sums = params.get("masks") is not None
-    return found if found is None else dataclasses.replace(found, sums=sums)
+    return patterns if patterns is None else dataclasses.replace(patterns, sums=sums)
 
 
 def _of_npy(path: Path) -> Patterns | None:
@@ -182,7 +184,7 @@ def _checked(patterns: Patterns) -> Patterns:
 
 
 def _near(path: Path, folder: Path) -> str:
-    """Relative to the new file where they share more than the root: folders can be moved together."""
+    """The path relative to the new file if they share more than the root, so that the folders can be moved together."""
     path, folder = path.resolve(), folder.resolve()
     try:
         shared = os.path.commonpath([path, folder])

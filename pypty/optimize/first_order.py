@@ -50,23 +50,24 @@ class FirstOrder:
             )
         self.name = name
         self._method: Method = METHODS[name]
-        given = {key: value for key, value in options.items() if value is not None}
+        set_options = {key: value for key, value in options.items() if value is not None}
         self._options = {
-            key: _plain(given.get(key, default)) for key, default in self._method.defaults.items()
+            key: _plain(set_options.get(key, default)) for key, default in self._method.defaults.items()
         }
         _check(name, self._options)
-        self._given = {block: dict(arrays) for block, arrays in (state or {}).items()}
+        # Moments of an earlier object wait here, perhaps on the host, until their block is stepped for the first time.
+        self._earlier = {block: dict(arrays) for block, arrays in (state or {}).items()}
         self._state: dict[str, dict[str, Array]] = {}
 
     @property
     def state(self) -> dict[str, dict[str, Array]]:
-        """Moments of each block, as plain arrays to save and to give to a new object.
+        """Moments of each block, as plain arrays to save and to pass to a new object.
 
         "count" (steps done) and, for nadam, "product" are host arrays of shape (), or (rows,) where rows have been
-        stepped on their own. Moments of complex blocks are real with a last axis of 2. They are those that the next
-        step overwrites: copy what must stay.
+        stepped separately. Moments of complex blocks are real with a last axis of 2. The arrays are not copies: the
+        next step overwrites them.
         """
-        return {block: dict(arrays) for block, arrays in {**self._given, **self._state}.items()}
+        return {block: dict(arrays) for block, arrays in {**self._earlier, **self._state}.items()}
 
     def step(
         self,
@@ -76,14 +77,14 @@ class FirstOrder:
         rows: Mapping[str, np.ndarray] | None = None,
         momentum: float | None = None,
     ) -> dict[str, Array]:
-        """The point after one step. Nothing that is given is modified.
+        """The point after one step. No argument is modified.
 
         Parameters
         ----------
         point : all blocks; those without gradient come back as they are (the same arrays)
         gradient : dL/dRe + i dL/dIm, or dL/dx, of the blocks that move
         rates : learning rate of each of these, a number or an array that broadcasts to the block
-        rows : for some blocks the rows (first axis, each once) that this step concerns; all others rest
+        rows : for some blocks the rows (first axis, each once) that this step concerns; all other rows rest
         momentum : instead of ``betas[0]`` or ``momentum`` in this step
         """
         moved = dict(point)
@@ -112,7 +113,7 @@ class FirstOrder:
     ) -> Array:
         xp = array_module(block)
         new = xp.array(block, order="C")
-        reals = _reals(new)
+        reals = _reals(new)  # a view of ``new``: complex (...) -> real (..., 2)
         slope = _reals(_contiguous(xp, gradient, block.dtype))
         speed = _rate(xp, rate, block, reals)
         if rows is not None and len(rows) == 0:
@@ -139,6 +140,7 @@ class FirstOrder:
         kept["count"] += 1
         count, counters = kept["count"] * 1.0, {key: kept[key] * 1.0 for key in self._method.counters}
         arrays = [reals, slope, *(kept[key] for key in names)]
+        # Pieces give the same numbers only if every number is stepped separately, with one count for all.
         in_pieces = self._method.elementwise and xp is np and np.ndim(count) == 0
         left: dict[str, Any] = {}
         for (point, gradient, *moments), rate in _pieces(arrays, speed) if in_pieces else [(arrays, speed)]:
@@ -168,10 +170,11 @@ class FirstOrder:
         names: tuple[str, ...],
         options: Mapping[str, Any],
     ) -> None:
-        """Some rows; what has no rows (the column of a matrix) is shared by all."""
+        """Some rows; moments without rows (the column moment of adafactor) are shared by all."""
         kept["count"][rows] += 1
         index = xp.asarray(rows)
         of_rows = {key for key in names if len(kept[key]) == len(reals)}
+        # Indexing copies: the rule works on (chosen rows, ...) arrays, which are written back below.
         part = Part(
             xp,
             reals[index],
@@ -198,7 +201,7 @@ class FirstOrder:
         options: Mapping[str, Any],
         rows: np.ndarray | None,
     ) -> dict[str, Array]:
-        """Counters and moments of a block, those of an earlier object on this device, new ones where there are none."""
+        """Counters and moments of a block: those of an earlier object, copied to this device, or new ones."""
         kept = self._state.get(name)
         if kept is None:
             kept = self._state[name] = self._taken_over(xp, name, reals)
@@ -206,6 +209,7 @@ class FirstOrder:
             if key not in kept:
                 kept[key] = np.array(first)
             if rows is not None and kept[key].ndim == 0:
+                # () -> (rows,): from the first step of single rows on, each row counts its steps
                 kept[key] = np.full(len(reals), kept[key])
         for key in self._method.moments(options, reals.ndim):
             if key not in kept:
@@ -215,7 +219,7 @@ class FirstOrder:
     def _taken_over(self, xp: Any, name: str, reals: Array) -> dict[str, Array]:
         counters = ("count", *self._method.counters)
         kept = {}
-        for key, array in self._given.pop(name, {}).items():
+        for key, array in self._earlier.pop(name, {}).items():
             if key in counters:
                 kept[key] = np.array(to_host(array))
                 fits = kept[key].shape in ((), reals.shape[:1])
@@ -234,12 +238,12 @@ class FirstOrder:
 
 
 def unused_options(name: str, options: Mapping[str, Any]) -> list[str]:
-    """Options that are given, but that this method does not have."""
+    """Options that are set, but that this method does not have."""
     return [key for key, value in options.items() if value is not None and key not in METHODS[name].defaults]
 
 
 def _plain(value: Any) -> Any:
-    """Python numbers: they never raise the precision of an array."""
+    """A value as Python numbers, because those never raise the precision of an array (NumPy scalars may)."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     return (
@@ -248,7 +252,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check(name: str, options: Mapping[str, Any]) -> None:
-    """What the formulas cannot do."""
+    """Refuse options for which the formulas are not defined."""
     if any(not 0 <= beta < 1 for beta in options.get("betas", ())):
         raise ParameterError(f"betas of {name} are {options['betas']}; expected two numbers in [0, 1).")
     if name == "rmsprop" and not 0 <= options["alpha"] < 1:
@@ -287,6 +291,7 @@ def _rate(xp: Any, rate: float | Array, block: Array, reals: Array) -> Any:
     if np.ndim(rate) == 0 and not hasattr(rate, "get"):
         return float(rate)
     array = xp.asarray(rate, dtype=reals.dtype)
+    # For a complex block a trailing axis: the same rate for real and imaginary part.
     return array[..., None] if reals.ndim > block.ndim and array.ndim else array
 
 
@@ -298,8 +303,9 @@ def _pieces(arrays: list[Array], rate: Any) -> Iterator[tuple[list[Array], Any]]
         for begin in range(0, first.size, _PIECE):
             yield [array[begin : begin + _PIECE] for array in flat], rate
     elif rate.ndim == first.ndim and rate.size == len(rate) == len(first):
-        for row, own in enumerate(rate.reshape(-1)):
-            yield from _pieces([array[row] for array in arrays], own)
+        # One rate for each row, (rows, 1, ...): every row is a problem with a single rate.
+        for row, row_rate in enumerate(rate.reshape(-1)):
+            yield from _pieces([array[row] for array in arrays], row_rate)
     else:
         yield arrays, rate
 
@@ -310,6 +316,7 @@ def _has_rows(rate: Any, reals: Array) -> bool:
 
 def _moment_names(name: str, ndim: int) -> set[str]:
     """All moments that a method may have, whatever its options."""
+    # Every option that adds a moment is switched on.
     every = {"amsgrad": True, "centered": True, "momentum": 1.0}
     return set(METHODS[name].moments(every, ndim))
 
@@ -326,9 +333,9 @@ def _moment_shape(key: str, block: tuple[int, ...]) -> tuple[int, ...]:
 
 def _first_moment(xp: Any, key: str, reals: Array, rate: Any, options: Mapping[str, Any]) -> Array:
     moment = xp.zeros(_moment_shape(key, reals.shape), dtype=reals.dtype)
-    if key == "step":
+    if key == "step":  # rprop starts with steps of the learning rate
         moment += rate
-    elif key == "average":
+    elif key == "average":  # asgd averages points, from the first one on
         moment += reals
     elif key == "sum":
         moment += options["initial_accumulator_value"]

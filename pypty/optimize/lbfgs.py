@@ -1,8 +1,9 @@
 """Limited-memory BFGS over blocks, with a preconditioner as initial inverse Hessian.
 
-Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 7.4 and 7.5. The initial inverse Hessian is
-gamma M, M the preconditioner given by the caller and gamma = <s, y>/<y, M y> of the newest pair (eq. 7.20 in the
-metric of M), one number for each block where that is positive.
+Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 7.4 (two-loop recursion) and 7.5 (L-BFGS). Their
+symbols are used: s_k = x_{k+1} - x_k, y_k = grad f_{k+1} - grad f_k, rho_k = 1/<s_k, y_k>, H_k^0 the initial inverse
+Hessian. Here H_k^0 = gamma_k M, with the preconditioner M of the caller and gamma_k = <s, y>/<y, M y> of the newest
+pair (eq. 7.20 in the metric of M), a separate gamma_k for each block where it is positive.
 """
 
 from __future__ import annotations
@@ -22,35 +23,33 @@ Precondition = Callable[[BlockVector], BlockVector]
 """A symmetric positive definite map of gradients to steps."""
 
 CURVATURE_FLOOR = 1e-10
-"""A pair is kept only if <s, y> exceeds this fraction of |s| |y|."""
-
+"""A pair is kept only if <s, y> exceeds this fraction of |s| |y| (curvature condition, eq. 6.7)."""
 
 STILL = 1e-12
-"""A block whose gradient changed, squared, by less than this fraction of the largest change kept has lost its slope."""
+"""A block did not move in a pair whose <y, y> is less than this fraction of the largest <y, y> of that block."""
 
 SCALE_FLOOR = 1e-6
-"""A block's own scale is believed down to this fraction of that of all blocks. Below it the block did not move, and its
-gradient changed because others did."""
+"""Smallest credible ratio of a block's gamma_k to that of all blocks together. Below it the block did not move, and its
+gradient changed only because other blocks did."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Value and gradient at a point, and whatever the caller wants to keep with them. The gradient is empty where only
-    the value was needed."""
+class ValueAndGradient:
+    """Value and gradient at a point, with ``info`` for the caller. The gradient is empty where only the value was
+    needed."""
 
     value: float
     gradient: BlockVector
     info: Any = None
 
 
-Function = Callable[[BlockVector, float], Sample]
-"""The function at a point. Where its value is above the limit, the second argument, no gradient is needed: it may
-be empty."""
+Function = Callable[[BlockVector, float], ValueAndGradient]
+"""f(x, limit): the function at x. Where its value exceeds the limit the gradient is not needed and may be empty."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A step s and the change of gradient y along it."""
+    """A step s_k and the change y_k of the gradient along it."""
 
     s: BlockVector
     y: BlockVector
@@ -62,6 +61,7 @@ class Pair:
 
     @property
     def rho(self) -> float:
+        """rho_k = 1/<s_k, y_k> (eq. 7.17)."""
         return 1 / self.s.dot(self.y)
 
 
@@ -71,14 +71,14 @@ class Step:
 
     Attributes
     ----------
-    x, sample : the new point (the old one if the step was rejected)
+    x, sample : the new point and the function there (the old ones if the step was rejected)
     search : the line search, with all its trials
-    slope : directional derivative at the start
-    fell_back : the quasi-Newton direction did not descend and steepest descent was used
+    slope : directional derivative <p_k, grad f_k> at the start
+    fell_back : the quasi-Newton direction did not descend and preconditioned steepest descent was used
     """
 
     x: BlockVector
-    sample: Sample
+    sample: ValueAndGradient
     search: LineSearch
     slope: float
     fell_back: bool = False
@@ -90,10 +90,11 @@ class Step:
 
 @dataclass
 class Lbfgs:
-    """State of the optimiser: its pairs, oldest first.
+    """State of the optimiser: its m pairs (s_k, y_k), oldest first.
 
-    The inner products <s_i, y_j> of all pairs are kept, so that an iteration needs two rounds of inner products (those
-    of the gradient and of the newest pair with all pairs, and those of the y_i with H0 q) instead of 4 m in sequence.
+    The inner products <s_i, y_j> of all pairs are kept, so that an iteration needs two rounds of inner products
+    (<s_i, gradient> and those of the newest pair, then <y_i, H_k^0 q>) instead of 4 m products in sequence. On a GPU
+    each round costs one wait.
     """
 
     pairs: list[Pair] = field(default_factory=list)
@@ -107,24 +108,27 @@ class Lbfgs:
     def step(
         self,
         x: BlockVector,
-        sample: Sample,
+        sample: ValueAndGradient,
         function: Function,
         precondition: Precondition,
         hist_length: float,
         first_step: float,
         options: WolfeOptions,
     ) -> Step:
-        """One iteration from ``x``, where ``sample`` is the function.
+        """One iteration from ``x`` (algorithm 7.5).
 
         Parameters
         ----------
-        hist_length : number of pairs to keep; 0 gives preconditioned steepest descent, inf keeps all
+        sample : the function at ``x``
+        hist_length : number m of pairs to keep; 0 gives preconditioned steepest descent, inf keeps all
         first_step : first trial of the line search
         """
-        direction = self.direction(sample.gradient, precondition, hist_length)
+        direction = self.direction(sample.gradient, precondition, hist_length)  # p_k = -H_k grad f_k
         slope = direction.dot(sample.gradient)
         fell_back = slope >= 0 and bool(self.pairs)
         if fell_back:
+            # H_k is positive definite in exact arithmetic; rounding, or a preconditioner that changed between epochs,
+            # can spoil it. The pairs are of no use then.
             self.reset()
             direction = precondition(sample.gradient).scaled(-1.0)
             slope = direction.dot(sample.gradient)
@@ -139,33 +143,39 @@ class Lbfgs:
         search = strong_wolfe(trial, Point(0.0, sample.value, slope), first_step, options)
         if search.point is None:
             return Step(x, sample, search, slope, fell_back)
-        accepted: Sample = search.point.payload
-        self._remember(
-            direction.scaled(search.point.step), accepted.gradient.plus(-1.0, sample.gradient), hist_length
-        )
+        accepted: ValueAndGradient = search.point.payload
+        s_k = direction.scaled(search.point.step)
+        y_k = accepted.gradient.plus(-1.0, sample.gradient)
+        self._remember(s_k, y_k, hist_length)
         return Step(x.plus(search.point.step, direction), accepted, search, slope, fell_back)
 
     def direction(self, gradient: BlockVector, precondition: Precondition, hist_length: float) -> BlockVector:
-        """-H gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs.
+        """-H_k gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs.
 
-        Both loops run on numbers: q = g - sum alpha_i y_i and -d = H0 q + sum c_i s_i are put together at the end.
+        Both loops run on numbers instead of vectors: with <s_i, y_j> known, alpha_i and beta_i follow by substitution,
+        and q = gradient - sum alpha_i y_i and r = H_k^0 q + sum (alpha_i - beta_i) s_i are each put together in one
+        pass over the memory.
         """
         pairs = self.pairs[-int(min(hist_length, len(self.pairs))) :] if hist_length >= 1 else []
         s, y = [pair.s for pair in pairs], [pair.y for pair in pairs]
-        sy = self._matrix(pairs)
-        n = len(pairs)
-        alphas, sg = np.zeros(n), gradient.dots(s)
-        for i in reversed(range(n)):
-            alphas[i] = (sg[i] - alphas[i + 1 :] @ sy[i, i + 1 :]) / sy[i, i]
-        q = gradient.combined((-alphas).tolist(), y)
-        r = precondition(q).scaled(self._scales(precondition)) if self.pairs else precondition(q)
-        factors, yr = np.zeros(n), r.dots(y)
-        for i in range(n):
-            factors[i] = alphas[i] - (yr[i] + factors[:i] @ sy[:i, i]) / sy[i, i]
-        return r.combined(factors.tolist(), s).scaled(-1.0)
+        sy = self._inner_products(pairs)  # (m, m); sy[i, i] = 1/rho_i
+        m = len(pairs)
+        # First loop, newest pair first: alpha_i = rho_i <s_i, q>.
+        alpha, sg = np.zeros(m), gradient.dots(s)
+        for i in reversed(range(m)):
+            alpha[i] = (sg[i] - alpha[i + 1 :] @ sy[i, i + 1 :]) / sy[i, i]
+        q = gradient.combined((-alpha).tolist(), y)
+        # r = H_k^0 q
+        r = precondition(q).scaled(self._gammas(precondition)) if self.pairs else precondition(q)
+        # Second loop, oldest pair first: beta_i = rho_i <y_i, r>.
+        alpha_minus_beta, yr = np.zeros(m), r.dots(y)
+        for i in range(m):
+            beta = (yr[i] + alpha_minus_beta[:i] @ sy[:i, i]) / sy[i, i]
+            alpha_minus_beta[i] = alpha[i] - beta
+        return r.combined(alpha_minus_beta.tolist(), s).scaled(-1.0)
 
-    def _matrix(self, pairs: list[Pair]) -> np.ndarray:
-        """<s_i, y_j>; only products with new pairs are computed."""
+    def _inner_products(self, pairs: list[Pair]) -> np.ndarray:
+        """(m, m) matrix of <s_i, y_j>; only products with new pairs are computed."""
         known = {(a, b) for a in map(id, pairs) for b in map(id, pairs)} & self._products.keys()
         self._products = {key: self._products[key] for key in known}
         for a in pairs:
@@ -175,24 +185,28 @@ class Lbfgs:
         products = [self._products[id(a), id(b)] for a in pairs for b in pairs]
         return np.array(products).reshape(len(pairs), len(pairs))
 
-    def _scales(self, precondition: Precondition) -> dict[str, float]:
-        """gamma of every block, from the newest pair in which its gradient changed; that of all blocks together where a
-        block's own means nothing."""
+    def _gammas(self, precondition: Precondition) -> dict[str, float]:
+        """gamma_k of every block, from the newest pair in which its gradient changed; that of all blocks together where
+        the block has no usable value.
+
+        Blocks have different units, and some rest while others move, so that one gamma_k for all would be dominated by
+        the block with the largest <s, y>.
+        """
         newest = self.pairs[-1]
         sy = newest.s.dot_blocks(newest.y)
         ymy = newest.y.dot_blocks(precondition(newest.y))
         common = sum(sy.values()) / max(sum(ymy.values()), 1e-300)
-        scales = {}
+        gammas = {}
         for name in sy:
-            pair = self._moving(name)
+            pair = self._newest_moving(name)
             if pair is not newest:
                 sy[name] = pair.s.dot_blocks(pair.y)[name]
                 ymy[name] = pair.y.dot_blocks(precondition(pair.y))[name]
-            own = sy[name] / ymy[name] if ymy[name] > 0 else 0.0
-            scales[name] = own if SCALE_FLOOR * common < own < math.inf else common
-        return scales
+            gamma = sy[name] / ymy[name] if ymy[name] > 0 else 0.0
+            gammas[name] = gamma if SCALE_FLOOR * common < gamma < math.inf else common
+        return gammas
 
-    def _moving(self, name: str) -> Pair:
+    def _newest_moving(self, name: str) -> Pair:
         """The newest pair in which the gradient of a block changed by more than rounding."""
         largest = max(pair.squares[name] for pair in self.pairs)
         return next(pair for pair in reversed(self.pairs) if pair.squares[name] >= STILL * largest)
@@ -200,9 +214,10 @@ class Lbfgs:
     def _remember(self, s: BlockVector, y: BlockVector, hist_length: float) -> None:
         """Append a pair whose curvature is positive beyond rounding; keep the newest ``hist_length``.
 
-        One pair is kept even for ``hist_length`` 0: it gives the length of the next step (gamma), and no
+        One pair is kept even for ``hist_length`` 0: it gives the length of the next step (gamma_k), and no
         direction.
         """
+        # The strong Wolfe conditions make <s, y> positive; a step with sufficient decrease alone need not.
         if s.dot(y) > CURVATURE_FLOOR * s.norm() * y.norm():
             self.pairs.append(Pair(s, y))
         while len(self.pairs) > max(hist_length, 1):

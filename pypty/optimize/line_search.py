@@ -1,6 +1,7 @@
 """A line search for the strong Wolfe conditions: bracketing, then zooming, both by cubic interpolation.
 
-Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 3.5 and 3.6 and eq. 3.59. Deterministic.
+Nocedal and Wright, Numerical Optimization, 2nd ed., algorithms 3.5 (line search) and 3.6 (zoom), eq. 3.7 (strong Wolfe
+conditions) and 3.59 (interpolation). phi(alpha) = f(x_k + alpha p_k), and ``step`` is alpha. Deterministic.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Trial = Callable[[float, float], "Point"]
-"""Evaluates phi at a step length. Where phi is above the second argument the slope is not needed: it may be NaN."""
+"""phi(alpha, limit): phi at a step length. Where it exceeds the limit the slope is not needed and may be NaN."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """phi(step) with its derivative, and whatever the caller wants back for the accepted step."""
+    """phi(alpha) with its derivative, and a ``payload`` that the caller gets back for the accepted step."""
 
     step: float
     value: float
@@ -31,8 +32,8 @@ class WolfeOptions:
 
     Attributes
     ----------
-    c1 : sufficient decrease: phi(a) <= phi(0) + c1 a phi'(0)
-    c2 : curvature: |phi'(a)| <= c2 |phi'(0)|; 0 < c1 < c2 < 1
+    c1 : sufficient decrease (3.7a): phi(alpha) <= phi(0) + c1 alpha phi'(0)
+    c2 : curvature condition (3.7b): |phi'(alpha)| <= c2 |phi'(0)|; 0 < c1 < c2 < 1
     shrink : a step is reduced at most by this factor at a time
     grow : a step is enlarged at most by this factor at a time
     max_evaluations : limit on trials
@@ -70,12 +71,13 @@ class _Search:
         self.best: Point | None = None
 
     def evaluate(self, step: float, limit: float = math.inf) -> Point:
-        """Try a step. Only numbers of it are kept, and the whole point if it is the best so far: payloads are large.
+        """Try a step. Its value and slope are kept, and its payload only if it is the best so far: payloads hold whole
+        gradients.
 
-        Above the limit, or without sufficient decrease, only the value is asked for.
+        Above the limit, or without sufficient decrease, only the value is asked for, which saves the gradient.
         """
-        allowed = self.start.value + self.options.c1 * step * self.start.slope
-        point = self.trial(step, min(allowed, self.start.value, limit))
+        sufficient = self.start.value + self.options.c1 * step * self.start.slope
+        point = self.trial(step, min(sufficient, self.start.value, limit))
         self.trials.append(dataclasses.replace(point, payload=None))
         if self.decreases(point) and (self.best is None or point.value < self.best.value):
             self.best = point
@@ -86,16 +88,16 @@ class _Search:
         return len(self.trials) >= self.options.max_evaluations
 
     def decreases(self, point: Point) -> bool:
-        """Wolfe 1, and a decrease that shows in the value: at the limit of precision Wolfe 1 may not need one.
+        """Sufficient decrease (3.7a), and a smaller value: at the limit of precision 3.7a holds without a decrease.
 
-        A point without a gradient is no place to go on from.
+        A point without a gradient cannot be accepted, because the next iteration starts from its gradient.
         """
-        limit = self.start.value + self.options.c1 * point.step * self.start.slope
+        sufficient = self.start.value + self.options.c1 * point.step * self.start.slope
         usable = math.isfinite(point.value) and math.isfinite(point.slope)
-        return usable and point.value <= limit and point.value < self.start.value
+        return usable and point.value <= sufficient and point.value < self.start.value
 
     def flat(self, point: Point) -> bool:
-        """Strong Wolfe 2."""
+        """Curvature condition (3.7b)."""
         return abs(point.slope) <= -self.options.c2 * self.start.slope
 
 
@@ -121,25 +123,34 @@ def strong_wolfe(trial: Trial, start: Point, first_step: float, options: WolfeOp
 
 
 def _bracket(search: _Search, step: float) -> tuple[Point | None, str]:
-    """Algorithm 3.5: enlarge the step until it is accepted or an interval holds an acceptable one."""
-    previous = search.start
+    """Algorithm 3.5: enlarge the step until it is accepted, or until an interval contains an acceptable one."""
+    previous = search.start  # alpha_{i-1}; alpha_0 = 0
     while not search.exhausted:
         point = search.evaluate(step)
+        # phi rose: the minimum lies between the last two steps.
         if not search.decreases(point) or (previous is not search.start and point.value >= previous.value):
             return _zoom(search, previous, point)
         if search.flat(point):
             return point, ""
+        # phi fell and rises again here: the minimum was passed.
         if point.slope >= 0:
             return _zoom(search, point, previous)
+        # Still descending: alpha_{i+1} by extrapolation, at least 10 % longer, at most ``grow`` times as long.
         longest = search.options.grow * step
-        wanted = _cubic_minimum(previous, point)
-        step = longest if wanted is None or wanted <= step else min(max(wanted, 1.1 * step), longest)
+        extrapolated = _cubic_minimum(previous, point)
+        if extrapolated is None or extrapolated <= step:
+            step = longest
+        else:
+            step = min(max(extrapolated, 1.1 * step), longest)
         previous = point
     return None, f"no bracket after {len(search.trials)} evaluations"
 
 
 def _zoom(search: _Search, low: Point, high: Point) -> tuple[Point | None, str]:
-    """Algorithm 3.6: shrink the interval between ``low`` (the best so far) and ``high``."""
+    """Algorithm 3.6: shrink the interval between alpha_lo (``low``, the best value so far) and alpha_hi (``high``).
+
+    Either end may be the longer step. The slope at alpha_lo points into the interval.
+    """
     while not search.exhausted:
         step = _inside(search, low, high)
         if step < search.options.min_step or abs(high.step - low.step) <= 1e-14 * max(high.step, low.step):
@@ -150,6 +161,7 @@ def _zoom(search: _Search, low: Point, high: Point) -> tuple[Point | None, str]:
             continue
         if search.flat(point):
             return point, ""
+        # The new alpha_lo descends away from alpha_hi: the minimum is on the other side, up to the old alpha_lo.
         if point.slope * (high.step - low.step) >= 0:
             high = low
         low = point
@@ -157,15 +169,18 @@ def _zoom(search: _Search, low: Point, high: Point) -> tuple[Point | None, str]:
 
 
 def _inside(search: _Search, low: Point, high: Point) -> float:
-    """The interpolated step, kept away from the ends of the interval."""
+    """The interpolated step alpha_j, kept away from the ends of the interval so that the interval shrinks by 10 % or
+    more."""
     left, right = sorted((low.step, high.step))
     width = right - left
     step = None
     if math.isfinite(high.value):
         step = _cubic_minimum(low, high) if math.isfinite(high.slope) else _quadratic_minimum(low, high)
     if step is None:
+        # No interpolation: bisect, or, where phi overflowed, go back much further.
         step = left + (search.options.shrink if not math.isfinite(high.value) else 0.5) * width
     if left == 0:
+        # The best step may be orders of magnitude below the first trial: 10 % of the interval is no lower limit here.
         return min(max(step, search.options.shrink * right), right - 0.1 * width)
     return min(max(step, left + 0.1 * width), right - 0.1 * width)
 

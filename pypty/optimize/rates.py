@@ -14,7 +14,7 @@ from typing import Any
 from pypty.errors import CheckpointError, ParameterError
 
 _LAST_FACTOR = 0.01
-"""Exponential without gamma: what is left of the rate at the end of the run."""
+"""Exponential schedule without gamma: the factor at the end of the run."""
 
 
 class RateSchedule:
@@ -54,7 +54,7 @@ class RateSchedule:
         return self._plateau.state if self._plateau else {}
 
     def observe(self, loss: float) -> None:
-        """Tell the loss of an epoch; only plateau listens."""
+        """Report the loss of an epoch; only plateau uses it."""
         if self._plateau:
             self._plateau.observe(loss)
 
@@ -71,6 +71,7 @@ class RateSchedule:
         cycles = self.name == "cyclic"
         low = _given(self._config["base_momentum"], 0.8 if cycles else 0.85)
         high = _given(self._config["max_momentum"], 0.9 if cycles else 0.95)
+        # Momentum runs against the rate: low where the rate is high.
         if cycles:
             return high - (high - low) * _cycle_height(self._config, step)
         return _one_cycle(self._config, step, self._total, (high, low, high, high))
@@ -104,10 +105,12 @@ class Plateau:
         state, config = self.state, self._config
         best, threshold = state["best"], config["threshold"]
         enough = best - threshold if config["threshold_mode"] == "abs" else best * (1 - threshold)
+        # The first finite loss counts as an improvement, even with a threshold of 1, for which ``enough`` is NaN.
         if math.isinf(best) and loss < best or loss < enough:
             state["best"], state["bad"] = float(loss), 0
         else:
             state["bad"] += 1
+        # During the cooldown after a fall no bad epoch is counted.
         if state["rest"] > 0:
             state["rest"] -= 1
             state["bad"] = 0
@@ -158,6 +161,7 @@ def _cosine(config: Mapping[str, Any], step: int, total: int) -> float:
 
 def _cosine_restarts(config: Mapping[str, Any], step: int, total: int) -> float:
     period, left = config["T_0"], step
+    # Restarts of Loshchilov and Hutter (SGDR): each period is T_mult times as long as the one before.
     while left >= period:
         left -= period
         period *= config["T_mult"]
@@ -177,6 +181,7 @@ def _one_cycle(
 ) -> float:
     """Between the values at the ends of the two or three phases; the last one after the end."""
     length = int(_given(config["total_steps"], total))
+    # Ends of the phases in steps, counted from 0 as PyTorch does: hence the -1 (and -2 after two equal phases).
     rising = config["pct_start"] * length
     ends = [rising - 1, length - 1.0]
     if config["three_phase"]:
@@ -197,8 +202,8 @@ def _cycle_height(config: Mapping[str, Any], step: int) -> float:
     up = config["step_size_up"]
     length = up + _given(config["step_size_down"], up)
     rising = up / length
-    cycle = math.floor(1 + step / length)
-    within = 1 + step / length - cycle
+    cycle = math.floor(1 + step / length)  # from 1
+    within = 1 + step / length - cycle  # position within the cycle, 0 to 1
     height = within / rising if within <= rising else (within - 1) / (rising - 1)
     if config["mode"] == "triangular2":
         return height / 2 ** (cycle - 1)

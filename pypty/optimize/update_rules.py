@@ -21,7 +21,7 @@ Options = Mapping[str, Any]
 
 @dataclass
 class Part:
-    """What a rule sees of a block: all of it, or some of its rows.
+    """The part of a block that a rule works on: all of it, or some of its rows.
 
     Attributes
     ----------
@@ -45,10 +45,10 @@ class Part:
     newest: float = 1.0
 
     def lift(self, value: Any) -> Any:
-        """A number as it is; numbers of rows as an array that broadcasts to the point, in its precision."""
+        """A number as it is; one number for each row as an array that broadcasts to the point, in its precision."""
         if np.ndim(value) == 0:
             return float(value)
-        shape = (-1,) + (1,) * (self.point.ndim - 1)
+        shape = (-1,) + (1,) * (self.point.ndim - 1)  # (rows,) -> (rows, 1, ...)
         return self.xp.asarray(np.asarray(value).reshape(shape), dtype=self.point.dtype)
 
     def move(self, step: Array, rate: Any) -> None:
@@ -87,6 +87,8 @@ def _adam(part: Part, options: Options, gradient: Array) -> None:
         largest = part.moments["largest"]
         xp.maximum(largest, square, out=largest)
         square = largest
+    # Moments start at zero: 1 - beta^t takes out the bias. eps is added after that, as in PyTorch (in the paper's
+    # algorithm 1, not in its faster form).
     xp.sqrt(square, out=work)
     work /= part.lift(np.sqrt(1 - beta2**part.count))
     work += options["eps"]
@@ -114,6 +116,7 @@ def nadam(part: Part, options: Options) -> None:
         beta1 * (1 - 0.5 * 0.96 ** (step * options["momentum_decay"]))
         for step in (part.count, part.count + 1)
     )
+    # mu_t of this step and of the next; their running product takes out the bias of a momentum that varies.
     product = part.counters["product"] * now
     part.counters["product"] = product
     _average(xp, mean, beta1, gradient)
@@ -135,15 +138,19 @@ def radam(part: Part, options: Options) -> None:
     _average(xp, mean, beta1, gradient)
     work = _average_square(xp, square, beta2, gradient)
     count = part.count
+    # rho_inf and rho_t of the paper: how many steps the average of squares remembers in the end, and now.
     longest = 2 / (1 - beta2) - 1
     length = longest - 2 * count * beta2**count / (1 - beta2**count)
     bounded = length > 5
-    safe = np.where(bounded, length, 6.0)
+    safe = np.where(
+        bounded, length, 6.0
+    )  # any value above 4: no root of a negative number in the unused branch
     rectified = np.sqrt(
         (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe) if longest > 4 else 0.0
     )
     xp.sqrt(square, out=work)
     work += options["eps"]
+    # Rectified Adam where the variance is bounded; otherwise the factor is 1: descent along the mean gradient.
     xp.divide(part.lift(np.where(bounded, rectified * np.sqrt(1 - beta2**count), 0.0)), work, out=work)
     work += part.lift(np.where(bounded, 0.0, 1.0))
     work *= mean
@@ -172,6 +179,7 @@ def sgd(part: Part, options: Options) -> None:
         return
     velocity = part.moments["velocity"]
     velocity *= momentum
+    # The first gradient is not dampened, as in PyTorch.
     velocity += gradient * part.lift(np.where(np.asarray(part.count) > 1, 1 - options["dampening"], 1.0))
     part.move(gradient + momentum * velocity if options["nesterov"] else velocity * 1.0, part.rate)
 
@@ -182,6 +190,7 @@ def rmsprop(part: Part, options: Options) -> None:
     gradient = _with_decay(part, options)
     square = part.moments["square"]
     work = _average_square(xp, square, alpha, gradient)
+    # centered: divide by the standard deviation of the gradient, sqrt(<g^2> - <g>^2), instead of its rms.
     if options["centered"]:
         mean = part.moments["mean"]
         _average(xp, mean, alpha, gradient)
@@ -216,6 +225,7 @@ def adadelta(part: Part, options: Options) -> None:
     """Zeiler 2012."""
     xp, rho, eps = part.xp, options["rho"], options["eps"]
     gradient = _with_decay(part, options)
+    # step = g sqrt(<moved^2> + eps) / sqrt(<g^2> + eps): the units of the point, without a learning rate.
     square, moved = part.moments["square"], part.moments["moved"]
     work = _average_square(xp, square, rho, gradient)
     step = moved + eps
@@ -235,12 +245,13 @@ def adafactor(part: Part, options: Options) -> None:
     """
     xp, gradient = part.xp, part.gradient
     smallest, floor = _adafactor_eps(options["eps"], part.point.dtype)
-    fresh = part.count ** options["beta2_decay"]
+    fresh = part.count ** options["beta2_decay"]  # 1 - beta2 of this step; 1 in the first one
     rate = xp.minimum(part.xp.asarray(part.rate, dtype=part.point.dtype), part.lift(part.count**-0.5))
     rate = rate * xp.maximum(_rms(xp, part.point), floor)
     if options["weight_decay"]:
         part.point *= 1 - part.rate * options["weight_decay"]
     square = gradient * gradient
+    # <g^2> of a matrix (n, m) is kept as row means (n, 1) and column means (1, m): row x column / mean(row).
     if part.point.ndim > 1:
         row, column = part.moments["row"], part.moments["column"]
         row += (square.mean(axis=-1, keepdims=True) - row) * part.lift(fresh)
@@ -256,6 +267,7 @@ def adafactor(part: Part, options: Options) -> None:
     xp.maximum(square, smallest * smallest, out=square)
     xp.sqrt(square, out=square)
     step = xp.divide(gradient, square, out=square)
+    # Clipped where its rms exceeds d: squares that are still small would make it explode.
     step /= xp.maximum(_rms(xp, step) / options["d"], 1.0)
     part.move(step, rate)
 
@@ -290,7 +302,7 @@ def rprop(part: Part, options: Options) -> None:
     xp.minimum(size, high, out=size)
     xp.maximum(size, low, out=size)
     before[...] = part.gradient
-    before[turned] = 0
+    before[turned] = 0  # no step where the sign has just changed, and no second reduction at the next step
     part.move(xp.sign(before), size)
 
 

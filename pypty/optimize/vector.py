@@ -35,7 +35,7 @@ class BlockVector(Mapping[str, Array]):
         return float(np.sqrt(self.dot(self)))
 
     def dots(self, others: Sequence[BlockVector]) -> list[float]:
-        """The inner product with each of several vectors. On a device they are fetched all at once."""
+        """The inner product with each of several vectors. On a device all of them are fetched in one transfer."""
         if not others:
             return []
         products = [
@@ -66,7 +66,7 @@ class BlockVector(Mapping[str, Array]):
             array += float(factor) * other[name]
 
     def scaled(self, factors: Mapping[str, float] | float) -> BlockVector:
-        """Every block times its own factor, or all times one."""
+        """Each block times its factor, or all blocks times one number."""
 
         def factor(name: str) -> float:
             return factors[name] if isinstance(factors, Mapping) else factors
@@ -104,12 +104,14 @@ def _product(a: Array, b: Array) -> Array:
     x, y = (np.ascontiguousarray(array).reshape(-1) for array in (a, b))
     if a.dtype.kind == "c":
         x, y = x.view(a.real.dtype), y.view(b.real.dtype)
-    whole = len(x) // _ROW * _ROW
+    whole = len(x) // _ROW * _ROW  # numbers after the last whole row are summed on their own
+    # (n,) -> (n // 1024,): partial sums in the precision of the arrays
     rows = np.einsum("ij,ij->i", x[:whole].reshape(-1, _ROW), y[:whole].reshape(-1, _ROW))
     return float(rows.sum(dtype=np.float64)) + float((x[whole:] * y[whole:]).sum(dtype=np.float64))
 
 
 def _combined(base: Array, factors: Sequence[float], arrays: Sequence[Array]) -> Array:
+    """base + sum of factors x arrays. On the host all arrays are added to a piece while it is in the cache."""
     out = base.copy()
     if not isinstance(out, np.ndarray):
         for factor, array in zip(factors, arrays, strict=True):

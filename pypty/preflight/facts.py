@@ -13,7 +13,7 @@ from pypty.backend.array import to_host
 from pypty.engine.setup.assembly import Setup
 from pypty.model.blocks import Variables
 from pypty.optics.probes import spectrum_of_probe
-from pypty.preflight.sample import Sample
+from pypty.preflight.sample import PatternSample
 
 PROBE_SHARE = 0.9
 """Part of the probe's intensity inside what is called its diameter (that of arXiv 2311.15181)."""
@@ -100,7 +100,7 @@ class Facts:
 
     setup: Setup
     variables: Variables
-    sample: Sample
+    sample: PatternSample
     pixel_1A: tuple[float, float]
     probe: ProbeFacts | None
     disk: DiskFacts | None
@@ -123,7 +123,7 @@ class Facts:
         return 5.2 * (0.61 * self.wavelength / (2 * self.alpha)) ** 2 / self.wavelength
 
 
-def gather(setup: Setup, sample: Sample) -> Facts:
+def gather(setup: Setup, sample: PatternSample) -> Facts:
     """Compute the numbers; ``sample`` is a look at some patterns."""
     settings, grid = setup.settings, setup.grid
     variables = setup.variables()

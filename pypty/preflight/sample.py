@@ -23,7 +23,7 @@ _SATURATED_COUNTS = 20
 
 
 @dataclass(frozen=True)
-class Sample:
+class PatternSample:
     """What some patterns say, after flip, shift and binning, without padding.
 
     Attributes
@@ -51,7 +51,7 @@ class Sample:
     whole: bool
 
 
-def look(setup: Setup) -> Sample:
+def look(setup: Setup) -> PatternSample:
     """Read up to 4096 patterns, or 128 MiB of them, in chunks of 16 MiB."""
     source, settings = setup.source, setup.settings
     assert source is not None
@@ -82,7 +82,7 @@ def look(setup: Setup) -> Sample:
     hot, dead = bad_pixels(mean, counting, n)
     empty = int((totals < _EMPTY * np.median(totals)).sum())
     variance = np.maximum(squares / n - mean**2, 0)
-    return Sample(
+    return PatternSample(
         n, len(used), totals, mean, variance, hot, dead, empty, peaks.saturated(), peaks.largest, whole
     )
 

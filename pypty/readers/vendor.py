@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import logging
 import math
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def _read(plugin: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
     name = f"RosettaSciIO's reader {plugin['name']}"
     try:
         module = optional_library(plugin["api"], name, f"reading {str(path)!r}")
-        signals = list(module.file_reader(str(path), lazy=True))
+        signals = list(module.file_reader(str(path), lazy=not _maps_the_header(plugin["api"])))
     except DataError:
         raise
     except ImportError as error:
@@ -84,6 +85,17 @@ def _read(plugin: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
     if not signals:
         raise DataError(f"{plugin['name']}: nothing in it")
     return signals
+
+
+def _maps_the_header(api: str) -> bool:
+    """mrcz before 0.6 (the last one for Python 3.10) maps the file from its first byte: the header becomes counts."""
+    if not api.endswith("mrcz"):
+        return False
+    try:
+        release = importlib.metadata.version("mrcz").split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return (int(release[0]), int(release[1])) < (0, 6)
 
 
 def _arranged(signal: Mapping[str, Any], name: str) -> tuple[Any, list[Mapping[str, Any]]]:

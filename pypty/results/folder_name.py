@@ -26,7 +26,7 @@ _RESERVED = frozenset(
 
 
 @dataclass(frozen=True)
-class Sizes:
+class RunSizes:
     """What a name tells that is not among the settings.
 
     Attributes
@@ -45,7 +45,7 @@ class Sizes:
     wavelength_A: float
 
 
-def folder_name(settings: Settings, sizes: Sizes, now: datetime) -> str:
+def folder_name(settings: Settings, sizes: RunSizes, now: datetime) -> str:
     """Time, prefix, settings and postfix, joined by "_"; at most 255 bytes, and a name on every system.
 
     The order of the settings is fixed, whatever their order in ``recon_dir_affixes``. A setting that does not act in
@@ -86,16 +86,16 @@ def _rate(value: float) -> str:
     return np.format_float_scientific(float(value), precision=2, trim="-", exp_digits=1)
 
 
-def _indices(settings: Settings, sizes: Sizes) -> list[str]:
+def _indices(settings: Settings, sizes: RunSizes) -> list[str]:
     return [settings["indices_mode"], f"N{sizes.patterns}"]
 
 
-def _measured(settings: Settings, sizes: Sizes) -> list[str]:
+def _measured(settings: Settings, sizes: RunSizes) -> list[str]:
     ky, kx = sizes.detector
     return [f"dp{ky}" if ky == kx else f"dp{ky}x{kx}", *(["flipky"] if settings["flip_ky"] else [])]
 
 
-def _batch(settings: Settings, sizes: Sizes) -> list[str]:
+def _batch(settings: Settings, sizes: RunSizes) -> list[str]:
     now = settings.first()
     if now["optimizer"] == "lbfgs":
         return []
@@ -104,12 +104,12 @@ def _batch(settings: Settings, sizes: Sizes) -> list[str]:
     return [f"{settings['group_mode']}{product}"]
 
 
-def _layers(settings: Settings, sizes: Sizes) -> list[str]:
+def _layers(settings: Settings, sizes: RunSizes) -> list[str]:
     gap = [f"dz{_short(np.mean(settings['slice_distances']))}"] if sizes.slices > 1 else []
     return [f"{sizes.slices}slice", *gap]
 
 
-def _scheduler(settings: Settings, sizes: Sizes) -> list[str]:
+def _scheduler(settings: Settings, sizes: RunSizes) -> list[str]:
     scheduler = settings["lr_scheduler"]
     return [] if scheduler is None or not _has_rates(settings) else [scheduler["name"]]
 
@@ -145,15 +145,15 @@ def _rates(settings: Settings) -> Iterable[tuple[str, Mapping[str, Any]]]:
         yield short, table["probe_abs" if absolute else name]
 
 
-def _starts(settings: Settings, sizes: Sizes) -> list[str]:
+def _starts(settings: Settings, sizes: RunSizes) -> list[str]:
     return [f"{short}s{record['start']}" for short, record in _rates(settings) if record["start"] > 0]
 
 
-def _learning_rates(settings: Settings, sizes: Sizes) -> list[str]:
+def _learning_rates(settings: Settings, sizes: RunSizes) -> list[str]:
     return [f"{short}lr{_rate(record['lr'])}" for short, record in _rates(settings) if record["lr"] > 0]
 
 
-def _model(settings: Settings, sizes: Sizes) -> list[str]:
+def _model(settings: Settings, sizes: RunSizes) -> list[str]:
     widths = (("dpblur", "detector_blur_std"), ("opreblur", "obj_preblur_std"))
     return [f"{short}{_short(settings[key])}" for short, key in widths if settings[key] > 0]
 
@@ -176,7 +176,7 @@ _CONSTRAINTS: tuple[tuple[str, str], ...] = (
 )
 
 
-def _constraints(settings: Settings, sizes: Sizes) -> list[str]:
+def _constraints(settings: Settings, sizes: RunSizes) -> list[str]:
     table = settings.first()["constraints"]
     return [text.format(**_words(table[name])) for name, text in _CONSTRAINTS if name in table]
 
@@ -199,14 +199,14 @@ _TERMS: Mapping[str, str] = MappingProxyType(
 )
 
 
-def _losses(settings: Settings, sizes: Sizes) -> list[str]:
+def _losses(settings: Settings, sizes: RunSizes) -> list[str]:
     terms = settings["loss_terms"]
     if terms is None:
         return [settings["algorithm"]]
     return [f"{_TERMS[name]}{_short(term['weight'])}" for name, term in terms.items() if term["weight"] > 0]
 
 
-def _angle(settings: Settings, sizes: Sizes) -> list[str]:
+def _angle(settings: Settings, sizes: RunSizes) -> list[str]:
     """Semi-angle of an aperture that is given by its radius as a fraction of Nyquist, mrad."""
     radius = settings["aperture_mask"]
     if radius is None or isinstance(radius, np.ndarray):
@@ -215,30 +215,30 @@ def _angle(settings: Settings, sizes: Sizes) -> list[str]:
     return [f"ca{_short(1e3 * radius * sizes.wavelength_A / (2 * pixel))}"]
 
 
-def _aberrations(settings: Settings, sizes: Sizes) -> list[str]:
+def _aberrations(settings: Settings, sizes: RunSizes) -> list[str]:
     given = settings["aberrations"]
     values = [] if given is None else list(given)
     names = aberration_names(len(values))
     return [f"{name}_{_short(value)}" for name, value in zip(names, values, strict=True) if value]
 
 
-def _shift(settings: Settings, sizes: Sizes) -> list[str]:
+def _shift(settings: Settings, sizes: RunSizes) -> list[str]:
     shift = settings["extra_probe_defocus"]
     return [f"z_shift{_short(shift)}"] if shift else []
 
 
-def _affine(settings: Settings, sizes: Sizes) -> list[str]:
+def _affine(settings: Settings, sizes: RunSizes) -> list[str]:
     how = settings.first()["positions_parametrization"]
     return [f"pos{how}"] if how != "free" and settings.may_be_on("update_probe_pos") else []
 
 
-def _tilt(settings: Settings, sizes: Sizes) -> list[str]:
+def _tilt(settings: Settings, sizes: RunSizes) -> list[str]:
     tilts = settings["tilts"]
     mean = np.zeros(2) if tilts is None else 1e3 * tilts[:, 2:4].mean(axis=0)
     return [f"tilt{_short(mean[0])}_{_short(mean[1])}"] if mean.any() else []
 
 
-_MAKERS: Mapping[str, Callable[[Settings, Sizes], list[str]]] = MappingProxyType(
+_MAKERS: Mapping[str, Callable[[Settings, RunSizes], list[str]]] = MappingProxyType(
     {
         "indices": _indices,
         "meas": _measured,

@@ -20,7 +20,7 @@ from pypty.optics.propagators import fresnel_phase_rate
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.files import atomic, make_folder
 from pypty.params.checks.results import is_named
-from pypty.results.folder_name import Sizes, folder_name
+from pypty.results.folder_name import RunSizes, folder_name
 from pypty.results.history import History
 from pypty.results.images import Image, object_images, side_by_side, tiff_stem, write_tiff
 from pypty.results.model_file import write_model
@@ -148,7 +148,7 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
         return path
     used, _ = patterns_of_epoch(settings, settings.first(), setup.n_patterns)
     found = setup.plan.sizes
-    sizes = Sizes(
+    sizes = RunSizes(
         len(used),
         setup.window.pattern,
         found.probe_modes,

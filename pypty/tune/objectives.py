@@ -17,7 +17,7 @@ _TINY = 1e-8
 """Keeps the contrast of a constant image finite."""
 
 
-class Objective:
+class TrialObjective:
     """Judges one reconstruction.
 
     Parameters

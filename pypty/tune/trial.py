@@ -15,7 +15,7 @@ from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import PyptyError, ResourceError
 from pypty.params.schema import GROUPS
-from pypty.tune.objectives import Objective, slice_sum
+from pypty.tune.objectives import TrialObjective, slice_sum
 
 _SILENT = {"output_folder": "", "print_flag": 0, "resume": False}.items()
 _DATA_KEYS = frozenset(parameter.name for parameter in GROUPS["Data"]) | {
@@ -115,7 +115,7 @@ class Bench:
 
 def _run(setup: Setup, name: str, report: Report) -> Outcome:
     reconstruction = Reconstruction(setup, State(setup.variables(), setup.settings.first_epoch))
-    objective = Objective(name, reconstruction)
+    objective = TrialObjective(name, reconstruction)
     pruned = False
     for record in reconstruction.epochs():
         state = reconstruction.state

@@ -1,6 +1,6 @@
-"""Images of the pixels of the bright-field disk: what they show, where, and how far they are shifted.
+"""Images formed by the pixels of the bright-field disk, and their shifts.
 
-By reciprocity the image that one bright-field pixel makes during the scan is a bright-field image under tilted
+By reciprocity the image that a bright-field pixel forms during the scan is a bright-field image under tilted
 illumination. Aberrations chi shift it by grad chi(k) / (2 pi) (Nellist, McCallum & Rodenburg, Nature 374 (1995) 630;
 Spoth et al., Microsc. Microanal. 23 (2017) S466).
 """
@@ -23,7 +23,7 @@ Chunks = Iterable[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Detectors:
-    """Groups of detector pixels, each of which makes one image.
+    """Groups of detector pixels, each of which forms an image.
 
     Attributes
     ----------
@@ -43,11 +43,11 @@ class Detectors:
         return np.asarray(self.sums.sum(axis=0)).ravel()
 
     def part(self, columns: slice | np.ndarray) -> Detectors:
-        """Some of them."""
+        """A subset of the detectors."""
         return Detectors(self.sums[:, columns].tocsr(), self.k_1A[columns])
 
     def blurred(self, shape: tuple[int, ...], sigma_px: float) -> Detectors:
-        """Each widened by a Gaussian, as if the patterns (ky, kx) were blurred; the centres stay."""
+        """Each detector blurred by a Gaussian, as if the patterns (ky, kx) were blurred; the centres stay."""
         columns = [
             scipy.sparse.csr_matrix(
                 scipy.ndimage.gaussian_filter(
@@ -61,7 +61,7 @@ class Detectors:
 
 @dataclass(frozen=True)
 class BrightField:
-    """Images of detectors: (D, sy, sx) float32 counts, and where the detectors are."""
+    """Images of detectors, (D, sy, sx) float32 counts, and their detectors."""
 
     images: np.ndarray
     detectors: Detectors
@@ -70,8 +70,8 @@ class BrightField:
 def binned_detectors(aperture: np.ndarray, pixel_1A: tuple[float, float], binning: int = 1) -> Detectors:
     """Squares of ``binning`` x ``binning`` pixels inside the bright-field disk.
 
-    A square at its rim counts with the pixels it has inside, at their centre of gravity; those less than half full
-    are left out where binning is above 1.
+    A square at the rim of the disk consists of its pixels inside, with their centre of gravity. With a binning above 1,
+    squares less than half full are left out.
 
     Parameters
     ----------
@@ -91,6 +91,7 @@ def binned_detectors(aperture: np.ndarray, pixel_1A: tuple[float, float], binnin
             "the aperture has no bright-field pixel; check aperture_mask or conv_semiangle_mrad"
         )
     ny, nx = aperture.shape
+    # (2, pixels) indices of squares; one square is centred at the zero frequency
     squares = np.stack(
         [(rows - ny // 2 + binning // 2) // binning, (columns - nx // 2 + binning // 2) // binning]
     )
@@ -98,7 +99,7 @@ def binned_detectors(aperture: np.ndarray, pixel_1A: tuple[float, float], binnin
     full_enough = size * 2 >= binning**2
     if not full_enough.any():
         raise ParameterError(f"no {binning} x {binning} square fits the bright-field disk; lower the binning")
-    number = np.cumsum(full_enough) - 1
+    number = np.cumsum(full_enough) - 1  # old to new numbers of the squares that are kept
     group = group.ravel()
     inside = full_enough[group]
     pixels, group = (rows * nx + columns)[inside], number[group[inside]]
@@ -116,7 +117,7 @@ def virtual_detectors(
     Parameters
     ----------
     masks : (D, ky, kx)
-    aperture : (ky, kx) bool; those with less than half of their weight inside are left out. None keeps all
+    aperture : (ky, kx) bool; detectors with less than half of their weight inside are left out. None keeps all
 
     Raises
     ------
@@ -127,6 +128,7 @@ def virtual_detectors(
     if not (flat.sum(axis=1) > 0).all():
         raise ParameterError(f"mask {int(np.argmin(flat.sum(axis=1)))} of the virtual detectors is empty")
     k = _centres(scipy.sparse.csr_matrix(flat.T), masks.shape[1:], pixel_1A)
+    # The data are sums over the masks already: each channel is its detector.
     all_channels = Detectors(scipy.sparse.identity(len(k), np.float32, "csr"), k)
     if aperture is None:
         return all_channels
@@ -141,6 +143,7 @@ def virtual_detectors(
 def _centres(
     sums: scipy.sparse.csr_matrix, shape: tuple[int, ...], pixel_1A: tuple[float, float]
 ) -> np.ndarray:
+    # (ky kx, 2) pixel coordinates from n//2
     index = np.stack(np.unravel_index(np.arange(sums.shape[0]), shape), axis=1) - np.array(shape) // 2
     weights = np.asarray(sums.sum(axis=0)).ravel()
     return (sums.T @ (index * np.asarray(pixel_1A))) / weights[:, None]
@@ -154,15 +157,16 @@ def collect(chunks: Chunks, detectors: Detectors, scan_size: tuple[int, int]) ->
     chunks : (indices, patterns (n, ky, kx))
     """
     images = np.empty((len(detectors), scan_size[0] * scan_size[1]), np.float32)
-    # Dense columns first: a slice of the pixels that are used is much faster than a product with all of them.
+    # Select the used pixels first: that is much faster than a sparse product with all of them.
     used = np.unique(
         detectors.sums.indices if detectors.sums.format == "csc" else detectors.sums.nonzero()[0]
     )
+    # Single pixels with weight 1 need no product at all.
     one_each = detectors.sums.nnz == len(used) == len(detectors) and bool((detectors.sums.data == 1).all())
     pixels = detectors.sums.tocsc().indices if one_each else used
     reduced = None if one_each else detectors.sums[used].T.tocsr()
     for indices, patterns in chunks:
-        chosen = patterns.reshape(len(patterns), -1)[:, pixels]
+        chosen = patterns.reshape(len(patterns), -1)[:, pixels]  # (n, ky, kx) -> (n, used pixels)
         images[:, indices] = chosen.T if reduced is None else reduced @ np.ascontiguousarray(chosen.T)
     return BrightField(images.reshape(len(detectors), *scan_size), detectors)
 
@@ -180,12 +184,12 @@ def in_groups(
 def subscan_chunks(
     open_chunks: Callable[[], Chunks], scan_size: tuple[int, int], region: Sequence[int] | None
 ) -> tuple[Callable[[], Chunks], tuple[int, int]]:
-    """Patterns of a rectangle (top, left, bottom, right) of the scan, counted anew, and its size; None = the whole.
+    """Patterns of a rectangle (top, left, bottom, right) of the scan, renumbered, and its size; None = the whole scan.
 
     Raises
     ------
     ParameterError
-        The rectangle does not lie in the scan.
+        The rectangle is not inside the scan.
     """
     rows, columns = scan_size
     if region is None:
@@ -207,10 +211,10 @@ def subscan_chunks(
 
 
 def gradient_basis(k_1A: np.ndarray, n_terms: int, wavelength: float) -> np.ndarray:
-    """(n_terms, ..., 2): grad_k B / (2 pi) = shift [y, x] in Å that 1 Å of each aberration makes.
+    """(n_terms, ..., 2): grad_k B / (2 pi), the shift [y, x] in Å for 1 Å of each aberration.
 
-    B = (2 pi/lambda) a^(n+1)/(n+1) {1, cos m phi, sin m phi}, a = lambda k (``pypty.optics.aberrations``), so along
-    the radius a^n cos(m phi), across it -m/(n+1) a^n sin(m phi).
+    B = (2 pi/lambda) a^(n+1)/(n+1) {1, cos m phi, sin m phi}, a = lambda k (``pypty.optics.aberrations``). The radial
+    component is a^n cos(m phi), the azimuthal one -m/(n+1) a^n sin(m phi).
     """
     ky, kx = k_1A[..., 0], k_1A[..., 1]
     angle, azimuth = wavelength * np.hypot(ky, kx), np.arctan2(ky, kx)
@@ -220,8 +224,10 @@ def gradient_basis(k_1A: np.ndarray, n_terms: int, wavelength: float) -> np.ndar
         wave, slope = np.cos(m * azimuth), -m * np.sin(m * azimuth)
         if kind == "b":
             wave, slope = np.sin(m * azimuth), m * np.cos(m * azimuth)
-        radial, across = angle**n * wave, angle**n / (n + 1) * slope
-        out[..., 0], out[..., 1] = radial * sine + across * cosine, radial * cosine - across * sine
+        radial, azimuthal = angle**n * wave, angle**n / (n + 1) * slope
+        # polar -> [y, x]
+        out[..., 0] = radial * sine + azimuthal * cosine
+        out[..., 1] = radial * cosine - azimuthal * sine
     return basis
 
 
@@ -230,7 +236,7 @@ def phase_basis(k_1A: np.ndarray, n_terms: int, wavelength: float) -> np.ndarray
 
     a^(n+1) cos(m phi) and sin(m phi) are real and imaginary part of a^(n+1-m) z^m with z = a exp(i phi).
     """
-    z = wavelength * (k_1A[..., 1] + 1j * k_1A[..., 0])
+    z = wavelength * (k_1A[..., 1] + 1j * k_1A[..., 0])  # powers of z cost less than cosines of m phi
     square = z.real**2 + z.imag**2
     powers = {0: np.ones_like(z)}
     basis = np.empty((n_terms, *z.shape))
@@ -245,10 +251,10 @@ def phase_basis(k_1A: np.ndarray, n_terms: int, wavelength: float) -> np.ndarray
 def image_shifts_A(
     aberrations_A: np.ndarray, k_1A: np.ndarray, wavelength: float, rotation_deg: float
 ) -> np.ndarray:
-    """(D, 2) shift [y, x] in Å, along the axes of the scan, that brings the image of detector k into register.
+    """(D, 2) shift [y, x] in Å, along the axes of the scan, that aligns the image of detector k with the others.
 
-    Aberrations are those of the probe, in the frame of the detector; the shift is turned back into that of the scan.
-    (PyPty 2.2 takes them in the frame of the scan, which is another beam unless it is round or unrotated.)
+    Aberrations are those of the probe, in the frame of the detector; the shift is rotated into the frame of the scan.
+    (PyPty 2.2 takes them in the frame of the scan, which is a different beam unless it is round or unrotated.)
     """
     coefficients = np.atleast_1d(np.asarray(aberrations_A, float))
     shifts = np.tensordot(coefficients, gradient_basis(k_1A, len(coefficients), wavelength), axes=1)

@@ -1,4 +1,4 @@
-"""From the patterns of a scan to aberrations and rotation: which detectors, where to start, how many terms."""
+"""Aberrations and rotation from the patterns of a scan: choice of detectors, of a start, and of the number of terms."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _START_TURNS_DEG = (0.0, -30.0, 30.0, -60.0, 60.0)
 
 @dataclass(frozen=True)
 class BrightFieldScan:
-    """What the fit needs of a scan.
+    """The data of a scan for a fit.
 
     Attributes
     ----------
-    open_chunks : gives (indices, patterns (n, ky, kx)) of all patterns, each time anew
+    open_chunks : returns an iterator over (indices, patterns (n, ky, kx)) of all patterns at each call
     scan_size : points (slow, fast)
     step_A : between them
     wavelength : Å
@@ -73,17 +73,20 @@ class BrightFieldScan:
         return collect(self.open_chunks(), detectors, self.scan_size)
 
     def some_pixels(self, most: int = _DETECTORS) -> Detectors:
-        """Single pixels, every n-th, so that there are at most ``most`` of them and their images fit the memory."""
+        """Every n-th pixel, such that there are at most ``most`` and their images fit the memory."""
         detectors = binned_detectors(self.aperture, self.pixel_1A)
         most = max(16, min(most, _BYTES // (4 * self.scan_size[0] * self.scan_size[1])))
         return detectors.part(slice(None, None, -(-len(detectors) // most)))
 
     def squares(self, defocus_A: float) -> Detectors:
-        """Squares of pixels, as large as needed to have few, and as the phase of a beam of this defocus allows."""
+        """Squares of pixels, large enough that there are few, and small enough for the phase of a beam of this
+        defocus."""
         n_pixels = int(np.count_nonzero(self.aperture))
         wanted = int(np.ceil(np.sqrt(n_pixels / _DETECTORS)))
         rim = self.wavelength * self.disk.radius_1A
-        turn = 2 * np.pi * max(self.pixel_1A) * abs(defocus_A) * rim
+        turn = (
+            2 * np.pi * max(self.pixel_1A) * abs(defocus_A) * rim
+        )  # phase difference of neighbouring pixels at the rim
         allowed = int(_LARGEST_TURN / turn) if turn > 0 else wanted
         binning = max(1, min(wanted, allowed))
         detectors = binned_detectors(self.aperture, self.pixel_1A, binning)
@@ -105,37 +108,37 @@ class DefocusScan:
 
 
 def scan_defocus(scan: BrightFieldScan, rotation_deg: float, any_rotation: bool) -> DefocusScan:
-    """Try round defoci of both signs, with the rotation given and, if wanted, some within a quarter turn of it.
+    """Try defoci of both signs with the given rotation and, if wanted, with some within a quarter turn of it.
 
-    A defocus and its negative with the scan turned by 180 degrees make the same patterns of a phase object of the
-    opposite sign; the rotation must be right within 90 degrees.
+    A defocus, and its negative with the scan rotated by 180 degrees and a phase object of the opposite sign, give the
+    same patterns. The rotation must therefore be right within 90 degrees.
     """
     turns = _START_TURNS_DEG if any_rotation else (0.0,)
     angles = [rotation_deg + turn for turn in turns]
     images = scan.images(scan.some_pixels())
-    found, defoci = defocus_scan(images, scan.step_A, scan.wavelength, scan.disk, angles)
-    best = int(np.argmax(found.max(axis=1)))
-    return DefocusScan(defoci, found[best], angles[best])
+    explained, defoci = defocus_scan(images, scan.step_A, scan.wavelength, scan.disk, angles)
+    best = int(np.argmax(explained.max(axis=1)))  # (angles, defoci) -> the best angle
+    return DefocusScan(defoci, explained[best], angles[best])
 
 
 def better_start(scan: BrightFieldScan, given: FitResult, any_rotation: bool) -> FitResult:
-    """Aberrations and rotation that are given, or the best of a scan of defocus, whichever explains more."""
-    found = scan_defocus(scan, given.rotation_deg, any_rotation)
+    """The given aberrations and rotation, or the best of a scan of defocus, whichever explains more."""
+    trials = scan_defocus(scan, given.rotation_deg, any_rotation)
     if np.any(given.aberrations_A):
         images = scan.images(scan.some_pixels())
         model = WeakPhase(images, scan.step_A, scan.wavelength, scan.disk)
-        of_scan = model.explained(np.array([found.best_A]), found.rotation_deg)
+        of_scan = model.explained(np.array([trials.best_A]), trials.rotation_deg)
         of_given = model.explained(given.aberrations_A, given.rotation_deg)
         if of_given >= of_scan:
             return replace(given, explained=of_given)
-    return FitResult(np.array([found.best_A]), found.rotation_deg, float(found.explained.max()))
+    return FitResult(np.array([trials.best_A]), trials.rotation_deg, float(trials.explained.max()))
 
 
 def fit_scan(scan: BrightFieldScan, start: FitResult, n_terms: int, fit_rotation: bool) -> FitResult:
     """Fit the first ``n_terms`` aberrations and the rotation, from a start.
 
-    Terms are added order by order (C10; C12; C21, C23; C30 ...) and an order is kept if it explains at least 1 % of
-    what was left: higher orders otherwise only trade places with C10. Those left out stay as they were at the start.
+    Terms are added order by order (C10; C12; C21, C23; C30 ...), and an order is kept if it explains at least 1 % of
+    the unexplained rest; otherwise higher orders merely compensate C10. Omitted orders stay as they were at the start.
     """
     if n_terms < 1 or n_terms != int(n_terms):
         raise ParameterError(f"number of aberrations to fit is {n_terms!r}, expected a whole number from 1")
@@ -148,11 +151,11 @@ def fit_scan(scan: BrightFieldScan, start: FitResult, n_terms: int, fit_rotation
     for n in _stages(n_terms, min(n_first, n_terms)):
         trial = full if best is None else best.aberrations_A
         turn = start.rotation_deg if best is None else best.rotation_deg
-        found = fit_weak_phase(model, trial, turn, fit_rotation, n)
-        if best is not None and found.explained - best.explained < _SMALLEST_GAIN * (1 - best.explained):
+        fit = fit_weak_phase(model, trial, turn, fit_rotation, n)
+        if best is not None and fit.explained - best.explained < _SMALLEST_GAIN * (1 - best.explained):
             _LOG.info("tcBF: aberrations beyond %d terms explain nothing more", _before(n, n_terms))
             break
-        best = found
+        best = fit
     assert best is not None
     _LOG.info(
         "tcBF: C10 %.4g Å, rotation %.2f deg, %.0f %% of the bright-field contrast explained",
@@ -178,15 +181,15 @@ def _before(n: int, n_terms: int) -> int:
 def turned_positions(
     positions_px: np.ndarray, turn_deg: float, pixel_size_A: tuple[float, float]
 ) -> np.ndarray:
-    """(N, 2) positions [y, x] in pixels turned by an angle, with the same smallest coordinates as before."""
+    """(N, 2) positions [y, x] in pixels rotated by an angle, with the same smallest coordinates as before."""
     pixel = np.asarray(pixel_size_A)
     turned = (positions_px * pixel) @ rotation_yx(turn_deg).T / pixel
     return turned - turned.min(axis=0) + positions_px.min(axis=0)
 
 
 def turned(params: Mapping[str, Any], turn_deg: float) -> dict[str, Any]:
-    """Parameters that change with the rotation: positions, corrections included, and an object that belonged to them,
-    which is vacuum again. Empty without positions."""
+    """Parameters that change with the rotation: positions with their corrections, and the object, which is reset to
+    vacuum. Empty without positions."""
     positions = params.get("positions")
     if positions is None or len(positions) < 2:
         return {}
@@ -202,19 +205,20 @@ def turned(params: Mapping[str, Any], turn_deg: float) -> dict[str, Any]:
 
 
 def sharpest_defocus(images: BrightField, step_A: float, wavelength: float, rotation_deg: float) -> float:
-    """C10 in Å with which the shifted sum of the images has most contrast; for detectors of any size and place."""
+    """C10 in Å for which the shifted sum of the images has the largest contrast; for any detectors."""
     spectra = np.fft.rfft2(images.images - images.images.mean(axis=(1, 2), keepdims=True))
     size = images.images.shape[1:]
     fy, fx = np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1])
-    one = gradient_basis(images.detectors.k_1A, 1, wavelength)[0] @ rotation_yx(rotation_deg) / step_A
-    rim = float(np.hypot(one[:, 0], one[:, 1]).max())
+    # (D, 2) shift in scan points for a C10 of 1 Å
+    per_A = gradient_basis(images.detectors.k_1A, 1, wavelength)[0] @ rotation_yx(rotation_deg) / step_A
+    rim = float(np.hypot(per_A[:, 0], per_A[:, 1]).max())
     if rim == 0:
         raise ParameterError("all detectors lie on the axis; their images do not shift with defocus")
     n = max(8, min(size))
     defoci = 0.5 / rim * np.arange(-n, n + 1)
     power = np.empty(len(defoci))
     for number, defocus in enumerate(defoci):
-        shifts = defocus * one
+        shifts = defocus * per_A
         ramp_y = np.exp(-2j * np.pi * shifts[:, 0, None] * fy)
         ramp_x = np.exp(-2j * np.pi * shifts[:, 1, None] * fx)
         power[number] = (np.abs(np.einsum("dyx,dy,dx->yx", spectra, ramp_y, ramp_x)) ** 2).sum()
@@ -229,7 +233,7 @@ class ShiftRound:
     ----------
     correlation, least_squares : how shifts are measured and fitted
     fit_rotation : fit the rotation, too
-    keep_quantile : shifts that deviate more from the prediction than this quantile are left out; None = none
+    keep_quantile : shifts whose deviation from the prediction exceeds this quantile are left out; None = keep all
     """
 
     correlation: CorrelationOptions
@@ -249,7 +253,7 @@ def refine_by_shifts(
 
     Returns
     -------
-    the new fit, and the rms of what remains in scan points
+    the new fit, and the rms residual in scan points
     """
     k, weights = images.detectors.k_1A, images.detectors.weights
     predicted = image_shifts_A(fit.aberrations_A, k, wavelength, fit.rotation_deg) / step_A
@@ -260,10 +264,11 @@ def refine_by_shifts(
             raise ParameterError(
                 f"cancel_large_shifts is {options.keep_quantile!r}, expected a quantile (0 to 1]"
             )
+        # Relative to 1 + the predicted shift: large shifts are uncertain in proportion.
         deviation = np.hypot(*(measured - predicted).T) / (1 + np.hypot(*predicted.T))
         keep = deviation <= np.quantile(deviation, options.keep_quantile)
         measured, k, weights = measured[keep], k[keep], weights[keep]
-    found = fit_shifts(
+    new = fit_shifts(
         measured * step_A,
         k,
         wavelength,
@@ -276,8 +281,8 @@ def refine_by_shifts(
     )
     _LOG.info(
         "tcBF: C10 %.4g Å, rotation %.2f deg, shifts fitted to %.2g scan points",
-        found.aberrations_A[0],
-        found.rotation_deg,
-        found.residual_px,
+        new.aberrations_A[0],
+        new.rotation_deg,
+        new.residual_px,
     )
-    return FitResult(found.aberrations_A, found.rotation_deg, fit.explained), found.residual_px
+    return FitResult(new.aberrations_A, new.rotation_deg, fit.explained), new.residual_px

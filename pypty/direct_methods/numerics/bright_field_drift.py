@@ -1,4 +1,4 @@
-"""A bright-field disk that wanders over the detector during the scan (imperfect descan), found and taken out."""
+"""Drift of the bright-field disk over the detector during the scan (imperfect descan): measurement and correction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def disk_shifts(chunks: Chunks, n_patterns: int, threshold: float) -> np.ndarray
             raise DataError(
                 f"pattern {int(indices[np.argmin(highest)])} is empty; its disk has no centre. Leave out empty patterns"
             )
-        disk = smooth > threshold * highest[:, None, None]
+        disk = smooth > threshold * highest[:, None, None]  # (n, ky, kx) bool
+        # Padded, because a closing erodes whatever touches the rim of the array.
         disk = scipy.ndimage.binary_closing(np.pad(disk, ((0, 0), (2, 2), (2, 2))), np.ones((1, 3, 3), bool))
         disk = disk[:, 2:-2, 2:-2]
         size = disk.sum(axis=(1, 2))
@@ -45,7 +46,7 @@ def disk_shifts(chunks: Chunks, n_patterns: int, threshold: float) -> np.ndarray
 
 
 def without_drift(chunks: Chunks, shifts_px: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(indices, patterns) moved back by the shifts, rounded to whole pixels; what enters at the rim is 0."""
+    """(indices, patterns) shifted back by whole pixels; pixels that enter at the rim are 0."""
     whole = np.round(shifts_px).astype(int)
     for indices, patterns in chunks:
         out = np.zeros_like(patterns)
@@ -58,16 +59,16 @@ def without_drift(chunks: Chunks, shifts_px: np.ndarray) -> Iterator[tuple[np.nd
 
 
 class SteadyPatterns:
-    """Patterns, as often as asked for, with the wandering of the disk taken out if wanted.
+    """Patterns that can be read repeatedly, with the drift of the disk corrected if wanted.
 
     Parameters
     ----------
-    open_chunks : gives (indices, patterns) of all patterns, each time anew
-    threshold : of the disk, see :func:`disk_shifts`; False = leave the patterns as they are
+    open_chunks : returns an iterator over (indices, patterns) of all patterns at each call
+    threshold : of the disk, see :func:`disk_shifts`; False = no correction
 
     Attributes
     ----------
-    drift : (N, 2) shifts [y, x] in pixels that are taken out, or None
+    drift : (N, 2) corrected shifts [y, x] in pixels, or None
     """
 
     def __init__(self, open_chunks: Callable[[], Chunks], n_patterns: int, threshold: float | bool) -> None:

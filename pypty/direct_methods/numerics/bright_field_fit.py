@@ -7,8 +7,8 @@ For a weak phase object the Fourier coefficient at q of the image of bright-fiel
 (Rodenburg, McCallum & Nellist, Ultramicroscopy 48 (1993) 304, eq. 6; Pennycook et al., Ultramicroscopy 151 (2015) 160).
 For given aberrations the best phi(q) is a linear least-squares fit and drops out (Golub & Pereyra, SIAM J. Numer. Anal.
 10 (1973) 413): the intensity that the model explains is sum_q |sum_k G conj(Gamma)|^2 / sum_k |Gamma|^2, a smooth
-function of aberrations and rotation. Where both side bands are inside the disk this is the shift of the image; where
-one is, a shift alone would be wrong by half of the defocus term.
+function of aberrations and rotation. Where both side bands are inside the disk this is equivalent to a shift of the
+image; where only one of them is, a shift would be wrong by half of the defocus term.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Disk:
 
 
 class WeakPhase:
-    """How well aberrations and a rotation explain the images of bright-field pixels.
+    """The share of the contrast of bright-field images that aberrations and a rotation explain.
 
     Parameters
     ----------
-    images : of single pixels or small squares; the phase of Gamma must not turn inside one
+    images : of single pixels or small squares, within which the phase of Gamma must not vary much
     step_A : of the scan
     disk : the bright-field disk
-    n_frequencies : the strongest spatial frequencies are used, at most so many
+    n_frequencies : upper limit of the number of spatial frequencies; the strongest are used
     """
 
     def __init__(
@@ -90,10 +90,11 @@ class WeakPhase:
                 "aperture; aberrations cannot be fitted"
             )
         weights = images.detectors.weights[:, None]
+        # Divided by sqrt(pixels of a detector): the same shot noise in every image.
         spectra = _spectra(images.images, rows, columns) / np.sqrt(weights)
         power = (np.abs(spectra) ** 2).sum(axis=0)
         best = np.sort(np.argsort(power)[::-1][:n_frequencies])
-        self._g = np.ascontiguousarray(spectra[:, best].T)
+        self._g = np.ascontiguousarray(spectra[:, best].T)  # (D, Q) -> (Q, D)
         self._root_weight = np.sqrt(weights.ravel())
         q = np.stack(
             [scipy.fft.fftfreq(size[0], step_A)[rows], scipy.fft.fftfreq(size[1], step_A)[columns]], axis=1
@@ -111,22 +112,22 @@ class WeakPhase:
         """:meth:`explained` for each of equidistant defoci, with one complex product instead of an exponential."""
         bands, steps = [], []
         q = self.q_scan @ rotation_yx(rotation_deg).T
-        here = phase_basis(self.k, 1, self.wavelength)[0]
+        here = phase_basis(self.k, 1, self.wavelength)[0]  # (D,) chi(k) for 1 Å
         for sign in (-1, 1):
-            k = self.k + sign * q[:, None]
+            k = self.k + sign * q[:, None]  # (Q, D, 2)
             phase = sign * (phase_basis(k, 1, self.wavelength)[0] - here)
             amplitude = self.disk.inside(k) * self._root_weight
             bands.append((amplitude * np.exp(1j * defoci_A[0] * phase)).astype(np.complex64))
             steps.append(np.exp(1j * (defoci_A[1] - defoci_A[0]) * phase).astype(np.complex64))
-        found, data = np.empty(len(defoci_A)), self._g.astype(np.complex64)
+        explained, data = np.empty(len(defoci_A)), self._g.astype(np.complex64)
         for number in range(len(defoci_A)):
-            gamma = bands[0] - bands[1]
+            gamma = bands[0] - bands[1]  # without the factor i, which |product| does not see
             product = np.einsum("qk,qk->q", data, gamma.conj())
             norm = np.maximum((gamma.real**2 + gamma.imag**2).sum(axis=1), 1e-6 * len(self.k))
-            found[number] = (np.abs(product) ** 2 / norm).sum()
+            explained[number] = (np.abs(product) ** 2 / norm).sum()
             for band, step in zip(bands, steps, strict=True):
                 band *= step
-        return found / self.total
+        return explained / self.total
 
     def slope(
         self, aberrations_A: np.ndarray, rotation_deg: float, with_rotation: bool = True
@@ -135,6 +136,7 @@ class WeakPhase:
         value, slope = self._evaluate(np.atleast_1d(aberrations_A), rotation_deg, True)
         if not with_rotation:
             return value, slope, 0.0
+        # By the rotation the edge of the disk moves, too: a difference is simpler than its derivative.
         ends = [self.explained(aberrations_A, rotation_deg + sign * _ANGLE_STEP_DEG) for sign in (1, -1)]
         return value, slope, (ends[0] - ends[1]) / (2 * _ANGLE_STEP_DEG)
 
@@ -145,6 +147,7 @@ class WeakPhase:
         q = self.q_scan @ rotation_yx(rotation_deg).T
         here = phase_basis(self.k, n_terms, self.wavelength)
         value, slope = 0.0, np.zeros(n_terms)
+        # A few frequencies at a time: arrays (terms, Q, D) that stay in the caches.
         step = max(1, _ELEMENTS // (len(self.k) * n_terms if with_slope else len(self.k)))
         for start in range(0, len(q), step):
             part = slice(start, start + step)
@@ -162,6 +165,8 @@ class WeakPhase:
             power = np.abs(product) ** 2 / norm
             value += power.sum()
             if with_slope:
+                # Derivative of |<g, Gamma>|^2 / |Gamma|^2 by Gamma; d band / d c = sign i basis band, and the factor i
+                # of Gamma makes it real.
                 by_gamma = (product[:, None] * g.conj() - power[:, None] * gamma.conj()) / norm[:, None]
                 for basis, band in bands:
                     slope += 2 * np.tensordot(basis, (by_gamma * band).real, axes=2)
@@ -171,8 +176,8 @@ class WeakPhase:
 def _half_plane(size: tuple[int, ...], step_A: float, largest_1A: float) -> np.ndarray:
     """(sy, sx // 2 + 1) bool: one of every pair q, -q with 0 < |q| < largest."""
     qy, qx = scipy.fft.fftfreq(size[0], step_A)[:, None], scipy.fft.rfftfreq(size[1], step_A)[None]
-    twice = (qx == 0) & (qy < 0)
-    return (np.hypot(qy, qx) < largest_1A) & ((qy != 0) | (qx > 0)) & ~twice
+    conjugate = (qx == 0) & (qy < 0)  # column 0 of rfft2 holds both of a pair
+    return (np.hypot(qy, qx) < largest_1A) & ((qy != 0) | (qx > 0)) & ~conjugate
 
 
 def _spectra(images: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -191,13 +196,13 @@ def defocus_scan(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Explained contrast for round defoci of both signs, (rotations, defoci), and the defoci C10 in Å.
 
-    Up to a shift at the rim of the disk by half of the field of view, two per scan step of that shift; with some of the
-    detectors and frequencies only.
+    The largest defocus shifts images at the rim of the disk by half of the field of view; there are two defoci per scan
+    step of that shift. Only some detectors and frequencies are used.
     """
-    every = slice(None, None, -(-len(images.images) // _SCAN_DETECTORS))
-    few = BrightField(images.images[every], images.detectors.part(every))
+    subset = slice(None, None, -(-len(images.images) // _SCAN_DETECTORS))
+    few = BrightField(images.images[subset], images.detectors.part(subset))
     model = WeakPhase(few, step_A, wavelength, disk, _SCAN_FREQUENCIES)
-    fine = 0.5 * step_A / (wavelength * disk.radius_1A)
+    fine = 0.5 * step_A / (wavelength * disk.radius_1A)  # C10 for a shift of half a scan step at the rim
     n = max(8, min(images.images.shape[1:]))
     defoci = fine * np.arange(-n, n + 1)
     return np.stack([model.explained_by_defoci(defoci, angle) for angle in rotations_deg]), defoci
@@ -212,12 +217,13 @@ def fit_weak_phase(
 ) -> FitResult:
     """Maximise the explained contrast over aberrations and, if wanted, the rotation (BFGS).
 
-    The unit of an aberration is that which makes a phase of 1 rad at the rim of the disk, that of the rotation 0.1 rad.
+    Unknowns are scaled: the unit of an aberration gives a phase of 1 rad at the rim of the disk, that of the rotation
+    is 0.1 rad.
 
     Parameters
     ----------
     aberrations_A : start
-    n_terms : the first so many are fitted, the others stay; None = all
+    n_terms : number of fitted terms; further ones stay as they are. None = all
     """
     start = np.atleast_1d(np.asarray(aberrations_A, float))
     n_terms = len(start) if n_terms is None else n_terms
@@ -237,10 +243,10 @@ def fit_weak_phase(
         slopes = slope[:n_terms] * unit
         return -value, -(np.append(slopes, by_angle * turn) if fit_rotation else slopes)
 
-    found = scipy.optimize.minimize(
+    solution = scipy.optimize.minimize(
         loss, np.zeros(n_terms + fit_rotation), jac=True, method="BFGS", options={"gtol": 1e-4, "maxiter": 60}
     )
-    moved, angle = at(found.x)
+    moved, angle = at(solution.x)
     coefficients = start.copy()
     coefficients[: len(moved)] = moved
-    return FitResult(coefficients, angle, float(-found.fun))
+    return FitResult(coefficients, angle, float(-solution.fun))

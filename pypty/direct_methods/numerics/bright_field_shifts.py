@@ -16,20 +16,21 @@ from pypty.optics.scan_grid import rotation_yx
 
 _TOGETHER_BYTES = 64 * 2**20
 _SMALL = 0.1
-"""Of the mean size of the coefficients: much smaller ones are noise and keep their size in a phase correlation."""
+"""Fraction of the mean modulus of the coefficients. Much smaller ones are noise, and a phase correlation does not
+amplify them."""
 
 
 @dataclass(frozen=True)
 class CorrelationOptions:
-    """How shifts are measured.
+    """Options of the measurement of shifts.
 
     Attributes
     ----------
     reference : "bf", the shifted sum of the other images, or "central", the image of the detector nearest to the axis
-    phase : correlate phases (Kuglin & Hines 1975) of coefficients that are not very small, else amplitudes, too
-    box : scan points around the predicted shift in which the maximum is looked for
-    upsample : steps per scan point of the refined maximum (a parabola goes between them)
-    binning : the correlation is averaged over so many points before its maximum is found
+    phase : phase correlation (Kuglin & Hines 1975), except for very small coefficients; False = cross-correlation
+    box : scan points around the predicted shift in which the maximum is searched
+    upsample : steps per scan point of the refined maximum (with a parabola between them)
+    binning : number of points over which the correlation is averaged before its maximum is searched
     formula : sub-pixel shift from the neighbours of the maximum (Foroosh et al., IEEE Trans. Image Process. 11 (2002)
         188, eq. 12) instead of a finer transform
     pad : points added around an image, filled with its mean
@@ -50,17 +51,17 @@ def measure_shifts(
     options: CorrelationOptions,
     central: int = 0,
 ) -> np.ndarray:
-    """(D, 2) shifts [y, x] in scan points that bring each image (D, sy, sx) into register with the reference.
+    """(D, 2) shifts [y, x] in scan points that align each image (D, sy, sx) with the reference.
 
     Parameters
     ----------
-    predicted_px : (D, 2) where to look, and how the images are summed to the reference
-    central : number of the image that is the reference with ``reference="central"``
+    predicted_px : (D, 2) expected shifts, with which images are summed to the reference and maxima are searched
+    central : index of the reference image with ``reference="central"``
 
     Raises
     ------
     ParameterError
-        The reference has no such name.
+        The name of the reference is not known.
     """
     if options.reference not in ("bf", "central"):
         raise ParameterError(f"reference_type is {options.reference!r}, expected 'bf' or 'central'")
@@ -71,21 +72,20 @@ def measure_shifts(
             total += (spectra * _ramps(predicted_px[part], fy, fx)).sum(axis=0)
     else:
         total += next(_padded_spectra(images[central : central + 1], options.pad))[1][0]
-    found = np.empty((len(images), 2))
+    shifts = np.empty((len(images), 2))
     for part, spectra in _padded_spectra(images, options.pad):
-        # An image must not be compared with itself: the sum holds it at the predicted place.
-        own = (
+        # An image must not be compared with itself, which the sum contains at the predicted shift.
+        itself = (
             spectra * _ramps(predicted_px[part], fy, fx)
             if options.reference == "bf" and len(images) > 1
             else 0
         )
-        against = total - own
-        product = against * spectra.conj()
+        product = (total - itself) * spectra.conj()  # (n, y, x)
         if options.phase:
             size = np.abs(product)
             product /= size + _SMALL * size.mean(axis=(1, 2), keepdims=True) + 1e-300
-        found[part] = _maxima(product, predicted_px[part], options)
-    return found
+        shifts[part] = _maxima(product, predicted_px[part], options)
+    return shifts
 
 
 def _frequencies(shape: tuple[int, ...], pad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,8 +102,8 @@ def _ramps(shifts: np.ndarray, fy: np.ndarray, fx: np.ndarray) -> np.ndarray:
 
 
 def _padded_spectra(images: np.ndarray, pad: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """(which, spectra) of images minus their mean, in groups that fit a fixed memory. They fade out towards the frame,
-    which is the same in all and would hold the maximum at 0."""
+    """(slice, spectra) of images minus their mean, in groups of bounded memory. The images fade out towards their
+    frame, which is the same in all of them and would pull the maximum towards 0."""
     frame = np.outer(_edges(images.shape[1]), _edges(images.shape[2]))
     step = max(1, _TOGETHER_BYTES // (16 * (images.shape[1] + 2 * pad) * (images.shape[2] + 2 * pad)))
     for start in range(0, len(images), step):
@@ -121,7 +121,7 @@ def _edges(n: int) -> np.ndarray:
 
 
 def _maxima(product: np.ndarray, predicted: np.ndarray, options: CorrelationOptions) -> np.ndarray:
-    """(D, 2) places of the maxima of the correlations with these spectra."""
+    """(D, 2) positions of the maxima of the correlations with these spectra."""
     surface = scipy.fft.ifft2(product, axes=(1, 2)).real
     if options.binning > 1:
         surface = scipy.ndimage.uniform_filter(surface, (0, options.binning, options.binning), mode="wrap")
@@ -131,6 +131,7 @@ def _maxima(product: np.ndarray, predicted: np.ndarray, options: CorrelationOpti
     rows = middle[:, 0, None] + np.arange(-by, by + 1)
     columns = middle[:, 1, None] + np.arange(-bx, bx + 1)
     images = np.arange(len(surface))
+    # (D, 2 by + 1, 2 bx + 1): the box around each prediction, periodic
     window = surface[images[:, None, None], rows[:, :, None] % height, columns[:, None, :] % width]
     at = np.unravel_index(window.reshape(len(window), -1).argmax(axis=1), window.shape[1:])
     peak = np.stack([rows[images, at[0]], columns[images, at[1]]], axis=1)
@@ -166,8 +167,8 @@ def _refined(product: np.ndarray, peak: np.ndarray, upsample: int) -> np.ndarray
     fy, fx = scipy.fft.fftfreq(product.shape[1]), scipy.fft.fftfreq(product.shape[2])
     ey = np.exp(2j * np.pi * (peak[:, 0, None] + offsets)[:, :, None] * fy)
     ex = np.exp(2j * np.pi * (peak[:, 1, None] + offsets)[:, :, None] * fx)
-    fine = (ey @ product @ ex.transpose(0, 2, 1)).real
-    inner = fine[:, 1:-1, 1:-1]
+    fine = (ey @ product @ ex.transpose(0, 2, 1)).real  # (D, 2n + 3, 2n + 3)
+    inner = fine[:, 1:-1, 1:-1]  # a maximum needs neighbours on both sides
     row, column = np.unravel_index(inner.reshape(len(inner), -1).argmax(axis=1), inner.shape[1:])
     row, column, images = row + 1, column + 1, np.arange(len(fine))
     dy = _parabola(*(fine[images, row + step, column] for step in (-1, 0, 1)))
@@ -213,12 +214,12 @@ def fit_shifts(
 ) -> ShiftFit:
     """Least-squares aberrations and rotation for shifts (D, 2) [y, x] along the axes of the scan.
 
-    A shift that all images have in common means nothing and is left out on both sides.
+    A shift common to all images has no meaning and is removed from data and model.
 
     Parameters
     ----------
     k_1A : (D, 2) detectors, 1/Å
-    aberrations_A : start; as many are fitted
+    aberrations_A : start; its length is the number of fitted aberrations
 
     Raises
     ------
@@ -237,6 +238,7 @@ def fit_shifts(
     measured = shifts_A - np.average(shifts_A, axis=0, weights=weights)
     basis = gradient_basis(k_1A, n_terms, wavelength)
     basis = basis - np.average(basis, axis=1, weights=weights)[:, None]
+    # Unknowns are scaled such that 1 is an rms shift of 1 Å, whatever the order of the aberration.
     unit = np.sqrt((basis**2).mean(axis=(1, 2)))
     unit = 1 / np.maximum(unit, 1e-12 * unit.max())
 
@@ -258,8 +260,8 @@ def fit_shifts(
 
     start = np.asarray(aberrations_A, float) / unit
     start = np.append(start, np.deg2rad(rotation_deg)) if fit_rotation else start
-    found = scipy.optimize.least_squares(
+    solution = scipy.optimize.least_squares(
         residuals, start, jac=jacobian, loss=options.loss, f_scale=options.f_scale, x_scale=options.x_scale
     )
-    rms = float(np.sqrt((residuals(found.x) ** 2).mean()))
-    return ShiftFit(found.x[:n_terms] * unit, float(np.rad2deg(angle(found.x))), rms)
+    rms = float(np.sqrt((residuals(solution.x) ** 2).mean()))
+    return ShiftFit(solution.x[:n_terms] * unit, float(np.rad2deg(angle(solution.x))), rms)

@@ -15,9 +15,9 @@ _TOGETHER = 128
 class ShiftedSum:
     """Sum of images, each shifted, on a grid ``upsample`` times finer than the scan.
 
-    The samples of an image are put on every ``upsample``-th point of the fine grid. The spectrum of that is the
-    spectrum of the image, repeated; so each image is transformed on the coarse grid, once, and the sum over images
-    becomes one matrix product for each row of its spectrum.
+    The samples of an image are placed on every ``upsample``-th point of the fine grid, which repeats its spectrum
+    periodically. Therefore each image is transformed only once, on the coarse grid, and the sum over images is a matrix
+    product for each row of the spectrum.
 
     Parameters
     ----------
@@ -38,7 +38,10 @@ class ShiftedSum:
         self._real = np.dtype(dtype)
         self._complex = np.result_type(self._real, np.complex64)
         half = self.shape[1] // 2 + 1
-        self._columns = np.arange(half) % self.coarse[1]
+        self._columns = (
+            np.arange(half) % self.coarse[1]
+        )  # fine column -> column of the repeated coarse spectrum
+        # Row j of the fine spectrum is (j // coarse rows, j % coarse rows) here: the repeats are an axis.
         self._sum = np.zeros((self.upsample, self.coarse[0], half), self._complex)
         self._kernel = np.zeros((self.shape[0], half), self._complex)
 
@@ -48,11 +51,14 @@ class ShiftedSum:
             self._add(images[start : start + _TOGETHER], shifts_px[start : start + _TOGETHER])
 
     def _add(self, images: np.ndarray, shifts_px: np.ndarray) -> None:
-        spectra = scipy.fft.fft2(self._padded(images), axes=(1, 2))
+        spectra = scipy.fft.fft2(self._padded(images), axes=(1, 2))  # (D, coarse y, coarse x)
         ramp_y = self._ramp(np.fft.fftfreq(self.shape[0]), shifts_px[:, 0])
         ramp_x = self._ramp(np.fft.rfftfreq(self.shape[1]), shifts_px[:, 1])
-        self._kernel += ramp_y.T @ ramp_x
+        self._kernel += (
+            ramp_y.T @ ramp_x
+        )  # the same sum for images of a single point: how often a point is sampled
         rows = ramp_y.reshape(len(images), self.upsample, self.coarse[0])
+        # One BLAS product (upsample, D) x (D, half) for each row, instead of D sums over the fine grid.
         for row in range(self.coarse[0]):
             self._sum[:, row] += rows[:, :, row].T @ (spectra[:, row, self._columns] * ramp_x)
 
@@ -61,7 +67,7 @@ class ShiftedSum:
         return np.pad(images.astype(self._real), ((0, 0), (pad, pad), (pad, pad)))
 
     def _ramp(self, frequency: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        """(D, n) Fourier ramps. At the Nyquist frequency only its real part shifts a real image."""
+        """(D, n) Fourier ramps. At the Nyquist frequency only the real part keeps a shifted image real."""
         phase = -2 * np.pi * shift[:, None] * frequency
         ramp = np.exp(1j * phase)
         edge = np.abs(frequency) == 0.5
@@ -69,10 +75,10 @@ class ShiftedSum:
         return ramp.astype(self._complex)
 
     def image(self, regularisation: float = 1e-3) -> np.ndarray:
-        """(sy * u + 2 pad u, sx * u + 2 pad u): the sum, divided by how often each point was sampled.
+        """(sy * u + 2 pad u, sx * u + 2 pad u): the sum, divided by the number of samples at each point.
 
-        W O / (regularisation + W^2), O the sum and W that of the sampling points, shifted alike. Scan point (0, 0) lies
-        at pixel (pad * upsample, pad * upsample).
+        W O / (regularisation + W^2), with the sum O of the images and the sum W of the sampling points with the same
+        shifts. Scan point (0, 0) is at pixel (pad * upsample, pad * upsample).
         """
         total = scipy.fft.irfft2(self._sum.reshape(self._kernel.shape), s=self.shape)
         points = scipy.fft.fft2(self._padded(np.ones((1, *self.scan_size))), axes=(1, 2))[0]
@@ -103,7 +109,7 @@ def contrast_transfer(
 
 
 def flip_contrast(image: np.ndarray, transfer: np.ndarray, tolerance: float = 1e-8) -> np.ndarray:
-    """Turn the spatial frequencies with negative contrast around: multiply by the sign of the transfer function.
+    """Invert the spatial frequencies with negative contrast: multiply by the sign of the transfer function.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ def centres_of_mass(
     """Mean detector coordinates of the counts of each pattern.
 
     c = sum k I(k) / sum I(k) (Waddell and Chapman, Optik 54 (1979) 83). A pattern without counts gets the mean of the
-    others: it says nothing.
+    others.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def centres_of_mass(
         raise DataError(f"mask of shape {mask.shape} given, expected {(ny, nx)} or {(n, ny, nx)}")
     y0, x0 = (ny // 2, nx // 2) if origin is None else origin
     y, x = np.arange(ny) - float(y0), np.arange(nx) - float(x0)
-    sums = np.full((n, 3), np.nan)
+    sums = np.full((n, 3), np.nan)  # first moments along y and x, counts; NaN marks patterns that never came
     for indices, patterns in chunks:
         if patterns.shape[1:] != (ny, nx):
             raise DataError(f"patterns of shape {patterns.shape[1:]} given, expected {(ny, nx)}")
@@ -49,6 +49,7 @@ def centres_of_mass(
         if mask is not None:
             weights = mask if mask.ndim == 2 else mask[indices]
             data = np.where(weights > 0, data, 0) * weights  # NaN times 0 is NaN
+        # (n, ky, kx) -> (n, ky) and (n, kx): the moments need the profiles only
         rows, columns = data.sum(axis=2), data.sum(axis=1)
         sums[indices] = np.stack([rows @ y, columns @ x, rows.sum(axis=1)], axis=1)
     missing = np.flatnonzero(np.isnan(sums).any(axis=1))
@@ -62,9 +63,9 @@ def centres_of_mass(
 
 def _normalised(sums: np.ndarray) -> np.ndarray:
     """Centres (N, 2) from (N, 3) first moments and counts."""
-    seen = sums[:, 2] > 0
+    counted = sums[:, 2] > 0
     out = np.zeros((len(sums), 2))
-    out[seen] = sums[seen, :2] / sums[seen, 2:]
-    if seen.any():
-        out[~seen] = out[seen].mean(axis=0)
+    out[counted] = sums[counted, :2] / sums[counted, 2:]
+    if counted.any():
+        out[~counted] = out[counted].mean(axis=0)
     return out

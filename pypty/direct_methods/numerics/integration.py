@@ -20,7 +20,7 @@ Correction: TypeAlias = Callable[[list[np.ndarray]], np.ndarray]
 def integrate_fourier(
     gradient_y: np.ndarray, gradient_x: np.ndarray, hpass: float = 0.0, lpass: float = 0.0
 ) -> np.ndarray:
-    """The image with mean 0 whose gradient is nearest to the one given (least squares, periodic edges).
+    """The image with mean 0 whose gradient is closest to the given one (least squares, periodic edges).
 
     F^-1[(q_y F_y + q_x F_x) / (2 pi i (hpass + q^2 + lpass q^4))], 0 at q = 0 (Lazic, Bosch & Lazar, Ultramicroscopy
     160 (2016) 265, eq. 21; Close, Chen, Shibata & Findlay, Ultramicroscopy 159 (2015) 124).
@@ -46,35 +46,35 @@ def integrate_fourier(
 
 def _damped_inverse(shape: tuple[int, ...], hpass: float, lpass: float) -> np.ndarray:
     """(sy, sx // 2 + 1): 1 / (hpass + q^2 + lpass q^4), 0 at q = 0."""
-    if not all(isinstance(one, (int, float, np.number)) and one >= 0 for one in (hpass, lpass)):
+    if not all(isinstance(value, (int, float, np.number)) and value >= 0 for value in (hpass, lpass)):
         raise ParameterError(f"hpass {hpass!r} and lpass {lpass!r} must be numbers from 0")
     q2 = scipy.fft.fftfreq(shape[0])[:, None] ** 2 + scipy.fft.rfftfreq(shape[1])[None] ** 2
     inverse = 1 / np.where(q2 > 0, hpass + q2 + lpass * q2**2, 1.0)
-    inverse[0, 0] = 0.0
+    inverse[0, 0] = 0.0  # a gradient does not determine the mean
     return inverse
 
 
 def _maps(*maps: np.ndarray) -> list[np.ndarray]:
-    arrays = [np.asarray(one, float) for one in maps]
-    if any(one.ndim != 2 or one.shape != arrays[0].shape or min(one.shape) < 3 for one in arrays):
+    arrays = [np.asarray(values, float) for values in maps]
+    if any(array.ndim != 2 or array.shape != arrays[0].shape or min(array.shape) < 3 for array in arrays):
         raise DataError(
-            f"maps of shapes {[one.shape for one in arrays]}, expected equal shapes (sy, sx) from 3 x 3"
+            f"maps of shapes {[array.shape for array in arrays]}, expected equal shapes (sy, sx) from 3 x 3"
         )
-    if not all(np.isfinite(one).all() for one in arrays):
+    if not all(np.isfinite(array).all() for array in arrays):
         raise DataError("maps hold NaN or infinite values; leave out empty patterns or replace them")
     return arrays
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How an iteration walks.
+    """Options of an iterative integration.
 
     Attributes
     ----------
-    iterations : at most
-    step : fraction of the Fourier solution of what is left that is added at first
-    beta : a step that makes it worse is multiplied by this until it does not
-    backtracking : False takes every step as it is
+    iterations : upper limit
+    step : first step, as a fraction of the Fourier solution of the residual
+    beta : factor on a step that increases the error, until the error falls
+    backtracking : False accepts every step
     hpass, lpass : as for :func:`integrate_fourier`
     pad : points added behind each axis, so that opposite edges do not meet
     """
@@ -120,7 +120,7 @@ def integrate_iteratively(
         return [valid * (slope_y - gy), valid * (slope_x - gx)]
 
     def correction(residual: list[np.ndarray]) -> np.ndarray:
-        padded = [np.pad(one, ((0, options.pad), (0, options.pad))) for one in residual]
+        padded = [np.pad(part, ((0, options.pad), (0, options.pad))) for part in residual]
         return integrate_fourier(padded[0], padded[1], options.hpass, options.lpass)
 
     return _descend(gy.shape, misfit, correction, options)
@@ -130,20 +130,21 @@ def solve_poisson(
     laplacian: np.ndarray, options: Descent, select: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image with mean 0 whose finite-difference Laplacian (per point^2) fits; as :func:`integrate_iteratively`."""
-    (wanted,) = _maps(laplacian)
-    valid = _selected(select, wanted.shape)
+    (target,) = _maps(laplacian)
+    valid = _selected(select, target.shape)
 
     def misfit(image: np.ndarray) -> list[np.ndarray]:
         slope_y, slope_x = np.gradient(image, edge_order=2)
-        twice = np.gradient(slope_y, axis=0, edge_order=2) + np.gradient(slope_x, axis=1, edge_order=2)
-        return [valid * (twice - wanted)]
+        second = np.gradient(slope_y, axis=0, edge_order=2) + np.gradient(slope_x, axis=1, edge_order=2)
+        return [valid * (second - target)]
 
     def correction(residual: list[np.ndarray]) -> np.ndarray:
         padded = np.pad(residual[0], ((0, options.pad), (0, options.pad)))
         inverse = _damped_inverse(padded.shape, options.hpass, options.lpass)
+        # The Laplacian is -4 pi^2 q^2 in reciprocal space.
         return scipy.fft.irfft2(scipy.fft.rfft2(padded) * -inverse / (4 * np.pi**2), s=padded.shape)
 
-    return _descend(wanted.shape, misfit, correction, options)
+    return _descend(target.shape, misfit, correction, options)
 
 
 def _selected(select: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -160,7 +161,9 @@ def _selected(select: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
 def _descend(
     shape: tuple[int, ...], misfit: Misfit, correction: Correction, options: Descent
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Steps along ``correction`` until they are used up or make it no better. A step grows again after a success."""
+    """Steps along ``correction`` until their number is reached or no step reduces the error. After a success the step
+    grows again.
+    """
     image, step = np.zeros(shape), options.step
     residual = misfit(image)
     error = _square(residual)
@@ -168,7 +171,7 @@ def _descend(
     for _ in range(options.iterations):
         if error == 0:
             break
-        move = correction(residual)[: shape[0], : shape[1]]
+        move = correction(residual)[: shape[0], : shape[1]]  # without the padding
         before = step
         for _ in range(_MOST_HALVINGS):
             trial = image - step * move
@@ -187,4 +190,4 @@ def _descend(
 
 
 def _square(residual: list[np.ndarray]) -> float:
-    return float(sum((one**2).sum() for one in residual))
+    return float(sum((part**2).sum() for part in residual))

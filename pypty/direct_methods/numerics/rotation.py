@@ -11,7 +11,7 @@ _SMALLEST_SCAN = 3
 
 
 def rotation_from_com(com_y: np.ndarray, com_x: np.ndarray) -> float:
-    """PLRotation_deg, the angle that takes scan coordinates to those of the detector.
+    """PLRotation_deg, the angle that rotates scan coordinates into those of the detector.
 
     The centre of mass of a pattern is the gradient of the object's phase, blurred by the probe. In the frame of the
     scan it has no curl, so with c = R(a)^-1 c_detector (:func:`pypty.optics.scan_grid.rotation_yx`) the variance of
@@ -19,12 +19,12 @@ def rotation_from_com(com_y: np.ndarray, com_x: np.ndarray) -> float:
     the measured field. As a function of a it is a quadratic form of (cos a, sin a): the minimum is at
     a = atan2(-2 cov(u, v), var(v) - var(u)) / 2, or half a turn from it.
 
-    Both have the same curl. Atoms attract the beam, so in the frame of the scan the divergence of the field, the
-    Laplacian of a phase with narrow maxima at atoms, is more often weakly positive and seldom strongly negative: its
-    third central moment is negative. Of the two angles that one is taken. Where the moment says nothing (vacuum, an
-    object with as many narrow minima) the result is right up to half a turn; :func:`attraction` is then near 0. A
-    defocused probe that is larger than the distance between atoms can turn their contrast around: where the defocus is
-    known, ``pypty.initialize`` decides by the shifts of bright-field images instead.
+    Both have the same curl. Atoms attract the beam. In the frame of the scan, therefore, the divergence of the field
+    (the Laplacian of a phase with narrow maxima at atoms) is often weakly positive and seldom strongly negative, and
+    its third central moment is negative. The angle with a negative moment is returned. Where the moment is not
+    significant (vacuum, or as many narrow minima as maxima) half a turn remains undecided, and :func:`attraction` is
+    near 0. A defocused probe larger than the distance between atoms can invert their contrast: if the defocus is known,
+    ``pypty.initialize`` decides by the shifts of bright-field images instead.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def rotation_from_com(com_y: np.ndarray, com_x: np.ndarray) -> float:
 
 
 def curl_std(angle_deg: float, com_y: np.ndarray, com_x: np.ndarray) -> float:
-    """Standard deviation of the curl of the centres of mass, turned back into the frame of the scan by the angle."""
+    """Standard deviation of the curl of the centres of mass, rotated into the frame of the scan by the angle."""
     curl, divergence = _derivatives(com_y, com_x)
     angle = np.deg2rad(angle_deg)
     return float((np.cos(angle) * curl + np.sin(angle) * divergence).std())
@@ -57,9 +57,9 @@ def curl_std(angle_deg: float, com_y: np.ndarray, com_x: np.ndarray) -> float:
 def attraction(com_y: np.ndarray, com_x: np.ndarray, angle_deg: float) -> float:
     """Minus the skewness of the divergence in the frame of the scan; positive if there are narrow attracting centres.
 
-    With the angle half a turn wrong it has the opposite sign. Around +-0.2 or less it decides nothing.
+    If the angle is wrong by half a turn it has the opposite sign. Values within +-0.2 are not significant.
     """
-    back = rotation_yx(angle_deg).T
+    back = rotation_yx(angle_deg).T  # inverse rotation: detector to scan
     field = np.einsum("ij,jyx->iyx", back, np.stack([com_y, com_x]).astype(float))
     _, divergence = _derivatives(field[0], field[1])
     d = divergence - divergence.mean()

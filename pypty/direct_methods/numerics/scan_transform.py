@@ -34,17 +34,17 @@ def scan_spectra(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """G(Q, k) = sum over the scan of I(R, k) exp(-2 pi i Q.R), some rows of Q at a time.
 
-    Patterns are real, so G(-Q, k) is the conjugate of G(Q, k) and half of the fast axis is enough. Where all of G is
-    larger than ``largest_bytes``, the data are read several times, each time for as many rows of Q as fit: along the
-    slow axis they are summed with their phases while they are read, so that no more than one chunk and the rows of Q is
-    in memory.
+    Patterns are real, so that G(-Q, k) is the conjugate of G(Q, k), and half of the fast axis is enough. If all of G is
+    larger than ``largest_bytes``, the data are read several times, each time for as many rows of Q as fit. Then rows
+    are summed with their phases along the slow axis while they are read, and only one chunk and the rows of Q are in
+    memory.
 
     Parameters
     ----------
     chunks : called once for every pass over the data
     scan_size : points (slow, fast)
     pattern_shape : (ky, kx)
-    region : (ky, kx) the part of the detector that is wanted
+    region : (ky, kx) the required part of the detector
     dtype : complex64 or complex128
     n_threads : None = the cores of this process
 
@@ -64,9 +64,9 @@ def scan_spectra(
     row_bytes = (fast // 2 + 1) * math.prod(shape) * np.dtype(dtype).itemsize
     at_once = min(slow, max(1, largest_bytes // row_bytes))
     for start in range(0, slow, at_once):
-        wanted = np.arange(start, min(start + at_once, slow))
-        whole = len(wanted) == slow
-        out = (np.empty if whole else np.zeros)((len(wanted), fast // 2 + 1, *shape), dtype)
+        q_rows = np.arange(start, min(start + at_once, slow))
+        whole = len(q_rows) == slow  # everything fits: collect the rows, then one FFT along the slow axis
+        out = (np.empty if whole else np.zeros)((len(q_rows), fast // 2 + 1, *shape), dtype)
         for first, spectra in _row_spectra(chunks(), scan_size, region, dtype, workers):
             if whole and len(spectra) == slow:
                 out = spectra
@@ -74,11 +74,12 @@ def scan_spectra(
                 out[first : first + len(spectra)] = spectra
             else:
                 rows = np.arange(first, first + len(spectra))
-                phases = np.exp(-2j * np.pi * (np.outer(wanted, rows) % slow) / slow).astype(dtype)
-                _add_product(out.reshape(len(wanted), -1), phases, spectra.reshape(len(spectra), -1))
+                # (q rows, scan rows); the product modulo slow keeps the phase exact for large scans
+                phases = np.exp(-2j * np.pi * (np.outer(q_rows, rows) % slow) / slow).astype(dtype)
+                _add_product(out.reshape(len(q_rows), -1), phases, spectra.reshape(len(spectra), -1))
         if whole:
             out = scipy.fft.fft(out, axis=0, overwrite_x=True, workers=workers)
-        yield wanted, out
+        yield q_rows, out
 
 
 def _row_spectra(
@@ -88,7 +89,7 @@ def _row_spectra(
     slow, fast = scan_size
     real = np.zeros(0, dtype).real.dtype
     done = 0
-    waiting: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []  # patterns of a row that is not complete yet: chunks end anywhere
     for _, patterns in chunks:
         data = patterns[(slice(None), *region)].astype(real, copy=False)
         if not np.isfinite(data).all():
@@ -100,7 +101,10 @@ def _row_spectra(
         joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
         waiting = [joined[n_rows * fast :]]
         rows = joined[: n_rows * fast].reshape(n_rows, fast, *joined.shape[1:])
-        yield done, scipy.fft.rfft(rows, axis=1, workers=workers)
+        yield (
+            done,
+            scipy.fft.rfft(rows, axis=1, workers=workers),
+        )  # (rows, fast, ...) -> (rows, fast // 2 + 1, ...)
         done += n_rows
     left = sum(len(part) for part in waiting)
     if done != slow or left > 0:
@@ -135,7 +139,8 @@ def solve_frequencies(
     spectrum: np.ndarray,
     n_threads: int | None,
 ) -> np.ndarray:
-    """(slow, fast) complex: what ``solve`` finds for each Q, in batches that fit into the caches, on several threads.
+    """(slow, fast) complex: the result of ``solve`` for each Q, in batches that fit into the caches, on several
+    threads.
 
     Parameters
     ----------
@@ -155,12 +160,14 @@ def solve_frequencies(
             patterns, frequencies_px[rows, columns], frequencies_px[-rows % slow, -columns % fast]
         )
         out[rows, columns] = here
-        far = (columns > 0) & (2 * columns != fast)  # the others are their own half of the fast axis
+        # -Q of columns 0 and fast/2 is in the same half, and is computed as another Q.
+        far = (columns > 0) & (2 * columns != fast)
         out[-rows[far] % slow, fast - columns[far]] = there[far]
 
     with ThreadPoolExecutor(n_threads or available_cores()) as pool:
         for rows, patterns in spectra:
             flat = patterns.reshape(-1, *patterns.shape[2:])
+            # (rows, half, ky, kx) -> (rows half, ky, kx), with row and column of each entry
             at = np.repeat(rows, half), np.tile(np.arange(half), len(rows))
             jobs = [
                 pool.submit(work, at[0][i : i + batch], at[1][i : i + batch], flat[i : i + batch])

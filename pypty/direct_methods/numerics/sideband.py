@@ -46,7 +46,9 @@ def sideband_spectrum(
     spectrum : (ky, kx) complex A of the probe, 0 outside the aperture, zero frequency at n//2
     eps : damps frequencies whose overlap is a small fraction of the disk
     """
-    region = bounding_box(spectrum != 0)
+    region = bounding_box(
+        spectrum != 0
+    )  # double overlaps lie inside the direct disk: no other pixel is needed
     moved = ShiftedSpectrum(spectrum, spectrum.dtype)
     part = (slice(None), *region)
 
@@ -54,8 +56,11 @@ def sideband_spectrum(
         transforms = Transforms()
         ahead = moved.shifted(shifts_px, transforms)[part]
         behind = moved.shifted(opposite_px, transforms)[part]
-        central = (shifts_px == 0).all(axis=1)
+        central = (shifts_px == 0).all(
+            axis=1
+        )  # Q = 0: both disks coincide with the direct one, no overlap is double
         here = _fit(patterns, spectrum[region], ahead, behind, central, eps)
+        # G(-Q, k) = G*(Q, k): real patterns
         return here, _fit(np.conj(patterns), spectrum[region], behind, ahead, central, eps)
 
     spectra = scan_spectra(chunks, scan_size, moved.shape, region, spectrum.dtype, largest_bytes, n_threads)
@@ -72,9 +77,11 @@ def _fit(
 ) -> np.ndarray:
     """(m,) for A(k - Q) = ``ahead`` and A(k + Q) = ``behind``, (m, ky, kx); at the ``central`` Q = 0 over the whole
     disk."""
-    edge = 0.5 * np.abs(disk).max()
+    edge = (
+        0.5 * np.abs(disk).max()
+    )  # half height: a shift between pixels makes the rim of the shifted disk soft
     used = (disk != 0) & (np.abs(ahead) > edge) & ((np.abs(behind) <= edge) | central[:, None, None])
     product = np.where(used, np.conj(disk) * ahead, 0)
     power = (product.real**2 + product.imag**2).sum(axis=(1, 2))
-    found = (patterns * np.conj(product)).sum(axis=(1, 2))
-    return found / (power + eps * (np.abs(disk) ** 4).sum())
+    projection = (patterns * np.conj(product)).sum(axis=(1, 2))
+    return projection / (power + eps * (np.abs(disk) ** 4).sum())

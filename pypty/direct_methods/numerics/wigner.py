@@ -6,7 +6,7 @@ the spectrum of the probe, O that of the object, and the patterns transformed ov
     H(Q, r) = F^-1_k G(Q, k) = W_A(Q, r) W_O(Q, r),
     W_A(Q, r) = F^-1_k [A*(k) A(k - Q)],    W_O(Q, r) = F^-1_u [O*(u) O(u + Q)],
 
-so that a deconvolution of each Q gives W_O, whose sum over r is O*(0) O(Q).
+so that a deconvolution for each Q gives W_O, whose sum over r is O*(0) O(Q).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Deconvolution:
     Attributes
     ----------
     eps : H W*/(eps + |W|^2), a Wiener filter
-    smallest : if not None, H/W where |W| is at least this, nothing elsewhere; ``eps`` is not used
+    smallest : if not None, H/W where |W| is at least this, 0 elsewhere; ``eps`` is not used
     """
 
     eps: float
@@ -41,9 +41,9 @@ class Deconvolution:
 class ShiftedSpectrum:
     """A(k - Q) for any Q, also between pixels: the probe times exp(2 pi i Q.r), transformed.
 
-    Over the outer 40 % of the window the probe, and r in the ramp, go to zero with a cosine, so that a hard edge of A
-    does not ring over the detector. What is shifted past an edge of the detector does not come back at the other one:
-    there it is zero.
+    Over the outer 40 % of the window the probe, and r in the ramp, fall to zero with a cosine, so that a hard edge of A
+    does not ring over the detector. Parts shifted beyond an edge of the detector do not enter at the opposite edge: the
+    vacated pixels are zero.
 
     Parameters
     ----------
@@ -55,10 +55,10 @@ class ShiftedSpectrum:
         self.shape = (int(spectrum.shape[0]), int(spectrum.shape[1]))
         self.dtype = dtype
         self.spectrum = spectrum.astype(dtype)
-        probe = np.fft.ifft2(np.fft.ifftshift(spectrum))
+        probe = np.fft.ifft2(np.fft.ifftshift(spectrum))  # r = 0 at index 0
         self._ramps = []
         for axis, n in enumerate(self.shape):
-            rho = np.fft.fftfreq(n)
+            rho = np.fft.fftfreq(n)  # r / (n pixels), in the order of the transform
             window = np.fft.ifftshift(_edge(np.fft.fftshift(rho)))
             factor = window * np.exp(2j * np.pi * (n // 2) * rho)  # puts the zero frequency at n//2
             probe = probe * np.expand_dims(factor, 1 - axis)
@@ -71,8 +71,8 @@ class ShiftedSpectrum:
             np.exp(ramp * shifts_px[:, axis, None]).astype(self.dtype)
             for axis, ramp in enumerate(self._ramps)
         )
-        out = self._probe * along_y[:, :, None]
-        out *= along_x[:, None, :]
+        out = self._probe * along_y[:, :, None]  # (ky, kx) -> (m, ky, kx)
+        out *= along_x[:, None, :]  # two vectors of each Q instead of m exponentials of whole windows
         transforms.forward(out)
         for wave, (down, right) in zip(out, np.round(shifts_px).astype(int), strict=True):
             wave[_vacated(down, self.shape[0])] = 0
@@ -93,7 +93,7 @@ def _edge(rho: np.ndarray) -> np.ndarray:
 
 
 def _vacated(shift: int, n: int) -> slice:
-    """What a shift by whole pixels leaves empty."""
+    """Indices that a shift by whole pixels leaves empty."""
     return slice(0, min(shift, n)) if shift >= 0 else slice(max(n + shift, 0), n)
 
 
@@ -117,13 +117,13 @@ def object_spectrum(
     n_threads : None = the cores of this process
     """
     aperture = ShiftedSpectrum(spectrum, spectrum.dtype)
-    local = threading.local()
+    local = threading.local()  # transforms have buffers, so every thread has its solver
 
     def solve(patterns: np.ndarray, shifts_px: np.ndarray, opposite_px: np.ndarray) -> Pair:
         if not hasattr(local, "solver"):
             local.solver = _Solver(aperture, deconvolution)
-        found: Pair = local.solver.solve(patterns, shifts_px, opposite_px)
-        return found
+        pair: Pair = local.solver.solve(patterns, shifts_px, opposite_px)
+        return pair
 
     whole = (slice(None), slice(None))
     spectra = scan_spectra(chunks, scan_size, aperture.shape, whole, spectrum.dtype, largest_bytes, n_threads)
@@ -140,12 +140,13 @@ class _Solver:
 
     def solve(self, patterns: np.ndarray, shifts_px: np.ndarray, opposite_px: np.ndarray) -> Pair:
         """(m,) for Q and (m,) for -Q; ``patterns`` (m, ky, kx) = G(Q, k) is overwritten."""
-        self._transforms.backward(patterns)
+        self._transforms.backward(patterns)  # n^2 H(Q, r)
         w = self._aperture.shifted(shifts_px, self._transforms)
         w *= np.conj(self._aperture.spectrum)
-        self._transforms.backward(w)
+        self._transforms.backward(w)  # n^2 W_A(Q, r)
         here = self._sum(patterns, w)
-        # G(-Q) = G*(Q): with V(r) = W*(-Q, -r) the sum over r is the conjugate of that of H(Q, r) and V
+        # G(-Q) = G*(Q). With V(r) = W*(-Q, -r) the sum over r for -Q is the conjugate of that of H(Q, r) with V, and no
+        # second transform of the patterns is needed.
         v = self._aperture.shifted(opposite_px, self._transforms)
         np.conj(v, out=v)
         v *= self._aperture.spectrum
@@ -158,7 +159,7 @@ class _Solver:
         if self._how.smallest is None:
             power += power.dtype.type(self._how.eps * self._scale**2)
         else:
-            power[power < (self._how.smallest * self._scale) ** 2] = np.inf
+            power[power < (self._how.smallest * self._scale) ** 2] = np.inf  # a quotient of 0
         np.reciprocal(power, out=power)
         w.real *= power  # a complex division would take ten times as long
         w.imag *= power

@@ -39,7 +39,7 @@ from pypty.errors import ReconstructionError
 from pypty.model.parametrization import BandLimits
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import make_regularizers, regularizer_text
-from pypty.optimize.lbfgs import Lbfgs, Sample
+from pypty.optimize.lbfgs import Lbfgs, ValueAndGradient
 from pypty.optimize.rates import RateSchedule
 from pypty.output.loss_log import EpochRecord
 from pypty.params.schedule import Constant, Schedule
@@ -181,7 +181,7 @@ class Reconstruction:
             start,
         )
 
-    def last_sample(self) -> Sample | None:
+    def last_sample(self) -> ValueAndGradient | None:
         """Loss and gradient at the present point: computed now if arrays were changed by hand after the last update.
         None before the first epoch."""
         if self.state.sample is not None or not self.state.records:

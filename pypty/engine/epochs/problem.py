@@ -18,7 +18,7 @@ from pypty.model.step_filters import step_filters
 from pypty.objective.curvature import Curvature
 from pypty.objective.objective import Evaluated, Limit, Objective
 from pypty.objective.regularizers import Regularizer
-from pypty.optimize.lbfgs import Sample
+from pypty.optimize.lbfgs import ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
@@ -161,7 +161,7 @@ class Problem:
         """All unknowns at a point."""
         return self.form.variables(self.variables, point)
 
-    def __call__(self, point: BlockVector, limit: Limit | None = None) -> Sample:
+    def __call__(self, point: BlockVector, limit: Limit | None = None) -> ValueAndGradient:
         """The objective at a point. Its gradient is left out (empty) where it is above the limit and that saves
         time."""
         variables = self.variables_at(point)
@@ -169,10 +169,10 @@ class Problem:
             variables, self.blocks, self.indices, self.weight, self.regularizers, limit
         )
         if self.blocks and not evaluated.gradients:
-            return Sample(evaluated.loss, BlockVector({}), evaluated)
+            return ValueAndGradient(evaluated.loss, BlockVector({}), evaluated)
         gradient = BlockVector(self.form.gradient(self.variables, point, evaluated.gradients))
         evaluated.gradients = {}  # the vector has them; keep no second copy alive
-        return Sample(evaluated.loss, gradient, evaluated)
+        return ValueAndGradient(evaluated.loss, gradient, evaluated)
 
     def diagonal(self, variables: Variables, blocks: Iterable[str], indices: np.ndarray) -> dict[str, Array]:
         """The Gauss-Newton diagonal of some of the patterns, with respect to the vector."""

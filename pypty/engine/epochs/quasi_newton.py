@@ -16,7 +16,7 @@ from pypty.engine.epochs.problem import Problem, Signature, block_norms
 from pypty.engine.epochs.state import State
 from pypty.errors import ReconstructionError
 from pypty.objective.objective import Limit
-from pypty.optimize.lbfgs import Sample, Step
+from pypty.optimize.lbfgs import Step, ValueAndGradient
 from pypty.optimize.line_search import WolfeOptions
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
@@ -105,7 +105,7 @@ def _wolfe(settings: Settings, now: Mapping[str, Any]) -> WolfeOptions:
     )
 
 
-def _log_search(start: Sample, step: Step) -> None:
+def _log_search(start: ValueAndGradient, step: Step) -> None:
     for count, point in enumerate(step.search.trials):
         change = point.value - start.value
         _log.debug(
@@ -120,7 +120,7 @@ def _log_search(start: Sample, step: Step) -> None:
 
 
 def _record(
-    state: State, problem: Problem, start: Sample, step: Step, calls: int, now: Mapping[str, Any]
+    state: State, problem: Problem, start: ValueAndGradient, step: Step, calls: int, now: Mapping[str, Any]
 ) -> EpochRecord:
     point = step.search.point
     backend = problem.objective.backend
@@ -151,6 +151,6 @@ class _Counting:
         self.calls = 0
         self.start = np.zeros(0)
 
-    def __call__(self, point: Any, limit: float = math.inf) -> Sample:
+    def __call__(self, point: Any, limit: float = math.inf) -> ValueAndGradient:
         self.calls += 1
         return self.problem(point, Limit(limit, self.start))

@@ -14,7 +14,7 @@ from pypty.engine.epochs.first_order import Progress
 from pypty.engine.epochs.problem import Signature
 from pypty.engine.epochs.stuck import FROZEN_EPOCHS, BlockMonitor, next_to_freeze
 from pypty.model.blocks import Variables
-from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
+from pypty.optimize.lbfgs import Lbfgs, Pair, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord
 
@@ -43,7 +43,7 @@ class State:
     variables: Variables
     epoch: int
     optimizer: Lbfgs = field(default_factory=Lbfgs)
-    sample: Sample | None = None
+    sample: ValueAndGradient | None = None
     signature: Signature | None = None
     rejected: int = 0
     monitor: BlockMonitor = field(default_factory=BlockMonitor)

@@ -23,7 +23,7 @@ from pypty.engine.setup.start import start_distances
 from pypty.errors import CheckpointError
 from pypty.model.blocks import BLOCKS, Variables
 from pypty.objective.objective import Evaluated
-from pypty.optimize.lbfgs import Lbfgs, Pair, Sample
+from pypty.optimize.lbfgs import Lbfgs, Pair, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.files import atomic
@@ -186,7 +186,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
             group["parts"][()],
             json.loads(group.attrs.get("loss_terms", "{}")),
         )
-        state.sample = Sample(info.loss, _read_vector(group["gradient"], backend), info)
+        state.sample = ValueAndGradient(info.loss, _read_vector(group["gradient"], backend), info)
     state.optimizer = Lbfgs(
         [
             Pair(
