@@ -143,14 +143,16 @@ def _object(
             )
         if folder_to_save and not settings["output_folder"]:
             raise ParameterError("save is set, but output_folder is not; name a folder")
-        found = spectrum(experiment)
+        object_spectrum = spectrum(experiment)
     finally:
         experiment.source.close()
-    if abs(found[0, 0]) == 0:
+    if abs(object_spectrum[0, 0]) == 0:
         raise ParameterError(
             "the mean of the object is 0: no counts where the probe has its disk, or thresh is too large"
         )
-    image = np.fft.ifft2(found * (found.size / found[0, 0])).astype(found.dtype)
+    image = np.fft.ifft2(object_spectrum * (object_spectrum.size / object_spectrum[0, 0])).astype(
+        object_spectrum.dtype
+    )
     if folder_to_save:
         write_array(make_folder(Path(settings["output_folder"]) / folder_to_save) / "object.npy", image)
     return image

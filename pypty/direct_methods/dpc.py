@@ -183,15 +183,15 @@ def _centres(
     try:
         if (comx is None) != (comy is None):
             raise ParameterError("only one of comx and comy was given; give both, or none")
-        given = (comy, comx) if comx is not None else (params.get("comy"), params.get("comx"))
-        if given[0] is None or given[1] is None:
+        centres = (comy, comx) if comx is not None else (params.get("comy"), params.get("comx"))
+        if centres[0] is None or centres[1] is None:
             if experiment.settings["masks"] is not None:
                 raise ParameterError("sums over virtual detectors have no centre of mass; give comx and comy")
             shape = (experiment.n_patterns, *experiment.pattern_shape)
-            given = tuple(centres_of_mass(experiment.chunks(), shape).T)
+            centres = tuple(centres_of_mass(experiment.chunks(), shape).T)
         maps = []
-        for name, one in zip(("comy", "comx"), given, strict=True):
-            values = np.array(one, float)
+        for name, item in zip(("comy", "comx"), centres, strict=True):
+            values = np.array(item, float)
             if values.size != experiment.n_patterns:
                 raise ParameterError(
                     f"{name} has {values.size} values, but there are {experiment.n_patterns} patterns"

@@ -53,7 +53,7 @@ def upsampled_tcbf(
     max_parallel_fft: int | None = None,
     bin_fac: int = 1,
 ) -> tuple[np.ndarray, float]:
-    """Sum of the bright-field images, each shifted by what the aberrations say, on a finer grid.
+    """Sum of the bright-field images, each shifted according to the aberrations, on a finer grid.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def upsampled_tcbf(
     upsample : pixels of the result per scan point, a whole number
     pad : scan points added on each side; 0 with upsample 1 gives an image on the scan grid, as
         ``get_ptycho_obj_from_scan`` takes it
-    compensate_lowfreq_drift : False, or the threshold (0 to 1) of the bright disk whose wandering is taken out
+    compensate_lowfreq_drift : False, or the threshold (0 to 1) of the bright disk whose drift is corrected
     ctf_sign_flip : the image is 1 + 2 sin(chi) phase of a weak object; turn the spatial frequencies around at which
         sin(chi(q)) is negative (exact for C10 and C12), so that it can seed the phase of the object
     default_float : 64 or 32 bits

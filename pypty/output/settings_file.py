@@ -25,7 +25,7 @@ ARRAYS = "params"
 _INLINE = 16
 _HEADER = """# Parameters of this reconstruction, defaults filled in ({version}).
 # A value that may vary with the epoch can be edited here while the run goes on: it is used from the next epoch.
-# pypty explain KEY  tells what a key means.
+# pypty explain KEY  describes a key.
 """
 
 
@@ -54,7 +54,7 @@ def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
 
 
 def yaml_value(value: Any) -> Any:
-    """``value`` in the types that YAML has; what has no place there becomes its text."""
+    """``value`` in the types of YAML; values of other types become text."""
     if isinstance(value, (np.ndarray, np.generic)):
         return yaml_value(value.tolist())
     if isinstance(value, Mapping):

@@ -133,20 +133,22 @@ def draw_loss(axes: Axes, history: Series, dynamic: bool = False) -> None:
 def draw_changes(
     axes: Axes, history: Series, parts: Mapping[str, str], title: str, label: str, dynamic: bool = False
 ) -> None:
-    """Metrics of the convergence monitor, by what the legend calls them."""
+    """Metrics of the convergence monitor, by their names in the legend."""
     _label(axes, label, title)
-    found = {shown: history.convergence[name] for shown, name in parts.items() if name in history.convergence}
-    if not found:
+    metrics = {
+        shown: history.convergence[name] for shown, name in parts.items() if name in history.convergence
+    }
+    if not metrics:
         _nothing(axes, "not watched\n(convergence_monitor)")
         return
-    if not any(points[:, 1].any() for points in found.values()):
+    if not any(points[:, 1].any() for points in metrics.values()):
         _nothing(axes, "no change")
         return
-    start = max(knee_index(points[:, 1]) for points in found.values()) if dynamic else 0
-    for (shown, points), color in zip(found.items(), ("C0", "C1"), strict=False):
+    start = max(knee_index(points[:, 1]) for points in metrics.values()) if dynamic else 0
+    for (shown, points), color in zip(metrics.items(), ("C0", "C1"), strict=False):
         axes.plot(points[start:, 0], points[start:, 1], ".-", color=color, linewidth=1, label=shown)
-    _scale(axes, np.concatenate([points[start:, 1] for points in found.values()]))
-    if len(found) > 1:
+    _scale(axes, np.concatenate([points[start:, 1] for points in metrics.values()]))
+    if len(metrics) > 1:
         axes.legend(fontsize=8)
 
 
@@ -211,7 +213,7 @@ def _label(axes: Axes, label: str, title: str) -> None:
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic where nothing is negative, and what is not zero spans enough to be read on such an axis."""
+    """Use a logarithmic axis if no value is negative and the positive values span more than a decade."""
     shown = values[values > 0]
     if len(shown) and values.min() >= 0 and shown.max() > _DECADE * shown.min():
         for line in axes.lines:  # a zero would be a line to the bottom

@@ -16,7 +16,7 @@ from pypty.optics.probes import spectrum_of_probe
 from pypty.preflight.sample import PatternSample
 
 PROBE_SHARE = 0.9
-"""Part of the probe's intensity inside what is called its diameter (that of arXiv 2311.15181)."""
+"""Fraction of the probe's intensity within its diameter, as in arXiv 2311.15181."""
 _RIM = 1 / 16
 """Width of the window's rim, as a fraction of the window."""
 
@@ -161,16 +161,16 @@ def given_number(setup: Setup, key: str) -> float | None:
     """A recorded key as a number; None where it is not given or is none."""
     value = setup.settings[key]
     try:
-        found = math.nan if value is None or isinstance(value, bool) else float(value)
+        number = math.nan if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 def _semiangle(setup: Setup, disk: DiskFacts | None) -> float | None:
-    given = given_number(setup, "conv_semiangle_mrad")
-    if given is not None and given > 0 and not setup.near_field:
-        return 1e-3 * given
+    semiangle = given_number(setup, "conv_semiangle_mrad")
+    if semiangle is not None and semiangle > 0 and not setup.near_field:
+        return 1e-3 * semiangle
     return None if disk is None else disk.radius_1A * setup.grid.wavelength
 
 

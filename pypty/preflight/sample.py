@@ -1,4 +1,4 @@
-"""A look at some patterns, evenly spread: counts, hot and dead pixels, saturation, variation. Memory is bounded."""
+"""Statistics of a sample of patterns: counts, hot and dead pixels, saturation, variation, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _SATURATED_COUNTS = 20
 
 @dataclass(frozen=True)
 class PatternSample:
-    """What some patterns say, after flip, shift and binning, without padding.
+    """Statistics of evenly spaced patterns, after flip, shift and binning, without padding.
 
     Attributes
     ----------
-    n, n_all : patterns looked at, and in all
-    totals : (n,) counts of each
+    n, n_all : number of patterns in the sample, and in all
+    totals : (n,) counts of each pattern
     mean, variance : (ky, kx) over these patterns
-    hot, dead : (ky, kx) bool; a pixel that stands out of its neighbours, or never counts beside bright ones
-    empty : patterns with less than a tenth of the median counts
-    saturated : part of the values that are the largest one, where that one is suspiciously frequent; else 0
+    hot, dead : (ky, kx) bool; pixels far brighter than their neighbours, and pixels without counts beside bright ones
+    empty : number of patterns with less than a tenth of the median counts
+    saturated : fraction of the values that equal the largest value, if that value is suspiciously frequent; else 0
     largest : largest value as stored
     whole : all values are whole numbers
     """

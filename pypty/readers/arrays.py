@@ -170,7 +170,8 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
     try:
         opened = zarr.open(str(path), mode="r")
         array = opened if hasattr(opened, "shape") else _zarr_member(opened, key, path)
-        missing = int(array.nchunks) - int(array.nchunks_initialized)  # zarr reads missing chunks as the fill value
+        # zarr reads missing chunks as the fill value.
+        missing = int(array.nchunks) - int(array.nchunks_initialized)
     except DataError:
         raise
     except Exception as error:  # damaged JSON, unknown codecs, missing members

@@ -1,8 +1,8 @@
 """EMPAD detectors: frames without a header.
 
-EMPAD (v1): 130 x 128 float32, of which the last two rows do not belong to the pattern. EMPAD-G2 (v2): 128 x 128 float32,
-or uint32 after the gains were combined. The version is not stored: it is derived from the number of bytes and of scan
-points, and ambiguous files are refused.
+EMPAD (v1): 130 x 128 float32, of which the last two rows do not belong to the pattern. EMPAD-G2 (v2): 128 x 128
+float32, or uint32 after the gains were combined. The version is not stored: it is derived from the number of bytes and
+of scan points, and ambiguous files are refused.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Image:
 
     Attributes
     ----------
-    name : what it shows
+    name : of the quantity that it shows
     pixels : (..., y, x) real
     axes : of ``pixels``, in ImageJ's letters: T object modes, Z slices, Y, X
     unit : of the values

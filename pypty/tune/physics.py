@@ -160,12 +160,12 @@ def affine_part(part: str) -> Change:
     def change(params: dict[str, Any], value: float) -> None:
         parts = {"scale": 1.0, "asymmetry": 0.0, "rotation": 0.0, "shear": 0.0, part: float(value)}
         matrix = affine_matrix(**parts)
-        given = base_value(params, "positions")
+        positions = base_value(params, "positions")
         if params.get("positions_correction") is not None:
-            given = given + base_value(params, "positions_correction")
+            positions = positions + base_value(params, "positions_correction")
             params["positions_correction"] = None
-        mean = given.mean(axis=0)
-        params["positions"] = (given - mean) @ matrix + mean
+        mean = positions.mean(axis=0)
+        params["positions"] = (positions - mean) @ matrix + mean
 
     return change
 
@@ -194,8 +194,8 @@ def tilt_part(axis: int) -> Change:
             raise ParameterError(
                 f"with tilt_mode = {params['tilt_mode']} no tilt acts inside the specimen; set it to 0, 3 or 4"
             )
-        given = base_value(params, "tilts")
-        tilts = np.zeros((1, 6)) if given is None else given.copy()
+        tilts_now = base_value(params, "tilts")
+        tilts = np.zeros((1, 6)) if tilts_now is None else tilts_now.copy()
         column = tilts[:, _INSIDE + axis]
         column += -math.tan(1e-3 * tilt_mrad) - column.mean()
         params["tilts"] = tilts

@@ -124,7 +124,7 @@ def _check_same(study: Any, plan: Plan) -> None:
             f"tune.objective: {plan.objective!r} given, but the study {plan.study_name!r} has {objective!r}; {advice}"
         )
     compatible = load_optuna().distributions.check_distribution_compatibility
-    ours = {one.name: distribution(one) for one in plan.ranges}
+    ours = {item.name: distribution(item) for item in plan.ranges}
     for trial in study.get_trials(deepcopy=False):
         for name, old in trial.distributions.items():
             try:

@@ -132,13 +132,13 @@ def fit_vector_field(
     ParameterError
         Fewer than three points, points on one line, or arrays that do not fit.
     """
-    given = [np.asarray(values, float).ravel() for values in (x, y, u, v)]
+    columns = [np.asarray(values, float).ravel() for values in (x, y, u, v)]
     wanted = np.stack([np.asarray(Xi, float), np.asarray(Yi, float)], axis=-1)
-    if len({len(values) for values in given}) != 1 or len(given[0]) < 3:
+    if len({len(values) for values in columns}) != 1 or len(columns[0]) < 3:
         raise ParameterError(
-            f"x, y, u, v have {[len(g) for g in given]} values; expected as many of each, 3 at least"
+            f"x, y, u, v have {[len(g) for g in columns]} values; expected as many of each, 3 at least"
         )
-    points = np.stack(given[:2], axis=1)
+    points = np.stack(columns[:2], axis=1)
     if (
         len(np.unique(points, axis=0)) < len(points)
         or np.linalg.matrix_rank(points - points.mean(axis=0)) < 2
@@ -146,7 +146,7 @@ def fit_vector_field(
         raise ParameterError(
             "no field goes through these points: they are on one line, or one is there twice"
         )
-    spline = RBFInterpolator(points, np.stack(given[2:], axis=1))
+    spline = RBFInterpolator(points, np.stack(columns[2:], axis=1))
     return spline(wanted.reshape(-1, 2)).reshape(wanted.shape)
 
 

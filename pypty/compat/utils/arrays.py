@@ -30,10 +30,10 @@ def downsample_something_3d(something: np.ndarray, upsample: int, xp: Any = None
     return _sums(np.asarray(something), _factor(upsample), 1)
 
 
-def _factor(given: int) -> int:
-    if int(given) != given or given < 1:
-        raise ParameterError(f"the factor is {given!r}, expected a whole number from 1")
-    return int(given)
+def _factor(factor: int) -> int:
+    if int(factor) != factor or factor < 1:
+        raise ParameterError(f"the factor is {factor!r}, expected a whole number from 1")
+    return int(factor)
 
 
 def _sums(array: np.ndarray, factor: int, axis: int) -> np.ndarray:

@@ -75,11 +75,11 @@ def fit_aberrations_to_wave(
         )
     start = np.concatenate([guess, np.zeros(3)])
     start = start + _from_neighbours(spectrum * np.exp(1j * np.tensordot(start, terms, 1)), terms, used)
-    found = _fit_phase(spectrum, terms, used, start, {"ftol": ftol, "xtol": xtol, "loss": loss})
-    coefficients = found[: len(guess)]
+    solution = _fit_phase(spectrum, terms, used, start, {"ftol": ftol, "xtol": xtol, "loss": loss})
+    coefficients = solution[: len(guess)]
     if not plot:
         return coefficients
-    nuisance = np.exp(1j * np.tensordot(found[len(guess) :], terms[len(guess) :], 1))
+    nuisance = np.exp(1j * np.tensordot(solution[len(guess) :], terms[len(guess) :], 1))
     measured = np.where(used, -np.angle(spectrum * nuisance), np.nan)
     modelled = np.where(used, np.angle(np.exp(1j * np.tensordot(coefficients, basis, 1))), np.nan)
     names = aberration_names(len(guess))
