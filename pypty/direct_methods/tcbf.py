@@ -314,11 +314,11 @@ def _given_start(experiment: Experiment, chosen: Alignment) -> np.ndarray:
 
 
 def _start(scan: BrightFieldScan, experiment: Experiment, chosen: Alignment) -> FitResult:
-    """The aberrations given, or the better of those of the parameters and a scan of defocus."""
-    given = FitResult(_given_start(experiment, chosen), experiment.rotation_deg, 0.0)
+    """The aberrations of the call, or the better of those of the parameters and of a scan of defocus."""
+    start = FitResult(_given_start(experiment, chosen), experiment.rotation_deg, 0.0)
     if chosen.aberrations is not None:
-        return given
-    return better_start(scan, given, chosen.optimize_angle)
+        return start
+    return better_start(scan, start, chosen.optimize_angle)
 
 
 def _padded_fit(fit: FitResult, n_terms: int) -> FitResult:
@@ -354,7 +354,7 @@ def _one_round(images: BrightField, experiment: Experiment, fit: FitResult, chos
 
 
 def _result(params: Mapping[str, Any], fit: FitResult, n_terms: int) -> dict[str, Any]:
-    """New parameters with the fit; positions turned about their corner by the change of the rotation."""
+    """New parameters with the fit; positions rotated by the change of the rotation."""
     result = {
         **params,
         "aberrations": _padded_fit(fit, n_terms).aberrations_A,

@@ -56,7 +56,7 @@ def look(setup: Setup) -> PatternSample:
     source, settings = setup.source, setup.settings
     assert source is not None
     used = used_at_any_epoch(settings, source.shape[0])
-    pattern_bytes = 8 * source.shape[1] * source.shape[2]
+    pattern_bytes = 8 * source.shape[1] * source.shape[2]  # as float64, whatever is stored
     n = int(min(len(used), MOST_PATTERNS, max(16, LARGEST_BYTES // pattern_bytes)))
     chosen = used[np.unique(np.linspace(0, len(used) - 1, n).astype(int))]
     weights, preprocess = DetectorWeights(settings["detector_mask"]), setup.preprocess.unpadded
@@ -95,14 +95,17 @@ def bad_pixels(mean: np.ndarray, counting: np.ndarray, n: int) -> tuple[np.ndarr
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
     around = maximum_filter(mean, footprint=ring, mode="nearest")
-    noise = np.sqrt((around + 1 / n) / n)
+    noise = np.sqrt((around + 1 / n) / n)  # Poisson error of the mean; at least that of a single count
     hot = (mean > _HOT * around + _SIGMAS * noise) & counting
     lowest = minimum_filter(np.where(counting, mean, 0), footprint=ring, mode="nearest")
     return hot, (mean == 0) & counting & (lowest * n >= _DEAD_COUNTS)
 
 
 class _Peaks:
-    """How often the largest stored value comes, and values just below it."""
+    """Counts the largest stored value, and values just below it.
+
+    A detector that saturates piles its counts up at one value: it is far more frequent than the values just below.
+    """
 
     def __init__(self) -> None:
         self.largest = -np.inf
@@ -113,6 +116,7 @@ class _Peaks:
         if raw.dtype.kind in "iu":
             self._limit = float(np.iinfo(raw.dtype).max)
         if largest > self.largest:
+            # The former largest value is now just below the new one, or too small to count as such.
             if 0.9 * largest > self.largest:
                 self._near = 0
             else:

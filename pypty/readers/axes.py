@@ -30,7 +30,9 @@ class AxesView:
         self._array, self._order = array, order
         self.shape = tuple(int(array.shape[axis]) for axis in order)
         self.dtype = np.dtype(array.dtype)
-        self.chunks = tuple(stored_rows(array, axis) for axis in order)
+        self.chunks = tuple(
+            stored_rows(array, axis) for axis in order
+        )  # for Recording.chunks, in the shown order
 
     def __getitem__(self, key: Any) -> np.ndarray:
         parts = key if isinstance(key, tuple) else (key,)

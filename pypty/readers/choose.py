@@ -37,7 +37,7 @@ def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | 
     ]
     if len(fitting) == 1:
         return fitting[0]
-    if "data" in fitting:
+    if "data" in fitting:  # the name that pypty import, and most programs, use
         return "data"
     if not fitting:
         raise DataError(

@@ -136,6 +136,7 @@ def _look(path: Path) -> str:
     finally:
         frames.close()
     values = values[values != 0]
+    # Combined counts stay far below 2^24; as float32 such words would be denormal numbers.
     if values.size and values.max() < 2**24:
         return "uint32"
     floats = np.abs(values.view("<f4"))

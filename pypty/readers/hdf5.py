@@ -108,7 +108,7 @@ def _metadata(file: Any, dataset: Any, path: Path) -> Metadata:
             for name in names:
                 if name in place and field not in values:
                     values[field] = plain(place[name])
-    ours = file.get("pypty")
+    ours = file.get("pypty")  # group of parameters that pypty import writes
     if isinstance(ours, h5py.Group) and "PLRotation_deg" in ours.attrs:
         values.setdefault("rotation_deg", plain(ours.attrs["PLRotation_deg"]))
     return Metadata(**values).filled_from(_py4dstem(file, path))

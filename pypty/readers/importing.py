@@ -91,6 +91,7 @@ def import_file(
         if metadata.scan_size is not None:
             with_scan(recording.data, recording.n_patterns, metadata.scan_size, recording.name)
         with _written(target) as temporary, h5py.File(temporary, "w") as file:
+            # Reconstructions read patterns in random order: whole patterns per chunk, few of them.
             per_chunk = patterns_per_chunk or max(1, _CHUNK_BYTES // change.pattern_bytes)
             data = file.create_dataset(
                 "data",
@@ -177,6 +178,7 @@ def _calibration(metadata: Metadata, params: Mapping[str, Any]) -> tuple[Metadat
     if wrong:
         raise ParameterError(f"{', '.join(wrong)}: set by the import itself; leave it out")
     report = Report()
+    # The same checks as those of a run, so that a mistake is reported before a long import.
     read_parameters(dict(params), report)
     report.raise_if_any()
     fields = {key: name for name, key in PARAMETERS.items()}

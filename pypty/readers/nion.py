@@ -67,6 +67,7 @@ def _calibrations(tree: dict[str, Any], path: Path) -> Metadata:
 
 def _find(tree: Any, *names: str) -> Any:
     """The value of the first of these keys, searched level by level."""
+    # The same key may occur in deeper, more specialised branches: the one closest to the root is used.
     for name in names:
         for level in _levels(tree):
             for branch in level:

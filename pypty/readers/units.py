@@ -55,6 +55,7 @@ def known_unit(unit: object) -> tuple[str, float] | None:
     text = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit or "")
     for old, new in _SPELLINGS:
         text = text.replace(old, new)
+    # LaTeX as RosettaSciIO writes it: $nm^{-1}$
     text = "".join(character for character in text if character not in " ${}()")
     for kind, table in (("length", _LENGTHS), ("angle", _ANGLES), ("voltage", _VOLTAGES)):
         if text in table:

@@ -36,7 +36,7 @@ def getvirtualhaadf(pypty_params: Mapping[str, Any], save: bool = True) -> np.nd
     Raises
     ------
     ParameterError
-        No pixel lies there, or ``save`` without ``output_folder``.
+        No pixel is that far out, or ``save`` without ``output_folder``.
     """
     experiment = Experiment.from_params(pypty_params)
     with closing(experiment.source):

@@ -119,6 +119,7 @@ def phase_cross_corr_align(image: Any, reference: Any) -> tuple[float, float]:
         )
     cross = b * a.conj()
     size = np.abs(cross)
+    # Phase correlation: only the phases of the cross-spectrum, which makes the peak narrow.
     correlation = np.fft.ifft2(np.where(size > 1e-12 * size.max(), cross / np.maximum(size, 1e-300), 0)).real
     peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
     shift = []
