@@ -47,7 +47,7 @@ MADE_THE_START: Mapping[str, Any] = MappingProxyType(
         "edge_slice_thickness": None,
     }
 )
-"""Parameters that changed the start of the earlier run, and are contained in its arrays."""
+"""Neutral values of parameters that changed the start of the earlier run: its arrays contain their effect already."""
 
 NUMBERED: Mapping[str, str] = MappingProxyType(
     {
@@ -94,9 +94,8 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
     Returns
     -------
     dict with obj, probe, positions and the other blocks (those that are present); epoch_prev = number of epochs in
-    loss.csv; skip_preprocessing = True; and neutral values of what shaped the earlier start (defocus, aberrations,
-    ...).
-    Update your parameters with it and run.
+    loss.csv; skip_preprocessing = True; and neutral values of the parameters that shaped the earlier start (defocus,
+    aberrations, ...). Update your parameters with this dict and run.
 
     Raises
     ------

@@ -21,7 +21,7 @@ _LABELLED = (2.5, 0.6)
 
 
 class Series(Protocol):
-    """What these figures need of :class:`pypty.results.history.History`."""
+    """The part of :class:`pypty.results.history.History` that these figures use."""
 
     @property
     def epochs(self) -> np.ndarray: ...
@@ -42,7 +42,7 @@ class Series(Protocol):
 
 
 def plot_loss_history(history: Series) -> Figure:
-    """Loss before each epoch, that of held-out patterns where there are any, and the last ten epochs enlarged."""
+    """Loss before each epoch, that of held-out patterns if there are any, and the last ten epochs enlarged."""
     figure, axes = _single()
     draw_loss(axes, history)
     n = len(history.epochs)
@@ -80,7 +80,7 @@ def plot_slice_distance(history: Series) -> Figure:
 
 
 def plot_convergence(history: Series, dynamic: bool = False) -> Figure:
-    """Everything that tells whether a reconstruction has converged, on one page (docs/monitoring.md).
+    """The quantities that show whether a reconstruction has converged, on one page (docs/monitoring.md).
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def plot_convergence(history: Series, dynamic: bool = False) -> Figure:
 
 
 def draw_loss(axes: Axes, history: Series, dynamic: bool = False) -> None:
-    """Loss, and on an axis of its own the loss of held-out patterns."""
+    """Loss, and the loss of held-out patterns on a second axis."""
     _label(axes, "loss", "loss before each epoch")
     if not len(history.loss):
         _nothing(axes, "no epochs yet")

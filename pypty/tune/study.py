@@ -73,7 +73,7 @@ def tune(params: Params, n_trials: int | None = None, storage: str | None = None
 
 
 def _check(content: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
-    """Everything that can be wrong, at once."""
+    """Check everything before the first trial, and report all problems at once."""
     report = Report()
     if Text().problem(worker):
         report.add("worker", f"given {worker!r}, expected a name")
@@ -95,7 +95,7 @@ def _check(content: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
 
 
 def _check_ranges(content: Mapping[str, Any], plan: Plan, report: Report) -> None:
-    """Whether the names can be set beside the other parameters."""
+    """Check that the names can be set together with the other parameters."""
     base = {name: value for name, value in content.items() if name != "tune"}
     for item in plan.ranges:
         for value in item.choices[:1] if item.suggest == "cat" else (item.low, item.high):
@@ -119,7 +119,7 @@ class _Search:
     reason: str = ""
 
     def run(self) -> Study:
-        """Do the trials, then write what came out."""
+        """Run the trials, then write the results."""
         retried = retry_dead(self.study, self.worker)
         if retried:
             _log.info("trials %s were left unfinished and are done again", ", ".join(map(str, retried)))
@@ -216,7 +216,7 @@ class _Search:
             writing.write_collated(self.folder, outcome, number, values)
 
     def _trial_done(self, trial: Any) -> None:
-        """Log a trial, and write what changed."""
+        """Log a trial, and write the files that changed."""
         trials = records_of(self.study, self.plan)
         record = trials[trial.number]
         value = "" if record.value is None else f"{self.plan.objective} {record.value:.6g}, "
@@ -237,7 +237,7 @@ class _Search:
             self._write_best(trials)
 
     def _write_best(self, trials: tuple[TrialRecord, ...]) -> None:
-        """Write best.yaml; again, if another worker found a better one meanwhile."""
+        """Write best.yaml; again, if another worker has found a better trial in the meantime."""
         best = _best(trials)
         if self.folder is None or best is None:
             return
@@ -256,7 +256,7 @@ def _best(trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
 
 
 def _suggest(trial: Any, one: Range) -> Any:
-    """What Optuna chooses, as the storage keeps it."""
+    """The value that Optuna chooses, as it is stored."""
     if one.suggest == "cat":
         return trial.suggest_categorical(one.name, one.labels)
     if one.suggest == "int":
