@@ -390,7 +390,7 @@ def test_tilt_slices_and_defocus() -> None:
     assert changed({"slice_distances": [4.0, 6.0]}, Nlayer=5) == {"num_slices": 5, "slice_distances": [5.0]}
     assert changed({}, dz=7.0) == {"slice_distances": [7.0]}
     assert changed({}, z_shift=-20.0) == {"extra_probe_defocus": -20.0}
-    with pytest.raises(ParameterError, match="its own number of slices"):
+    with pytest.raises(ParameterError, match="determines the number of slices"):
         with_values({"obj": np.ones((3, 3, 2, 1))}, {"Nlayer": 3})
 
 

@@ -102,9 +102,9 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
     finally:
         experiment.source.close()
     if saturated.mean() <= _MANY_FRAMES:
-        pixels[:] = False  # few patterns: leave them out
+        pixels[:] = False  # few patterns saturate: omit the patterns, and keep the pixels
     else:
-        saturated[:] = False  # many: leave out the pixels instead
+        saturated[:] = False  # many patterns saturate: mask the pixels instead
     empty = sums.finite & (totals <= 0)
     outlying = _outlying(totals, experiment.scan_size, sums.finite & ~empty)
     left_out = saturated | empty | outlying | ~sums.finite

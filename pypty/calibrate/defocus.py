@@ -124,7 +124,7 @@ class _Outcome:
     def figure(self) -> Any:
         scan, fit = self.scan, self.fit
         detectors = scan.some_pixels()
-        total = ShiftedSum(scan.scan_size, 2, 0)
+        total = ShiftedSum(scan.scan_size, 2, 0)  # twice as fine as the scan, for the picture
         for group in in_groups(scan.open_chunks, detectors, scan.scan_size, 2**28):
             k = group.detectors.k_1A
             shifts = image_shifts_A(fit.aberrations_A, k, scan.wavelength, fit.rotation_deg)

@@ -113,6 +113,7 @@ def _suggested(
     # The patterns were not corrected for given tilts, so these columns hold all of the descan.
     tilts[:, 4:] = offset * np.array(experiment.pixel_1A) * experiment.wavelength
     mode = int(experiment.settings["tilt_mode"])
+    # The smallest tilt_mode that keeps the given tilts acting and adds those after the specimen.
     inside_acts = given is not None and bool(np.any(tilts[:, 2:4])) and mode in (0, 3, 4)
     before_acts = given is not None and bool(np.any(tilts[:, :2])) and mode in (2, 4)
     return {**suggested, "tilts": tilts, "tilt_mode": 4 if before_acts else 3 if inside_acts else 1}
@@ -127,6 +128,7 @@ def _block_means(experiment: Experiment, weights: np.ndarray) -> tuple[np.ndarra
     n_blocks = int(counts.prod())
     indices = np.arange(experiment.n_patterns)
     row, column = np.divmod(indices, size[1])
+    # (N,) number of the block of each scan point; blocks differ by one point at most along each axis
     block = (row * counts[0] // size[0]) * counts[1] + column * counts[1] // size[1]
     sums = np.zeros((n_blocks, *experiment.pattern_shape))
     for chosen, patterns in clean_chunks(experiment, weights):

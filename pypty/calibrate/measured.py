@@ -39,13 +39,14 @@ def open_far_field(params: Mapping[str, Any], what: str) -> Experiment:
 def pixel_weights(experiment: Experiment) -> np.ndarray:
     """(ky, kx) 1 where a pixel of the prepared patterns counts, else 0: by ``detector_mask``, and not NaN.
 
-    A mask for each pattern counts where all of them do. The rim that ``data_shift_vector`` blanks does not
-    count.
+    With a mask for each pattern a pixel counts if it does in all of them. The rim that ``data_shift_vector`` blanks
+    does not count.
     """
     measured = experiment.source.shape[1:]
     mask = experiment.settings["detector_mask"]
     good = np.ones(measured)
     if isinstance(mask, np.ndarray):
+        # (ky, kx), or (N, ky, kx) -> (ky, kx)
         good = (mask > 0).astype(float) if mask.ndim == 2 else (mask > 0).all(axis=0).astype(float)
     # Blanked pixels are those where a pattern of ones is zero.
     seen = experiment.preprocess.patterns(np.ones((1, *measured), np.float32))[0] > 0

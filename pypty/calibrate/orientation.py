@@ -106,6 +106,7 @@ def orientation(params: Mapping[str, Any]) -> Suggestion:
         maps = read_maps(experiment, edge, weights)
     finally:
         experiment.source.close()
+    # Shift in scan steps of the image of a pixel at k = 1 px, for C10 = 1 Å.
     per_A = experiment.wavelength * float(np.mean(experiment.pixel_1A)) / experiment.step_A
     measured = _measure(maps)
     nominal = _nominal_C10(experiment)
@@ -120,7 +121,7 @@ def orientation(params: Mapping[str, Any]) -> Suggestion:
     }
     if best.flip:
         suggested["data_shift_vector"] = _shift_after_flip(experiment)
-    curl = curl_angle(maps.com, best.flip)[0]
+    curl = curl_angle(maps.com, best.flip)[0]  # modulo half a turn
     values = {
         "rotation_deg": best.angle_deg,
         "flip_ky": suggested["flip_ky"],

@@ -179,7 +179,7 @@ class Slab:
             {
                 **self.params,
                 "positions": (positions - positions.min(axis=0)) / self.pixel_A,
-                # A slice stands for a sheet, and lies in its middle.
+                # A slice represents a layer and lies in the middle of that layer.
                 "extra_probe_defocus": trial.middle_A - 0.5 * (n - 1) * gap,
                 "num_slices": n,
                 "slice_distances": [gap],

@@ -151,6 +151,7 @@ class _Search:
         """Fit some defoci around that of the weak-phase fit."""
         depth = self.slab.depth_of_focus_A
         side = 1.0 if near_A >= 0 else -1.0
+        # The steps change |C10|; the sign is that of the weak-phase fit.
         thickness = self.known_A if self.known_A is not None else _THICKNESS * depth
         for step in _FIRST:
             self.misfit(near_A + side * step * depth, thickness)
@@ -162,6 +163,7 @@ class _Search:
             for sign in (-1, 1):
                 self.misfit(middle + sign * step_A, thickness)
             if self.known_A is None:
+                # Thickness at the best C10 so far: the two are correlated, and a full grid would cost 9 fits.
                 middle = self.best[0]
                 for sign in (-1, 1):
                     if thickness * factor**sign <= _LARGEST * self.slab.depth_of_focus_A:
@@ -227,6 +229,7 @@ class _Outcome:
 
     @property
     def entrance_A(self) -> float:
+        # Propagation by half of the thickness adds as much to C10.
         return self.middle_A - 0.5 * self.thickness_A
 
     @property

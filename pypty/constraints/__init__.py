@@ -1,1 +1,1 @@
-"""Changes made by hand between iterations: filters, flips, orthogonal modes, a larger object, a mended scan."""
+"""Edits and constraints between epochs: filters, flips, orthogonal modes, a larger object, a reassembled scan."""

@@ -41,8 +41,8 @@ def wdd(
         of a detector pixel
     eps_wiener : of the Wiener filter H W*/(eps + |W|^2), as a fraction of the largest |W|^2 at Q = 0: the result does
         not depend on the dose, or on the unit of the data. Larger: less noise, high frequencies damped
-    thresh : if given, H/W wherever |W| is at least ``thresh`` times max |A|^2 / pixels, and nothing elsewhere, in place
-        of the Wiener filter
+    thresh : if given, H/W where |W| is at least ``thresh`` times max |A|^2 / pixels and 0 elsewhere, instead of the
+        Wiener filter
     save : also write ``wdd/object.npy`` in ``output_folder``
     absolute_eps : take ``eps_wiener`` itself, in (counts / pixels)^2, as PyPty 2.2 does
     largest_GiB : of the patterns transformed over the scan. If they take more, the data are read several times
@@ -90,9 +90,9 @@ def ssb(
 ) -> np.ndarray:
     """The object from single sidebands (Pennycook et al., Ultramicroscopy 151 (2015) 160), for weak objects.
 
-    For each object frequency those pixels count where the direct disk overlaps one scattered disk only. Nothing outside
-    of the disk is used, and aberrations (``extra_probe_defocus``, ``aberrations``, or the phase of ``probe``) are
-    corrected. ``np.angle`` of the result is the phase; it is quantitative as long as the phase is small against 1 rad.
+    For each object frequency the pixels are used in which the direct disk overlaps only one scattered disk. Pixels
+    outside of the disk are not used. Aberrations (``extra_probe_defocus``, ``aberrations``, or the phase of ``probe``)
+    are corrected. ``np.angle`` of the result is the phase, quantitative as long as it is small against 1 rad.
 
     Parameters
     ----------
@@ -143,14 +143,16 @@ def _object(
             )
         if folder_to_save and not settings["output_folder"]:
             raise ParameterError("save is set, but output_folder is not; name a folder")
-        found = spectrum(experiment)
+        object_spectrum = spectrum(experiment)
     finally:
         experiment.source.close()
-    if abs(found[0, 0]) == 0:
+    if abs(object_spectrum[0, 0]) == 0:
         raise ParameterError(
-            "the mean of the object is 0: no counts where the probe has its disk, or thresh is too large"
+            "the mean of the object is 0: there are no counts in the probe's disk, or thresh is too large"
         )
-    image = np.fft.ifft2(found * (found.size / found[0, 0])).astype(found.dtype)
+    image = np.fft.ifft2(object_spectrum * (object_spectrum.size / object_spectrum[0, 0])).astype(
+        object_spectrum.dtype
+    )
     if folder_to_save:
         write_array(make_folder(Path(settings["output_folder"]) / folder_to_save) / "object.npy", image)
     return image

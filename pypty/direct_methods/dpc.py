@@ -29,7 +29,7 @@ from pypty.plots.bright_field import plot_dpc
 
 _LOG = logging.getLogger(__name__)
 _DECIDES = 0.2
-"""Of :func:`attraction`; below, either half turn is possible."""
+"""Value of :func:`attraction` below which half a turn remains undecided."""
 
 
 def fft_based_dpc(
@@ -86,7 +86,7 @@ def iterative_dpc(
     use_backtracking: bool = True,
     pad_width: int = 5,
 ) -> np.ndarray:
-    """Phase in rad from centres of mass, by iteration: opposite edges of the scan need not fit.
+    """Phase in rad from centres of mass, by iteration, without periodic edges of the scan.
 
     Parameters
     ----------
@@ -149,19 +149,18 @@ def GetPLRotation(dpcx: np.ndarray, dpcy: np.ndarray) -> float:
     """Rotation between scan and detector in rad, from centres of mass (sy, sx).
 
     ``PLRotation_deg = numpy.rad2deg(GetPLRotation(comx, comy))``: the sign is that of the positions. (PyPty 2.2 returns
-    the opposite one.) Of the two angles half a turn apart, the one in which atoms attract the beam; a warning is logged
-    where the maps hardly tell, as with a defocused probe: :func:`pypty.calibrate.orientation` knows more.
+    the opposite one.) Of the two angles half a turn apart, the one for which atoms attract the beam is returned; a
+    warning is logged if this is not significant, as with a defocused probe. :func:`pypty.calibrate.orientation` is more
+    reliable.
     """
     angle = rotation_from_com(dpcy, dpcx)
     if abs(attraction(dpcy, dpcx, angle)) < _DECIDES:
-        _LOG.warning(
-            "GetPLRotation: %.2f deg, or half a turn from it: the centres of mass hardly tell", angle
-        )
+        _LOG.warning("GetPLRotation: %.2f deg, or half a turn more: the centres of mass do not decide", angle)
     return float(np.deg2rad(angle))
 
 
 def get_curl(angle: float, dpcx: np.ndarray, dpcy: np.ndarray) -> float:
-    """Standard deviation of the curl of centres of mass (sy, sx), turned back by ``angle`` (rad)."""
+    """Standard deviation of the curl of centres of mass (sy, sx), rotated back by ``angle`` (rad)."""
     return curl_std(float(np.rad2deg(angle)), dpcy, dpcx)
 
 
@@ -183,15 +182,15 @@ def _centres(
     try:
         if (comx is None) != (comy is None):
             raise ParameterError("only one of comx and comy was given; give both, or none")
-        given = (comy, comx) if comx is not None else (params.get("comy"), params.get("comx"))
-        if given[0] is None or given[1] is None:
+        centres = (comy, comx) if comx is not None else (params.get("comy"), params.get("comx"))
+        if centres[0] is None or centres[1] is None:
             if experiment.settings["masks"] is not None:
                 raise ParameterError("sums over virtual detectors have no centre of mass; give comx and comy")
             shape = (experiment.n_patterns, *experiment.pattern_shape)
-            given = tuple(centres_of_mass(experiment.chunks(), shape).T)
+            centres = tuple(centres_of_mass(experiment.chunks(), shape).T)
         maps = []
-        for name, one in zip(("comy", "comx"), given, strict=True):
-            values = np.array(one, float)
+        for name, item in zip(("comy", "comx"), centres, strict=True):
+            values = np.array(item, float)
             if values.size != experiment.n_patterns:
                 raise ParameterError(
                     f"{name} has {values.size} values, but there are {experiment.n_patterns} patterns"

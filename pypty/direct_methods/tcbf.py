@@ -53,7 +53,7 @@ def upsampled_tcbf(
     max_parallel_fft: int | None = None,
     bin_fac: int = 1,
 ) -> tuple[np.ndarray, float]:
-    """Sum of the bright-field images, each shifted by what the aberrations say, on a finer grid.
+    """Sum of the bright-field images, each shifted according to the aberrations, on a finer grid.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def upsampled_tcbf(
     upsample : pixels of the result per scan point, a whole number
     pad : scan points added on each side; 0 with upsample 1 gives an image on the scan grid, as
         ``get_ptycho_obj_from_scan`` takes it
-    compensate_lowfreq_drift : False, or the threshold (0 to 1) of the bright disk whose wandering is taken out
+    compensate_lowfreq_drift : False, or the threshold (0 to 1) of the bright disk whose drift is corrected
     ctf_sign_flip : the image is 1 + 2 sin(chi) phase of a weak object; turn the spatial frequencies around at which
         sin(chi(q)) is negative (exact for C10 and C12), so that it can seed the phase of the object
     default_float : 64 or 32 bits
@@ -314,11 +314,11 @@ def _given_start(experiment: Experiment, chosen: Alignment) -> np.ndarray:
 
 
 def _start(scan: BrightFieldScan, experiment: Experiment, chosen: Alignment) -> FitResult:
-    """The aberrations given, or the better of those of the parameters and a scan of defocus."""
-    given = FitResult(_given_start(experiment, chosen), experiment.rotation_deg, 0.0)
+    """The aberrations of the call, or the better of those of the parameters and of a scan of defocus."""
+    start = FitResult(_given_start(experiment, chosen), experiment.rotation_deg, 0.0)
     if chosen.aberrations is not None:
-        return given
-    return better_start(scan, given, chosen.optimize_angle)
+        return start
+    return better_start(scan, start, chosen.optimize_angle)
 
 
 def _padded_fit(fit: FitResult, n_terms: int) -> FitResult:
@@ -354,7 +354,7 @@ def _one_round(images: BrightField, experiment: Experiment, fit: FitResult, chos
 
 
 def _result(params: Mapping[str, Any], fit: FitResult, n_terms: int) -> dict[str, Any]:
-    """New parameters with the fit; positions turned about their corner by the change of the rotation."""
+    """New parameters with the fit; positions rotated by the change of the rotation."""
     result = {
         **params,
         "aberrations": _padded_fit(fit, n_terms).aberrations_A,

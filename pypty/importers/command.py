@@ -52,9 +52,9 @@ def convert_command(options: argparse.Namespace, changes: Mapping[str, Any]) -> 
     content = read_file(options.file)
     if not is_ptyrad_content(content):
         raise ParameterError(f"{options.file!r} is no parameter file of PtyRAD: it has no init_params")
-    found = _translated(options.file, content, changes)
-    write_preset(found, options.output, str(options.file))
-    return f"{found.report(options.report)}\nWritten: {options.output}"
+    translation = _translated(options.file, content, changes)
+    write_preset(translation, options.output, str(options.file))
+    return f"{translation.report(options.report)}\nWritten: {options.output}"
 
 
 def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -74,8 +74,8 @@ def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, 
     if path is not None and path.is_file() and path.suffix.lower() in _SUFFIXES:
         content = read_file(path)
         if is_ptyrad_content(content):
-            found = _translated(source, content, changes)
-            return found.params, f"{source}: parameters of PtyRAD.\n{found.report()}"
+            translation = _translated(source, content, changes)
+            return translation.params, f"{source}: parameters of PtyRAD.\n{translation.report()}"
         if path.suffix.lower() == ".toml":
             raise ParameterError(f"{source!r} is no parameter file of PtyRAD; those of pypty are YAML")
     return {**parameters_of(source), **changes}, ""
@@ -83,9 +83,9 @@ def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, 
 
 def _translated(source: str, content: Mapping[str, Any], changes: Mapping[str, Any]) -> Translation:
     theirs = {key: value for key, value in changes.items() if key.partition(".")[0] in GROUPS and "." in key}
-    found = translate(_changed(content, theirs), source, Path(source).expanduser().resolve().parent)
-    found.params.update({key: value for key, value in changes.items() if key not in theirs})
-    return found
+    translation = translate(_changed(content, theirs), source, Path(source).expanduser().resolve().parent)
+    translation.params.update({key: value for key, value in changes.items() if key not in theirs})
+    return translation
 
 
 def _changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _changed(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     return out
 
 
-def write_preset(found: Translation, path: str | Path, source: str) -> None:
+def write_preset(translation: Translation, path: str | Path, source: str) -> None:
     """A preset that :func:`pypty.load_preset` reads; arrays lie beside it in NAME_arrays.
 
     Raises
@@ -112,7 +112,7 @@ def write_preset(found: Translation, path: str | Path, source: str) -> None:
     path = Path(path).expanduser()
     folder = f"{path.stem}_arrays"
     plain: dict[str, Any] = {}
-    for name, value in found.params.items():
+    for name, value in translation.params.items():
         if isinstance(value, np.ndarray) and (value.size > _INLINE or value.dtype.kind == "c"):
             make_folder(path.parent / folder)
             write_array(path.parent / folder / f"{name}.npy", value)
@@ -120,6 +120,6 @@ def write_preset(found: Translation, path: str | Path, source: str) -> None:
         else:
             plain[name] = yaml_value(value)
     make_folder(path.parent)
-    said = "".join(f"# {line}\n" for line in found.report().splitlines())
+    said = "".join(f"# {line}\n" for line in translation.report().splitlines())
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
     write_text(path, f"# From {source} of PtyRAD, by pypty convert.\n{said}{text}")

@@ -1,4 +1,4 @@
-"""Nested HDF5 groups as plain values, and errors that name what was expected."""
+"""Nested HDF5 groups as plain values, and errors that name the expected content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def opened(path: Path, expected: str) -> Iterator[h5py.File]:
 
     Parameters
     ----------
-    expected : what the file should be, in words
+    expected : the expected kind of file, in words
 
     Raises
     ------

@@ -33,7 +33,7 @@ class Imported:
     slice_distances_A : (1,) or (slices - 1,), or None for one slice or where the file does not say
     acc_voltage : kV, or None where the file does not say
     settings : further parameters of this package that the file determines (tilts, scan_size, propmethod, ...)
-    extras : what has no place here, by the other program's name
+    extras : values without a counterpart here, by the other program's names
     notes : what must be known to go on (how patterns were treated before the other program used them, ...)
     """
 
@@ -62,31 +62,31 @@ class Imported:
         ParameterError
             The file does not say something that no default can stand for, and ``changes`` do not either.
         """
-        found: dict[str, Any] = {
+        params: dict[str, Any] = {
             **self.settings,
             "obj": self.obj.copy(),
             "probe": self.probe.copy(),
             "positions": self.positions.copy(),
         }
         if self.pixel_size_A is not None:
-            found["pixel_size_y_A"] = float(self.pixel_size_A[0])
-            found["pixel_size_x_A"] = float(self.pixel_size_A[1])
+            params["pixel_size_y_A"] = float(self.pixel_size_A[0])
+            params["pixel_size_x_A"] = float(self.pixel_size_A[1])
         if self.acc_voltage is not None:
-            found["acc_voltage"] = float(self.acc_voltage)
+            params["acc_voltage"] = float(self.acc_voltage)
         if self.slice_distances_A is not None:
-            found["slice_distances"] = self.slice_distances_A.copy()
+            params["slice_distances"] = self.slice_distances_A.copy()
         if keep_scale:
-            found["skip_preprocessing"] = True
-        found.update(changes)
+            params["skip_preprocessing"] = True
+        params.update(changes)
         needed = [*_NEEDED, *(["slice_distances"] if self.obj.shape[2] > 1 else [])]
-        missing = [name for name in needed if name not in found]
+        missing = [name for name in needed if name not in params]
         if missing:
             raise ParameterError(
                 f"{self.source} does not say {', '.join(missing)}; give them, as in params({missing[0]}=...)"
             )
         for note in self.notes:
             _log.warning("%s: %s", self.source, note)
-        return found
+        return params
 
 
 def make_imported(

@@ -21,7 +21,7 @@ def read_mat(path: Path, names: Iterable[str], expected: str) -> dict[str, Any]:
 
     Parameters
     ----------
-    expected : what the file should be, in words
+    expected : the expected kind of file, in words
 
     Raises
     ------

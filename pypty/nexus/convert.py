@@ -32,14 +32,14 @@ _UNITS: Mapping[str, str] = MappingProxyType({"Å": "angstrom", "rad": "rad"})
 
 @dataclass(frozen=True)
 class Folder:
-    """What an output folder holds.
+    """The content of an output folder.
 
     Attributes
     ----------
     arrays : blocks by name, public layout
     params : all parameters, arrays included
-    version : of the program that wrote it
-    patterns : where the measured patterns are, or None
+    version : of the program that wrote the folder
+    patterns : location of the measured patterns, or None
     """
 
     path: Path
@@ -65,7 +65,7 @@ class Folder:
 
     @property
     def centres_A(self) -> np.ndarray:
-        """(N, 2) [y, x] of the probe's centre, from the first pixel of the object."""
+        """(N, 2) [y, x] of the probe's centre, relative to the first pixel of the object."""
         corners = self.arrays.get("positions")
         if corners is None:
             corners = np.atleast_2d(np.asarray(self.params.get("positions", [[0.0, 0.0]]), float))
@@ -74,12 +74,14 @@ class Folder:
             raise CheckpointError(
                 f"{str(self.path)!r} has {len(corners)} positions, but there are {n} patterns; are they its data?"
             )
+        # One position for all patterns (a focal series): (1, 2) -> (N, 2)
         corners = np.repeat(corners, n, axis=0) if len(corners) == 1 else corners
+        # Stored positions are corners of patches; the probe is centred at pixel n//2 of its window.
         return (corners + np.array(self.window) // 2) * np.array(self.pixel_A)
 
     @property
     def raster(self) -> tuple[int, int] | None:
-        """(slow, fast), where the scan is one."""
+        """(slow, fast), if ``scan_size`` fits the number of patterns."""
         given, n = self.params.get("scan_size"), len(self.centres_A)
         if given is None or len(given) != 2 or int(given[0]) * int(given[1]) != n:
             return None
@@ -91,15 +93,15 @@ def convert_to_nxs(
 ) -> Path:
     """Write an output folder as a NeXus file of the application definition NXcxi_ptycho.
 
-    What the definition does not cover lies beside: the object, the probe and the summed phase as NXdata (lengths in Å,
-    with axes), the loss, and every parameter (:func:`load_nexus_params` gives them back).
+    In addition to what the definition covers, the file holds the object, the probe and the summed phase as NXdata
+    (lengths in Å, with axes), the loss, and every parameter (:func:`load_nexus_params` reads them).
 
     Parameters
     ----------
     folder_path : output folder, with params.yaml, co.npy, cp.npy
     output_file : .nxs
-    overwrite : replace the file if there is one
-    copy_data : copy the measured patterns into the file (compressed), instead of linking to where they are
+    overwrite : replace an existing file
+    copy_data : copy the measured patterns into the file (compressed), instead of linking to them
 
     Returns
     -------
@@ -136,10 +138,11 @@ def _read_folder(path: Path) -> Folder:
     settings = path / "params.yaml"
     if not settings.is_file():
         raise CheckpointError(
-            f"{str(path)!r} has no params.yaml, which tells the calibration; a folder of PyPty 2.2 can be "
+            f"{str(path)!r} has no params.yaml, which holds the calibration; a folder of PyPty 2.2 can be "
             "imported with pypty.importers, and run"
         )
     content = read_yaml(settings)
+    # Functions of the epoch are recorded as {"callable": source}; they are kept as such and never evaluated.
     functions = {
         key: value for key, value in content.items() if isinstance(value, Mapping) and "callable" in value
     }
@@ -149,9 +152,10 @@ def _read_folder(path: Path) -> Folder:
         raise CheckpointError(f"{str(settings)!r}: {error}") from error
     arrays = {name: np.asarray(loaded[name]) for name in BLOCKS if name in loaded}
     if arrays["probe"].ndim == 2:
-        arrays["probe"] = arrays["probe"][..., None]
-    found = re.search(r"\(PyPty ([^)]+)\)", settings.read_text(encoding="utf-8")[:500])
-    version = found[1] if found else "unknown"
+        arrays["probe"] = arrays["probe"][..., None]  # (y, x) -> (y, x, modes)
+    # The first comment of params.yaml names the program.
+    match = re.search(r"\(PyPty ([^)]+)\)", settings.read_text(encoding="utf-8")[:500])
+    version = match[1] if match else "unknown"
     return Folder(path, arrays, {**params, **functions}, version, find_patterns(params, path))
 
 
@@ -202,6 +206,7 @@ def _axes(data: h5py.Group, folder: Folder, shape: tuple[int, int], centre: tupl
 def _write_object(entry: h5py.Group, folder: Folder) -> None:
     """object_1 (mode, z, y, x), its summed phase, and image_1 as CXI names it."""
     obj = folder.arrays["obj"]
+    # (y, x, z, mode) -> (mode, z, y, x): viewers show the last two axes as an image
     modes_first = np.ascontiguousarray(obj.transpose(3, 2, 0, 1))
     axes = ["mode", "z", "y", "x"]
     data = group(entry, "object_1", "NXdata", signal="phase", axes=axes, auxiliary_signals=["amplitude"])
@@ -214,7 +219,7 @@ def _write_object(entry: h5py.Group, folder: Folder) -> None:
     _axes(data, folder, (obj.shape[0], obj.shape[1]))
     phase = group(entry, "phase_1", "NXdata", signal="data", axes=["y", "x"])
     phase["title"] = "Phase, summed over slices, averaged over object modes"
-    summed = np.angle(obj).sum(axis=2).mean(axis=2)
+    summed = np.angle(obj).sum(axis=2).mean(axis=2)  # (y, x, z, mode) -> (y, x)
     array(phase, "data", summed, "rad", long_name="phase (rad)", interpretation="image")
     _axes(phase, folder, (obj.shape[0], obj.shape[1]))
     image = group(entry, "image_1", "NXcollection")
@@ -224,10 +229,11 @@ def _write_object(entry: h5py.Group, folder: Folder) -> None:
 
 
 def _depths(folder: Folder) -> np.ndarray:
-    """(slices,) Å of each slice below the first."""
+    """(slices,) depth of each slice below the first, Å."""
     n_slices = folder.arrays["obj"].shape[2]
     distances = folder.arrays.get("slice_distances", folder.params.get("slice_distances", [0.0]))
     gaps = np.atleast_1d(np.asarray(distances, float))
+    # (1,) or (slices - 1,) -> (slices - 1,): one distance is that of all gaps
     gaps = np.append(gaps, np.repeat(gaps[-1:], max(0, n_slices - 1 - len(gaps))))
     return np.append(0.0, np.cumsum(gaps[: n_slices - 1]))
 
@@ -248,7 +254,7 @@ def _write_probe(entry: h5py.Group, folder: Folder) -> None:
 
 
 def _write_blocks(entry: h5py.Group, folder: Folder) -> None:
-    """What else was refined, and positions in pixels."""
+    """The other refined unknowns, and positions in pixels."""
     blocks = group(entry["process_1"], "refined", "NXcollection")
     for name, values in folder.arrays.items():
         if name in ("obj", "probe"):

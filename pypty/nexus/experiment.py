@@ -1,4 +1,4 @@
-"""What NXcxi_ptycho asks for: instrument, beam, detector, sample, and the links between them."""
+"""The groups that NXcxi_ptycho requires: instrument, beam, detector, sample, and the links between them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pypty.nexus.groups import array, group, link, scalar
 from pypty.nexus.patterns import Patterns
 
 NOMINAL_DISTANCE_M = 1.0
-"""Far field: only angles are known, no camera length. Detector pixels are given at this distance."""
+"""In the far field angles are known, but no camera length. Sizes of detector pixels refer to this distance."""
 
 
 class Scanned(Protocol):
-    """What is needed of an output folder."""
+    """The part of :class:`pypty.nexus.convert.Folder` that is needed here."""
 
     @property
     def params(self) -> Mapping[str, Any]: ...
@@ -52,20 +52,21 @@ def write_experiment(entry: h5py.Group, folder: Scanned, target_folder: Path, co
         path = f"{detector.name}/data"
         patterns.write(entry.file, path, raster or (n,), target_folder, copy_data)
         detector["data"].attrs.update(units="counts", long_name="counts")
+        # CXI expects a list of patterns (data_1), NeXus viewers a raster (data): both show the same bytes.
         if raster is None:
             link(detector, "data_1", detector["data"])
         elif copy_data:
             _flat_view(entry.file, f"{detector.name}/data_1", detector["data"])
         else:
             patterns.write(entry.file, f"{detector.name}/data_1", (n,), target_folder, copy_data)
-        if raster is not None:  # a link to NeXus, a list of patterns to CXI
+        if raster is not None:  # NeXus readers treat the list as a link to the raster
             detector["data_1"].attrs["target"] = detector["data"].name
         link(flat, "data", detector["data_1"])
     _write_data(entry, folder, sample["transformations"], detector)
 
 
 def _flat_view(file: h5py.File, name: str, raster: h5py.Dataset) -> None:
-    """A list of patterns that shows a raster of the same file."""
+    """A virtual list of patterns (N, ky, kx) of a raster (sy, sx, ky, kx) in the same file."""
     rows, columns = raster.shape[:2]
     layout = h5py.VirtualLayout(shape=(rows * columns, *raster.shape[2:]), dtype=raster.dtype)
     source = h5py.VirtualSource(".", raster.name, shape=raster.shape, dtype=raster.dtype)
@@ -95,7 +96,7 @@ def _write_detector(instrument: h5py.Group, folder: Scanned) -> h5py.Group:
     transformations["vector"] = np.array([0.0, 0.0, 1.0])
     centres = folder.centres_A
     translation = np.zeros((len(centres), 3))
-    translation[:, 0], translation[:, 1] = centres[:, 1], centres[:, 0]
+    translation[:, 0], translation[:, 1] = centres[:, 1], centres[:, 0]  # [y, x] -> [x, y, z] of NeXus
     array(
         detector,
         "translation",
@@ -115,8 +116,8 @@ def _write_detector(instrument: h5py.Group, folder: Scanned) -> h5py.Group:
 def _detector_pixels_m(folder: Scanned) -> tuple[float, tuple[float, float]]:
     """Distance, and size (y, x) of a pixel of the stored patterns, m.
 
-    Far field: model pixels are 1/(window x pixel). A detector pixel has ``upsample_pattern`` of them on each side,
-    and ``data_bin`` of the stored ones make one.
+    Far field: a model pixel is 1/(window x pixel). A detector pixel is ``upsample_pattern`` model pixels wide, and
+    consists of ``data_bin`` stored pixels on each side.
     """
     params = folder.params
     scale = int(params.get("upsample_pattern") or 1) / int(params.get("data_bin") or 1)
@@ -124,6 +125,7 @@ def _detector_pixels_m(folder: Scanned) -> tuple[float, tuple[float, float]]:
         defocus = np.ravel(np.asarray(params.get("defocus_array", [0.0]), float))
         sizes = [1e-10 * pixel * scale for pixel in folder.pixel_A]
         return 1e-10 * float(np.mean(defocus)), (sizes[0], sizes[1])
+    # lambda / (field of view of the window), rad for each pixel
     angles = [
         folder.wavelength / (n * pixel) * scale
         for n, pixel in zip(folder.window, folder.pixel_A, strict=True)
@@ -139,6 +141,7 @@ def _write_sample(entry: h5py.Group, folder: Scanned) -> h5py.Group:
     thickness = folder.params.get("total_thickness")
     if isinstance(thickness, (int, float)):
         scalar(sample, "thickness", thickness, "angstrom")
+    # The chain of NeXus transformations: x depends on y, and y on nothing (".").
     sample["depends_on"] = "transformations/x"
     moves = group(sample, "transformations", "NXtransformations", vector=np.array([1.0, 0.0, 0.0]))
     shape = folder.raster or (len(folder.centres_A),)
@@ -158,6 +161,7 @@ def _write_sample(entry: h5py.Group, folder: Scanned) -> h5py.Group:
 
 def _write_data(entry: h5py.Group, folder: Scanned, moves: h5py.Group, detector: h5py.Group) -> None:
     """Patterns over the scan; x and y are arrays over the raster, or over the list of points."""
+    # Sums over virtual detectors, or no raster: one scan axis.
     n_scan = 1 if folder.raster is None or "data" in detector and detector["data"].ndim < 4 else 2
     n_detector = detector["data"].ndim - n_scan if "data" in detector else 2
     axes = ["x", *["."] * (n_scan - 1 + n_detector)]

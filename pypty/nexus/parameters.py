@@ -1,4 +1,4 @@
-"""Parameters in an HDF5 group: every value comes back as it was."""
+"""Parameters in an HDF5 group, with their Python types."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 from pypty.errors import CheckpointError, OutputError
 
 PARAMETERS = "entry_1/process_1/pypty_params"
-"""Where :func:`load_nexus_params` looks."""
+"""Path of the group that :func:`load_nexus_params` reads."""
 
+# Attribute of every written item: its Python type, which HDF5 alone does not preserve (tuples, None, large integers).
 _KIND = "pypty_type"
 _CHUNK = 2**24
 _INT64 = 2**63
@@ -54,12 +55,13 @@ def write_value(group: h5py.Group, name: str, value: Any) -> None:
     Raises
     ------
     OutputError
-        There is no place in HDF5 for its type.
+        HDF5 cannot represent its type.
     """
     if isinstance(value, Mapping):
         inner = group.create_group(name)
         inner.attrs["NX_class"] = "NXcollection"
         _mark(inner, "dict")
+        # Keys as values, because HDF5 names cannot be numbers or contain slashes.
         write_value(inner, "keys", list(value.keys()))
         write_value(inner, "values", list(value.values()))
     elif isinstance(value, (list, tuple)):
@@ -84,7 +86,7 @@ def write_value(group: h5py.Group, name: str, value: Any) -> None:
 
 
 def read_value(item: h5py.Group | h5py.Dataset) -> Any:
-    """What :func:`write_value` wrote; of other data sets their values."""
+    """The value that :func:`write_value` wrote; for other data sets the plain values."""
     kind = item.attrs.get(_KIND, "")
     if kind == "dict":
         return dict(zip(read_value(item["keys"]), read_value(item["values"]), strict=True))
@@ -126,8 +128,12 @@ def _write_sequence(group: h5py.Group, name: str, value: list[Any] | tuple[Any, 
 
 
 def _uniform(value: list[Any] | tuple[Any, ...]) -> bool:
-    """Whether numbers, or lists of equally many numbers, come back from an array as they were."""
+    """Whether a (nested) list of numbers can be stored as one array and read back unchanged.
+
+    That needs a rectangular shape, a single Python type of numbers, and no tuples inside.
+    """
     rows = [value]
+    # Descend one level of nesting at a time, as long as the first entry is a list of lists.
     while isinstance(rows[0], list | tuple) and rows[0] and isinstance(rows[0][0], list):
         if any(not isinstance(row, list | tuple) or len(row) != len(rows[0]) for row in rows):
             return False
@@ -138,7 +144,7 @@ def _uniform(value: list[Any] | tuple[Any, ...]) -> bool:
         return False
     leaves = [leaf for row in rows for leaf in row]
     kinds = {type(leaf) for leaf in leaves}
-    if kinds == {int}:
+    if kinds == {int}:  # larger integers would become floats or objects
         return all(-_INT64 <= leaf < _INT64 for leaf in leaves)
     return kinds in ({float}, {bool})
 
@@ -158,13 +164,14 @@ def _write_array(group: h5py.Group, name: str, array: np.ndarray) -> h5py.Datase
         return group.create_dataset(name, data=array, **options)
     out = group.create_dataset(name, array.shape, array.dtype, chunks=True)
     rows = max(1, _CHUNK // max(1, array[:1].nbytes))
-    for start in range(0, len(array), rows):  # an array on disk is not read whole
+    for start in range(0, len(array), rows):  # the array may be mapped from a file larger than the memory
         out[start : start + rows] = array[start : start + rows]
     return out
 
 
 def _write_text(group: h5py.Group, name: str, text: str) -> None:
-    if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # HDF5's texts end at a zero
+    # Strings of HDF5 end at a zero byte and must be valid UTF-8 (no lone surrogates).
+    if "\x00" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         _mark(group.create_dataset(name, data=json.dumps(text)), "json")
     else:
         _mark(group.create_dataset(name, data=text), "str")

@@ -24,7 +24,7 @@ RESUME_FILE = "resume.h5"
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {name: parameter.default for name, parameter in SCHEMA.items() if parameter.shapes_start}
 )
-"""Parameters that changed the start of the earlier run, and are contained in its arrays, with their neutral values."""
+"""Neutral values of parameters that changed the start of the earlier run: its arrays contain their effect already."""
 
 
 def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = BLOCKS) -> None:
@@ -57,9 +57,8 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
     Returns
     -------
     dict with obj, probe, positions and the other blocks (those that are present); epoch_prev = number of epochs in
-    loss.csv; skip_preprocessing = True; and neutral values of what shaped the earlier start (defocus, aberrations,
-    ...).
-    Update your parameters with it and run.
+    loss.csv; skip_preprocessing = True; and neutral values of the parameters that shaped the earlier start (defocus,
+    aberrations, ...). Update your parameters with this dict and run.
 
     Raises
     ------

@@ -26,6 +26,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        # Data before name: otherwise a power failure could leave the new name with an empty file.
         with open(temporary, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
@@ -49,12 +50,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder and its parents.
+    """Create a folder and its parents.
 
     Raises
     ------
     OutputError
-        It cannot be made.
+        The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

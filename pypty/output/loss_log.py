@@ -22,7 +22,7 @@ class EpochRecord:
     evaluations : of loss and gradient in this epoch
     slope, new_slope : directional derivative at the start and at the accepted point
     terms : value of each regulariser
-    decisions : what the engine decided by itself (blocks frozen or refined again)
+    decisions : automatic decisions of the engine (blocks frozen or refined again)
     warm_up : "" for L-BFGS; "falling" or "settled" for a pass of mini-batches, by its errors
     optimizer : how the unknowns were moved ("lbfgs", "preconditioned", "adam", ...)
     learning_rates : of a first-order method, by the names of ``learning_rates``, in their units, at the epoch's start

@@ -1,4 +1,4 @@
-"""params.yaml: all settings of a run, with arrays beside it; edited values are picked up while running."""
+"""params.yaml: all settings of a run, with arrays beside it; edited values are used while the run goes on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARRAYS = "params"
 _INLINE = 16
 _HEADER = """# Parameters of this reconstruction, defaults filled in ({version}).
 # A value that may vary with the epoch can be edited here while the run goes on: it is used from the next epoch.
-# pypty explain KEY  tells what a key means.
+# pypty explain KEY  describes a key.
 """
 
 
@@ -39,7 +39,7 @@ def write_settings(folder: Path, settings: Settings, version: str) -> None:
 
 
 def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
-    """``value`` as YAML can hold it."""
+    """``value`` as plain YAML, or the name of a file that holds it."""
     if name == "dataset":
         if value is None or settings["strip_dataset_from_params"]:
             return None
@@ -54,7 +54,7 @@ def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
 
 
 def yaml_value(value: Any) -> Any:
-    """``value`` in the types that YAML has; what has no place there becomes its text."""
+    """``value`` in the types of YAML; values of other types become text."""
     if isinstance(value, (np.ndarray, np.generic)):
         return yaml_value(value.tolist())
     if isinstance(value, Mapping):
@@ -74,13 +74,13 @@ def _array_file(folder: Path, name: str, array: np.ndarray) -> dict[str, str]:
 
 
 FindProblems = Callable[[Settings, int], list[str]]
-"""What is wrong with settings from an epoch on."""
+"""Returns the problems of settings from an epoch on."""
 
 
 class SettingsWatch:
     """Notices when params.yaml is edited during a run.
 
-    Only per-epoch values are taken over. Anything else, and anything invalid, is reported and left as it was.
+    Only per-epoch values are used. Other and invalid edits are reported and ignored.
     """
 
     def __init__(self, folder: Path, find_problems: FindProblems) -> None:
@@ -119,7 +119,8 @@ class SettingsWatch:
                 _log.warning("edit of %s: %s ignored (%s)", NAME, key, error)
         if not self._find_problems(settings.with_schedules(edits), epoch):
             return self._accept(settings, edits)
-        for key, schedule in edits.items():  # something is wrong with one, or with two together
+        # One edit is wrong, or two of them together: apply them one by one, so that the others count.
+        for key, schedule in edits.items():
             problems = self._find_problems(settings.with_schedules({key: schedule}), epoch)
             if problems:
                 _log.warning("edit of %s: %s ignored (%s)", NAME, key, "; ".join(problems))
@@ -128,7 +129,7 @@ class SettingsWatch:
         return settings
 
     def _read_edit(self, key: str, value: Any) -> Schedule:
-        """The schedule of an edited value; raises ParameterError where there is none."""
+        """The schedule of an edited value; raises ParameterError if the value cannot be used."""
         parameter = SCHEMA.get(key)
         if parameter is None or not parameter.per_epoch:
             raise ParameterError(

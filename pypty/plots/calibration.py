@@ -1,4 +1,4 @@
-"""Figures of the calibrations: each shows what was measured beside what was fitted."""
+"""Figures of the calibrations, with measured and fitted values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model does at a position, and what was measured there."""
+"""Modelled and measured patterns at single positions, with probe and object there."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def plot_forward(
     """
     figure = NotebookFigure(figsize=(15.0, 2.9 * len(passes)), dpi=_DPI * 2 // 3, layout="constrained")
     panels = figure.subplots(len(passes), 5, squeeze=False)
-    for row, one in zip(panels, passes, strict=True):
-        _real(figure, row[0], one.probe_intensity, pixel_size_A, "inferno", "counts")
+    for row, item in zip(panels, passes, strict=True):
+        _real(figure, row[0], item.probe_intensity, pixel_size_A, "inferno", "counts")
         row[0].set_title("probe intensity")
-        row[0].set_ylabel(f"pattern {one.index}")
-        _real(figure, row[1], one.amplitude, pixel_size_A, "gray", "")
+        row[0].set_ylabel(f"pattern {item.index}")
+        _real(figure, row[1], item.amplitude, pixel_size_A, "gray", "")
         row[1].set_title("object amplitude")
-        _real(figure, row[2], one.phase, pixel_size_A, "gray", "rad")
+        _real(figure, row[2], item.phase, pixel_size_A, "gray", "rad")
         row[2].set_title("object phase")
-        if one.modelled.ndim == 1:
-            _curves(row[3], one)
+        if item.modelled.ndim == 1:
+            _curves(row[3], item)
             row[4].set_axis_off()
             continue
-        roots = [np.sqrt(np.maximum(pattern, 0)) for pattern in (one.modelled, one.measured)]
+        roots = [np.sqrt(np.maximum(pattern, 0)) for pattern in (item.modelled, item.measured)]
         high = max(float(np.max(roots)), 1e-300)
         for axes, root, name in zip(row[3:], roots, ("modelled", "measured"), strict=True):
             _pattern(figure, axes, root, high, pixel_mrad)

@@ -74,7 +74,7 @@ def plot_probe_modes(
 
 
 def shown(mode: np.ndarray, kind: str) -> np.ndarray:
-    """(y, x) real: what a panel shows of a mode."""
+    """(y, x) real: the quantity of a mode that a panel shows."""
     if kind == "r_amp":
         return np.abs(mode)
     spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(mode)))

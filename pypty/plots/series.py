@@ -21,7 +21,7 @@ _LABELLED = (2.5, 0.6)
 
 
 class Series(Protocol):
-    """What these figures need of :class:`pypty.results.history.History`."""
+    """The part of :class:`pypty.results.history.History` that these figures use."""
 
     @property
     def epochs(self) -> np.ndarray: ...
@@ -42,7 +42,7 @@ class Series(Protocol):
 
 
 def plot_loss_history(history: Series) -> Figure:
-    """Loss before each epoch, that of held-out patterns where there are any, and the last ten epochs enlarged."""
+    """Loss before each epoch, that of held-out patterns if there are any, and the last ten epochs enlarged."""
     figure, axes = _single()
     draw_loss(axes, history)
     n = len(history.epochs)
@@ -80,7 +80,7 @@ def plot_slice_distance(history: Series) -> Figure:
 
 
 def plot_convergence(history: Series, dynamic: bool = False) -> Figure:
-    """Everything that tells whether a reconstruction has converged, on one page (docs/monitoring.md).
+    """The quantities that show whether a reconstruction has converged, on one page (docs/monitoring.md).
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def plot_convergence(history: Series, dynamic: bool = False) -> Figure:
 
 
 def draw_loss(axes: Axes, history: Series, dynamic: bool = False) -> None:
-    """Loss, and on an axis of its own the loss of held-out patterns."""
+    """Loss, and the loss of held-out patterns on a second axis."""
     _label(axes, "loss", "loss before each epoch")
     if not len(history.loss):
         _nothing(axes, "no epochs yet")
@@ -133,20 +133,22 @@ def draw_loss(axes: Axes, history: Series, dynamic: bool = False) -> None:
 def draw_changes(
     axes: Axes, history: Series, parts: Mapping[str, str], title: str, label: str, dynamic: bool = False
 ) -> None:
-    """Metrics of the convergence monitor, by what the legend calls them."""
+    """Metrics of the convergence monitor, by their names in the legend."""
     _label(axes, label, title)
-    found = {shown: history.convergence[name] for shown, name in parts.items() if name in history.convergence}
-    if not found:
+    metrics = {
+        shown: history.convergence[name] for shown, name in parts.items() if name in history.convergence
+    }
+    if not metrics:
         _nothing(axes, "not watched\n(convergence_monitor)")
         return
-    if not any(points[:, 1].any() for points in found.values()):
+    if not any(points[:, 1].any() for points in metrics.values()):
         _nothing(axes, "no change")
         return
-    start = max(knee_index(points[:, 1]) for points in found.values()) if dynamic else 0
-    for (shown, points), color in zip(found.items(), ("C0", "C1"), strict=False):
+    start = max(knee_index(points[:, 1]) for points in metrics.values()) if dynamic else 0
+    for (shown, points), color in zip(metrics.items(), ("C0", "C1"), strict=False):
         axes.plot(points[start:, 0], points[start:, 1], ".-", color=color, linewidth=1, label=shown)
-    _scale(axes, np.concatenate([points[start:, 1] for points in found.values()]))
-    if len(found) > 1:
+    _scale(axes, np.concatenate([points[start:, 1] for points in metrics.values()]))
+    if len(metrics) > 1:
         axes.legend(fontsize=8)
 
 
@@ -211,7 +213,7 @@ def _label(axes: Axes, label: str, title: str) -> None:
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic where nothing is negative, and what is not zero spans enough to be read on such an axis."""
+    """Use a logarithmic axis if no value is negative and the positive values span more than a decade."""
     shown = values[values > 0]
     if len(shown) and values.min() >= 0 and shown.max() > _DECADE * shown.min():
         for line in axes.lines:  # a zero would be a line to the bottom

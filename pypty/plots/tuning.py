@@ -131,7 +131,7 @@ def plot_contour(
 
 
 def plot_epochs(histories: Sequence[tuple[Mapping[int, float], bool]], objective: str) -> Figure:
-    """The objective of every trial over its epochs: what the pruner saw."""
+    """The objective of every trial over its epochs, as the pruner sees it."""
     figure = _new(5.6, 3.8)
     axes = figure.add_subplot()
     seen = []
@@ -149,7 +149,7 @@ def plot_epochs(histories: Sequence[tuple[Mapping[int, float], bool]], objective
     axes.set_ylabel(_label(objective))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    axes.set_title("what the trials did")
+    axes.set_title("trials over their epochs")
     return figure
 
 
@@ -173,12 +173,12 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
 
 def _numbers_or_places(axes: Axes, column: Sequence[Any]) -> np.ndarray:
     """Numbers as they are, words as ticks; NaN where there is no value."""
-    given = [one for one in column if one is not None]
-    if all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in given):
-        return np.array([np.nan if one is None else float(one) for one in column])
-    words = sorted({str(one) for one in column})
+    given = [item for item in column if item is not None]
+    if all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in given):
+        return np.array([np.nan if item is None else float(item) for item in column])
+    words = sorted({str(item) for item in column})
     axes.set_xticks(range(len(words)), words)
-    return np.array([float(words.index(str(one))) for one in column])
+    return np.array([float(words.index(str(item))) for item in column])
 
 
 def _unit_square(values: np.ndarray, log: bool) -> np.ndarray:

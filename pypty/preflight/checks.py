@@ -1,4 +1,4 @@
-"""The pre-flight: everything that can be told about a reconstruction before its first epoch."""
+"""The pre-flight: all checks of a reconstruction before its first epoch."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _memory_item(facts: Facts) -> Item:
         worse_above(plan.total, max(plan.limit, 1)),
         plan.total / _GIB if plan.total > _GIB / 10 else plan.total / 2**20,
         "GiB" if plan.total > _GIB / 10 else "MiB",
-        f"warn above {number(plan.limit / _GIB)} GiB, memory_saturation of what is free",
+        f"warn above {number(plan.limit / _GIB)} GiB, memory_saturation of the free memory",
         f"Planned on {plan.device}: {plan.batch} patterns at a time, data {data}.{again}",
         "Use default_dtype='single', a lower hist_length, or fewer slices.",
     )

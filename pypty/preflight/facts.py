@@ -16,7 +16,7 @@ from pypty.optics.probes import spectrum_of_probe
 from pypty.preflight.sample import PatternSample
 
 PROBE_SHARE = 0.9
-"""Part of the probe's intensity inside what is called its diameter (that of arXiv 2311.15181)."""
+"""Fraction of the probe's intensity within its diameter, as in arXiv 2311.15181."""
 _RIM = 1 / 16
 """Width of the window's rim, as a fraction of the window."""
 
@@ -89,7 +89,7 @@ class ScanFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that is judged.
+    """All numbers that the checks use.
 
     Attributes
     ----------
@@ -116,15 +116,15 @@ class Facts:
 
     @property
     def thin_A(self) -> float | None:
-        """Å: how thick a specimen may be that acts like one plane, 5.2 d²/lambda with d = 0.61 lambda/(2 alpha)
-        (Tsai et al., Optics Express 24 (2016) 29089); the angle is that of twice the aperture."""
+        """Largest thickness in Å of a specimen that acts like one plane, 5.2 d²/lambda with d = 0.61 lambda/(2 alpha)
+        (Tsai et al., Optics Express 24 (2016) 29089); the angle is twice that of the aperture."""
         if self.alpha is None:
             return None
         return 5.2 * (0.61 * self.wavelength / (2 * self.alpha)) ** 2 / self.wavelength
 
 
 def gather(setup: Setup, sample: PatternSample) -> Facts:
-    """Compute the numbers; ``sample`` is a look at some patterns."""
+    """Compute the numbers; ``sample`` holds statistics of some patterns."""
     settings, grid = setup.settings, setup.grid
     variables = setup.variables()
     probe = disk = None
@@ -136,6 +136,7 @@ def gather(setup: Setup, sample: PatternSample) -> Facts:
         if settings["masks"] is None and setup.survey is not None:
             disk = disk_facts(setup.survey.mean, window.pixel_1A)
         else:
+            # No mean pattern of the detector: the disk is that of the starting probe, cut to the measured pattern.
             spectrum = (np.abs(spectrum_of_probe(modes)) ** 2).sum(axis=0)
             cut = tuple(slice(window.pad, n - window.pad) for n in spectrum.shape)
             disk = disk_facts(spectrum[cut], window.model_pixel_1A)
@@ -154,19 +155,19 @@ def gather(setup: Setup, sample: PatternSample) -> Facts:
 
 
 def given_number(setup: Setup, key: str) -> float | None:
-    """A recorded key as a number; None where it is not given or is none."""
+    """A recorded key as a number; None if it is not given or not a number."""
     value = setup.settings[key]
     try:
-        found = math.nan if value is None or isinstance(value, bool) else float(value)
+        number = math.nan if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 def _semiangle(setup: Setup, disk: DiskFacts | None) -> float | None:
-    given = given_number(setup, "conv_semiangle_mrad")
-    if given is not None and given > 0 and not setup.near_field:
-        return 1e-3 * given
+    semiangle = given_number(setup, "conv_semiangle_mrad")
+    if semiangle is not None and semiangle > 0 and not setup.near_field:
+        return 1e-3 * semiangle
     return None if disk is None else disk.radius_1A * setup.grid.wavelength
 
 
@@ -178,14 +179,15 @@ def probe_facts(intensity: np.ndarray, pixel_size_A: tuple[float, float]) -> Pro
     centre, distance2 = [], []
     for axis, n in enumerate(shape):
         profile = intensity.sum(axis=1 - axis)
-        angle = np.angle((profile * np.exp(2j * np.pi * np.arange(n) / n)).sum())  # centre on a circle
+        # Circular mean: an arithmetic mean of pixel indices would be wrong for a probe that wraps around.
+        angle = np.angle((profile * np.exp(2j * np.pi * np.arange(n) / n)).sum())
         middle = (n * angle / (2 * np.pi)) % n
         away = (np.arange(n) - middle + n / 2) % n - n / 2
         centre.append(float(middle))
         distance2.append((away * pixel_size_A[axis]) ** 2)
     r2 = np.add.outer(*distance2).ravel()
     order = np.argsort(r2)
-    held = np.cumsum(intensity.ravel()[order])
+    held = np.cumsum(intensity.ravel()[order])  # intensity within each distance
     diameter = 2 * math.sqrt(r2[order][min(np.searchsorted(held, PROBE_SHARE), held.size - 1)])
     window = min(n * p for n, p in zip(shape, pixel_size_A, strict=True))
     rims = [max(1, round(n * _RIM)) for n in shape]
@@ -195,16 +197,17 @@ def probe_facts(intensity: np.ndarray, pixel_size_A: tuple[float, float]) -> Pro
 
 
 def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts | None:
-    """The disk of a mean pattern (ky, kx): pixels above half the mean of the bright ones, joined to the largest spot.
+    """The disk of a mean pattern (ky, kx): the largest connected region above half the mean of the bright pixels.
 
-    Single hot pixels are cut first. None where nothing is bright.
+    Single hot pixels are clipped first. None for an empty pattern.
     """
     rank = min(pattern.size - 1, max(9, pattern.size // 1000))
     high = np.partition(pattern, pattern.size - 1 - rank, axis=None)[pattern.size - 1 - rank]
     clipped = np.clip(pattern, 0, high)
     if not clipped.any():
         return None
-    area = clipped.sum() ** 2 / (clipped**2).sum()  # pixels, were all equally bright
+    # Participation ratio: the number of pixels if all bright ones were equal. It needs no threshold.
+    area = clipped.sum() ** 2 / (clipped**2).sum()
     bright = clipped > 0.5 * clipped.sum() / area
     spots, n_spots = label(bright)
     if n_spots > 1:
@@ -247,7 +250,7 @@ def _spacing(points: np.ndarray) -> tuple[float, float]:
     """
     centred = points - points.mean(axis=0)
     spread = np.linalg.svd(centred.T @ centred, compute_uv=False) ** 0.5
-    if spread[1] < 1e-6 * spread[0]:
+    if spread[1] < 1e-6 * spread[0]:  # a line: the hull has no area
         direction = np.linalg.svd(centred.T @ centred)[0][:, 0]
         return float(np.ptp(centred @ direction)) / (len(points) - 1), 0.0
     hull = ConvexHull(points)

@@ -1,4 +1,4 @@
-"""One line of the pre-flight: a number, its limit, what it means and what to do."""
+"""One line of the pre-flight: a number, its limit, its meaning and advice."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Item:
 
     Attributes
     ----------
-    name : what was looked at
+    name : of the check
     status : "pass", "warn" (it may work; read what to do) or "fail" (it will not)
     value : the number, or a short text
     unit : of the value
     limit : from which value on it is not "pass" any more
-    meaning : what the number is, in a sentence
+    meaning : of the number, in a sentence
     what_to_do : how to get to "pass"
     """
 
@@ -43,7 +43,7 @@ class Item:
 
 
 def number(value: float) -> str:
-    """Three digits, without an exponent for what is neither huge nor tiny."""
+    """Three digits, with an exponent only for very large and very small numbers."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if not 1e-3 <= abs(value) < 1e7:

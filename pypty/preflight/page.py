@@ -67,7 +67,7 @@ def fragment(
     )
     return (
         f'<div class="pf"><style>{_TABLE_STYLE}</style><div class="verdict {worst}">{html.escape(summary)}</div>'
-        "<table><thead><tr><th>status</th><th>check</th><th>value</th><th>what it is, and what to do</th></tr></thead>"
+        "<table><thead><tr><th>status</th><th>check</th><th>value</th><th>meaning and advice</th></tr></thead>"
         f"<tbody>{rows}</tbody></table>{lists}</div>"
     )
 

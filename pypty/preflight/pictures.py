@@ -46,28 +46,28 @@ class Pictures:
 
     def figures(self) -> dict[str, Figure]:
         """Figures by name, in the order of the page."""
-        found: dict[str, Figure] = {}
+        figures: dict[str, Figure] = {}
         if self.pattern is not None:
             centre, radius = (None, None) if self.disk is None else (self.disk.centre_px, self.disk.radius_px)
-            found["mean pattern"] = plot_disk(self.pattern, self.pixel_mrad, centre, radius)
+            figures["mean pattern"] = plot_disk(self.pattern, self.pixel_mrad, centre, radius)
         if self.probe is not None:
-            found["starting probe"] = plot_probe_window(
+            figures["starting probe"] = plot_probe_window(
                 self.probe.intensity, self.pixel_size_A, self.probe.centre_px, self.probe.diameter_A
             )
         if self.positions_A is not None:
             diameter = None if self.probe is None else self.probe.diameter_A
-            found["scan"] = plot_scan(self.positions_A, diameter)
-        found["counts"] = plot_counts(self.totals)
+            figures["scan"] = plot_scan(self.positions_A, diameter)
+        figures["counts"] = plot_counts(self.totals)
         if self.alpha is not None and self.thin_A is not None:
             depth = self.wavelength / self.alpha**2
-            found["slices"] = plot_beam_and_slices(
+            figures["slices"] = plot_beam_and_slices(
                 self.gaps_A, self.alpha, self.defocus_A, depth, self.thin_A, self.wavelength
             )
-        return found
+        return figures
 
 
 def pictures_of(facts: Facts) -> Pictures:
-    """Keep what the figures need, and let go of the rest."""
+    """Keep the data of the figures only, so that the patterns can be released."""
     setup = facts.setup
     seen = setup.survey is not None and setup.settings["masks"] is None
     mrad = 1e3 * facts.wavelength

@@ -59,13 +59,13 @@ def _window_items(facts: Facts, probe: ProbeFacts) -> list[Item]:
 
 def _magnification_item(facts: Facts, probe: ProbeFacts, alpha: float) -> Item:
     pixel = facts.wavelength * max(facts.pixel_1A)
-    found = alpha / (pixel * max(probe.diameter_A / 2, 1e-12))
+    magnification = alpha / (pixel * max(probe.diameter_A / 2, 1e-12))
     per_period = 2 * alpha / facts.wavelength
     warn, fail = (per_period / share for share in _WINDOW)
     return Item(
         "Ronchigram magnification",
-        worse_below(found, warn, fail),
-        found,
+        worse_below(magnification, warn, fail),
+        magnification,
         "px/Å",
         f"warn below {number(warn)}, fail below {number(fail)} px/Å",
         "Radius of the disk in detector pixels over radius of the probe in Å (arXiv 2311.15181): the scale of the "
@@ -92,7 +92,7 @@ def _pixel_item(facts: Facts, alpha: float) -> Item:
 
 
 def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
-    found = 1e3 * disk.radius_1A * facts.wavelength
+    disk_mrad = 1e3 * disk.radius_1A * facts.wavelength
     warn, fail = _DISK
     items = [
         Item(
@@ -116,19 +116,19 @@ def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
             "Shift the patterns with data_shift_vector (pixels before binning), or remove the descan.",
         ),
     ]
-    given = given_number(facts.setup, "conv_semiangle_mrad")
-    if given is not None and given > 0:
+    semiangle = given_number(facts.setup, "conv_semiangle_mrad")
+    if semiangle is not None and semiangle > 0:
         items.append(
             Item(
                 "aperture",
-                worse_above(abs(found / given - 1), *_APERTURE_OFF),
-                found,
+                worse_above(abs(disk_mrad / semiangle - 1), *_APERTURE_OFF),
+                disk_mrad,
                 "mrad",
                 f"warn when {100 * _APERTURE_OFF[0]:g} %, fail when {100 * _APERTURE_OFF[1]:g} % from "
-                f"conv_semiangle_mrad = {given:g}",
+                f"conv_semiangle_mrad = {semiangle:g}",
                 "Semi-angle of the disk with this pixel size and voltage: they fit to the microscope if it agrees.",
-                f"If the semi-angle is right, multiply pixel_size_x_A and pixel_size_y_A by {found / given:.4g} "
-                "(and positions in pixels by its inverse); check acc_voltage.",
+                "If the semi-angle is right, multiply pixel_size_x_A and pixel_size_y_A by "
+                f"{disk_mrad / semiangle:.4g} (and positions in pixels by its inverse); check acc_voltage.",
             )
         )
     return items
@@ -136,9 +136,9 @@ def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
 
 def _defocus_item(facts: Facts) -> Item:
     settings = facts.setup.settings
-    c10, given = start_defocus_A(facts), given_number(facts.setup, "defocus")
+    c10, recorded = start_defocus_A(facts), given_number(facts.setup, "defocus")
     has_probe = facts.setup.settings["probe"] is not None and not isinstance(settings["probe"], str)
-    status, advice = _judge_defocus(c10, given, has_probe)
+    status, advice = _judge_defocus(c10, recorded, has_probe)
     at_aperture = 0.0 if facts.alpha is None else math.pi * c10 * facts.alpha**2 / facts.wavelength
     return Item(
         "defocus of the starting probe",
@@ -160,14 +160,14 @@ def start_defocus_A(facts: Facts) -> float:
     return float(settings["extra_probe_defocus"]) + first
 
 
-def _judge_defocus(c10: float, given: float | None, has_probe: bool) -> tuple[Status, str]:
-    if given and c10 and given * c10 < 0:
+def _judge_defocus(c10: float, recorded: float | None, has_probe: bool) -> tuple[Status, str]:
+    if recorded and c10 and recorded * c10 < 0:
         return WARN, (
-            f"The recorded defocus = {given:g} Å asks for C10 = {given:g} Å; change the sign of one of them. A "
+            f"The recorded defocus = {recorded:g} Å asks for C10 = {recorded:g} Å; change the sign of one of them. A "
             "start with the wrong sign is far from the truth."
         )
-    if given and not c10 and not has_probe:
-        return WARN, f"The recorded defocus is not used: set extra_probe_defocus={given:g}."
+    if recorded and not c10 and not has_probe:
+        return WARN, f"The recorded defocus is not used: set extra_probe_defocus={recorded:g}."
     if not c10 and not has_probe:
         return WARN, "The start is a focused probe; set extra_probe_defocus if the microscope was defocused."
     return PASS, "Set extra_probe_defocus (Å, positive = overfocus)."

@@ -1,4 +1,4 @@
-"""What a pre-flight found: a table for the terminal, and a page with figures."""
+"""Result of a pre-flight: a table for the terminal, and a page with figures."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Preflight:
     ----------
     items : every check, in the order of the page; by name with ``preflight["overlap"]``
     report : problems and warnings of :func:`pypty.check`
-    not_checked : what could not be told, and why
+    not_checked : items that could not be checked, with the reason
     plan : the memory plan as text; "" where there is none
-    settings : what the user set
+    settings : the parameters that the user set
     """
 
     items: tuple[Item, ...]

@@ -1,4 +1,4 @@
-"""A look at some patterns, evenly spread: counts, hot and dead pixels, saturation, variation. Memory is bounded."""
+"""Statistics of a sample of patterns: counts, hot and dead pixels, saturation, variation, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _SATURATED_COUNTS = 20
 
 @dataclass(frozen=True)
 class PatternSample:
-    """What some patterns say, after flip, shift and binning, without padding.
+    """Statistics of evenly spaced patterns, after flip, shift and binning, without padding.
 
     Attributes
     ----------
-    n, n_all : patterns looked at, and in all
-    totals : (n,) counts of each
+    n, n_all : number of patterns in the sample, and in all
+    totals : (n,) counts of each pattern
     mean, variance : (ky, kx) over these patterns
-    hot, dead : (ky, kx) bool; a pixel that stands out of its neighbours, or never counts beside bright ones
-    empty : patterns with less than a tenth of the median counts
-    saturated : part of the values that are the largest one, where that one is suspiciously frequent; else 0
+    hot, dead : (ky, kx) bool; pixels far brighter than their neighbours, and pixels without counts beside bright ones
+    empty : number of patterns with less than a tenth of the median counts
+    saturated : fraction of the values that equal the largest value, if that value is suspiciously frequent; else 0
     largest : largest value as stored
     whole : all values are whole numbers
     """
@@ -56,7 +56,7 @@ def look(setup: Setup) -> PatternSample:
     source, settings = setup.source, setup.settings
     assert source is not None
     used = used_at_any_epoch(settings, source.shape[0])
-    pattern_bytes = 8 * source.shape[1] * source.shape[2]
+    pattern_bytes = 8 * source.shape[1] * source.shape[2]  # as float64, whatever is stored
     n = int(min(len(used), MOST_PATTERNS, max(16, LARGEST_BYTES // pattern_bytes)))
     chosen = used[np.unique(np.linspace(0, len(used) - 1, n).astype(int))]
     weights, preprocess = DetectorWeights(settings["detector_mask"]), setup.preprocess.unpadded
@@ -95,14 +95,17 @@ def bad_pixels(mean: np.ndarray, counting: np.ndarray, n: int) -> tuple[np.ndarr
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
     around = maximum_filter(mean, footprint=ring, mode="nearest")
-    noise = np.sqrt((around + 1 / n) / n)
+    noise = np.sqrt((around + 1 / n) / n)  # Poisson error of the mean; at least that of a single count
     hot = (mean > _HOT * around + _SIGMAS * noise) & counting
     lowest = minimum_filter(np.where(counting, mean, 0), footprint=ring, mode="nearest")
     return hot, (mean == 0) & counting & (lowest * n >= _DEAD_COUNTS)
 
 
 class _Peaks:
-    """How often the largest stored value comes, and values just below it."""
+    """Counts the largest stored value, and values just below it.
+
+    A detector that saturates piles its counts up at one value: it is far more frequent than the values just below.
+    """
 
     def __init__(self) -> None:
         self.largest = -np.inf
@@ -113,6 +116,7 @@ class _Peaks:
         if raw.dtype.kind in "iu":
             self._limit = float(np.iinfo(raw.dtype).max)
         if largest > self.largest:
+            # The former largest value is now just below the new one, or too small to count as such.
             if 0.9 * largest > self.largest:
                 self._near = 0
             else:

@@ -88,19 +88,19 @@ def _raster_item(facts: Facts, scan: ScanFacts) -> Item | None:
 
 
 def _rotation_item(facts: Facts, scan: ScanFacts) -> Item | None:
-    given = given_number(facts.setup, "PLRotation_deg")
+    rotation_deg = given_number(facts.setup, "PLRotation_deg")
     if scan.rotation_deg is None or (scan.misfit or 0) > _MISFIT:
         return None
-    away = 0.0 if given is None else abs((scan.rotation_deg - given + 180) % 360 - 180)
+    away = 0.0 if rotation_deg is None else abs((scan.rotation_deg - rotation_deg + 180) % 360 - 180)
     return Item(
         "scan rotation",
         worse_above(away, _ROTATION_DEG),
         round(scan.rotation_deg, 3) + 0.0,
         "deg",
         f"warn when more than {_ROTATION_DEG:g} deg from PLRotation_deg"
-        + (" (not given)" if given is None else f" = {given:g}"),
+        + (" (not given)" if rotation_deg is None else f" = {rotation_deg:g}"),
         "Direction of the fast scan axis in the frame of the detector, from the positions.",
-        "Make positions anew with PLRotation_deg, or correct that record; pypty.calibrate finds the angle.",
+        "Compute positions again with PLRotation_deg, or correct that value; pypty.calibrate measures the angle.",
     )
 
 
@@ -108,14 +108,14 @@ def _step_item(facts: Facts, scan: ScanFacts) -> Item | None:
     settings = facts.setup.settings
     if "scan_step_A" not in settings.given or scan.area_A2 == 0:
         return None
-    given = float(settings["scan_step_A"])
-    away = abs(scan.step_A / given - 1)
+    step_A = float(settings["scan_step_A"])
+    away = abs(scan.step_A / step_A - 1)
     return Item(
         "scan step",
         worse_above(away, _STEP_OFF, 0.5),
         scan.step_A,
         "Å",
-        f"warn when more than {100 * _STEP_OFF:g} % from scan_step_A = {given:g} Å, fail when more than 50 %",
+        f"warn when more than {100 * _STEP_OFF:g} % from scan_step_A = {step_A:g} Å, fail when more than 50 %",
         "Square root of the specimen area per scan point, from positions and pixel size.",
         "Positions are in reconstruction pixels, with data_pad: position in Å / pixel_size_x_A. Correct the pixel "
         "size, the positions or scan_step_A.",
@@ -154,7 +154,7 @@ def _oversampling_item(facts: Facts, scan: ScanFacts) -> Item:
 
 
 def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Electrons per pattern, and what they can tell about the phase."""
+    """Electrons per pattern, and the phase error that they allow."""
     setup, settings = facts.setup, facts.setup.settings
     if settings["masks"] is not None or setup.survey is None:
         return [], ["electrons and dose: virtual detectors may count an electron twice"]

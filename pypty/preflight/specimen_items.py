@@ -33,12 +33,12 @@ def specimen_items(facts: Facts) -> tuple[list[Item], list[str]]:
             )
         else:
             items.append(_thickness_item(facts, thickness, facts.thin_A))
-    found = _given_phase(facts)
-    estimated = _estimated_phase(facts) if found is None else None
-    if found is not None:
+    phase = _given_phase(facts)
+    estimated = _estimated_phase(facts) if phase is None else None
+    if phase is not None:
         items.append(
             _phase_item(
-                found, "Largest range of the phase of a slice of the given obj, without its extremes."
+                phase, "Largest range of the phase of a slice of the given obj, without its extremes."
             )
         )
     elif estimated is not None:
@@ -103,16 +103,16 @@ def _thickness_item(facts: Facts, thickness: float, thin: float) -> Item:
 
 def _given_phase(facts: Facts) -> float | None:
     """Range of the phase of the given object, the largest of its slices, between its percentiles 0.1 and 99.9."""
-    given = facts.setup.settings["obj"]
-    if given is None or given.shape[:2] == (1, 1):
+    obj = facts.setup.settings["obj"]
+    if obj is None or obj.shape[:2] == (1, 1):
         return None
     ranges = []
-    for z in range(given.shape[2]):
-        phase = np.angle(given[:, :, z])
+    for z in range(obj.shape[2]):
+        phase = np.angle(obj[:, :, z])
         low, high = np.percentile(phase, (0.1, 99.9))
         ranges.append(high - low)
-    found = float(max(ranges))
-    return found if found > 0 else None
+    phase_range = float(max(ranges))
+    return phase_range if phase_range > 0 else None
 
 
 def _estimated_phase(facts: Facts) -> float | None:
@@ -135,11 +135,11 @@ def _estimated_phase(facts: Facts) -> float | None:
     return _SPREAD * math.sqrt(variance) / facts.n_slices
 
 
-def _phase_item(found: float, meaning: str) -> Item:
+def _phase_item(phase_range: float, meaning: str) -> Item:
     return Item(
         "phase range per slice",
-        worse_above(found, _PHASE),
-        found,
+        worse_above(phase_range, _PHASE),
+        phase_range,
         "rad",
         f"warn above {number(_PHASE)} rad (pi/2)",
         meaning,

@@ -20,7 +20,7 @@ _LOG = logging.getLogger("pypty")
 
 
 class Frames:
-    """Frames that lie one after the other in a file, read and not mapped (a map counts as memory of the process).
+    """Consecutive frames of a file, read instead of mapped, because a map counts as memory of the process.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Frames:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """``[a:b]``, or ``[row, a:b]`` of four axes."""
-        columns = math.prod(self.shape[1:-2])
+        columns = math.prod(self.shape[1:-2])  # patterns per entry of the first axis; 1 for a list
         if isinstance(key, tuple):
             row, part = key
             start, stop, _ = part.indices(columns)
@@ -52,7 +52,7 @@ class Frames:
         view, done = out.reshape(-1).view(np.uint8).data, 0
         with self._reading:
             self._file.seek(self._offset + start * self._rows * self.shape[-1] * self.dtype.itemsize)
-            while done < len(view):
+            while done < len(view):  # one readinto may return less than was asked for
                 count = self._file.readinto(view[done:])
                 if not count:
                     raise DataError(f"{self._name!r} ends before its last pattern; it is truncated")
@@ -120,7 +120,7 @@ def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, 
     if len(file.series) > 1:
         raise DataError(
             f"{str(path)!r} holds {len(file.series)} series of pages, of shapes "
-            f"{', '.join(str(tuple(one.shape)) for one in file.series[:6])}; expected one stack of patterns, all of "
+            f"{', '.join(str(tuple(item.shape)) for item in file.series[:6])}; expected one stack of patterns, all of "
             "one shape. If it was written in pieces, write it again as one"
         )
     if len(shape) not in (3, 4):
@@ -128,7 +128,7 @@ def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, 
             f"{str(path)!r} has shape {shape}, expected a stack of patterns (N, ky, kx) or (sy, sx, ky, kx); one image "
             "is no scan"
         )
-    if series.dataoffset is not None:
+    if series.dataoffset is not None:  # the pages are contiguous and not compressed
         needed, have = int(series.dataoffset) + math.prod(shape) * dtype.itemsize, path.stat().st_size
         if have < needed:
             raise DataError(f"{str(path)!r} has {have} bytes, but its header needs {needed}; it is truncated")
@@ -169,8 +169,9 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
     zarr = optional_library("zarr", "zarr", f"reading {str(path)!r}")
     try:
         opened = zarr.open(str(path), mode="r")
-        found = opened if hasattr(opened, "shape") else _zarr_member(opened, key, path)
-        missing = int(found.nchunks) - int(found.nchunks_initialized)
+        array = opened if hasattr(opened, "shape") else _zarr_member(opened, key, path)
+        # zarr reads missing chunks as the fill value.
+        missing = int(array.nchunks) - int(array.nchunks_initialized)
     except DataError:
         raise
     except Exception as error:  # damaged JSON, unknown codecs, missing members
@@ -178,7 +179,7 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
             f"{str(path)!r} cannot be read as zarr: {type(error).__name__}: {error}. Is the folder complete?"
         ) from error
     if missing:
-        if missing == found.nchunks:
+        if missing == array.nchunks:
             raise DataError(
                 f"{str(path)!r}: none of the {missing} chunks is there; copy the folder again, with all files"
             )
@@ -187,10 +188,10 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
             "not complete",
             path,
             missing,
-            found.nchunks,
-            found.fill_value,
+            array.nchunks,
+            array.fill_value,
         )
-    return Recording(in_order(found, axes, None, str(path)), str(path))
+    return Recording(in_order(array, axes, None, str(path)), str(path))
 
 
 def _zarr_member(group: Any, key: str | None, path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Arrays whose axes are stored in another order, without a copy."""
+"""Views of arrays whose axes are stored in another order, without a copy."""
 
 from __future__ import annotations
 
@@ -30,24 +30,27 @@ class AxesView:
         self._array, self._order = array, order
         self.shape = tuple(int(array.shape[axis]) for axis in order)
         self.dtype = np.dtype(array.dtype)
-        self.chunks = tuple(stored_rows(array, axis) for axis in order)
+        self.chunks = tuple(
+            stored_rows(array, axis) for axis in order
+        )  # for Recording.chunks, in the shown order
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        given = key if isinstance(key, tuple) else (key,)
-        index: list[Any] = [slice(None)] * len(self.shape)
-        for axis, part in zip(self._order, given, strict=False):
+        parts = key if isinstance(key, tuple) else (key,)
+        index: list[Any] = [slice(None)] * len(self.shape)  # in the stored order
+        for axis, part in zip(self._order, parts, strict=False):
             index[axis] = part
         values = np.asarray(self._array[tuple(index)])
+        # An integer index removes its axis, so the order of the others is taken among those that are left.
         kept = [axis for axis in range(len(index)) if not isinstance(index[axis], (int, np.integer))]
         return values.transpose([kept.index(axis) for axis in self._order if axis in kept])
 
 
 class StackOfPages:
-    """Pages (ky, kx), each read on its own, as (N, ky, kx).
+    """Pages (ky, kx), read one by one, as an array (N, ky, kx).
 
     Parameters
     ----------
-    read : gives page i
+    read : returns page i
     """
 
     def __init__(self, read: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -66,8 +69,8 @@ def in_order(array: Any, names: str | None, default: tuple[str, ...] | None, nam
 
     Parameters
     ----------
-    names : what the axes are, slowest first as the file shows them: "n,ky,kx", "ky,kx,n", "sx,sy,ky,kx", ...
-    default : the same where ``names`` is None; None for the order of the array
+    names : names of the axes in the order of the file, slowest first: "n,ky,kx", "ky,kx,n", "sx,sy,ky,kx", ...
+    default : names used if ``names`` is None; None = the order of the array
 
     Raises
     ------
@@ -75,24 +78,24 @@ def in_order(array: Any, names: str | None, default: tuple[str, ...] | None, nam
         The names are not those of three or four axes, or not as many as the array has.
     """
     if names is None:
-        given = default
+        order = default
     else:
-        given = tuple(part.strip() for part in names.replace(" ", ",").split(",") if part.strip())
-        if sorted(given) not in (sorted(_STACK), sorted(_SCAN)):
+        order = tuple(part.strip() for part in names.replace(" ", ",").split(",") if part.strip())
+        if sorted(order) not in (sorted(_STACK), sorted(_SCAN)):
             raise DataError(
                 f"axes is {names!r}, expected the three names n, ky, kx or the four sy, sx, ky, kx in the order of the "
                 "file, for example 'ky,kx,n'"
             )
-    if given is None:
+    if order is None:
         return array
-    if len(given) != len(array.shape):
+    if len(order) != len(array.shape):
         raise DataError(
-            f"{name} has shape {tuple(array.shape)}, but {len(given)} axes were named ({', '.join(given)}); name each"
+            f"{name} has shape {tuple(array.shape)}, but {len(order)} axes were named ({', '.join(order)}); name each"
         )
-    wanted = _STACK if len(given) == 3 else _SCAN
-    if given == wanted:
+    wanted = _STACK if len(order) == 3 else _SCAN
+    if order == wanted:
         return array
-    return AxesView(array, tuple(given.index(axis) for axis in wanted))
+    return AxesView(array, tuple(order.index(axis) for axis in wanted))
 
 
 def with_scan(array: Any, n_patterns: int, scan_size: tuple[int, int], name: str) -> None:
@@ -101,7 +104,7 @@ def with_scan(array: Any, n_patterns: int, scan_size: tuple[int, int], name: str
     Raises
     ------
     DataError
-        It has not.
+        It does not.
     """
     points = math.prod(scan_size)
     if points != n_patterns:

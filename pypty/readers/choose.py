@@ -1,4 +1,4 @@
-"""Which of several arrays of a file holds the patterns."""
+"""Selection of the array of a file that holds the patterns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pypty.errors import DataError
 
 
 def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | None, name: str) -> str:
-    """The array ``key``; without one the only array of numbers with three or four axes, else the one called "data".
+    """The array ``key``; without a key the only array of numbers with three or four axes, else the array "data".
 
     Parameters
     ----------
@@ -25,16 +25,19 @@ def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | 
         wanted = key.strip("/")
         if wanted in arrays:
             return wanted
-        below = [one for one in arrays if one.startswith(wanted + "/") and len(arrays[one][0]) in (3, 4)]
+        # The name of a group stands for its only array of patterns.
+        below = [
+            array for array in arrays if array.startswith(wanted + "/") and len(arrays[array][0]) in (3, 4)
+        ]
         if len(below) == 1:
             return below[0]
         raise DataError(f"{name} has no array {key!r}; {_list(arrays)}")
     fitting = [
-        one for one, (shape, dtype) in arrays.items() if len(shape) in (3, 4) and dtype.kind in "biufc"
+        array for array, (shape, dtype) in arrays.items() if len(shape) in (3, 4) and dtype.kind in "biufc"
     ]
     if len(fitting) == 1:
         return fitting[0]
-    if "data" in fitting:
+    if "data" in fitting:  # the name that pypty import, and most programs, use
         return "data"
     if not fitting:
         raise DataError(
@@ -42,13 +45,13 @@ def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | 
         )
     raise DataError(
         f"{name} has {len(fitting)} arrays that may be patterns; name one with key (--key). "
-        + _list({one: arrays[one] for one in fitting})
+        + _list({array: arrays[array] for array in fitting})
     )
 
 
 def _list(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
     if not arrays:
         return "it holds no arrays"
-    shown = [f"{one} {shape} {dtype}" for one, (shape, dtype) in sorted(arrays.items())[:12]]
+    shown = [f"{array} {shape} {dtype}" for array, (shape, dtype) in sorted(arrays.items())[:12]]
     more = f", and {len(arrays) - 12} more" if len(arrays) > 12 else ""
     return "its arrays are: " + ", ".join(shown) + more

@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_command(options: argparse.Namespace) -> str:
-    """Import a file; returns what to tell the user.
+    """Import a file; returns the report for the user.
 
     Raises
     ------
@@ -92,10 +92,10 @@ def import_command(options: argparse.Namespace) -> str:
         overwrite=options.overwrite,
         params=read_changes(options.set),
     )
-    return _told(written)
+    return _report(written)
 
 
-def _told(path: Path) -> str:
+def _report(path: Path) -> str:
     params = params_of(path)
     with h5py.File(path, "r") as file:
         shape, dtype = file["data"].shape, file["data"].dtype
@@ -106,5 +106,5 @@ def _told(path: Path) -> str:
     known = set(params) | ({"rez_pixel_size_mrad"} if "rez_pixel_size_A" in params else set())
     missing = [f"  {key} ({meaning})" for key, meaning in _NEEDED if key not in known]
     if missing:
-        lines += ["The file does not say; give them with --set KEY=VALUE, or in the parameters:", *missing]
+        lines += ["Not in the file; give them with --set KEY=VALUE, or in the parameters:", *missing]
     return "\n".join(lines)

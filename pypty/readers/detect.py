@@ -1,4 +1,4 @@
-"""Which kind of file it is: by its first bytes, which must agree with its ending."""
+"""Detection of the file format from its first bytes, which must agree with its ending."""
 
 from __future__ import annotations
 
@@ -66,8 +66,10 @@ def content_of(path: Path) -> str:
         return "mat5"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
+    # HDF5 allows a user block of 512, 1024, ... bytes before its signature.
     if any(head[start : start + 8] == _HDF5 for start in (0, 512, 1024, 2048)):
         return "hdf5"
+    # TIFF and BigTIFF (+), little- and big-endian
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "tif"
     return "zip" if head.startswith(b"PK\x03\x04") else "other"

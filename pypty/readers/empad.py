@@ -1,8 +1,8 @@
 """EMPAD detectors: frames without a header.
 
-EMPAD (v1): 130 x 128 float32, of which the last two rows are no pattern. EMPAD-G2 (v2): 128 x 128 float32, or uint32
-after the gains were combined. Files do not say which: the number of bytes and of scan points decide, and what they
-leave open is refused.
+EMPAD (v1): 130 x 128 float32, of which the last two rows do not belong to the pattern. EMPAD-G2 (v2): 128 x 128
+float32, or uint32 after the gains were combined. The version is not stored: it is derived from the number of bytes and
+of scan points, and ambiguous files are refused.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def open_empad(
     Parameters
     ----------
     scan_size : points (slow, fast); None: from the .xml beside it, a name like scan_x256_y256.raw, or a square
-    version : 1 or 2; None: the one that fits the size of the file and the scan
-    dtype : "float32" or "uint32", for version 2; None: as the values look
+    version : 1 or 2; None: derived from the size of the file and the scan
+    dtype : "float32" or "uint32", for version 2; None: derived from the values
 
     Raises
     ------
@@ -52,8 +52,8 @@ def open_empad(
     if dtype not in (None, "float32", "uint32"):
         raise DataError(f"dtype is {dtype!r}, expected 'float32' or 'uint32'")
     xml = None if ignore_metadata else _find_xml(path)
-    said, metadata = (None, Metadata()) if xml is None else _read_xml(xml)
-    found_version, scan = _geometry(path, scan_size or said or _named_size(path.name), version)
+    xml_size, metadata = (None, Metadata()) if xml is None else _read_xml(xml)
+    version, scan = _geometry(path, scan_size or xml_size or _named_size(path.name), version)
     if metadata.fov_nm is not None:  # the field of view of the longer side
         metadata = Metadata(
             scan_step_A=10 * metadata.fov_nm / max(scan),
@@ -61,11 +61,11 @@ def open_empad(
             rez_pixel_size_A=metadata.rez_pixel_size_A,
         )
     kind = np.dtype("<f4")
-    if found_version == 2:
+    if version == 2:
         kind = np.dtype("<u4" if (dtype or _look(path)) == "uint32" else "<f4")
-    rows = _V1_ROWS if found_version == 1 else _SIDE
+    rows = _V1_ROWS if version == 1 else _SIDE
     frames = Frames(path, 0, (*scan, _SIDE, _SIDE), kind, rows)
-    if found_version == 1:
+    if version == 1:
         _refuse_nonsense(path, frames)
     return Recording(frames, str(path), metadata, (frames.close,))
 
@@ -92,27 +92,29 @@ def raw_of_xml(path: Path) -> Path:
 def _geometry(path: Path, scan: tuple[int, int] | None, version: int | None) -> tuple[int, tuple[int, int]]:
     size = path.stat().st_size
     rows = {1: _V1_ROWS, 2: _SIDE}
+    # Number of frames for each version whose frames fill the file exactly.
     counts = {
-        one: size // (4 * _SIDE * n)
-        for one, n in rows.items()
-        if size % (4 * _SIDE * n) == 0 and version in (None, one)
+        v: size // (4 * _SIDE * n)
+        for v, n in rows.items()
+        if size % (4 * _SIDE * n) == 0 and version in (None, v)
     }
-    text = " or ".join(f"{count} frames of version {one}" for one, count in counts.items())
+    text = " or ".join(f"{count} frames of version {v}" for v, count in counts.items())
     if not counts:
-        sizes = " or ".join(str(4 * _SIDE * rows[one]) for one in rows if version in (None, one))
+        sizes = " or ".join(str(4 * _SIDE * rows[v]) for v in rows if version in (None, v))
         raise DataError(
             f"{str(path)!r} has {size} bytes, which is no whole number of EMPAD frames ({sizes} bytes each); it is "
             "truncated, or no EMPAD file"
         )
     if scan is not None:
-        fitting = [one for one, count in counts.items() if count == math.prod(scan)]
+        fitting = [v for v, count in counts.items() if count == math.prod(scan)]
         if len(fitting) == 1:
             return fitting[0], scan
         raise DataError(
             f"{str(path)!r} holds {text}, but a scan of {scan[0]} x {scan[1]} has {math.prod(scan)} points; it is "
             "truncated, or give the right scan_size (slow, fast)"
         )
-    squares = [one for one, count in counts.items() if math.isqrt(count) ** 2 == count]
+    # Without a scan size only a square scan is accepted, and only if one version allows it.
+    squares = [v for v, count in counts.items() if math.isqrt(count) ** 2 == count]
     if len(squares) == 1:
         side = math.isqrt(counts[squares[0]])
         return squares[0], (side, side)
@@ -121,8 +123,8 @@ def _geometry(path: Path, scan: tuple[int, int] | None, version: int | None) -> 
 
 def _named_size(name: str) -> tuple[int, int] | None:
     """(slow, fast) of a name like scan_x256_y128.raw."""
-    found = re.search(r"_x(\d+)_y(\d+)", name)
-    return None if found is None else checked_scan_size((int(found[2]), int(found[1])), name)
+    match = re.search(r"_x(\d+)_y(\d+)", name)
+    return None if match is None else checked_scan_size((int(match[2]), int(match[1])), name)
 
 
 def _look(path: Path) -> str:
@@ -134,6 +136,7 @@ def _look(path: Path) -> str:
     finally:
         frames.close()
     values = values[values != 0]
+    # Combined counts stay far below 2^24; as float32 such words would be denormal numbers.
     if values.size and values.max() < 2**24:
         return "uint32"
     floats = np.abs(values.view("<f4"))

@@ -44,10 +44,10 @@ def open_hdf5(path: Path, key: str | None, axes: str | None, ignore_metadata: bo
     """
     file = open_file(path)
     try:
-        found = find_dataset(file, key, path)
-        metadata = Metadata() if ignore_metadata else _metadata(file, found, path)
-        name = f"{path}:{found.name}"
-        return Recording(in_order(found, axes, None, name), name, metadata, (file.close,))
+        dataset = find_dataset(file, key, path)
+        metadata = Metadata() if ignore_metadata else _metadata(file, dataset, path)
+        name = f"{path}:{dataset.name}"
+        return Recording(in_order(dataset, axes, None, name), name, metadata, (file.close,))
     except DataError:
         file.close()
         raise
@@ -108,7 +108,7 @@ def _metadata(file: Any, dataset: Any, path: Path) -> Metadata:
             for name in names:
                 if name in place and field not in values:
                     values[field] = plain(place[name])
-    ours = file.get("pypty")
+    ours = file.get("pypty")  # group of parameters that pypty import writes
     if isinstance(ours, h5py.Group) and "PLRotation_deg" in ours.attrs:
         values.setdefault("rotation_deg", plain(ours.attrs["PLRotation_deg"]))
     return Metadata(**values).filled_from(_py4dstem(file, path))
@@ -124,14 +124,15 @@ def _py4dstem(file: Any, path: Path) -> Metadata:
 
     file.visititems(visit)
     for group in groups:
-        found = {
+        calibration = {
             key: plain(group.attrs[key] if key in group.attrs else group[key][()])
             for key in _CALIBRATION
             if key in group.attrs or isinstance(group.get(key), h5py.Dataset)
         }
-        if "Q_pixel_size" in found:
+        if "Q_pixel_size" in calibration:
+            # R: real space (scan), Q: reciprocal space (detector)
             scan, detector = (
-                (found.get(f"{letter}_pixel_size", 1.0), found.get(f"{letter}_pixel_units"))
+                (calibration.get(f"{letter}_pixel_size", 1.0), calibration.get(f"{letter}_pixel_units"))
                 for letter in "RQ"
             )
             return axis_metadata([scan], [detector], str(path))

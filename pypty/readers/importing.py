@@ -1,4 +1,4 @@
-"""From the file of a detector to a calibrated, chunked HDF5 file, without loading it whole."""
+"""Conversion of a detector's file to a calibrated, chunked HDF5 file, without loading it whole."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def import_file(
 
     The file has the data set ``data``, (N, ky, kx) row-major over the scan, in the detector's own type; the calibration
     as attributes whose names give the units (``acc_voltage_kV``, ``rez_pixel_size_mrad``, ``scan_step_A``, ...); and a
-    group ``pypty`` whose attributes are parameters, see :func:`params_of`. It appears under its name when it is
-    complete.
+    group ``pypty`` whose attributes are parameters, see :func:`params_of`. The file is written under a temporary name
+    and renamed when it is complete.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def import_file(
     bin : sum blocks of so many pixels, last; the pixel of the detector grows accordingly
     patterns_per_chunk : patterns stored together; None: about 1 MiB
     compression : None, "lzf" or "gzip"
-    params : parameters that are added, and win over the file's; they describe the patterns as written
+    params : additional parameters, which take precedence over those of the file; they describe the patterns as written
     overwrite : replace an existing file
     options : of :func:`pypty.readers.open_recording`: key, scan_size, axes, version, dtype, metadata_file,
         ignore_metadata
@@ -91,6 +91,7 @@ def import_file(
         if metadata.scan_size is not None:
             with_scan(recording.data, recording.n_patterns, metadata.scan_size, recording.name)
         with _written(target) as temporary, h5py.File(temporary, "w") as file:
+            # Reconstructions read patterns in random order: whole patterns per chunk, few of them.
             per_chunk = patterns_per_chunk or max(1, _CHUNK_BYTES // change.pattern_bytes)
             data = file.create_dataset(
                 "data",
@@ -160,23 +161,24 @@ class _Change:
         """Pixel and centre of the changed patterns."""
         centre = metadata.beam_centre_px
         if centre is not None:
-            turned = centre[::-1] if self._swap else centre
+            swapped = centre[::-1] if self._swap else centre
             # The centre of pixel p lies at (p + 0.5)/bin - 0.5 in larger pixels.
-            placed = [(c - f + 0.5) / self._bin - 0.5 for c, f in zip(turned, self._first, strict=True)]
-            centre = (placed[0], placed[1])
-        grown = {
+            binned = [(c - f + 0.5) / self._bin - 0.5 for c, f in zip(swapped, self._first, strict=True)]
+            centre = (binned[0], binned[1])
+        pixels = {
             name: None if (value := getattr(metadata, name)) is None else value * self._bin
             for name in ("rez_pixel_size_A", "rez_pixel_size_mrad")
         }
-        return dataclasses.replace(metadata, beam_centre_px=centre, **grown)
+        return dataclasses.replace(metadata, beam_centre_px=centre, **pixels)
 
 
 def _calibration(metadata: Metadata, params: Mapping[str, Any]) -> tuple[Metadata, dict[str, Any]]:
-    """Metadata with what ``params`` says, and the other parameters."""
+    """Metadata with the values of ``params``, and the remaining parameters."""
     wrong = [key for key in _OURS if key in params]
     if wrong:
         raise ParameterError(f"{', '.join(wrong)}: set by the import itself; leave it out")
     report = Report()
+    # The same checks as those of a run, so that a mistake is reported before a long import.
     read_parameters(dict(params), report)
     report.raise_if_any()
     fields = {key: name for name, key in PARAMETERS.items()}

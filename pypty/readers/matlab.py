@@ -2,7 +2,7 @@
 
 Axes are named as MATLAB shows them (``size(data)``), in both versions: HDF5 files store them reversed, which is undone
 here. Without ``axes`` the patterns are MATLAB's first two axes: ``data(:,:,n)`` is (ky, kx, n), and ``data(:,:,iy,ix)``
-is (ky, kx, sy, sx). A shape that speaks against it is refused.
+is (ky, kx, sy, sx). A shape that contradicts this is refused.
 """
 
 from __future__ import annotations

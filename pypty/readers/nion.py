@@ -44,14 +44,15 @@ def read_nion_json(path: Path) -> Metadata:
     if fov is not None and (context is not None or size is not None):
         points = max(checked_scan_size(size if context is None else context, str(path)))
         step = 10 * _value(fov, "fov_nm", path) / points
-    found = Metadata(
+    instrument = Metadata(
         acc_voltage_kV=None if voltage is None else 1e-3 * _value(voltage, "high_tension_v", path),
         defocus_A=None if defocus is None else 1e10 * _value(defocus, "defocus", path),
         scan_size=None if size is None else checked_scan_size(size, str(path)),
         fov_nm=None if fov is None else _value(fov, "fov_nm", path),
         scan_step_A=step,
     )
-    return _calibrations(tree, path).filled_from(found)
+    # Calibrated axes of the data are more direct than values derived from instrument settings.
+    return _calibrations(tree, path).filled_from(instrument)
 
 
 def _calibrations(tree: dict[str, Any], path: Path) -> Metadata:
@@ -66,6 +67,7 @@ def _calibrations(tree: dict[str, Any], path: Path) -> Metadata:
 
 def _find(tree: Any, *names: str) -> Any:
     """The value of the first of these keys, searched level by level."""
+    # The same key may occur in deeper, more specialised branches: the one closest to the root is used.
     for name in names:
         for level in _levels(tree):
             for branch in level:

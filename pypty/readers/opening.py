@@ -1,4 +1,4 @@
-"""One door to all formats."""
+"""Opens files of all formats."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def open_recording(
     metadata_file: str | Path | None = None,
     ignore_metadata: bool = False,
 ) -> Recording:
-    """Open the file of a detector; patterns are read when asked for.
+    """Open the file of a detector; patterns are read lazily.
 
     Formats: EMPAD .raw (or its .xml), MATLAB .mat (v5 to v7.3), .tif, .zarr, .npy, HDF5 (.h5, .hdf5, .emd: any data
-    set, and py4DSTEM's layout), all others through RosettaSciIO. The content must be what the ending says.
+    set, and py4DSTEM's layout), all others through RosettaSciIO. The content must agree with the ending.
 
     Parameters
     ----------
-    key : data set, variable or title, where a file holds several arrays
-    scan_size : points (slow, fast); wins over what the file says
-    axes : names of the file's axes in its own order, for example "ky,kx,n" or "sx,sy,ky,kx"; for .mat as MATLAB shows
-        them (see :mod:`pypty.readers.matlab` for what is taken without)
+    key : data set, variable or title, if a file holds several arrays
+    scan_size : points (slow, fast); takes precedence over the file
+    axes : names of the axes in the order of the file, for example "ky,kx,n" or "sx,sy,ky,kx"; for .mat as MATLAB shows
+        them (see :mod:`pypty.readers.matlab` for the default)
     version, dtype : of an EMPAD file, see :func:`pypty.readers.empad.open_empad`
     metadata_file : JSON of Nion Swift; None: the .json of the same name, where it exists
     ignore_metadata : read the patterns only
@@ -109,19 +109,19 @@ def _open(
 
 
 def _settle_scan(recording: Recording, given: tuple[int, int] | None) -> None:
-    """The scan that was given, else that of four axes, else that of the metadata; it must have all patterns."""
-    shape, said = recording.shape, recording.metadata.scan_size
+    """Use the given scan size, else that of four axes, else that of the metadata, and check the number of patterns."""
+    shape, stated = recording.shape, recording.metadata.scan_size
     scan = given
     if scan is None and len(shape) == 4:
         scan = (shape[0], shape[1])
-        if said is not None and said != scan:
+        if stated is not None and stated != scan:
             _LOG.warning(
                 "%s: the metadata say scan_size %s, but the data are %s; taken from the data",
                 recording.name,
-                said,
+                stated,
                 scan,
             )
-    scan = scan or said
+    scan = scan or stated
     if scan is not None:
         with_scan(recording.data, recording.n_patterns, scan, recording.name)
         recording.metadata = dataclasses.replace(recording.metadata, scan_size=scan)

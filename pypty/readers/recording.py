@@ -1,4 +1,4 @@
-"""A recorded scan: patterns that are read when asked for, and what its file says about the microscope."""
+"""A recorded scan: lazily read patterns, and the metadata of the microscope in its file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pypty.errors import DataError
 from pypty.readers.units import known_unit
 
 CHUNK_BYTES = 64 * 2**20
-"""Patterns that are held at once."""
+"""Size of the patterns that are in memory at once."""
 
 _LOG = logging.getLogger("pypty")
 
@@ -46,7 +46,7 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says about the experiment; None where it says nothing.
+    """Metadata of a file; None for values that the file does not contain.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Metadata:
     fov_nm : field of view of the longer side of the scan, nm
     rotation_deg : PLRotation_deg, see :func:`pypty.optics.scan_grid.rotation_yx`
     defocus_A : nominal defocus, Å; underfocus is positive, defocus = -C10
-    beam_centre_px : (ky, kx) where the file puts the zero of the detector's axes; reported, never applied
+    beam_centre_px : (ky, kx) pixel at which the detector's axes are zero in the file; reported, never applied
 
     Raises
     ------
@@ -89,22 +89,22 @@ class Metadata:
                     f"the metadata say {name} = {value!r}, expected a finite {'positive ' if positive else ''}number; "
                     "correct the file, or read it with ignore_metadata (--ignore-metadata) and give the value yourself"
                 )
-            # Many formats write 0 where nothing is known.
+            # Many formats write 0 for unknown values.
             object.__setattr__(self, name, None if positive and number == 0 else number)
         if self.scan_size is not None:
             object.__setattr__(self, "scan_size", checked_scan_size(self.scan_size, "the metadata"))
 
     def params(self) -> dict[str, Any]:
-        """What is known, under the keys of pypty_params; ``defocus`` there has the sign of C10."""
-        found = {key: getattr(self, name) for name, key in PARAMETERS.items()}
+        """The known values under the keys of pypty_params, where ``defocus`` has the sign of C10."""
+        params = {key: getattr(self, name) for name, key in PARAMETERS.items()}
         if self.defocus_A is not None:
-            found["defocus"] = -self.defocus_A
-        return {key: value for key, value in found.items() if value is not None}
+            params["defocus"] = -self.defocus_A
+        return {key: value for key, value in params.items() if value is not None}
 
     def filled_from(self, other: Metadata) -> Metadata:
-        """This, and what only ``other`` knows.
+        """These metadata, completed by those of ``other``.
 
-        The two detector pixels are one quantity: ``other``'s is taken where this has neither.
+        The detector pixel in mrad and in 1/Å are one quantity: ``other``'s is used only if both are unknown here.
         """
         changes = {
             item.name: getattr(other, item.name)
@@ -122,7 +122,7 @@ def axis_metadata(
 ) -> Metadata:
     """Step and pixel from (scale, unit) of the scan axes and of the two detector axes (ky, kx).
 
-    An axis without a known unit is not calibrated and says nothing.
+    An axis without a known unit is taken as not calibrated.
     """
     step = _common(scan, ("length",), name, "scan")
     pixel = _common(detector, ("angle", "reciprocal"), name, "detector")
@@ -136,25 +136,25 @@ def axis_metadata(
 def _common(
     axes: list[tuple[float, object]], kinds: tuple[str, ...], name: str, what: str
 ) -> tuple[str, float] | None:
-    """(kind, size) that all axes share; None where they are not calibrated, or differ by more than 1 %."""
-    found = []
+    """(kind, size) common to all axes; None if they are not calibrated, or differ by more than 1 %."""
+    calibrated = []
     for scale, unit in axes:
         known = known_unit(unit)
         if known is None or known[0] not in kinds:
             return None
-        found.append((known[0], abs(_number(scale)) * known[1]))
-    if not found:
+        calibrated.append((known[0], abs(_number(scale)) * known[1]))  # the sign is a direction of the axis
+    if not calibrated:
         return None
-    sizes = [size for _, size in found]
-    if max(sizes) - min(sizes) > 0.01 * max(sizes) or len({kind for kind, _ in found}) > 1:
+    sizes = [size for _, size in calibrated]
+    if max(sizes) - min(sizes) > 0.01 * max(sizes) or len({kind for kind, _ in calibrated}) > 1:
         _LOG.warning(
-            "%s: the %s axes have different pixels (%s); square ones are expected, so none is taken over",
+            "%s: the %s axes have different pixels (%s); square pixels are expected, so neither is used",
             name,
             what,
-            ", ".join(f"{size:.6g} ({kind})" for kind, size in found),
+            ", ".join(f"{size:.6g} ({kind})" for kind, size in calibrated),
         )
         return None
-    return found[0][0], sum(sizes) / len(sizes)
+    return calibrated[0][0], sum(sizes) / len(sizes)
 
 
 def _number(value: Any) -> float:
@@ -182,13 +182,13 @@ def checked_scan_size(value: Any, source: str) -> tuple[int, int]:
 
 @dataclass
 class Recording:
-    """Patterns of a file, read when asked for.
+    """Patterns of a file, read lazily.
 
     Attributes
     ----------
-    data : array-like with ``shape``, ``dtype`` and slicing, (N, ky, kx) or (sy, sx, ky, kx); rows of the scan are slow
+    data : array-like with ``shape``, ``dtype`` and slicing, (N, ky, kx) or (sy, sx, ky, kx); sy is the slow scan axis
     name : file (and data set), for messages
-    metadata : what the file says
+    metadata : of the file
     closing : called by :meth:`close`
 
     Raises
@@ -226,7 +226,7 @@ class Recording:
 
     @property
     def scan_size(self) -> tuple[int, int] | None:
-        """Points (slow, fast): of the metadata, else the first two axes; None where neither says it."""
+        """Points (slow, fast) from the metadata, else the first two of four axes, else None."""
         if self.metadata.scan_size is not None:
             return self.metadata.scan_size
         return (self.shape[0], self.shape[1]) if len(self.shape) == 4 else None
@@ -244,6 +244,7 @@ class Recording:
             raise DataError(
                 f"{self.name}: patterns {wanted[0]} to {wanted[-1]} were asked for, but there are {self.n_patterns}"
             )
+        # Runs of consecutive patterns, each read by one slice.
         edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
         out = np.empty((len(wanted), *self.pattern_shape), self.dtype)
         for start, stop in zip(edges[:-1], edges[1:], strict=True):
@@ -254,7 +255,8 @@ class Recording:
     def chunks(self, largest_bytes: int = CHUNK_BYTES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(indices, patterns) of the whole scan in order, in pieces of at most ``largest_bytes``.
 
-        Pieces begin at the file's own chunks where that bound allows it, and else hold whole scan rows.
+        Pieces consist of whole scan rows, aligned with the chunks of the file if the limit allows it: a chunk that is
+        cut would be decompressed twice.
         """
         for start, stop in self._pieces(max(1, largest_bytes // self._pattern_bytes)):
             indices = np.arange(start, stop)
@@ -266,14 +268,14 @@ class Recording:
 
     def _pieces(self, most: int) -> Iterator[tuple[int, int]]:
         row = self.shape[1] if len(self.shape) == 4 else 1
-        if row > most:  # a row does not fit: pieces of each row
+        if row > most:  # not even one row fits: parts of each row
             for first in range(0, self.n_patterns, row):
                 for start in range(first, first + row, most):
                     yield start, min(start + most, first + row)
             return
         rows = most // row
-        own = stored_rows(self.data)
-        step = row * (rows // own * own if own <= rows else rows)
+        stored = stored_rows(self.data)
+        step = row * (rows // stored * stored if stored <= rows else rows)
         for start in range(0, self.n_patterns, step):
             yield start, min(start + step, self.n_patterns)
 
@@ -291,9 +293,11 @@ class Recording:
             return self.data[start:stop]
         columns = self.shape[1]
         first, last = start // columns, (stop - 1) // columns
-        if first == last:
+        if first == last:  # inside one scan row
             return self.data[first, start - first * columns : stop - first * columns]
-        rows = np.asarray(self.data[first : last + 1])
+        rows = np.asarray(
+            self.data[first : last + 1]
+        )  # whole scan rows, then cut: (rows, sx, ky, kx) -> (n, ky, kx)
         return rows.reshape(-1, *self.pattern_shape)[start - first * columns : stop - first * columns]
 
     def close(self) -> None:
@@ -309,9 +313,9 @@ class Recording:
 
 
 def stored_rows(data: Any, axis: int = 0) -> int:
-    """How many entries of an axis are stored together: 1 where that is not known."""
+    """Number of entries of an axis that are stored together (the chunk size); 1 if it is not known."""
     chunks = getattr(data, "chunks", None)
     if not chunks:
         return 1
-    own = chunks[axis]
-    return max(1, int(own[0] if isinstance(own, tuple) else own))  # dask gives a tuple for each axis
+    size = chunks[axis]
+    return max(1, int(size[0] if isinstance(size, tuple) else size))  # dask gives a tuple for each axis

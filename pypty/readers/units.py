@@ -41,7 +41,7 @@ _SPELLINGS = (
 
 
 def known_unit(unit: object) -> tuple[str, float] | None:
-    """What a unit measures, and its factor.
+    """The quantity that a unit measures, and its factor.
 
     Parameters
     ----------
@@ -50,11 +50,12 @@ def known_unit(unit: object) -> tuple[str, float] | None:
     Returns
     -------
     ("length", Å per unit), ("reciprocal", 1/Å per unit), ("angle", mrad per unit) or ("voltage", kV per unit);
-    None for no unit, pixels, and what is not known.
+    None for an empty unit, pixels, and unknown units.
     """
     text = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit or "")
     for old, new in _SPELLINGS:
         text = text.replace(old, new)
+    # LaTeX as RosettaSciIO writes it: $nm^{-1}$
     text = "".join(character for character in text if character not in " ${}()")
     for kind, table in (("length", _LENGTHS), ("angle", _ANGLES), ("voltage", _VOLTAGES)):
         if text in table:
@@ -77,9 +78,9 @@ def convert(value: float, unit: object, kind: str) -> float:
     DataError
         The unit does not measure that.
     """
-    found = known_unit(unit)
-    if found is None or found[0] != kind:
+    known = known_unit(unit)
+    if known is None or known[0] != kind:
         raise DataError(
             f"{value!r} {unit!r} is no {kind}; correct the unit in the file, or give the value yourself"
         )
-    return float(value) * found[1]
+    return float(value) * known[1]

@@ -39,7 +39,9 @@ def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: 
     for number, signal in enumerate(signals):
         title = str(_branch(signal, "metadata", "General").get("title") or "signal")
         named[title if title not in named else f"{title} {number}"] = signal
-    arrays = {name: (tuple(one["data"].shape), np.dtype(one["data"].dtype)) for name, one in named.items()}
+    arrays = {
+        name: (tuple(signal["data"].shape), np.dtype(signal["data"].dtype)) for name, signal in named.items()
+    }
     chosen = named[only_one(arrays, key, str(path))]
     data, listed = _arranged(chosen, str(path))
     metadata = Metadata()
@@ -52,7 +54,9 @@ def _signals(path: Path) -> list[Mapping[str, Any]]:
     rsciio = optional_library("rsciio", "RosettaSciIO", f"reading {str(path)!r}")
     ending = path.suffix.lower().removeprefix(".")
     plugins = [
-        one for one in rsciio.IO_PLUGINS if ending in {item.lower() for item in one["file_extensions"]}
+        plugin
+        for plugin in rsciio.IO_PLUGINS
+        if ending in {item.lower() for item in plugin["file_extensions"]}
     ]
     if not plugins:
         raise DataError(
@@ -71,7 +75,7 @@ def _signals(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _read(plugin: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
-    """All signals that one reader finds."""
+    """All signals that a plugin reads from the file."""
     name = f"RosettaSciIO's reader {plugin['name']}"
     try:
         module = optional_library(plugin["api"], name, f"reading {str(path)!r}")
@@ -101,6 +105,7 @@ def _maps_the_header(api: str) -> bool:
 def _arranged(signal: Mapping[str, Any], name: str) -> tuple[Any, list[Mapping[str, Any]]]:
     """The array with the scan first and the detector last, and its axes in this order."""
     data, axes = signal["data"], list(signal["axes"])
+    # RosettaSciIO lists axes in any order; index_in_array, if complete, gives that of the array.
     axes = sorted(axes, key=lambda axis: axis.get("index_in_array") or 0) if _indexed(axes) else axes
     if len(axes) != len(data.shape):
         raise DataError(
@@ -114,8 +119,9 @@ def _arranged(signal: Mapping[str, Any], name: str) -> tuple[Any, list[Mapping[s
                 f"{name} has shape {tuple(data.shape)} with {len(detector)} detector axes, expected two (ky, kx): "
                 "spectra and images are no diffraction patterns"
             )
+        # No axis is marked as navigation: the last two are the detector.
         scan, detector = list(range(len(axes) - 2)), list(range(len(axes) - 2, len(axes)))
-    if len(scan) > 2:  # axes of one entry tell nothing
+    if len(scan) > 2:  # axes of length 1, such as a single time, are dropped
         scan = [number for number in scan if data.shape[number] > 1]
     order = scan + detector
     dropped = tuple(number for number in range(len(axes)) if number not in order)
@@ -134,27 +140,27 @@ def _indexed(axes: list[Mapping[str, Any]]) -> bool:
 
 def _metadata(signal: Mapping[str, Any], axes: list[Mapping[str, Any]], name: str) -> Metadata:
     microscope = _branch(signal, "metadata", "Acquisition_instrument", "TEM")
-    told = Metadata(
+    instrument = Metadata(
         acc_voltage_kV=microscope.get("beam_energy"),  # keV
         conv_semiangle_mrad=microscope.get("convergence_angle"),  # mrad
     )
     pairs = [(axis["scale"], axis.get("units")) for axis in axes if axis.get("scale") is not None]
     if len(pairs) != len(axes):
-        return told
-    metadata = told.filled_from(axis_metadata(pairs[:-2] if len(pairs) == 4 else [], pairs[-2:], name))
+        return instrument
+    metadata = instrument.filled_from(axis_metadata(pairs[:-2] if len(pairs) == 4 else [], pairs[-2:], name))
     return dataclasses.replace(metadata, beam_centre_px=_centre(axes[-2:]))
 
 
 def _centre(axes: list[Mapping[str, Any]]) -> tuple[float, float] | None:
-    """Pixel (ky, kx) at which the detector's axes are zero, where the file puts it inside."""
-    found = []
+    """Pixel (ky, kx) at which the detector's axes are zero; None if it is not inside the detector."""
+    centre = []
     for axis in axes:
         scale, offset = float(axis["scale"]), float(axis.get("offset") or 0.0)
         pixel = -offset / scale if scale else math.nan
-        if not (offset and 0 < pixel < axis["size"]):
+        if not (offset and 0 < pixel < axis["size"]):  # an offset of 0 means that none was stored
             return None
-        found.append(pixel)
-    return (found[0], found[1])
+        centre.append(pixel)
+    return (centre[0], centre[1])
 
 
 def _branch(tree: Any, *keys: str) -> Mapping[str, Any]:

@@ -1,1 +1,1 @@
-"""Results: what a run returns, and the files and figures that it leaves."""
+"""The result of a run, and the files and figures that it writes."""

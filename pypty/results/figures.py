@@ -73,7 +73,7 @@ def draw_figures(
 
 
 def forward_pass(run: Reconstruction, snapshot: Snapshot, index: int) -> ForwardPass:
-    """The model at pattern ``index``, and what was measured."""
+    """Modelled and measured pattern ``index``."""
     setup, variables = run.setup, run.state.variables
     (y, x), (ny, nx) = setup.scan.corners[index], setup.grid.shape
     window = snapshot.obj[y : y + ny, x : x + nx]

@@ -71,7 +71,7 @@ def _time(asked: bool | str, now: datetime) -> str:
 
 def _safe(name: str) -> str:
     """A name that Windows takes, too, cut after 255 bytes (whole characters)."""
-    name = "".join("-" if one in FORBIDDEN or ord(one) < ord(" ") else one for one in name)
+    name = "".join("-" if item in FORBIDDEN or ord(item) < ord(" ") else item for item in name)
     name = name.encode()[:LONGEST].decode(errors="ignore").rstrip(". ")
     return f"_{name[: LONGEST - 1]}" if name.split(".")[0].upper() in _RESERVED else name
 
@@ -216,8 +216,8 @@ def _angle(settings: Settings, sizes: RunSizes) -> list[str]:
 
 
 def _aberrations(settings: Settings, sizes: RunSizes) -> list[str]:
-    given = settings["aberrations"]
-    values = [] if given is None else list(given)
+    aberrations = settings["aberrations"]
+    values = [] if aberrations is None else list(aberrations)
     names = aberration_names(len(values))
     return [f"{name}_{_short(value)}" for name, value in zip(names, values, strict=True) if value]
 

@@ -1,4 +1,4 @@
-"""How a reconstruction went: one number, or a few, for every epoch."""
+"""History of a reconstruction: series of numbers over the epochs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class History:
     loss, sse : (n,) before the update
     validation : (n,) loss of the held-out patterns, per pattern, after the update
     step : (n,) accepted step of the line search
-    optimizer : (n,) how the unknowns were moved
+    optimizer : (n,) method that updated the unknowns
     mean_slice_distance_A : (n,) after the update
     mean_tilt_mrad : (n, 2) [y, x] inside the specimen, after the update
     learning_rates : (n,) each, by the names of the parameter, in its units
     loss_terms, regularizers : (n,) each
     gradient_norms, update_norms : (n,) each, root of the mean square of gradient and change of a block
-    convergence : (k, 2) each: epoch, and how much changed since the snapshot before (docs/monitoring.md)
+    convergence : (k, 2) each: epoch, and the change since the previous snapshot (docs/monitoring.md)
     """
 
     epochs: np.ndarray

@@ -23,7 +23,7 @@ class Image:
 
     Attributes
     ----------
-    name : what it shows
+    name : of the quantity that it shows
     pixels : (..., y, x) real
     axes : of ``pixels``, in ImageJ's letters: T object modes, Z slices, Y, X
     unit : of the values
@@ -35,7 +35,7 @@ class Image:
     unit: str
 
     def crop(self, area: tuple[slice, slice]) -> Image:
-        """The part of it in ``area``, named so."""
+        """The part of the image in ``area``, with ``_crop`` in its name."""
         return replace(self, name=f"{self.name}_crop", pixels=self.pixels[(..., *area)])
 
 
@@ -49,7 +49,7 @@ def object_images(
     obj : (y, x, z, modes) complex
     weights : (modes,) shares of the modes, which add up to 1: for mean and standard deviation over modes
     dimensions : 2 one image: modes averaged, slices added (phase), or averaged and multiplied (amplitude); 3 stacks of
-        slices or modes; 4 both. There is no stack along an axis of one
+        slices or modes; 4 both. There is no stack along an axis of length 1
 
     Notes
     -----
@@ -59,7 +59,7 @@ def object_images(
     unit = "rad" if kind == "objp" else ""
     flat = ("zsum",) if kind == "objp" else ("zmean", "zprod")
     n_modes, n_slices = values.shape[:2]
-    mean = np.tensordot(weights, values, axes=1)
+    mean = np.tensordot(weights, values, axes=1)  # (modes,) (modes, slices, y, x) -> (slices, y, x)
     deviation = np.sqrt(np.tensordot(weights, (values - mean) ** 2, axes=1))
 
     def named(ending: str, pixels: np.ndarray, axes: str) -> Image:
@@ -99,7 +99,7 @@ def side_by_side(name: str, modes: np.ndarray) -> Image:
 
 
 def scaled(pixels: np.ndarray, bit: str) -> np.ndarray:
-    """As they are (raw, single precision), from 0 to 1 (32), or as whole numbers of 16 or 8 bits, cut off."""
+    """Unchanged in single precision (raw), scaled from 0 to 1 (32), or as truncated integers of 16 or 8 bits."""
     if bit == "raw":
         return pixels.astype(np.float32)
     low, high = float(pixels.min()), float(pixels.max())
@@ -128,7 +128,7 @@ def write_tiff(
     Raises
     ------
     OutputError
-        It cannot be written.
+        The file cannot be written.
     """
     low, high = float(image.pixels.min()), float(image.pixels.max())
     metadata: dict[str, object] = {

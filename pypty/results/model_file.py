@@ -127,14 +127,14 @@ def _read(file: Any) -> dict[str, Any]:
 
 def arrays_below(group: Any) -> dict[str, np.ndarray]:
     """Every data set below a group, by its path."""
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = np.asarray(item[()])
+            arrays[name] = np.asarray(item[()])
 
     group.visititems(take)
-    return found
+    return arrays
 
 
 def _dataset(file: Any, name: str, array: np.ndarray) -> Any:

@@ -75,8 +75,8 @@ class Result:
     epochs : indices of the epochs that were done
     pixel_size_A : (2,) [y, x]
     stop_reason : why the run ended
-    warnings : what was noticed on the way
-    decisions : what the engine decided by itself, with the epoch
+    warnings : of the run
+    decisions : automatic decisions of the engine, with the epoch
     settings : the parameters used
     folder : the output folder, or None
     history : everything that is recorded per epoch (learning rates, validation, convergence, norms, ...)

@@ -50,7 +50,7 @@ class Saver:
         self._start_positions = to_public("positions", start.positions)
 
     def __call__(self, batches: Sequence[np.ndarray] = (), last: bool = False) -> None:
-        """Write what is due after an epoch.
+        """Write the results that are due after an epoch.
 
         Parameters
         ----------
@@ -135,10 +135,9 @@ class Saver:
 
 
 def result_folder(setup: Setup, now: datetime) -> Path | None:
-    """Where the results go: ``output_folder``, or a folder in it that is named after the settings.
+    """The folder of the results: ``output_folder``, or a folder in it that is named after the settings.
 
-    A run that is resumed stays where it is. A named folder that holds a result already is left alone: a number is added
-    to the name.
+    A resumed run keeps its folder. If a named folder contains a result already, a number is appended to the name.
     """
     settings = setup.settings
     if not settings["output_folder"]:
@@ -171,11 +170,11 @@ def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
     data = settings["data_path"]
     origins = {}
     for name in run.state.variables.present:
-        given = settings.fixed.get(name)
-        if isinstance(given, np.ndarray) and name in settings.given:
-            origins[name] = f"given: array {given.shape}"
-        elif given is not None and name in settings.given:
-            origins[name] = f"given: {given}"
+        value = settings.fixed.get(name)
+        if isinstance(value, np.ndarray) and name in settings.given:
+            origins[name] = f"given: array {value.shape}"
+        elif value is not None and name in settings.given:
+            origins[name] = f"given: {value}"
         else:
             origins[name] = "computed"
     return {
@@ -195,13 +194,12 @@ def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
 
 
 def optimizer_state(run: Reconstruction) -> dict[str, np.ndarray]:
-    """Steps and changes of the gradient that L-BFGS remembers, oldest first, and moments of a first-order method; in
-    the internal layout."""
+    """The pairs (s_k, y_k) of L-BFGS, oldest first, and the moments of a first-order method, in the internal layout."""
     progress = run.state.progress
     moments = {
         f"{progress.name}/{part}/{name}": np.asarray(to_host(array))
-        for part, own in progress.moments.items()
-        for name, array in own.items()
+        for part, block_moments in progress.moments.items()
+        for name, array in block_moments.items()
     }
     return moments | {
         f"lbfgs/{number:05d}/{kind}/{name}": np.asarray(to_host(array))
@@ -219,11 +217,11 @@ def first_probe(run: Reconstruction, index: int = 0) -> np.ndarray:
 
 
 def through_vacuum(run: Reconstruction, waves: np.ndarray) -> np.ndarray:
-    """(slices, modes, y, x): a probe as it would enter each slice if nothing were there (Fresnel)."""
+    """(slices, modes, y, x): a probe at each slice, propagated through vacuum (Fresnel)."""
     variables = run.state.variables
-    given = to_host(variables.slice_distances)
+    distances = to_host(variables.slice_distances)
     n_gaps = variables.n_slices - 1
-    gaps = np.full(n_gaps, given[0]) if len(given) == 1 else given[:n_gaps]
+    gaps = np.full(n_gaps, distances[0]) if len(distances) == 1 else distances[:n_gaps]
     depths = np.concatenate([[0.0], np.cumsum(gaps)])
     spectrum = np.fft.fft2(waves)
     rate = fresnel_phase_rate(run.setup.grid)

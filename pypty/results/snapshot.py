@@ -52,8 +52,8 @@ class Snapshot:
     @property
     def mode_weights(self) -> np.ndarray:
         """(modes,) shares of the object modes; they add up to 1."""
-        given = self.settings.get("obj_mode_weights")
-        weights = np.ones(self.obj.shape[3]) if given is None else np.asarray(given, float)
+        mode_weights = self.settings.get("obj_mode_weights")
+        weights = np.ones(self.obj.shape[3]) if mode_weights is None else np.asarray(mode_weights, float)
         return weights / weights.sum()
 
     def name(self, stem: str, suffix: str) -> str:

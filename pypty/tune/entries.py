@@ -20,13 +20,13 @@ _ABERRATIONS = tuple(aberration_names(25))
 _FIXED = frozenset(parameter.name for group in ("Output", "Result files") for parameter in GROUPS[group]) - {
     "epoch_max"
 }
-"""They say what is written, or where: nothing to compare."""
+"""Keys of the output only, which cannot be compared between trials."""
 
 
 def near(name: str, known: Iterable[str]) -> str:
     """A hint at the most similar of the known names."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Entry:
     Attributes
     ----------
     parameter : which
-    path : what stands behind the first dot of the name
+    path : the parts of the name after its first dot
     kind : what one value of it may be
     unit : of it
     """
@@ -53,8 +53,8 @@ class Entry:
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value of it."""
-        found = self.kind.problem(value)
-        return None if found is None else f"{found}, where {self.kind.describe()} is expected"
+        problem = self.kind.problem(value)
+        return None if problem is None else f"{problem}, where {self.kind.describe()} is expected"
 
     def change(self, params: dict[str, Any], value: Any) -> None:
         """Set it, in new objects: nothing of what ``params`` holds is changed.
@@ -68,11 +68,11 @@ class Entry:
         if not self.path:
             params[name] = value
             return
-        given = base_value(params, name)
+        value_now = base_value(params, name)
         if _container(self.parameter.kind) is not None:
-            params[name] = _set_in_dict(dict(given), self.path, value, _container(self.parameter.kind))
+            params[name] = _set_in_dict(dict(value_now), self.path, value, _container(self.parameter.kind))
         else:
-            params[name] = _set_in_array(given, self.path, value, name)
+            params[name] = _set_in_array(value_now, self.path, value, name)
 
 
 def find_entry(name: str) -> Entry:
@@ -146,7 +146,7 @@ def _array(kind: Kind) -> ArrayOf | None:
 
 def _is_whole(kind: Kind) -> bool:
     if isinstance(kind, Either):
-        return any(_is_whole(one) for one in kind.kinds)
+        return any(_is_whole(item) for item in kind.kinds)
     return isinstance(kind, Number) and kind.integer
 
 
@@ -225,9 +225,9 @@ def _set_in_array(given: Any, path: tuple[str, ...], value: Any, name: str) -> n
     return array
 
 
-def with_aberration(given: np.ndarray | None, index: int, value: float) -> np.ndarray:
+def with_aberration(aberrations_A: np.ndarray | None, index: int, value: float) -> np.ndarray:
     """(K,) aberrations in Å with one of them set."""
-    old = np.zeros(0) if given is None else np.asarray(given, float)
+    old = np.zeros(0) if aberrations_A is None else np.asarray(aberrations_A, float)
     array = np.zeros(max(len(old), index + 1))
     array[: len(old)] = old
     array[index] = value

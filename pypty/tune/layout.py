@@ -1,4 +1,4 @@
-"""The parameter ``tune``: what is searched, and how. Every problem is found at once."""
+"""The parameter ``tune``: searched names, ranges and options. All problems are reported at once."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Range:
         return [choice if _is_scalar(choice) else json.dumps(choice) for choice in self.choices]
 
     def value(self, label: Any) -> Any:
-        """The choice of a label; numbers are what they are."""
+        """The choice that a label stands for; numbers are returned unchanged."""
         return self.choices[self.labels.index(label)] if self.suggest == "cat" else label
 
 
@@ -108,19 +108,19 @@ SAMPLERS = ("Random", "TPE", "GP", "CmaEs", "NSGAII", "NSGAIII", "Grid", "QMC", 
 PRUNERS = ("Median", "Patient", "Percentile", "SuccessiveHalving", "Hyperband", "Threshold")
 
 
-def read_plan(given: Any, report: Report) -> Plan | None:
+def read_plan(raw: Any, report: Report) -> Plan | None:
     """Check the key ``tune``; None where there is a problem."""
     before = len(report.problems)
-    if not isinstance(given, Mapping) or not given:
+    if not isinstance(raw, Mapping) or not raw:
         report.add(
             "tune",
-            f"given {brief(given)}, expected {LAYOUT.describe()}; for example "
+            f"given {brief(raw)}, expected {LAYOUT.describe()}; for example "
             "tune: {parameters: {C10: [-100, 100]}}",
         )
         return None
-    values = {one.name: one.default for one in LAYOUT.fields}
-    kinds = {one.name: one for one in LAYOUT.fields}
-    for name, value in given.items():
+    values = {item.name: item.default for item in LAYOUT.fields}
+    kinds = {item.name: item for item in LAYOUT.fields}
+    for name, value in raw.items():
         if name not in kinds:
             report.add("tune", f"given {name!r}, which is no entry of it{near(str(name), kinds)}")
         elif kinds[name].kind.problem(value):
@@ -135,30 +135,30 @@ def read_plan(given: Any, report: Report) -> Plan | None:
     return Plan(sampler=sampler, pruner=None if pruner.name == "None" else pruner, ranges=ranges, **values)
 
 
-def read_part(key: str, given: Any, names: tuple[str, ...], ending: str, report: Report) -> Part | None:
+def read_part(key: str, part: Any, names: tuple[str, ...], ending: str, report: Report) -> Part | None:
     """A name alone, or {name, ...} with constructor arguments beside it (or in ``configs``, as PtyRAD has them)."""
-    options = dict(given) if isinstance(given, Mapping) else {"name": given}
+    options = dict(part) if isinstance(part, Mapping) else {"name": part}
     name = str(options.pop("name", None)).removesuffix(ending)
     configs = options.pop("configs", None)
     if configs is not None and not isinstance(configs, Mapping):
         report.add(key, f"'configs': given {brief(configs)}, expected a dict of constructor arguments")
         return None
     if name not in names:
-        report.add(key, f"given {brief(given)}, expected one of {', '.join(names)}{near(name, names)}, or a dict "
+        report.add(key, f"given {brief(part)}, expected one of {', '.join(names)}{near(name, names)}, or a dict "
                    "{name: ..., and what it needs}")  # fmt: skip
         return None
     return Part(name, MappingProxyType({**(configs or {}), **options}))
 
 
-def _read_ranges(given: Any, report: Report) -> tuple[Range, ...]:
-    if not isinstance(given, Mapping) or not given:
+def _read_ranges(table: Any, report: Report) -> tuple[Range, ...]:
+    if not isinstance(table, Mapping) or not table:
         report.add(
             "tune.parameters",
-            f"given {brief(given)}, expected a dict of at least one name and its range, C10: [-100, 100]",
+            f"given {brief(table)}, expected a dict of at least one name and its range, C10: [-100, 100]",
         )
         return ()
-    found: dict[str, Range] = {}
-    for name, entry in given.items():
+    ranges: dict[str, Range] = {}
+    for name, entry in table.items():
         key = f"tune.parameters.{name}"
         for part in components(str(name)):
             try:
@@ -166,16 +166,16 @@ def _read_ranges(given: Any, report: Report) -> tuple[Range, ...]:
             except ParameterError as error:
                 report.add(key, str(error))
                 break
-            if part in found:
+            if part in ranges:
                 report.add(key, f"{part} is given twice")
-            found[part] = one
-    return tuple(found.values())
+            ranges[part] = one
+    return tuple(ranges.values())
 
 
-def _read_range(name: str, given: Any) -> Range:
-    """One entry of ``parameters``; raises ParameterError with what is wrong."""
+def _read_range(name: str, range_: Any) -> Range:
+    """One entry of ``parameters``; raises ParameterError with the problem."""
     target = find_target(name)
-    entry = _written_out(given)
+    entry = _written_out(range_)
     problem = PARAMETER.problem(entry)
     if problem:
         raise ParameterError(
@@ -196,13 +196,13 @@ def _read_range(name: str, given: Any) -> Range:
     return one
 
 
-def _written_out(given: Any) -> Any:
+def _written_out(range_: Any) -> Any:
     """Shorthands: [low, high], [low, high, step], or a list with anything but numbers: choices."""
-    if not isinstance(given, (list, tuple)):
-        return given
-    if len(given) in (2, 3) and all(_number.problem(item) is None for item in given):
-        return dict(zip(("low", "high", "step"), given, strict=False))
-    return {"choices": list(given)}
+    if not isinstance(range_, (list, tuple)):
+        return range_
+    if len(range_) in (2, 3) and all(_number.problem(item) is None for item in range_):
+        return dict(zip(("low", "high", "step"), range_, strict=False))
+    return {"choices": list(range_)}
 
 
 def _choices(name: str, values: Mapping[str, Any]) -> Range:

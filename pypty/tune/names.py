@@ -61,8 +61,8 @@ class Alias:
         return isinstance(self.kind, Number) and self.kind.integer
 
     def problem(self, value: Any) -> str | None:
-        found = self.kind.problem(value)
-        return None if found is None else f"{found}, where {self.kind.describe()} is expected"
+        problem = self.kind.problem(value)
+        return None if problem is None else f"{problem}, where {self.kind.describe()} is expected"
 
     def change(self, params: dict[str, Any], value: Any) -> None:
         self.function(params, value)
@@ -102,8 +102,8 @@ _FIRST = ("pixel_size_x_A", "pixel_size_y_A", "positions", "probe")
 def components(name: str) -> tuple[str, ...]:
     """The names that are searched for ``name``: both components of an aberration with an azimuth, or itself."""
     rows = zip(aberration_names(_N_TERMS), krivanek_orders(_N_TERMS), strict=True)
-    found = tuple(full for full, (n, m, _) in rows if m > 0 and name == f"C{n}{m}")
-    return found or (name,)
+    components = tuple(full for full, (n, m, _) in rows if m > 0 and name == f"C{n}{m}")
+    return components or (name,)
 
 
 def find_target(name: str) -> Target:

@@ -1,4 +1,4 @@
-"""What a trial is judged by. Smaller is better."""
+"""Objectives of a trial. Smaller is better."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TINY = 1e-8
 
 
 class TrialObjective:
-    """Judges one reconstruction.
+    """Evaluates the objective of one reconstruction.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ class TrialObjective:
         self._n_patterns = len(problem.indices) if problem.objective.adds_up else 1
 
     def after(self, record: EpochRecord) -> float:
-        """After an epoch, as far as it is known then without more work."""
+        """The value after an epoch, from numbers that are already computed."""
         sample = self.reconstruction.state.sample
         if self.name == "loss":
             return self._per_pattern(record.loss if sample is None else sample.value, record.epoch)
         return self._finite(self._held_out(record) if self.name == "validation" else self._contrast())
 
     def at_the_end(self) -> float:
-        """At the present point."""
+        """The value for the present unknowns."""
         state = self.reconstruction.state
         if self.name == "contrast":
             return self._finite(self._contrast())
@@ -90,9 +90,9 @@ def contrast(phase: np.ndarray) -> float:
 
     The standard deviation is that of a sample. A higher contrast is smaller.
     """
-    found = []
+    contrasts = []
     for mode in range(phase.shape[2]):
         image = phase[..., mode]
         scaled = (image - image.min()) / max(float(np.ptp(image)), np.finfo(float).tiny)
-        found.append(scaled.std(ddof=1) / (scaled.mean() + _TINY))
-    return -float(np.mean(found))
+        contrasts.append(scaled.std(ddof=1) / (scaled.mean() + _TINY))
+    return -float(np.mean(contrasts))

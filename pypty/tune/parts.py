@@ -32,13 +32,13 @@ _WRAPPED = ("wrapped_pruner", "wrapped_pruner_configs")
 def make_sampler(plan: Plan, seed: int) -> Any:
     """The sampler; trial k has random numbers of its own, derived from the seed and k, whichever worker does it."""
     optuna = load_optuna()
-    own = plan.sampler.options.get("seed")
-    seed = seed if own is None else int(own)
+    sampler_seed = plan.sampler.options.get("seed")
+    seed = seed if sampler_seed is None else int(sampler_seed)
     if plan.sampler.name in _SEEDED_ONCE:
         return _build_sampler(plan, seed)
 
     class PerTrial(optuna.samplers.BaseSampler):  # type: ignore[name-defined]
-        """Builds the sampler anew for each trial."""
+        """Builds a new sampler for each trial."""
 
         inner = _build_sampler(plan, seed)
 
@@ -65,7 +65,7 @@ def _build_sampler(plan: Plan, seed: int) -> Any:
     name = plan.sampler.name
     options = {**_SAMPLER_DEFAULTS.get(name, {}), **plan.sampler.options, "seed": seed}
     if name == "Grid":
-        options.setdefault("search_space", {one.name: grid_of(one) for one in plan.ranges})
+        options.setdefault("search_space", {item.name: grid_of(item) for item in plan.ranges})
     return _build(load_optuna().samplers, name, "Sampler", options)
 
 
@@ -80,8 +80,8 @@ def make_pruner(part: Part | None, epoch_max: int) -> Any:
         if "min_resource" not in part.options:
             options["min_resource"] = min(options["min_resource"], options["max_resource"])
     if part.name == "Patient":
-        given = next((options.pop(key) for key in _WRAPPED if key in options), None)
-        inner = None if given is None else _wrapped(given)
+        wrapped = next((options.pop(key) for key in _WRAPPED if key in options), None)
+        inner = None if wrapped is None else _wrapped(wrapped)
         options = {
             "patience": 3,
             **options,
@@ -109,7 +109,7 @@ def _build(module: Any, name: str, ending: str, options: Mapping[str, Any]) -> A
     constructor = getattr(module, name + ending, None)
     if constructor is None:
         raise ParameterError(f"{key}: this version of Optuna has no {name}; pip install --upgrade optuna")
-    known = [one for one in inspect.signature(constructor).parameters if one != "kwargs"]
+    known = [item for item in inspect.signature(constructor).parameters if item != "kwargs"]
     strange = [option for option in options if option not in known]
     if strange:
         raise ParameterError(
@@ -147,7 +147,7 @@ def grid_of(one: Range) -> list[Any]:
 
 def check_parts(plan: Plan, epoch_max: int, report: Report) -> None:
     """Note what makes sampler or pruner impossible."""
-    names = {one.name for one in plan.ranges}
+    names = {item.name for item in plan.ranges}
     space = plan.sampler.options.get("search_space")
     if isinstance(space, Mapping) and set(space) != names:
         report.add(
@@ -155,8 +155,8 @@ def check_parts(plan: Plan, epoch_max: int, report: Report) -> None:
         )
     try:
         if plan.sampler.name in ("Grid", "BruteForce") and space is None:
-            for one in plan.ranges:
-                grid_of(one)
+            for item in plan.ranges:
+                grid_of(item)
         _build_sampler(plan, 0)
     except ParameterError as error:
         report.note_error(error)

@@ -1,4 +1,4 @@
-"""Tuned quantities that several parameters describe together: pixel, aperture, modes, slices, affine map, tilt."""
+"""Tuned quantities that change several parameters together: pixel, aperture, modes, slices, affine map, tilt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pypty.tune.entries import base_value
 
 Change = Callable[[dict[str, Any], Any], None]
 _ADDED_POWER = 0.02
-"""Power of each mode that is added to a given probe, of that of the whole."""
+"""Power of each mode that is added to a given probe, as a fraction of the total power."""
 _INSIDE = 2
 """Column of ``tilts`` with the y component inside the specimen."""
 _ACTS_INSIDE = (0, 3, 4)
@@ -102,7 +102,7 @@ def _opened(probe: np.ndarray, radius: float) -> np.ndarray:
 
 
 def set_probe_modes(params: dict[str, Any], n_modes: int) -> None:
-    """How many modes the starting probe has.
+    """The number of modes of the starting probe.
 
     With ``mc_n_modes`` that many of the source's modes. A given probe keeps its first modes, or gains Hermite-like
     modes of its first one, each with 2 % of its power. A probe made from the aperture or the mean pattern gets
@@ -127,7 +127,7 @@ def _with_modes(probe: np.ndarray, n_modes: int) -> np.ndarray:
     """(y, x, n_modes): the first modes of (y, x, modes), or more, at the same power."""
     probe = probe if probe.ndim > 2 else probe[..., None]
     if probe.ndim > 3:
-        raise ParameterError("a probe with subscans has the modes that are given")
+        raise ParameterError("the number of modes of a probe with subscans cannot be tuned")
     have = probe.shape[2]
     if n_modes <= have:
         kept = probe[..., :n_modes]
@@ -142,15 +142,15 @@ def _with_modes(probe: np.ndarray, n_modes: int) -> np.ndarray:
 
 
 def set_slices(params: dict[str, Any], n_slices: int) -> None:
-    """The number of slices alone: their distance (the mean of several) stays, so the thickness changes."""
+    """The number of slices: their distance (the mean of several) stays, so that the thickness changes."""
     if params.get("obj") is not None:
-        raise ParameterError("a given obj has its own number of slices; leave it out")
+        raise ParameterError("a given obj determines the number of slices; leave it out")
     distances = np.atleast_1d(base_value(params, "slice_distances"))
     params["num_slices"], params["slice_distances"] = n_slices, [float(distances.mean())]
 
 
 def set_slice_distance(params: dict[str, Any], distance_A: float) -> None:
-    """One distance between all slices; their number stays, so the thickness changes."""
+    """The distance of all slices; their number stays, so that the thickness changes."""
     params["slice_distances"] = [float(distance_A)]
 
 
@@ -160,12 +160,12 @@ def affine_part(part: str) -> Change:
     def change(params: dict[str, Any], value: float) -> None:
         parts = {"scale": 1.0, "asymmetry": 0.0, "rotation": 0.0, "shear": 0.0, part: float(value)}
         matrix = affine_matrix(**parts)
-        given = base_value(params, "positions")
+        positions = base_value(params, "positions")
         if params.get("positions_correction") is not None:
-            given = given + base_value(params, "positions_correction")
+            positions = positions + base_value(params, "positions_correction")
             params["positions_correction"] = None
-        mean = given.mean(axis=0)
-        params["positions"] = (given - mean) @ matrix + mean
+        mean = positions.mean(axis=0)
+        params["positions"] = (positions - mean) @ matrix + mean
 
     return change
 
@@ -194,8 +194,8 @@ def tilt_part(axis: int) -> Change:
             raise ParameterError(
                 f"with tilt_mode = {params['tilt_mode']} no tilt acts inside the specimen; set it to 0, 3 or 4"
             )
-        given = base_value(params, "tilts")
-        tilts = np.zeros((1, 6)) if given is None else given.copy()
+        tilts_now = base_value(params, "tilts")
+        tilts = np.zeros((1, 6)) if tilts_now is None else tilts_now.copy()
         column = tilts[:, _INSIDE + axis]
         column += -math.tan(1e-3 * tilt_mrad) - column.mean()
         params["tilts"] = tilts

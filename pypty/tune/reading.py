@@ -16,8 +16,8 @@ _ENOUGH = 4
 
 
 def values_of(plan: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by tuned name from what the storage keeps."""
-    known = {one.name: one for one in plan.ranges}
+    """Values by tuned name from those in the storage."""
+    known = {item.name: item for item in plan.ranges}
     return {name: known[name].value(value) if name in known else value for name, value in stored.items()}
 
 
@@ -59,8 +59,8 @@ def _record(trial: Any, plan: Plan) -> TrialRecord:
 def study_of(study: Any, plan: Plan, params: Mapping[str, Any], folder: Path | None, reason: str) -> Study:
     """The whole search as it stands now."""
     trials = records_of(study, plan)
-    done = [one for one in trials if one.state == "complete" and one.value is not None]
-    best = min(done, key=lambda one: (one.value, one.number), default=None)
+    done = [item for item in trials if item.state == "complete" and item.value is not None]
+    best = min(done, key=lambda item: (item.value, item.number), default=None)
     values = dict(best.values) if best else {}
     return Study(
         values,
@@ -79,7 +79,7 @@ def best_params(params: Mapping[str, Any], values: Mapping[str, Any], plan: Plan
     """The parameters with these values, without ``tune``."""
     out = with_values({name: value for name, value in params.items() if name != "tune"}, values)
     optimizer = values.get("optimizer")
-    options = next((one.options for one in plan.ranges if one.name == "optimizer"), {})
+    options = next((item.options for item in plan.ranges if item.name == "optimizer"), {})
     if isinstance(optimizer, str) and optimizer in options:
         out["optimizer_options"] = options[optimizer]
     return out
@@ -92,9 +92,9 @@ def _importances(study: Any, n_completed: int) -> dict[str, float]:
     importance = load_optuna().importance
     try:
         with quiet():
-            found = importance.get_param_importances(
+            importances = importance.get_param_importances(
                 study, evaluator=importance.PedAnovaImportanceEvaluator()
             )
     except (ValueError, RuntimeError, ImportError, ZeroDivisionError):
         return {}
-    return {str(name): float(value) for name, value in found.items()}
+    return {str(name): float(value) for name, value in importances.items()}

@@ -49,7 +49,7 @@ class Study:
     best_trial : its number, or None
     trials : all trials of the study, of all workers
     params : the whole parameters with these values, ready for ``pypty.run``
-    objective : what was made small
+    objective : name of the minimised quantity
     importances : how much of the objective's variation each name explains (sum 1); empty where there are too few trials
     folder : output folder, or None
     stop_reason : why this worker ended
@@ -68,25 +68,25 @@ class Study:
     @property
     def completed(self) -> tuple[TrialRecord, ...]:
         """Trials that ended well, the best first."""
-        done = [one for one in self.trials if one.state == "complete" and one.value is not None]
-        return tuple(sorted(done, key=lambda one: (one.value, one.number)))
+        done = [item for item in self.trials if item.state == "complete" and item.value is not None]
+        return tuple(sorted(done, key=lambda item: (item.value, item.number)))
 
     def table(self, n_best: int = _BEST_SHOWN) -> str:
         """The best trials, a line each."""
         best = self.completed[:n_best]
-        names = list(dict.fromkeys(name for one in best for name in one.values))
+        names = list(dict.fromkeys(name for item in best for name in item.values))
         rows = [["trial", self.objective, *names, "epochs"]]
-        for one in best:
-            values = [short(one.values[name], name) if name in one.values else "" for name in names]
-            rows.append([str(one.number), f"{one.value:.5f}", *values, str(one.epochs)])
+        for item in best:
+            values = [short(item.values[name], name) if name in item.values else "" for name in names]
+            rows.append([str(item.number), f"{item.value:.5f}", *values, str(item.epochs)])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
         ]
         counts = ", ".join(
-            f"{sum(one.state == state for one in self.trials)} {state}"
+            f"{sum(item.state == state for item in self.trials)} {state}"
             for state in ("complete", "pruned", "failed", "running", "waiting")
-            if any(one.state == state for one in self.trials)
+            if any(item.state == state for item in self.trials)
         )
         if not best:
             lines = ["no trial was completed"]

@@ -1,4 +1,4 @@
-"""Where trials are kept, and what happens to trials whose worker died."""
+"""Storage of trials, and recovery of trials whose worker died."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pypty.tune.layout import Plan, Range
 from pypty.tune.optional import load_optuna, quiet
 
 _LOCK_WAIT_S = 120
-"""How long a worker waits while another one writes into an SQLite file."""
+"""Time for which a worker waits while another worker writes into an SQLite file."""
 _GRACE = 5
-"""Heartbeats that are missed before a trial counts as dead."""
+"""Number of missed heartbeats after which a trial counts as dead."""
 _MOST_RETRIES = 3
 """A trial that kills its worker every time is given up."""
 _UNSIGNED_S = 60
-"""A running trial that no worker has signed for so long is dead: signing is the first thing a worker does."""
+"""A running trial without the name of its worker is dead after this time, because a worker first writes its name."""
 _LIVING = "worker"
 _ATTEMPTS = 6
 _RACES = ("already exists", "unique constraint", "duplicate", "locked")
-"""What a data base says when two workers make its tables at the same moment."""
+"""Part of a database's error message when two workers create its tables at the same time."""
 
 Retry = Callable[[Any, Any], None]
 
@@ -115,7 +115,7 @@ def _journal(path: str) -> Any:
 
 
 def _check_same(study: Any, plan: Plan) -> None:
-    """A study compares like with like."""
+    """Refuse a study whose objective or ranges differ from the plan: its values could not be compared."""
     attributes = study.user_attrs
     objective = attributes.get("objective")
     advice = "choose another study_name, or another storage"
@@ -124,7 +124,7 @@ def _check_same(study: Any, plan: Plan) -> None:
             f"tune.objective: {plan.objective!r} given, but the study {plan.study_name!r} has {objective!r}; {advice}"
         )
     compatible = load_optuna().distributions.check_distribution_compatibility
-    ours = {one.name: distribution(one) for one in plan.ranges}
+    ours = {item.name: distribution(item) for item in plan.ranges}
     for trial in study.get_trials(deepcopy=False):
         for name, old in trial.distributions.items():
             try:
@@ -140,7 +140,7 @@ def _check_same(study: Any, plan: Plan) -> None:
 
 
 def distribution(one: Range) -> Any:
-    """The range as Optuna has it."""
+    """The range as a distribution of Optuna."""
     distributions = load_optuna().distributions
     if one.suggest == "cat":
         return distributions.CategoricalDistribution(one.labels)
@@ -150,7 +150,7 @@ def distribution(one: Range) -> Any:
 
 
 def sign(trial: Any, worker: str) -> None:
-    """Write down who computes a trial."""
+    """Record which worker computes a trial."""
     trial.set_user_attr(
         _LIVING,
         {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())},
@@ -158,7 +158,7 @@ def sign(trial: Any, worker: str) -> None:
 
 
 def retry_dead(study: Any, worker: str) -> list[int]:
-    """Mark trials as failed whose worker is gone, and put their parameters back into the queue; their numbers.
+    """Mark trials whose worker is gone as failed, and queue their parameters again; returns their numbers.
 
     Gone is a process of this machine that does not run any more, and an earlier one with the name ``worker``. For other
     machines, data bases have heartbeats.
@@ -179,7 +179,7 @@ def retry_dead(study: Any, worker: str) -> list[int]:
 
 
 def retry(study: Any, trial: Any) -> None:
-    """Put the parameters of a trial that did not end back into the queue."""
+    """Queue the parameters of an unfinished trial again."""
     retries = int(trial.user_attrs.get("retries", 0))
     if retries >= _MOST_RETRIES or not trial.params:
         return
@@ -204,7 +204,8 @@ def _is_dead(trial: Any, worker: str) -> bool:
 
 
 def _start_of(pid: int) -> float | None:
-    """When a process began, in units of the system; None = it does not run. A number may be given again."""
+    """Start time of a process, in units of the system; None = it does not run. Process ids are reused, so that the id
+    alone does not identify a worker."""
     if sys.platform.startswith("linux"):
         try:
             text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -54,36 +54,36 @@ def tune(params: Params, n_trials: int | None = None, storage: str | None = None
     Interrupting it (Ctrl-C) ends it; the trial that was running will be done again by the next start.
     """
     load_optuna()
-    given = dict(read(params))
+    content = dict(read(params))
     overrides = {"n_trials": n_trials, "storage": storage}
     changes = {name: value for name, value in overrides.items() if value is not None}
-    if changes and isinstance(given.get("tune"), Mapping):
-        given["tune"] = {**given["tune"], **changes}
-    plan, base = _check(given, worker)
-    folder = Path(given["output_folder"]).expanduser() if given.get("output_folder") else None
+    if changes and isinstance(content.get("tune"), Mapping):
+        content["tune"] = {**content["tune"], **changes}
+    plan, base = _check(content, worker)
+    folder = Path(content["output_folder"]).expanduser() if content.get("output_folder") else None
     epoch_max, seed = base.settings["epoch_max"], base.settings["seed"]
     level = base.settings["print_flag"]
-    bench = Bench(base, given, {touched(one.name) for one in plan.ranges})
+    bench = Bench(base, content, {touched(item.name) for item in plan.ranges})
     if folder is not None:
         remove_leftovers(make_folder(folder))
     with TuneLog(level, folder, worker), quiet():
         study = open_study(plan, folder, make_sampler(plan, seed), make_pruner(plan.pruner, epoch_max))
-        search = _Search(study, plan, given, bench, folder, worker)
+        search = _Search(study, plan, content, bench, folder, worker)
         return search.run()
 
 
-def _check(given: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
-    """Everything that can be wrong, at once."""
+def _check(content: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
+    """Check everything before the first trial, and report all problems at once."""
     report = Report()
     if Text().problem(worker):
         report.add("worker", f"given {worker!r}, expected a name")
-    plan = read_plan(given.get("tune"), report)
-    found, base = inspect(silent(given))
-    report.problems += [text for text in found.problems if text not in report.problems]
+    plan = read_plan(content.get("tune"), report)
+    inspection, base = inspect(silent(content))
+    report.problems += [text for text in inspection.problems if text not in report.problems]
     if plan is not None:
         check_parts(plan, base.settings["epoch_max"] if base is not None else _ANY, report)
-        _check_ranges(given, plan, report)
-        if plan.objective == "validation" and not given.get("validation_fraction"):
+        _check_ranges(content, plan, report)
+        if plan.objective == "validation" and not content.get("validation_fraction"):
             report.add("tune.objective", "'validation' needs patterns that are not fitted; set validation_fraction, "
                        "for example to 0.05")  # fmt: skip
     if report.problems:
@@ -94,15 +94,15 @@ def _check(given: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
     return plan, base
 
 
-def _check_ranges(given: Mapping[str, Any], plan: Plan, report: Report) -> None:
-    """Whether the names can be set beside the other parameters."""
-    base = {name: value for name, value in given.items() if name != "tune"}
-    for one in plan.ranges:
-        for value in one.choices[:1] if one.suggest == "cat" else (one.low, one.high):
+def _check_ranges(content: Mapping[str, Any], plan: Plan, report: Report) -> None:
+    """Check that the names can be set together with the other parameters."""
+    base = {name: value for name, value in content.items() if name != "tune"}
+    for item in plan.ranges:
+        for value in item.choices[:1] if item.suggest == "cat" else (item.low, item.high):
             try:
-                with_values(base, {one.name: value})
+                with_values(base, {item.name: value})
             except ParameterError as error:
-                report.add(f"tune.parameters.{one.name}", str(error))
+                report.add(f"tune.parameters.{item.name}", str(error))
                 break
 
 
@@ -119,7 +119,7 @@ class _Search:
     reason: str = ""
 
     def run(self) -> Study:
-        """Do the trials, then write what came out."""
+        """Run the trials, then write the results."""
         retried = retry_dead(self.study, self.worker)
         if retried:
             _log.info("trials %s were left unfinished and are done again", ", ".join(map(str, retried)))
@@ -142,17 +142,17 @@ class _Search:
         self._write_best(study.trials)
         if self.folder is not None:
             writing.write_trials(self.folder, study.trials, self.plan.objective)
-            units = {one.name: find_target(one.name).unit for one in self.plan.ranges}
+            units = {item.name: find_target(item.name).unit for item in self.plan.ranges}
             writing.write_figures(
-                self.folder, study, units, frozenset(one.name for one in self.plan.ranges if one.log)
+                self.folder, study, units, frozenset(item.name for item in self.plan.ranges if item.log)
             )
         if study.best_trial is not None:
-            text = ", ".join(f"{name} = {short(one, name)}" for name, one in study.best_params.items())
+            text = ", ".join(f"{name} = {short(item, name)}" for name, item in study.best_params.items())
             _log.info(
                 "best: trial %d, %s %.6g, %s", study.best_trial, study.objective, study.best_value, text
             )
-        ended = [one for one in study.trials if one.state in ("complete", "pruned", "failed")]
-        if ended and all(one.state == "failed" for one in ended):
+        ended = [item for item in study.trials if item.state in ("complete", "pruned", "failed")]
+        if ended and all(item.state == "failed" for item in ended):
             raise ParameterError(f"tune: all {len(ended)} trials failed; the last one: {ended[-1].note}")
         return study
 
@@ -194,7 +194,7 @@ class _Search:
     def _trial(self, trial: Any) -> float:
         """One trial, from Optuna's choice to the objective."""
         sign(trial, self.worker or f"{socket.gethostname()}-{os.getpid()}")
-        values = values_of(self.plan, {one.name: _suggest(trial, one) for one in self.plan.ranges})
+        values = values_of(self.plan, {item.name: _suggest(trial, item) for item in self.plan.ranges})
 
         def report(epochs: int, value: float) -> bool:
             trial.report(value, epochs)
@@ -216,11 +216,11 @@ class _Search:
             writing.write_collated(self.folder, outcome, number, values)
 
     def _trial_done(self, trial: Any) -> None:
-        """Log a trial, and write what changed."""
+        """Log a trial, and write the files that changed."""
         trials = records_of(self.study, self.plan)
         record = trials[trial.number]
         value = "" if record.value is None else f"{self.plan.objective} {record.value:.6g}, "
-        text = ", ".join(f"{name} = {short(one, name)}" for name, one in record.values.items())
+        text = ", ".join(f"{name} = {short(item, name)}" for name, item in record.values.items())
         _log.info(
             "trial %d %s: %s%s (%d epochs, %.1f s)%s",
             record.number,
@@ -237,7 +237,7 @@ class _Search:
             self._write_best(trials)
 
     def _write_best(self, trials: tuple[TrialRecord, ...]) -> None:
-        """Write best.yaml; again, if another worker found a better one meanwhile."""
+        """Write best.yaml; again, if another worker has found a better trial in the meantime."""
         best = _best(trials)
         if self.folder is None or best is None:
             return
@@ -251,12 +251,12 @@ class _Search:
 
 
 def _best(trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
-    done = [one for one in trials if one.state == "complete" and one.value is not None]
-    return min(done, key=lambda one: (one.value, one.number), default=None)
+    done = [item for item in trials if item.state == "complete" and item.value is not None]
+    return min(done, key=lambda item: (item.value, item.number), default=None)
 
 
 def _suggest(trial: Any, one: Range) -> Any:
-    """What Optuna chooses, as the storage keeps it."""
+    """The value that Optuna chooses, as it is stored."""
     if one.suggest == "cat":
         return trial.suggest_categorical(one.name, one.labels)
     if one.suggest == "int":

@@ -1,4 +1,4 @@
-"""One trial: a short reconstruction in memory. What all trials share is done once."""
+"""One trial: a short reconstruction in memory. Work that all trials share is done once."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _DATA_KEYS = frozenset(parameter.name for parameter in GROUPS["Data"]) | {
     "indices_mode",
     "indices_shape",
 }
-"""What decides which patterns are used and how they are read, beside data_*."""
+"""Parameters, in addition to data_*, that decide which patterns are used and how they are read."""
 _SHARE_OF_MEMORY = 0.2
-"""Patterns of a file are kept for all trials if they take less than this part of the free memory."""
+"""Patterns of a file are kept for all trials if they take less than this fraction of the free memory."""
 
 Report = Callable[[int, float], bool]
-"""Gets the number of finished epochs and the objective; True ends the trial."""
+"""Called with the number of finished epochs and the objective; True ends the trial."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a trial gave.
+    """The result of a trial.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ def silent(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Bench:
-    """Runs trials; the patterns are read and looked at once.
+    """Runs trials; the patterns are read and surveyed once.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Bench:
             self._held = {"dataset": source.read(np.arange(source.shape[0]))}
 
     def run(self, params: Mapping[str, Any], objective: str, report: Report) -> Outcome:
-        """Do one trial.
+        """Run one trial.
 
         Raises
         ------

@@ -38,8 +38,11 @@ def write_best(folder: Path, params: Mapping[str, Any], trial: TrialRecord, obje
         if name != "dataset" or not lost
     }
     plain["output_folder"] = str((folder / "best").resolve())
-    found = ", ".join(f"{name} = {short(value, name)}" for name, value in trial.values.items())
-    head = f"# Best of pypty tune (PyPty {__version__}): trial {trial.number}, {objective} {trial.value:.6g}; {found}\n"
+    values = ", ".join(f"{name} = {short(value, name)}" for name, value in trial.values.items())
+    head = (
+        f"# Best of pypty tune (PyPty {__version__}): trial {trial.number}, {objective} {trial.value:.6g}; "
+        f"{values}\n"
+    )
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
     write_text(folder / BEST, head + note + text)
 
@@ -82,22 +85,22 @@ def to_yaml(value: Any) -> Any:
 
 def write_trials(folder: Path, trials: tuple[TrialRecord, ...], objective: str) -> None:
     """trials.csv: a row for each."""
-    names = list(dict.fromkeys(name for one in trials for name in one.values))
+    names = list(dict.fromkeys(name for item in trials for name in item.values))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["trial", "state", objective, *names, "epochs", "time / s", "worker", "note"])
-    for one in trials:
-        value = "" if one.value is None else repr(one.value)
-        row = [one.values.get(name, "") for name in names]
+    for item in trials:
+        value = "" if item.value is None else repr(item.value)
+        row = [item.values.get(name, "") for name in names]
         writer.writerow(
-            [one.number, one.state, value, *row, one.epochs, f"{one.seconds:.2f}", one.worker, one.note]
+            [item.number, item.state, value, *row, item.epochs, f"{item.seconds:.2f}", item.worker, item.note]
         )
     write_text(folder / "trials.csv", stream.getvalue())
 
 
 def collated_name(value: float, number: int, values: Mapping[str, Any], epochs: int) -> str:
     """error_0.12345_t0007_C10_-35.2_iter0010: sorted by name they are sorted by error, for errors of one sign."""
-    parts = "".join(f"_{name}_{short(one, name)}" for name, one in values.items())
+    parts = "".join(f"_{name}_{short(item, name)}" for name, item in values.items())
     middle = re.sub(r"[^A-Za-z0-9_.+-]", "-", parts)[:_LONGEST_NAME]
     return f"error_{value:.5f}_t{number:04d}{middle}_iter{epochs:04d}"
 
@@ -129,25 +132,25 @@ def write_figures(folder: Path, study: Study, units: Mapping[str, str], logs: fr
     """Figures of the search; their paths."""
     from pypty.plots import tuning
 
-    done = [one for one in study.trials if one.value is not None and one.state in ("complete", "pruned")]
+    done = [item for item in study.trials if item.value is not None and item.state in ("complete", "pruned")]
     if not done:
         return []
-    complete = [one for one in done if one.state == "complete"] or done
-    pruned = [one.state == "pruned" for one in done]
+    complete = [item for item in done if item.state == "complete"] or done
+    pruned = [item.state == "pruned" for item in done]
     objective = study.objective
     figures = {
-        "history": tuning.plot_history([one.number for one in done], _values(done), pruned, objective),
+        "history": tuning.plot_history([item.number for item in done], _values(done), pruned, objective),
         "epochs": tuning.plot_epochs(
-            [(one.history, early) for one, early in zip(done, pruned, strict=True)], objective
+            [(item.history, early) for item, early in zip(done, pruned, strict=True)], objective
         ),
     }
     if study.importances:
         figures["importances"] = tuning.plot_importances(study.importances)
     columns: dict[str, list[Any]] = {
-        name: [one.values.get(name) for one in complete] for name in study.importances or study.best_params
+        name: [item.values.get(name) for item in complete] for name in study.importances or study.best_params
     }
     if columns:
-        numbers = [one.number for one in complete]
+        numbers = [item.number for item in complete]
         figures["slices"] = tuning.plot_slices(columns, _values(complete), numbers, objective, units, logs)
     numeric = {name: column for name, column in columns.items() if all(map(_is_number, column))}
     if len(numeric) > 1:
@@ -162,7 +165,7 @@ def write_figures(folder: Path, study: Study, units: Mapping[str, str], logs: fr
 
 
 def _values(trials: Sequence[TrialRecord]) -> list[float]:
-    return [one.value for one in trials if one.value is not None]
+    return [item.value for item in trials if item.value is not None]
 
 
 def _is_number(value: Any) -> bool:

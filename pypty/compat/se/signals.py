@@ -23,7 +23,7 @@ _DARK_FROM = 1.5
 def getvirtualhaadf(pypty_params: Mapping[str, Any], save: bool = True) -> np.ndarray:
     """Virtual dark-field image: counts beyond 1.5 radii of the bright-field disk.
 
-    (PyPty 2.2 gives minus the sum of everything, which is what the detector misses.)
+    (PyPty 2.2 gives minus the sum over the whole detector.)
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def getvirtualhaadf(pypty_params: Mapping[str, Any], save: bool = True) -> np.nd
     Raises
     ------
     ParameterError
-        No pixel lies there, or ``save`` without ``output_folder``.
+        No pixel is that far out, or ``save`` without ``output_folder``.
     """
     experiment = Experiment.from_params(pypty_params)
     with closing(experiment.source):
@@ -134,10 +134,12 @@ def get_aperture(params: Mapping[str, Any]) -> dict[str, Any]:
     experiment = Experiment.from_params(params)
     with closing(experiment.source):
         _need_patterns(experiment)
-        given = experiment.settings["bright_threshold"]
-        threshold = 0.1 if given is None else float(given)
+        bright_threshold = experiment.settings["bright_threshold"]
+        threshold = 0.1 if bright_threshold is None else float(bright_threshold)
         if not 0 < threshold < 1:
-            raise ParameterError(f"bright_threshold is {given!r}, expected a fraction between 0 and 1")
+            raise ParameterError(
+                f"bright_threshold is {bright_threshold!r}, expected a fraction between 0 and 1"
+            )
         mean = experiment.mean_pattern
         disk = mean > threshold * mean.max()
     return {**params, "aperture_mask": experiment.window.mask_on_model(disk).astype(float)}
@@ -217,7 +219,7 @@ def _runs(n: int, step: int, columns: int) -> list[tuple[int, int]]:
 
 
 def compensate_pattern_drift(aperture: np.ndarray, patterns: np.ndarray) -> np.ndarray:
-    """Patterns moved by whole pixels so that their disk lies on ``aperture``; what moves in is 0.
+    """Patterns shifted by whole pixels so that their disk coincides with ``aperture``; pixels that enter are 0.
 
     The shift is the maximum of the cross-correlation, whose spectrum has the square root of its amplitude: that
     sharpens the peak of a flat disk without giving noise the weight that it has in a phase correlation.

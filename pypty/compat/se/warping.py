@@ -57,6 +57,7 @@ def coordinate_transformation_2d(xy: np.ndarray, ab: np.ndarray) -> np.ndarray:
 def coordinate_transformation_2d_areamag(xy: np.ndarray, ab: np.ndarray) -> np.ndarray:
     """(...) the factor by which the map of :func:`find_ab` enlarges areas at ``xy``: |d(u, v)/d(x, y)|."""
     points, coefficients, order = _checked(xy, ab)
+    # (..., K) @ (K, 2) -> (..., 2): columns of the Jacobian, whose determinant is the magnification
     by_x, by_y = (_monomials(points, order, axis) @ coefficients.T for axis in (0, 1))
     return np.abs(by_x[..., 0] * by_y[..., 1] - by_x[..., 1] * by_y[..., 0])
 
@@ -132,21 +133,21 @@ def fit_vector_field(
     ParameterError
         Fewer than three points, points on one line, or arrays that do not fit.
     """
-    given = [np.asarray(values, float).ravel() for values in (x, y, u, v)]
+    columns = [np.asarray(values, float).ravel() for values in (x, y, u, v)]
     wanted = np.stack([np.asarray(Xi, float), np.asarray(Yi, float)], axis=-1)
-    if len({len(values) for values in given}) != 1 or len(given[0]) < 3:
+    if len({len(values) for values in columns}) != 1 or len(columns[0]) < 3:
         raise ParameterError(
-            f"x, y, u, v have {[len(g) for g in given]} values; expected as many of each, 3 at least"
+            f"x, y, u, v have {[len(g) for g in columns]} values; expected as many of each, 3 at least"
         )
-    points = np.stack(given[:2], axis=1)
+    points = np.stack(columns[:2], axis=1)
     if (
         len(np.unique(points, axis=0)) < len(points)
         or np.linalg.matrix_rank(points - points.mean(axis=0)) < 2
     ):
         raise ParameterError(
-            "no field goes through these points: they are on one line, or one is there twice"
+            "no field goes through these points: they are on one line, or a point occurs twice"
         )
-    spline = RBFInterpolator(points, np.stack(given[2:], axis=1))
+    spline = RBFInterpolator(points, np.stack(columns[2:], axis=1))
     return spline(wanted.reshape(-1, 2)).reshape(wanted.shape)
 
 
@@ -160,8 +161,8 @@ def warp_image(
     image : (y, x), real or complex
     vector_field : (y, x, 2) [u, v] = displacement along [x, y] in pixels
     order : of the spline, 0 to 5
-    extra_angle_rotation_compensation : deg; the image is turned back by this angle (x towards y) about its centre at
-        the same time: the place where it is read is turned by it
+    extra_angle_rotation_compensation : deg; the image is also rotated back by this angle (x towards y) about its
+        centre: the coordinates at which it is read are rotated by it
     """
     rows, columns = warped_coordinates(vector_field, extra_angle_rotation_compensation)
     image = np.asarray(image)
@@ -174,7 +175,7 @@ def warp_image(
 
 
 def warped_coordinates(vector_field: np.ndarray, angle_deg: float = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, columns), each (y, x): where :func:`warp_image` reads the image."""
+    """(rows, columns), each (y, x): the coordinates at which :func:`warp_image` reads the image."""
     field = np.asarray(vector_field, float)
     if field.ndim != 3 or field.shape[2] != 2 or not np.isfinite(field).all():
         raise ParameterError(
@@ -197,7 +198,7 @@ def compose_fields(
 ) -> np.ndarray:
     """(y, x, 2) the field that warps as ``field1`` and, after it, ``field2`` do: f2(p) + f1(p + f2(p)).
 
-    ``mode`` says what field1 is outside of the image (scipy.ndimage).
+    ``mode`` is the continuation of field1 outside of the image (scipy.ndimage).
     """
     first, second = np.asarray(field1, float), np.asarray(field2, float)
     if first.shape != second.shape:
@@ -306,6 +307,7 @@ def _load(path: str | Path) -> np.ndarray:
 def _warp_into(
     out: np.ndarray, data: Any, rows: np.ndarray, columns: np.ndarray, batch_size: int, order: int
 ) -> None:
+    # (slow, fast, ky, kx) -> (N, ky, kx); views, also of mapped files
     flat_in, flat_out = (a.reshape(-1, *data.shape[-2:]) for a in (data, out))
     for start in range(0, len(flat_in), batch_size):
         part = slice(start, start + batch_size)

@@ -30,16 +30,17 @@ def downsample_something_3d(something: np.ndarray, upsample: int, xp: Any = None
     return _sums(np.asarray(something), _factor(upsample), 1)
 
 
-def _factor(given: int) -> int:
-    if int(given) != given or given < 1:
-        raise ParameterError(f"the factor is {given!r}, expected a whole number from 1")
-    return int(given)
+def _factor(factor: int) -> int:
+    if int(factor) != factor or factor < 1:
+        raise ParameterError(f"the factor is {factor!r}, expected a whole number from 1")
+    return int(factor)
 
 
 def _sums(array: np.ndarray, factor: int, axis: int) -> np.ndarray:
     ny, nx = array.shape[axis : axis + 2]
     if ny % factor or nx % factor:
         raise ParameterError(f"{ny} x {nx} pixels are no whole number of blocks of {factor} x {factor}")
+    # (..., ny, nx, ...) -> (..., ny//f, f, nx//f, f, ...) -> (..., ny//f, nx//f, ...)
     shape = (*array.shape[:axis], ny // factor, factor, nx // factor, factor, *array.shape[axis + 2 :])
     return array.reshape(shape).sum(axis=(axis + 1, axis + 3))
 
@@ -72,10 +73,10 @@ def resample_slices(
     N_before: int = 0,
     N_after: int = 0,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Other slices of the same object, and vacuum before and behind it.
+    """Resample the slices of an object, and add vacuum before and behind it.
 
-    A new slice gets from every old one the fraction that lies in it, as a power of its transmission function: the sum
-    of phases and of absorptions over depth is that of the old object. Phases of old slices must lie within +-pi.
+    A new slice contains the fraction of every old slice that it overlaps, as a power of the transmission function, so
+    that phase and absorption summed over depth do not change. Phases of old slices must be within +-pi.
 
     Parameters
     ----------
@@ -108,6 +109,7 @@ def resample_slices(
     old = obj.shape[2]
     new = max(1, round(old / refactor_thickness))
     logarithm = np.log(np.maximum(np.abs(obj), np.finfo(float).tiny)) + 1j * np.angle(obj)
+    # (new, old): the length of each old slice inside each new one, in old slices
     edges_new, edges_old = np.linspace(0, old, new + 1), np.arange(old + 1)
     overlap = np.clip(
         np.minimum(edges_new[1:, None], edges_old[None, 1:])

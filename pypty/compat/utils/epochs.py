@@ -16,7 +16,7 @@ from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 
 _PROBED = (*range(0, 64), 100, 200, 500, 1000)
-"""Epochs at which a text must give what the function gives."""
+"""Epochs at which the expression must give the same value as the function."""
 
 
 def lambda_to_string(function: Any) -> Any:
@@ -55,8 +55,8 @@ def _lambdas(source: str) -> list[str]:
                 tree = ast.parse(source[start:end].strip(), mode="eval")
             except (SyntaxError, ValueError):
                 continue
-            found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
-            return found + _lambdas(source[end:])
+            lambdas = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+            return lambdas + _lambdas(source[end:])
     return []
 
 

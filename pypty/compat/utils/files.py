@@ -19,7 +19,7 @@ from pypty.params.schema import SCHEMA
 
 _INLINE = 16
 _PICKLES = (".pkl", ".pickle")
-_HEADER = "# Parameters of PyPty; pypty explain KEY  tells what a key means.\n"
+_HEADER = "# Parameters of PyPty; pypty explain KEY  describes a key.\n"
 
 
 def load_params(path: str | Path) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def save_params(
     return path
 
 
-def _yaml_path(given: str | Path) -> Path:
-    path = Path(given).expanduser()
+def _yaml_path(path_text: str | Path) -> Path:
+    path = Path(path_text).expanduser()
     if path.suffix.lower() in _PICKLES:
         raise ParameterError(
             f"{str(path)!r} would be a pickle, which can run code when opened; give a name that ends in .yaml"
@@ -169,8 +169,8 @@ def _check_value(name: str, value: Any) -> None:
         raise ParameterError(f"{name}: {problem}, expected {parameter.kind.describe()}")
 
 
-def _existing(given: str | Path) -> Path:
-    path = Path(given).expanduser()
+def _existing(path_text: str | Path) -> Path:
+    path = Path(path_text).expanduser()
     if path.is_dir():
         path = path / "params.yaml"
     path = _yaml_path(path)

@@ -99,7 +99,7 @@ def probe_modes_from_spreads(
     planes = _modes_first(probe)
     ny, nx = planes.shape[1:]
     pixels = (wavelength / (ny * rez_px_size_rad), wavelength / (nx * rez_px_size_rad))
-    found = modes.monte_carlo_modes(
+    monte_carlo = modes.monte_carlo_modes(
         planes,
         Grid((ny, nx), pixels, float(wavelength)),
         int(n_modes),
@@ -110,7 +110,7 @@ def probe_modes_from_spreads(
         float(spatial_coh_xy),
         np.random.default_rng(seed),
     )
-    return found.transpose(1, 2, 0)
+    return monte_carlo.transpose(1, 2, 0)
 
 
 def shift_probe_fourier(probe: np.ndarray, shift_px: Any) -> np.ndarray:

@@ -100,9 +100,9 @@ def position_puzzling(
     """
     if sigma != 0.4:
         raise ParameterError(f"sigma is {sigma!r}; only 0.4 is offered, leave it out")
-    given = np.array(points, float)
-    found = puzzle(given, (int(scan_size[0]), int(scan_size[1])), float(score_threshold))
-    return given if found is None else np.asarray(found.positions)
+    positions = np.array(points, float)
+    puzzled = puzzle(positions, (int(scan_size[0]), int(scan_size[1])), float(score_threshold))
+    return positions if puzzled is None else np.asarray(puzzled.positions)
 
 
 def phase_cross_corr_align(image: Any, reference: Any) -> tuple[float, float]:
@@ -119,11 +119,12 @@ def phase_cross_corr_align(image: Any, reference: Any) -> tuple[float, float]:
         )
     cross = b * a.conj()
     size = np.abs(cross)
-    found = np.fft.ifft2(np.where(size > 1e-12 * size.max(), cross / np.maximum(size, 1e-300), 0)).real
-    peak = np.unravel_index(int(found.argmax()), found.shape)
+    # Phase correlation: only the phases of the cross-spectrum, which makes the peak narrow.
+    correlation = np.fft.ifft2(np.where(size > 1e-12 * size.max(), cross / np.maximum(size, 1e-300), 0)).real
+    peak = np.unravel_index(int(correlation.argmax()), correlation.shape)
     shift = []
-    for axis, n in enumerate(found.shape):
-        line = np.take(found, peak[1 - axis], axis=1 - axis)
+    for axis, n in enumerate(correlation.shape):
+        line = np.take(correlation, peak[1 - axis], axis=1 - axis)
         here = float(line[peak[axis]])
         after, before = float(line[(peak[axis] + 1) % n]), float(line[(peak[axis] - 1) % n])
         side, sign = (after, 1.0) if after >= before else (before, -1.0)

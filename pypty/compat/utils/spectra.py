@@ -54,10 +54,10 @@ def fourier_clean_3d(
 def _cleaned(
     array: Any, cutoff: float | None, mask: Any, rolloff: float, real: Any, axes: tuple[int, int]
 ) -> np.ndarray:
-    given = np.asarray(array)
+    values = np.asarray(array)
     if cutoff is None and mask is None:
-        return given.copy()
-    shape = (given.shape[axes[0]], given.shape[axes[1]])
+        return values.copy()
+    shape = (values.shape[axes[0]], values.shape[axes[1]])
     if mask is not None:
         factor = np.fft.ifftshift(np.asarray(mask))
         if factor.shape != shape:
@@ -65,11 +65,11 @@ def _cleaned(
     else:
         assert cutoff is not None
         factor = object_band_mask(shape, (1.0, 1.0), cutoff, rolloff)
-    broad = [1] * given.ndim
+    broad = [1] * values.ndim
     broad[axes[0]], broad[axes[1]] = shape
-    out: np.ndarray = np.fft.ifft2(np.fft.fft2(given, axes=axes) * factor.reshape(broad), axes=axes)
-    out = out if given.dtype.kind == "c" else out.real
-    wanted = np.dtype(given.real.dtype if real is None else real)
+    out: np.ndarray = np.fft.ifft2(np.fft.fft2(values, axes=axes) * factor.reshape(broad), axes=axes)
+    out = out if values.dtype.kind == "c" else out.real
+    wanted = np.dtype(values.real.dtype if real is None else real)
     kind = np.result_type(wanted, np.complex64) if out.dtype.kind == "c" else wanted
     return out.astype(kind if kind.kind in "fc" else out.dtype)
 
@@ -200,21 +200,21 @@ def _terms(
     safe = np.where(k > 0, k, 1.0)
     cosine, sine = x / safe, y / safe
     angle = np.arctan2(y, x) + angle_offset
-    found = []
+    terms = []
     for n, m, kind in krivanek_orders(n_terms):
         wave, slope = np.cos(m * angle), -m * np.sin(m * angle)
         if kind == "b":
             wave, slope = np.sin(m * angle), m * np.cos(m * angle)
         scale = 2 * np.pi / wavelength
         radial, across = scale * k**n * wave, scale * k**n / (n + 1) * slope
-        found.append(
+        terms.append(
             (
                 scale * k ** (n + 1) / (n + 1) * wave,
                 radial * cosine - across * sine,
                 radial * sine + across * cosine,
             )
         )
-    return found
+    return terms
 
 
 def get_window(

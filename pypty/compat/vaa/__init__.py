@@ -1,4 +1,4 @@
-"""Analysis and figures: what is in a log, a probe, positions and a wave. Names and arguments are those of PyPty 2.2.
+"""Analysis and figures of logs, probes, positions and waves. Names and arguments are those of PyPty 2.2.
 
 Functions that plot return the Figure (PyPty shows it), so that a script can write it to a file.
 """

@@ -31,9 +31,9 @@ def fit_aberrations_to_wave(
 ) -> Any:
     """Aberrations whose phase is that of the wave's spectrum, F[wave] = |F| exp(-i chi).
 
-    The phase is not unwrapped: differences between neighbouring pixels, which are below pi where the spectrum is
-    sampled well enough, give the first estimate, and the rest of the phase that it leaves the final one. A shift of the
-    wave and a constant phase are fitted, too, and left out of the result. Pixels are weighted with |F|.
+    The phase is not unwrapped. Differences between neighbouring pixels, which are below pi where the spectrum is
+    sampled well enough, give a first estimate; the remaining phase gives the final one. A shift of the wave and a
+    constant phase are fitted as well, but not returned. Pixels are weighted with |F|.
 
     Parameters
     ----------
@@ -66,6 +66,7 @@ def fit_aberrations_to_wave(
     spectrum = spectrum_of_probe(wave)
     basis = np.fft.fftshift(aberration_basis(grid, len(guess)), axes=(1, 2))
     fy, fx = (np.broadcast_to(np.fft.fftshift(f), grid.shape) for f in (grid.fy, grid.fx))
+    # (K + 3, y, x): aberrations, shift along y and x, constant phase
     terms = np.concatenate([basis, 2 * np.pi * np.stack([fy, fx]), np.ones((1, *grid.shape))])
     angle_mrad = 1e3 * grid.wavelength * np.fft.fftshift(np.sqrt(grid.q2))
     used = (np.abs(spectrum) > thresh * np.abs(spectrum).max()) & (angle_mrad <= max_mrad)
@@ -75,11 +76,11 @@ def fit_aberrations_to_wave(
         )
     start = np.concatenate([guess, np.zeros(3)])
     start = start + _from_neighbours(spectrum * np.exp(1j * np.tensordot(start, terms, 1)), terms, used)
-    found = _fit_phase(spectrum, terms, used, start, {"ftol": ftol, "xtol": xtol, "loss": loss})
-    coefficients = found[: len(guess)]
+    solution = _fit_phase(spectrum, terms, used, start, {"ftol": ftol, "xtol": xtol, "loss": loss})
+    coefficients = solution[: len(guess)]
     if not plot:
         return coefficients
-    nuisance = np.exp(1j * np.tensordot(found[len(guess) :], terms[len(guess) :], 1))
+    nuisance = np.exp(1j * np.tensordot(solution[len(guess) :], terms[len(guess) :], 1))
     measured = np.where(used, -np.angle(spectrum * nuisance), np.nan)
     modelled = np.where(used, np.angle(np.exp(1j * np.tensordot(coefficients, basis, 1))), np.nan)
     names = aberration_names(len(guess))
@@ -87,11 +88,12 @@ def fit_aberrations_to_wave(
 
 
 def _from_neighbours(spectrum: np.ndarray, terms: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Coefficients from the phase differences of neighbouring pixels; that of the constant, the last term, is 0."""
+    """Coefficients from the phase differences of neighbouring pixels; the constant, the last term, stays 0."""
     rows, values = [], []
     for axis in (0, 1):
         index = np.arange(spectrum.shape[axis])
         low, high = index[:-1], index[1:]
+        # The angle of this product is the phase difference, in (-pi, pi].
         product = np.take(spectrum, high, axis) * np.conj(np.take(spectrum, low, axis))
         pair = np.take(used, high, axis) & np.take(used, low, axis)
         weight = np.sqrt(np.abs(product[pair]))
@@ -103,17 +105,19 @@ def _from_neighbours(spectrum: np.ndarray, terms: np.ndarray, used: np.ndarray) 
 
 def _solve(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Least squares with columns of very different size."""
+    # C10 and C56 differ by many orders of magnitude: without scaling lstsq would cut the small columns off.
     size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
-    found, *_ = np.linalg.lstsq(matrix / size, values, rcond=None)
-    return found / size
+    scaled, *_ = np.linalg.lstsq(matrix / size, values, rcond=None)
+    return scaled / size
 
 
 def _fit_phase(
     spectrum: np.ndarray, terms: np.ndarray, used: np.ndarray, start: np.ndarray, options: Mapping[str, Any]
 ) -> np.ndarray:
-    """Least squares of the phase that is left, between -pi and pi, from a start that leaves little of it."""
+    """Least squares of the remaining phase, between -pi and pi, from a start that is close to the solution."""
     values, weight = spectrum[used], np.sqrt(np.abs(spectrum[used]) / np.abs(spectrum[used]).max())
     mean = np.sum(values * weight * np.exp(1j * (start @ terms[:, used])))
+    # The constant phase is set first, so that residuals are centred at 0 and far from the jump at pi.
     start = start - np.append(np.zeros(len(start) - 1), np.angle(mean))
     matrix = (terms[:, used] * weight).T
     size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)

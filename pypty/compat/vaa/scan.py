@@ -110,7 +110,7 @@ def _centred_scan(positions: np.ndarray, scan_size: Sequence[int]) -> tuple[np.n
 
 
 def crop_ptycho_object_to_stem_roi(o: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
-    """The scanned part of an object, turned into the frame of the scan: it lies on a STEM image of the same scan.
+    """The scanned part of an object, rotated into the frame of the scan, so that it coincides with a STEM image.
 
     Parameters
     ----------
