@@ -1022,3 +1022,26 @@ def test_jitter_of_positions():
         step = variables.positions - start
         assert np.abs(np.linalg.lstsq(span, step, rcond=None)[0]).max() < 1e-10
     assert np.abs(found.variables[-1].positions - start).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [{"apply_gaussian_filter": [1.0, 1.0]}, {"do_charge_flip": "epoch == 2", "cf_delta_phase": 0.3}],
+)
+def test_changes_by_hand_keep_the_amplitude_of_a_phase_object(by_hand: dict) -> None:
+    result = pypty.run(small_params(phase_only_obj=True, epoch_max=4, **by_hand))
+    np.testing.assert_allclose(np.abs(result.obj), 1, atol=1e-12)
+    assert np.angle(result.obj).std() > 1e-3
+
+
+def test_the_form_of_what_is_not_refined_does_not_matter(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does the shape of a regulariser that is off."""
+    params = small_params(epoch_max=5, atv_weight=1e-3)
+    idle = {
+        "positions_parametrization": "'affine' if epoch > 2 else 'free'",
+        "probe_mod_tol": "0.1 + 0.01*epoch",
+    }
+    with caplog.at_level("INFO", "pypty"):
+        changed = pypty.run({**params, **idle})
+    np.testing.assert_array_equal(changed.loss, pypty.run(params).loss)
+    assert "history reset" not in caplog.text

@@ -112,3 +112,21 @@ def test_check_looks_into_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["check", str(tmp_path / "good.yaml")]) == 0
     assert main(["check", str(tmp_path / "bad.yaml")]) == 1
     assert "n_trials" in capsys.readouterr().out
+
+
+def test_running_a_folder_again_needs_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from problems import small_params
+
+    from pypty.cli import main
+
+    folder = tmp_path / "out"
+    pypty.run(small_params(output_folder=str(folder), epoch_max=2))
+    before = (folder / "loss.csv").read_text()
+    assert main(["run", str(folder)]) == 1
+    assert "would be replaced; add --resume" in capsys.readouterr().err
+    assert (folder / "loss.csv").read_text() == before
+
+
+def test_numbers_on_the_command_line_are_read_as_in_files(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "mos2_demo", "--set", "min_step=1e-3"])
+    assert "min_step" not in capsys.readouterr().out

@@ -22,6 +22,7 @@ import pypty
 from pypty.errors import CheckpointError, DataError, OutputError, ParameterError
 from pypty.nexus import convert_to_nxs, load_nexus_params
 from pypty.nexus.parameters import read_value, write_value
+from pypty.nexus.patterns import Patterns
 from pypty.optics.wavelength import wavelength_A
 from pypty.output.checkpoints import load_checkpoint
 from pypty.params.presets import load_preset
@@ -572,3 +573,8 @@ def test_files_without_parameters(tmp_path: Path) -> None:
         file["entry"] = 1
     with pytest.raises(CheckpointError, match="written by convert_to_nxs"):
         load_nexus_params(tmp_path / "other.nxs")
+
+
+def test_sums_over_virtual_detectors_on_a_raster() -> None:
+    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4"), sums=True).n_patterns == 20
+    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4")).n_patterns == 4

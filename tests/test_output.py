@@ -31,8 +31,9 @@ from problems import (
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
 from pypty.engine.record.folder import LOSS_LOG, TEXT_LOG
-from pypty.errors import CheckpointError, OutputError, PyptyError
+from pypty.errors import CheckpointError, OutputError, PyptyError, ReconstructionError, ResourceError
 from pypty.model.variables import BLOCKS
 from pypty.output.checkpoints import FILES, NUMBERED, from_averaged_modes
 from pypty.output.files import atomic, make_folder, remove_leftovers, write_array, write_text
@@ -936,3 +937,25 @@ def test_regularisers_of_earlier_rows_survive(level: int, tmp_path: Path) -> Non
     values = [float(row[column]) for row in read_loss_log(tmp_path / LOSS_LOG)]
     assert values[:3] == [float(row[column]) for row in before]
     assert len(values) == 5 and min(values[1:]) > 1
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), ReconstructionError("the loss is nan")])
+def test_a_failing_run_keeps_its_finished_epochs(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when checkpoints are written only at the end; and running out of memory is our error."""
+    original = Reconstruction._observe
+
+    def fails(self: Reconstruction, problem: Problem, record: EpochRecord) -> None:
+        if self.state.epoch == 3:
+            raise error
+        original(self, problem, record)
+
+    params = small_params(output_folder=str(tmp_path), epoch_max=6, save_inter_checkpoints=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconstruction, "_observe", fails)
+        with pytest.raises(ResourceError if isinstance(error, MemoryError) else ReconstructionError):
+            pypty.run(params)
+    resumed = pypty.run({**params, "resume": True})
+    assert resumed.epochs.tolist() == list(range(6))
+    np.testing.assert_array_equal(resumed.obj, pypty.run({**params, "output_folder": ""}).obj)
