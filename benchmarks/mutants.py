@@ -43,65 +43,15 @@ EXCHANGED: dict[type, type] = {
     ast.IsNot: ast.Is, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 UNIT = re.compile(r"(?<![\w])(Å|mrad|rad|nm|angstrom|px|pixel|counts|eV|deg|kV|m|s|%)(?![\w])")
-LOOKS = {
-    *(
-        "fontsize",
-        "title_fontsize",
-        "labelsize",
-        "linewidth",
-        "linewidths",
-        "markersize",
-        "markeredgewidth",
-        "alpha",
-    ),
-    *(
-        "color",
-        "colors",
-        "facecolor",
-        "edgecolor",
-        "edgecolors",
-        "markerfacecolor",
-        "markeredgecolor",
-        "labelcolor",
-    ),
-    *(
-        "dpi",
-        "figsize",
-        "fraction",
-        "pad",
-        "shrink",
-        "layout",
-        "cmap",
-        "zorder",
-        "ncol",
-        "ncols",
-        "bbox_to_anchor",
-    ),
-    *(
-        "rwidth",
-        "s",
-        "padding",
-        "fontproperties",
-        "arrowprops",
-        "xytext",
-        "levels",
-        "loc",
-        "width",
-        "frameon",
-    ),
-    *(
-        "strict",
-        "encoding",
-        "compression",
-        "compression_opts",
-        "shuffle",
-        "stacklevel",
-        "rcond",
-        "rtol",
-        "atol",
-    ),
-    *("help", "metavar", "max_nfev", "maxiter", "xtol", "ftol", "gtol", "colour", "size", "minor_thresholds"),
-}
+LOOKS = frozenset(
+    """
+    fontsize title_fontsize labelsize linewidth linewidths markersize markeredgewidth alpha color colors
+    facecolor edgecolor edgecolors markerfacecolor markeredgecolor labelcolor dpi figsize fraction pad
+    shrink layout cmap zorder ncol ncols bbox_to_anchor rwidth s padding fontproperties arrowprops xytext
+    levels loc width frameon strict encoding compression compression_opts shuffle stacklevel rcond rtol
+    atol help metavar max_nfev maxiter xtol ftol gtol colour size minor_thresholds
+    """.split()
+)
 LOOKS_OF = {"grid", "tick_params", "set_bbox", "inset_axes", "MaxNLocator", "set_fontsize", "legend", "_new"}
 SYMMETRIC = {
     "max",
@@ -334,22 +284,16 @@ def changed_source(source: bytes, mutant: Mutant) -> bytes:
 # ------------------------------------------------------------------------------------------------------ tests
 
 
-def test_files_of(rooms: list[str], root: Path) -> list[str]:
-    """Test files that import something of the rooms, or a door of the package that leads to one of them."""
-    doors = {
-        "plots": ("vaa", "compat"),
-        "nexus": ("utils",),
-        "calibrate": ("calibrate",),
-        "readers": (),
-        "importers": (),
-    }
-    wanted = [name for room in rooms for name in (room, *doors.get(room, ()))]
-    pattern = re.compile(rf"pypty(?:\.|\s+import\s+[\w, ]*)(?:{'|'.join(wanted)})\b|\bplot\w*\(")
-    return [
-        f"tests/{path.name}"
-        for path in sorted((root / "tests").glob("test_*.py"))
-        if pattern.search(path.read_text(encoding="utf-8"))
-    ]
+def test_files_of(room: str, root: Path) -> list[str]:
+    """Test files that import something of the room, or call it by its public name at least twice."""
+    doors = {"plots": r"|pypty\.vaa|import vaa|\bplot\w*\("}
+    pattern = re.compile(rf"pypty\.{room}\.|from pypty import {room}\b{doors.get(room, '')}")
+    found = []
+    for path in sorted((root / "tests").glob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if f"from pypty.{room}" in text or len(pattern.findall(text)) > 1:
+            found.append(f"tests/{path.name}")
+    return found
 
 
 class Recorder:
@@ -450,6 +394,17 @@ def tests_for(mutant: Mutant, calls: dict[str, Any], seconds: float) -> tuple[fl
 # ------------------------------------------------------------------------------------------------------- run
 
 
+def calls_of(room: str, folder: Path, root: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """What the tests of a room call: {test: (seconds, functions)}."""
+    kept = folder / f"calls-{room}.json"
+    if not kept.exists():
+        command = [sys.executable, str(Path(__file__).resolve()), "--record", *test_files_of(room, root)]
+        subprocess.run(command, cwd=root, env=environment, check=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text((root / CALLS).read_text())
+    return dict(json.loads(kept.read_text()))
+
+
 def copy_tree(target: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -535,7 +490,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=200, help="mutants over all rooms")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=30, help="of tests for one mutant, at most")
-    parser.add_argument("--calls", type=Path, help="where to keep what the tests call; read if it is there")
+    parser.add_argument(
+        "--calls", type=Path, help="folder that keeps what the tests call; read if it is there"
+    )
     parser.add_argument("--survivors", type=Path, help="JSON file for the mutants that were not seen")
     parser.add_argument(
         "--again", type=Path, help="only the mutants of such a file, found again by their text"
@@ -550,13 +507,9 @@ def main() -> None:
         root = Path(folder)
         copy_tree(root)
         environment = {**os.environ, "PYTHONPATH": str(root)}
-        if options.calls is None or not options.calls.exists():
-            files = test_files_of(rooms, root)
-            command = [sys.executable, str(Path(__file__).resolve()), "--record", *files]
-            subprocess.run(command, cwd=root, env=environment, check=True)
-            if options.calls is not None:
-                options.calls.write_text((root / CALLS).read_text())
-        calls = json.loads((options.calls or root / CALLS).read_text())
+        calls: dict[str, Any] = {}
+        for room in rooms:
+            calls |= calls_of(room, options.calls or root, root, environment)
         mutants = (
             again(options.again, root) if options.again else sample(rooms, options.sample, options.seed, root)
         )
