@@ -50,7 +50,7 @@ LOOKS = frozenset(
     shrink layout cmap zorder ncol ncols bbox_to_anchor rwidth s padding fontproperties arrowprops xytext
     levels loc width frameon strict encoding compression compression_opts shuffle stacklevel rcond rtol
     atol help metavar max_nfev maxiter xtol ftol gtol colour size minor_thresholds
-    """.split()
+    """.split()  # noqa: SIM905
 )
 LOOKS_OF = {"grid", "tick_params", "set_bbox", "inset_axes", "MaxNLocator", "set_fontsize", "legend", "_new"}
 SYMMETRIC = {
