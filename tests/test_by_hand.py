@@ -27,6 +27,7 @@ from problems import (
 )
 
 import pypty
+from pypty.engine.epochs.edits import after_update, before_update, moved_scan
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
@@ -1045,3 +1046,46 @@ def test_the_form_of_what_is_not_refined_does_not_matter(caplog: pytest.LogCaptu
         changed = pypty.run({**params, **idle})
     np.testing.assert_array_equal(changed.loss, pypty.run(params).loss)
     assert "history reset" not in caplog.text
+
+
+def test_edits_before_an_update_name_what_they_changed() -> None:
+    setup = prepare(small_params(obj=smooth_object()))
+    variables, now = setup.variables(), dict(setup.settings.first())
+    limits = setup.band_limits(variables)
+    same, changed = before_update(variables, now, setup, limits)
+    assert changed == [] and same is variables
+    found, changed = before_update(variables, {**now, "restart_from_vacuum": True}, setup, limits)
+    assert changed == ["restart_from_vacuum"]
+    np.testing.assert_array_equal(found.obj, np.ones_like(variables.obj))
+    moved = variables.replace({"positions": variables.positions + 1.5})
+    found, changed = before_update(moved, {**now, "reset_positions": True}, setup, limits)
+    assert changed == ["reset_positions"]
+    np.testing.assert_array_equal(found.positions, setup.scan.positions)
+    setup.close()
+
+
+def test_a_filter_after_an_update_smooths_the_phase_alone() -> None:
+    setup = prepare(small_params(obj=0.9 * smooth_object()))
+    variables, now = setup.variables(), dict(setup.settings.first())
+    limits = setup.band_limits(variables)
+    assert after_update(variables, now, limits) == (variables, [])
+    found, changed = after_update(variables, {**now, "apply_gaussian_filter": np.array([2.0, 2.0])}, limits)
+    assert changed == ["apply_gaussian_filter"]
+    before, after = (np.angle(one.obj)[..., 6:-6, 6:-6] for one in (variables, found))
+    assert after.std() < 0.9 * before.std()
+    setup.close()
+
+
+def test_windows_follow_positions_that_moved_by_a_pixel() -> None:
+    setup = prepare(small_params(obj=smooth_object(), dynamically_resize_yx_object=0.9))
+    variables, now = setup.variables(), setup.settings.first()
+    same, scan, changed = moved_scan(variables, setup.scan, now, setup)
+    assert changed == [] and scan is setup.scan and same is variables
+    away = variables.positions.copy()
+    away[3] += [0.0, 2.0]
+    found, scan, changed = moved_scan(variables.replace({"positions": away}), setup.scan, now, setup)
+    assert changed == ["dynamically_resize_yx_object"]
+    shift = found.positions[0] - away[0]
+    np.testing.assert_allclose(found.positions, away + shift)
+    np.testing.assert_array_equal(scan.corners[3] - shift, np.round(away[3]))
+    setup.close()

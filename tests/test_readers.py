@@ -39,8 +39,16 @@ from hypothesis import strategies as st
 
 from pypty.errors import DataError
 from pypty.readers import Metadata, Recording, open_recording, read_nion_json
+from pypty.readers.arrays import Frames
 from pypty.readers.axes import in_order
+from pypty.readers.choose import only_one
+from pypty.readers.detect import content_of, kind_of
+from pypty.readers.empad import open_empad, raw_of_xml
+from pypty.readers.hdf5 import find_dataset, is_for_rosettasciio, open_file, plain
+from pypty.readers.matlab import open_mat5, open_mat73
+from pypty.readers.optional import optional_library
 from pypty.readers.units import convert, known_unit
+from pypty.readers.vendor import open_vendor
 
 
 def assert_reads(recording: Recording, expected: np.ndarray) -> None:
@@ -567,3 +575,180 @@ def test_no_other_error_whatever_byte_is_wrong(
                 assert patterns.ndim == 3
     except DataError:
         pass
+
+
+# ------------------------------------------------------------------------------------------ each reader by itself
+
+
+def test_frames_leave_out_the_header_and_the_rows_after_each_pattern(tmp_path: Path) -> None:
+    """2 x 3 patterns of 4 x 5 in frames of 6 rows, after 7 bytes."""
+    stored = np.arange(2 * 3 * 6 * 5, dtype="<u2").reshape(2, 3, 6, 5)
+    (tmp_path / "a.raw").write_bytes(b"headers" + stored.tobytes())
+    frames = Frames(tmp_path / "a.raw", 7, (2, 3, 4, 5), np.dtype("<u2"), rows=6)
+    np.testing.assert_array_equal(frames[0:2], stored[:, :, :4])
+    np.testing.assert_array_equal(frames[1:2], stored[1:2, :, :4])
+    np.testing.assert_array_equal(frames[1, 1:3], stored[1, 1:3, :4])
+    frames.close()
+    (tmp_path / "b.raw").write_bytes(stored.tobytes()[:-1])
+    short = Frames(tmp_path / "b.raw", 0, (6, 6, 5), np.dtype("<u2"))
+    np.testing.assert_array_equal(short[4:5], stored.reshape(6, 6, 5)[4:5])
+    with pytest.raises(DataError, match="ends before its last pattern"):
+        short[5:6]
+    short.close()
+
+
+def test_the_array_of_patterns_is_chosen_by_its_axes() -> None:
+    number, text = np.dtype("u2"), np.dtype(object)
+    arrays = {"mean": ((8, 8), number), "a/cube": ((3, 4, 8, 8), number), "notes": ((3, 4, 8), text)}
+    assert only_one(arrays, None, "file") == "a/cube"
+    assert only_one(arrays, "/a/", "file") == only_one(arrays, "a/cube", "file") == "a/cube"
+    assert only_one(arrays, "mean", "file") == "mean"
+    two = {**arrays, "data": ((12, 8, 8), number)}
+    assert only_one(two, None, "file") == "data"
+    with pytest.raises(DataError, match="has 2 arrays that may be patterns.*a/cube.*other"):
+        only_one({**arrays, "other": ((12, 8, 8), number)}, None, "file")
+    with pytest.raises(DataError, match="no array 'x'; its arrays are: a/cube"):
+        only_one(arrays, "x", "file")
+    with pytest.raises(DataError, match="it holds no arrays"):
+        only_one({}, None, "file")
+    many = {f"m{k:02d}": ((2, 2), number) for k in range(15)}
+    with pytest.raises(DataError, match="and 3 more"):
+        only_one(many, None, "file")
+
+
+@pytest.mark.parametrize(
+    ("head", "content"),
+    [
+        (b"\x93NUMPY", "npy"),
+        (b"MATLAB 5.0", "mat5"),
+        (b"MATLAB 7.3", "mat73"),
+        (b"\x89HDF\r\n\x1a\n", "hdf5"),
+        (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5"),
+        (bytes(2048) + b"\x89HDF\r\n\x1a\n", "hdf5"),
+        (b"II*\0", "tif"),
+        (b"MM\0+", "tif"),
+        (b"PK\x03\x04", "zip"),
+        (b"plain text", "other"),
+    ],
+)
+def test_the_content_is_told_by_the_first_bytes(head: bytes, content: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    path.write_bytes(head + bytes(3000))
+    assert content_of(path) == content
+
+
+def test_the_reader_is_that_of_content_and_ending(tmp_path: Path) -> None:
+    hdf5, folder = tmp_path / "a.h5", tmp_path / "a.zarr"
+    with h5py.File(hdf5, "w") as file:
+        file["data"] = 1
+    folder.mkdir()
+    with pytest.raises(DataError, match="is a folder, and not one that zarr wrote"):
+        kind_of(folder)
+    (folder / ".zgroup").write_text("{}")
+    assert (kind_of(hdf5), kind_of(folder)) == ("hdf5", "zarr")
+    for name, kind in (("b.hspy", "vendor"), ("b.xyz", "vendor"), ("b.NXS", "hdf5")):
+        (tmp_path / name).write_bytes(hdf5.read_bytes())
+        assert kind_of(tmp_path / name) == kind
+    (tmp_path / "frames.raw").write_bytes(bytes(100))
+    assert kind_of(tmp_path / "frames.raw") == "raw"
+    (tmp_path / "wrong.npy").write_bytes(hdf5.read_bytes())
+    with pytest.raises(DataError, match=r"content is HDF5 \(.h5\), expected a NumPy array"):
+        kind_of(tmp_path / "wrong.npy")
+    (tmp_path / "wrong.raw").write_bytes(hdf5.read_bytes())
+    with pytest.raises(DataError, match=r"expected frames without a header \(EMPAD\)"):
+        kind_of(tmp_path / "wrong.raw")
+
+
+def test_the_version_of_an_empad_file_is_that_of_its_size(tmp_path: Path) -> None:
+    """12 frames of 130 rows in a scan of 3 x 4 points, by its name fast x slow."""
+    stored = empad("<f4", 12, 130)
+    path = tmp_path / "scan_x4_y3.raw"
+    stored.tofile(path)
+    recording = open_empad(path, None, None, None, True)
+    assert recording.data.shape == (3, 4, 128, 128) and recording.data.dtype == np.dtype("<f4")
+    np.testing.assert_array_equal(recording.data[1, 2:3][0], stored.reshape(3, 4, 130, 128)[1, 2, :128])
+    recording.close()
+    (tmp_path / "scan_x4_y3.xml").write_text(
+        "<root><raw_file filename='scan_x4_y3.raw'/><pix_x>4</pix_x><pix_y>3</pix_y></root>"
+    )
+    assert raw_of_xml(tmp_path / "scan_x4_y3.xml") == path
+    with pytest.raises(DataError, match="version is 3, expected 1"):
+        open_empad(path, None, 3, None, True)
+    with pytest.raises(DataError, match="2 x 5 has 10 points"):
+        open_empad(path, (2, 5), None, None, True)
+
+
+def test_data_sets_of_hdf5_are_found_through_links_and_groups(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["deep/cube/data"] = counts()
+        file["deep/cube"].attrs["emd_group_type"] = "array"
+        file["other"] = counts()
+        file["link"] = h5py.SoftLink("/deep/cube/data")
+        file.attrs["version_major"] = 0
+    with open_file(path) as file:
+        assert find_dataset(file, None, path).name == "/deep/cube/data", "the cube of py4DSTEM"
+        assert find_dataset(file, "link", path).shape == (SY, SX, KY, KX)
+        assert find_dataset(file, "other", path).name == "/other"
+    assert is_for_rosettasciio(path, None) and not is_for_rosettasciio(path, "other")
+    (tmp_path / "b.h5").write_bytes(b"none")
+    with pytest.raises(DataError, match="cannot be opened as HDF5"):
+        open_file(tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (b"\xc3\x85", "Å"),
+        (np.array(3.5), 3.5),
+        (np.array([1, 2]), (1, 2)),
+        (np.int64(4), 4),
+        (np.array(b"text"), "text"),
+        ("text", "text"),
+    ],
+)
+def test_attributes_of_hdf5_become_plain_values(stored: Any, expected: Any) -> None:
+    found = plain(stored)
+    assert found == expected and type(found) is type(expected)
+
+
+def test_both_versions_of_matlab_have_the_patterns_first(tmp_path: Path) -> None:
+    """data(:,:,iy,ix) is (ky, kx, sy, sx)."""
+    from scipy.io import savemat
+
+    shown = np.random.default_rng(0).random((6, 5, 3, 4))
+    savemat(tmp_path / "a.mat", {"cube": shown, "note": "text"})
+    write_mat73(tmp_path / "b.mat", "cube", shown)
+    for reader, name in ((open_mat5, "a.mat"), (open_mat73, "b.mat")):
+        recording = reader(tmp_path / name, None, None)
+        assert recording.data.shape == (3, 4, 6, 5), name
+        np.testing.assert_array_equal(np.asarray(recording.data[1:2])[0, 2], shown[:, :, 1, 2])
+        recording.close()
+        named = reader(tmp_path / name, "cube", "sx,sy,kx,ky")
+        assert named.data.shape == (5, 6, 4, 3)
+        named.close()
+        with pytest.raises(DataError, match="no array 'x'"):
+            reader(tmp_path / name, "x", None)
+
+
+def test_a_missing_library_says_how_to_get_it() -> None:
+    assert optional_library("json", "JSON", "reading").loads("1") == 1
+    with pytest.raises(DataError, match=r"reading a.xyz needs Xyz, .*pip install 'pypty\[io\]'"):
+        optional_library("no_such_module", "Xyz", "reading a.xyz")
+
+
+def test_a_vendors_file_has_its_scan_first_and_its_units(tmp_path: Path) -> None:
+    pytest.importorskip("rsciio", reason="extra io: RosettaSciIO is not installed")
+    data = counts("uint8", (SY, SX, 8, 8))
+    write_rsciio("hspy", tmp_path / "a.hspy", data)
+    recording = open_vendor(tmp_path / "a.hspy", None, None, False)
+    assert recording.data.shape == data.shape
+    np.testing.assert_array_equal(np.asarray(recording.data[1:2])[0], data[1])
+    assert (
+        recording.metadata.scan_step_A == pytest.approx(0.5) and recording.metadata.rez_pixel_size_mrad == 2.0
+    )
+    plainly = open_vendor(tmp_path / "a.hspy", None, None, True)
+    assert plainly.metadata.scan_step_A is None and plainly.metadata.acc_voltage_kV is None
+    (tmp_path / "a.xyz").write_text("x")
+    with pytest.raises(DataError, match=r"the ending '.xyz', for which no reader is known"):
+        open_vendor(tmp_path / "a.xyz", None, None, False)

@@ -7,6 +7,7 @@ from first_order_problems import done
 from problems import N_PATTERNS, small_params
 
 import pypty
+from pypty.engine.epochs.stuck import BlockMonitor, next_to_freeze
 
 
 def test_a_block_that_is_not_still_any_more_does_not_explain_a_stop() -> None:
@@ -69,3 +70,20 @@ def test_positions_of_a_scan_along_a_line_are_refined() -> None:
             given = {"positions": step * line, "default_dtype": precision, "epoch_max": 8}
             result = pypty.run(small_params(**given, update_probe_pos=True))
             assert np.abs(result.positions - step * line).max() > 1e-4, (precision, step)
+
+
+def test_positions_are_frozen_first_and_the_object_never() -> None:
+    assert next_to_freeze(["obj", "probe", "positions", "tilts"]) == "positions"
+    assert next_to_freeze(["obj", "probe"]) == "probe"
+    assert next_to_freeze(["obj"]) is None and next_to_freeze([]) is None
+
+
+def test_a_still_block_is_told_once_after_some_patience() -> None:
+    monitor = BlockMonitor(patience=3)
+    assert monitor.watch({"probe"}, False) == [] and monitor.watch({"probe"}, False) == []
+    (told,) = monitor.watch({"probe", "positions"}, False)
+    assert told.startswith("block 'probe' is stuck: its gradient promises no decrease")
+    assert monitor.watch({"probe"}, True) == []
+    assert monitor.watch(set(), False) == [] and monitor.still == {}
+    (told,) = monitor.watch({"positions"}, True)
+    assert "'positions' is stuck" in told and set(monitor.told) == {"probe", "positions"}
