@@ -51,7 +51,7 @@ _MODULES = (
     "params",
     "plots",
     "readers",
-    "result",
+    "results",
     "se",
     "tcbf",
     "tune",

@@ -59,3 +59,19 @@ def transformed(data: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     inside = ((source >= 0) & (source < n)).all(axis=0)
     source = np.clip(source, 0, n - 1)
     return data[:, source[0], source[1]] * inside.astype(data.dtype)
+
+
+def flat_disk(n: int = 32, radius: float = 6.0, centre: tuple[int, int] | None = None) -> np.ndarray:
+    y0, x0 = centre or (n // 2, n // 2)
+    y, x = np.ogrid[:n, :n]
+    return 100.0 * (np.hypot(y - y0, x - x0) < radius)
+
+
+def flat_scan(**changes: Any) -> dict[str, Any]:
+    given = {
+        "dataset": np.broadcast_to(flat_disk(), (4, 9, 32, 32)).astype(np.float32),
+        "acc_voltage": 80.0,
+        "rez_pixel_size_mrad": 2.0,
+        "scan_step_A": 0.5,
+    }
+    return {**given, **changes}

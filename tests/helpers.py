@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 BLOCKS = ("obj", "probe", "positions", "slice_distances")
@@ -118,3 +120,10 @@ def random_probe(rng: np.random.Generator, window: tuple[int, int], modes: int, 
     spectrum = random_complex(rng, (modes, ny, nx)) * np.exp(-((frequency / 0.3) ** 2))
     spectrum *= np.sqrt(counts / (np.abs(spectrum) ** 2).sum())
     return np.fft.fftshift(np.fft.ifft2(spectrum), axes=(1, 2)).transpose(1, 2, 0)
+
+
+def data_file(folder: Path) -> Path:
+    path = folder / "d.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = np.ones((2, 4, 4))
+    return path

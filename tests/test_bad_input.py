@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from calibration_data import flat_scan
+from helpers import data_file
 from problems import (
     N_PATTERNS,
     SIDE,
@@ -1774,3 +1776,59 @@ def test_a_broken_preset_on_the_command_line_shows_no_traceback(work: Path) -> N
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "epoch_max" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"constraints": {"obj_rblur": {"std": -1}}},
+            "'obj_rblur': 'std': given -1, which is out of range, expected",
+        ),
+        ({"learning_rates": {"objp": -1}}, "'objp': 'lr': given -1"),
+        ({"loss_terms": {"single": {"dp_pow": 0}}}, "'single': 'dp_pow': given 0"),
+        (
+            {"lr_scheduler": {"name": "cosin"}},
+            "'name': given 'cosin' (did you mean 'cosine'?), expected one of",
+        ),
+    ],
+)
+def test_an_entry_of_a_dict_is_told_what_is_expected_of_it_alone(
+    changes: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        pypty.run(small_params(**changes))
+    text = str(caught.value)
+    assert expected in text and text.count("expected") == 1 and "a dict" not in text
+
+
+def test_wrong_types_are_parameter_errors(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="expected a dict"):
+        pypty.calibrate.everything("scan.yaml")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="must be numbers from 0"):
+        pypty.dpc.fft_based_dpc(flat_scan(), hpass="a")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="eps is 'a'"):
+        pypty.direct.ssb(flat_scan(), eps="a")  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="n_aberrations_to_fit is 'a'"):
+        pypty.tcbf.run_tcbf_alignment(flat_scan(), n_aberrations_to_fit="a")
+    (tmp_path / "p.yaml").write_text("epoch_max: 3\n")
+    with pytest.raises(ParameterError, match="need a list of values"):
+        pypty.utils.change_params(tmp_path / "p.yaml", ["epoch_max"], 4)
+    with pytest.raises(ParameterError, match="is a file of data"):
+        pypty.load_preset(data_file(tmp_path))
+
+
+def test_simulating_outside_the_field_of_view_is_refused() -> None:
+    with pytest.raises(ParameterError, match="use_full_FOV"):
+        pypty.simulate(small_params(use_full_FOV=False, sequence=[0, 1]))
+
+
+def test_every_pattern_of_every_epoch_is_looked_at() -> None:
+    """A NaN in a pattern that only a later epoch uses must not stop the run half way."""
+    data = patterns().copy()
+    data[20, 0, 0] = np.nan
+    with pytest.raises(ParameterError, match="pattern 20"):
+        pypty.run(small_params(dataset=data, sequence="range(10) if epoch < 2 else range(25)", epoch_max=4))
+    assert pypty.check(
+        small_params(dataset=data, sequence="range(10) if epoch < 2 else range(15)", epoch_max=4)
+    )

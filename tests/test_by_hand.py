@@ -27,6 +27,7 @@ from problems import (
 )
 
 import pypty
+from pypty.engine.epochs.edits import after_update, before_update, moved_scan
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
@@ -1024,3 +1025,69 @@ def test_jitter_of_positions():
         step = variables.positions - start
         assert np.abs(np.linalg.lstsq(span, step, rcond=None)[0]).max() < 1e-10
     assert np.abs(found.variables[-1].positions - start).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "by_hand",
+    [{"apply_gaussian_filter": [1.0, 1.0]}, {"do_charge_flip": "epoch == 2", "cf_delta_phase": 0.3}],
+)
+def test_changes_by_hand_keep_the_amplitude_of_a_phase_object(by_hand: dict) -> None:
+    result = pypty.run(small_params(phase_only_obj=True, epoch_max=4, **by_hand))
+    np.testing.assert_allclose(np.abs(result.obj), 1, atol=1e-12)
+    assert np.angle(result.obj).std() > 1e-3
+
+
+def test_the_form_of_what_is_not_refined_does_not_matter(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does the shape of a regulariser that is off."""
+    params = small_params(epoch_max=5, atv_weight=1e-3)
+    idle = {
+        "positions_parametrization": "'affine' if epoch > 2 else 'free'",
+        "probe_mod_tol": "0.1 + 0.01*epoch",
+    }
+    with caplog.at_level("INFO", "pypty"):
+        changed = pypty.run({**params, **idle})
+    np.testing.assert_array_equal(changed.loss, pypty.run(params).loss)
+    assert "history reset" not in caplog.text
+
+
+def test_edits_before_an_update_name_what_they_changed() -> None:
+    setup = prepare(small_params(obj=smooth_object()))
+    variables, now = setup.variables(), dict(setup.settings.first())
+    limits = setup.band_limits(variables)
+    same, changed = before_update(variables, now, setup, limits)
+    assert changed == [] and same is variables
+    found, changed = before_update(variables, {**now, "restart_from_vacuum": True}, setup, limits)
+    assert changed == ["restart_from_vacuum"]
+    np.testing.assert_array_equal(found.obj, np.ones_like(variables.obj))
+    moved = variables.replace({"positions": variables.positions + 1.5})
+    found, changed = before_update(moved, {**now, "reset_positions": True}, setup, limits)
+    assert changed == ["reset_positions"]
+    np.testing.assert_array_equal(found.positions, setup.scan.positions)
+    setup.close()
+
+
+def test_a_filter_after_an_update_smooths_the_phase_alone() -> None:
+    setup = prepare(small_params(obj=0.9 * smooth_object()))
+    variables, now = setup.variables(), dict(setup.settings.first())
+    limits = setup.band_limits(variables)
+    assert after_update(variables, now, limits) == (variables, [])
+    found, changed = after_update(variables, {**now, "apply_gaussian_filter": np.array([2.0, 2.0])}, limits)
+    assert changed == ["apply_gaussian_filter"]
+    before, after = (np.angle(one.obj)[..., 6:-6, 6:-6] for one in (variables, found))
+    assert after.std() < 0.9 * before.std()
+    setup.close()
+
+
+def test_windows_follow_positions_that_moved_by_a_pixel() -> None:
+    setup = prepare(small_params(obj=smooth_object(), dynamically_resize_yx_object=0.9))
+    variables, now = setup.variables(), setup.settings.first()
+    same, scan, changed = moved_scan(variables, setup.scan, now, setup)
+    assert changed == [] and scan is setup.scan and same is variables
+    away = variables.positions.copy()
+    away[3] += [0.0, 2.0]
+    found, scan, changed = moved_scan(variables.replace({"positions": away}), setup.scan, now, setup)
+    assert changed == ["dynamically_resize_yx_object"]
+    shift = found.positions[0] - away[0]
+    np.testing.assert_allclose(found.positions, away + shift)
+    np.testing.assert_array_equal(scan.corners[3] - shift, np.round(away[3]))
+    setup.close()

@@ -13,6 +13,7 @@ from problems import patterns, scan_positions, small_params
 
 import pypty
 from pypty.cli import main
+from pypty.doctor import examine
 
 
 @pytest.fixture
@@ -112,3 +113,46 @@ def test_check_looks_into_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["check", str(tmp_path / "good.yaml")]) == 0
     assert main(["check", str(tmp_path / "bad.yaml")]) == 1
     assert "n_trials" in capsys.readouterr().out
+
+
+def test_running_a_folder_again_needs_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from problems import small_params
+
+    from pypty.cli import main
+
+    folder = tmp_path / "out"
+    pypty.run(small_params(output_folder=str(folder), epoch_max=2))
+    before = (folder / "loss.csv").read_text()
+    assert main(["run", str(folder)]) == 1
+    assert "would be replaced; add --resume" in capsys.readouterr().err
+    assert (folder / "loss.csv").read_text() == before
+
+
+def test_numbers_on_the_command_line_are_read_as_in_files(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["check", "mos2_demo", "--set", "min_step=1e-3"])
+    assert "min_step" not in capsys.readouterr().out
+
+
+def test_the_doctor_tells_versions_cores_and_transforms() -> None:
+    text = examine()
+    assert text.startswith(f"PyPty {pypty.__version__} on Python ")
+    assert "numpy       2." in text or "numpy       1." in text
+    assert " cores for this process, " in text and "Fourier transforms: " in text
+    assert text.splitlines()[-1].startswith("GPU: ")
+
+
+def test_the_package_runs_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """python -m pypty"""
+    monkeypatch.setattr(sys, "argv", ["pypty", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        import pypty.__main__  # noqa: F401
+    assert ended.value.code == 0 and "Fourier transforms" in capsys.readouterr().out
+
+
+def test_every_name_that_the_package_lists_can_be_loaded() -> None:
+    for name in dir(pypty):
+        assert getattr(pypty, name) is not None, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pypty.nothing  # noqa: B018

@@ -49,3 +49,11 @@ def test_agreement_ignores_offset_ramp_and_shift_but_not_noise() -> None:
     assert found.shift_A == pytest.approx((0.3, -0.3), abs=0.01)
     noisy = truth + rng.normal(size=truth.shape)
     assert phase_agreement(noisy, 0.3, np.zeros(2), truth, 0.3, area).correlation < 0.6
+
+
+def test_the_demo_with_other_padding_has_other_pixels(tmp_path: Path) -> None:
+    from pypty.demo import demo_params
+
+    assert demo_params(data_pad=0)["pixel_size_x_A"] == pytest.approx(0.278827, rel=1e-5)
+    assert demo_params()["pixel_size_x_A"] == pytest.approx(0.278827 * 64 / 96, rel=1e-5)
+    assert main(["demo", "--output", str(tmp_path), "--set", "output_folder=x"]) == 1

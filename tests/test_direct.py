@@ -10,15 +10,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from calibration_data import flat_disk, flat_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pypty
 from pypty.demo import demo_data
 from pypty.direct import ssb, wdd
+from pypty.direct_methods.direct import _probe_spectrum
 from pypty.direct_methods.numerics.scan_transform import scan_spectra
 from pypty.direct_methods.numerics.sideband import bounding_box
 from pypty.errors import DataError, ParameterError
+from pypty.experiment import Experiment
 from pypty.optics.grid import Grid
 from pypty.optics.probes import aberrate, probe_from_spectrum, resize, resize_spectrum
 from pypty.optics.scan_grid import rotation_yx, scan_grid_A
@@ -396,3 +399,12 @@ def test_values_that_are_not_finite_are_refused() -> None:
     broken[3, 4, 5, 6] = np.nan
     with pytest.raises(DataError, match="NaN"):
         wdd({**params, "dataset": broken, "mean_pattern": np.ones((32, 32))})
+
+
+@pytest.mark.parametrize("changes", [{"data_bin": 2}, {"data_shift_vector": [-3, 0]}, {"flip_ky": True}])
+def test_a_given_mean_pattern_is_that_of_the_recording(changes: dict[str, Any]) -> None:
+    pattern = flat_disk(centre=(19, 16)) + 1
+    data = np.broadcast_to(pattern, (4, 9, 32, 32)).astype(np.float32)
+    measured = _probe_spectrum(Experiment.from_params(flat_scan(dataset=data, **changes)))
+    given = _probe_spectrum(Experiment.from_params(flat_scan(dataset=data, mean_pattern=pattern, **changes)))
+    np.testing.assert_allclose(given, measured, rtol=1e-6)

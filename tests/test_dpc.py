@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pypty
+from pypty.direct_methods.numerics.com import centres_of_mass
 from pypty.direct_methods.numerics.integration import (
     Descent,
     integrate_fourier,
@@ -239,3 +240,16 @@ def test_bad_maps():
         integrate_fourier(np.ones((4, 4)), np.ones((4, 5)))
     with pytest.raises(DataError, match="NaN"):
         integrate_fourier(np.full((4, 4), np.nan), np.ones((4, 4)))
+
+
+def test_a_mask_takes_nan_out_of_centres_of_mass() -> None:
+    data, mask = np.ones((2, 4, 4)), np.ones((4, 4))
+    data[:, 0, 0], mask[0, 0] = np.nan, 0
+    found = centres_of_mass([(np.arange(2), data)], (2, 4, 4), mask)
+    np.testing.assert_allclose(found, [[(-0.5 * 16 + 2) / 15] * 2] * 2)
+
+
+def test_a_rotation_that_the_maps_do_not_tell_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    y, x = np.mgrid[:12, :12]
+    pypty.dpc.GetPLRotation(np.sin(x / 2.0), np.sin(y / 2.0))
+    assert "or half a turn from it" in caplog.text

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+from calibration_data import flat_disk, flat_scan
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pypty
+from pypty.calibrate.orientation import _nominal_C10
 from pypty.errors import DataError, ParameterError
 from pypty.experiment import Experiment
+from pypty.initialize import append_exp_params
 from pypty.optics.scan_grid import rotation_yx, scan_grid_A
 from pypty.optics.wavelength import wavelength_A
 
@@ -130,3 +136,94 @@ def test_sign_of_the_rotation() -> None:
     np.testing.assert_allclose(rotation_yx(90.0) @ [1.0, 0.0], [0.0, -1.0], atol=1e-12)
     sheared = scan_grid_A((2, 2), 1.0, 0.0, np.array([[1.0, 0.5], [0.0, 1.0]]))
     np.testing.assert_allclose(sheared[1], [0.5, 1.0])
+
+
+def test_a_nominal_defocus_has_the_sign_of_C10_everywhere(tmp_path: Path) -> None:
+    assert _nominal_C10(Experiment.from_params(flat_scan(defocus=100.0))) == 100.0
+    assert append_exp_params(flat_scan(defocus=100.0, PLRotation_deg=0.0))["extra_probe_defocus"] == 100.0
+    np.save(tmp_path / "d.npy", flat_scan()["dataset"])
+    pypty.readers.import_file(tmp_path / "d.npy", tmp_path / "d.h5", params={"defocus": 100.0})
+    assert pypty.readers.params_of(tmp_path / "d.h5")["defocus"] == 100.0
+
+
+def test_the_aperture_of_upsampled_patterns() -> None:
+    params = append_exp_params(flat_scan(upsample_pattern=2, data_pad=8, PLRotation_deg=0.0))
+    wanted = flat_disk() > 1
+    np.testing.assert_array_equal(Experiment.from_params(params).aperture, wanted)
+    mask = pypty.se.get_aperture({**params, "aperture_mask": None})["aperture_mask"]
+    np.testing.assert_array_equal(mask, params["aperture_mask"])
+
+
+@pytest.mark.parametrize("ending", [".npy", ".h5"])
+def test_the_raster_of_a_file_counts(tmp_path: Path, ending: str) -> None:
+    """4 x 9 points are no 6 x 6."""
+    path = tmp_path / f"scan{ending}"
+    if ending == ".npy":
+        np.save(path, flat_scan()["dataset"])
+    else:
+        with h5py.File(path, "w") as file:
+            file["data"] = flat_scan()["dataset"]
+    params = flat_scan(dataset=None, data_path=str(path))
+    assert Experiment.from_params(params).scan_size == (4, 9)
+    assert np.ptp(append_exp_params({**params, "PLRotation_deg": 0.0})["positions"], axis=0)[1] > 0
+    assert list(append_exp_params({**params, "PLRotation_deg": 0.0})["scan_size"]) == [4, 9]
+
+
+def test_masked_pixels_reach_nothing() -> None:
+    data, mask = flat_scan()["dataset"].copy(), np.ones((32, 32))
+    data[2, 3, 16, 16], data[1, 1, 3, 3], mask[16, 16], mask[3, 3] = np.nan, 1e5, 0, 0
+    params = flat_scan(dataset=data, detector_mask=mask, extra_probe_defocus=20.0, conv_semiangle_mrad=12.0)
+    image, _ = pypty.tcbf.upsampled_tcbf(params, upsample=1, pad=0)
+    assert np.isfinite(image).all()
+    _, out = pypty.dpc.fft_based_dpc(params, hpass=1e-3)
+    assert np.abs(out["comx"]).max() < 1e-3
+    with pytest.raises(DataError, match="NaN or infinite; give detector_mask"):
+        pypty.tcbf.upsampled_tcbf({**params, "detector_mask": None}, upsample=1, pad=0)
+
+
+def test_a_pattern_left_out_of_the_sequence_is_the_mean_of_the_others(tmp_path: Path) -> None:
+    data = flat_scan()["dataset"].copy()
+    data[2, 3] = np.nan
+    with pytest.raises(DataError, match="pattern 21 holds values that are NaN"):
+        Experiment.from_params(flat_scan(dataset=data)).patterns(np.arange(36))
+    found = Experiment.from_params(flat_scan(dataset=data, sequence=np.delete(np.arange(36), 21)))
+    np.testing.assert_allclose(found.patterns(np.arange(36))[21], flat_disk())
+    np.testing.assert_allclose(found.mean_pattern, flat_disk())
+    pieces = [patterns for _, patterns in found.chunks(largest_bytes=1)]  # one that is left out stands alone
+    np.testing.assert_allclose(pieces[21][0], flat_disk())
+    np.save(tmp_path / "d.npy", data)
+    stored = flat_scan(dataset=None, data_path=str(tmp_path / "d.npy"), sequence=np.delete(np.arange(36), 21))
+    np.testing.assert_allclose(Experiment.from_params(stored).patterns(np.array([21]))[0], flat_disk())
+    with pytest.raises(ParameterError, match="expected some from 0 to 35"):
+        Experiment.from_params(flat_scan(sequence=[40])).patterns(np.arange(3))
+
+
+@pytest.mark.parametrize("key", ["acc_voltage", "scan_step_A"])
+def test_nothing_is_calibrated_by_a_default(key: str) -> None:
+    params = {name: value for name, value in flat_scan().items() if name != key}
+    for method in (
+        pypty.calibrate.everything,
+        pypty.calibrate.defocus,
+        pypty.tcbf.upsampled_tcbf,
+        pypty.direct.ssb,
+    ):
+        with pytest.raises(ParameterError, match=f"{key} not given"):
+            method(params)
+
+
+def test_frequencies_of_binned_patterns() -> None:
+    """Recorded pixel 16 is zero; bins of two hold 16 and 17, whose middle is half a recorded pixel further."""
+    ky, _ = Experiment.from_params(flat_scan(data_bin=2)).frequencies_1A
+    pixel = Experiment.from_params(flat_scan()).pixel_1A[0]
+    assert ky[8, 0] == pytest.approx(0.5 * pixel) and ky[7, 0] == pytest.approx(-1.5 * pixel)
+    ky, _ = Experiment.from_params(flat_scan(data_bin=3)).frequencies_1A  # bins 15, 16, 17
+    assert ky[5, 0] == pytest.approx(0)
+
+
+def test_another_raster_than_the_stored_one_is_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    append_exp_params(flat_scan(scan_size=[9, 4], PLRotation_deg=0.0))
+    assert "the data are stored as (4, 9) points" in caplog.text
+    caplog.clear()
+    np.save(tmp_path / "d.npy", flat_scan()["dataset"])
+    pypty.readers.open_recording(tmp_path / "d.npy", scan_size=(9, 4)).close()
+    assert "the data are stored as (4, 9)" in caplog.text

@@ -310,3 +310,29 @@ def test_plateau_with_losses_that_are_not_finite() -> None:
         RateSchedule(SCHEDULER.convert("plateau"), 10, 1, {"best": 1.0})
     with pytest.raises(ParameterError):
         RateSchedule({"name": "sawtooth"}, 10, 1)
+
+
+def test_counts_of_rows_come_back_from_any_device() -> None:
+    """A resumed run has arrays on its device; counts belong on the host."""
+
+    class OnDevice:
+        """An array that, like CuPy's, NumPy may not take over silently."""
+
+        def __init__(self, array: np.ndarray) -> None:
+            self.array, self.shape, self.ndim = array, array.shape, array.ndim
+
+        def get(self) -> np.ndarray:
+            return self.array
+
+        def __array__(self, *given: Any, **named: Any) -> np.ndarray:
+            raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    rows = np.arange(3)
+    point, slope = {"positions": np.zeros((3, 2))}, {"positions": np.ones((3, 2))}
+    first = FirstOrder("adam", {})
+    first.step(point, slope, {"positions": 0.1}, {"positions": rows})
+    saved = {block: dict(arrays) for block, arrays in first.state.items()}
+    saved["positions"]["count"] = OnDevice(saved["positions"]["count"])
+    again = FirstOrder("adam", {}, saved)
+    again.step(point, slope, {"positions": 0.1}, {"positions": rows[:2]})
+    assert again.state["positions"]["count"].tolist() == [2, 2, 1]

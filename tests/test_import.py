@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from test_readers import (
+from detector_files import (
     AXES,
     DAMAGED,
     NION,

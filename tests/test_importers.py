@@ -26,13 +26,19 @@ import pytest
 import scipy.io
 import yaml
 from helpers import random_complex, relative
+from problems import small_params
 
 import pypty
 from pypty.errors import CheckpointError, DataError, ParameterError
 from pypty.importers import Imported, load_result, params_from
 from pypty.importers.hdf5 import opened
 from pypty.importers.imported import make_imported
+from pypty.importers.matlab import read_mat
+from pypty.importers.model_file import load_model
+from pypty.importers.ptychoshelves import load_ptychoshelves
 from pypty.importers.ptyrad.settings import krivanek
+from pypty.importers.py4dstem import find_reconstruction, load_py4dstem
+from pypty.importers.pypty_folder import folder_params, known_params, load_folder
 from pypty.optics.scan_grid import scan_grid_A
 from pypty.optics.wavelength import wavelength_A
 
@@ -673,3 +679,73 @@ def test_what_the_hdf5_library_raises_for_damage(error: Exception, tmp_path: Pat
         opened(tmp_path / "a.h5", "result of somebody"),
     ):
         raise error
+
+
+# ------------------------------------------------------------------------------------------ each reader by itself
+
+
+@pytest.mark.parametrize("write", [write_v5, write_v73])
+def test_variables_of_matlab_come_as_in_matlab(write: Any, tmp_path: Path) -> None:
+    array = random_complex(RNG(0), (3, 5))
+    content = {"a": array, "s": {"inner": np.arange(6.0).reshape(2, 3)}, "left": np.ones((2, 2))}
+    found = read_mat(write(tmp_path / "a.mat", content), ("a", "s", "missing"), "a file")
+    assert set(found) == {"a", "s"}
+    np.testing.assert_allclose(found["a"], array)
+    np.testing.assert_array_equal(found["s"]["inner"], np.arange(6.0).reshape(2, 3))
+    (tmp_path / "b.mat").write_bytes(b"MATLAB 5 nothing")
+    with pytest.raises(DataError, match="cannot be read as a file"):
+        read_mat(tmp_path / "b.mat", ("a",), "a file")
+
+
+def test_ptychoshelves_keeps_what_is_left_and_takes_one_pixel_for_both(tmp_path: Path) -> None:
+    content = shelves(1, 1)
+    content.pop("corners")
+    content["p"]["dx_spec"] = 0.3
+    found = load_ptychoshelves(write_v5(tmp_path / "a.mat", content))
+    np.testing.assert_allclose(found.pixel_size_A, [0.3, 0.3])
+    assert found.slice_distances_A is None and found.notes == ()
+    assert set(found.extras) == {"p", "outputs"} and "probe_positions" in found.extras["outputs"]
+    assert found.settings == {"propmethod": "angular_spectrum", "damping_cutoff_multislice": 2.0}
+
+
+def test_the_reconstruction_in_a_file_of_py4dstem_is_found() -> None:
+    with h5py.File(PY4DSTEM, "r") as file:
+        group = find_reconstruction(file)
+        assert group is not None and group.attrs["python_class"] == "MultislicePtychography"
+        sampling = np.asarray(group["metadatabundle/preprocess_metadata/sampling"]).ravel()
+        positions = np.asarray(group["metadatabundle/preprocess_metadata/positions_px"])
+    found = load_py4dstem(Path(PY4DSTEM))
+    np.testing.assert_allclose(found.pixel_size_A, sampling)
+    centres = found.positions + np.array(found.probe.shape[:2]) // 2
+    np.testing.assert_allclose(np.diff(centres, axis=0), np.diff(positions, axis=0), atol=1e-9)
+    corners = np.round(found.positions).astype(int)
+    assert corners.min() >= 0
+    assert (corners.max(axis=0) + found.probe.shape[:2] <= found.obj.shape[:2]).all()
+
+
+def test_parameters_of_pypty_22_are_known_or_left(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with caplog.at_level("WARNING", logger="pypty"):
+        known = known_params({"acc_voltage": 80, "no_such_key": 1, "data_pad": None})
+    assert known == {"acc_voltage": 80}
+    assert "no_such_key" in caplog.text and "data_pad" in caplog.text
+    write_pypty22(tmp_path)
+    assert folder_params(tmp_path, False) == {}
+    assert folder_params(tmp_path, True)["pixel_size_y_A"] == 0.21
+    found = load_folder(tmp_path, True)
+    np.testing.assert_allclose(found.pixel_size_A, [0.21, 0.2])
+    assert found.acc_voltage == 80 and load_folder(tmp_path, False).acc_voltage is None
+
+
+def test_a_model_file_goes_on_after_its_last_epoch(tmp_path: Path) -> None:
+    params = small_params(
+        output_folder=str(tmp_path), epoch_max=2, save_iters=2, save_result=["model"], selected_figs=[]
+    )
+    result = pypty.run(params)
+    (path,) = tmp_path.glob("model_iter*.h5")
+    found = load_model(path)
+    np.testing.assert_array_equal(found.obj, result.obj)
+    np.testing.assert_allclose(found.pixel_size_A, result.pixel_size_A)
+    assert found.acc_voltage == params["acc_voltage"] and found.slice_distances_A is None
+    assert found.settings["epoch_prev"] == 2 and found.settings["skip_preprocessing"] is True
+    assert not {"dataset", "output_folder", "resume", "obj", "probe"} & set(found.settings)
+    assert found.extras["epochs_done"] == 2

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibration_data import flat_disk, flat_scan
 from helpers import random_complex, relative
 
 import pypty
 from pypty.errors import CheckpointError, ParameterError
 from pypty.initialize import (
     append_aperture_to_params,
+    append_exp_params,
     conjugate_beam,
     get_approx_beam_tilt,
     get_focussed_probe_from_vacscan,
@@ -292,3 +294,13 @@ def test_nothing_to_restart_from(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", np.ones((4, 4, 1, 1)))
     with pytest.raises(CheckpointError, match="neither"):
         prepare_restart(tmp_path)
+
+
+def test_a_constant_descan_is_not_lost() -> None:
+    """Stored centres have no mean."""
+    data = np.broadcast_to(flat_disk(centre=(16, 19)), (4, 9, 32, 32)).astype(np.float32)
+    params = append_exp_params(flat_scan(dataset=data, PLRotation_deg=0.0))
+    _, stored = pypty.dpc.fft_based_dpc(params, hpass=1e-3)
+    assert "comx" in stored
+    tilts = get_approx_beam_tilt({**params, **{k: stored[k] for k in ("comx", "comy")}}, power=1)["tilts"]
+    np.testing.assert_allclose(np.abs(tilts[:, 5]), 3 * 2e-3, rtol=1e-3)

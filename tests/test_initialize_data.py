@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from calibration_data import flat_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -219,3 +220,15 @@ def test_wrong_data(tmp_path: Path) -> None:
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY nothing")
     with pytest.raises(DataError):
         made(tmp_path, tmp_path / "broken.npy")
+
+
+def test_create_pypty_data_does_not_replace_what_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "raw.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = flat_scan()["dataset"]
+    before = path.read_bytes()
+    with pytest.raises(ParameterError, match="the file that is read; give another one"):
+        create_pypty_data(path, path, bin=2, exist_ok=False)
+    with h5py.File(path) as file, pytest.raises(ParameterError, match="the file that is read"):
+        create_pypty_data(file["data"], path, exist_ok=False)
+    assert path.read_bytes() == before

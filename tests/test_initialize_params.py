@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from calibration_data import flat_scan
 
 import pypty
 from pypty.errors import DataError, ParameterError
@@ -396,3 +397,9 @@ def test_what_calibration_found_is_taken_as_it_is() -> None:
     np.testing.assert_array_equal(params["aperture_mask"][4:-4, 4:-4] > 0.5, mask)
     assert params["aberrations"][0] == 50.0 and params["extra_probe_defocus"] == 0.0
     assert append_exp_params(experiment(defocus=45.0))["extra_probe_defocus"] == 45.0
+
+
+def test_negative_read_out_noise_does_not_stop_the_parameters() -> None:
+    noisy = flat_scan()["dataset"] + np.random.default_rng(0).normal(-0.3, 0.5, (4, 9, 32, 32))
+    params = append_exp_params(flat_scan(dataset=noisy, algorithm="poisson_gaussian", PLRotation_deg=0.0))
+    assert params["mean_pattern"].min() >= 0 and pypty.check(params)

@@ -269,3 +269,19 @@ def test_free_memory_respects_the_container(monkeypatch: pytest.MonkeyPatch) -> 
     assert free_memory.free_bytes(select("cpu")) == 12345
     monkeypatch.setattr(free_memory, "_cgroup_limit", lambda: None)
     assert free_memory.free_bytes(select("cpu")) > 12345
+
+
+def test_the_plan_counts_moments_and_no_history_that_is_not_kept() -> None:
+    plain, adam, sgd, hybrid = (
+        pypty.plan(small_params(hist_length=3, epoch_max=9, **given), show=False).items
+        for given in (
+            {},
+            {"optimizer": "adam"},
+            {"optimizer": "sgd"},
+            {"optimizer": "lambda x: 'lbfgs' if x else 'adam'"},
+        )
+    )
+    history, moments = "L-BFGS history", "moments of first-order methods"
+    assert plain[moments] == sgd[moments] == 0 and adam[history] == 0
+    assert 6 * adam[moments] == 4 * plain[history]
+    assert hybrid[history] == plain[history] and hybrid[moments] == adam[moments]

@@ -26,6 +26,7 @@ from pypty.data.rim import rim_counts
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import DataError
 from pypty.experiment import Experiment
+from pypty.model.parametrization import polar
 from pypty.optics.wavelength import acc_voltage_kV
 
 GOLDEN = Path(__file__).parent / "golden" / "ptyrad"
@@ -416,3 +417,14 @@ def test_a_fit_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         rim_counts(np.ones((6, 6)), 2, "exp")
     report = pypty.check(small_params(data_pad=2, data_pad_fill="power"))
     assert "data_pad_fill" in str(report)
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_amplitude_and_phase_make_a_complex_number(real: type) -> None:
+    """In the precision that is asked for, for negative amplitudes, too."""
+    rng = np.random.default_rng(4)
+    amplitude, phase = (rng.normal(size=(1, 2, 8, 9)).astype(real) for _ in range(2))
+    found = polar(amplitude, phase, np.result_type(real, np.complex64))
+    assert found.real.dtype == real
+    expected = amplitude.astype(float) * np.exp(1j * phase.astype(float))
+    np.testing.assert_allclose(found, expected, atol=4 * np.finfo(real).eps)

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epoch_records import RECORDS, record
 from figure_contents import colour_bar, edges, labels, page_title, panel, scale_bar, shown_image, texts
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from problems import N_PATTERNS, SIDE, aperture_probe, every_block, small_params, two_slices
-from test_result_files import RECORDS, record
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
+from pypty.output.loss_log import EpochRecord
 from pypty.plots import (
     ForwardPass,
     plot_convergence,
@@ -608,3 +609,26 @@ def test_other_kinds_of_data_have_their_figures(changes: dict[str, Any], tmp_pat
         "objp_crop_08bit_iter0001.tif",
         "probe_prop_amp_08bit_iter0001.tif",
     }
+
+
+def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
+    """Before positions are refined they do not change: no line from the bottom of the axis."""
+    records = [
+        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, convergence={"probe_pos_shifts": value})
+        for k, value in enumerate([0.0, 1e-2, 1e-3, 1e-4])
+    ]
+    figure = plot_convergence(History.of(records))
+    axes = next(axes for axes in figure.axes if axes.get_title() == "positions")
+    assert axes.get_yscale() == "log"
+    shown = np.asarray(axes.lines[0].get_ydata())
+    assert np.isnan(shown[0]) and (shown[1:] > 0).all()
+    assert axes.get_ylim()[0] > 1e-6
+
+
+def test_what_does_not_change_is_no_curve() -> None:
+    still = [
+        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, convergence={"probe_pos_shifts": 0.0})
+        for k in range(4)
+    ]
+    axes = next(axes for axes in plot_convergence(History.of(still)).axes if axes.get_title() == "positions")
+    assert not axes.lines and axes.texts[0].get_text() == "no change"

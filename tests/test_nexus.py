@@ -21,7 +21,10 @@ from hypothesis.extra import numpy as hnp
 import pypty
 from pypty.errors import CheckpointError, DataError, OutputError, ParameterError
 from pypty.nexus import convert_to_nxs, load_nexus_params
+from pypty.nexus.experiment import NOMINAL_DISTANCE_M, write_experiment
+from pypty.nexus.groups import array, group, link, scalar
 from pypty.nexus.parameters import read_value, write_value
+from pypty.nexus.patterns import Patterns
 from pypty.optics.wavelength import wavelength_A
 from pypty.output.checkpoints import load_checkpoint
 from pypty.params.presets import load_preset
@@ -572,3 +575,42 @@ def test_files_without_parameters(tmp_path: Path) -> None:
         file["entry"] = 1
     with pytest.raises(CheckpointError, match="written by convert_to_nxs"):
         load_nexus_params(tmp_path / "other.nxs")
+
+
+def test_sums_over_virtual_detectors_on_a_raster() -> None:
+    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4"), sums=True).n_patterns == 20
+    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4")).n_patterns == 4
+
+
+def test_groups_data_sets_and_links_have_their_attributes() -> None:
+    with h5py.File("groups", "w", driver="core", backing_store=False) as file:
+        inner = group(file, "beam_1", "NXbeam", comment="ours")
+        assert dict(inner.attrs) == {"NX_class": "NXbeam", "comment": "ours"}
+        energy = scalar(inner, "energy", 80e3, "eV", long_name="energy")
+        assert (energy[()], energy.attrs["units"], energy.attrs["long_name"]) == (80e3, "eV", "energy")
+        plain = array(inner, "numbers", np.arange(3), "")
+        assert "units" not in plain.attrs and plain.compression is None
+        assert array(inner, "many", np.zeros(200_000), "").compression == "gzip"
+        link(file, "same", plain)
+        assert file["same"] == plain and plain.attrs["target"] == "/beam_1/numbers"
+
+
+def test_an_experiment_in_the_far_field_lies_at_a_nominal_distance(tmp_path: Path) -> None:
+    class Scanned:
+        params: dict[str, Any] = {"acc_voltage": 200.0, "upsample_pattern": 2, "data_bin": 4}
+        patterns = None
+        pixel_A, window, wavelength = (0.5, 0.25), (20, 40), 0.025
+        centres_A = np.arange(12.0).reshape(6, 2)
+        raster = (2, 3)
+
+    with h5py.File("experiment", "w", driver="core", backing_store=False) as file:
+        write_experiment(group(file, "entry_1", "NXentry"), Scanned(), tmp_path, False)
+        detector = file[DETECTOR]
+        assert detector["distance"][()] == NOMINAL_DISTANCE_M == 1.0
+        np.testing.assert_allclose(detector["y_pixel_size"][()], 0.025 / (20 * 0.5) * 2 / 4)
+        np.testing.assert_allclose(detector["x_pixel_size"][()], 0.025 / (40 * 0.25) * 2 / 4)
+        moves = file["/entry_1/sample_1/transformations"]
+        np.testing.assert_array_equal(moves["x"][()], [[1, 3, 5], [7, 9, 11]])
+        np.testing.assert_array_equal(moves["y"][()], [[0, 2, 4], [6, 8, 10]])
+        assert file["/entry_1/sample_1/name"].asstr()[()] == "unknown"
+        assert "convergence_semi_angle" not in file[f"{INSTRUMENT}/beam_1"]

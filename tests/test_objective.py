@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from problems import small_params
 
+from pypty.backend.workspace import Workspace
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
 from pypty.model.forward import Model
 from pypty.objective.objective import Limit
+from pypty.objective.powers import N_SUMS
+from pypty.objective.share import Share, sums_of
 from pypty.optimize.vector import BlockVector
 
 
@@ -142,3 +145,38 @@ def test_many_inner_products_are_those_of_each() -> None:
             )
             assert combined[name].dtype == vectors[0][name].dtype
     assert vectors[0].dots([]) == []
+
+
+def share(totals: list[float], before: list[float] | None, wanted: bool = True) -> Share:
+    """Batches of one pattern each with these losses."""
+    table = np.stack([np.array(totals), np.zeros(len(totals))], axis=1)
+    noise: Any = None
+    return Share(
+        [np.array([k]) for k in range(len(totals))],
+        None if before is None else np.array(before),
+        {"obj": np.zeros(1)} if wanted else {},
+        Workspace(np),
+        table,
+        noise,
+    )
+
+
+def test_a_trial_is_expected_to_be_rejected_after_a_quarter_of_its_batches() -> None:
+    grown = share([2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [1.0] * 8)
+    assert not grown.expects_rejection(0), "one of eight batches is too early"
+    assert grown.expects_rejection(1) and not grown.expects_rejection(3), "4 is not above 1 + 1 + 1 + 1"
+    assert share([np.nan] * 4, [1.0] * 4).expects_rejection(0)
+    assert not share([9.0] * 4, None).expects_rejection(3)
+    assert not share([9.0] * 4, [1.0] * 4, wanted=False).expects_rejection(3)
+
+
+def test_sums_of_threads_are_added() -> None:
+    first, second = share([1.0, 2.0], None), share([3.0], None)
+    assert first.losses.tolist() == [1, 2] and sums_of([first, second]) is None and sums_of([]) is None
+    for one in (first, second):
+        one.totals = np.ones((len(one.batches), N_SUMS))
+        one.__dict__.pop("scores", None)
+        one.patterns = {"data": np.full((2, 3), len(one.batches))}
+    found = sums_of([first, second])
+    assert found is not None and found.totals.tolist() == [3.0] * N_SUMS
+    np.testing.assert_array_equal(found.patterns["data"], np.full((2, 3), 3))

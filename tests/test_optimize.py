@@ -695,3 +695,16 @@ def test_vector_arithmetic():
     assert a.is_finite()
     copy["z"][1] = np.nan
     assert not copy.is_finite()
+
+
+def test_a_block_that_could_not_move_at_first_is_not_left_behind() -> None:
+    """Over a vacuum the gradient of positions is rounding, 1e-17; so is their first step. It says nothing about how
+    far the second one should go, when the object is there and the gradient is 10.
+    """
+    pair = Pair(
+        BlockVector({"obj": np.array([1.0]), "positions": np.array([1e-18])}),
+        BlockVector({"obj": np.array([1.0]), "positions": np.array([10.0])}),
+    )
+    gradient = BlockVector({"obj": np.array([0.0]), "positions": np.array([10.0])})
+    direction = Lbfgs([pair]).direction(gradient, lambda vector: vector, 10)
+    assert direction["positions"][0] < -1e-3

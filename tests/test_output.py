@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import pickle
 import random
@@ -17,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from epoch_records import record as epoch_record
 from problems import (
     N_PATTERNS,
     SIDE,
@@ -31,14 +33,18 @@ from problems import (
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.problem import Problem
 from pypty.engine.record.folder import LOSS_LOG, TEXT_LOG
-from pypty.errors import CheckpointError, OutputError, PyptyError
+from pypty.engine.record.progress import Reporter
+from pypty.errors import CheckpointError, OutputError, PyptyError, ReconstructionError, ResourceError
 from pypty.model.blocks import BLOCKS
 from pypty.output.checkpoints import from_averaged_modes
 from pypty.output.files import atomic, make_folder, remove_leftovers, write_array, write_text
 from pypty.output.loss_log import EpochRecord, read_loss_log, write_loss_log
 from pypty.params.schema import SCHEMA
+from pypty.results.history import History
 from pypty.results.result import Result
+from pypty.results.snapshot import Snapshot
 
 
 def write_plates(path: Path) -> None:
@@ -944,3 +950,60 @@ def test_regularisers_of_earlier_rows_survive(level: int, tmp_path: Path) -> Non
     values = [float(row[column]) for row in read_loss_log(tmp_path / LOSS_LOG)]
     assert values[:3] == [float(row[column]) for row in before]
     assert len(values) == 5 and min(values[1:]) > 1
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), ReconstructionError("the loss is nan")])
+def test_a_failing_run_keeps_its_finished_epochs(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when checkpoints are written only at the end; and running out of memory is our error."""
+    original = Reconstruction._observe
+
+    def fails(self: Reconstruction, problem: Problem, record: EpochRecord) -> None:
+        if self.state.epoch == 3:
+            raise error
+        original(self, problem, record)
+
+    params = small_params(output_folder=str(tmp_path), epoch_max=6, save_inter_checkpoints=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconstruction, "_observe", fails)
+        with pytest.raises(ResourceError if isinstance(error, MemoryError) else ReconstructionError):
+            pypty.run(params)
+    resumed = pypty.run({**params, "resume": True})
+    assert resumed.epochs.tolist() == list(range(6))
+    np.testing.assert_array_equal(resumed.obj, pypty.run({**params, "output_folder": ""}).obj)
+
+
+def test_the_reporter_writes_lines_at_its_level_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    log = logging.getLogger("pypty")
+    before = (log.level, list(log.handlers))
+    lbfgs = epoch_record(
+        4, optimizer="lbfgs", step=0.25, evaluations=3, validation=None, blocks=("obj", "probe")
+    )
+    adam = epoch_record(5, batches=7, validation=2.5, terms={"tv": 0.5}, loss=2.0)
+    with Reporter(4, 0, 9, tmp_path / "pypty.log") as reporter:
+        reporter.epoch(lbfgs, 1.5)
+        reporter.epoch(adam, 1.25)
+        assert reporter.bar.disable, "a bar is shown at level 1 alone"
+    assert (log.level, list(log.handlers)) == before
+    text = (tmp_path / "pypty.log").read_text(encoding="utf-8")
+    assert "epoch 4  loss 2  sse 1  step 0.25  evaluations 3  4.0 s  refined: obj, probe" in text
+    assert "adam  batches 7  held out 2.5 per pattern" in text
+    assert "tv: 0.5 (25.00 % of the loss)" in text
+    with (
+        pytest.raises(OutputError, match="cannot be written"),
+        Reporter(2, 0, 1, tmp_path / "no" / "pypty.log"),
+    ):
+        pass
+
+
+def test_a_snapshot_names_files_by_finished_epochs() -> None:
+    obj, probe = np.ones((4, 5, 1, 3)), np.ones((2, 2, 1))
+    given = {"obj": obj, "probe": probe}
+    parts: tuple[Any, ...] = (np.zeros((1, 2)), probe, History.of(()), {}, np.ones(2), 0.04, np.arange(3))
+    plain = Snapshot(12, given, *parts)
+    assert plain.name("model", ".h5") == "model_iter0012.h5"
+    np.testing.assert_allclose(plain.mode_weights, [1 / 3] * 3)
+    assert plain.obj is obj and plain.probe is probe
+    weighted = Snapshot(12, given, *parts[:3], {"obj_mode_weights": [1.0, 1.0, 2.0]}, *parts[4:])
+    np.testing.assert_allclose(weighted.mode_weights, [0.25, 0.25, 0.5])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from first_order_problems import done, first_order, records
 from parameter_registry import EFFECTS, Desk, assert_refused, effect, names_in
 from problems import N_PATTERNS, SCAN, patterns, small_params
 
@@ -14,27 +15,6 @@ import pypty
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
-from pypty.output.loss_log import EpochRecord
-
-
-def first_order(**changes: Any) -> dict[str, Any]:
-    """Four epochs of Adam, by amplitude and phase, five patterns a step."""
-    adam = {"optimizer": "adam", "obj_parametrization": "amplitude_phase", "batch_size": 5, "epoch_max": 4}
-    return small_params(**{**adam, **changes})
-
-
-def done(**changes: Any) -> Reconstruction:
-    """After all epochs."""
-    setup = prepare(first_order(**changes))
-    run = Reconstruction(setup, State(setup.variables(), 0))
-    for _ in run.epochs():
-        pass
-    setup.close()
-    return run
-
-
-def records(**changes: Any) -> list[EpochRecord]:
-    return done(**changes).state.records
 
 
 def obj(**changes: Any) -> np.ndarray:

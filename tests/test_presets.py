@@ -17,7 +17,7 @@ from problems import patterns, scan_positions, small_params
 
 import pypty
 from pypty.errors import ParameterError
-from pypty.params.presets import import_pickle, load_preset, preset_folder, preset_names
+from pypty.params.presets import import_pickle, load_preset, preset_folder, preset_names, read_changes
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
@@ -369,3 +369,9 @@ def test_random_bytes_give_a_dict_or_a_parameter_error(
         assert isinstance(import_pickle(tmp_path / "params.pkl"), dict)
     except ParameterError as error:
         assert "params.pkl" in str(error)
+
+
+def test_an_expression_on_the_command_line() -> None:
+    """YAML would read the colon of a lambda as that of a dict."""
+    assert read_changes(["update_probe_pos=lambda x: x >= 10"]) == {"update_probe_pos": "lambda x: x >= 10"}
+    assert read_changes(["optimizer=lambda x: 'adam' if x<3 else 'lbfgs'"])["optimizer"].endswith("'lbfgs'")

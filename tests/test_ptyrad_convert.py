@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.io
 import yaml
-from test_ptyrad_params import SCAN, assert_known, content, patterns
+from ptyrad_content import SCAN, assert_known, content, patterns
 
 import pypty
 from pypty.cli import main

@@ -10,60 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ptyrad_content import content, patterns, translated
 
 from pypty.errors import ParameterError
-from pypty.importers import Translation, translate
-from pypty.importers.ptyrad.defaults import GROUPS, INSIDE, TUNED
+from pypty.importers import translate
+from pypty.importers.ptyrad.defaults import GROUPS, INSIDE, REQUIRED, TUNED
 from pypty.importers.ptyrad.file import complete
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 from pypty.tune.physics import _is_open
-
-SCAN = (5, 6)
-
-
-def patterns(negative: bool = False) -> np.ndarray:
-    """30 patterns of 16^2 pixels with a disk in the middle."""
-    rng = np.random.default_rng(1)
-    data = rng.poisson(4, (SCAN[0] * SCAN[1], 16, 16)).astype(np.float32)
-    data[:, 5:11, 5:11] += 60
-    return data - 1 if negative else data
-
-
-def content(**groups: Any) -> dict[str, Any]:
-    """A small file; ``init_params`` of it are added to."""
-    init = {
-        "probe_kv": 80,
-        "probe_conv_angle": 24.9,
-        "meas_Npix": 16,
-        "pos_N_scan_slow": SCAN[0],
-        "pos_N_scan_fast": SCAN[1],
-        "pos_scan_step_size": 0.4,
-        "obj_Nlayer": 3,
-        "obj_slice_thickness": 4.0,
-        "meas_source": "custom",
-        "meas_params": patterns(),
-        "random_seed": 3,
-        **groups.pop("init_params", {}),
-    }
-    return {"init_params": init, **groups}
-
-
-def translated(**groups: Any) -> Translation:
-    """Translate :func:`content`; all values are of the kinds that our schema asks for."""
-    given = content(**groups)
-    before = copy.deepcopy(given)
-    found = translate(given)
-    np.testing.assert_equal(given, before)
-    assert_known(found.params)
-    return found
-
-
-def assert_known(params: Mapping[str, Any]) -> None:
-    for name, value in params.items():
-        kind = SCHEMA[name].kind
-        if not (isinstance(value, str) and "epoch" in value):
-            assert kind.problem(value) is None, f"{name}: {kind.problem(value)}"
 
 
 def leaves(entries: Mapping[str, Any], path: str = "") -> Iterator[str]:
@@ -560,3 +515,13 @@ def test_defaults_of_sub_mappings_are_known() -> None:
     for name in INSIDE:
         assert name in GROUPS["init_params"]
     json.dumps({name: list(entries) for name, entries in GROUPS.items()})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("probe_conv_angle", -25), ("obj_slice_thickness", 0), ("obj_Nlayer", 0)]
+)
+def test_a_number_of_ptyrad_that_must_be_positive(key: str, value: float) -> None:
+    """It was an error about our pixel size, after warnings of NumPy."""
+    needed = dict.fromkeys(REQUIRED, 1) | {"meas_params": {"path": "data.h5"}, key: value}
+    with pytest.raises(ParameterError, match=rf"init_params\.{key} is {value}, expected a number above 0"):
+        translate({"init_params": needed})

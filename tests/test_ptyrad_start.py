@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ptyrad_content import translated
 
 import pypty
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import DataError, ParameterError
 from pypty.importers import translate
 from pypty.importers.hdf5 import plain
@@ -28,6 +30,7 @@ from pypty.importers.ptyrad import scan as scans
 from pypty.importers.ptyrad.aberrations import cartesian_A, polar_terms
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
+from pypty.tune.names import with_values
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "ptyrad"
@@ -319,3 +322,44 @@ _MODEL_KEYS = frozenset(
         *("tilts", "tilt_mode", "skip_preprocessing", "propmethod", "damping_cutoff_multislice", "dataset"),
     }
 )
+
+
+def test_noise_on_positions_counts_for_the_canvas() -> None:
+    found = translated(init_params={"pos_scan_rand_std": 3.0}).params
+    still = translated(init_params={"pos_scan_rand_std": None}).params
+    window = found["probe"].shape[:2]
+    sides = scans.canvas_of(found["positions"], window)
+    assert found["obj"].shape[:2] == tuple(sides)
+    assert (sides > still["obj"].shape[:2]).all()
+
+
+@pytest.mark.parametrize("tuned", ["conv_angle", "dx"])
+def test_a_searched_aperture_is_that_of_a_file_with_this_value(tuned: str) -> None:
+    entry = {"state": True, "suggest": "float", "kwargs": {"low": 20, "high": 30}}
+    common = {
+        "probe_aberrations": {"C10": 60.0, "C12": 10.0},
+        "probe_z_shift": 20.0,
+        "pos_scan_rand_std": 0,
+        "meas_calibration": {"mode": "dx", "value": 0.3},
+    }
+    searched = translated(
+        hypertune_params={"if_hypertune": True, "tune_params": {tuned: entry}}, init_params=common
+    ).params
+    pixel = searched["pixel_size_x_A"]
+    value = 22.0 if tuned == "conv_angle" else 1.1 * pixel
+    direct = (
+        {"probe_conv_angle": 22.0}
+        if tuned == "conv_angle"
+        else {"meas_calibration": {"mode": "dx", "value": value}}
+    )
+    wanted = translated(init_params={**common, **direct}).params
+    starts = []
+    for params in (with_values(searched, {tuned: value}), wanted):
+        own = {key: one for key, one in params.items() if key != "tune"}
+        setup = prepare({**own, "output_folder": ""})
+        starts.append(setup.variables().probe)
+        setup.close()
+    power = [(np.abs(one) ** 2).sum(axis=(1, 2)) for one in starts]
+    np.testing.assert_allclose(power[0], power[1], rtol=1e-5)
+    first, second = (one[0] / np.linalg.norm(one[0]) for one in starts)
+    assert abs(np.vdot(first, second)) > 0.9999

@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from first_order_problems import first_order
 from problems import N_PATTERNS, scan_positions, small_params, two_slices
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction, State
 from pypty.engine.record.folder import LOSS_LOG, RunFolder
 from pypty.engine.setup.prepare import prepare
+from pypty.engine.setup.sequences import problems_from
 from pypty.output.loss_log import EpochRecord, read_loss_log
 from pypty.output.settings_file import NAME
+from pypty.params.schedule import make_schedule
+from pypty.params.schema import SCHEMA
 
 Edit = Callable[[str], str]
 EDITED_AFTER = 2
@@ -433,3 +437,36 @@ def test_a_resumed_run_keeps_an_edit(tmp_path: Path) -> None:
     """The edited file is what a folder that is resumed by its path starts from."""
     run_with_edit(tmp_path, set_value("update_probe", "false"))
     assert pypty.load_preset(tmp_path)["update_probe"] is False
+
+
+def test_an_edit_with_such_options_is_refused() -> None:
+    """Instead of ending the run at its next epoch."""
+    setup = prepare(first_order())
+    edit = make_schedule(SCHEMA["optimizer_options"], {"betas": [0.9, 2.0]})
+    edited = setup.settings.with_schedules({"optimizer_options": edit})
+    assert any("betas" in text for text in problems_from(setup, edited, 1))
+    assert not problems_from(setup, setup.settings, 1)
+    setup.close()
+
+
+def test_two_edits_that_are_good_only_together(tmp_path: Path) -> None:
+    """c1 and c2 are raised at once: c1 alone would be above the old c2."""
+    seen: list[float] = []
+
+    class Editor(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("epoch 1 "):
+                path = tmp_path / "params.yaml"
+                text = path.read_text().replace("wolfe_c1_constant: 0.1", "wolfe_c1_constant: 0.92")
+                path.write_text(text.replace("wolfe_c2_constant: 0.9\n", "wolfe_c2_constant: 0.95\n"))
+            seen.append(record.levelno)
+
+    editor = Editor(level=logging.INFO)
+    logging.getLogger("pypty").addHandler(editor)
+    try:
+        pypty.run(small_params(output_folder=str(tmp_path), epoch_max=4))
+    finally:
+        logging.getLogger("pypty").removeHandler(editor)
+    log = (tmp_path / "pypty.log").read_text(encoding="utf-8")
+    assert "wolfe_c1_constant is now 0.92" in log and "wolfe_c2_constant is now 0.95" in log
+    assert "ignored" not in log

@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from epoch_records import RECORDS
+from first_order_problems import first_order
 from matplotlib.figure import Figure
 from problems import N_PATTERNS, SIDE, every_block, patterns, small_params, two_slices
 
@@ -28,34 +30,6 @@ from pypty.results.model_file import read_model
 
 QUIET: dict[str, Any] = {"save_iters": 2, "selected_figs": [], "save_result": ["model"]}
 
-
-def record(epoch: int, **changes: Any) -> EpochRecord:
-    """An epoch of Adam."""
-    known: dict[str, Any] = {
-        "epoch": epoch,
-        "time_s": float(epoch),
-        "loss": 10.0 / (1 + epoch),
-        "sse": 1.0,
-        "first_step": 1.0,
-        "step": 0.5,
-        "evaluations": 1,
-        "slope": -1.0,
-        "new_slope": 0.0,
-        "optimizer": "adam",
-        "learning_rates": {"obj": 1e-2, "probe": 1e-3},
-        "validation": 5.0,
-        "mean_tilt_mrad": (0.1 * epoch, 0.2),
-        "mean_slice_distance_A": 4.0,
-    }
-    return EpochRecord(**{**known, **changes})
-
-
-RECORDS = [
-    record(0, terms={"a": 1.0}),
-    record(1, convergence={"obja_bg": 0.1, "probe": 0.3}, update_norms={"obj": 2.0}),
-    record(2, validation=None, learning_rates={"obj": 5e-3}, optimizer="lbfgs"),
-    record(3, convergence={"obja_bg": 0.05, "probe": 0.2}),
-]
 
 # -------------------------------------------------------------------------------------------------- history
 
@@ -331,3 +305,22 @@ def test_images_of_a_run(tmp_path: Path) -> None:
     grid = Grid((SIDE, SIDE), (0.4, 0.4), wavelength_A(80))
     moved = np.fft.ifft2(np.fft.fft2(result.probe[..., 0]) * fresnel(grid, float(result.slice_distances[0])))
     np.testing.assert_allclose(read["probe_prop_amp_iter0003.tif"][1], np.abs(moved), rtol=1e-4, atol=1e-4)
+
+
+def test_cropped_images_keep_their_size_as_positions_move(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pypty.run(
+        first_order(
+            output_folder=str(tmp_path),
+            save_iters=1,
+            save_result=["objp"],
+            selected_figs=[],
+            result_modes={"bit": ["raw"]},
+            epoch_max=3,
+            update_probe_pos=True,
+            learning_rates={"positions": 0.1},
+        )
+    )
+    sizes = {tifffile.imread(path).shape for path in tmp_path.glob("objp*_crop_iter*.tif")}
+    corners = np.round(first_order()["positions"])
+    assert sizes == {tuple(int(side) + 1 for side in np.ptp(corners, axis=0))}

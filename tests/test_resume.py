@@ -26,6 +26,7 @@ from problems import (
     smooth_object,
     two_slices,
 )
+from resumed_runs import assert_identical, in_parts
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
@@ -36,33 +37,6 @@ from pypty.model.blocks import BLOCKS
 from pypty.objective.objective import Objective
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.loss_log import read_loss_log
-from pypty.results.result import Result
-
-EXACT = (*BLOCKS, "start_positions", "loss", "sse", "epochs")
-
-
-def assert_identical(one: Result, other: Result) -> None:
-    """The same bits, decisions and warnings."""
-    for name in EXACT:
-        a, b = getattr(one, name), getattr(other, name)
-        if a is None or b is None:
-            assert a is b is None, name
-            continue
-        assert a.shape == b.shape and a.dtype == b.dtype, name
-        assert a.tobytes() == b.tobytes(), f"{name} differs by {np.abs(a - b).max()}"
-    assert one.decisions == other.decisions
-    assert one.warnings == other.warnings
-
-
-def in_parts(params: dict[str, Any], folder: Path, *stops: int) -> Result:
-    """Run until each of the epochs ``stops`` in turn, every time from resume.h5."""
-    result: Result | None = None
-    for stop in stops:
-        changes = {"output_folder": str(folder), "epoch_max": stop, "resume": result is not None}
-        result = pypty.run({**params, **changes})
-    assert result is not None
-    return result
-
 
 OFF_GRID = scan_positions() + np.random.default_rng(1).uniform(-0.4, 0.4, (N_PATTERNS, 2))
 CASES: dict[str, dict[str, Any]] = {
@@ -697,3 +671,29 @@ def test_going_on_without_the_log_of_the_first_run(folder: Path) -> None:
     assert params["epoch_prev"] == 0
     pypty.run({**params, "epoch_prev": 3, "epoch_max": 5})
     assert [int(row["epoch"]) for row in read_loss_log(folder / LOSS_LOG)] == [3, 4]
+
+
+def test_a_run_goes_on_after_a_position_moved_below_zero(tmp_path: Path) -> None:
+    """The smallest position starts at 0, so refinement easily takes one below."""
+    pypty.run(small_params(output_folder=str(tmp_path), epoch_max=2))
+    refined = np.load(tmp_path / "cg.npy")
+    refined[:3] -= 0.8
+    np.save(tmp_path / "cg.npy", refined)
+    result = pypty.run({**small_params(epoch_max=3), **pypty.load_checkpoint(tmp_path), "output_folder": ""})
+    np.testing.assert_array_equal(result.start_positions, refined)
+
+
+def test_rows_before_epoch_prev_survive_a_resume(tmp_path: Path) -> None:
+    pypty.run(small_params(output_folder=str(tmp_path), epoch_max=2))
+    params = {**small_params(output_folder=str(tmp_path)), **pypty.load_checkpoint(tmp_path)}
+    pypty.run({**params, "epoch_max": 4})
+    pypty.run({**params, "epoch_max": 6, "resume": True})
+    assert [int(row["epoch"]) for row in read_loss_log(tmp_path / "loss.csv")] == list(range(6))
+
+
+def test_a_resumed_run_keeps_its_windows(tmp_path: Path) -> None:
+    """Other positions would place the windows elsewhere than the refined ones that are resumed."""
+    pypty.run(small_params(output_folder=str(tmp_path), epoch_max=2))
+    other = {"positions": scan_positions()[::-1].copy(), "output_folder": str(tmp_path), "resume": True}
+    with pytest.raises(CheckpointError, match="positions given now"):
+        pypty.run(small_params(epoch_max=4, **other))

@@ -17,7 +17,7 @@ from pypty.data.sources import ArraySource, Hdf5Source, NpySource, fingerprint, 
 from pypty.data.survey import survey
 from pypty.engine.setup import memory
 from pypty.engine.setup.prepare import inspect
-from pypty.errors import DataError, ParameterError
+from pypty.errors import DataError, ParameterError, PyptyError
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.results.result import Evaluation
@@ -487,3 +487,33 @@ def test_no_data_is_no_source() -> None:
     report, setup = inspect({"probe": aperture_probe()}, needs_data=False)
     assert report and setup is not None
     assert open_source(setup.settings) is None
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(-1.0, "uint16"), (np.nan, "int32"), (1e6, "uint16")])
+def test_a_cast_that_would_change_values_is_refused(value: float, dtype: str) -> None:
+    data = patterns().copy()
+    data[3, 2, 1] = value
+    with pytest.raises(ParameterError, match="force_dataset_dtype"):
+        pypty.run(small_params(dataset=data, force_dataset_dtype=dtype, detector_mask="nan"))
+    assert issubclass(DataError, PyptyError)
+
+
+def test_a_data_set_larger_than_wanted_is_read_only_where_it_is_wanted() -> None:
+    """4-D data: a few patterns of one scan row, not whole rows."""
+
+    class Counting:
+        shape, dtype, ndim = (4, 50, 16, 16), np.dtype(np.uint8), 4
+
+        def __init__(self) -> None:
+            self.read = 0
+
+        def __getitem__(self, key: tuple) -> np.ndarray:
+            row, columns = key
+            self.read += columns.stop - columns.start
+            return np.zeros((columns.stop - columns.start, 16, 16), np.uint8)
+
+    from pypty.data.sources import ArraySource
+
+    array = Counting()
+    assert ArraySource(array).read(np.array([48, 49, 50, 51, 120])).shape == (5, 16, 16)
+    assert array.read == 5

@@ -29,6 +29,7 @@ from pypty.direct_methods.numerics.bright_field_align import (
     BrightFieldScan,
     better_start,
     fit_scan,
+    turned,
     turned_positions,
 )
 from pypty.direct_methods.numerics.bright_field_drift import disk_shifts, without_drift
@@ -612,3 +613,22 @@ def test_detectors_of_a_part():
     detectors = binned_detectors(np.ones((3, 3), bool), (1.0, 1.0))
     part = detectors.part(slice(None, None, 4))
     assert isinstance(part, Detectors) and len(part) == 3 and part.sums.shape == (9, 3)
+
+
+def test_turning_takes_corrections_along() -> None:
+    rng = np.random.default_rng(0)
+    positions, correction = rng.uniform(0, 20, (6, 2)), rng.uniform(-1, 1, (6, 2))
+    params = {"positions": positions, "positions_correction": correction, "obj": np.ones((50, 50, 2, 1))}
+    found = turned(params, 30.0)
+    points = (positions + correction) @ rotation_yx(30.0).T
+    np.testing.assert_allclose(np.diff(found["positions"], axis=0), np.diff(points, axis=0))
+    assert found["positions_correction"] is None and found["obj"].shape == (1, 1, 2, 1)
+    assert turned({"positions": positions[:1]}, 30.0) == {}
+
+
+def test_pieces_outside_a_region_are_passed_over() -> None:
+    rows = [(np.arange(8 * r, 8 * r + 8), np.full((8, 2, 2), float(r))) for r in range(8)]
+    open_chunks, size = subscan_chunks(lambda: iter(rows), (8, 8), (2, 0, 4, 4))
+    pieces = list(open_chunks())
+    assert size == (2, 4) and [len(indices) for indices, _ in pieces] == [4, 4]
+    np.testing.assert_array_equal(np.concatenate([indices for indices, _ in pieces]), np.arange(8))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from first_order_problems import done
 from problems import aperture_probe, patterns, scan_positions, small_params, two_slices
 
 import pypty
@@ -527,3 +528,16 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 def test_runs_ignore_the_key() -> None:
     assert pypty.evaluate(params()).loss == pypty.evaluate({**params(), "tune": None}).loss
+
+
+def test_the_ratio_is_not_divided_by_the_number_of_patterns() -> None:
+    from pypty.tune.objectives import Objective
+
+    run = done(
+        loss_terms={"single": {}},
+        loss_scale="ratio",
+        epoch_max=1,
+        learning_rates={"obja": 0.0, "probe": 1e-9},
+    )
+    judged = Objective("loss", run).at_the_end()
+    assert judged == pytest.approx(run.state.records[0].loss, rel=0.2)

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_adjoint, directional_derivative, inner, random_complex, relative, small_problem
+from helpers import (
+    assert_adjoint,
+    data_file,
+    directional_derivative,
+    inner,
+    random_complex,
+    relative,
+    small_problem,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -455,3 +463,20 @@ def test_results_go_through_nexus(tmp_path: Path) -> None:
     found = utils.load_nexus_params(path)
     assert found["acc_voltage"] == params["acc_voltage"]
     np.testing.assert_allclose(found["slice_distances"], params["slice_distances"])
+
+
+def test_a_saved_data_path_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data_file(tmp_path)
+    pypty.utils.save_params("sub/scan.yaml", {"data_path": "d.h5", "epoch_max": 3})
+    assert pypty.load_preset("sub/scan.yaml")["data_path"] == str((tmp_path / "d.h5").resolve())
+
+
+def test_an_expression_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("update_probe: true\n")
+    with pytest.raises(ParameterError, match="update_probe"):
+        pypty.utils.change_params(path, "update_probe", "lambda x: x >")
+    assert path.read_text() == "update_probe: true\n"
+    pypty.utils.change_params(path, "update_probe", "lambda x: x > 3")
+    assert pypty.load_preset(path)["update_probe"] == "lambda x: x > 3"
