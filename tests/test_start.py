@@ -12,7 +12,8 @@ import pypty
 from pypty.data.scan import make_scan, sort_sequence
 from pypty.data.sources import open_source
 from pypty.data.weights import DetectorWeights
-from pypty.engine.setup.geometry import Geometry, check_arrays, find_geometry
+from pypty.data.window import Window
+from pypty.engine.setup.geometry import check_arrays, count_patterns, find_window
 from pypty.engine.setup.mean_patterns import MeanPatterns
 from pypty.engine.setup.prepare import prepare
 from pypty.engine.setup.start import propagates_after_last, start_background, start_distances, start_object
@@ -97,22 +98,26 @@ def settings_of(**changes: Any) -> Settings:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Geometry(25, (16, 16), (16, 16), (16, 16))),
-        ({"data_pad": 3}, Geometry(25, (22, 22), (16, 16), (22, 22))),
-        ({"data_pad": 3, "use_padded_intensity": False}, Geometry(25, (22, 22), (16, 16), (16, 16))),
-        ({"data_pad": 4, "upsample_pattern": 2}, Geometry(25, (40, 40), (16, 16), (20, 20))),
-        ({"data_bin": 2, "data_pad": 3}, Geometry(25, (14, 14), (8, 8), (14, 14))),
-        ({"simu_Npix": 20, "simu_match_mode": "crop"}, Geometry(25, (20, 20), (16, 16), (16, 16))),
-        ({"dataset": np.ones((7, 12, 20))}, Geometry(7, (12, 20), (12, 20), (12, 20))),
+        ({}, (25, (16, 16), (16, 16), (16, 16))),
+        ({"data_pad": 3}, (25, (22, 22), (16, 16), (22, 22))),
+        ({"data_pad": 3, "use_padded_intensity": False}, (25, (22, 22), (16, 16), (16, 16))),
+        ({"data_pad": 4, "upsample_pattern": 2}, (25, (40, 40), (16, 16), (20, 20))),
+        ({"data_bin": 2, "data_pad": 3}, (25, (14, 14), (8, 8), (14, 14))),
+        ({"simu_Npix": 20, "simu_match_mode": "crop"}, (25, (20, 20), (16, 16), (16, 16))),
+        ({"dataset": np.ones((7, 12, 20))}, (7, (12, 20), (12, 20), (12, 20))),
         (
             {"dataset": ..., "probe": np.ones((18, 22, 1)), "data_pad": 2},
-            Geometry(25, (18, 22), (14, 18), (18, 22)),
+            (25, (18, 22), (14, 18), (18, 22)),
         ),
     ],
 )
-def test_windows_of_the_model_and_pixels_of_the_detector(changes: dict[str, Any], expected: Geometry) -> None:
+def test_windows_of_the_model_and_pixels_of_the_detector(changes: dict[str, Any], expected: tuple) -> None:
     settings, report = settings_of(**changes), Report()
-    assert find_geometry(settings, open_source(settings), None, report) == expected and not report.problems
+    source = open_source(settings)
+    window = find_window(settings, source, report)
+    assert window is not None and not report.problems
+    found = (count_patterns(settings, source, None), window.model, window.pattern, window.compared)
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,7 @@ def test_windows_of_the_model_and_pixels_of_the_detector(changes: dict[str, Any]
 )
 def test_windows_that_cannot_be_are_told(changes: dict[str, Any], message: str) -> None:
     settings, report = settings_of(**changes), Report()
-    find_geometry(settings, open_source(settings), None, report)
+    find_window(settings, open_source(settings), report)
     assert any(message in text for text in report.problems), report.problems
 
 
@@ -142,9 +147,9 @@ def test_arrays_of_another_length_or_shape_are_told() -> None:
         static_background=np.ones((5, 5)),
     )
     source, report = open_source(settings), Report()
-    geometry = find_geometry(settings, source, None, report)
-    assert geometry is not None
-    check_arrays(settings, source, None, geometry, report)
+    window = find_window(settings, source, report)
+    assert window is not None
+    check_arrays(settings, source, None, window, report)
     told = {text.partition(":")[0] for text in report.problems}
     assert told == {"beam_current", "scan_size", "aperture_mask", "static_background"}
 
@@ -207,12 +212,13 @@ def test_a_given_object_lies_in_vacuum() -> None:
 
 
 def test_a_random_background_has_the_sum_that_is_asked_for() -> None:
-    geometry = Geometry(25, (20, 20), (16, 16), (20, 20))
-    found = start_background(settings_of(static_background=32.0, data_pad=2), geometry)
+    settings = settings_of(static_background=32.0, data_pad=2)
+    window = Window.of(settings, (16, 16))
+    found = start_background(settings, window)
     assert found is not None and found.shape == (20, 20) and found.sum() == pytest.approx(32)
     inside = found[2:-2, 2:-2]
     assert inside.max() / inside.min() < 10 and found.sum() == pytest.approx(inside.sum())
-    assert start_background(settings_of(), geometry) is None
+    assert start_background(settings_of(), window) is None
 
 
 @pytest.mark.parametrize(
