@@ -106,13 +106,16 @@ class Number:
 
 @dataclass(frozen=True)
 class Flag:
-    """True or False; 0 and 1 are taken too, as PyPty's presets use them."""
+    """True or False; unless it is strict 0 and 1 are taken too, as PyPty's presets use them."""
+
+    strict: bool = False
 
     def describe(self) -> str:
         return "True or False"
 
     def problem(self, value: Any) -> str | None:
-        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and value in (0, 1)):
+        as_number = not self.strict and _is_number(value) and value in (0, 1)
+        if isinstance(value, (bool, np.bool_)) or as_number:
             return None
         return f"given {brief(value)}"
 
