@@ -27,7 +27,7 @@ CALIBRATED = ("acc_voltage", "scan_step_A")
 """What a method needs that relates angles to lengths in the scan."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A raster scan of diffraction patterns and its calibration.
 
@@ -89,17 +89,17 @@ class Experiment:
             shape = tuple(settings["masks"].shape[1:])
         wavelength = wavelength_A(settings["acc_voltage"])
         return cls(
-            source,
-            preprocess,
-            float(settings["data_multiplier"]),
-            _scan_size(settings, source),
-            float(settings["scan_step_A"]),
-            _number(settings, "PLRotation_deg", 0.0),
-            wavelength,
-            _pattern_pixel(settings, shape, wavelength),
-            int(settings["data_pad"]) // int(settings["upsample_pattern"]),
-            _aberrations(settings),
-            settings,
+            source=source,
+            preprocess=preprocess,
+            multiplier=float(settings["data_multiplier"]),
+            scan_size=_scan_size(settings, source),
+            step_A=float(settings["scan_step_A"]),
+            rotation_deg=_number(settings, "PLRotation_deg", 0.0),
+            wavelength=wavelength,
+            pixel_1A=_pattern_pixel(settings, shape, wavelength),
+            pad=int(settings["data_pad"]) // int(settings["upsample_pattern"]),
+            aberrations_A=_aberrations(settings),
+            settings=settings,
         )
 
     @property

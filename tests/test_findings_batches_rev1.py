@@ -54,7 +54,7 @@ def test_every_moment_fits_the_larger_object(name: str, part: str) -> None:
     method = FirstOrder(name, options)
     gradient = np.random.default_rng(1).normal(size=old).astype(kind)
     method.step({part: np.ones(old, kind)}, {part: gradient}, {part: 0.1})
-    grown = Progress(name, method.state).with_room(before, old, new)
+    grown = Progress(name=name, moments=method.state).with_room(before, old, new)
     again = FirstOrder(name, options, grown.moments)
     again.step({part: np.ones(new, kind)}, {part: np.ones(new, kind)}, {part: 0.1})
     for key, array in method.state[part].items():
@@ -157,7 +157,18 @@ def test_a_fraction_that_is_no_pattern_is_told() -> None:
 
 def test_only_epochs_since_the_optimizer_was_changed_are_compared() -> None:
     def record(epoch: int, optimizer: str, loss: float) -> EpochRecord:
-        return EpochRecord(epoch, 0, loss, 0, 1, 1, 1, 0, 0, optimizer=optimizer)
+        return EpochRecord(
+            epoch=epoch,
+            time_s=0,
+            loss=loss,
+            sse=0,
+            first_step=1,
+            step=1,
+            evaluations=1,
+            slope=0,
+            new_slope=0,
+            optimizer=optimizer,
+        )
 
     names = ["adam", "adam", "lbfgs", "lbfgs", "adam", "adam", "adam"]
     losses = [9.0, 8.0, 3.0, 2.0, 7.0, 6.0, 5.0]

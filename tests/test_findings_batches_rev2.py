@@ -99,7 +99,18 @@ def test_the_log_of_mini_batches(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
     """Before positions are refined they do not change: no line from the bottom of the axis."""
     records = [
-        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, convergence={"probe_pos_shifts": value})
+        EpochRecord(
+            epoch=k,
+            time_s=1.0 * k,
+            loss=1.0,
+            sse=1.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=0.0,
+            new_slope=0.0,
+            convergence={"probe_pos_shifts": value},
+        )
         for k, value in enumerate([0.0, 1e-2, 1e-3, 1e-4])
     ]
     figure = plot_convergence(History.of(records))
@@ -112,7 +123,18 @@ def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
 
 def test_what_does_not_change_is_no_curve() -> None:
     still = [
-        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, convergence={"probe_pos_shifts": 0.0})
+        EpochRecord(
+            epoch=k,
+            time_s=1.0 * k,
+            loss=1.0,
+            sse=1.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=0.0,
+            new_slope=0.0,
+            convergence={"probe_pos_shifts": 0.0},
+        )
         for k in range(4)
     ]
     axes = next(axes for axes in plot_convergence(History.of(still)).axes if axes.get_title() == "positions")
@@ -166,7 +188,18 @@ def test_a_stop_does_not_depend_on_the_constant_of_a_loss(constant: float) -> No
     """The loss of ``ml`` is some -10^6 per pattern: 0.01 % of that is more than all that is still to be gained."""
     values = [1600.0, 1100.0, 1000.0, 995.0, 993.0, 992.0, 991.5, 991.0, 991.0, 991.0, 991.0]
     records = [
-        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, validation=value + constant)
+        EpochRecord(
+            epoch=k,
+            time_s=1.0 * k,
+            loss=1.0,
+            sse=1.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=0.0,
+            new_slope=0.0,
+            validation=value + constant,
+        )
         for k, value in enumerate(values)
     ]
     settings = prepare(small_params(output_folder="", stop_patience=3, validation_fraction=0.1)).settings

@@ -99,7 +99,7 @@ def test_a_tilts_rate_is_in_mrad_for_every_method(optimizer: str) -> None:
     from pypty.optimize.first_order import FirstOrder
 
     setup = prepare(params)
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     start = run.state.variables.tilts.copy()
     problem = run.problem(setup.settings.first())
     slope = problem.objective.evaluate(run.state.variables, ("tilts",), problem.indices, problem.weight)

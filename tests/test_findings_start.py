@@ -139,8 +139,11 @@ def test_pieces_outside_a_region_are_passed_over() -> None:
 
 
 def test_sums_over_virtual_detectors_on_a_raster() -> None:
-    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4"), sums=True).n_patterns == 20
-    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4")).n_patterns == 4
+    assert (
+        Patterns(path=Path("x"), key="data", shape=(4, 5, 3), dtype=np.dtype("f4"), sums=True).n_patterns
+        == 20
+    )
+    assert Patterns(path=Path("x"), key="data", shape=(4, 5, 3), dtype=np.dtype("f4")).n_patterns == 4
 
 
 def test_a_pattern_left_out_of_the_sequence_is_the_mean_of_the_others(tmp_path: Path) -> None:

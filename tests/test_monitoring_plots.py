@@ -245,11 +245,13 @@ def test_the_phase_of_a_spectrum_follows_the_aberration() -> None:
 
 def reconstruction(**changes: Any) -> Reconstruction:
     setup = prepare(small_params(**changes))
-    return Reconstruction(setup, State(setup.variables(), 0))
+    return Reconstruction(setup, State(variables=setup.variables(), epoch=0))
 
 
 def test_the_forward_pass_shows_model_and_data(tmp_path: Path) -> None:
-    run = Reconstruction(setup := prepare(two_slices(data_multiplier=2.0)), State(setup.variables(), 0))
+    run = Reconstruction(
+        setup := prepare(two_slices(data_multiplier=2.0)), State(variables=setup.variables(), epoch=0)
+    )
     snapshot = Saver(run, tmp_path).snapshot()
     one = forward_pass(run, snapshot, 7)
     np.testing.assert_allclose(one.measured, 2 * setup.settings["dataset"][7])
@@ -266,7 +268,15 @@ def test_the_forward_pass_shows_model_and_data(tmp_path: Path) -> None:
 
 def test_virtual_detectors_are_curves() -> None:
     square, sums = np.ones((4, 4)), np.ones(5)
-    figure = plot_forward([ForwardPass(0, square, square, square, sums, sums)], (1.0, 1.0), None)
+    figure = plot_forward(
+        [
+            ForwardPass(
+                index=0, probe_intensity=square, amplitude=square, phase=square, modelled=sums, measured=sums
+            )
+        ],
+        (1.0, 1.0),
+        None,
+    )
     assert "virtual detector" in texts(figure)
 
 
@@ -298,7 +308,7 @@ FILES = {
 def test_every_name_gives_its_figure(wanted: list[str], tmp_path: Path) -> None:
     """With every unknown: two probes, tilts, several slices."""
     setup = prepare(every_block(selected_figs=wanted))
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     run.state.records.append(record(0))
     drawn = draw_figures(run, Saver(run, tmp_path).snapshot(), [])
     expected = set(FILES.values()) if wanted == ["all"] else {FILES[wanted[0]]}

@@ -21,7 +21,7 @@ from pypty.optimize.vector import BlockVector
 def problem(**changes: Any) -> Problem:
     setup = prepare(small_params(compute_batch=2, **changes))
     setup.close()
-    return Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.first())
+    return Reconstruction(setup, State(variables=setup.variables(), epoch=0)).problem(setup.settings.first())
 
 
 @pytest.fixture

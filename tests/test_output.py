@@ -890,14 +890,36 @@ def test_results_are_the_same_every_time() -> None:
 
 def test_any_text_in_a_warning_is_read_back(tmp_path: Path) -> None:
     text = 'one, two; three "four"\nfive'
-    record = EpochRecord(0, 0.1, 1.0, 2.0, 1.0, 1.0, 1, -1.0, -0.1, warnings=[text])
+    record = EpochRecord(
+        epoch=0,
+        time_s=0.1,
+        loss=1.0,
+        sse=2.0,
+        first_step=1.0,
+        step=1.0,
+        evaluations=1,
+        slope=-1.0,
+        new_slope=-0.1,
+        warnings=[text],
+    )
     write_loss_log(tmp_path / LOSS_LOG, [record], 1)
     assert read_loss_log(tmp_path / LOSS_LOG)[0]["Warnings"] == text
 
 
 def test_level_2_has_a_column_for_each_regulariser(tmp_path: Path) -> None:
     rows = [
-        EpochRecord(k, 0.1, 1.0, 2.0, 1.0, 1.0, 1, -1.0, -0.1, terms={"TV": 0.5 * k, "L1": 0.25})
+        EpochRecord(
+            epoch=k,
+            time_s=0.1,
+            loss=1.0,
+            sse=2.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=-1.0,
+            new_slope=-0.1,
+            terms={"TV": 0.5 * k, "L1": 0.25},
+        )
         for k in (0, 1)
     ]
     write_loss_log(tmp_path / "2.csv", rows, 2)

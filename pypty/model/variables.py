@@ -25,7 +25,7 @@ BLOCKS = (
 parameter that holds its starting value."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variables:
     """The unknowns, in the internal layout, on one device. A block that the model does not have is None.
 

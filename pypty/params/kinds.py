@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ class Number:
 
     low: float = -np.inf
     high: float = np.inf
+    _: KW_ONLY
     integer: bool = False
     open_low: bool = False
     infinite: bool = False
@@ -235,6 +236,7 @@ class ArrayOf:
     """
 
     dims: tuple[tuple[str, ...], ...]
+    _: KW_ONLY
     complex: bool = False
     integer: bool = False
     boolean: bool = False

@@ -44,7 +44,7 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metadata:
     """What a file says about the experiment; None where it says nothing.
 

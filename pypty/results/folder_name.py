@@ -24,7 +24,7 @@ _RESERVED = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """What a name tells that is not among the settings.
 

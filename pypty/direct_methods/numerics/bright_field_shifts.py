@@ -19,7 +19,7 @@ _SMALL = 0.1
 """Of the mean size of the coefficients: much smaller ones are noise and keep their size in a phase correlation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CorrelationOptions:
     """How shifts are measured.
 

@@ -167,8 +167,21 @@ def _inspect_geometry(
     if settings["recon_type"] == "far_field":
         _check_probe_band(settings, grid, report)
     sizes = _sizes(settings, source, preprocess, geometry, scan)
-    unplanned = MemoryPlan(backend.name, 1, 1, False, 0, 0, sizes)
-    setup = Setup(settings, backend, source, grid, scan, unplanned, preprocess, None, geometry, plates)
+    unplanned = MemoryPlan(
+        device=backend.name, batch=1, n_threads=1, resident=False, free=0, limit=0, sizes=sizes
+    )
+    setup = Setup(
+        settings=settings,
+        backend=backend,
+        source=source,
+        grid=grid,
+        scan=scan,
+        plan=unplanned,
+        preprocess=preprocess,
+        survey=None,
+        geometry=geometry,
+        plates=plates,
+    )
     sizes = dataclasses.replace(sizes, executor=_executor(setup))
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
     if plan is None or report.problems:
@@ -306,14 +319,14 @@ def _sizes(
         ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
         data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
     return Sizes(
-        geometry.n_patterns,
-        geometry.window,
-        probe_modes(settings),
-        object_modes,
-        slices,
-        scan.object_shape,
-        data_bytes,
-        math.prod(geometry.compared) if settings["masks"] is None else len(settings["masks"]),
+        n_patterns=geometry.n_patterns,
+        window=geometry.window,
+        probe_modes=probe_modes(settings),
+        object_modes=object_modes,
+        slices=slices,
+        object_shape=scan.object_shape,
+        data_bytes=data_bytes,
+        compared=math.prod(geometry.compared) if settings["masks"] is None else len(settings["masks"]),
         subscans=n_subscans(settings),
         shared_bytes=shared_bytes(settings, geometry.window),
         steps=extra_steps(settings),
