@@ -63,7 +63,7 @@ def parameters(case: Mapping[str, Any], data: Path) -> dict[str, Any]:
 
 def problem_of(params: dict[str, Any], **changes: Any) -> tuple[Setup, Problem]:
     setup = prepare({**params, "backend": "cpu", "update_probe_pos": True, **changes})
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     return setup, run.problem(setup.settings.first())
 
 

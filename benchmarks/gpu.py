@@ -155,7 +155,9 @@ def make_objective(
 ) -> Objective:
     """The loss as a reconstruction computes it."""
     asked = executor if executor in ("fused", "stages") else "auto"
-    options = ModelOptions(work.grid, CUTOFF, executor=asked, deterministic=executor == "deterministic")
+    options = ModelOptions(
+        grid=work.grid, cutoff=CUTOFF, executor=asked, deterministic=executor == "deterministic"
+    )
     model = build_model(options, backend)
     if backend.on_gpu and executor in ("split", "streamed", "deterministic"):
         assert model.executor == "split", model.executor

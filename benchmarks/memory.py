@@ -98,7 +98,7 @@ def run_case(name: str, pipe: Any) -> None:
     tracemalloc.start()
     with Watch() as watch:
         setup = prepare(params)
-        for _ in Reconstruction(setup, State(setup.variables(), 0)).epochs():
+        for _ in Reconstruction(setup, State(variables=setup.variables(), epoch=0)).epochs():
             pass
     traced = tracemalloc.get_traced_memory()[1]
     pipe.send({"case": name, "plan MB": setup.plan.total / 1e6, "traced MB": traced / 1e6, "RSS MB": watch.grown / 1e6,
@@ -131,7 +131,7 @@ def run_large(n_patterns: int, folder: str, pipe: Any) -> None:
         started = time.perf_counter()
         setup = prepare(params)
         surveyed = time.perf_counter()
-        run = Reconstruction(setup, State(setup.variables(), 0))
+        run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
         problem = run.problem(setup.settings.first())
         problem(problem.point())
         ended = time.perf_counter()

@@ -92,7 +92,7 @@ def probe_modes(setup: Setup, modes: int) -> np.ndarray:
 
 def seconds_per_pass(setup: Setup, repeats: int = 7) -> float:
     """Median time of one loss and gradient over all patterns."""
-    state = State(setup.variables(), 0)
+    state = State(variables=setup.variables(), epoch=0)
     problem = Reconstruction(setup, state).problem(setup.settings.first())
     point = problem.point()
     problem(point)
@@ -108,7 +108,7 @@ def benchmark(name: str, path: Path, epochs: int, **changes: Any) -> dict[str, A
     """One row of the table."""
     setup = prepare(parameters(path, {**CASES[name], **changes}, epochs))
     row: dict[str, Any] = {"case": name, "s/pass": seconds_per_pass(setup)}
-    state = State(setup.variables(), 0)
+    state = State(variables=setup.variables(), epoch=0)
     reconstruction = Reconstruction(setup, state)
     spent, evaluations, best = 0.0, 0, 0.0
     reached: dict[float, tuple[float, int]] = {}

@@ -152,7 +152,7 @@ def run(name: str, folder: Path, iterations: int, scan: int | None = None, **cha
         own["init_params.meas_crop"] = [[0, n_scan], [0, n_scan], [68, 188], [68, 188]]
     params, report = load_parameters(str(FILES / example.file), own)
     setup = prepare({**params, "print_flag": 0, "output_folder": "", "default_dtype": "single", **changes})
-    reconstruction = Reconstruction(setup, State(setup.variables(), 0))
+    reconstruction = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     seconds, started = [], time.perf_counter()
     for _ in reconstruction.epochs():
         seconds.append(time.perf_counter() - started)

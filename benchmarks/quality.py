@@ -115,7 +115,7 @@ class Budget:
 def ours(params: dict[str, Any], truth: Truth, budget: Budget) -> Curve:
     """Epochs; an evaluation of all patterns counts as a pass."""
     setup = prepare(params)
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     curve, spent, evaluations = Curve("pypty"), 0.0, 0
     epochs: Iterator[Any] = run.epochs()
     while budget.lasts(evaluations, spent):

@@ -92,7 +92,7 @@ def _write_figures(result: Result, params: dict[str, Any], folder: Path) -> list
     middle = len(result.positions) // 2 + 16
     with h5py.File(params["data_path"], "r") as file:
         measured = Preprocess(
-            params.get("flip_ky", False), bin=params.get("data_bin", 1), pad=params["data_pad"]
+            flip_ky=params.get("flip_ky", False), bin=params.get("data_bin", 1), pad=params["data_pad"]
         ).patterns(file["data"][middle].astype(float))
     modelled = simulate(
         {

@@ -27,7 +27,7 @@ CALIBRATED = ("acc_voltage", "scan_step_A")
 """What a method needs that relates angles to lengths in the scan."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A raster scan of diffraction patterns and its calibration.
 
@@ -84,15 +84,15 @@ class Experiment:
         if settings["masks"] is not None:
             shape = (settings["masks"].shape[1], settings["masks"].shape[2])
         return cls(
-            source,
-            preprocess,
-            float(settings["data_multiplier"]),
-            _scan_size(settings, source),
-            float(settings["scan_step_A"]),
-            _number(settings, "PLRotation_deg", 0.0),
-            _calibrated(settings, Window.of(settings, shape)),
-            _aberrations(settings),
-            settings,
+            source=source,
+            preprocess=preprocess,
+            multiplier=float(settings["data_multiplier"]),
+            scan_size=_scan_size(settings, source),
+            step_A=float(settings["scan_step_A"]),
+            rotation_deg=_number(settings, "PLRotation_deg", 0.0),
+            window=_calibrated(settings, Window.of(settings, shape)),
+            aberrations_A=_aberrations(settings),
+            settings=settings,
         )
 
     @property

@@ -85,7 +85,7 @@ def _run(setup: Setup) -> Result:
         resumed = read_resume(path, setup)
         reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
     else:
-        reconstruction = Reconstruction(setup, State(setup.variables(), settings.first_epoch))
+        reconstruction = Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch))
     state = reconstruction.state
     folder = _folder(path, reconstruction) if path is not None else None
     log_file = make_folder(path) / TEXT_LOG if path is not None else None
@@ -157,7 +157,7 @@ def evaluate(params: Params) -> Evaluation:
     setup = prepare(_read(params))
     try:
         variables = setup.variables()
-        problem = Reconstruction(setup, State(variables, setup.settings.first_epoch)).problem(
+        problem = Reconstruction(setup, State(variables=variables, epoch=setup.settings.first_epoch)).problem(
             setup.settings.first()
         )
         found = problem.objective.evaluate(
@@ -188,7 +188,9 @@ def simulate(params: Params) -> np.ndarray:
     try:
         variables = setup.variables()
         without_data = dataclasses.replace(setup, source=None)
-        reconstruction = Reconstruction(without_data, State(variables, setup.settings.first_epoch))
+        reconstruction = Reconstruction(
+            without_data, State(variables=variables, epoch=setup.settings.first_epoch)
+        )
         check_inside(setup.scan, setup.grid.shape, np.arange(len(setup.scan.corners)), variables.obj.shape)
         now = setup.settings.first()
         objective = reconstruction.objective_for(refined_blocks(now, variables), now["propmethod"])

@@ -21,7 +21,7 @@ def first_order(**changes: Any) -> dict[str, Any]:
 def done(**changes: Any) -> Reconstruction:
     """After all epochs."""
     setup = prepare(first_order(**changes))
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     for _ in run.epochs():
         pass
     setup.close()

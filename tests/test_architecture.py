@@ -184,6 +184,35 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
             assert node.end_lineno - body[0].lineno + 1 <= 60, f"{node.name} is too long"
 
 
+def positional_fields(node: ast.ClassDef) -> list[str]:
+    """Fields of a dataclass or named tuple that its constructor takes by position, without those of its base."""
+    decorators = [ast.unparse(item) for item in node.decorator_list]
+    data = [text for text in decorators if text.startswith(("dataclass", "dataclasses.dataclass"))]
+    if any("kw_only=True" in text for text in data):
+        return []
+    if not data and not any(ast.unparse(base).endswith("NamedTuple") for base in node.bases):
+        return []
+    fields = []
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            kind = ast.unparse(item.annotation)
+            if kind.endswith("KW_ONLY"):
+                break
+            fields += [item.target.id] * ("ClassVar" not in kind)
+    return fields
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_many_fields_are_given_by_name(path: Path) -> None:
+    """Two of many values of the same type change places unnoticed where they are given by position."""
+    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    own = {node.name: positional_fields(node) for node in classes}
+    for node in classes:
+        inherited = [name for base in node.bases for name in own.get(ast.unparse(base), [])]
+        found = [*inherited, *own[node.name]]
+        assert len(found) <= 5, f"{node.name} takes {len(found)} fields by position; make it kw_only"
+
+
 def test_every_subpackage_is_installed() -> None:
     """setup.cfg lists packages by hand (presets live beside the package), so nothing may be missing."""
     config = Path(__file__).parents[1] / "setup.cfg"

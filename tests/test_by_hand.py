@@ -66,7 +66,7 @@ class Stepped:
 
     def __init__(self, params: dict[str, Any]) -> None:
         setup = prepare({"output_folder": "", **params})
-        self.run = Reconstruction(setup, State(setup.variables(), 0))
+        self.run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
         self.start = self.run.state.variables
         self.pairs, self.variables = [], []
         for _ in self.run.epochs():
@@ -394,7 +394,7 @@ def test_windows_follow_positions():
     limit = 1.0
     params = wandering(dynamically_resize_yx_object=limit)
     setup = prepare(params)
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     moves = 0
     corners = setup.scan.corners
     for _ in run.epochs():
@@ -476,7 +476,7 @@ def test_puzzle(tear: tuple[float, float], log: pytest.LogCaptureFixture):
     true, torn = torn_scan(tear)
     params = torn_params(positions=torn, puzzle_positions=at(1), epoch_max=4)
     setup = prepare(params)
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     for record in run.epochs():
         positions, scan = run.state.variables.positions, run.setup.scan
         assert (scan.corners >= 0).all()
@@ -923,7 +923,7 @@ def vector_gradient(block: str, factor: float, **form: Any) -> tuple[float, floa
     params["obj"] = params["obj"] * smooth_object()[:24, :24]
     params["probe"] = params["probe"] + 1e-2 * random_complex(np.random.default_rng(3), (16, 16, 1))
     setup = prepare(params)
-    problem = Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.at(0))
+    problem = Reconstruction(setup, State(variables=setup.variables(), epoch=0)).problem(setup.settings.at(0))
     point = problem.point()
     rng = np.random.default_rng(5)
     amplitude = point[block][0] if form.get("obj_parametrization") == "amplitude_phase" else point[block]

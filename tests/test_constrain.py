@@ -26,7 +26,7 @@ class Constrained:
 
     def __init__(self, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         setup = prepare(params)
-        self.run = Reconstruction(setup, State(setup.variables(), 0))
+        self.run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
         self.state = self.run.state
         self.changed: list[tuple[str, ...]] = []
         self.losses: list[float] = []
@@ -97,7 +97,7 @@ def test_orthogonal_modes_keep_the_history(
 
 def test_power_is_that_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Constrained(small_params(constraints={"fix_probe_int": True}), monkeypatch)
-    power = starting_probe_power(found.run.setup, State(found.run.setup.variables(), 0))
+    power = starting_probe_power(found.run.setup, State(variables=found.run.setup.variables(), epoch=0))
     assert (abs(found.state.variables.probe) ** 2).sum() == pytest.approx(power)
     assert starting_probe_power(found.run.setup, found.state) == pytest.approx(power), "resumed"
     assert found.changed[0] == ("fix_probe_int",)
@@ -107,7 +107,7 @@ def test_filters_act_on_the_object_with_first_order_methods_only(monkeypatch: py
     setup = prepare(two_slices(constraints={"obj_rblur": {"std": 1.0}, "pos_recenter": True}))
     rough = np.exp(1j * np.random.default_rng(1).normal(size=setup.variables().obj.shape))
     for optimizer, expected in (("lbfgs", ()), ("adam", ("obj_rblur",))):
-        state = State(setup.variables().replace({"obj": rough}), 0)
+        state = State(variables=setup.variables().replace({"obj": rough}), epoch=0)
         now = {**setup.settings.at(0), "optimizer": optimizer}
         limits = Reconstruction(setup, state).limits(setup.settings.at(0))
         changed = constrain(state, now, setup, limits, 1.0)

@@ -143,7 +143,18 @@ def test_other_tensors_can_be_watched_from_now_on(tmp_path: Path) -> None:
 
 def test_only_epochs_since_the_optimizer_was_changed_are_compared() -> None:
     def record(epoch: int, optimizer: str, loss: float) -> EpochRecord:
-        return EpochRecord(epoch, 0, loss, 0, 1, 1, 1, 0, 0, optimizer=optimizer)
+        return EpochRecord(
+            epoch=epoch,
+            time_s=0,
+            loss=loss,
+            sse=0,
+            first_step=1,
+            step=1,
+            evaluations=1,
+            slope=0,
+            new_slope=0,
+            optimizer=optimizer,
+        )
 
     names = ["adam", "adam", "lbfgs", "lbfgs", "adam", "adam", "adam"]
     losses = [9.0, 8.0, 3.0, 2.0, 7.0, 6.0, 5.0]
@@ -157,7 +168,18 @@ def test_a_stop_does_not_depend_on_the_constant_of_a_loss(constant: float) -> No
     """The loss of ``ml`` is some -10^6 per pattern: 0.01 % of that is more than all that is still to be gained."""
     values = [1600.0, 1100.0, 1000.0, 995.0, 993.0, 992.0, 991.5, 991.0, 991.0, 991.0, 991.0]
     records = [
-        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, validation=value + constant)
+        EpochRecord(
+            epoch=k,
+            time_s=1.0 * k,
+            loss=1.0,
+            sse=1.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=0.0,
+            new_slope=0.0,
+            validation=value + constant,
+        )
         for k, value in enumerate(values)
     ]
     settings = prepare(small_params(output_folder="", stop_patience=3, validation_fraction=0.1)).settings

@@ -40,7 +40,14 @@ def make_variables(slices: int = 3, n_distances: int = 2) -> Variables:
 
 
 def diagonal(variables: Variables, scale: float = 1.0) -> dict[str, np.ndarray]:
-    return Curvature(BACKEND, GRID, CORNERS, np.arange(len(CORNERS)), MEAN, scale).diagonal(variables, BLOCKS)
+    return Curvature(
+        backend=BACKEND,
+        grid=GRID,
+        all_corners=CORNERS,
+        indices=np.arange(len(CORNERS)),
+        mean_pattern=MEAN,
+        scale=scale,
+    ).diagonal(variables, BLOCKS)
 
 
 @pytest.mark.parametrize("slices", [1, 3])
@@ -102,9 +109,14 @@ def test_slice_distances_of_images():
     variables = make_variables(3, 2)
     spectrum = sum(np.abs(np.fft.fft2(mode)) ** 2 for mode in variables.probe) / N_PIXELS
     rate = np.pi * GRID.wavelength * GRID.q2
-    found = Curvature(BACKEND, GRID, CORNERS, np.arange(len(CORNERS)), MEAN, near_field=True).diagonal(
-        variables, ["slice_distances"]
-    )
+    found = Curvature(
+        backend=BACKEND,
+        grid=GRID,
+        all_corners=CORNERS,
+        indices=np.arange(len(CORNERS)),
+        mean_pattern=MEAN,
+        near_field=True,
+    ).diagonal(variables, ["slice_distances"])
     expected = 2 * len(CORNERS) * (rate**2 * spectrum).sum()
     np.testing.assert_allclose(found["slice_distances"], [expected], rtol=1e-10)
 
@@ -119,9 +131,9 @@ def test_scale_multiplies_everything():
 
 
 def test_only_named_blocks():
-    found = Curvature(BACKEND, GRID, CORNERS, np.arange(len(CORNERS)), MEAN).diagonal(
-        make_variables(), ["probe"]
-    )
+    found = Curvature(
+        backend=BACKEND, grid=GRID, all_corners=CORNERS, indices=np.arange(len(CORNERS)), mean_pattern=MEAN
+    ).diagonal(make_variables(), ["probe"])
     assert set(found) == {"probe"}
 
 
@@ -184,11 +196,11 @@ def test_positive_everywhere(kind: str, precision: str, near_field: bool):
         {name: variables.block(name).astype(backend.complex) for name in ("obj", "probe")}
     )
     curvature = Curvature(
-        backend,
-        GRID,
-        corners,
-        np.arange(len(corners)),
-        mean,
+        backend=backend,
+        grid=GRID,
+        all_corners=corners,
+        indices=np.arange(len(corners)),
+        mean_pattern=mean,
         near_field=near_field,
         acting_tilts=acting,
         defocus_A=20.0,
@@ -233,9 +245,13 @@ def test_bounds_the_curvature_of_the_loss(block: str):
         slice_distances=np.ones(1),
     )
     mean = params["dataset"].mean(axis=0)
-    raised = Curvature(BACKEND, setup_grid, corners, np.arange(len(corners)), mean).diagonal(
-        variables, [block]
-    )[block]
+    raised = Curvature(
+        backend=BACKEND,
+        grid=setup_grid,
+        all_corners=corners,
+        indices=np.arange(len(corners)),
+        mean_pattern=mean,
+    ).diagonal(variables, [block])[block]
     # undo the rise: values are d + REGULARISATION max(d)
     plain = raised.reshape(raised.shape[-2:]) - raised.max() * REGULARISATION / (1 + REGULARISATION)
     rng = np.random.default_rng(6)
@@ -252,7 +268,12 @@ def test_tilts_that_do_not_act_get_the_largest():
     variables = every_variable("random")
     found = {
         acting: Curvature(
-            BACKEND, GRID, CORNERS, np.arange(len(CORNERS)), MEAN, acting_tilts=acting
+            backend=BACKEND,
+            grid=GRID,
+            all_corners=CORNERS,
+            indices=np.arange(len(CORNERS)),
+            mean_pattern=MEAN,
+            acting_tilts=acting,
         ).diagonal(variables, ["tilts"])
         for acting in ((True, True, True), (True, False, False), (False, False, True))
     }
@@ -308,7 +329,7 @@ def ratios(params: dict[str, Any], block: str, columns: tuple[int, ...] = ()) ->
     params["dataset"] = np.maximum(pypty.simulate(params), 0)
     setup = prepare(params)
     variables = setup.variables()
-    problem = Reconstruction(setup, State(variables, 0)).problem(setup.settings.at(0))
+    problem = Reconstruction(setup, State(variables=variables, epoch=0)).problem(setup.settings.at(0))
     assert block in problem.blocks
     diagonal = problem.curvature.diagonal(variables, problem.blocks)[block]
     setup.close()

@@ -31,7 +31,7 @@ def test_a_step_is_adams_on_the_gradient_of_its_batch() -> None:
     setup = prepare(
         small_params(optimizer="adam", learning_rates={"obj": 0.02, "probe_abs": 0.03}, batch_size=25)
     )
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     start = run.state.variables
     problem = run.problem(setup.settings.first())
     found = problem.objective.evaluate(start, ("obj", "probe"), np.arange(N_PATTERNS))
@@ -105,7 +105,7 @@ def test_every_block_moves() -> None:
     """Every unknown has a learning rate, and its norms are recorded."""
     blocks = every_block(optimizer="adam", epoch_max=2, batch_size=5)
     setup = prepare(blocks)
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     table = list(run.epochs())
     setup.close()
     assert set(table[0].blocks) == set(run.state.variables.present)
@@ -118,7 +118,7 @@ def test_every_block_moves() -> None:
 def test_means_of_tilts_and_distances_are_recorded() -> None:
     changes = {"update_slice_distances": True, "update_tilts": True, "optimizer": "adam", "batch_size": 5}
     setup = prepare(two_slices(**changes))
-    table = list(Reconstruction(setup, State(setup.variables(), 0)).epochs())
+    table = list(Reconstruction(setup, State(variables=setup.variables(), epoch=0)).epochs())
     setup.close()
     assert table[-1].mean_slice_distance_A != 10.0 and abs(table[-1].mean_slice_distance_A - 10) < 1
     assert table[-1].mean_tilt_mrad != (0.0, 0.0)
@@ -246,7 +246,7 @@ def test_every_moment_fits_the_larger_object(name: str, part: str) -> None:
     method = FirstOrder(name, options)
     gradient = np.random.default_rng(1).normal(size=old).astype(kind)
     method.step({part: np.ones(old, kind)}, {part: gradient}, {part: 0.1})
-    grown = Progress(name, method.state).with_room(before, old, new)
+    grown = Progress(name=name, moments=method.state).with_room(before, old, new)
     again = FirstOrder(name, options, grown.moments)
     again.step({part: np.ones(new, kind)}, {part: np.ones(new, kind)}, {part: 0.1})
     for key, array in method.state[part].items():
@@ -400,7 +400,7 @@ def test_a_tilts_rate_is_in_mrad_for_every_method(optimizer: str) -> None:
     from pypty.optimize.first_order import FirstOrder
 
     setup = prepare(params)
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     start = run.state.variables.tilts.copy()
     problem = run.problem(setup.settings.first())
     slope = problem.objective.evaluate(run.state.variables, ("tilts",), problem.indices, problem.weight)

@@ -49,7 +49,7 @@ def make_variables(
 
 def batch_of(variables: Variables, index: list[int], workspace: Workspace) -> Batch:
     corners = np.broadcast_to(np.floor(variables.positions), (N_PATTERNS, 2)).astype(int)
-    return Batch(np.array(index), corners[index], workspace=workspace)
+    return Batch(index=np.array(index), corners=corners[index], workspace=workspace)
 
 
 def intensities_and_gradients(
@@ -129,9 +129,9 @@ def test_it_is_what_the_stages_are(
 ) -> None:
     """Intensities and every gradient, in any combination."""
     options = ModelOptions(
-        GRID,
-        cutoff,
-        subpixel,
+        grid=GRID,
+        cutoff=cutoff,
+        subpixel=subpixel,
         propagation="angular_spectrum" if exact else "multislice",
         tilt_mode=0 if tilted else None,
         keep_every=keep_every,
@@ -175,9 +175,9 @@ def test_on_a_device(
 ) -> None:
     """One kernel for each operation: the same numbers, whatever is refined."""
     options = ModelOptions(
-        GRID,
-        cutoff,
-        subpixel,
+        grid=GRID,
+        cutoff=cutoff,
+        subpixel=subpixel,
         tilt_mode=0 if tilted else None,
         keep_every=keep_every,
         deterministic=deterministic,
@@ -210,7 +210,7 @@ def test_on_a_device(
 def test_without_a_way_back_no_waves_are_kept() -> None:
     """The same intensities, in the memory of one wave besides the shifted probe."""
     variables, works = make_variables(5, 2, 2), [Workspace(np), Workspace(np)]
-    model = build_model(ModelOptions(GRID, 2 / 3), DOUBLE)
+    model = build_model(ModelOptions(grid=GRID, cutoff=2 / 3), DOUBLE)
     patterns = [
         model.forward(model.prepare(variables), batch_of(variables, [0, 3], work), [], keep=keep).copy()
         for work, keep in zip(works, (True, False), strict=True)
@@ -223,14 +223,14 @@ def test_without_a_way_back_no_waves_are_kept() -> None:
 @pytest.mark.parametrize("keep_every", [1, 2, 3])
 def test_in_single_precision(keep_every: int) -> None:
     for weights in (None, WEIGHTS):
-        options = ModelOptions(GRID, 2 / 3, keep_every=keep_every, mode_weights=weights)
+        options = ModelOptions(grid=GRID, cutoff=2 / 3, keep_every=keep_every, mode_weights=weights)
         variables = make_variables(4, 2, 1 if weights is None else 3, SINGLE)
         assert_same(options, variables, ("obj", "probe", "positions"), SINGLE)
 
 
 def test_counts_come_after_it() -> None:
     """What happens to intensities is the same list of stages for both."""
-    options = ModelOptions(GRID, 2 / 3, crop=1, across=(2, 2))
+    options = ModelOptions(grid=GRID, cutoff=2 / 3, crop=1, across=(2, 2))
     assert [type(stage).__name__ for stage in build_model(options, DOUBLE).stages] == [
         "FusedWaves",
         "CropPadding",
@@ -258,7 +258,7 @@ def test_counts_come_after_it() -> None:
     ],
 )
 def test_what_it_does_not_cover_falls_back_and_says_why(changes: dict[str, Any], reason: str) -> None:
-    options = ModelOptions(GRID, 2 / 3, **changes)
+    options = ModelOptions(grid=GRID, cutoff=2 / 3, **changes)
     assert not_fused_because(options) == reason
     model = build_model(options, DOUBLE)
     assert model.executor == f"stages ({reason})"
@@ -268,7 +268,7 @@ def test_what_it_does_not_cover_falls_back_and_says_why(changes: dict[str, Any],
 def test_buffers_are_used_again() -> None:
     """Nothing wave-sized is allocated from the second batch on."""
     variables, work = make_variables(3, 2, 1), Workspace(np)
-    model = build_model(ModelOptions(GRID, 2 / 3), DOUBLE)
+    model = build_model(ModelOptions(grid=GRID, cutoff=2 / 3), DOUBLE)
     batches = [batch_of(variables, index, work) for index in ([0, 1, 3], [2, 4])]
     intensities_and_gradients(model, variables, batches[:1], ("obj", "probe"))
     size, address = work.nbytes, work.array("exit", (1,), np.complex128).ctypes.data
@@ -282,7 +282,7 @@ def test_keeping_fewer_waves_takes_less_memory() -> None:
     sizes = []
     for keep_every in (1, 3):
         variables, work = make_variables(9, 2, 1), Workspace(np)
-        model = build_model(ModelOptions(GRID, 2 / 3, keep_every=keep_every), DOUBLE)
+        model = build_model(ModelOptions(grid=GRID, cutoff=2 / 3, keep_every=keep_every), DOUBLE)
         intensities_and_gradients(model, variables, [batch_of(variables, [0, 1], work)], ("obj",))
         sizes.append(sum(n for name, n in work.sizes.items() if name.startswith(("incoming", "between"))))
     waves = 2 * 2 * GRID.shape[0] * GRID.shape[1] * 16

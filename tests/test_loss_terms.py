@@ -56,7 +56,7 @@ def terms_of(given: dict[str, Any], scale: str = "ratio", **changes: Any) -> Los
 def problem_of(**changes: Any) -> Problem:
     setup = prepare(small_problem(**changes))
     setup.close()
-    return Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.first())
+    return Reconstruction(setup, State(variables=setup.variables(), epoch=0)).problem(setup.settings.first())
 
 
 # ------------------------------------------------------------------------------------------------ PtyRAD's numbers
@@ -329,7 +329,7 @@ def test_reconstruction(name: str, scale: str) -> None:
     changes = {"obj": obj, "warmup_epochs": 2, "epoch_max": 8, "dataset": 2 * small_params()["dataset"]}
     changes |= {"loss_terms": COMBINATIONS[name], "loss_scale": scale}
     setup = prepare(small_params(**changes))
-    records = list(Reconstruction(setup, State(setup.variables(), 0)).epochs())
+    records = list(Reconstruction(setup, State(variables=setup.variables(), epoch=0)).epochs())
     setup.close()
     losses = np.array([record.loss for record in records])
     assert [bool(record.warm_up) for record in records] == [True] * 2 + [False] * 6

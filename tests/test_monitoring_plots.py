@@ -411,11 +411,13 @@ def test_the_phase_of_a_spectrum_follows_the_aberration() -> None:
 
 def reconstruction(**changes: Any) -> Reconstruction:
     setup = prepare(small_params(**changes))
-    return Reconstruction(setup, State(setup.variables(), 0))
+    return Reconstruction(setup, State(variables=setup.variables(), epoch=0))
 
 
 def test_the_forward_pass_shows_model_and_data(tmp_path: Path) -> None:
-    run = Reconstruction(setup := prepare(two_slices(data_multiplier=2.0)), State(setup.variables(), 0))
+    run = Reconstruction(
+        setup := prepare(two_slices(data_multiplier=2.0)), State(variables=setup.variables(), epoch=0)
+    )
     snapshot = Saver(run, tmp_path).snapshot()
     one = forward_pass(run, snapshot, 7)
     np.testing.assert_allclose(one.measured, 2 * setup.settings["dataset"][7])
@@ -469,13 +471,28 @@ def test_the_forward_figure_compares_counts_with_the_factor_of_the_run(tmp_path:
 
 def test_virtual_detectors_are_curves() -> None:
     square, sums = np.ones((4, 4)), np.ones(5)
-    figure = plot_forward([ForwardPass(0, square, square, square, sums, sums)], (1.0, 1.0), None)
+    figure = plot_forward(
+        [
+            ForwardPass(
+                index=0, probe_intensity=square, amplitude=square, phase=square, modelled=sums, measured=sums
+            )
+        ],
+        (1.0, 1.0),
+        None,
+    )
     assert "virtual detector" in texts(figure)
 
 
 def test_curves_of_virtual_detectors_are_roots_of_counts() -> None:
     square = np.ones((4, 4))
-    one = ForwardPass(0, square, square, square, np.array([4.0, 9.0]), np.array([16.0, -1.0]))
+    one = ForwardPass(
+        index=0,
+        probe_intensity=square,
+        amplitude=square,
+        phase=square,
+        modelled=np.array([4.0, 9.0]),
+        measured=np.array([16.0, -1.0]),
+    )
     axes = next(
         axes for axes in plot_forward([one], (1.0, 1.0), None).axes if axes.get_xlabel() == "virtual detector"
     )
@@ -490,7 +507,14 @@ def uneven_pass() -> ForwardPass:
     """Windows of 10 x 16 pixels; patterns of 6 x 9 in which no two pixels are equal."""
     window = np.arange(160.0).reshape(10, 16)
     pattern = np.arange(54.0).reshape(6, 9) ** 2
-    return ForwardPass(7, window, window + 1, window + 2, pattern, 4 * pattern - 1)
+    return ForwardPass(
+        index=7,
+        probe_intensity=window,
+        amplitude=window + 1,
+        phase=window + 2,
+        modelled=pattern,
+        measured=4 * pattern - 1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -562,7 +586,7 @@ FILES = {
 def test_every_name_gives_its_figure(wanted: list[str], tmp_path: Path) -> None:
     """With every unknown: two probes, tilts, several slices."""
     setup = prepare(every_block(selected_figs=wanted))
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     run.state.records.append(record(0))
     drawn = draw_figures(run, Saver(run, tmp_path).snapshot(), [])
     expected = set(FILES.values()) if wanted == ["all"] else {FILES[wanted[0]]}
@@ -614,7 +638,18 @@ def test_other_kinds_of_data_have_their_figures(changes: dict[str, Any], tmp_pat
 def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
     """Before positions are refined they do not change: no line from the bottom of the axis."""
     records = [
-        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, convergence={"probe_pos_shifts": value})
+        EpochRecord(
+            epoch=k,
+            time_s=1.0 * k,
+            loss=1.0,
+            sse=1.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=0.0,
+            new_slope=0.0,
+            convergence={"probe_pos_shifts": value},
+        )
         for k, value in enumerate([0.0, 1e-2, 1e-3, 1e-4])
     ]
     figure = plot_convergence(History.of(records))
@@ -627,7 +662,18 @@ def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
 
 def test_what_does_not_change_is_no_curve() -> None:
     still = [
-        EpochRecord(k, 1.0 * k, 1.0, 1.0, 1.0, 1.0, 1, 0.0, 0.0, convergence={"probe_pos_shifts": 0.0})
+        EpochRecord(
+            epoch=k,
+            time_s=1.0 * k,
+            loss=1.0,
+            sse=1.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=0.0,
+            new_slope=0.0,
+            convergence={"probe_pos_shifts": 0.0},
+        )
         for k in range(4)
     ]
     axes = next(axes for axes in plot_convergence(History.of(still)).axes if axes.get_title() == "positions")

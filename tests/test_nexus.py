@@ -578,8 +578,11 @@ def test_files_without_parameters(tmp_path: Path) -> None:
 
 
 def test_sums_over_virtual_detectors_on_a_raster() -> None:
-    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4"), sums=True).n_patterns == 20
-    assert Patterns(Path("x"), "data", (4, 5, 3), np.dtype("f4")).n_patterns == 4
+    assert (
+        Patterns(path=Path("x"), key="data", shape=(4, 5, 3), dtype=np.dtype("f4"), sums=True).n_patterns
+        == 20
+    )
+    assert Patterns(path=Path("x"), key="data", shape=(4, 5, 3), dtype=np.dtype("f4")).n_patterns == 4
 
 
 def test_groups_data_sets_and_links_have_their_attributes() -> None:

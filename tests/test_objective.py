@@ -24,7 +24,7 @@ from pypty.optimize.vector import BlockVector
 def problem(**changes: Any) -> Problem:
     setup = prepare(small_params(compute_batch=2, **changes))
     setup.close()
-    return Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.first())
+    return Reconstruction(setup, State(variables=setup.variables(), epoch=0)).problem(setup.settings.first())
 
 
 @pytest.fixture
@@ -152,12 +152,12 @@ def share(totals: list[float], before: list[float] | None, wanted: bool = True) 
     table = np.stack([np.array(totals), np.zeros(len(totals))], axis=1)
     noise: Any = None
     return Share(
-        [np.array([k]) for k in range(len(totals))],
-        None if before is None else np.array(before),
-        {"obj": np.zeros(1)} if wanted else {},
-        Workspace(np),
-        table,
-        noise,
+        batches=[np.array([k]) for k in range(len(totals))],
+        before=None if before is None else np.array(before),
+        gradients={"obj": np.zeros(1)} if wanted else {},
+        workspace=Workspace(np),
+        totals=table,
+        noise=noise,
     )
 
 

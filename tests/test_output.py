@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import logging
 import os
 import pickle
@@ -904,14 +905,36 @@ def test_results_are_the_same_every_time() -> None:
 
 def test_any_text_in_a_warning_is_read_back(tmp_path: Path) -> None:
     text = 'one, two; three "four"\nfive'
-    record = EpochRecord(0, 0.1, 1.0, 2.0, 1.0, 1.0, 1, -1.0, -0.1, warnings=[text])
+    record = EpochRecord(
+        epoch=0,
+        time_s=0.1,
+        loss=1.0,
+        sse=2.0,
+        first_step=1.0,
+        step=1.0,
+        evaluations=1,
+        slope=-1.0,
+        new_slope=-0.1,
+        warnings=[text],
+    )
     write_loss_log(tmp_path / LOSS_LOG, [record], 1)
     assert read_loss_log(tmp_path / LOSS_LOG)[0]["Warnings"] == text
 
 
 def test_level_2_has_a_column_for_each_regulariser(tmp_path: Path) -> None:
     rows = [
-        EpochRecord(k, 0.1, 1.0, 2.0, 1.0, 1.0, 1, -1.0, -0.1, terms={"TV": 0.5 * k, "L1": 0.25})
+        EpochRecord(
+            epoch=k,
+            time_s=0.1,
+            loss=1.0,
+            sse=2.0,
+            first_step=1.0,
+            step=1.0,
+            evaluations=1,
+            slope=-1.0,
+            new_slope=-0.1,
+            terms={"TV": 0.5 * k, "L1": 0.25},
+        )
         for k in (0, 1)
     ]
     write_loss_log(tmp_path / "2.csv", rows, 2)
@@ -999,11 +1022,19 @@ def test_the_reporter_writes_lines_at_its_level_and_leaves_the_log_as_it_was(tmp
 
 def test_a_snapshot_names_files_by_finished_epochs() -> None:
     obj, probe = np.ones((4, 5, 1, 3)), np.ones((2, 2, 1))
-    given = {"obj": obj, "probe": probe}
-    parts: tuple[Any, ...] = (np.zeros((1, 2)), probe, History.of(()), {}, np.ones(2), 0.04, np.arange(3))
-    plain = Snapshot(12, given, *parts)
+    plain = Snapshot(
+        epochs_done=12,
+        arrays={"obj": obj, "probe": probe},
+        start_positions=np.zeros((1, 2)),
+        start_probe=probe,
+        history=History.of(()),
+        settings={},
+        pixel_size_A=np.ones(2),
+        wavelength_A=0.04,
+        used=np.arange(3),
+    )
     assert plain.name("model", ".h5") == "model_iter0012.h5"
     np.testing.assert_allclose(plain.mode_weights, [1 / 3] * 3)
     assert plain.obj is obj and plain.probe is probe
-    weighted = Snapshot(12, given, *parts[:3], {"obj_mode_weights": [1.0, 1.0, 2.0]}, *parts[4:])
+    weighted = dataclasses.replace(plain, settings={"obj_mode_weights": [1.0, 1.0, 2.0]})
     np.testing.assert_allclose(weighted.mode_weights, [0.25, 0.25, 0.5])

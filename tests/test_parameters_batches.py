@@ -108,7 +108,7 @@ def _(desk: Desk) -> None:
 def _(desk: Desk) -> None:
     def orders(**changes: Any) -> list[list[list[int]]]:
         setup = prepare(first_order(**changes))
-        run = Reconstruction(setup, State(setup.variables(), 0))
+        run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
         found = [[batch.tolist() for batch in run.batches] for _ in run.epochs()]
         setup.close()
         return found

@@ -27,7 +27,9 @@ def prepared_backend(**changes: object) -> Backend:
 def warmups(**changes: object) -> int:
     """How many epochs of a run were of mini-batches."""
     setup = prepare(small_params(**{"epoch_max": 4, **changes}))
-    epochs = Reconstruction(setup, State(setup.variables(), setup.settings.first_epoch)).epochs()
+    epochs = Reconstruction(
+        setup, State(variables=setup.variables(), epoch=setup.settings.first_epoch)
+    ).epochs()
     records = list(epochs)
     setup.close()
     warm = [bool(record.warm_up) for record in records]
@@ -38,7 +40,7 @@ def warmups(**changes: object) -> int:
 def executor_of(**changes: object) -> str:
     setup = prepare(small_params(**changes))
     try:
-        reconstruction = Reconstruction(setup, State(setup.variables(), 0))
+        reconstruction = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
         return reconstruction.problem(setup.settings.first()).objective.model.executor
     finally:
         setup.close()

@@ -77,8 +77,8 @@ def test_the_edge_that_wraps_in_is_blanked(shift: tuple[int, int], blank: tuple)
 
 def test_the_data_are_not_changed():
     before = DATA.copy()
-    Preprocess(True, (1, -2), 2, 1).patterns(DATA)
-    Preprocess(True, (1, -2), 2, 1).weights(DATA[0])
+    Preprocess(flip_ky=True, shift=(1, -2), bin=2, pad=1).patterns(DATA)
+    Preprocess(flip_ky=True, shift=(1, -2), bin=2, pad=1).weights(DATA[0])
     np.testing.assert_array_equal(DATA, before)
 
 
@@ -113,7 +113,7 @@ def test_pad():
 @settings(max_examples=40, deadline=None, derandomize=True)
 def test_order(shape: tuple[int, int], flip: bool, shift: tuple[int, int], size: int, pad: int):
     """Flip, then shift, bin, pad; the shape is the one that is promised. Weights take the same way."""
-    preprocess = Preprocess(flip, shift, size, pad)
+    preprocess = Preprocess(flip_ky=flip, shift=shift, bin=size, pad=pad)
     rng = np.random.default_rng(1)
     pattern = rng.integers(1, 100, shape)
     weights = rng.uniform(0, 1, shape)
@@ -169,7 +169,7 @@ def test_binned_half_precision_does_not_overflow():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
 def test_flip_shift_and_pad_keep_the_type(dtype: type):
     """The detector's type is kept until the loss: four times less memory."""
-    assert Preprocess(True, (1, -1), 1, 2).patterns(DATA.astype(dtype)).dtype == dtype
+    assert Preprocess(flip_ky=True, shift=(1, -1), bin=1, pad=2).patterns(DATA.astype(dtype)).dtype == dtype
 
 
 # -------------------------------------------------------------------------------------------------- corner, centre
@@ -199,7 +199,7 @@ def test_corner_and_centre(shape: tuple[int, int]):
 def test_feed(resident: bool):
     """A batch is prepared data, zero frequency first, in the precision of the waves, times the multiplier."""
     backend = select("cpu", "single")
-    preprocess = Preprocess(True, (1, 0), 2, 1)
+    preprocess = Preprocess(flip_ky=True, shift=(1, 0), bin=2, pad=1)
     data = np.arange(1, 4 * 6 * 8 + 1).reshape(4, 6, 8).astype(np.uint8)
     mask = np.random.default_rng(3).uniform(0.1, 1, (6, 8))
     mask[2, 3] = 0

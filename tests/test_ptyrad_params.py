@@ -14,7 +14,7 @@ from ptyrad_content import content, patterns, translated
 
 from pypty.errors import ParameterError
 from pypty.importers import translate
-from pypty.importers.ptyrad.defaults import GROUPS, INSIDE, REQUIRED, TUNED
+from pypty.importers.ptyrad.defaults import GROUPS, REQUIRED, TUNED, Rows
 from pypty.importers.ptyrad.file import complete
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
@@ -455,18 +455,30 @@ def test_hypertune_leaves_open_what_it_searches() -> None:
         ({"init_params": {"obj_z_resample": {"mode": "more", "value": 2}}}, "obj_z_resample.mode"),
         ({"init_params": {"obj_params": "a.pt", "obj_source": "PtyRAD"}}, "no file"),
         ({"hypertune_params": {"tune_params": {"C11": None}}}, "did you mean 'C41'"),
-        ({"recon_params": {"NITER": "many"}}, "recon_params.NITER is 'many', expected a number"),
-        ({"recon_params": {"NITER": None}}, "recon_params.NITER is null"),
-        ({"recon_params": {"BATCH_SIZE": {"size": 2.5}}}, "BATCH_SIZE.size is 2.5, expected a whole number"),
-        ({"model_params": {"preload_data": 1}}, "true or false"),
-        ({"init_params": {"meas_flipT": [1, 0]}}, "a list of 3"),
-        ({"init_params": {"meas_crop": [1, None, None, None]}}, "pairs or null"),
+        ({"recon_params": {"NITER": "many"}}, "recon_params.NITER is 'many', expected an integer"),
+        ({"recon_params": {"NITER": None}}, "recon_params.NITER is null, expected an integer"),
+        (
+            {"recon_params": {"BATCH_SIZE": {"size": 2.5}}},
+            "BATCH_SIZE.size is 2.5, which is not whole, expected an integer",
+        ),
+        ({"model_params": {"preload_data": 1}}, "preload_data is 1, expected True or False"),
+        (
+            {"init_params": {"meas_flipT": [1, 0]}},
+            r"meas_flipT is \[1, 0\], expected a list of 3, each a number",
+        ),
+        (
+            {"init_params": {"meas_crop": [1, None, None, None]}},
+            "with 1 in it, expected a list of 4, each a list of 2, or None",
+        ),
         ({"init_params": {"meas_permute": [0, 0, 1]}}, "do not fit"),
         ({"init_params": {"meas_pad": {"target_Npix": 8}}}, "target_Npix from 16 on"),
         ({"init_params": {"probe_permute": [0, 0, 1]}}, "in some order"),
-        ({"init_params": {"probe_conv_angle": [1]}}, "probe_conv_angle is .1., expected a number"),
-        ({"constraint_params": {"obj_rblur": 3}}, "obj_rblur is 3"),
-        ({"loss_params": {"loss_single": {"weight": "heavy"}}}, "loss_single.weight"),
+        ({"init_params": {"probe_conv_angle": [1]}}, r"probe_conv_angle is \[1\], expected a number > 0"),
+        ({"constraint_params": {"obj_rblur": 3}}, "obj_rblur is 3, expected a dict"),
+        (
+            {"loss_params": {"loss_single": {"weight": "heavy"}}},
+            "loss_single.weight is 'heavy', expected a number",
+        ),
         ({"hypertune_params": {"if_hypertune": True}}, "state: true"),
     ],
 )
@@ -512,8 +524,17 @@ def test_the_guide_names_every_key() -> None:
 
 
 def test_defaults_of_sub_mappings_are_known() -> None:
-    for name in INSIDE:
-        assert name in GROUPS["init_params"]
+    """Every row's own default is what its kind expects, and so are those of the keys in it."""
+
+    def check(rows: Rows, path: str) -> None:
+        for name, row in rows.items():
+            assert row.kind.problem(row.default) is None, f"{path}.{name}"
+            if isinstance(row.default, Mapping) and row.rows:
+                assert list(row.default) == list(row.rows), f"{path}.{name}"
+            check(row.rows, f"{path}.{name}")
+
+    for name, rows in GROUPS.items():
+        check(rows, name)
     json.dumps({name: list(entries) for name, entries in GROUPS.items()})
 
 

@@ -75,7 +75,7 @@ def test_trajectory_of_ptyrad(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(constrain, "ProjectionContext", context)
     setup = prepare(parameters(name, case, stored))
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     n = case["in_probe"].shape[-1]
     for number, record in enumerate(run.epochs(), 1):
         state = run.state.variables

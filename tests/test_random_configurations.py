@@ -123,7 +123,7 @@ def prepared(configuration: Configuration, **changes: Any) -> Iterator[tuple[dic
         params = {**parameters(configuration, Path(folder)), **changes}
         setup = prepare(params)
         try:
-            reconstruction = Reconstruction(setup, State(setup.variables(), 0))
+            reconstruction = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
             yield params, reconstruction.problem(setup.settings.first())
         finally:
             setup.close()

@@ -33,7 +33,9 @@ SCAN = (4, 5)
 GRID = Grid((12, 15), (0.31, 0.24), wavelength_A(80))
 APERTURE = np.zeros(GRID.shape, bool)
 APERTURE[4:9, 5:10] = True
-CONTEXT = RegularizerContext(GRID, 0.9, SCAN, 2.1, 12.0, APERTURE)
+CONTEXT = RegularizerContext(
+    grid=GRID, cutoff=0.9, scan_size=SCAN, scan_step_A=2.1, slice_distance_A=12.0, aperture=APERTURE
+)
 BLOCKS = ("obj", "probe", "positions", "tilts")
 OFF = {name: parameter.default for name, parameter in SCHEMA.items()}
 SETTINGS: dict[str, Any] = {
@@ -143,7 +145,9 @@ def test_exponents_of_the_total_variation(p: float, q: float):
 
 
 def test_probe_aperture_given_by_its_radius():
-    context = RegularizerContext(GRID, 0.9, SCAN, 2.1, 12.0, 0.4)
+    context = RegularizerContext(
+        grid=GRID, cutoff=0.9, scan_size=SCAN, scan_step_A=2.1, slice_distance_A=12.0, aperture=0.4
+    )
     assert_is_gradient(make("probe_reg_constraint_weight", context), start("probe"))
 
 
@@ -193,12 +197,12 @@ def golden_terms(golden: dict[str, np.ndarray]) -> dict[str, Regularizer]:
         settings["wavelength_A"],
     )
     context = RegularizerContext(
-        grid,
-        settings["damping_cutoff_multislice"],
-        tuple(settings["scan_size"]),
-        settings["scan_step_A"],
-        float(golden["in_slice_distances"][0]),
-        golden["in_aperture_mask"],
+        grid=grid,
+        cutoff=settings["damping_cutoff_multislice"],
+        scan_size=tuple(settings["scan_size"]),
+        scan_step_A=settings["scan_step_A"],
+        slice_distance_A=float(golden["in_slice_distances"][0]),
+        aperture=golden["in_aperture_mask"],
     )
     return {term.name: term for term in make_regularizers(now, context, BLOCKS)}
 
@@ -264,7 +268,9 @@ def test_probe_outside_its_aperture(aperture: np.ndarray | float):
             else:
                 inside = bool(aperture[i, j])
             expected += 0.0 if inside else 0.05 * float((abs(spectrum[:, i, j]) ** 2).sum())
-    context = RegularizerContext(GRID, 0.9, SCAN, 2.1, 12.0, aperture)
+    context = RegularizerContext(
+        grid=GRID, cutoff=0.9, scan_size=SCAN, scan_step_A=2.1, slice_distance_A=12.0, aperture=aperture
+    )
     value, _ = make("probe_reg_constraint_weight", context).value_and_gradient(probe)
     assert value == pytest.approx(expected, rel=1e-12)
 
@@ -431,7 +437,9 @@ def test_deformation_is_the_residual_of_a_least_squares_fit():
 
 def test_deformation_of_a_sheared_corner_by_hand():
     """r c on 2 x 2 points: the residual is +-1/4."""
-    context = RegularizerContext(GRID, 0.9, (2, 2), 2.1, 12.0, None)
+    context = RegularizerContext(
+        grid=GRID, cutoff=0.9, scan_size=(2, 2), scan_step_A=2.1, slice_distance_A=12.0, aperture=None
+    )
     corner = np.array([[0.0, 0], [0, 0], [0, 0], [1, 0]])
     value, gradient = make("deformation_reg_weight_positions", context).value_and_gradient(corner)
     assert value == pytest.approx(0.4 * 4 / 16)
@@ -441,7 +449,9 @@ def test_deformation_of_a_sheared_corner_by_hand():
 @pytest.mark.parametrize("scan", [(1, 6), (6, 1), (2, 3), (1, 1)])
 @pytest.mark.parametrize("name", [name for name in OF_SCAN if name.endswith("positions")])
 def test_scans_too_short_for_a_second_difference(name: str, scan: tuple[int, int]):
-    context = RegularizerContext(GRID, 0.9, scan, 2.1, 12.0, None)
+    context = RegularizerContext(
+        grid=GRID, cutoff=0.9, scan_size=scan, scan_step_A=2.1, slice_distance_A=12.0, aperture=None
+    )
     n = scan[0] * scan[1]
     line = np.stack([3.0 * np.arange(n), -2.0 * np.arange(n)], axis=1)  # affine in the index
     value, gradient = make(name, context).value_and_gradient(line)
@@ -590,7 +600,9 @@ def test_the_text_is_that_of_earlier_resume_files():
     ],
 )
 def test_what_a_weight_needs_is_named(name: str, changes: dict[str, Any], needs: str):
-    bare = RegularizerContext(GRID, 0.9, None, 2.1, 12.0, None)
+    bare = RegularizerContext(
+        grid=GRID, cutoff=0.9, scan_size=None, scan_step_A=2.1, slice_distance_A=12.0, aperture=None
+    )
     with pytest.raises(ParameterError, match=rf"{name} is .*needs .*{needs}"):
         make(name, bare, **changes)
 

@@ -34,7 +34,7 @@ EDITED_AFTER = 2
 def reconstruction(params: dict[str, Any]) -> Iterator[tuple[Reconstruction, RunFolder]]:
     setup = prepare(params)
     try:
-        state = State(setup.variables(), setup.settings.first_epoch)
+        state = State(variables=setup.variables(), epoch=setup.settings.first_epoch)
         run = Reconstruction(setup, state)
         yield run, RunFolder(Path(params["output_folder"]), run, "test")
     finally:

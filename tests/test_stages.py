@@ -54,9 +54,9 @@ CUTOFF = 0.8
 PATTERNS, PROBE_MODES, OBJECT_MODES, SLICES = 3, 2, 2, 3
 CORNERS = np.array([[0, 1], [2, 0], [1, 3], [5, 4]])
 INDEX = np.array([0, 1, 3])
-BATCH = Batch(INDEX, CORNERS[INDEX])
+BATCH = Batch(index=INDEX, corners=CORNERS[INDEX])
 """Three of four patterns: a gradient added to the wrong row is found. The windows overlap."""
-ONE = Batch(INDEX[2:], CORNERS[INDEX[2:]])
+ONE = Batch(index=INDEX[2:], corners=CORNERS[INDEX[2:]])
 """A batch of one pattern is not a wave that all patterns share."""
 MARKER = np.array([2, 0, 1, 2])
 """Group of aberrations, or subscan, of each pattern: two of the batch share one, and one group is not in it."""
@@ -786,7 +786,7 @@ def test_order_in_the_slice_thickness(method: str, order: int):
             GRID, obj=np.array(planes)[None], slice_distances=np.array([depth / n_slices])
         )
         stage = specimen(grid, method)
-        found = through(stage, wave, variables, Batch(np.array([0]), np.array([[0, 0]])))
+        found = through(stage, wave, variables, Batch(index=np.array([0]), corners=np.array([[0, 0]])))
         return relative(found[0, 0, 0], exact)
 
     assert np.log2(error(16) / error(32)) == pytest.approx(order, abs=0.25)
@@ -1046,7 +1046,7 @@ def test_only_the_plates_asked_for_are_read(tmp_path: Path):
     found = through(stage, wave, variables)
     np.testing.assert_allclose(found, wave * plates[INDEX][:, None, None], rtol=1e-14)
     with pytest.raises(DataError, match=r"plates\.h5.*cannot be read"):
-        through(stage, wave, variables, Batch(np.array([2]), CORNERS[2:3]))
+        through(stage, wave, variables, Batch(index=np.array([2]), corners=CORNERS[2:3]))
     source.close()
 
 
@@ -1113,7 +1113,7 @@ def test_subscans_are_reconstructions_of_their_own():
         np.testing.assert_allclose(found[own], alone[own], rtol=1e-10, atol=1e-12 * alone.max())
 
 
-FAR = ModelOptions(GRID, CUTOFF, subpixel=False)
+FAR = ModelOptions(grid=GRID, cutoff=CUTOFF, subpixel=False)
 NEAR = replace(FAR, near_field=NearField(DEFOCI))
 MODELS: dict[str, tuple[ModelOptions, str]] = {
     "least": (FAR, "Illumination Multislice FarField Intensity"),

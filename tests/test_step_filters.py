@@ -122,7 +122,7 @@ def test_damping_and_its_transpose(form: str) -> None:
     mask = (abs(np.fft.fftfreq(8))[:, None] + abs(np.fft.fftfreq(8)) < 0.4).astype(float)
     filters = step_filters(table(**EVERYTHING), 0, (3, 4))
     for limits in (BandLimits(obj=mask), BandLimits(obj=mask, obj_steps=0.5 * mask)):
-        whole = Parametrization(limits, form, filters=filters)
+        whole = Parametrization(limits=limits, obj=form, filters=filters)
         shape = (2, 1, 3, 8, 8) if form == "amplitude_phase" else (1, 3, 8, 8)
         a, b = ({"obj": rng.normal(size=shape), "positions": rng.normal(size=(12, 2))} for _ in range(2))
         there, back = whole.damp(a), whole.damp_adjoint(b)

@@ -401,7 +401,14 @@ def weak_phase_scan(
         patterns.append(np.abs(np.fft.fft2(probe * np.exp(1j * phase))) ** 2)
     data = np.fft.fftshift(np.array(patterns), axes=(1, 2)).astype(np.float32)
     indices = np.arange(len(data))
-    return BrightFieldScan(lambda: [(indices, data)], size, step, LAMBDA, (dk, dk), np.fft.fftshift(aperture))
+    return BrightFieldScan(
+        open_chunks=lambda: [(indices, data)],
+        scan_size=size,
+        step_A=step,
+        wavelength=LAMBDA,
+        pixel_1A=(dk, dk),
+        aperture=np.fft.fftshift(aperture),
+    )
 
 
 def test_slope_of_the_explained_contrast():
@@ -457,7 +464,12 @@ def test_scans_without_information():
 def test_images_are_few_for_a_fine_detector():
     scan = weak_phase_scan(np.array([100.0]), 0.0, (4, 4))
     fine = BrightFieldScan(
-        scan.open_chunks, (4, 4), 0.5, LAMBDA, (0.01, 0.01), np.hypot(*np.mgrid[-64:64, -64:64]) < 60
+        open_chunks=scan.open_chunks,
+        scan_size=(4, 4),
+        step_A=0.5,
+        wavelength=LAMBDA,
+        pixel_1A=(0.01, 0.01),
+        aperture=np.hypot(*np.mgrid[-64:64, -64:64]) < 60,
     )
     assert len(fine.some_pixels()) <= 600
     assert len(fine.squares(1e4)) <= 600 and fine.squares(1e4).weights.max() == 1

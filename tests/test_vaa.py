@@ -22,7 +22,18 @@ from pypty.output.loss_log import EpochRecord, write_loss_log
 
 def write_log(path: Path, n: int = 6) -> Path:
     rows = [
-        EpochRecord(k, 1.5 * k, 100.0 / (k + 1), 50.0, 1.0, 0.5, 2, -1.0, -0.1, terms={"tv": 0.1})
+        EpochRecord(
+            epoch=k,
+            time_s=1.5 * k,
+            loss=100.0 / (k + 1),
+            sse=50.0,
+            first_step=1.0,
+            step=0.5,
+            evaluations=2,
+            slope=-1.0,
+            new_slope=-0.1,
+            terms={"tv": 0.1},
+        )
         for k in range(n)
     ]
     write_loss_log(path, rows, 1)

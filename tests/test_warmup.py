@@ -26,7 +26,7 @@ def warm_params(**changes: Any) -> dict[str, Any]:
 def problem(**changes: Any) -> Problem:
     setup = prepare(warm_params(**changes))
     setup.close()
-    return Reconstruction(setup, State(setup.variables(), 0)).problem(setup.settings.first())
+    return Reconstruction(setup, State(variables=setup.variables(), epoch=0)).problem(setup.settings.first())
 
 
 def batches(one: Problem) -> list[np.ndarray]:
@@ -123,7 +123,7 @@ def test_only_object_and_probe_move() -> None:
     assert done.slice_distances == [10.0]
     setup = prepare(two_slices(warmup_epochs=1, epoch_max=3, **refined))
     setup.close()
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     blocks = [record.blocks for record in run.epochs()]
     assert blocks[0] == ("obj", "probe")
     assert blocks[1] == blocks[2] == ("obj", "probe", "positions", "slice_distances")
@@ -170,7 +170,7 @@ def test_it_goes_on_as_long_as_errors_fall(monkeypatch: pytest.MonkeyPatch) -> N
     run = pypty.run(warm_params(warmup_epochs="auto", epoch_max=12, output_folder=""))
     setup = prepare(warm_params(warmup_epochs="auto", epoch_max=12))
     setup.close()
-    records = list(Reconstruction(setup, State(setup.variables(), 0)).epochs())
+    records = list(Reconstruction(setup, State(variables=setup.variables(), epoch=0)).epochs())
     kinds = [record.warm_up for record in records]
     warm = kinds.index("")
     assert warm >= 2
@@ -180,7 +180,7 @@ def test_it_goes_on_as_long_as_errors_fall(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(warmup, "MOST_EPOCHS", 3)
     setup = prepare(warm_params(warmup_epochs="auto", epoch_max=5))
     setup.close()
-    records = list(Reconstruction(setup, State(setup.variables(), 0)).epochs())
+    records = list(Reconstruction(setup, State(variables=setup.variables(), epoch=0)).epochs())
     assert [record.warm_up for record in records] == ["falling"] * 3 + [""] * 2
 
 

@@ -40,7 +40,7 @@ _DIM_RANK = 8
 _COUNTERS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 15, 16, 24, 31, 32))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Sums:
     """Statistics of each pixel (ky, kx) over the n finite patterns; mean and variance without its highest value.
 
@@ -153,7 +153,14 @@ def _survey(source: PatternSource) -> _Sums:
     # Without the highest value of each pixel: a single cosmic ray must not make a hot pixel.
     mean = (total - highest) / (used - 1)
     square_mean = (square - highest**2) / (used - 1)
-    return _Sums(mean, np.maximum(square_mean - mean**2, 0), used, highest, least, finite)
+    return _Sums(
+        mean=mean,
+        variance=np.maximum(square_mean - mean**2, 0),
+        n=used,
+        highest=highest,
+        least=least,
+        finite=finite,
+    )
 
 
 def _bad_pixels(sums: _Sums, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -64,12 +64,12 @@ def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: boo
                 "defocus needs whole patterns; for virtual detectors use run_tcbf_compressed_alignment"
             )
         scan = BrightFieldScan(
-            experiment.chunks,
-            experiment.scan_size,
-            experiment.step_A,
-            experiment.wavelength,
-            experiment.pixel_1A,
-            experiment.aperture,
+            open_chunks=experiment.chunks,
+            scan_size=experiment.scan_size,
+            step_A=experiment.step_A,
+            wavelength=experiment.wavelength,
+            pixel_1A=experiment.pixel_1A,
+            aperture=experiment.aperture,
         )
         trials = scan_defocus(scan, experiment.rotation_deg, fit_rotation)
         start = FitResult(np.array([trials.best_A]), trials.rotation_deg, float(trials.explained.max()))

@@ -22,7 +22,7 @@ _STARTS = (0.985, 1.0, 1.015)
 _SMALLEST_CONTRAST = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Edge:
     """A disk with a soft edge.
 
@@ -170,13 +170,13 @@ def _fit(
     if kind == INTEGRATED:  # a blur moves the half height of a convex edge inwards by width^2 / (2 radius)
         r += width**2 / (2 * r)
     return Edge(
-        float(r),
-        (float(cy), float(cx)),
-        float(width),
-        (float(ec) / 100, float(es) / 100),
-        kind,
-        height,
-        float(np.sqrt(2 * best.cost / len(values))),
+        radius_px=float(r),
+        centre=(float(cy), float(cx)),
+        width_px=float(width),
+        ellipse=(float(ec) / 100, float(es) / 100),
+        kind=kind,
+        height=height,
+        residual=float(np.sqrt(2 * best.cost / len(values))),
     )
 
 

@@ -34,7 +34,7 @@ THICK = 0.03
 sign."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One of the eight orientations, at its best angle.
 
@@ -177,13 +177,13 @@ def _candidates(
             number, aligned = best_number(maps.images, angle, flip, largest)
             candidates.append(
                 Candidate(
-                    flip,
-                    angle,
-                    free_of_curl(maps.com, flip, angle),
-                    max(aligned, 0.0),
-                    -number / per_A,
-                    attraction(maps, flip, angle),
-                    0.0,
+                    flip=flip,
+                    angle_deg=angle,
+                    curl_free=free_of_curl(maps.com, flip, angle),
+                    aligned=max(aligned, 0.0),
+                    C10_A=-number / per_A,
+                    attracted=attraction(maps, flip, angle),
+                    score=0.0,
                 )
             )
     by_shifts = measured.decides == BRIGHT_FIELD

@@ -188,7 +188,7 @@ class Slab:
                 **(more or {}),
             }
         )
-        return Reconstruction(setup, State(setup.variables(), 0))
+        return Reconstruction(setup, State(variables=setup.variables(), epoch=0))
 
     def _read(self, run: Reconstruction, middle_A: float) -> Fit:
         obj = to_host(run.state.variables.obj)

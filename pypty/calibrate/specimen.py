@@ -198,7 +198,16 @@ def _decide(searches: Sequence[_Search], known: float | None) -> _Outcome:
     best.descend(_FINE * depth)
     middle, thickness = best.vertex(_FINE * depth)
     fine, middle = _refined(best.slab, Trial(best.rotation_deg, middle, thickness))
-    return _Outcome(best, worse, turned, margin, thickness, known is not None, fine, middle)
+    return _Outcome(
+        best=best,
+        worse=worse,
+        turned=turned,
+        margin=margin,
+        thickness_A=thickness,
+        thickness_given=known is not None,
+        fine=fine,
+        middle_A=middle,
+    )
 
 
 def _refined(slab: Slab, start: Trial) -> tuple[Fit, float]:
@@ -214,7 +223,7 @@ def _refined(slab: Slab, start: Trial) -> tuple[Fit, float]:
     return last, last.middle_A + change * ratio / (1 - ratio)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Outcome:
     """Both searches and their result, as values, text and figure."""
 

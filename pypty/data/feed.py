@@ -36,7 +36,7 @@ class Placed:
     corners: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """Some scan positions that are computed together.
 
@@ -67,7 +67,7 @@ class Batch:
     @classmethod
     def empty(cls) -> Batch:
         """No scan position."""
-        return cls(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+        return cls(index=np.zeros(0, np.int64), corners=np.zeros((0, 2), np.int64))
 
     @functools.cached_property
     def placed(self) -> Placed:
@@ -215,7 +215,7 @@ class Feed:
         places = self._places(chosen)
         if self.source is None or not with_data:
             for indices, placed in zip(chosen, places, strict=True):
-                yield Batch(indices, self.corners[indices], workspace=workspace, given=placed)
+                yield Batch(index=indices, corners=self.corners[indices], workspace=workspace, given=placed)
         elif not self.backend.on_gpu:
             yield from self._on_host(chosen, workspace)
         elif self._resident is not None and self.resident_on_device:
@@ -255,7 +255,13 @@ class Feed:
             data[...] = patterns
             if self.multiplier != 1:
                 data *= self.multiplier
-            yield Batch(indices, self.corners[indices], data, self._weights_of(own), workspace)
+            yield Batch(
+                index=indices,
+                corners=self.corners[indices],
+                data=data,
+                weights=self._weights_of(own),
+                workspace=workspace,
+            )
 
     def _streamed(
         self, chosen: Sequence[np.ndarray], places: list[Placed | None], workspace: Workspace
@@ -293,4 +299,13 @@ class Feed:
     ) -> Batch:
         rows = placed.index if placed is not None and data is self._resident else None
         weights = self._weights_of(own)
-        return Batch(indices, self.corners[indices], data, weights, workspace, rows, self.multiplier, placed)
+        return Batch(
+            index=indices,
+            corners=self.corners[indices],
+            data=data,
+            weights=weights,
+            workspace=workspace,
+            rows=rows,
+            multiplier=self.multiplier,
+            given=placed,
+        )

@@ -13,7 +13,7 @@ from pypty.params.settings import Settings
 _AXES = (-2, -1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """Flip, then shift, bin, resample and pad patterns; integers stay integers where nothing is interpolated.
 
@@ -44,12 +44,12 @@ class Preprocess:
         shift = settings["data_shift_vector"]
         pad = settings["data_pad"] // settings["upsample_pattern"] if settings["use_padded_intensity"] else 0
         return cls(
-            settings["flip_ky"],
-            (int(shift[0]), int(shift[1])),
-            settings["data_bin"],
-            pad,
-            settings["data_resample"],
-            pad > 0 and settings["data_pad_fill"] != "zero",
+            flip_ky=settings["flip_ky"],
+            shift=(int(shift[0]), int(shift[1])),
+            bin=settings["data_bin"],
+            pad=pad,
+            resample=settings["data_resample"],
+            filled=pad > 0 and settings["data_pad_fill"] != "zero",
         )
 
     @property

@@ -107,7 +107,15 @@ def iterative_dpc(
             raise ParameterError(f"px_size is {px_size!r}, expected the scan step in Å, above 0")
         experiment = experiment.with_(step_A=float(px_size))
     gradient = _gradient(com_y, com_x, experiment)
-    options = Descent(num_iterations, step_size, beta, use_backtracking, hpass, lpass, pad_width)
+    options = Descent(
+        iterations=num_iterations,
+        step=step_size,
+        beta=beta,
+        backtracking=use_backtracking,
+        hpass=hpass,
+        lpass=lpass,
+        pad=pad_width,
+    )
     phase, errors = integrate_iteratively(gradient[0], gradient[1], options, select)
     if print_flag:
         _report("iterative DPC", errors)
@@ -138,7 +146,15 @@ def iterative_poisson_solver(
     """
     if not px_size > 0:
         raise ParameterError(f"px_size is {px_size!r}, expected a length above 0")
-    options = Descent(num_iterations, step_size, beta, use_backtracking, hpass, lpass, pad_width)
+    options = Descent(
+        iterations=num_iterations,
+        step=step_size,
+        beta=beta,
+        backtracking=use_backtracking,
+        hpass=hpass,
+        lpass=lpass,
+        pad=pad_width,
+    )
     image, errors = solve_poisson(np.asarray(laplace, float) * px_size**2, options, select)
     if print_flag:
         _report("Poisson solver", errors)

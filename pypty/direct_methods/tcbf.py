@@ -111,7 +111,7 @@ def upsampled_tcbf(
     return image, pixel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Alignment:
     """Options of :func:`run_tcbf_alignment`, by its names."""
 
@@ -198,7 +198,12 @@ def run_tcbf_alignment(
             )
         data, size = subscan_chunks(patterns, experiment.scan_size, chosen.subscan_region)
         scan = BrightFieldScan(
-            data, size, experiment.step_A, experiment.wavelength, experiment.pixel_1A, aperture
+            open_chunks=data,
+            scan_size=size,
+            step_A=experiment.step_A,
+            wavelength=experiment.wavelength,
+            pixel_1A=experiment.pixel_1A,
+            aperture=aperture,
         )
         fit = _start(scan, experiment, chosen)
         if chosen.method == "weak_phase":

@@ -19,7 +19,7 @@ ALL_FREQUENCIES = 2.0
 _NEEDED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Imported:
     """A reconstruction of another program, in the conventions of docs/conventions.md.
 
@@ -115,7 +115,7 @@ def make_imported(
                 f"{source}: the {name} holds values that are not finite; the reconstruction diverged"
             )
     obj, positions = _covering(obj, positions, probe.shape[:2], source)
-    return Imported(obj, probe, positions, source, **rest)
+    return Imported(obj=obj, probe=probe, positions=positions, source=source, **rest)
 
 
 def _covering(

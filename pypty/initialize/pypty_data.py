@@ -132,7 +132,7 @@ def create_pypty_data(
     return path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Steps:
     """What is done to the patterns; ``order`` are their indices in the input."""
 

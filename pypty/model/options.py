@@ -35,7 +35,7 @@ class NearField:
     alpha: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Which effects are present.
 

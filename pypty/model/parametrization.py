@@ -55,7 +55,7 @@ def _filtered(array: Array, mask: Array) -> Array:
     return filtered if array.dtype.kind == "c" else array_module(array).ascontiguousarray(filtered.real)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parametrization:
     """Maps the unknowns to the vector that the optimiser moves, and gradients along with them.
 

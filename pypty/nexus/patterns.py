@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 _CHUNK = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Patterns:
     """Location and layout of the stored patterns.
 
@@ -166,7 +166,9 @@ def _of_npy(path: Path) -> Patterns | None:
     if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
         _log.warning("the patterns in %s are not in C order, and cannot be linked; they are left out", path)
         return None
-    return _checked(Patterns(path, "", array.shape, array.dtype, int(array.offset)))
+    return _checked(
+        Patterns(path=path, key="", shape=array.shape, dtype=array.dtype, offset=int(array.offset))
+    )
 
 
 def _of_hdf5(path: Path, key: str) -> Patterns:
@@ -174,7 +176,7 @@ def _of_hdf5(path: Path, key: str) -> Patterns:
         data = file[key]
         if not isinstance(data, h5py.Dataset):
             raise KeyError(f"{key!r} is no data set")
-        return _checked(Patterns(path, key, data.shape, data.dtype))
+        return _checked(Patterns(path=path, key=key, shape=data.shape, dtype=data.dtype))
 
 
 def _checked(patterns: Patterns) -> Patterns:

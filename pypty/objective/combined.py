@@ -225,12 +225,12 @@ def make_loss_terms(
     used = {name: entry for name, entry in given.items() if entry["weight"] > 0}
     single, poissn, pacbed = (used.get(name) for name in ("single", "poissn", "pacbed"))
     noise = PowerSum(
-        None if single is None else PowerDifference(single["weight"], single["dp_pow"], dark, floor),
-        None
+        single=None if single is None else PowerDifference(single["weight"], single["dp_pow"], dark, floor),
+        poissn=None
         if poissn is None
         else PowerPoisson(poissn["weight"], poissn["dp_pow"], poissn["eps"], dark, floor),
-        dark,
-        None if pacbed is None else pacbed["dp_pow"],
+        dark=dark,
+        pacbed_power=None if pacbed is None else pacbed["dp_pow"],
         floor=floor,
     )
     objects = make_object_terms(used, scale == "ratio", window, mode_weights, deterministic)

@@ -32,7 +32,7 @@ REGULARISATION = 0.03
 """The curvature of badly illuminated pixels is raised by this fraction of the largest."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curvature:
     """Computes the diagonal for each block.
 

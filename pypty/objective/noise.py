@@ -79,7 +79,7 @@ class LsqSqrt:
         return 1.0
 
     def formula(self) -> Formula | None:
-        return Formula("amplitudes", self.dark)
+        return Formula(kind="amplitudes", dark=self.dark)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Poisson:
         return 2.0
 
     def formula(self) -> Formula | None:
-        return Formula("poisson", self.dark, reachable=self.reachable)
+        return Formula(kind="poisson", dark=self.dark, reachable=self.reachable)
 
 
 class Lsq:
@@ -128,7 +128,7 @@ class Lsq:
         return float(4 * (mean_pattern**2).sum() / mean_pattern.sum())
 
     def formula(self) -> Formula | None:
-        return Formula("intensities")
+        return Formula(kind="intensities")
 
 
 class LsqSqrt2:
@@ -147,7 +147,7 @@ class LsqSqrt2:
         return 2.0
 
     def formula(self) -> Formula | None:
-        return Formula("expansion")
+        return Formula(kind="expansion")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ class PoissonGaussian:
 
     def formula(self) -> Formula | None:
         shift = self.readout**2 / self.gain
-        return Formula("shifted_poisson", self.dark, shift, self.gain, self.reachable)
+        return Formula(
+            kind="shifted_poisson", dark=self.dark, shift=shift, gain=self.gain, reachable=self.reachable
+        )
 
 
 @dataclass(frozen=True)

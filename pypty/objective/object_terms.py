@@ -128,7 +128,7 @@ class Similar:
         return None if matrix is None else array_module(array).asarray(matrix.astype(array.dtype))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ObjectTerms:
     """The terms of the object of a run.
 
@@ -253,7 +253,14 @@ def make_object_terms(
         kind = simlar["obj_type"]
         alike = Similar(simlar["weight"], kind != "phase", kind != "amplitude", (z, y, x), simlar["blur_std"])
     norm = None if sparse is None else Sparse(sparse["weight"], int(sparse["ln_order"]))
-    return ObjectTerms(norm, alike, ratio, window, mode_weights, deterministic)
+    return ObjectTerms(
+        sparse=norm,
+        simlar=alike,
+        ratio=ratio,
+        window=window,
+        mode_weights=mode_weights,
+        deterministic=deterministic,
+    )
 
 
 def _averages(n: int, factor: float) -> np.ndarray | None:

@@ -32,7 +32,7 @@ _WORTH_A_THREAD = 2**17
 """Points of waves, over patterns, modes and slices; measured: with fewer a second thread made passes longer."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Evaluated:
     """Value and gradient of the objective at one point, in the internal layout.
 
@@ -269,7 +269,16 @@ class Objective:
             before = limit.parts[i::n] if limit is not None and guess else None
             totals = self.backend.zeros((len(batches[i::n]), width), np.float64)
             gradients = variables.zeros(names)
-            shares.append(Share(batches[i::n], before, gradients, self._workspaces[i], totals, noise))
+            shares.append(
+                Share(
+                    batches=batches[i::n],
+                    before=before,
+                    gradients=gradients,
+                    workspace=self._workspaces[i],
+                    totals=totals,
+                    noise=noise,
+                )
+            )
         replay = self._replay
         if n and replay is not None and replay.covers(noise, variables, names, self.batch_size):
             points, shares[0].gradients = replay.begin(points, variables, names, self._workspaces[0])
@@ -347,7 +356,7 @@ class Objective:
                 gradient += share.gradients[name]
         self.model.finish(gradients)
         sse = float(sum(share.scores[:, 1].sum() for share in shares))
-        return Evaluated(loss, sse, gradients, parts=parts, sums=sums_of(shares))
+        return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums_of(shares))
 
     def _halve_batch(self, error: BaseException) -> None:
         for workspace in self._workspaces:

@@ -209,7 +209,7 @@ class ModeVariance(Penalty):
         return _sum_parts(one_slice, array, ((slice(None), z) for z in range(array.shape[1])))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class MissingWedge(Penalty):
     """sum W |F3 O|^2, W = w (2/pi) arctan(b^2 qz^2 / qr^2), with the unnormalised 3-D transform F3 of each mode.
 

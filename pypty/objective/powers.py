@@ -101,7 +101,7 @@ class PowerPoisson:
         return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PowerSum:
     """The sum of both, and a slope that all patterns share: that of a loss of their mean.
 

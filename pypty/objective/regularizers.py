@@ -35,7 +35,7 @@ class Regularizer(Protocol):
         """Weighted penalty, and its gradient in the shape and dtype of ``array``, which is not modified."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RegularizerContext:
     """What the regularisers need to know about the run.
 
@@ -199,7 +199,7 @@ def _variance(head: _Head, context: RegularizerContext, sigma: float) -> Regular
 
 def _wedge(head: _Head, context: RegularizerContext, beta: float) -> Regularizer:
     pixels, distance = context.grid.pixel_size_A, float(context.slice_distance_A)
-    return penalties.MissingWedge(*head, float(beta), pixels, distance)
+    return penalties.MissingWedge(*head, beta=float(beta), pixel_size_A=pixels, slice_distance_A=distance)
 
 
 def _aperture(head: _Head, context: RegularizerContext) -> Regularizer:

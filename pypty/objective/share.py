@@ -15,7 +15,7 @@ from pypty.objective.powers import N_SUMS
 from pypty.objective.replay import Replay
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Share:
     """The batches of one thread, with what it has summed up.
 

@@ -145,14 +145,14 @@ class FirstOrder:
         left: dict[str, Any] = {}
         for (point, gradient, *moments), rate in _pieces(arrays, speed) if in_pieces else [(arrays, speed)]:
             part = Part(
-                xp,
-                point,
-                gradient,
-                rate,
-                count,
-                dict(zip(names, moments, strict=True)),
-                dict(counters),
-                float(np.max(count)),
+                xp=xp,
+                point=point,
+                gradient=gradient,
+                rate=rate,
+                count=count,
+                moments=dict(zip(names, moments, strict=True)),
+                counters=dict(counters),
+                newest=float(np.max(count)),
             )
             self._method.rule(part, options)
             left = part.counters
@@ -176,14 +176,14 @@ class FirstOrder:
         of_rows = {key for key in names if len(kept[key]) == len(reals)}
         # Indexing copies: the rule works on (chosen rows, ...) arrays, which are written back below.
         part = Part(
-            xp,
-            reals[index],
-            slope[index],
-            speed[index] if _has_rows(speed, reals) else speed,
-            kept["count"][rows] * 1.0,
-            {key: kept[key][index] if key in of_rows else kept[key] for key in names},
-            {key: kept[key][rows] for key in self._method.counters},
-            float(kept["count"].max()),
+            xp=xp,
+            point=reals[index],
+            gradient=slope[index],
+            rate=speed[index] if _has_rows(speed, reals) else speed,
+            count=kept["count"][rows] * 1.0,
+            moments={key: kept[key][index] if key in of_rows else kept[key] for key in names},
+            counters={key: kept[key][rows] for key in self._method.counters},
+            newest=float(kept["count"].max()),
         )
         self._method.rule(part, options)
         for key, value in part.counters.items():

@@ -26,7 +26,7 @@ class Point:
     payload: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WolfeOptions:
     """Constants of the search.
 

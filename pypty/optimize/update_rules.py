@@ -19,7 +19,7 @@ from pypty.backend.array import Array
 Options = Mapping[str, Any]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Part:
     """The part of a block that a rule works on: all of it, or some of its rows.
 
@@ -306,7 +306,7 @@ def rprop(part: Part, options: Options) -> None:
     part.move(xp.sign(before), size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """A first-order method.
 
@@ -354,45 +354,59 @@ _SGD = MappingProxyType({"momentum": 0.0, "dampening": 0.0, "nesterov": False})
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        "adam": Method(adam, _options(**_MOVING, amsgrad=False), _adam_moments, momentum="betas"),
+        "adam": Method(
+            rule=adam, defaults=_options(**_MOVING, amsgrad=False), moments=_adam_moments, momentum="betas"
+        ),
         "adamw": Method(
-            adamw,
-            _options(**{**_MOVING, "weight_decay": 1e-2, "amsgrad": False}),
-            _adam_moments,
+            rule=adamw,
+            defaults=_options(**{**_MOVING, "weight_decay": 1e-2, "amsgrad": False}),
+            moments=_adam_moments,
             momentum="betas",
         ),
-        "sgd": Method(sgd, _options(**_SGD), _velocity, momentum="momentum"),
-        "momentum": Method(sgd, _options(**{**_SGD, "momentum": 0.9}), _velocity, momentum="momentum"),
+        "sgd": Method(rule=sgd, defaults=_options(**_SGD), moments=_velocity, momentum="momentum"),
+        "momentum": Method(
+            rule=sgd, defaults=_options(**{**_SGD, "momentum": 0.9}), moments=_velocity, momentum="momentum"
+        ),
         "rmsprop": Method(
-            rmsprop,
-            _options(alpha=0.99, eps=1e-8, momentum=0.0, centered=False),
-            _rmsprop_moments,
+            rule=rmsprop,
+            defaults=_options(alpha=0.99, eps=1e-8, momentum=0.0, centered=False),
+            moments=_rmsprop_moments,
             momentum="momentum",
         ),
-        "radam": Method(radam, _options(**_MOVING), _fixed("mean", "square"), momentum="betas"),
+        "radam": Method(
+            rule=radam, defaults=_options(**_MOVING), moments=_fixed("mean", "square"), momentum="betas"
+        ),
         "nadam": Method(
-            nadam,
-            _options(**_MOVING, momentum_decay=4e-3),
-            _fixed("mean", "square"),
-            MappingProxyType({"product": 1.0}),
-            "betas",
+            rule=nadam,
+            defaults=_options(**_MOVING, momentum_decay=4e-3),
+            moments=_fixed("mean", "square"),
+            counters=MappingProxyType({"product": 1.0}),
+            momentum="betas",
         ),
         "adagrad": Method(
-            adagrad, _options(lr_decay=0.0, initial_accumulator_value=0.0, eps=1e-10), _fixed("sum")
+            rule=adagrad,
+            defaults=_options(lr_decay=0.0, initial_accumulator_value=0.0, eps=1e-10),
+            moments=_fixed("sum"),
         ),
-        "adadelta": Method(adadelta, _options(rho=0.9, eps=1e-6), _fixed("square", "moved")),
-        "adamax": Method(adamax, _options(**_MOVING), _fixed("mean", "norm"), momentum="betas"),
+        "adadelta": Method(
+            rule=adadelta, defaults=_options(rho=0.9, eps=1e-6), moments=_fixed("square", "moved")
+        ),
+        "adamax": Method(
+            rule=adamax, defaults=_options(**_MOVING), moments=_fixed("mean", "norm"), momentum="betas"
+        ),
         "adafactor": Method(
-            adafactor,
-            _options(beta2_decay=-0.8, eps=1e-3, d=1.0),
-            lambda options, ndim: ("row", "column") if ndim > 1 else ("square",),
+            rule=adafactor,
+            defaults=_options(beta2_decay=-0.8, eps=1e-3, d=1.0),
+            moments=lambda options, ndim: ("row", "column") if ndim > 1 else ("square",),
             elementwise=False,
         ),
-        "asgd": Method(asgd, _options(lambd=1e-4, alpha=0.75, t0=1e6), _fixed("average")),
+        "asgd": Method(
+            rule=asgd, defaults=_options(lambd=1e-4, alpha=0.75, t0=1e6), moments=_fixed("average")
+        ),
         "rprop": Method(
-            rprop,
-            MappingProxyType({"etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)}),
-            _fixed("gradient", "step"),
+            rule=rprop,
+            defaults=MappingProxyType({"etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0)}),
+            moments=_fixed("gradient", "step"),
         ),
     }
 )

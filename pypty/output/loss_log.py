@@ -11,7 +11,7 @@ from pathlib import Path
 from pypty.output.files import write_text
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EpochRecord:
     """One epoch, as in a row of loss.csv.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ class Number:
 
     low: float = -np.inf
     high: float = np.inf
+    _: KW_ONLY
     integer: bool = False
     open_low: bool = False
     infinite: bool = False
@@ -106,13 +107,16 @@ class Number:
 
 @dataclass(frozen=True)
 class Flag:
-    """True or False; 0 and 1 are taken too, as PyPty's presets use them."""
+    """True or False; unless it is strict 0 and 1 are taken too, as PyPty's presets use them."""
+
+    strict: bool = False
 
     def describe(self) -> str:
         return "True or False"
 
     def problem(self, value: Any) -> str | None:
-        if isinstance(value, (bool, np.bool_)) or (_is_number(value) and value in (0, 1)):
+        as_number = not self.strict and _is_number(value) and value in (0, 1)
+        if isinstance(value, (bool, np.bool_)) or as_number:
             return None
         return f"given {brief(value)}"
 
@@ -232,6 +236,7 @@ class ArrayOf:
     """
 
     dims: tuple[tuple[str, ...], ...]
+    _: KW_ONLY
     complex: bool = False
     integer: bool = False
     boolean: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pypty.params.kinds import Choice, Kind, brief, complaint, near
+from pypty.params.kinds import Anything, Choice, Kind, brief, complaint, near
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,47 @@ class Words:
 
     def convert(self, value: Any) -> list[Any]:
         return list(dict.fromkeys(value))
+
+
+@dataclass(frozen=True)
+class Entries:
+    """A dict, whatever is in it."""
+
+    def describe(self) -> str:
+        return "a dict ('key: value' lines)"
+
+    def problem(self, value: Any) -> str | None:
+        return None if isinstance(value, Mapping) else f"given {brief(value)}"
+
+    def convert(self, value: Any) -> Any:
+        return value
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list of values of a kind.
+
+    Attributes
+    ----------
+    kind : of each
+    length : how many; None = any number
+    """
+
+    kind: Kind
+    length: int | None = None
+
+    def describe(self) -> str:
+        many = "a list" if self.length is None else f"a list of {self.length}"
+        return many if isinstance(self.kind, Anything) else f"{many}, each {self.kind.describe()}"
+
+    def problem(self, value: Any) -> str | None:
+        if not isinstance(value, (list, tuple)) or self.length not in (None, len(value)):
+            return f"given {brief(value)}"
+        wrong = next((problem for problem in map(self.kind.problem, value) if problem), None)
+        return f"given {brief(value)}, with {wrong.removeprefix('given ')} in it" if wrong else None
+
+    def convert(self, value: Any) -> list[Any]:
+        return [self.kind.convert(item) for item in value]
 
 
 def choices(*options: str) -> Choice:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pypty.plots.figures import _DPI, Lengths, NotebookFigure, add_scale_bar
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ForwardPass:
     """The model at one position.
 

@@ -39,7 +39,7 @@ def preflight(params: Params) -> Preflight:
     report, setup = inspect(params)
     settings = _given(params)
     if setup is None:
-        return Preflight((_check_item(report),), report, settings=settings)
+        return Preflight(items=(_check_item(report),), report=report, settings=settings)
     try:
         return _of_setup(setup, report, settings)
     finally:
@@ -61,9 +61,14 @@ def _of_setup(setup: Setup, report: Report, settings: dict[str, object]) -> Pref
         pictures: Pictures | None = pictures_of(facts)
     except PyptyError as error:  # a damaged file, a start that cannot be made
         report.note_error(error)
-        return Preflight((_check_item(report),), report, settings=settings)
+        return Preflight(items=(_check_item(report),), report=report, settings=settings)
     return Preflight(
-        (_check_item(report), *items), report, tuple(missing), str(setup.plan), settings, pictures
+        items=(_check_item(report), *items),
+        report=report,
+        not_checked=tuple(missing),
+        plan=str(setup.plan),
+        settings=settings,
+        pictures=pictures,
     )
 
 
@@ -80,11 +85,11 @@ def _judge(facts: Facts) -> tuple[list[Item], list[str]]:
 def _check_item(report: Report) -> Item:
     problems, warnings = len(report.problems), len(report.warnings)
     return Item(
-        "parameters",
-        FAIL if problems else WARN if warnings else PASS,
-        f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}",
-        "",
-        "warn with a warning, fail with a problem",
-        "What pypty.check finds; listed in full beside this table.",
-        "See the list of problems and warnings.",
+        name="parameters",
+        status=FAIL if problems else WARN if warnings else PASS,
+        value=f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}",
+        unit="",
+        limit="warn with a warning, fail with a problem",
+        meaning="What pypty.check finds; listed in full beside this table.",
+        what_to_do="See the list of problems and warnings.",
     )

@@ -34,19 +34,33 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
     except PyptyError as error:
         advice = "Lower compute_batch or memory_saturation, or use default_dtype='single'."
         text = f"An evaluation of a few patterns failed: {error}"
-        return [*items, Item("time", FAIL, "not measured", "", "must run", text, advice)], []
+        return [
+            *items,
+            Item(
+                name="time",
+                status=FAIL,
+                value="not measured",
+                unit="",
+                limit="must run",
+                meaning=text,
+                what_to_do=advice,
+            ),
+        ], []
     total = _SEARCH * seconds * epochs
     value, unit = _readable(total)
     items.append(
         Item(
-            "time",
-            worse_above(total, 3600 * _PATIENCE_H),
-            f"about {number(value)}",
-            unit,
-            f"warn above {_PATIENCE_H:g} h",
-            f"{epochs} epochs of about {number(seconds)} s each on {facts.setup.plan.device}, from an evaluation of "
-            f"some patterns just now, times {_SEARCH:g} for line searches; expect a factor of two.",
-            "Use a GPU, default_dtype='single', fewer slices or modes, data_bin, or a lower epoch_max.",
+            name="time",
+            status=worse_above(total, 3600 * _PATIENCE_H),
+            value=f"about {number(value)}",
+            unit=unit,
+            limit=f"warn above {_PATIENCE_H:g} h",
+            meaning=(
+                f"{epochs} epochs of about {number(seconds)} s each on {facts.setup.plan.device}, from an "
+                "evaluation of "
+                f"some patterns just now, times {_SEARCH:g} for line searches; expect a factor of two."
+            ),
+            what_to_do="Use a GPU, default_dtype='single', fewer slices or modes, data_bin, or a lower epoch_max.",
         )
     )
     return items, []
@@ -59,13 +73,13 @@ def _memory_item(facts: Facts) -> Item:
         "kept on the GPU" if plan.resident_on_device else "kept" if plan.resident else "read in every epoch"
     )
     return Item(
-        "memory",
-        worse_above(plan.total, max(plan.limit, 1)),
-        plan.total / _GIB if plan.total > _GIB / 10 else plan.total / 2**20,
-        "GiB" if plan.total > _GIB / 10 else "MiB",
-        f"warn above {number(plan.limit / _GIB)} GiB, memory_saturation of the free memory",
-        f"Planned on {plan.device}: {plan.batch} patterns at a time, data {data}.{again}",
-        "Use default_dtype='single', a lower hist_length, or fewer slices.",
+        name="memory",
+        status=worse_above(plan.total, max(plan.limit, 1)),
+        value=plan.total / _GIB if plan.total > _GIB / 10 else plan.total / 2**20,
+        unit="GiB" if plan.total > _GIB / 10 else "MiB",
+        limit=f"warn above {number(plan.limit / _GIB)} GiB, memory_saturation of the free memory",
+        meaning=f"Planned on {plan.device}: {plan.batch} patterns at a time, data {data}.{again}",
+        what_to_do="Use default_dtype='single', a lower hist_length, or fewer slices.",
     )
 
 
@@ -74,7 +88,9 @@ def epoch_seconds(facts: Facts) -> float:
     plan = dataclasses.replace(facts.setup.plan, resident=False, resident_on_device=False)
     setup = dataclasses.replace(facts.setup, plan=plan)
     now = setup.settings.first()
-    problem = Reconstruction(setup, State(facts.variables, setup.settings.first_epoch)).problem(now)
+    problem = Reconstruction(
+        setup, State(variables=facts.variables, epoch=setup.settings.first_epoch)
+    ).problem(now)
     n_all = len(problem.indices)
     n = min(n_all, plan.n_threads)
     _seconds(problem, n)  # plans of Fourier transforms and memory, once in a run: not counted

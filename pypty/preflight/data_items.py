@@ -15,33 +15,41 @@ def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
     seen = f"in {sample.n} of {sample.n_all} patterns"
     items = [
         Item(
-            "whole counts",
-            PASS if sample.whole or settings["algorithm"] == "poisson_gaussian" else WARN,
-            "yes" if sample.whole else "no",
-            "",
-            "warn when values are not whole numbers",
-            f"Electrons are counted in whole numbers ({seen}); other values are scaled, or of an integrating detector.",
-            "Divide by the detector's gain (data_multiplier), or use algorithm='poisson_gaussian' with detector_gain "
-            "and readout_noise. Noise-free simulations may stay as they are.",
+            name="whole counts",
+            status=PASS if sample.whole or settings["algorithm"] == "poisson_gaussian" else WARN,
+            value="yes" if sample.whole else "no",
+            unit="",
+            limit="warn when values are not whole numbers",
+            meaning=(
+                f"Electrons are counted in whole numbers ({seen}); other values are scaled, or of an "
+                "integrating detector."
+            ),
+            what_to_do=(
+                "Divide by the detector's gain (data_multiplier), or use algorithm='poisson_gaussian' "
+                "with detector_gain "
+                "and readout_noise. Noise-free simulations may stay as they are."
+            ),
         ),
         Item(
-            "empty frames",
-            worse_above(sample.empty, 0, 0.5 * sample.n),
-            sample.empty,
-            "patterns",
-            "warn above 0, fail above half of them",
-            f"Patterns with less than a tenth of the median counts, {seen}.",
-            "Leave them out with sequence.",
+            name="empty frames",
+            status=worse_above(sample.empty, 0, 0.5 * sample.n),
+            value=sample.empty,
+            unit="patterns",
+            limit="warn above 0, fail above half of them",
+            meaning=f"Patterns with less than a tenth of the median counts, {seen}.",
+            what_to_do="Leave them out with sequence.",
         ),
         Item(
-            "saturation",
-            worse_above(sample.saturated, 0),
-            100 * sample.saturated,
-            "%",
-            "warn above 0",
-            f"Values that are the largest one, {sample.largest:g}, where it is the limit of the type or far too "
-            f"frequent ({seen}).",
-            "Give saturated pixels weight 0 with detector_mask, or measure with less current.",
+            name="saturation",
+            status=worse_above(sample.saturated, 0),
+            value=100 * sample.saturated,
+            unit="%",
+            limit="warn above 0",
+            meaning=(
+                f"Values that are the largest one, {sample.largest:g}, where it is the limit of the type or far too "
+                f"frequent ({seen})."
+            ),
+            what_to_do="Give saturated pixels weight 0 with detector_mask, or measure with less current.",
         ),
     ]
     if settings["masks"] is not None:
@@ -55,13 +63,13 @@ def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
 def _bad_pixel_item(facts: Facts, seen: str) -> Item:
     hot, dead = int(facts.sample.hot.sum()), int(facts.sample.dead.sum())
     return Item(
-        "hot and dead pixels",
-        worse_above(hot + dead, 0),
-        hot + dead,
-        "px",
-        "warn above 0",
-        f"{hot} above three times every neighbour, {dead} without any count beside bright ones ({seen}).",
-        "Give them weight 0 with detector_mask; pypty.calibrate makes one.",
+        name="hot and dead pixels",
+        status=worse_above(hot + dead, 0),
+        value=hot + dead,
+        unit="px",
+        limit="warn above 0",
+        meaning=f"{hot} above three times every neighbour, {dead} without any count beside bright ones ({seen}).",
+        what_to_do="Give them weight 0 with detector_mask; pypty.calibrate makes one.",
     )
 
 
@@ -73,11 +81,11 @@ def _noise_model_item(facts: Facts) -> Item:
     sparse = terms is None and settings["algorithm"] in _LEAST_SQUARES and facts.sample.mean.sum() > 2
     used = f"algorithm={settings['algorithm']!r}" if terms is None else f"loss_terms: {', '.join(terms)}"
     return Item(
-        "noise model",
-        worse_below(counts, _DENSE) if sparse else PASS,
-        counts,
-        "e/px",
-        f"warn below {_DENSE:g} with algorithm {', '.join(_LEAST_SQUARES)}",
-        f"Mean counts of a pixel in the disk; {used}.",
-        "Few counts have no Gaussian noise: use algorithm='ml'.",
+        name="noise model",
+        status=worse_below(counts, _DENSE) if sparse else PASS,
+        value=counts,
+        unit="e/px",
+        limit=f"warn below {_DENSE:g} with algorithm {', '.join(_LEAST_SQUARES)}",
+        meaning=f"Mean counts of a pixel in the disk; {used}.",
+        what_to_do="Few counts have no Gaussian noise: use algorithm='ml'.",
     )

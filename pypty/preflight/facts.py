@@ -41,7 +41,7 @@ class ProbeFacts:
     rim: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DiskFacts:
     """The bright-field disk of a pattern.
 
@@ -65,7 +65,7 @@ class DiskFacts:
     inside: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScanFacts:
     """Where the beam goes.
 
@@ -87,7 +87,7 @@ class ScanFacts:
     rotation_deg: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """All numbers that the checks use.
 
@@ -141,16 +141,16 @@ def gather(setup: Setup, sample: PatternSample) -> Facts:
             cut = tuple(slice(window.pad, n - window.pad) for n in spectrum.shape)
             disk = disk_facts(spectrum[cut], window.model_pixel_1A)
     return Facts(
-        setup,
-        variables,
-        sample,
-        window.pixel_1A,
-        probe,
-        disk,
-        scan_facts(setup),
-        _semiangle(setup, disk),
-        variables.n_slices,
-        float(to_host(variables.slice_distances).max()),
+        setup=setup,
+        variables=variables,
+        sample=sample,
+        pixel_1A=window.pixel_1A,
+        probe=probe,
+        disk=disk,
+        scan=scan_facts(setup),
+        alpha=_semiangle(setup, disk),
+        n_slices=variables.n_slices,
+        gap_A=float(to_host(variables.slice_distances).max()),
     )
 
 
@@ -220,13 +220,13 @@ def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts 
     columns = (np.arange(pattern.shape[1]) - centre[1]) * pixel_1A[1]
     r = np.hypot(rows[:, None], columns[None, :]) / radius_1A
     return DiskFacts(
-        centre,
-        radius_1A / pixel_1A[1],
-        radius_1A,
-        math.hypot(*(c - n // 2 for c, n in zip(centre, pattern.shape, strict=True))),
-        radius_1A / min(edges),
-        float(clipped[r > 1.1].sum() / clipped.sum()),
-        r < 0.9,
+        centre_px=centre,
+        radius_px=radius_1A / pixel_1A[1],
+        radius_1A=radius_1A,
+        offset_px=math.hypot(*(c - n // 2 for c, n in zip(centre, pattern.shape, strict=True))),
+        edge_share=radius_1A / min(edges),
+        dark=float(clipped[r > 1.1].sum() / clipped.sum()),
+        inside=r < 0.9,
     )
 
 
@@ -239,7 +239,14 @@ def scan_facts(setup: Setup) -> ScanFacts | None:
         return None
     step, area = _spacing(points)
     misfit, rotation = _raster(points, setup.settings["scan_size"], step)
-    return ScanFacts(points, area, step, (float(extent[0]), float(extent[1])), misfit, rotation)
+    return ScanFacts(
+        positions_A=points,
+        area_A2=area,
+        step_A=step,
+        extent_A=(float(extent[0]), float(extent[1])),
+        misfit=misfit,
+        rotation_deg=rotation,
+    )
 
 
 def _spacing(points: np.ndarray) -> tuple[float, float]:

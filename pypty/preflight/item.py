@@ -12,7 +12,7 @@ WARN: Status = "warn"
 FAIL: Status = "fail"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Item:
     """A single check.
 

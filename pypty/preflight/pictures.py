@@ -19,7 +19,7 @@ from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts
 from pypty.preflight.probe_items import start_defocus_A
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pictures:
     """Arrays and numbers behind the figures; None where there is nothing to see.
 
@@ -72,16 +72,16 @@ def pictures_of(facts: Facts) -> Pictures:
     seen = setup.survey is not None and setup.settings["masks"] is None
     mrad = 1e3 * facts.wavelength
     return Pictures(
-        setup.survey.mean if seen and setup.survey is not None else None,
-        (mrad * facts.pixel_1A[0], mrad * facts.pixel_1A[1]),
-        facts.disk if seen else None,
-        facts.probe,
-        setup.grid.pixel_size_A,
-        None if facts.scan is None else facts.scan.positions_A,
-        facts.sample.totals,
-        np.resize(to_host(facts.variables.slice_distances).astype(float), facts.n_slices - 1),
-        facts.alpha,
-        facts.thin_A,
-        facts.wavelength,
-        start_defocus_A(facts),
+        pattern=setup.survey.mean if seen and setup.survey is not None else None,
+        pixel_mrad=(mrad * facts.pixel_1A[0], mrad * facts.pixel_1A[1]),
+        disk=facts.disk if seen else None,
+        probe=facts.probe,
+        pixel_size_A=setup.grid.pixel_size_A,
+        positions_A=None if facts.scan is None else facts.scan.positions_A,
+        totals=facts.sample.totals,
+        gaps_A=np.resize(to_host(facts.variables.slice_distances).astype(float), facts.n_slices - 1),
+        alpha=facts.alpha,
+        thin_A=facts.thin_A,
+        wavelength=facts.wavelength,
+        defocus_A=start_defocus_A(facts),
     )

@@ -36,23 +36,23 @@ def _window_items(facts: Facts, probe: ProbeFacts) -> list[Item]:
     )
     return [
         Item(
-            "probe in its window",
-            worse_above(probe.share, *_WINDOW),
-            100 * probe.share,
-            "%",
-            f"warn above {100 * _WINDOW[0]:g} %, fail above {100 * _WINDOW[1]:g} %",
-            f"Diameter that holds 90 % of the starting probe, {number(probe.diameter_A)} Å, over the window of "
+            name="probe in its window",
+            status=worse_above(probe.share, *_WINDOW),
+            value=100 * probe.share,
+            unit="%",
+            limit=f"warn above {100 * _WINDOW[0]:g} %, fail above {100 * _WINDOW[1]:g} %",
+            meaning=f"Diameter that holds 90 % of the starting probe, {number(probe.diameter_A)} Å, over the window of "
             f"{number(window)} Å.",
-            advice,
+            what_to_do=advice,
         ),
         Item(
-            "probe at the rim",
-            worse_above(probe.rim, *_RIM),
-            100 * probe.rim,
-            "%",
-            f"warn above {100 * _RIM[0]:g} %, fail above {100 * _RIM[1]:g} %",
-            "Part of the probe's intensity in the outermost sixteenth of the window, which wraps around.",
-            advice,
+            name="probe at the rim",
+            status=worse_above(probe.rim, *_RIM),
+            value=100 * probe.rim,
+            unit="%",
+            limit=f"warn above {100 * _RIM[0]:g} %, fail above {100 * _RIM[1]:g} %",
+            meaning="Part of the probe's intensity in the outermost sixteenth of the window, which wraps around.",
+            what_to_do=advice,
         ),
     ]
 
@@ -63,14 +63,16 @@ def _magnification_item(facts: Facts, probe: ProbeFacts, alpha: float) -> Item:
     per_period = 2 * alpha / facts.wavelength
     warn, fail = (per_period / share for share in _WINDOW)
     return Item(
-        "Ronchigram magnification",
-        worse_below(magnification, warn, fail),
-        magnification,
-        "px/Å",
-        f"warn below {number(warn)}, fail below {number(fail)} px/Å",
-        "Radius of the disk in detector pixels over radius of the probe in Å (arXiv 2311.15181): the scale of the "
-        f"shadow image in the disk. A period of {number(1 / per_period)} Å needs two pixels.",
-        "Bring the probe closer to focus, or use smaller detector pixels.",
+        name="Ronchigram magnification",
+        status=worse_below(magnification, warn, fail),
+        value=magnification,
+        unit="px/Å",
+        limit=f"warn below {number(warn)}, fail below {number(fail)} px/Å",
+        meaning=(
+            "Radius of the disk in detector pixels over radius of the probe in Å (arXiv 2311.15181): the scale of the "
+            f"shadow image in the disk. A period of {number(1 / per_period)} Å needs two pixels."
+        ),
+        what_to_do="Bring the probe closer to focus, or use smaller detector pixels.",
     )
 
 
@@ -80,14 +82,17 @@ def _pixel_item(facts: Facts, alpha: float) -> Item:
     limit = grid.largest_frequency * settings["damping_cutoff_multislice"]
     needed = min(2 * alpha / facts.wavelength, edge)
     return Item(
-        "pixel size",
-        worse_below(limit, 0.95 * needed, 0.95 * alpha / facts.wavelength),
-        max(grid.pixel_size_A),
-        "Å",
-        f"warn when the finest period, {number(1 / limit)} Å, is above {number(1.05 / needed)} Å, fail above "
+        name="pixel size",
+        status=worse_below(limit, 0.95 * needed, 0.95 * alpha / facts.wavelength),
+        value=max(grid.pixel_size_A),
+        unit="Å",
+        limit=f"warn when the finest period, {number(1 / limit)} Å, is above {number(1.05 / needed)} Å, fail above "
         f"{number(1.05 * facts.wavelength / alpha)} Å",
-        "Finest period inside the band limit against that of twice the aperture (or of the edge of the detector).",
-        "Raise data_pad, which makes pixels finer, or damping_cutoff_multislice.",
+        meaning=(
+            "Finest period inside the band limit against that of twice the aperture (or of the edge of the "
+            "detector)."
+        ),
+        what_to_do="Raise data_pad, which makes pixels finer, or damping_cutoff_multislice.",
     )
 
 
@@ -96,39 +101,50 @@ def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
     warn, fail = _DISK
     items = [
         Item(
-            "bright-field disk on the detector",
-            worse_above(disk.edge_share, warn, fail),
-            100 * disk.edge_share,
-            "%",
-            f"warn above {100 * warn:g} %, fail above {100 * fail:g} %",
-            f"Radius of the disk, {number(disk.radius_px)} px, over the distance from its centre to the edge; "
+            name="bright-field disk on the detector",
+            status=worse_above(disk.edge_share, warn, fail),
+            value=100 * disk.edge_share,
+            unit="%",
+            limit=f"warn above {100 * warn:g} %, fail above {100 * fail:g} %",
+            meaning=f"Radius of the disk, {number(disk.radius_px)} px, over the distance from its centre to the edge; "
             f"{number(100 * disk.dark)} % of the counts lie outside the disk.",
-            "Use a shorter camera length, or more of the detector: resolution beyond the aperture needs dark field.",
+            what_to_do=(
+                "Use a shorter camera length, or more of the detector: resolution beyond the aperture needs "
+                "dark field."
+            ),
         ),
         Item(
-            "centre of the disk",
-            worse_above(disk.offset_px, _OFFSET, 0.5 * disk.radius_px),
-            disk.offset_px,
-            "px",
-            f"warn above {_OFFSET:g} px, fail above half a radius",
-            f"Distance of the disk's centre [{disk.centre_px[0]:.1f}, {disk.centre_px[1]:.1f}] from the zero frequency "
-            "at n//2.",
-            "Shift the patterns with data_shift_vector (pixels before binning), or remove the descan.",
+            name="centre of the disk",
+            status=worse_above(disk.offset_px, _OFFSET, 0.5 * disk.radius_px),
+            value=disk.offset_px,
+            unit="px",
+            limit=f"warn above {_OFFSET:g} px, fail above half a radius",
+            meaning=(
+                f"Distance of the disk's centre [{disk.centre_px[0]:.1f}, {disk.centre_px[1]:.1f}] from "
+                "the zero frequency "
+                "at n//2."
+            ),
+            what_to_do="Shift the patterns with data_shift_vector (pixels before binning), or remove the descan.",
         ),
     ]
     semiangle = given_number(facts.setup, "conv_semiangle_mrad")
     if semiangle is not None and semiangle > 0:
         items.append(
             Item(
-                "aperture",
-                worse_above(abs(disk_mrad / semiangle - 1), *_APERTURE_OFF),
-                disk_mrad,
-                "mrad",
-                f"warn when {100 * _APERTURE_OFF[0]:g} %, fail when {100 * _APERTURE_OFF[1]:g} % from "
+                name="aperture",
+                status=worse_above(abs(disk_mrad / semiangle - 1), *_APERTURE_OFF),
+                value=disk_mrad,
+                unit="mrad",
+                limit=f"warn when {100 * _APERTURE_OFF[0]:g} %, fail when {100 * _APERTURE_OFF[1]:g} % from "
                 f"conv_semiangle_mrad = {semiangle:g}",
-                "Semi-angle of the disk with this pixel size and voltage: they fit to the microscope if it agrees.",
-                "If the semi-angle is right, multiply pixel_size_x_A and pixel_size_y_A by "
-                f"{disk_mrad / semiangle:.4g} (and positions in pixels by its inverse); check acc_voltage.",
+                meaning=(
+                    "Semi-angle of the disk with this pixel size and voltage: they fit to the microscope if "
+                    "it agrees."
+                ),
+                what_to_do=(
+                    "If the semi-angle is right, multiply pixel_size_x_A and pixel_size_y_A by "
+                    f"{disk_mrad / semiangle:.4g} (and positions in pixels by its inverse); check acc_voltage."
+                ),
             )
         )
     return items
@@ -141,14 +157,17 @@ def _defocus_item(facts: Facts) -> Item:
     status, advice = _judge_defocus(c10, recorded, has_probe)
     at_aperture = 0.0 if facts.alpha is None else math.pi * c10 * facts.alpha**2 / facts.wavelength
     return Item(
-        "defocus of the starting probe",
-        status,
-        "as in the given probe" if has_probe and c10 == 0 else c10,
-        "" if has_probe and c10 == 0 else "Å",
-        "warn when it is zero, or of the other sign than the recorded defocus",
-        "C10 = extra_probe_defocus + aberrations[0]; positive is overfocus (the crossover lies before the specimen). "
-        f"Phase at the rim of the aperture: {number(at_aperture)} rad.",
-        advice,
+        name="defocus of the starting probe",
+        status=status,
+        value="as in the given probe" if has_probe and c10 == 0 else c10,
+        unit="" if has_probe and c10 == 0 else "Å",
+        limit="warn when it is zero, or of the other sign than the recorded defocus",
+        meaning=(
+            "C10 = extra_probe_defocus + aberrations[0]; positive is overfocus (the crossover lies before "
+            "the specimen). "
+            f"Phase at the rim of the aperture: {number(at_aperture)} rad."
+        ),
+        what_to_do=advice,
     )
 
 

@@ -19,7 +19,7 @@ from pypty.preflight.pictures import Pictures
 _WIDTH = 118
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preflight:
     """The result of :func:`pypty.preflight`. Printing it gives a table.
 

@@ -22,7 +22,7 @@ _LEAST_SATURATED = 10
 _SATURATED_COUNTS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PatternSample:
     """Statistics of evenly spaced patterns, after flip, shift and binning, without padding.
 
@@ -83,7 +83,17 @@ def look(setup: Setup) -> PatternSample:
     empty = int((totals < _EMPTY * np.median(totals)).sum())
     variance = np.maximum(squares / n - mean**2, 0)
     return PatternSample(
-        n, len(used), totals, mean, variance, hot, dead, empty, peaks.saturated(), peaks.largest, whole
+        n=n,
+        n_all=len(used),
+        totals=totals,
+        mean=mean,
+        variance=variance,
+        hot=hot,
+        dead=dead,
+        empty=empty,
+        saturated=peaks.saturated(),
+        largest=peaks.largest,
+        whole=whole,
     )
 
 

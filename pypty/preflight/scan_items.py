@@ -44,13 +44,13 @@ def _field_item(facts: Facts, scan: ScanFacts) -> Item:
     points = f"{n} points" if size is None else f"{size[0]} x {size[1]} points"
     height, width = (number(length) for length in scan.extent_A)
     return Item(
-        "field of view",
-        worse_below(max(scan.extent_A), smallest),
-        f"{height} x {width}",
-        "Å",
-        f"warn below the probe's diameter, {number(smallest)} Å" if smallest else "none",
-        f"{points} between the outermost positions, {number(scan.step_A)} Å apart.",
-        "Scan a larger area, or check that positions are in pixels (position in Å / pixel_size_x_A).",
+        name="field of view",
+        status=worse_below(max(scan.extent_A), smallest),
+        value=f"{height} x {width}",
+        unit="Å",
+        limit=f"warn below the probe's diameter, {number(smallest)} Å" if smallest else "none",
+        meaning=f"{points} between the outermost positions, {number(scan.step_A)} Å apart.",
+        what_to_do="Scan a larger area, or check that positions are in pixels (position in Å / pixel_size_x_A).",
     )
 
 
@@ -61,14 +61,17 @@ def _object_item(facts: Facts) -> Item:
     free = int(min(scan.corners.min(), (np.array(shape) - ends).min()))
     moving = settings.may_be_on("update_probe_pos") and not settings.may_be_on("dynamically_resize_yx_object")
     return Item(
-        "positions inside the object",
-        worse_below(free, 2 if moving else 0, 0),
-        free,
-        "px",
-        "fail below 0" + ("; warn below 2, as positions are refined" if moving else ""),
-        f"Free rim around the windows on the object of {shape[0]} x {shape[1]} px.",
-        "Set extra_space_on_side_px to a few pixels (or dynamically_resize_yx_object), so that refined positions stay "
-        "on the object.",
+        name="positions inside the object",
+        status=worse_below(free, 2 if moving else 0, 0),
+        value=free,
+        unit="px",
+        limit="fail below 0" + ("; warn below 2, as positions are refined" if moving else ""),
+        meaning=f"Free rim around the windows on the object of {shape[0]} x {shape[1]} px.",
+        what_to_do=(
+            "Set extra_space_on_side_px to a few pixels (or dynamically_resize_yx_object), so that "
+            "refined positions stay "
+            "on the object."
+        ),
     )
 
 
@@ -77,13 +80,16 @@ def _raster_item(facts: Facts, scan: ScanFacts) -> Item | None:
         return None
     size = facts.setup.settings["scan_size"]
     return Item(
-        "scan raster",
-        worse_above(scan.misfit, _MISFIT),
-        round(scan.misfit, 6),
-        "steps",
-        f"warn above {_MISFIT:g}",
-        f"Rms distance of the positions from the best affine raster of scan_size {size[0]} x {size[1]}.",
-        "scan_size is (slow, fast): swap it if positions run the other way; regularisers of positions rely on it.",
+        name="scan raster",
+        status=worse_above(scan.misfit, _MISFIT),
+        value=round(scan.misfit, 6),
+        unit="steps",
+        limit=f"warn above {_MISFIT:g}",
+        meaning=f"Rms distance of the positions from the best affine raster of scan_size {size[0]} x {size[1]}.",
+        what_to_do=(
+            "scan_size is (slow, fast): swap it if positions run the other way; regularisers of positions "
+            "rely on it."
+        ),
     )
 
 
@@ -93,14 +99,15 @@ def _rotation_item(facts: Facts, scan: ScanFacts) -> Item | None:
         return None
     away = 0.0 if rotation_deg is None else abs((scan.rotation_deg - rotation_deg + 180) % 360 - 180)
     return Item(
-        "scan rotation",
-        worse_above(away, _ROTATION_DEG),
-        round(scan.rotation_deg, 3) + 0.0,
-        "deg",
-        f"warn when more than {_ROTATION_DEG:g} deg from PLRotation_deg"
+        name="scan rotation",
+        status=worse_above(away, _ROTATION_DEG),
+        value=round(scan.rotation_deg, 3) + 0.0,
+        unit="deg",
+        limit=f"warn when more than {_ROTATION_DEG:g} deg from PLRotation_deg"
         + (" (not given)" if rotation_deg is None else f" = {rotation_deg:g}"),
-        "Direction of the fast scan axis in the frame of the detector, from the positions.",
-        "Compute positions again with PLRotation_deg, or correct that value; pypty.calibrate measures the angle.",
+        meaning="Direction of the fast scan axis in the frame of the detector, from the positions.",
+        what_to_do="Compute positions again with PLRotation_deg, or correct that value; pypty.calibrate measures the "
+        "angle.",
     )
 
 
@@ -111,14 +118,16 @@ def _step_item(facts: Facts, scan: ScanFacts) -> Item | None:
     step_A = float(settings["scan_step_A"])
     away = abs(scan.step_A / step_A - 1)
     return Item(
-        "scan step",
-        worse_above(away, _STEP_OFF, 0.5),
-        scan.step_A,
-        "Å",
-        f"warn when more than {100 * _STEP_OFF:g} % from scan_step_A = {step_A:g} Å, fail when more than 50 %",
-        "Square root of the specimen area per scan point, from positions and pixel size.",
-        "Positions are in reconstruction pixels, with data_pad: position in Å / pixel_size_x_A. Correct the pixel "
-        "size, the positions or scan_step_A.",
+        name="scan step",
+        status=worse_above(away, _STEP_OFF, 0.5),
+        value=scan.step_A,
+        unit="Å",
+        limit=f"warn when more than {100 * _STEP_OFF:g} % from scan_step_A = {step_A:g} Å, fail when more than 50 %",
+        meaning="Square root of the specimen area per scan point, from positions and pixel size.",
+        what_to_do=(
+            "Positions are in reconstruction pixels, with data_pad: position in Å / pixel_size_x_A. Correct the pixel "
+            "size, the positions or scan_step_A."
+        ),
     )
 
 
@@ -127,14 +136,14 @@ def _overlap_item(facts: Facts, scan: ScanFacts) -> Item:
     diameter = facts.probe.diameter_A
     overlap = 1 - scan.step_A / diameter if diameter else 0.0
     return Item(
-        "overlap",
-        worse_below(overlap, *_OVERLAP),
-        100 * overlap,
-        "%",
-        f"warn below {100 * _OVERLAP[0]:g} %, fail below {100 * _OVERLAP[1]:g} %",
-        f"1 - step / probe diameter, {number(scan.step_A)} and {number(diameter)} Å: how much of the probe two "
+        name="overlap",
+        status=worse_below(overlap, *_OVERLAP),
+        value=100 * overlap,
+        unit="%",
+        limit=f"warn below {100 * _OVERLAP[0]:g} %, fail below {100 * _OVERLAP[1]:g} %",
+        meaning=f"1 - step / probe diameter, {number(scan.step_A)} and {number(diameter)} Å: how much of the probe two "
         "neighbouring points share.",
-        f"Use a smaller step, at most {number((1 - _OVERLAP[0]) * diameter)} Å, or more defocus.",
+        what_to_do=f"Use a smaller step, at most {number((1 - _OVERLAP[0]) * diameter)} Å, or more defocus.",
     )
 
 
@@ -143,13 +152,16 @@ def _oversampling_item(facts: Facts, scan: ScanFacts) -> Item:
     warn, fail = _OVERSAMPLING if facts.n_slices == 1 else _OVERSAMPLING_SLICES
     area = math.pi / 4 * facts.probe.diameter_A**2
     return Item(
-        "areal oversampling",
-        worse_below(area / scan.area_A2, warn, fail),
-        area / scan.area_A2,
-        "",
-        f"warn below {warn:g}, fail below {fail:g} ({'one slice' if facts.n_slices == 1 else 'several slices'})",
-        "Probe area over area per scan point (arXiv 2311.15181): how many patterns see a point of the specimen.",
-        f"Use a smaller step, at most {number(math.sqrt(area / warn))} Å, or more defocus.",
+        name="areal oversampling",
+        status=worse_below(area / scan.area_A2, warn, fail),
+        value=area / scan.area_A2,
+        unit="",
+        limit=f"warn below {warn:g}, fail below {fail:g} ({'one slice' if facts.n_slices == 1 else 'several slices'})",
+        meaning=(
+            "Probe area over area per scan point (arXiv 2311.15181): how many patterns see a point of the "
+            "specimen."
+        ),
+        what_to_do=f"Use a smaller step, at most {number(math.sqrt(area / warn))} Å, or more defocus.",
     )
 
 
@@ -162,13 +174,13 @@ def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
     electrons = float(setup.survey.mean.sum()) / gain
     fraction = electrons <= 2
     item = Item(
-        "electrons per pattern",
-        WARN if fraction else worse_below(electrons, 100),
-        electrons,
-        "e",
-        "warn below 100; up to 2 the data are taken as fractions of the beam",
-        "Mean sum of a pattern, as it enters the loss (the electrons that reach the detector).",
-        "Give counts: set data_multiplier to the electrons per pattern, so that noise is weighted rightly."
+        name="electrons per pattern",
+        status=WARN if fraction else worse_below(electrons, 100),
+        value=electrons,
+        unit="e",
+        limit="warn below 100; up to 2 the data are taken as fractions of the beam",
+        meaning="Mean sum of a pattern, as it enters the loss (the electrons that reach the detector).",
+        what_to_do="Give counts: set data_multiplier to the electrons per pattern, so that noise is weighted rightly."
         if fraction
         else "Use a larger current or dwell time, a regulariser, and algorithm='ml'.",
     )
@@ -184,7 +196,15 @@ def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
 
 def _plain_dose_item(dose: float) -> Item:
     meaning = "Electrons per pattern over the specimen area per scan point."
-    return Item("dose", PASS, dose, "e/Å^2", "none in the near field", meaning, "")
+    return Item(
+        name="dose",
+        status=PASS,
+        value=dose,
+        unit="e/Å^2",
+        limit="none in the near field",
+        meaning=meaning,
+        what_to_do="",
+    )
 
 
 def _dose_item(facts: Facts, dose: float) -> Item:
@@ -196,12 +216,12 @@ def _dose_item(facts: Facts, dose: float) -> Item:
     needed = unknowns / (4 * warn**2 * size**2)
     shared = f", shared by {unknowns} slices and modes" if unknowns > 1 else ""
     return Item(
-        "dose",
-        worse_above(noise, warn, fail),
-        dose,
-        "e/Å^2",
-        f"warn below {number(needed)}, fail below {number(needed * (warn / fail) ** 2)} e/Å^2",
-        f"At best the phase of an area of ({number(size)} Å)^2 is known to {number(noise)} rad, "
+        name="dose",
+        status=worse_above(noise, warn, fail),
+        value=dose,
+        unit="e/Å^2",
+        limit=f"warn below {number(needed)}, fail below {number(needed * (warn / fail) ** 2)} e/Å^2",
+        meaning=f"At best the phase of an area of ({number(size)} Å)^2 is known to {number(noise)} rad, "
         f"1/(2 sqrt(electrons in it)){shared}; {warn:g} rad is asked for.",
-        "Use fewer slices or modes, a regulariser (atv_weight), algorithm='ml', or more dose.",
+        what_to_do="Use fewer slices or modes, a regulariser (atv_weight), algorithm='ml', or more dose.",
     )

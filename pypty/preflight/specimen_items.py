@@ -61,28 +61,30 @@ def _slice_item(facts: Facts, thin: float) -> Item:
         status = worse_below(gap, _TOO_THIN * thin)
     focus = facts.wavelength / (facts.alpha or 1) ** 2
     return Item(
-        "slice thickness",
-        status,
-        gap,
-        "Å",
-        f"warn above {number(thin)} or below {number(_TOO_THIN * thin)} Å, fail above {number(4 * thin)} Å",
-        f"Largest slice distance of {facts.n_slices} slices, against the thickness that acts like one plane, "
+        name="slice thickness",
+        status=status,
+        value=gap,
+        unit="Å",
+        limit=f"warn above {number(thin)} or below {number(_TOO_THIN * thin)} Å, fail above {number(4 * thin)} Å",
+        meaning=f"Largest slice distance of {facts.n_slices} slices, against the thickness that acts like one plane, "
         f"5.2 (0.61 lambda/2 alpha)^2/lambda. The depth of focus, lambda/alpha^2, is {number(focus)} Å.",
-        "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be told apart: use "
-        "fewer, or a regulariser along the beam (wedge_mu).",
+        what_to_do=(
+            "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be told apart: use "
+            "fewer, or a regulariser along the beam (wedge_mu)."
+        ),
     )
 
 
 def _thickness_item(facts: Facts, thickness: float, thin: float) -> Item:
     if facts.n_slices == 1:
         return Item(
-            "specimen thickness",
-            worse_above(thickness, thin, 4 * thin),
-            thickness,
-            "Å",
-            f"warn above {number(thin)} Å, fail above {number(4 * thin)} Å",
-            "total_thickness against what one slice can describe, 5.2 (0.61 lambda/2 alpha)^2/lambda.",
-            f"Use num_slices={math.ceil(thickness / thin)} with slice_distances of about "
+            name="specimen thickness",
+            status=worse_above(thickness, thin, 4 * thin),
+            value=thickness,
+            unit="Å",
+            limit=f"warn above {number(thin)} Å, fail above {number(4 * thin)} Å",
+            meaning="total_thickness against what one slice can describe, 5.2 (0.61 lambda/2 alpha)^2/lambda.",
+            what_to_do=f"Use num_slices={math.ceil(thickness / thin)} with slice_distances of about "
             f"{number(thickness / math.ceil(thickness / thin))} Å.",
         )
     distances = to_host(facts.variables.slice_distances).astype(float)
@@ -90,14 +92,17 @@ def _thickness_item(facts: Facts, thickness: float, thin: float) -> Item:
     modelled = float(gaps.sum() + gaps[-1])
     away = max(modelled / thickness, thickness / modelled) if modelled > 0 else math.inf
     return Item(
-        "specimen thickness",
-        worse_above(away, _THICKNESS_OFF, 2),
-        modelled,
-        "Å",
-        f"warn when more than {100 * (_THICKNESS_OFF - 1):g} % from total_thickness = {thickness:g} Å, fail from twice "
-        "or half of it",
-        f"{facts.n_slices} slices with their distances, against the recorded thickness.",
-        f"Use slice_distances of about {number(thickness / facts.n_slices)} Å, or another num_slices.",
+        name="specimen thickness",
+        status=worse_above(away, _THICKNESS_OFF, 2),
+        value=modelled,
+        unit="Å",
+        limit=(
+            f"warn when more than {100 * (_THICKNESS_OFF - 1):g} % from total_thickness = {thickness:g} Å, "
+            "fail from twice "
+            "or half of it"
+        ),
+        meaning=f"{facts.n_slices} slices with their distances, against the recorded thickness.",
+        what_to_do=f"Use slice_distances of about {number(thickness / facts.n_slices)} Å, or another num_slices.",
     )
 
 
@@ -137,12 +142,14 @@ def _estimated_phase(facts: Facts) -> float | None:
 
 def _phase_item(phase_range: float, meaning: str) -> Item:
     return Item(
-        "phase range per slice",
-        worse_above(phase_range, _PHASE),
-        phase_range,
-        "rad",
-        f"warn above {number(_PHASE)} rad (pi/2)",
-        meaning,
-        "Use more slices (num_slices): a slice with a strong phase is far from the vacuum that the reconstruction "
-        "starts from.",
+        name="phase range per slice",
+        status=worse_above(phase_range, _PHASE),
+        value=phase_range,
+        unit="rad",
+        limit=f"warn above {number(_PHASE)} rad (pi/2)",
+        meaning=meaning,
+        what_to_do=(
+            "Use more slices (num_slices): a slice with a strong phase is far from the vacuum that the reconstruction "
+            "starts from."
+        ),
     )

@@ -44,7 +44,7 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metadata:
     """Metadata of a file; None for values that the file does not contain.
 

@@ -25,7 +25,7 @@ _RESERVED = frozenset(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSizes:
     """What a name tells that is not among the settings.
 

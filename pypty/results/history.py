@@ -13,7 +13,7 @@ from pypty.output.loss_log import EpochRecord
 _BY_NAME = ("learning_rates", "loss_terms", "regularizers", "gradient_norms", "update_norms")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class History:
     """Series over epochs. NaN where an epoch has no such number.
 

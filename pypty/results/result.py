@@ -58,7 +58,7 @@ class Evaluation:
         return f"Evaluation(loss={self.loss:.8g}, sse={self.sse:.8g}, gradients: {blocks})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """A finished reconstruction.
 

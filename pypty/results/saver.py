@@ -148,12 +148,12 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
     used, _ = patterns_of_epoch(settings, settings.first(), setup.n_patterns)
     found = setup.plan.sizes
     sizes = RunSizes(
-        len(used),
-        setup.window.pattern,
-        found.probe_modes,
-        found.object_modes,
-        found.slices,
-        setup.grid.wavelength,
+        patterns=len(used),
+        detector=setup.window.pattern,
+        probe_modes=found.probe_modes,
+        object_modes=found.object_modes,
+        slices=found.slices,
+        wavelength_A=setup.grid.wavelength,
     )
     name = folder_name(settings, sizes, now) or "run"
     named, count = path / name, 1

@@ -11,7 +11,7 @@ import numpy as np
 from pypty.results.history import History
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Everything that is known after some epochs, on the host, in the layout of docs/conventions.md.
 

@@ -49,7 +49,7 @@ PARAMETER = Record((
 # fmt: on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Range:
     """Where one name is searched.
 
@@ -87,7 +87,7 @@ class Part:
     options: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The checked ``tune``. Attributes are those of ``LAYOUT``."""
 
@@ -230,7 +230,7 @@ def _choices(name: str, values: Mapping[str, Any]) -> Range:
             f"optim_configs: {strange[0]!r} is none of the choices{near(strange[0], choices)}"
         )
     distinct = [choice for place, choice in enumerate(choices) if choice not in choices[:place]]
-    return Range(name, "cat", choices=tuple(distinct), options=MappingProxyType(lowered))
+    return Range(name=name, suggest="cat", choices=tuple(distinct), options=MappingProxyType(lowered))
 
 
 def _interval(name: str, suggest: str, values: Mapping[str, Any]) -> Range:
@@ -252,7 +252,7 @@ def _interval(name: str, suggest: str, values: Mapping[str, Any]) -> Range:
                 f"{fractions[0]} = {values[fractions[0]]:g} is not whole, but all values are"
             )
         low, high, step = int(low), int(high), None if step is None else int(step)
-    return Range(name, suggest, low, high, step, log)
+    return Range(name=name, suggest=suggest, low=low, high=high, step=step, log=log)
 
 
 def _is_scalar(value: Any) -> bool:

@@ -44,15 +44,15 @@ def _record(trial: Any, plan: Plan) -> TrialRecord:
     if "retry of" in attributes:
         notes.append(f"repeats trial {attributes['retry of']}")
     return TrialRecord(
-        trial.number,
-        names[trial.state],
-        value,
-        values_of(plan, trial.params),
-        int(attributes.get("epochs", 0)),
-        trial.duration.total_seconds() if trial.duration is not None else 0.0,
-        str((attributes.get("worker") or {}).get("name", "")),
-        "; ".join(notes),
-        history,
+        number=trial.number,
+        state=names[trial.state],
+        value=value,
+        values=values_of(plan, trial.params),
+        epochs=int(attributes.get("epochs", 0)),
+        seconds=trial.duration.total_seconds() if trial.duration is not None else 0.0,
+        worker=str((attributes.get("worker") or {}).get("name", "")),
+        note="; ".join(notes),
+        history=history,
     )
 
 
@@ -63,15 +63,15 @@ def study_of(study: Any, plan: Plan, params: Mapping[str, Any], folder: Path | N
     best = min(done, key=lambda item: (item.value, item.number), default=None)
     values = dict(best.values) if best else {}
     return Study(
-        values,
-        best.value if best else None,
-        best.number if best else None,
-        trials,
-        best_params(params, values, plan),
-        plan.objective,
-        _importances(study, len(done)),
-        folder,
-        reason,
+        best_params=values,
+        best_value=best.value if best else None,
+        best_trial=best.number if best else None,
+        trials=trials,
+        params=best_params(params, values, plan),
+        objective=plan.objective,
+        importances=_importances(study, len(done)),
+        folder=folder,
+        stop_reason=reason,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 _BEST_SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrialRecord:
     """One trial.
 
@@ -38,7 +38,7 @@ class TrialRecord:
     history: Mapping[int, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A search for the best parameters.
 

@@ -68,7 +68,7 @@ def tune(params: Params, n_trials: int | None = None, storage: str | None = None
         remove_leftovers(make_folder(folder))
     with TuneLog(level, folder, worker), quiet():
         study = open_study(plan, folder, make_sampler(plan, seed), make_pruner(plan.pruner, epoch_max))
-        search = _Search(study, plan, content, bench, folder, worker)
+        search = _Search(study=study, plan=plan, params=content, bench=bench, folder=folder, worker=worker)
         return search.run()
 
 
@@ -106,7 +106,7 @@ def _check_ranges(content: Mapping[str, Any], plan: Plan, report: Report) -> Non
                 break
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class _Search:
     """This worker's part of a study."""
 

@@ -114,7 +114,9 @@ class Bench:
 
 
 def _run(setup: Setup, name: str, report: Report) -> Outcome:
-    reconstruction = Reconstruction(setup, State(setup.variables(), setup.settings.first_epoch))
+    reconstruction = Reconstruction(
+        setup, State(variables=setup.variables(), epoch=setup.settings.first_epoch)
+    )
     objective = TrialObjective(name, reconstruction)
     pruned = False
     for record in reconstruction.epochs():

@@ -67,7 +67,7 @@ class Case:
     def batch(self) -> Batch:
         """Not the first patterns: a gradient that is added to the wrong row is found."""
         index = np.arange(5)[-self.patterns :]
-        return Batch(index, self.corners[index], workspace=Workspace(np))
+        return Batch(index=index, corners=self.corners[index], workspace=Workspace(np))
 
     def variables(self) -> Variables:
         """Single precision, so that both executors begin with the same numbers."""

@@ -31,7 +31,7 @@ _PIXELS_PER_BLOCK = 4 * _THREADS
 """As in score.cu."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Formula:
     """A noise model as the kernel knows it (objective/noise.py is its definition).
 

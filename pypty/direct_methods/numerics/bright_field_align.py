@@ -43,7 +43,7 @@ _SMALLEST_GAIN = 0.01
 _START_TURNS_DEG = (0.0, -30.0, 30.0, -60.0, 60.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BrightFieldScan:
     """The data of a scan for a fit.
 

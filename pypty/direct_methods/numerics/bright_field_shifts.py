@@ -20,7 +20,7 @@ _SMALL = 0.1
 amplify them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CorrelationOptions:
     """Options of the measurement of shifts.
 

@@ -65,7 +65,7 @@ def _maps(*maps: np.ndarray) -> list[np.ndarray]:
     return arrays
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Descent:
     """Options of an iterative integration.
 

@@ -38,7 +38,7 @@ _SIGNED = ("mean", "velocity", "gradient")
 """Moments that are 0 where nothing has moved yet; others are like those of their neighbours."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Progress:
     """A first-order method between two epochs.
 
@@ -137,7 +137,7 @@ class _Scaled:
         return self.factor * value, self.factor * gradient
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Walk:
     """The epoch while it goes on."""
 
@@ -222,9 +222,21 @@ def first_order_epoch(
     blocks = moving_blocks(problem.blocks, form, rates)
     start = form.vector(problem.variables, blocks)
     n_patterns = problem.objective.feed.n_patterns
-    walk = _Walk(problem, now, epoch, blocks, rates, schedule, progress,
-                 FirstOrder(progress.name, now["optimizer_options"], progress.moments),
-                 problem.variables, start, split(start, form), n_patterns, frames_of(problem, now))  # fmt: skip
+    walk = _Walk(
+        problem=problem,
+        now=now,
+        epoch=epoch,
+        blocks=blocks,
+        rates=rates,
+        schedule=schedule,
+        progress=progress,
+        method=FirstOrder(progress.name, now["optimizer_options"], progress.moments),
+        variables=problem.variables,
+        whole=start,
+        point=split(start, form),
+        n_patterns=n_patterns,
+        frames=frames_of(problem, now),
+    )
     moving = [part for name in blocks for part in parts_of(name, form) if part in rates]
     logged = _logged_rates(now, moving, schedule, progress)
     found, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)

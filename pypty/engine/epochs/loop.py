@@ -159,26 +159,26 @@ class Reconstruction:
         start = setup.backend.asarray(setup.scan.positions)
         terms = tuple(make_regularizers(now, setup.regularizer_context(), blocks))
         return Problem(
-            objective,
-            variables,
-            blocks,
-            indices,
-            weight,
-            parametrization(
+            objective=objective,
+            variables=variables,
+            blocks=blocks,
+            indices=indices,
+            weight=weight,
+            form=parametrization(
                 now,
                 self.limits(now),
                 start,
                 epoch,
                 self.settings["scan_size"],
             ),
-            setup.curvature(indices, weight),
-            self.settings["preconditioner"],
-            model_digest(self.settings, *self._model),
-            terms,
-            regularizer_text(now, terms, blocks),
-            held_out,
-            len(indices) * n_pixels,
-            start,
+            curvature=setup.curvature(indices, weight),
+            use_diagonal=self.settings["preconditioner"],
+            model=model_digest(self.settings, *self._model),
+            regularizers=terms,
+            regularizer_text=regularizer_text(now, terms, blocks),
+            held_out=held_out,
+            n_values=len(indices) * n_pixels,
+            start_positions=start,
         )
 
     def last_sample(self) -> ValueAndGradient | None:

@@ -52,7 +52,9 @@ def parametrization(
     basis = None if scan == "free" else affine_basis(start_positions)
     raster = None if scan_size is None else (int(scan_size[0]), int(scan_size[1]))
     filters = step_filters(now["constraints"], epoch, raster) if now["optimizer"] == "lbfgs" else {}
-    return Parametrization(limits, obj, probe, scan, basis, filters)
+    return Parametrization(
+        limits=limits, obj=obj, probe=probe, positions=scan, scan_basis=basis, filters=filters
+    )
 
 
 def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float:
@@ -78,7 +80,7 @@ def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
     return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Signature:
     """What makes two epochs the same optimisation problem. If it changes, old gradients and history are void."""
 
@@ -113,7 +115,7 @@ def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
     return {name: math.sqrt(square / vector[name].size) for name, square in vector.dot_blocks(vector).items()}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Problem:
     """Loss over chosen patterns as a function of the refined blocks, around given variables. Patterns that are held out
     are not among the chosen ones; ``n_values`` of the data are compared; ``start_positions`` are where the scan began,
@@ -140,12 +142,12 @@ class Problem:
         forms = [getattr(self.form, name) for name in ("obj", "probe", "positions") if name in self.blocks]
         forms += [item.text for name, item in self.form.filters.items() if name in self.blocks]
         return Signature(
-            self.blocks,
-            self.indices.tobytes(),
-            self.weight,
-            self.model,
-            ", ".join(forms),
-            self.regularizer_text,
+            blocks=self.blocks,
+            indices=self.indices.tobytes(),
+            weight=self.weight,
+            model=self.model,
+            form=", ".join(forms),
+            regularizers=self.regularizer_text,
         )
 
     def rounding(self, loss: float) -> float:

@@ -23,7 +23,7 @@ _ORTHOGONAL = 1e-6
 """Overlap of probe modes that counts as none."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class State:
     """Everything that an exact restart needs.
 

@@ -42,7 +42,7 @@ _GROWTH = 3.0
 """More than what differs between a few patterns; steps that diverge do so by orders."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pass:
     """One pass over the patterns.
 
@@ -137,7 +137,15 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
     quarter = max(1, len(errors) // 4)
     before, after = float(np.mean(errors[:quarter])), float(np.mean(errors[-quarter:]))
     grows = not (math.isfinite(loss) and after <= _GROWTH * max(errors[0], before))
-    return Pass(variables, loss, sse, 0.0 if grows else step, 1, after < FALL * before, terms)
+    return Pass(
+        variables=variables,
+        loss=loss,
+        sse=sse,
+        step=0.0 if grows else step,
+        passes=1,
+        falling=after < FALL * before,
+        loss_terms=terms,
+    )
 
 
 def _one_step(

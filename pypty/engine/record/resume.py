@@ -158,8 +158,8 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     scan = _read_scan(file, path, setup)
     _check_shapes(variables, path, setup, scan or setup.scan)
     state = State(
-        variables,
-        int(file.attrs["epoch"]),
+        variables=variables,
+        epoch=int(file.attrs["epoch"]),
         rejected=int(file.attrs["rejected"]),
         frozen={name: int(until) for name, until in json.loads(file.attrs["frozen"]).items()},
         monitor=BlockMonitor(**json.loads(file.attrs["monitor"])),
@@ -169,22 +169,22 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     if "signature" in file:
         group = file["signature"]
         state.signature = Signature(
-            tuple(json.loads(group.attrs["blocks"])),
-            group["indices"][()].tobytes(),
-            float(group.attrs["weight"]),
-            str(group.attrs["model"]),
-            str(group.attrs["form"]),
-            str(group.attrs["regularizers"]),
+            blocks=tuple(json.loads(group.attrs["blocks"])),
+            indices=group["indices"][()].tobytes(),
+            weight=float(group.attrs["weight"]),
+            model=str(group.attrs["model"]),
+            form=str(group.attrs["form"]),
+            regularizers=str(group.attrs["regularizers"]),
         )
     if "sample" in file:
         group = file["sample"]
         info = Evaluated(
-            float(group.attrs["value"]),
-            float(group.attrs["sse"]),
-            {},
-            json.loads(group.attrs["terms"]),
-            group["parts"][()],
-            json.loads(group.attrs.get("loss_terms", "{}")),
+            loss=float(group.attrs["value"]),
+            sse=float(group.attrs["sse"]),
+            gradients={},
+            terms=json.loads(group.attrs["terms"]),
+            parts=group["parts"][()],
+            loss_terms=json.loads(group.attrs.get("loss_terms", "{}")),
         )
         state.sample = ValueAndGradient(info.loss, _read_vector(group["gradient"], backend), info)
     state.optimizer = Lbfgs(
@@ -229,12 +229,12 @@ def _read_progress(group: Any) -> Progress:
         part: {name: np.asarray(item[()]) for name, item in own.items()} for part, own in group.items()
     }
     return Progress(
-        str(group.attrs["name"]),
-        moments,
-        int(group.attrs["steps"]),
-        int(group.attrs["epochs"]),
-        json.loads(group.attrs["schedule"]),
-        float(group.attrs["probe_scale"]),
+        name=str(group.attrs["name"]),
+        moments=moments,
+        steps=int(group.attrs["steps"]),
+        epochs=int(group.attrs["epochs"]),
+        schedule=json.loads(group.attrs["schedule"]),
+        probe_scale=float(group.attrs["probe_scale"]),
     )
 
 

@@ -34,7 +34,7 @@ from pypty.params.checks.model import mode_weights
 from pypty.params.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setup:
     """A checked reconstruction, ready to start.
 
@@ -136,15 +136,15 @@ class Setup:
     def seen(self) -> MeanPatterns:
         """What is known of the patterns before the first epoch, on the pixels of the waves."""
         return MeanPatterns(
-            self.settings,
-            self.source,
-            self.grid,
-            self.preprocess,
-            self.survey,
-            self.n_patterns,
-            self.window,
-            self.multiplier,
-            self.crop,
+            settings=self.settings,
+            source=self.source,
+            grid=self.grid,
+            preprocess=self.preprocess,
+            survey=self.survey,
+            n_patterns=self.n_patterns,
+            window=self.window,
+            multiplier=self.multiplier,
+            crop=self.crop,
         )
 
     def mean_pattern(self) -> np.ndarray | None:
@@ -218,44 +218,46 @@ class Setup:
         masks = settings["masks"]
         marker = settings["aberration_marker"]
         return ModelOptions(
-            self.grid,
-            settings["damping_cutoff_multislice"],
-            subpixel,
-            settings["lazy_clean"],
-            self.crop,
-            propagation,
-            settings["tilt_mode"] if has_tilts(settings) else None,
-            settings["probe_marker"],
-            marker,
-            0 if marker is None else settings["aberrations_array"].shape[1],
-            self.plates,
-            near,
-            self.window.across,
-            masks if masks is None or self.near_field else to_corner(masks),
-            present_blocks(settings),
-            settings["executor"],
-            self.plan.keep_every,
-            self.plan.sizes.object_modes,
-            1 if settings["tilts"] is None else len(settings["tilts"]),
-            any(settings.may_be_on(key) for key in ("update_slice_distances", "update_tilts")),
-            settings["deterministic"],
-            mode_weights(settings),
-            settings["obj_preblur_std"],
-            None if self.window.match is None else self.window.pattern,
-            self.window.match == "resample",
-            settings["detector_blur_edge"] == "reflect",
+            grid=self.grid,
+            cutoff=settings["damping_cutoff_multislice"],
+            subpixel=subpixel,
+            filter_patches=settings["lazy_clean"],
+            crop=self.crop,
+            propagation=propagation,
+            tilt_mode=settings["tilt_mode"] if has_tilts(settings) else None,
+            probe_marker=settings["probe_marker"],
+            aberration_marker=marker,
+            n_aberrations=0 if marker is None else settings["aberrations_array"].shape[1],
+            plates=self.plates,
+            near_field=near,
+            across=self.window.across,
+            masks=masks if masks is None or self.near_field else to_corner(masks),
+            unknowns=present_blocks(settings),
+            executor=settings["executor"],
+            keep_every=self.plan.keep_every,
+            object_modes=self.plan.sizes.object_modes,
+            tilt_rows=1 if settings["tilts"] is None else len(settings["tilts"]),
+            refines_propagation=any(
+                settings.may_be_on(key) for key in ("update_slice_distances", "update_tilts")
+            ),
+            deterministic=settings["deterministic"],
+            mode_weights=mode_weights(settings),
+            preblur_std=settings["obj_preblur_std"],
+            matched=None if self.window.match is None else self.window.pattern,
+            resampled=self.window.match == "resample",
+            reflected_blur=settings["detector_blur_edge"] == "reflect",
         )
 
     def regularizer_context(self) -> RegularizerContext:
         """What penalties need to know about the run."""
         settings, size = self.settings, self.settings["scan_size"]
         return RegularizerContext(
-            self.grid,
-            settings["damping_cutoff_multislice"],
-            None if size is None else (int(size[0]), int(size[1])),
-            settings["scan_step_A"],
-            float(settings["slice_distances"][0]),
-            self.probe_aperture(),
+            grid=self.grid,
+            cutoff=settings["damping_cutoff_multislice"],
+            scan_size=None if size is None else (int(size[0]), int(size[1])),
+            scan_step_A=settings["scan_step_A"],
+            slice_distance_A=float(settings["slice_distances"][0]),
+            aperture=self.probe_aperture(),
         )
 
     def curvature(self, indices: np.ndarray, weight: float) -> Curvature:
@@ -266,18 +268,18 @@ class Setup:
         n_values = len(indices) * math.prod(self.data_shape)
         scale = self._noise_model().curvature(seen) if terms is None else terms.curvature(seen, n_values)
         return Curvature(
-            self.backend,
-            self.grid,
-            self.scan.corners,
-            indices,
-            mean,
-            weight * scale,
-            terms is not None and terms.ratio,
-            self.near_field,
-            TILT_MODES[settings["tilt_mode"]],
-            float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
-            self._compared_mean(),
-            mode_weights(settings),
+            backend=self.backend,
+            grid=self.grid,
+            all_corners=self.scan.corners,
+            indices=indices,
+            mean_pattern=mean,
+            scale=weight * scale,
+            relative=terms is not None and terms.ratio,
+            near_field=self.near_field,
+            acting_tilts=TILT_MODES[settings["tilt_mode"]],
+            defocus_A=float(np.abs(settings["defocus_array"]).max()) if self.near_field else 0.0,
+            compared_mean=self._compared_mean(),
+            mode_weights=mode_weights(settings),
         )
 
     def _compared_mean(self) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from pypty.params.settings import Settings
 _ALIGNED_PATTERNS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeanPatterns:
     """Mean counts and weights of the patterns, as the model's window has them.
 

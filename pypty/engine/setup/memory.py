@@ -31,7 +31,7 @@ _VECTORS = 5
 projection of its gradient."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Steps:
     """Waves that are kept for the way back, besides those of plain multislice.
 
@@ -100,7 +100,7 @@ def ever_chosen(settings: Settings) -> tuple[str, ...]:
     return (schedule.value,) if isinstance(schedule, Constant) else ("multislice", *INTEGRATORS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Everything the estimate depends on.
 
@@ -128,7 +128,7 @@ class Sizes:
     deterministic: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """The estimate. Printing it gives a table.
 
@@ -290,7 +290,18 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
         pattern = -(-sizes.data_bytes // max(sizes.n_patterns, 1))
         items["patterns read ahead"] = 2 * n_threads * batch * pattern
     name = "the GPU" if backend.on_gpu else "the CPU"
-    return MemoryPlan(name, batch, n_threads, resident, free, limit, sizes, keep_every, on_device, items)
+    return MemoryPlan(
+        device=name,
+        batch=batch,
+        n_threads=n_threads,
+        resident=resident,
+        free=free,
+        limit=limit,
+        sizes=sizes,
+        keep_every=keep_every,
+        resident_on_device=on_device,
+        items=items,
+    )
 
 
 def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:

@@ -162,9 +162,21 @@ def _inspect_geometry(
     if not window.near_field:
         _check_probe_band(settings, window, grid, report)
     sizes = _sizes(settings, source, n_patterns, preprocess, window, scan)
-    unplanned = MemoryPlan(backend.name, 1, 1, False, 0, 0, sizes)
+    unplanned = MemoryPlan(
+        device=backend.name, batch=1, n_threads=1, resident=False, free=0, limit=0, sizes=sizes
+    )
     setup = Setup(
-        settings, backend, source, grid, scan, unplanned, preprocess, None, n_patterns, window, plates
+        settings=settings,
+        backend=backend,
+        source=source,
+        grid=grid,
+        scan=scan,
+        plan=unplanned,
+        preprocess=preprocess,
+        survey=None,
+        n_patterns=n_patterns,
+        window=window,
+        plates=plates,
     )
     sizes = dataclasses.replace(sizes, executor=_executor(setup))
     plan = _try(report, lambda: make_plan(settings, backend, sizes))
@@ -301,14 +313,14 @@ def _sizes(
         ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
         data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
     return Sizes(
-        n_patterns,
-        window.model,
-        probe_modes(settings),
-        object_modes,
-        slices,
-        scan.object_shape,
-        data_bytes,
-        math.prod(window.compared) if settings["masks"] is None else len(settings["masks"]),
+        n_patterns=n_patterns,
+        window=window.model,
+        probe_modes=probe_modes(settings),
+        object_modes=object_modes,
+        slices=slices,
+        object_shape=scan.object_shape,
+        data_bytes=data_bytes,
+        compared=math.prod(window.compared) if settings["masks"] is None else len(settings["masks"]),
         subscans=n_subscans(settings),
         shared_bytes=shared_bytes(settings, window.model),
         steps=extra_steps(settings),

@@ -1,95 +1,163 @@
-"""Every key of PtyRAD's parameter files with PtyRAD's default, which is not always ours."""
+"""Every key of PtyRAD's parameter files: PtyRAD's default, which is not always ours, and what it may be."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-REQUIRED = (
-    "probe_kv",
-    "probe_conv_angle",
-    "meas_Npix",
-    "pos_N_scan_slow",
-    "pos_N_scan_fast",
-    "pos_scan_step_size",
-    "obj_Nlayer",
-    "obj_slice_thickness",
-    "meas_params",
-)
-XRAY = ("beam_kev", "probe_dRn", "probe_Rn", "probe_D_H", "probe_D_FZP", "probe_Ls")
+from pypty.params.kinds import Anything, Flag, Kind, Number, Text, optional
+from pypty.params.nested import Entries, ListOf
+
 OBJECT_TYPES = ("both", "amplitude", "phase")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One key.
+
+    Attributes
+    ----------
+    default, kind : PtyRAD's value where the file says nothing, and what it may be
+    rows : keys of an entry that is a mapping; none where its content is looked at where it is used
+    required : PtyRAD, too, refuses a file without it
+    xray : of X-ray experiments
+    """
+
+    default: Any
+    kind: Kind
+    rows: Mapping[str, Row] = field(default_factory=lambda: MappingProxyType({}))
+    required: bool = False
+    xray: bool = False
+
+
+Rows = Mapping[str, Row]
+"""Keys of a group, or of an entry that is a mapping."""
+
+_WHOLE, _NUMBER, _ABOVE_0 = Number(integer=True), Number(), Number(low=0, open_low=True)
+_COUNT = Number(low=0, open_low=True, integer=True)
+_BOOL, _WORD, _LIST = Flag(strict=True), Text(), ListOf(Anything())
+_CROP = ListOf(optional(ListOf(Anything(), 2)), 4)
 
 
 def _fixed(**entries: Any) -> Mapping[str, Any]:
     return MappingProxyType(entries)
 
 
-INIT = _fixed(
-    random_seed=None,
-    probe_illum_type="electron",
-    **dict.fromkeys((*REQUIRED, *XRAY)),
-    probe_aberrations=_fixed(),
-    pos_N_scans=None,
-    meas_calibration=_fixed(mode="fitRBF", value=None),
-    probe_pmode_max=4,
-    probe_pmode_init_pows=(0.02,),
-    obj_omode_max=1,
-    obj_omode_init_occu=_fixed(occu_type="uniform", init_occu=None),
-    simu_Npix=None,
-    simu_match_mode=None,
-    meas_permute=None,
-    meas_reshape=None,
-    meas_flipT=None,
-    meas_crop=None,
-    meas_remove_neg_values=_fixed(mode="clip_neg", value=None, force=False),
-    meas_normalization=_fixed(mode="max_at_one", value=None),
-    meas_pad=None,
-    meas_resample=None,
-    meas_add_source_size=None,
-    meas_add_detector_blur=None,
-    meas_add_poisson_noise=None,
-    meas_export=None,
-    probe_permute=None,
-    probe_z_shift=None,
-    probe_normalization=_fixed(mode="mean_total_ints", value=None),
-    pos_scan_flipT=None,
-    pos_scan_affine=None,
-    pos_scan_rand_std=0.15,
-    obj_z_crop=None,
-    obj_z_pad=None,
-    obj_z_resample=None,
-    meas_source="file",
-    probe_source="simu",
-    probe_params=None,
-    pos_source="simu",
-    pos_params=None,
-    obj_source="simu",
-    obj_params=None,
-    tilt_source="simu",
-    tilt_params=_fixed(tilt_type="all", init_tilts=((0.0, 0.0),)),
-)
+def _any(default: Any = None) -> Row:
+    return Row(default, Anything())
 
-INSIDE = _fixed(
-    meas_calibration=INIT["meas_calibration"],
-    obj_omode_init_occu=INIT["obj_omode_init_occu"],
-    meas_remove_neg_values=INIT["meas_remove_neg_values"],
-    meas_normalization=INIT["meas_normalization"],
-    meas_pad=_fixed(mode="on_the_fly", padding_type="power", target_Npix=256, value=0.0, threshold=70.0),
-    meas_resample=_fixed(mode="on_the_fly", scale_factors=(2.0, 2.0)),
-    meas_add_poisson_noise=_fixed(unit=None, value=None),
-    meas_export=_fixed(
-        file_dir=None,
-        file_name="ptyrad_init_meas",
-        file_format="hdf5",
-        output_shape=None,
-        append_shape=True,
+
+def _or_null(kind: Kind, default: Any = None, **more: Any) -> Row:
+    """Null is a value, whether it is the default or not."""
+    return Row(default, optional(kind), **more)
+
+
+def _rows(**rows: Row) -> Row:
+    """A mapping with these keys."""
+    return Row(_fixed(**{key: row.default for key, row in rows.items()}), Entries(), MappingProxyType(rows))
+
+
+def _rows_or_null(**rows: Row) -> Row:
+    return dataclasses.replace(_rows(**rows), kind=optional(Entries()))
+
+
+def _off(**rows: Row) -> Row:
+    """A mapping with these keys, null unless the file gives it."""
+    return Row(None, optional(Entries()), MappingProxyType(rows))
+
+
+def _open(**default: Any) -> Row:
+    """A mapping or null, whose content is looked at where it is used."""
+    return _or_null(Entries(), _fixed(**default))
+
+
+def _needed(kind: Kind) -> Row:
+    return _or_null(kind, required=True)
+
+
+def _xray() -> Row:
+    return _or_null(_NUMBER, xray=True)
+
+
+INIT: Rows = _fixed(
+    random_seed=_or_null(_WHOLE),
+    probe_illum_type=Row("electron", _WORD),
+    probe_kv=_needed(_ABOVE_0),
+    probe_conv_angle=_needed(_ABOVE_0),
+    meas_Npix=_needed(_COUNT),
+    pos_N_scan_slow=_needed(_COUNT),
+    pos_N_scan_fast=_needed(_COUNT),
+    pos_scan_step_size=_needed(_ABOVE_0),
+    obj_Nlayer=_needed(_COUNT),
+    obj_slice_thickness=_needed(_ABOVE_0),
+    meas_params=_needed(Anything()),
+    beam_kev=_xray(),
+    probe_dRn=_xray(),
+    probe_Rn=_xray(),
+    probe_D_H=_xray(),
+    probe_D_FZP=_xray(),
+    probe_Ls=_xray(),
+    probe_aberrations=_open(),
+    pos_N_scans=_or_null(_WHOLE),
+    meas_calibration=_rows(mode=_any("fitRBF"), value=_any()),
+    probe_pmode_max=Row(4, _COUNT),
+    probe_pmode_init_pows=Row((0.02,), _LIST),
+    obj_omode_max=Row(1, _COUNT),
+    obj_omode_init_occu=_rows(occu_type=Row("uniform", _WORD), init_occu=_any()),
+    simu_Npix=_or_null(_WHOLE),
+    simu_match_mode=_any(),
+    meas_permute=_or_null(ListOf(_NUMBER)),
+    meas_reshape=_or_null(ListOf(_NUMBER, 3)),
+    meas_flipT=_or_null(ListOf(_NUMBER, 3)),
+    meas_crop=_or_null(_CROP),
+    meas_remove_neg_values=_rows(mode=_any("clip_neg"), value=_any(), force=Row(False, _BOOL)),
+    meas_normalization=_rows(mode=_any("max_at_one"), value=_any()),
+    meas_pad=_off(
+        mode=_any("on_the_fly"),
+        padding_type=Row("power", _WORD),
+        target_Npix=Row(256, _WHOLE),
+        value=_any(0.0),
+        threshold=Row(70.0, _NUMBER),
     ),
-    probe_normalization=INIT["probe_normalization"],
-    obj_z_pad=_fixed(pad_layers=(0, 0), pad_types=("vacuum", "vacuum")),
-    obj_z_resample=_fixed(mode=None, value=None),
+    meas_resample=_off(mode=_any("on_the_fly"), scale_factors=Row((2.0, 2.0), _LIST)),
+    meas_add_source_size=_or_null(_NUMBER),
+    meas_add_detector_blur=_or_null(_NUMBER),
+    meas_add_poisson_noise=_off(unit=_any(), value=_any()),
+    meas_export=Row(
+        None,
+        Anything(),
+        _fixed(
+            file_dir=_any(),
+            file_name=Row("ptyrad_init_meas", _WORD),
+            file_format=Row("hdf5", _WORD),
+            output_shape=_any(),
+            append_shape=Row(True, _BOOL),
+        ),
+    ),
+    probe_permute=_any(),
+    probe_z_shift=_or_null(_NUMBER),
+    probe_normalization=_rows(mode=_any("mean_total_ints"), value=_any()),
+    pos_scan_flipT=_or_null(ListOf(_NUMBER, 3)),
+    pos_scan_affine=_or_null(ListOf(_NUMBER, 4)),
+    pos_scan_rand_std=_or_null(_NUMBER, 0.15),
+    obj_z_crop=_or_null(ListOf(_NUMBER, 2)),
+    obj_z_pad=_off(pad_layers=_any((0, 0)), pad_types=_any(("vacuum", "vacuum"))),
+    obj_z_resample=_off(mode=_any(), value=_any()),
+    meas_source=Row("file", _WORD),
+    probe_source=Row("simu", _WORD),
+    probe_params=_any(),
+    pos_source=Row("simu", _WORD),
+    pos_params=_any(),
+    obj_source=Row("simu", _WORD),
+    obj_params=_any(),
+    tilt_source=Row("simu", _WORD),
+    tilt_params=_any(_fixed(tilt_type="all", init_tilts=((0.0, 0.0),))),
 )
-"""Entries of init_params that are mappings, and what is in them; those of files take what else they like."""
+REQUIRED = tuple(name for name, row in INIT.items() if row.required)
+XRAY = tuple(name for name, row in INIT.items() if row.xray)
 
 TUNED = (
     "optimizer",
@@ -100,102 +168,132 @@ TUNED = (
     *("scale", "asymmetry", "rotation", "shear", "tilt_y", "tilt_x"),
     *("defocus", "c3", "c5"),
 )
-HYPERTUNE = _fixed(
-    if_hypertune=False,
-    verbosity="WARNING",
-    collate_results=True,
-    append_params=True,
-    n_trials=5,
-    timeout=None,
-    sampler_params=_fixed(
-        name="TPESampler", configs=_fixed(multivariate=True, group=True, constant_liar=True)
+HYPERTUNE: Rows = _fixed(
+    if_hypertune=Row(False, _BOOL),
+    verbosity=Row("WARNING", _WORD),
+    collate_results=Row(True, _BOOL),
+    append_params=Row(True, _BOOL),
+    n_trials=Row(5, _WHOLE),
+    timeout=_or_null(_NUMBER),
+    sampler_params=Row(
+        _fixed(name="TPESampler", configs=_fixed(multivariate=True, group=True, constant_liar=True)),
+        Entries(),
     ),
-    pruner_params=_fixed(name="HyperbandPruner", configs=_fixed(min_resource=5, reduction_factor=2)),
-    storage_path="sqlite:///hypertune.sqlite3",
-    study_name="study",
-    error_metric="loss",
-    tune_params=_fixed(**dict.fromkeys(TUNED)),
-)
-
-UPDATES = _fixed(
-    obja=_fixed(start_iter=1, lr=5e-4, end_iter=None),
-    objp=_fixed(start_iter=1, lr=5e-4, end_iter=None),
-    obj_tilts=_fixed(start_iter=None, lr=0.0, end_iter=None),
-    slice_thickness=_fixed(start_iter=None, lr=0.0, end_iter=None),
-    probe=_fixed(start_iter=1, lr=1e-4, end_iter=None),
-    probe_pos_shifts=_fixed(start_iter=1, lr=5e-4, end_iter=None),
-)
-MODEL = _fixed(
-    detector_blur_std=None,
-    preload_data=True,
-    optimizer_params=_fixed(name="Adam", configs=_fixed(), load_state=None),
-    scheduler_params=None,
-    update_params=UPDATES,
-    obj_preblur_std=None,
-)
-SCHEDULER = _fixed(name=None, configs=_fixed(), load_state=None, step_unit="iter")
-
-LOSS = _fixed(
-    loss_single=_fixed(state=True, weight=1.0, dp_pow=0.5),
-    loss_poissn=_fixed(state=False, weight=1.0, dp_pow=1.0, eps=1e-6),
-    loss_pacbed=_fixed(state=False, weight=0.5, dp_pow=0.2),
-    loss_sparse=_fixed(state=False, weight=0.1, ln_order=1),
-    loss_simlar=_fixed(state=False, weight=0.1, obj_type="both", scale_factor=(1.0, 1.0, 1.0), blur_std=1.0),
+    pruner_params=_open(name="HyperbandPruner", configs=_fixed(min_resource=5, reduction_factor=2)),
+    storage_path=Row("sqlite:///hypertune.sqlite3", _WORD),
+    study_name=Row("study", _WORD),
+    error_metric=Row("loss", _WORD),
+    tune_params=_open(**dict.fromkeys(TUNED)),
 )
 
 
-def _constraint(start: int | None, **own: Any) -> Mapping[str, Any]:
-    return _fixed(start_iter=start, step=1, end_iter=None, **own)
+def _update(start: int | None, lr: float) -> Row:
+    return _rows(start_iter=_or_null(_WHOLE, start), lr=Row(lr, _NUMBER), end_iter=_or_null(_WHOLE))
 
 
-CONSTRAINT = _fixed(
+MODEL: Rows = _fixed(
+    detector_blur_std=_or_null(_NUMBER),
+    preload_data=Row(True, _BOOL),
+    optimizer_params=_rows(name=Row("Adam", _WORD), configs=_open(), load_state=_any()),
+    scheduler_params=_off(name=_any(), configs=_open(), load_state=_any(), step_unit=Row("iter", _WORD)),
+    update_params=_rows(
+        obja=_update(1, 5e-4),
+        objp=_update(1, 5e-4),
+        obj_tilts=_update(None, 0.0),
+        slice_thickness=_update(None, 0.0),
+        probe=_update(1, 1e-4),
+        probe_pos_shifts=_update(1, 5e-4),
+    ),
+    obj_preblur_std=_or_null(_NUMBER),
+)
+
+
+def _numbers(**defaults: float) -> dict[str, Row]:
+    return {key: Row(default, _NUMBER) for key, default in defaults.items()}
+
+
+def _term(state: bool, weight: float, **own: Row) -> Row:
+    return _rows(state=Row(state, _BOOL), weight=Row(weight, _NUMBER), **own)
+
+
+_object = Row("both", _WORD)
+
+LOSS: Rows = _fixed(
+    loss_single=_term(True, 1.0, **_numbers(dp_pow=0.5)),
+    loss_poissn=_term(False, 1.0, **_numbers(dp_pow=1.0, eps=1e-6)),
+    loss_pacbed=_term(False, 0.5, **_numbers(dp_pow=0.2)),
+    loss_sparse=_term(False, 0.1, **_numbers(ln_order=1)),
+    loss_simlar=_term(
+        False, 0.1, obj_type=_object, scale_factor=Row((1.0, 1.0, 1.0), _LIST), **_numbers(blur_std=1.0)
+    ),
+)
+
+
+def _constraint(start: int | None, **own: Row) -> Row:
+    times = {"start_iter": _or_null(_WHOLE, start), "step": _or_null(_WHOLE, 1), "end_iter": _or_null(_WHOLE)}
+    return _rows(**times, **own)
+
+
+_kernel = Row(5, _WHOLE)
+
+CONSTRAINT: Rows = _fixed(
     ortho_pmode=_constraint(1),
-    probe_mask_k=_constraint(None, radius=0.22, width=0.05, power_thresh=0.95),
+    probe_mask_k=_constraint(None, **_numbers(radius=0.22, width=0.05, power_thresh=0.95)),
     probe_mask_r=_constraint(
-        None, radius=0.95, order=6, power_thresh=0.95, z_range=(-500.0, 500.0), z_steps=101
+        None,
+        **_numbers(radius=0.95, order=6, power_thresh=0.95),
+        z_range=Row((-500.0, 500.0), _LIST),
+        z_steps=Row(101, _WHOLE),
     ),
     fix_probe_int=_constraint(1),
-    obj_rblur=_constraint(1, obj_type="both", kernel_size=5, std=0.4),
-    obj_zblur=_constraint(1, obj_type="both", kernel_size=5, std=1.0),
-    kr_filter=_constraint(None, obj_type="both", radius=0.15, width=0.05),
-    kz_filter=_constraint(None, obj_type="both", beta=1.0, alpha=1.0),
-    kr_thresh=_constraint(None, obj_type="both", thresh=0.05),
-    complex_ratio=_constraint(None, obj_type="both", alpha1=1.0, alpha2=0.0),
-    mirrored_amp=_constraint(None, relax=0.1, scale=0.03, power=4.0),
-    obj_z_recenter=_constraint(None, thresh=95.0, scale=1.0, max_shift=10.0),
-    obja_thresh=_constraint(None, relax=0.0, thresh=(0.96, 1.04)),
-    objp_postiv=_constraint(None, relax=0.0, mode="clip_neg"),
-    pos_recenter=_constraint(1, relax=0.0),
-    tilt_smooth=_constraint(None, std=2.0),
+    obj_rblur=_constraint(1, obj_type=_object, kernel_size=_kernel, **_numbers(std=0.4)),
+    obj_zblur=_constraint(1, obj_type=_object, kernel_size=_kernel, **_numbers(std=1.0)),
+    kr_filter=_constraint(None, obj_type=_object, **_numbers(radius=0.15, width=0.05)),
+    kz_filter=_constraint(None, obj_type=_object, **_numbers(beta=1.0, alpha=1.0)),
+    kr_thresh=_constraint(None, obj_type=_object, thresh=_any(0.05)),
+    complex_ratio=_constraint(None, obj_type=_object, **_numbers(alpha1=1.0, alpha2=0.0)),
+    mirrored_amp=_constraint(None, **_numbers(relax=0.1, scale=0.03, power=4.0)),
+    obj_z_recenter=_constraint(
+        None, thresh=_any(95.0), **_numbers(scale=1.0), max_shift=_or_null(_NUMBER, 10.0)
+    ),
+    obja_thresh=_constraint(None, **_numbers(relax=0.0), thresh=_any((0.96, 1.04))),
+    objp_postiv=_constraint(None, **_numbers(relax=0.0), mode=_any("clip_neg")),
+    pos_recenter=_constraint(1, **_numbers(relax=0.0)),
+    tilt_smooth=_constraint(None, **_numbers(std=2.0)),
 )
 
-RECON = _fixed(
-    NITER=200,
-    INDICES_MODE=_fixed(mode="full", subscan_slow=None, subscan_fast=None),
-    BATCH_SIZE=_fixed(size=32, grad_accumulation=1),
-    GROUP_MODE="random",
-    SAVE_ITERS=10,
-    output_dir="output/",
-    recon_dir_affixes=("default",),
-    prefix_time="date",
-    prefix="",
-    postfix="",
-    save_result=("model", "objp"),
-    result_modes=_fixed(obj_dim=(2, 3, 4), FOV=("crop",), bit=("8",)),
-    selected_figs=("convergence", "forward", "probe_r_amp", "pos"),
-    copy_params=True,
-    compiler_configs=_fixed(
-        enable=False, fullgraph=False, dynamic=None, backend="inductor", mode="default", options=None
+RECON: Rows = _fixed(
+    NITER=Row(200, _WHOLE),
+    INDICES_MODE=_rows(mode=_any("full"), subscan_slow=_or_null(_WHOLE), subscan_fast=_or_null(_WHOLE)),
+    BATCH_SIZE=_rows(size=Row(32, _WHOLE), grad_accumulation=Row(1, _WHOLE)),
+    GROUP_MODE=Row("random", _WORD),
+    SAVE_ITERS=_or_null(_WHOLE, 10),
+    output_dir=Row("output/", _WORD),
+    recon_dir_affixes=_or_null(_LIST, ("default",)),
+    prefix_time=_any("date"),
+    prefix=_or_null(_WORD, ""),
+    postfix=_or_null(_WORD, ""),
+    save_result=_or_null(_LIST, ("model", "objp")),
+    result_modes=_rows(obj_dim=Row((2, 3, 4), _LIST), FOV=Row(("crop",), _LIST), bit=Row(("8",), _LIST)),
+    selected_figs=_or_null(_LIST, ("convergence", "forward", "probe_r_amp", "pos")),
+    copy_params=Row(True, _BOOL),
+    compiler_configs=_rows_or_null(
+        enable=Row(False, _BOOL),
+        fullgraph=Row(False, _BOOL),
+        dynamic=_any(),
+        backend=Row("inductor", _WORD),
+        mode=_any("default"),
+        options=_any(),
     ),
-    convergence_monitor=_fixed(
-        tensors=("obja", "objp", "probe", "probe_pos_shifts"),
-        every_n_iters=None,
-        percentile_range=(15, 85),
+    convergence_monitor=_rows_or_null(
+        tensors=Row(("obja", "objp", "probe", "probe_pos_shifts"), _LIST),
+        every_n_iters=_or_null(_WHOLE),
+        percentile_range=Row((15, 85), _LIST),
     ),
-    if_quiet=None,
+    if_quiet=_any(),
 )
 
-GROUPS: Mapping[str, Mapping[str, Any]] = _fixed(
+GROUPS: Mapping[str, Rows] = _fixed(
     init_params=INIT,
     hypertune_params=HYPERTUNE,
     model_params=MODEL,
@@ -203,4 +301,4 @@ GROUPS: Mapping[str, Mapping[str, Any]] = _fixed(
     constraint_params=CONSTRAINT,
     recon_params=RECON,
 )
-"""The six groups. An entry that is a mapping here is a mapping with these keys in the file."""
+"""The six groups."""

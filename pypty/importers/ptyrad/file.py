@@ -14,18 +14,16 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import ParameterError
-from pypty.importers.ptyrad.defaults import GROUPS, INSIDE, REQUIRED, SCHEDULER
-from pypty.importers.ptyrad.values import value_problem
+from pypty.importers.ptyrad.defaults import GROUPS, REQUIRED, Row, Rows
+from pypty.params.kinds import complaint
 from pypty.params.presets import read_yaml
 
-_OPEN = ("probe_aberrations", "tilt_params", "meas_params", "configs", "tune_params", "sampler_params",
-         "pruner_params", "options", "obj_params", "probe_params", "pos_params")  # fmt: skip
-"""Entries whose content is looked at where they are used."""
 _OLD_ABERRATIONS = (
     ("probe_defocus", "defocus", ("defocus", "C10", "C1")),
     ("probe_c3", "C30", ("C30", "Cs", "C3")),
     ("probe_c5", "C50", ("C50", "C5")),
 )
+_CONFIGURED = ("sampler_params", "pruner_params")
 _SHIPPED = ("params_path",)
 """Beside the groups, in parameters that PtyRAD has written."""
 
@@ -109,15 +107,6 @@ def complete(content: Mapping[str, Any], source: str) -> Complete:
     known = (*GROUPS, *_SHIPPED)
     problems += [f"PtyRAD has no {name!r}{_near(name, known)}" for name in content if name not in known]
     groups = {name: _filled(current[name], GROUPS[name], name, given, problems) for name in GROUPS}
-    for name, inside in INSIDE.items():
-        value = groups["init_params"][name]
-        if isinstance(value, Mapping) and GROUPS["init_params"][name] is None:
-            groups["init_params"][name] = _filled(value, inside, f"init_params.{name}", given, problems)
-    scheduler = groups["model_params"]["scheduler_params"]
-    if scheduler is not None:
-        groups["model_params"]["scheduler_params"] = _filled(
-            scheduler, SCHEDULER, "model_params.scheduler_params", given, problems
-        )
     if problems:
         raise ParameterError(f"{source}: {'; '.join(problems)}")
     needed = [key for key in REQUIRED if groups["init_params"][key] is None]
@@ -134,39 +123,43 @@ def _mapping(value: Any, name: str, source: str) -> Mapping[str, Any]:
     return value
 
 
-def _filled(
-    given: Any, defaults: Mapping[str, Any], path: str, named: set[str], problems: list[str]
-) -> dict[str, Any]:
-    """``defaults`` with what is given; unknown keys are added to ``problems``, names of given keys to ``named``."""
+def _filled(given: Any, rows: Rows, path: str, named: set[str], problems: list[str]) -> dict[str, Any]:
+    """Defaults with what is given; unknown keys are added to ``problems``, names of given keys to ``named``."""
     given = _mapping(given, path, "the file")
     for key in given:
-        if key not in defaults:
-            problems.append(f"PtyRAD has no '{path}.{key}'{_near(str(key), defaults)}")
+        if key not in rows:
+            problems.append(f"PtyRAD has no '{path}.{key}'{_near(str(key), rows)}")
     out: dict[str, Any] = {}
-    for key, default in defaults.items():
+    for key, row in rows.items():
         where = f"{path}.{key}"
         if key not in given:
-            out[key] = _plain(default)
+            out[key] = _plain(row.default)
             continue
         named.add(where)
         value = _as_in_a_file(given[key], key)
-        problem = value_problem(key, default, value)
+        problem = row.kind.problem(value)
         if problem:
-            problems.append(f"{where} is {problem}")
-            out[key] = _plain(default)
-            continue
-        nested = isinstance(default, Mapping) and key not in _OPEN and value is not None
-        inside = (
-            isinstance(default, Mapping) and key in ("sampler_params", "pruner_params") and value is not None
-        )
-        if nested:
-            out[key] = _filled(value, default, where, named, problems)
-        elif inside:
-            same = str(value.get("name")) == default["name"]
-            out[key] = {"configs": _plain(default["configs"]) if same else {}, **value}
+            problems.append(f"{where} is {_in_a_file(complaint(row.kind, problem))}")
+            out[key] = _plain(row.default)
+        elif row.rows and isinstance(value, Mapping):
+            out[key] = _filled(value, row.rows, where, named, problems)
         else:
-            out[key] = value
+            out[key] = _with_configs(value, row) if key in _CONFIGURED else value
     return out
+
+
+def _with_configs(value: Any, row: Row) -> Any:
+    """The default's options belong to the sampler or pruner that it names."""
+    if value is None:
+        return value
+    same = str(value.get("name")) == row.default["name"]
+    return {"configs": _plain(row.default["configs"]) if same else {}, **value}
+
+
+def _in_a_file(complaint: str) -> str:
+    """A complaint of a kind as it reads after "is"."""
+    text = complaint.removeprefix("given ")
+    return f"null{text.removeprefix('None')}" if text.startswith("None,") else text
 
 
 def _as_in_a_file(value: Any, key: str) -> Any:

@@ -19,7 +19,7 @@ _CHUNK_BYTES = 64 * 2**20
 _KEY = "init_params."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """What other parts of the translation need.
 
@@ -89,10 +89,19 @@ def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledg
         ledger.params["data_resample"] = plan.factor
     _told(init, ledger, changed, plan.virtual_pad, divisor)
     n_pixels = math.floor(n_padded * plan.factor + 1e-9)
-    return Measured(raw_mean, scan, n, n_cropped, n_padded, n_pixels, float(sums.mean()), float(sums.max()))
+    return Measured(
+        raw_mean=raw_mean,
+        scan_size=scan,
+        n_raw=n,
+        n_cropped=n_cropped,
+        n_padded=n_padded,
+        n_pixels=n_pixels,
+        mean_total=float(sums.mean()),
+        largest_total=float(sums.max()),
+    )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Plan:
     """What is asked for.
 
@@ -129,7 +138,9 @@ def _plan(init: Group) -> _Plan:
     in_memory = pad is not None and not virtual_pad
     forced = init["meas_remove_neg_values"]["force"]
     changes = bool(flips[1] or flips[2] or crop or later or in_memory or forced)
-    return _Plan(flips, crop, pad, factor, later, virtual_pad, changes)
+    return _Plan(
+        flips=flips, crop=crop, pad=pad, factor=factor, later=later, virtual_pad=virtual_pad, changes=changes
+    )
 
 
 def _rim(pad: Group, mean: np.ndarray, source: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from pypty.importers.ptyrad.data import find_path
 LOADED = ("PtyRAD", "PtyShv", "py4DSTEM")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loaded:
     """Arrays in PtyRAD's layout.
 
@@ -60,12 +60,12 @@ def load_source(source: str, given: Any, folder: Path, what: str) -> Loaded:
     probe = found.probe if found.probe.ndim == 3 else found.probe[..., 0]
     distances = found.slice_distances_A
     return Loaded(
-        np.abs(obj),
-        np.angle(obj),
-        probe.transpose(2, 0, 1),
-        found.positions,
-        np.zeros((1, 2)),
-        None if distances is None else float(np.mean(distances)),
+        amplitude=np.abs(obj),
+        phase=np.angle(obj),
+        probe=probe.transpose(2, 0, 1),
+        positions=found.positions,
+        tilts_mrad=np.zeros((1, 2)),
+        thickness_A=None if distances is None else float(np.mean(distances)),
     )
 
 
@@ -92,4 +92,12 @@ def _model(path: Path) -> Loaded:
         version.startswith("0.") and amplitude.shape[1] > 1
     ):  # its propagator was half a frequency bin off (B22)
         tilts = tilts - 1e3 * constants[0] / (2 * np.array(probe.shape[-2:]) * constants[1])
-    return Loaded(amplitude, phase, probe.astype(complex), positions.astype(float), tilts, thickness, version)
+    return Loaded(
+        amplitude=amplitude,
+        phase=phase,
+        probe=probe.astype(complex),
+        positions=positions.astype(float),
+        tilts_mrad=tilts,
+        thickness_A=thickness,
+        version=version,
+    )
