@@ -127,13 +127,14 @@ def fit_edge(pattern: np.ndarray, weights: np.ndarray | None = None) -> Edge:
         )
     fits = []
     for kind, low, high in ((INTEGRATED, _SMALLEST_BLUR, radius / 2), (SAMPLED, 0.05, 1.0)):
-        fits.append(_fit(pattern, use, radius, centre, kind, (low, high)))
+        fits.append(_fit(pattern, use, radius=radius, centre=centre, kind=kind, widths=(low, high)))
     return min(fits, key=lambda fit: fit.residual)
 
 
 def _fit(
     pattern: np.ndarray,
     weights: np.ndarray,
+    *,
     radius: float,
     centre: np.ndarray,
     kind: str,
@@ -155,7 +156,7 @@ def _fit(
     start_width = float(np.clip(0.5, *widths))
 
     def misfit(point: np.ndarray) -> np.ndarray:
-        return _misfit(point, y[band], x[band], values / height, kind, harmonics)
+        return _misfit(point, y=y[band], x=x[band], values=values / height, kind=kind, harmonics=harmonics)
 
     # Several starting radii: the pixel raster makes shallow local minima for a sharp edge.
     best = None
@@ -181,7 +182,7 @@ def _fit(
 
 
 def _misfit(
-    point: np.ndarray, y: np.ndarray, x: np.ndarray, values: np.ndarray, kind: str, harmonics: int
+    point: np.ndarray, *, y: np.ndarray, x: np.ndarray, values: np.ndarray, kind: str, harmonics: int
 ) -> np.ndarray:
     """Residual of the best linear fit with these non-linear parameters."""
     radius, width, cy, cx, ec, es = point
