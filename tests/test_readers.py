@@ -81,7 +81,7 @@ def test_units(unit: Any, kind: str, factor: float) -> None:
 @pytest.mark.parametrize("unit", ["", None, "pixels", "px", "<undefined>", "counts", "MRAD"])
 def test_unknown_units_say_nothing(unit: Any) -> None:
     assert known_unit(unit) is None
-    with pytest.raises(DataError, match="is no length"):
+    with pytest.raises(DataError, match="does not measure length"):
         convert(1.0, unit, "length")
 
 
@@ -350,7 +350,7 @@ def test_zarr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file() and path.name != "zarr.json"
     ).unlink()
     with open_recording(tmp_path / "a.zarr"):
-        assert "1 of 6 chunks are not there" in caplog.text
+        assert "1 of 6 chunks are missing" in caplog.text
 
 
 def write_py4dstem(path: Path, q_unit: str = "A^-1", as_attributes: bool = False) -> None:
@@ -944,7 +944,7 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     "tif cut": (cut(good_tif, 0.5), "truncated|damaged"),
     "tif packed, cut": (cut(good_packed_tif, 0.5), "truncated|damaged|cannot be read"),
     "tif magic only": (bytes_file("a.tif", b"II*\0" + bytes(60)), "TIFF|tifffile|no pages"),
-    "tif of one page": (page_tif, "one image is no scan"),
+    "tif of one page": (page_tif, "one image is not a scan"),
     "zarr without chunks": (zarr_with(remove_chunks), "none of the 3 chunks"),
     "zarr spoilt chunk": (zarr_with(spoil_chunk), "cannot be read"),
     "zarr spoilt header": (zarr_with(spoil_header), "cannot be read as zarr"),

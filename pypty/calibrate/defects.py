@@ -213,7 +213,7 @@ def _limit(dtype: np.dtype, highest: np.ndarray, given: float | None) -> float |
 def _good_counts(
     source: PatternSource, bad: np.ndarray, limit: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the good pixels: total of each pattern (N,), patterns (N,) and pixels (ky, kx) that reach the
+    """From the good pixels: the total of each pattern (N,), and the patterns (N,) and pixels (ky, kx) that reach the
     limit.
     """
     n, ny, nx = source.shape

@@ -30,7 +30,7 @@ _BACKGROUND = 20
 """Percentile of the phase that is taken as the phase between atoms."""
 _MOST_SLICES = 16
 _PASSES = 4
-"""Of mini-batches before L-BFGS."""
+"""Passes of mini-batches before L-BFGS."""
 
 
 @dataclass(frozen=True)

@@ -368,7 +368,7 @@ def _result(params: Mapping[str, Any], fit: FitResult, n_terms: int) -> dict[str
 
 def _folder(params: Mapping[str, Any]) -> Path:
     if not params.get("output_folder"):
-        raise ParameterError("save was asked for, but output_folder is empty; give a folder, or save=False")
+        raise ParameterError("save is set, but output_folder is empty; give a folder, or save=False")
     return make_folder(Path(params["output_folder"]) / "tcbf")
 
 

@@ -47,11 +47,11 @@ def convert_command(options: argparse.Namespace, changes: Mapping[str, Any]) -> 
     Raises
     ------
     ParameterError, DataError
-        The file is no parameter file of PtyRAD, or cannot be translated.
+        The file is not a parameter file of PtyRAD, or cannot be translated.
     """
     content = read_file(options.file)
     if not is_ptyrad_content(content):
-        raise ParameterError(f"{options.file!r} is no parameter file of PtyRAD: it has no init_params")
+        raise ParameterError(f"{options.file!r} is not a parameter file of PtyRAD: it has no init_params")
     translation = _translated(options.file, content, changes)
     write_preset(translation, options.output, str(options.file))
     return f"{translation.report(options.report)}\nWritten: {options.output}"
@@ -77,7 +77,7 @@ def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, 
             translation = _translated(source, content, changes)
             return translation.params, f"{source}: parameters of PtyRAD.\n{translation.report()}"
         if path.suffix.lower() == ".toml":
-            raise ParameterError(f"{source!r} is no parameter file of PtyRAD; those of pypty are YAML")
+            raise ParameterError(f"{source!r} is not a parameter file of PtyRAD; those of pypty are YAML")
     return {**parameters_of(source), **changes}, ""
 
 

@@ -32,7 +32,7 @@ def opened(path: Path, expected: str) -> Iterator[h5py.File]:
     except PyptyError:
         raise
     except KeyError as error:
-        raise DataError(f"{str(path)!r} is no complete {expected}: {error.args[0]}") from error
+        raise DataError(f"{str(path)!r} is not a complete {expected}: {error.args[0]}") from error
     except (
         OSError,
         RuntimeError,

@@ -1,4 +1,4 @@
-"""What an importer gives: arrays and calibration in this package's conventions."""
+"""Result of an importer: arrays and calibration in the conventions of this package."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Imported:
         missing = [name for name in needed if name not in params]
         if missing:
             raise ParameterError(
-                f"{self.source} does not say {', '.join(missing)}; give them, as in params({missing[0]}=...)"
+                f"{self.source} does not contain {', '.join(missing)}; give them, as in params({missing[0]}=...)"
             )
         for note in self.notes:
             _log.warning("%s: %s", self.source, note)

@@ -1,4 +1,4 @@
-"""Which program wrote a file: decided by its content."""
+"""Detection of the program that wrote a file, from the content of the file."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
             return load_ptychoshelves(path)
     elif _starts_like_matlab(path):
         return load_ptychoshelves(path)
-    raise DataError(f"{str(path)!r} is no known result; expected {EXPECTED}")
+    raise DataError(f"{str(path)!r} is not a known result; expected {EXPECTED}")
 
 
 def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def load_ptychoshelves(path: Path) -> Imported:
     obj = content.get("object", outputs.get("object"))
     probe = content.get("probe", outputs.get("probe"))
     if obj is None or probe is None:
-        raise DataError(f"{str(path)!r} is no {NAME}: it has no object and probe")
+        raise DataError(f"{str(path)!r} is not a {NAME}: it has no object and probe")
     source = f"{str(path)!r} (PtychoShelves)"
     layers = _layers(obj, source)
     modes, variable = _modes(probe, p, source)

@@ -141,7 +141,7 @@ def _needed(metadata: dict[str, Any], name: str, path: Path) -> Any:
     value = metadata.get(name)
     if value is None:
         raise DataError(
-            f"{str(path)!r} does not say {name!r}; expected it in the metadata of the reconstruction"
+            f"{str(path)!r} does not contain {name!r}; expected it in the metadata of the reconstruction"
         )
     return value
 

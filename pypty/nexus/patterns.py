@@ -173,7 +173,7 @@ def _of_hdf5(path: Path, key: str) -> Patterns:
     with h5py.File(path, "r") as file:
         data = file[key]
         if not isinstance(data, h5py.Dataset):
-            raise KeyError(f"{key!r} is no data set")
+            raise KeyError(f"{key!r} is not a data set")
         return _checked(Patterns(path, key, data.shape, data.dtype))
 
 

@@ -46,7 +46,7 @@ class FirstOrder:
     ) -> None:
         if name not in METHODS:
             raise ParameterError(
-                f"{name!r} is no first-order method; expected one of {', '.join(METHODS)}. Choose one of these."
+                f"{name!r} is not a first-order method; expected one of {', '.join(METHODS)}. Choose one of these."
             )
         self.name = name
         self._method: Method = METHODS[name]

@@ -41,7 +41,7 @@ class RateSchedule:
         self.name: str = config["name"]
         if self.name not in _FACTORS and self.name != "plateau":
             raise ParameterError(
-                f"{self.name!r} is no schedule of learning rates; expected one of plateau, {', '.join(_FACTORS)}."
+                f"{self.name!r} is not a schedule of learning rates; expected one of plateau, {', '.join(_FACTORS)}."
             )
         self.unit: str = "epoch" if self.name == "plateau" else config["step_unit"]
         self._config = dict(config)

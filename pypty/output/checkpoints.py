@@ -18,7 +18,7 @@ from pypty.output.loss_log import read_loss_log
 _log = logging.getLogger(__name__)
 
 RESUME_FILE = "resume.h5"
-"""Everything that an exact restart needs (engine/record/resume.py)."""
+"""File with the complete state for an exact restart (engine/record/resume.py)."""
 
 FILES: Mapping[str, str] = MappingProxyType(
     {

@@ -47,7 +47,7 @@ def preflight(params: Params) -> Preflight:
 
 
 def _given(params: Params) -> dict[str, object]:
-    """What the user set, for the page; empty where the parameters cannot even be read."""
+    """The parameters that the user set, for the page; empty if they cannot be read."""
     try:
         return {str(key): value for key, value in read(params).items()}
     except (PyptyError, AttributeError):

@@ -1,4 +1,4 @@
-"""What the reconstruction will cost: memory from its plan, time from a few patterns."""
+"""Estimated cost of the reconstruction: memory from its plan, time from an evaluation of a few patterns."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class DiskFacts:
 
 @dataclass(frozen=True)
 class ScanFacts:
-    """Where the beam goes.
+    """Numbers of the scan.
 
     Attributes
     ----------
@@ -235,7 +235,7 @@ def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts 
 
 
 def scan_facts(setup: Setup) -> ScanFacts | None:
-    """Of all positions; None where there are fewer than two different ones (a focal series)."""
+    """Numbers of the scan; None if there are fewer than two different positions (a focal series)."""
     pixel = np.array(setup.grid.pixel_size_A)
     points = (setup.scan.positions + np.array(setup.grid.shape) // 2) * pixel
     extent = np.ptp(points, axis=0)

@@ -173,7 +173,7 @@ def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
         else "Use a larger current or dwell time, a regulariser, and algorithm='ml'.",
     )
     if fraction:
-        return [item], ["dose: the data are no counts"]
+        return [item], ["dose: the data are not counts"]
     if facts.scan is None or facts.scan.area_A2 == 0:
         return [item], ["dose: there is no area per scan point"]
     dose = electrons / facts.scan.area_A2
@@ -202,6 +202,6 @@ def _dose_item(facts: Facts, dose: float) -> Item:
         "e/Å^2",
         f"warn below {number(needed)}, fail below {number(needed * (warn / fail) ** 2)} e/Å^2",
         f"At best the phase of an area of ({number(size)} Å)^2 is known to {number(noise)} rad, "
-        f"1/(2 sqrt(electrons in it)){shared}; {warn:g} rad is asked for.",
+        f"1/(2 sqrt(electrons in it)){shared}; the limit is {warn:g} rad.",
         "Use fewer slices or modes, a regulariser (atv_weight), algorithm='ml', or more dose.",
     )

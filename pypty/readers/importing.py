@@ -226,7 +226,7 @@ def _copy(recording: Recording, change: _Change, data: Any) -> None:
             something = something or bool(changed.any())
     if not something:
         raise DataError(
-            f"{recording.name}: every value is zero or not finite; it is no measurement, or the wrong array"
+            f"{recording.name}: every value is zero or not finite; it is not a measurement, or the wrong array"
         )
     if not_finite:
         _LOG.warning(

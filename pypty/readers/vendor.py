@@ -117,7 +117,7 @@ def _arranged(signal: Mapping[str, Any], name: str) -> tuple[Any, list[Mapping[s
         if scan and detector:
             raise DataError(
                 f"{name} has shape {tuple(data.shape)} with {len(detector)} detector axes, expected two (ky, kx): "
-                "spectra and images are no diffraction patterns"
+                "spectra and images are not diffraction patterns"
             )
         # No axis is marked as navigation: the last two are the detector.
         scan, detector = list(range(len(axes) - 2)), list(range(len(axes) - 2, len(axes)))

@@ -26,7 +26,7 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class RunSizes:
-    """What a name tells that is not among the settings.
+    """Numbers in a folder's name that are not among the settings.
 
     Attributes
     ----------

@@ -104,8 +104,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
         with h5py.File(path, "r") as file:
             if not is_model(file):
                 raise CheckpointError(
-                    f"{str(path)!r} is no model file of PyPty (format {file.attrs.get('format')!r}); expected one of "
-                    "model_iter*.h5; pypty.importers.load_result reads those of other programs"
+                    f"{str(path)!r} is not a model file of PyPty (format {file.attrs.get('format')!r}); expected one "
+                    "of model_iter*.h5; pypty.importers.load_result reads those of other programs"
                 )
             if int(file.attrs["format_version"]) > VERSION:
                 raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What is written while a run goes on, every ``save_iters`` epochs: model file, images, figures."""
+"""Results that a run writes every ``save_iters`` epochs: model file, images, figures."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
 
 
 def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
-    """Where a result comes from, in plain values."""
+    """Provenance of a result, in plain values."""
     settings = run.settings
     data = settings["data_path"]
     origins = {}

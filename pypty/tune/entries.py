@@ -52,7 +52,7 @@ class Entry:
         return _is_whole(self.kind)
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value of it."""
+        """The problem of a value, or None."""
         problem = self.kind.problem(value)
         return None if problem is None else f"{problem}, where {self.kind.describe()} is expected"
 
@@ -188,7 +188,7 @@ def _index(root: str, part: str) -> str:
     if part.isdigit():
         return part
     hint = near(part, _ABERRATIONS) if root == "aberrations" else ""
-    raise ParameterError(f"{part!r} is no index of {root}{hint}; count from 0")
+    raise ParameterError(f"{part!r} is not an index of {root}{hint}; count from 0")
 
 
 def _set_in_dict(whole: dict[str, Any], path: tuple[str, ...], value: Any, container: Any) -> dict[str, Any]:

@@ -51,7 +51,7 @@ PARAMETER = Record((
 
 @dataclass(frozen=True)
 class Range:
-    """Where one name is searched.
+    """The range of one tuned name.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ def read_plan(raw: Any, report: Report) -> Plan | None:
     kinds = {item.name: item for item in LAYOUT.fields}
     for name, value in raw.items():
         if name not in kinds:
-            report.add("tune", f"given {name!r}, which is no entry of it{near(str(name), kinds)}")
+            report.add("tune", f"given {name!r}, which is not an entry of it{near(str(name), kinds)}")
         elif kinds[name].kind.problem(value):
             _complain(report, f"tune.{name}", kinds[name].kind.problem(value), kinds[name].kind)
         else:

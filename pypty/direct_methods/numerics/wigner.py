@@ -26,7 +26,7 @@ _TAPER_FROM = 0.6
 
 @dataclass(frozen=True)
 class Deconvolution:
-    """How H is divided by W_A.
+    """Options of the division of H by W_A.
 
     Attributes
     ----------
