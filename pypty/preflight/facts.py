@@ -71,7 +71,7 @@ class ScanFacts:
 
     Attributes
     ----------
-    positions_A : (N, 2) [y, x] centres of the windows
+    positions_A : (N, 2) [y, x] centres of the patches
     area_A2 : specimen area per scan point; 0 for a line
     step_A : its square root; along a line the distance between points
     extent_A : (y, x) between the outermost points

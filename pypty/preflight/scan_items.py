@@ -66,7 +66,7 @@ def _object_item(facts: Facts) -> Item:
         free,
         "px",
         "fail below 0" + ("; warn below 2, as positions are refined" if moving else ""),
-        f"Free rim around the windows on the object of {shape[0]} x {shape[1]} px.",
+        f"Free rim around the patches on the object of {shape[0]} x {shape[1]} px.",
         "Set extra_space_on_side_px to a few pixels (or dynamically_resize_yx_object), so that refined positions stay "
         "on the object.",
     )

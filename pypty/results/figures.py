@@ -131,7 +131,7 @@ def _grouping(snapshot: Snapshot, batches: Sequence[np.ndarray]) -> Figure:
 
 
 def _centres_A(snapshot: Snapshot) -> np.ndarray:
-    """(N, 2) centres of the windows."""
+    """(N, 2) centres of the patches."""
     centre = np.array(snapshot.probe.shape[:2]) // 2
     return (snapshot.arrays["positions"] + centre) * snapshot.pixel_size_A
 
