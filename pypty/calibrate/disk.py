@@ -16,6 +16,7 @@ from pypty.errors import ParameterError
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_disk
 
+# Any of them calibrates the detector.
 _PIXEL_KEYS = ("rez_pixel_size_mrad", "rez_pixel_size_A", "pixel_size_x_A", "pixel_size_y_A")
 _ROUND = 0.02
 """An ellipticity above this is worth a remark."""

@@ -16,7 +16,7 @@ import numpy as np
 from pypty.errors import DataError
 
 _log = logging.getLogger(__name__)
-_CHUNK = 2**26
+_CHUNK = 2**26  # bytes of patterns that are copied at once
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from pypty.plots.figures import _DPI, NotebookFigure
 
-_LAST = 10
-_ENOUGH = 20
+_LAST = 10  # epochs in the inset
+_ENOUGH = 20  # epochs from which there is an inset
 _DECADE = 3.0
 """An axis that spans less than this factor is linear."""
 _LABELLED = (2.5, 0.6)

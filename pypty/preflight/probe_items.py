@@ -7,10 +7,10 @@ import math
 from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts, given_number
 from pypty.preflight.item import PASS, WARN, Item, Status, number, worse_above, worse_below
 
-_WINDOW = (0.5, 0.8)
-_RIM = (0.01, 0.05)
-_DISK = (0.67, 0.95)
-_APERTURE_OFF = (0.05, 0.2)
+_WINDOW = (0.5, 0.8)  # diameter of the probe over its window: warn, fail
+_RIM = (0.01, 0.05)  # intensity at the rim of the window: warn, fail
+_DISK = (0.67, 0.95)  # radius of the disk over the distance to the edge: warn, fail
+_APERTURE_OFF = (0.05, 0.2)  # relative error of the semi-angle: warn, fail
 _OFFSET = 1.0
 
 

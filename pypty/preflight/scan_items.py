@@ -9,13 +9,13 @@ import numpy as np
 from pypty.preflight.facts import Facts, ScanFacts, given_number
 from pypty.preflight.item import PASS, WARN, Item, number, worse_above, worse_below
 
-_ROTATION_DEG = 1.0
-_STEP_OFF = 0.05
-_MISFIT = 0.5
-_OVERLAP = (0.6, 0.4)
-_OVERSAMPLING = (5.0, 2.2)
-_OVERSAMPLING_SLICES = (20.0, 5.0)
-_NOISE_RAD = (0.05, 0.25)
+_ROTATION_DEG = 1.0  # warn from this difference on
+_STEP_OFF = 0.05  # relative difference of the step: warn
+_MISFIT = 0.5  # rms distance from a raster in steps: warn
+_OVERLAP = (0.6, 0.4)  # warn, fail
+_OVERSAMPLING = (5.0, 2.2)  # one slice: warn, fail
+_OVERSAMPLING_SLICES = (20.0, 5.0)  # several slices: warn, fail
+_NOISE_RAD = (0.05, 0.25)  # standard deviation of the phase by shot noise: warn, fail
 
 
 def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:

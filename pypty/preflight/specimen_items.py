@@ -13,8 +13,8 @@ from pypty.preflight.item import Item, number, worse_above, worse_below
 _PHASE = math.pi / 2
 _SPREAD = 6.0
 """Range of a phase image in units of its standard deviation."""
-_TOO_THIN = 0.1
-_THICKNESS_OFF = 1.25
+_TOO_THIN = 0.1  # fraction of the thickness that acts like a plane
+_THICKNESS_OFF = 1.25  # ratio of sum of the slices and total_thickness, either way
 
 
 def specimen_items(facts: Facts) -> tuple[list[Item], list[str]]:

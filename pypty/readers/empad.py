@@ -22,9 +22,9 @@ from pypty.readers.arrays import Frames
 from pypty.readers.recording import Metadata, Recording, checked_scan_size
 
 _LOG = logging.getLogger("pypty")
-_SIDE = 128
-_V1_ROWS = 130
-_XML_BYTES = 16 * 2**20
+_SIDE = 128  # pixels of a pattern along each axis
+_V1_ROWS = 130  # rows of a stored frame of version 1: the last two do not belong to the pattern
+_XML_BYTES = 16 * 2**20  # metadata files have a few kB; larger ones are something else
 
 
 def open_empad(

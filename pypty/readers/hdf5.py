@@ -29,6 +29,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "defocus_A": ("defocus_A",),
     }
 )
+# Names of py4DSTEM: Q is the detector, R the scan.
 _CALIBRATION = ("Q_pixel_size", "Q_pixel_units", "R_pixel_size", "R_pixel_units")
 
 

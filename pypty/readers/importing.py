@@ -26,7 +26,7 @@ from pypty.readers.recording import PARAMETERS, Metadata, Recording
 _LOG = logging.getLogger("pypty")
 _CHUNK_BYTES = 2**20
 """Size of a chunk of the file; HDF5 keeps one in memory."""
-_OURS = ("data_path", "data_key", "dataset")
+_OURS = ("data_path", "data_key", "dataset")  # keys that the import sets
 
 
 def import_file(

@@ -23,7 +23,7 @@ from pypty.plots.series import (
 from pypty.results.snapshot import Snapshot
 
 Draw = Callable[[], Figure]
-_SHARE = 0.9
+_SHARE = 0.9  # of the probe's intensity, for the circle that shows its size
 
 
 def draw_figures(
