@@ -148,7 +148,7 @@ def _survey(source: PatternSource) -> _Sums:
     if used < _FEWEST or not total.any():
         raise DataError(
             f"{source.name}: {used} of {n} patterns are finite and their counts sum to {total.sum():g}; at least "
-            f"{_FEWEST} patterns with counts are needed to tell good pixels from bad ones"
+            f"{_FEWEST} patterns with counts are needed to distinguish good from bad pixels"
         )
     # Without the highest value of each pixel: a single cosmic ray must not make a hot pixel.
     mean = (total - highest) / (used - 1)

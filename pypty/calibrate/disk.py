@@ -157,7 +157,7 @@ def _text(
         lines.append(f"  pixel {pixel:.5g} mrad from the semi-angle {angle:g} mrad")
         if given_mrad is not None:
             lines.append(
-                f"  the parameters said {given_mrad[0]:.5g} mrad, {100 * (given_mrad[0] / pixel - 1):+.2f} %"
+                f"  the parameters gave {given_mrad[0]:.5g} mrad, {100 * (given_mrad[0] / pixel - 1):+.2f} %"
             )
     elif pixel is not None:
         lines.append(

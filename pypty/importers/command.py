@@ -1,4 +1,4 @@
-"""``pypty convert``, and the one door through which the command line loads parameter files of PtyRAD and of ours."""
+"""``pypty convert``, and the function with which the command line loads parameter files of PtyRAD and of PyPty."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="PRESET.yaml", help="file for the parameters of pypty"
     )
-    parser.add_argument("--report", action="store_true", help="also tell what became of every key")
+    parser.add_argument("--report", action="store_true", help="also report the translation of every key")
     parser.add_argument(
         "--set",
         action="append",
@@ -58,8 +58,7 @@ def convert_command(options: argparse.Namespace, changes: Mapping[str, Any]) -> 
 
 
 def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Parameters of a preset, an output folder, a result file or a parameter file of PtyRAD, and what there is to say
-    about them.
+    """Parameters of a preset, an output folder, a result file or a parameter file of PtyRAD, and a report.
 
     Parameters
     ----------

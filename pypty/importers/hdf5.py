@@ -39,7 +39,7 @@ def opened(path: Path, expected: str) -> Iterator[h5py.File]:
         ValueError,
         TypeError,
         MemoryError,
-    ) as error:  # what h5py raises for damaged parts
+    ) as error:  # errors of h5py for damaged parts
         raise DataError(f"{str(path)!r} cannot be read as {expected}: {error}") from error
 
 

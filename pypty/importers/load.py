@@ -67,7 +67,7 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
 
 
 def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:
-    """Parameters that start from what another program used or found.
+    """Parameters that start from the parameters or the result of another program.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:
     DataError, CheckpointError
         As :func:`load_result`.
     ParameterError
-        A parameter file cannot be read, or says too little.
+        A parameter file cannot be read, or lacks required values.
     """
     path = _existing(path)
     suffix = path.suffix.lower()

@@ -1,6 +1,6 @@
 """First-order methods on named blocks: Adam and its relatives, gradient descent with and without momentum.
 
-Complex arrays are pairs of real numbers: every rule sees (..., 2) real numbers, as PyTorch does with its real views.
+Complex arrays are pairs of real numbers: rules work on (..., 2) real numbers, as in PyTorch with its real views.
 """
 
 from __future__ import annotations

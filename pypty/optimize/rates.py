@@ -28,7 +28,7 @@ class RateSchedule:
 
     Attributes
     ----------
-    unit : "epoch" or "batch": what ``factor`` and ``momentum`` count as a step; plateau always counts epochs
+    unit : "epoch" or "batch": the step that ``factor`` and ``momentum`` count; plateau always counts epochs
     """
 
     def __init__(

@@ -100,7 +100,7 @@ def complex_to_rgb(wave: np.ndarray) -> np.ndarray:
 
 
 def all_modes(probe: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """(y, x, n): every mode of every subscan of a probe, and what to call it."""
+    """(y, x, n): all modes of all subscans of a probe, and their titles."""
     if probe.ndim == 3:
         return probe, [f"probe mode {mode}" for mode in range(probe.shape[2])]
     names = [f"subscan {k}, mode {mode}" for mode in range(probe.shape[2]) for k in range(probe.shape[3])]

@@ -1,4 +1,4 @@
-"""Figures of a search for parameters: how it went, what mattered, and where the good values are."""
+"""Figures of a search for parameters: its history, the importance of names, and the best values."""
 
 from __future__ import annotations
 

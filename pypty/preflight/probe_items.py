@@ -15,14 +15,14 @@ _OFFSET = 1.0
 
 
 def probe_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Checks of the probe in its window and of the disk on the detector, and what could not be checked."""
+    """Checks of the probe in its window and of the disk on the detector, and the items that could not be checked."""
     if facts.probe is None:
         return [], ["probe, disk and defocus: the detector is in the near field"]
     items, missing = [*_window_items(facts, facts.probe)], []
     if facts.alpha is not None:
         items += [_magnification_item(facts, facts.probe, facts.alpha), _pixel_item(facts, facts.alpha)]
     if facts.disk is None or facts.setup.settings["masks"] is not None:
-        missing.append("bright-field disk: the patterns are not seen (virtual detectors)")
+        missing.append("bright-field disk: the patterns are not available (virtual detectors)")
     else:
         items += _disk_items(facts, facts.disk)
     return [*items, _defocus_item(facts)], missing

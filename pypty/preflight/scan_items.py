@@ -19,7 +19,7 @@ _NOISE_RAD = (0.05, 0.25)  # standard deviation of the phase by shot noise: warn
 
 
 def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Checks of where the beam goes, and what could not be checked."""
+    """Checks of the scan, and the items that could not be checked."""
     scan = facts.scan
     if scan is None:
         return [_object_item(facts)], ["scan, overlap and dose: all patterns have the same position"]

@@ -18,7 +18,7 @@ _THICKNESS_OFF = 1.25  # ratio of sum of the slices and total_thickness, either 
 
 
 def specimen_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Checks of slices and phase, and what could not be checked."""
+    """Checks of slices and phase, and the items that could not be checked."""
     items, missing = [], []
     if facts.thin_A is None:
         missing.append("slices: the convergence angle is not known")
@@ -68,7 +68,7 @@ def _slice_item(facts: Facts, thin: float) -> Item:
         f"warn above {number(thin)} or below {number(_TOO_THIN * thin)} Å, fail above {number(4 * thin)} Å",
         f"Largest slice distance of {facts.n_slices} slices, against the thickness that acts like one plane, "
         f"5.2 (0.61 lambda/2 alpha)^2/lambda. The depth of focus, lambda/alpha^2, is {number(focus)} Å.",
-        "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be told apart: use "
+        "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be distinguished: use "
         "fewer, or a regulariser along the beam (wedge_mu).",
     )
 

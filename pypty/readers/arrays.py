@@ -73,7 +73,7 @@ def open_npy(path: Path, axes: str | None) -> Recording:
     """
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python text, and raises what that raises
+    except Exception as error:  # NumPy parses the header as Python text, which may raise anything
         raise DataError(
             f"{str(path)!r} cannot be read as .npy: {error}. It is damaged or truncated, or holds Python objects, "
             "which are never unpickled; write it again with numpy.save(..., allow_pickle=False)"

@@ -95,7 +95,7 @@ def find_dataset(file: Any, key: str | None, path: Path) -> Any:
 
 
 def is_for_rosettasciio(path: Path, key: str | None) -> bool:
-    """Whether an .emd file stores its axes in an order that RosettaSciIO knows: Velox, and EMD 0.2 without a key."""
+    """Whether an .emd file stores its axes in an order known to RosettaSciIO: Velox, and EMD 0.2 without a key."""
     with open_file(path) as file:
         if isinstance(file.get("Data"), h5py.Group) and ("Presentation" in file or "Operations" in file):
             return True

@@ -108,7 +108,7 @@ def import_file(
 
 
 def params_of(path: str | Path) -> dict[str, Any]:
-    """The parameters of a file that :func:`import_file` wrote: data_path, data_key and what is calibrated.
+    """The parameters of a file that :func:`import_file` wrote: data_path, data_key and the calibration.
 
     Raises
     ------

@@ -31,8 +31,8 @@ def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: 
     Raises
     ------
     DataError
-        RosettaSciIO or what it needs for this format is not installed, no reader is known for the ending, the file is
-        damaged, or holds no scan of patterns.
+        RosettaSciIO, or a library that it needs for this format, is not installed, no reader is known for the ending,
+        the file is damaged, or holds no scan of patterns.
     """
     signals = _signals(path)
     named: dict[str, Mapping[str, Any]] = {}

@@ -29,7 +29,7 @@ _SHARE = 0.9  # of the probe's intensity, for the circle that shows its size
 def draw_figures(
     run: Reconstruction, snapshot: Snapshot, batches: Sequence[np.ndarray]
 ) -> list[tuple[str, Draw]]:
-    """(file name without epoch, what draws it) of every selected figure; that of the batches where there are any.
+    """(file name without epoch, function that draws it) of every selected figure, and of the batches if there are any.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ def _safe(name: str) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits are enough to tell runs apart."""
+    """Three digits, which are enough to distinguish runs."""
     return f"{float(value):.3g}"
 
 

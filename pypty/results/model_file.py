@@ -90,7 +90,7 @@ def read_model(path: str | Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict with the unknowns (obj, probe, positions, slice_distances and what else the model has), positions_A,
+    dict with the unknowns (obj, probe, positions, slice_distances and the other unknowns of the model), positions_A,
     start_positions_A, fitted, history (:class:`History`), settings (the parameters, without the data set and the
     starting arrays), provenance, epochs_done, pixel_size_A, wavelength_A, acc_voltage_kV, optimizer (arrays by path)
 

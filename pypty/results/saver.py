@@ -210,7 +210,7 @@ def optimizer_state(run: Reconstruction) -> dict[str, np.ndarray]:
 
 
 def first_probe(run: Reconstruction, index: int = 0) -> np.ndarray:
-    """(modes, y, x) probe that pattern ``index`` sees, centred."""
+    """(modes, y, x) probe of pattern ``index``, centred."""
     probe = to_host(run.state.variables.probe)
     marker = run.settings["probe_marker"]
     return probe if marker is None else probe[int(marker[index])]

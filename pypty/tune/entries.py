@@ -37,7 +37,7 @@ class Entry:
     ----------
     parameter : which
     path : the parts of the name after its first dot
-    kind : what one value of it may be
+    kind : of a value of the entry
     unit : of it
     """
 
@@ -57,7 +57,7 @@ class Entry:
         return None if problem is None else f"{problem}, where {self.kind.describe()} is expected"
 
     def change(self, params: dict[str, Any], value: Any) -> None:
-        """Set it, in new objects: nothing of what ``params`` holds is changed.
+        """Set the value in new objects; objects in ``params`` are not changed.
 
         Raises
         ------

@@ -25,14 +25,14 @@ LAYOUT = Record((
     Field("n_trials", 20, _count, "trials", "trials that this worker does"),
     Field("max_trials", None, optional(_count), "trials", "stop when all workers together have finished so many"),
     Field("timeout_s", None, optional(_positive), "s", "no trial begins after so long"),
-    Field("objective", "loss", Choice(OBJECTIVES), "", "what becomes small"),
+    Field("objective", "loss", Choice(OBJECTIVES), "", "quantity to minimise"),
     Field("sampler", "TPE", Anything(), "", "how parameters are chosen"),
     Field("pruner", "Hyperband", Anything(), "", "which trials end early"),
     Field("storage", "sqlite:///tune.sqlite3", Text(), "", "where trials are kept"),
     Field("study_name", "study", Text(), "", "workers with the same name and storage work together"),
     Field("collate", True, Flag(), "", "write image and parameters of every trial"),
     Field("heartbeat_s", 60, Number(low=0, integer=True), "s", "a sign of life in a database, 0 = none"),
-    Field("parameters", {}, Anything(), "", "what is searched"),
+    Field("parameters", {}, Anything(), "", "names and their ranges"),
 ))
 """The key ``tune``."""
 
@@ -81,7 +81,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Part:
-    """A sampler or pruner by name, with what its constructor gets."""
+    """A sampler or pruner by name, with the arguments of its constructor."""
 
     name: str
     options: Mapping[str, Any]
@@ -145,7 +145,7 @@ def read_part(key: str, part: Any, names: tuple[str, ...], ending: str, report: 
         return None
     if name not in names:
         report.add(key, f"given {brief(part)}, expected one of {', '.join(names)}{near(name, names)}, or a dict "
-                   "{name: ..., and what it needs}")  # fmt: skip
+                   "{name: ..., and its arguments}")  # fmt: skip
         return None
     return Part(name, MappingProxyType({**(configs or {}), **options}))
 

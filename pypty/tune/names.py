@@ -45,7 +45,7 @@ class Alias:
 
     Attributes
     ----------
-    kind : what its values may be
+    kind : of its values
     unit : of them
     function : changes the parameters
     needs : parameter it acts on, which must be available
