@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, default=None)
     parser.add_argument("--files", nargs="*", default=FILES)
     arguments = parser.parse_args()
-    print("| data | quantity | truth | found |\n|---|---|---|---|")
+    print("| data | quantity | truth | measured |\n|---|---|---|---|")
     for name in arguments.files:
         for row in rows_of(arguments.folder / f"{name}.h5", arguments.figures):
             print("| " + " | ".join(row) + " |", flush=True)

@@ -97,7 +97,7 @@ def test_a_known_pixel_gives_the_semi_angle_and_changes_no_pixel() -> None:
     assert "stays in pixels" in neither.text
     both = disk({**params, "conv_semiangle_mrad": 22.0})
     assert both.params["rez_pixel_size_mrad"] == pytest.approx(22 / 12.5, rel=3e-3)
-    assert "the parameters said 1.6 mrad" in both.text
+    assert "the parameters gave 1.6 mrad" in both.text
     given_here = disk(params, conv_semiangle_mrad=11.0)
     assert given_here.values["pixel_mrad"] == pytest.approx(11 / 12.5, rel=3e-3)
 

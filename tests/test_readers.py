@@ -101,7 +101,7 @@ def test_units(unit: Any, kind: str, factor: float) -> None:
 @pytest.mark.parametrize("unit", ["", None, "pixels", "px", "<undefined>", "counts", "MRAD"])
 def test_unknown_units_say_nothing(unit: Any) -> None:
     assert known_unit(unit) is None
-    with pytest.raises(DataError, match="is no length"):
+    with pytest.raises(DataError, match="does not measure length"):
         convert(1.0, unit, "length")
 
 
@@ -338,7 +338,7 @@ def test_zarr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path for path in (tmp_path / "a.zarr").rglob("*") if path.is_file() and path.name != "zarr.json"
     ).unlink()
     with open_recording(tmp_path / "a.zarr"):
-        assert "1 of 6 chunks are not there" in caplog.text
+        assert "1 of 6 chunks are missing" in caplog.text
 
 
 @pytest.mark.parametrize("as_attributes", [False, True])

@@ -478,7 +478,7 @@ def test_shorthands() -> None:
     [
         ({"parameters": {"batch_sise": [1, 2]}}, "did you mean 'batch_size'"),
         ({"parameters": {"tilt_z": [1, 2]}}, "did you mean 'tilt_"),
-        ({"parameters": {"aberrations.C13": [1, 2]}}, "is no index of aberrations; did you mean"),
+        ({"parameters": {"aberrations.C13": [1, 2]}}, "is not an index of aberrations; did you mean"),
         ({"parameters": {"slice_distances": [1, 2]}}, "C10|slice_distances"),
         ({"parameters": {"C10": [5, -5]}}, "low = 5 is above high = -5"),
         ({"parameters": {"C10": {"low": 0, "high": 1, "log": True}}}, "begins above 0"),

@@ -17,7 +17,7 @@ from pypty.errors import DataError
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_defects
 
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 64 * 2**20  # of patterns in memory, with their float64 copies
 _RING = np.ones((5, 5), bool)
 _RING[2, 2] = False
 _RING.setflags(write=False)
@@ -25,14 +25,14 @@ _BRIGHTEST, _DARKEST = 4, 4
 """Rank of the neighbour that a pixel is compared with: a few neighbours may be bad, too, and the edge of the disk is no
 defect.
 """
-_HOT, _DEAD = 1.5, 0.35
-_SIGNIFICANT = 6.0
-_STUCK = 0.02
-_ROUNDS = 3
-_OUTLYING = 8.0
-_FACTOR = 1.5
-_MANY_FRAMES = 0.2
-_FEWEST = 4
+_HOT, _DEAD = 1.5, 0.35  # times the bright or dim neighbour
+_SIGNIFICANT = 6.0  # standard errors; a smaller limit gives false alarms among 1e4 to 1e6 pixels
+_STUCK = 0.02  # fraction of the usual variance
+_ROUNDS = 3  # of tests, each without the bad pixels of the one before
+_OUTLYING = 8.0  # robust standard deviations of the total of a pattern
+_FACTOR = 1.5  # between the total of an outlying pattern and the median of those around it
+_MANY_FRAMES = 0.2  # fraction of the patterns above which saturated pixels are masked instead
+_FEWEST = 4  # patterns that are needed for a variance
 _ZEROS = 12.0
 """A pixel without counts is dead if at least this many are expected (chance e^-12 = 6e-6)."""
 _DIM_RANK = 8
@@ -153,7 +153,7 @@ def _survey(source: PatternSource) -> _Sums:
     if used < _FEWEST or not total.any():
         raise DataError(
             f"{source.name}: {used} of {n} patterns are finite and their counts sum to {total.sum():g}; at least "
-            f"{_FEWEST} patterns with counts are needed to tell good pixels from bad ones"
+            f"{_FEWEST} patterns with counts are needed to distinguish good from bad pixels"
         )
     # Without the highest value of each pixel: a single cosmic ray must not make a hot pixel.
     mean = (total - highest) / (used - 1)
@@ -225,7 +225,7 @@ def _limit(dtype: np.dtype, highest: np.ndarray, given: float | None) -> float |
 def _good_counts(
     source: PatternSource, bad: np.ndarray, limit: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the good pixels: total of each pattern (N,), patterns (N,) and pixels (ky, kx) that reach the
+    """From the good pixels: the total of each pattern (N,), and the patterns (N,) and pixels (ky, kx) that reach the
     limit.
     """
     n, ny, nx = source.shape

@@ -24,8 +24,8 @@ from pypty.experiment import CALIBRATED, Experiment
 from pypty.optics.aberrations import aberration_names
 from pypty.plots.bright_field import plot_defocus
 
-_ARROWS = 200
-_LITTLE = 0.3
+_ARROWS = 200  # shown in the figure
+_LITTLE = 0.3  # share of the contrast below which the text warns
 
 
 def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: bool = False) -> Suggestion:

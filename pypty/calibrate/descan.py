@@ -14,11 +14,11 @@ from pypty.calibrate.suggestion import Suggestion
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_descan
 
-_MOST_BLOCKS = 8
-_POINTS_IN_BLOCK = 4
-_SMALLEST_PX = 0.1
-_SIGNIFICANT = 4.0
-_LINEAR_FROM, _QUADRATIC_FROM = 2, 4
+_MOST_BLOCKS = 8  # along each axis of the scan
+_POINTS_IN_BLOCK = 4  # along each axis, at least: the specimen has to average out
+_SMALLEST_PX = 0.1  # drift that is worth a correction
+_SIGNIFICANT = 4.0  # standard errors of the drift
+_LINEAR_FROM, _QUADRATIC_FROM = 2, 4  # blocks along an axis that determine a slope, and a curvature
 
 
 def descan(params: Mapping[str, Any]) -> Suggestion:

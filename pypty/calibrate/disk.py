@@ -16,6 +16,7 @@ from pypty.errors import ParameterError
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_disk
 
+# Any of them calibrates the detector.
 _PIXEL_KEYS = ("rez_pixel_size_mrad", "rez_pixel_size_A", "pixel_size_x_A", "pixel_size_y_A")
 _ROUND = 0.02
 """An ellipticity above this is worth a remark."""
@@ -155,7 +156,7 @@ def _text(
         lines.append(f"  pixel {pixel:.5g} mrad from the semi-angle {angle:g} mrad")
         if given_mrad is not None:
             lines.append(
-                f"  the parameters said {given_mrad[0]:.5g} mrad, {100 * (given_mrad[0] / pixel - 1):+.2f} %"
+                f"  the parameters gave {given_mrad[0]:.5g} mrad, {100 * (given_mrad[0] / pixel - 1):+.2f} %"
             )
     elif pixel is not None:
         lines.append(

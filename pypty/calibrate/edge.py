@@ -13,13 +13,13 @@ from pypty.errors import DataError
 
 INTEGRATED = "integrated"
 SAMPLED = "sampled"
-_BAND_PX = 4.0
-_LARGEST_HARMONIC = 8
+_BAND_PX = 4.0  # half width of the band around the edge that is fitted
+_LARGEST_HARMONIC = 8  # of the brightness around the disk
 _SMALLEST_BLUR = 12**-0.5
 """Standard deviation of a box of one pixel: the narrowest edge that a detector can show."""
-_RIDGE = 1e-6
-_STARTS = (0.985, 1.0, 1.015)
-_SMALLEST_CONTRAST = 2.0
+_RIDGE = 1e-6  # added to normal equations whose diagonal is about the number of pixels
+_STARTS = (0.985, 1.0, 1.015)  # starting radii, relative to that of find_disk
+_SMALLEST_CONTRAST = 2.0  # of the disk over its surroundings
 
 
 @dataclass(frozen=True, kw_only=True)

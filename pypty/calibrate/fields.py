@@ -20,13 +20,13 @@ _INNER = 0.6
 """Fraction of the disk's radius within which images of single pixels are used: there both side bands overlap the disk
 for most frequencies.
 """
-_DARK = 1.1
-_LARGEST_REGION = 192
-_MOST_PIXELS = 128
+_DARK = 1.1  # radii of the disk beyond which counts belong to the dark field
+_LARGEST_REGION = 192  # scan points along each axis, which limits memory and time
+_MOST_PIXELS = 128  # images that are kept, each of the size of the scan
 _DERIVATIVE = np.array([1 / 280, -4 / 105, 1 / 5, -4 / 5, 0, 4 / 5, -1 / 5, 4 / 105, -1 / 280])
 _LOW_ORDER = np.array([-0.5, 0, 0.5])
-_SMOOTH_STEPS = 0.7
-_SMALLEST_SCAN = 6
+_SMOOTH_STEPS = 0.7  # standard deviation in scan steps, against shot noise
+_SMALLEST_SCAN = 6  # points along each axis
 
 
 @dataclass(frozen=True)

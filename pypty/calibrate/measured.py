@@ -16,7 +16,7 @@ def open_far_field(params: Mapping[str, Any], what: str) -> Experiment:
 
     Parameters
     ----------
-    what : the calibration, for messages
+    what : name of the calibration, for messages
 
     Raises
     ------

@@ -21,14 +21,14 @@ BRIGHT_FIELD = "bright-field shifts"
 CURL = "curl"
 _SMALLEST_SHIFT = 0.75
 """Scan steps, of the outermost pixels; below it the images of bright-field pixels hardly differ."""
-_SMALLEST_COHERENCE = 0.08
+_SMALLEST_COHERENCE = 0.08  # below it shifts of the images are noise
 _CLEAR = 1.3
 """Ratio of the coherence of the two hands from which the shifts decide."""
 _SURE = 1.2
 """Ratio of the best score to the next below which the result is called unsure."""
 _LARGEST_SHIFT = 0.25
 """Fraction of the scan's shorter side."""
-_UNDECIDED = 0.1
+_UNDECIDED = 0.1  # correlation below which attraction decides nothing
 THICK = 0.03
 """Fraction of the counts outside the disk above which a specimen is called thick: the attraction may change its
 sign."""

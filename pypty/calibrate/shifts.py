@@ -9,9 +9,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.signal.windows import tukey
 
-_COARSE_PIXELS = 40
-_COARSE_FREQUENCIES = 300
-_FREQUENCIES = 2000
+_COARSE_PIXELS = 40  # images in the coarse search
+_COARSE_FREQUENCIES = 300  # the strongest ones, in the coarse search
+_FREQUENCIES = 2000  # the strongest ones
 _KEPT = 4
 """Coarse maxima that are refined."""
 

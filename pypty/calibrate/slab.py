@@ -24,13 +24,13 @@ _SEEN = 1.5
 """Radii of the disk up to which patterns are compared."""
 _WORK = 400 * 96**2
 """Pixels of all fitted patterns together; more hardly change the result."""
-_FEWEST = 8
-_FLOOR = 1e-3
+_FEWEST = 8  # patterns along each axis of the scan
+_FLOOR = 1e-3  # amplitude below which no logarithm is taken
 _BACKGROUND = 20
 """Percentile of the phase that is taken as the phase between atoms."""
-_MOST_SLICES = 16
+_MOST_SLICES = 16  # of a slab, which limits the time of a trial
 _PASSES = 4
-"""Of mini-batches before L-BFGS."""
+"""Passes of mini-batches before L-BFGS."""
 
 
 @dataclass(frozen=True)

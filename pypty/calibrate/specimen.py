@@ -32,12 +32,12 @@ _THICKNESS = 3.0
 """First trial, in depths of focus."""
 _FACTOR = 1.4
 """Ratio of successive trial thicknesses."""
-_LARGEST = 16.0
+_LARGEST = 16.0  # thickness of a trial, in depths of focus
 _FINE = 0.4
 """Step of the last trials in depths of focus."""
 _CLEAR = 1.04
 """Ratio of the misfits of both half turns from which the better one is accepted."""
-_MOST_STEPS = 12
+_MOST_STEPS = 12  # of the descent
 
 
 def specimen(params: Mapping[str, Any], near_A: float | None = None) -> Suggestion:

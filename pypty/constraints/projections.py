@@ -21,7 +21,7 @@ from pypty.optics.propagators import angular_spectrum_phase_rate
 
 @dataclass(frozen=True)
 class ProjectionContext:
-    """What constraints need to know about the run.
+    """Properties of the run that constraints use.
 
     Attributes
     ----------

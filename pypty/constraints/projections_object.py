@@ -20,7 +20,7 @@ from pypty.model.step_filters import object_filter
 Pair = tuple[Array, Array]
 _DARK = 1e-10
 """Lower limit of an amplitude before its logarithm is taken."""
-_TINY = 1e-8
+_TINY = 1e-8  # keeps quotients finite
 _KZ_AMPLITUDE = 0.9
 """Factor on the contrast of the amplitude in kz_filter, as in PtyRAD."""
 _LEAST_SHIFT = 1e-3

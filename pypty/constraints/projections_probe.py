@@ -17,7 +17,7 @@ from pypty.optics.filters import stretched_mask
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate
 
-_TINY = 1e-8
+_TINY = 1e-8  # keeps the window finite for a radius of 0
 
 
 def probe_mask_k(probe: Array, numbers: Mapping[str, Any]) -> Array:

@@ -235,7 +235,7 @@ def _write(
     """Phase, centres of mass and figure into output_folder/dpc; nothing without an output folder."""
     if not params.get("output_folder"):
         raise ParameterError(
-            "save or plot was asked for, but output_folder is empty; give a folder, or switch it off"
+            "save or plot is set, but output_folder is empty; give a folder, or switch it off"
         )
     folder = make_folder(Path(params["output_folder"]) / "dpc")
     write_array(folder / f"{name}.npy", phase)

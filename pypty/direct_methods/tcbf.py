@@ -100,7 +100,7 @@ def upsampled_tcbf(
             total.add(group.images, np.round(shifts) if round_shifts else shifts)
     image = total.image()
     if ctf_sign_flip:
-        image = _flipped(experiment, image, pixel)
+        image = flip_contrast(image, _transfer(experiment, image, pixel))
     if save:
         folder = _folder(pypty_params)
         write_array(folder / "tcbf_upsampled.npy", image)
@@ -370,7 +370,7 @@ def _result(params: Mapping[str, Any], fit: FitResult, n_terms: int) -> dict[str
 
 def _folder(params: Mapping[str, Any]) -> Path:
     if not params.get("output_folder"):
-        raise ParameterError("save was asked for, but output_folder is empty; give a folder, or save=False")
+        raise ParameterError("save is set, but output_folder is empty; give a folder, or save=False")
     return make_folder(Path(params["output_folder"]) / "tcbf")
 
 
@@ -390,14 +390,12 @@ def _save_alignment(result: Mapping[str, Any], chosen: Alignment) -> None:
     plot_tcbf(image, pixel).savefig(folder / "tcbf.png")
 
 
-def _flipped(experiment: Experiment, image: np.ndarray, pixel: float) -> np.ndarray:
-    """The image with the sign of its contrast transfer taken away."""
-    wavelength, rotation = experiment.wavelength, experiment.rotation_deg
-    transfer = contrast_transfer(
+def _transfer(experiment: Experiment, image: np.ndarray, pixel: float) -> np.ndarray:
+    """Contrast transfer of the experiment at the frequencies of an image."""
+    return contrast_transfer(
         experiment.aberrations_A,
         image.shape,
         pixel_size_A=pixel,
-        wavelength=wavelength,
-        rotation_deg=rotation,
+        wavelength=experiment.wavelength,
+        rotation_deg=experiment.rotation_deg,
     )
-    return flip_contrast(image, transfer)

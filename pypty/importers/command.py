@@ -1,4 +1,4 @@
-"""``pypty convert``, and the one door through which the command line loads parameter files of PtyRAD and of ours."""
+"""``pypty convert``, and the function with which the command line loads parameter files of PtyRAD and of PyPty."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="PRESET.yaml", help="file for the parameters of pypty"
     )
-    parser.add_argument("--report", action="store_true", help="also tell what became of every key")
+    parser.add_argument("--report", action="store_true", help="also report the translation of every key")
     parser.add_argument(
         "--set",
         action="append",
@@ -47,19 +47,18 @@ def convert_command(options: argparse.Namespace, changes: Mapping[str, Any]) -> 
     Raises
     ------
     ParameterError, DataError
-        The file is no parameter file of PtyRAD, or cannot be translated.
+        The file is not a parameter file of PtyRAD, or cannot be translated.
     """
     content = read_file(options.file)
     if not is_ptyrad_content(content):
-        raise ParameterError(f"{options.file!r} is no parameter file of PtyRAD: it has no init_params")
+        raise ParameterError(f"{options.file!r} is not a parameter file of PtyRAD: it has no init_params")
     translation = _translated(options.file, content, changes)
     write_preset(translation, options.output, str(options.file))
     return f"{translation.report(options.report)}\nWritten: {options.output}"
 
 
 def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Parameters of a preset, an output folder, a result file or a parameter file of PtyRAD, and what there is to say
-    about them.
+    """Parameters of a preset, an output folder, a result file or a parameter file of PtyRAD, and a report.
 
     Parameters
     ----------
@@ -77,7 +76,7 @@ def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, 
             translation = _translated(source, content, changes)
             return translation.params, f"{source}: parameters of PtyRAD.\n{translation.report()}"
         if path.suffix.lower() == ".toml":
-            raise ParameterError(f"{source!r} is no parameter file of PtyRAD; those of pypty are YAML")
+            raise ParameterError(f"{source!r} is not a parameter file of PtyRAD; those of pypty are YAML")
     return {**parameters_of(source), **changes}, ""
 
 

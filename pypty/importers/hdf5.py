@@ -32,14 +32,14 @@ def opened(path: Path, expected: str) -> Iterator[h5py.File]:
     except PyptyError:
         raise
     except KeyError as error:
-        raise DataError(f"{str(path)!r} is no complete {expected}: {error.args[0]}") from error
+        raise DataError(f"{str(path)!r} is not a complete {expected}: {error.args[0]}") from error
     except (
         OSError,
         RuntimeError,
         ValueError,
         TypeError,
         MemoryError,
-    ) as error:  # what h5py raises for damaged parts
+    ) as error:  # errors of h5py for damaged parts
         raise DataError(f"{str(path)!r} cannot be read as {expected}: {error}") from error
 
 

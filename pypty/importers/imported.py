@@ -1,4 +1,4 @@
-"""What an importer gives: arrays and calibration in this package's conventions."""
+"""Result of an importer: arrays and calibration in the conventions of this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pypty.errors import DataError, ParameterError
 _log = logging.getLogger(__name__)
 
 ALL_FREQUENCIES = 2.0
-"""``damping_cutoff_multislice`` that cuts nothing off: the other programs have no band limit in their model."""
+"""``damping_cutoff_multislice`` without a band limit, which the models of the other programs do not have."""
 
 _NEEDED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A")
 
@@ -27,14 +27,14 @@ class Imported:
     ----------
     obj : (y, x, z, modes) complex128 transmission functions; slice 0 meets the beam first; intensities of modes add
     probe : (y, x, modes[, subscans]) complex128, centred at n//2, intensities of modes add
-    positions : (N, 2) float64 top-left corner [y, x] of each window, pixels of ``obj``
+    positions : (N, 2) float64 top-left corner [y, x] of each patch, pixels of ``obj``
     source : the file, and the program that wrote it
-    pixel_size_A : (2,) [y, x], or None where the file does not say
-    slice_distances_A : (1,) or (slices - 1,), or None for one slice or where the file does not say
-    acc_voltage : kV, or None where the file does not say
+    pixel_size_A : (2,) [y, x], or None if it is not in the file
+    slice_distances_A : (1,) or (slices - 1,), or None for one slice or if they are not in the file
+    acc_voltage : kV, or None if it is not in the file
     settings : further parameters of this package that the file determines (tilts, scan_size, propmethod, ...)
     extras : values without a counterpart here, by the other program's names
-    notes : what must be known to go on (how patterns were treated before the other program used them, ...)
+    notes : hints for a continuation (the treatment of the patterns by the other program, ...)
     """
 
     obj: np.ndarray
@@ -60,7 +60,7 @@ class Imported:
         Raises
         ------
         ParameterError
-            The file does not say something that no default can stand for, and ``changes`` do not either.
+            A required parameter without a default is neither in the file nor among ``changes``.
         """
         params: dict[str, Any] = {
             **self.settings,
@@ -82,7 +82,7 @@ class Imported:
         missing = [name for name in needed if name not in params]
         if missing:
             raise ParameterError(
-                f"{self.source} does not say {', '.join(missing)}; give them, as in params({missing[0]}=...)"
+                f"{self.source} does not contain {', '.join(missing)}; give them, as in params({missing[0]}=...)"
             )
         for note in self.notes:
             _log.warning("%s: %s", self.source, note)
@@ -92,7 +92,7 @@ class Imported:
 def make_imported(
     obj: np.ndarray, probe: np.ndarray, positions: np.ndarray, source: str, **rest: Any
 ) -> Imported:
-    """Check the arrays against each other; vacuum is added where a window reaches beyond the object.
+    """Check the arrays against each other; vacuum is added where a patch extends beyond the object.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def make_imported(
 def _covering(
     obj: np.ndarray, positions: np.ndarray, window: tuple[int, ...], source: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The object with vacuum around it where windows need it, and positions on its pixels."""
+    """The object with vacuum added where patches need it, and positions on its pixels."""
     corners = np.round(positions)
     before = np.maximum(-corners.min(axis=0), 0)
     after = np.maximum(corners.max(axis=0) + np.array(window) - np.array(obj.shape[:2]), 0)

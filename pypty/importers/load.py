@@ -1,4 +1,4 @@
-"""Which program wrote a file: decided by its content."""
+"""Detection of the program that wrote a file, from the content of the file."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
             return load_ptychoshelves(path)
     elif _starts_like_matlab(path):
         return load_ptychoshelves(path)
-    raise DataError(f"{str(path)!r} is no known result; expected {EXPECTED}")
+    raise DataError(f"{str(path)!r} is not a known result; expected {EXPECTED}")
 
 
 def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:
-    """Parameters that start from what another program used or found.
+    """Parameters that start from the parameters or the result of another program.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def params_from(path: str | Path, trust_pickle: bool = False) -> dict[str, Any]:
     DataError, CheckpointError
         As :func:`load_result`.
     ParameterError
-        A parameter file cannot be read, or says too little.
+        A parameter file cannot be read, or lacks required values.
     """
     path = _existing(path)
     suffix = path.suffix.lower()

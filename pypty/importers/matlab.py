@@ -17,7 +17,7 @@ from pypty.importers.hdf5 import opened
 
 
 def read_mat(path: Path, names: Iterable[str], expected: str) -> dict[str, Any]:
-    """Those of the variables ``names`` that are there: arrays as in MATLAB, cells as lists, structs as dicts.
+    """The variables ``names``, as far as they exist: arrays as in MATLAB, cells as lists, structs as dicts.
 
     Parameters
     ----------

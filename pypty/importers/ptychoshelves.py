@@ -34,7 +34,7 @@ def load_ptychoshelves(path: Path) -> Imported:
     obj = content.get("object", outputs.get("object"))
     probe = content.get("probe", outputs.get("probe"))
     if obj is None or probe is None:
-        raise DataError(f"{str(path)!r} is no {NAME}: it has no object and probe")
+        raise DataError(f"{str(path)!r} is not a {NAME}: it has no object and probe")
     source = f"{str(path)!r} (PtychoShelves)"
     layers = _layers(obj, source)
     modes, variable = _modes(probe, p, source)
@@ -72,7 +72,7 @@ def _layers(value: Any, source: str) -> np.ndarray:
     """(y, x, layers): an array, with or without a mode axis of length 1, or a cell for each layer."""
     if isinstance(value, list):
         if not value or len({np.shape(layer) for layer in value}) != 1 or np.ndim(value[0]) != 2:
-            if len(value) == 1 and np.ndim(value[0]) > 2:
+            if len(value) == 1 and np.ndim(value[0]) > 2:  # a cell around the whole array
                 return _layers(value[0], source)
             raise DataError(
                 f"{source}: the cells of the object have shapes {[np.shape(layer) for layer in value]}"
@@ -115,9 +115,10 @@ def _modes(value: Any, p: dict[str, Any], source: str) -> tuple[np.ndarray, bool
 def _corners(
     outputs: dict[str, Any], p: dict[str, Any], obj: tuple[int, ...], window: tuple[int, ...], source: str
 ) -> np.ndarray:
-    """(N, 2) [y, x] of the windows' first pixels, counted from 0."""
+    """(N, 2) [y, x] of the first pixels of the patches, counted from 0."""
     if "probe_positions" in outputs and np.size(outputs["probe_positions"]):
         centred = _positions(outputs["probe_positions"], "outputs.probe_positions", source)
+        # (x, y) -> [y, x]; MATLAB counts from 1.
         return centred[:, ::-1] + np.ceil(np.array(obj) / 2 - np.array(window) / 2) - 1
     if "positions" in p and np.size(p["positions"]):
         return _positions(p["positions"], "p.positions", source)
@@ -135,19 +136,19 @@ def _distances(p: dict[str, Any], outputs: dict[str, Any], n_layers: int, source
     """Gaps between layers in Å: p.delta_z, or z_distance without its last entries (to the detector)."""
     if n_layers == 1:
         return None
-    given = _vector(p.get("delta_z"))
-    if given is None:
-        given = _vector(_struct(p.get("multi_slice_param")).get("z_distance", outputs.get("z_distance")))
-    if given is None:
+    distances = _vector(p.get("delta_z"))
+    if distances is None:
+        distances = _vector(_struct(p.get("multi_slice_param")).get("z_distance", outputs.get("z_distance")))
+    if distances is None:
         return None
-    given = given[np.isfinite(given)][: n_layers - 1]
-    if given.size not in (1, n_layers - 1) or (given < 0).any():
+    distances = distances[np.isfinite(distances)][: n_layers - 1]
+    if distances.size not in (1, n_layers - 1) or (distances < 0).any():
         raise DataError(
-            f"{source}: {given.size} slice distances, expected 1 or {n_layers - 1} that are not negative"
+            f"{source}: {distances.size} slice distances, expected 1 or {n_layers - 1} that are not negative"
         )
-    if given.max() < 1e-6:
-        given = given * 1e10
-    return given
+    if distances.max() < 1e-6:  # m, as in the X-ray branch
+        distances = distances * 1e10
+    return distances
 
 
 def _voltage(p: dict[str, Any]) -> float | None:
@@ -155,12 +156,12 @@ def _voltage(p: dict[str, Any]) -> float | None:
     wavelength, energy = _vector(p.get("lambda")), _vector(p.get("energy"))
     if wavelength is not None and wavelength[0] > 0:
         length = float(wavelength[0])
-        return acc_voltage_kV(length if length > 1e-8 else length * 1e10)
+        return acc_voltage_kV(length if length > 1e-8 else length * 1e10)  # below: in m
     return float(energy[0]) if energy is not None and energy[0] > 0 else None
 
 
 def _vector(value: Any) -> np.ndarray | None:
-    """Numbers in one row, or None where there are none."""
+    """Numbers as a flat array, or None if there are none."""
     if isinstance(value, list):
         parts = [part for part in map(_vector, value) if part is not None]
         return np.concatenate(parts) if parts else None

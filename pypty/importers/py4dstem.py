@@ -24,28 +24,28 @@ _NONE = ("_None",)
 
 def find_reconstruction(file: h5py.File) -> h5py.Group | None:
     """The first group that holds a ptychographic reconstruction."""
-    found: list[h5py.Group] = []
+    groups: list[h5py.Group] = []
 
     def look(_: str, item: h5py.Group | h5py.Dataset) -> bool | None:
         if isinstance(item, h5py.Group) and _text(item.attrs.get("python_class")).endswith("Ptychography"):
-            found.append(item)
-            return True
+            groups.append(item)
+            return True  # ends the visit
         return None
 
     file.visititems(look)
-    return found[0] if found else None
+    return groups[0] if groups else None
 
 
 def load_py4dstem(path: Path) -> Imported:
     """Read a reconstruction of one of :data:`KINDS`.
 
-    There, axis x is rows; the probe is centred at pixel (0, 0), and positions are that pixel's; windows that reach
-    beyond the object go on at its other side (here the object is continued periodically so that they need not).
+    In py4DSTEM axis x is rows, the probe is centred at pixel (0, 0), positions refer to that pixel, and patches that
+    extend beyond the object wrap around. Here the object is continued periodically instead.
 
     Raises
     ------
     DataError
-        It is no such file, damaged, or of a class that has no counterpart here.
+        The file is of another kind, damaged, or of a class without a counterpart here.
     """
     with opened(path, NAME) as file:
         group = find_reconstruction(file)
@@ -65,7 +65,7 @@ def load_py4dstem(path: Path) -> Imported:
             f"{str(path)!r} lacks instantiation_metadata and preprocess_metadata of the reconstruction"
         )
     if _text(instance.get("object_type")) == "potential" or obj.dtype.kind == "f":
-        obj = np.exp(1j * obj)
+        obj = np.exp(1j * obj)  # a potential in rad
     obj, probe = (obj if multislice else obj[None]), (probe if mixed else probe[None])
     window = np.array(probe.shape[-2:])
     obj, corners = _unwrapped(obj, positions - window // 2, window, path)
@@ -74,8 +74,10 @@ def load_py4dstem(path: Path) -> Imported:
         raise DataError(f"{str(path)!r}: sampling is {sampling}, expected two pixel sizes in Å")
     notes = _notes(preprocess)
     return make_imported(
-        obj[..., None].transpose(1, 2, 0, 3),
-        np.fft.fftshift(probe, axes=(-2, -1)).transpose(1, 2, 0),
+        obj[..., None].transpose(1, 2, 0, 3),  # (z, y, x) -> (y, x, z, 1)
+        np.fft.fftshift(probe, axes=(-2, -1)).transpose(
+            1, 2, 0
+        ),  # pixel (0, 0) -> n//2; (mode, y, x) -> (y, x, mode)
         corners,
         f"{str(path)!r} (py4DSTEM {kind})",
         pixel_size_A=sampling,
@@ -90,7 +92,7 @@ def load_py4dstem(path: Path) -> Imported:
 def _unwrapped(
     obj: np.ndarray, corners: np.ndarray, window: np.ndarray, path: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The object, continued periodically to cover all windows, and corners on its pixels."""
+    """The object, continued periodically to contain all patches, and corners on its pixels."""
     whole = np.round(corners).astype(int)
     shape = np.array(obj.shape[-2:])
     before = np.maximum(-whole.min(axis=0), 0)
@@ -131,17 +133,17 @@ def _notes(preprocess: dict[str, Any]) -> tuple[str, ...]:
 def _distances(instance: dict[str, Any], n_slices: int, path: Path) -> np.ndarray | None:
     if n_slices == 1:
         return None
-    given = np.atleast_1d(np.asarray(_needed(instance, "slice_thicknesses", path), float))
-    if given.shape not in ((1,), (n_slices - 1,)):
-        raise DataError(f"{str(path)!r}: {given.size} slice_thicknesses, expected 1 or {n_slices - 1}")
-    return given
+    distances = np.atleast_1d(np.asarray(_needed(instance, "slice_thicknesses", path), float))
+    if distances.shape not in ((1,), (n_slices - 1,)):
+        raise DataError(f"{str(path)!r}: {distances.size} slice_thicknesses, expected 1 or {n_slices - 1}")
+    return distances
 
 
 def _needed(metadata: dict[str, Any], name: str, path: Path) -> Any:
     value = metadata.get(name)
     if value is None:
         raise DataError(
-            f"{str(path)!r} does not say {name!r}; expected it in the metadata of the reconstruction"
+            f"{str(path)!r} does not contain {name!r}; expected it in the metadata of the reconstruction"
         )
     return value
 

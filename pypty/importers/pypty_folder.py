@@ -70,7 +70,7 @@ def folder_params(folder: Path, trust_pickle: bool) -> dict[str, Any]:
 
 
 def known_params(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those parameters of PyPty 2.2 that exist here and are valid; the log names the others."""
+    """The parameters of PyPty 2.2 that exist here and are valid; the log names the others."""
     out: dict[str, Any] = {}
     left: list[str] = []
     for key, value in given.items():

@@ -25,7 +25,7 @@ from pypty.output.files import atomic, make_folder
 from pypty.output.loss_log import read_loss_log
 from pypty.params.presets import read_yaml, resolve_files
 
-CXI_VERSION = 160
+CXI_VERSION = 160  # of the CXI file format, 1.60
 _UNITS: Mapping[str, str] = MappingProxyType({"Å": "angstrom", "rad": "rad"})
 """How NeXus writes the units of unknowns; others are plain numbers."""
 

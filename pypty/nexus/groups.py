@@ -40,7 +40,7 @@ def scalar(parent: h5py.Group, name: str, value: float, units: str, **attributes
 
 
 def link(parent: h5py.Group, name: str, target: h5py.Dataset | h5py.Group) -> None:
-    """A hard link, and the path of the original as NeXus wants it."""
+    """A hard link, with the path of the original as an attribute, as NeXus requires."""
     parent[name] = target
     if "target" not in target.attrs:
         target.attrs["target"] = target.name

@@ -17,8 +17,8 @@ PARAMETERS = "entry_1/process_1/pypty_params"
 
 # Attribute of every written item: its Python type, which HDF5 alone does not preserve (tuples, None, large integers).
 _KIND = "pypty_type"
-_CHUNK = 2**24
-_INT64 = 2**63
+_CHUNK = 2**24  # bytes of an array that are written at once
+_INT64 = 2**63  # larger integers are written as text
 
 
 def load_nexus_params(path_nexus: str | Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from pypty.errors import DataError
 
 _log = logging.getLogger(__name__)
-_CHUNK = 2**26
+_CHUNK = 2**26  # bytes of patterns that are copied at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,7 @@ def _of_hdf5(path: Path, key: str) -> Patterns:
     with h5py.File(path, "r") as file:
         data = file[key]
         if not isinstance(data, h5py.Dataset):
-            raise KeyError(f"{key!r} is no data set")
+            raise KeyError(f"{key!r} is not a data set")
         return _checked(Patterns(path=path, key=key, shape=data.shape, dtype=data.dtype))
 
 

@@ -1,6 +1,6 @@
 """First-order methods on named blocks: Adam and its relatives, gradient descent with and without momentum.
 
-Complex arrays are pairs of real numbers: every rule sees (..., 2) real numbers, as PyTorch does with its real views.
+Complex arrays are pairs of real numbers: rules work on (..., 2) real numbers, as in PyTorch with its real views.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FirstOrder:
     ) -> None:
         if name not in METHODS:
             raise ParameterError(
-                f"{name!r} is no first-order method; expected one of {', '.join(METHODS)}. Choose one of these."
+                f"{name!r} is not a first-order method; expected one of {', '.join(METHODS)}. Choose one of these."
             )
         self.name = name
         self._method: Method = METHODS[name]

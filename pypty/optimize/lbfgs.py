@@ -67,7 +67,7 @@ class Pair:
 
 @dataclass
 class Step:
-    """What one iteration did.
+    """The outcome of one iteration.
 
     Attributes
     ----------

@@ -28,7 +28,7 @@ class RateSchedule:
 
     Attributes
     ----------
-    unit : "epoch" or "batch": what ``factor`` and ``momentum`` count as a step; plateau always counts epochs
+    unit : "epoch" or "batch": the step that ``factor`` and ``momentum`` count; plateau always counts epochs
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class RateSchedule:
         self.name: str = config["name"]
         if self.name not in _FACTORS and self.name != "plateau":
             raise ParameterError(
-                f"{self.name!r} is no schedule of learning rates; expected one of plateau, {', '.join(_FACTORS)}."
+                f"{self.name!r} is not a schedule of learning rates; expected one of plateau, {', '.join(_FACTORS)}."
             )
         self.unit: str = "epoch" if self.name == "plateau" else config["step_unit"]
         self._config = dict(config)

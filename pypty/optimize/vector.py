@@ -83,7 +83,7 @@ class BlockVector(Mapping[str, Array]):
         return all(bool(array_module(array).isfinite(array).all()) for array in self._blocks.values())
 
 
-_ROW = 1024
+_ROW = 1024  # numbers that are summed in the precision of the arrays
 _PIECE = 1 << 15
 """Numbers that are combined at a time: they stay in the cache."""
 

@@ -1,1 +1,1 @@
-"""What is left of a reconstruction on disk: checkpoints, logs, settings, results."""
+"""Files of a running reconstruction: checkpoints, log of the loss, settings."""

@@ -19,7 +19,7 @@ from pypty.params.schema import SCHEMA
 _log = logging.getLogger(__name__)
 
 RESUME_FILE = "resume.h5"
-"""Everything that an exact restart needs (engine/record/resume.py)."""
+"""File with the complete state for an exact restart (engine/record/resume.py)."""
 
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {name: parameter.default for name, parameter in SCHEMA.items() if parameter.shapes_start}

@@ -1,4 +1,4 @@
-"""Files that are never seen half written: temporary name, flush, rename."""
+"""Atomic writing of files: temporary name, flush, rename."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def plot_defocus(
     image: np.ndarray,
     pixel_size_A: float,
 ) -> Figure:
-    """How defocus was found: contrast explained by each C10, shifts of the bright-field images, the corrected image.
+    """Measurement of the defocus: contrast explained by each C10, shifts of bright-field images, the corrected image.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def _image(figure: Figure, axes: Axes, image: np.ndarray, label: str, **options:
 def scanned_area(
     shape: tuple[int, ...], positions: np.ndarray, window: tuple[int, int]
 ) -> tuple[slice, slice]:
-    """The part of the object under the centres of the windows; the whole windows of a scan that hardly moves."""
+    """The part of the object under the centres of the patches; the whole patches of a scan that hardly moves."""
     if np.ptp(positions, axis=0).max() < _HARDLY:
         low = np.clip(np.floor(positions.min(axis=0)).astype(int), 0, np.array(shape[:2]) - 1)
         high = np.minimum(low + np.array(window), shape[:2])
@@ -100,7 +100,7 @@ def complex_to_rgb(wave: np.ndarray) -> np.ndarray:
 
 
 def all_modes(probe: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """(y, x, n): every mode of every subscan of a probe, and what to call it."""
+    """(y, x, n): all modes of all subscans of a probe, and their titles."""
     if probe.ndim == 3:
         return probe, [f"probe mode {mode}" for mode in range(probe.shape[2])]
     names = [f"subscan {k}, mode {mode}" for mode in range(probe.shape[2]) for k in range(probe.shape[3])]

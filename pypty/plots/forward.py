@@ -36,7 +36,7 @@ class ForwardPass:
 def plot_forward(
     passes: Sequence[ForwardPass], pixel_size_A: Lengths, pixel_mrad: tuple[float, float] | None
 ) -> Figure:
-    """One row for each position: probe, object in its window, and the roots of modelled and measured counts.
+    """One row for each position: probe, patch of the object, and the roots of modelled and measured counts.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ from pypty.plots.figures import (
 
 
 class Reconstructed(Protocol):
-    """What the overview needs of a :class:`pypty.Result`."""
+    """The part of a :class:`pypty.Result` that the overview shows."""
 
     @property
     def obj(self) -> np.ndarray: ...

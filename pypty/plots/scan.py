@@ -21,7 +21,7 @@ _GOLDEN = 0.618034
 def plot_grouping(
     positions_A: np.ndarray, batches: Sequence[np.ndarray], diameter_A: float | None = None
 ) -> Figure:
-    """Which patterns make a batch: all batches in colours, and the first alone with the size of the probe.
+    """Grouping of patterns into batches: all batches in colours, and the first one with the size of the probe.
 
     Parameters
     ----------

@@ -12,8 +12,8 @@ from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from pypty.plots.figures import _DPI, NotebookFigure
 
-_LAST = 10
-_ENOUGH = 20
+_LAST = 10  # epochs in the inset
+_ENOUGH = 20  # epochs from which there is an inset
 _DECADE = 3.0
 """An axis that spans less than this factor is linear."""
 _LABELLED = (2.5, 0.6)
@@ -225,7 +225,7 @@ def _scale(axes: Axes, values: np.ndarray) -> None:
 
 
 def _nothing(axes: Axes, why: str) -> None:
-    """An empty panel says so."""
+    """Write a note into an empty panel."""
     axes.grid(False)
     axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color="0.4")
@@ -237,7 +237,7 @@ _FEWEST = 3
 
 
 def knee_index(values: np.ndarray) -> int:
-    """Index of the knee of a series (n,): what comes before it would hide what comes after.
+    """Index of the knee of a series (n,), from which on small changes can be seen.
 
     The knee of a curve is where it is farthest from its chord, both axes scaled to 1 (Satopaa et al., ICDCSW 2011). A
     curve that falls by less than a factor of two is cut twice; a positive one is looked at on a logarithmic scale,
@@ -255,7 +255,7 @@ def knee_index(values: np.ndarray) -> int:
 
 
 def _twice(values: np.ndarray) -> int:
-    """The knee of what follows the knee."""
+    """The knee of the part after the first knee."""
     first = _farthest_from_chord(values)
     return first + _farthest_from_chord(values[first:])
 

@@ -1,4 +1,4 @@
-"""Figures of a search for parameters: how it went, what mattered, and where the good values are."""
+"""Figures of a search for parameters: its history, the importance of names, and the best values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def plot_history(
 
 
 def plot_importances(importances: Mapping[str, float]) -> Figure:
-    """How much of the objective's variation each name explains."""
+    """Fraction of the objective's variation that each name explains."""
     names = sorted(importances, key=lambda name: importances[name])
     figure = _new(5.6, 1.2 + 0.36 * len(names))
     axes = figure.add_subplot()

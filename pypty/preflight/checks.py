@@ -24,7 +24,7 @@ def preflight(params: Params) -> Preflight:
     """Tell whether a reconstruction with these parameters can work. Writes nothing.
 
     First everything that :func:`pypty.check` finds; where that finds no problem, the numbers of docs/preflight.md, each
-    with its limit and what to do. It reads the patterns once, looks at some of them closely, and measures how long an
+    with its limit and advice. It reads the patterns once, analyses some of them in detail, and measures how long an
     evaluation of a few takes.
 
     Parameters
@@ -47,7 +47,7 @@ def preflight(params: Params) -> Preflight:
 
 
 def _given(params: Params) -> dict[str, object]:
-    """What the user set, for the page; empty where the parameters cannot even be read."""
+    """The parameters that the user set, for the page; empty if they cannot be read."""
     try:
         return {str(key): value for key, value in read(params).items()}
     except (PyptyError, AttributeError):

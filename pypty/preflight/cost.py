@@ -1,4 +1,4 @@
-"""What the reconstruction will cost: memory from its plan, time from a few patterns."""
+"""Estimated cost of the reconstruction: memory from its plan, time from an evaluation of a few patterns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENOUGH_S = 0.4
 """A measurement that takes this long is long enough."""
 _SEARCH = 1.2
 """Evaluations per epoch: most line searches take the first step."""
-_PATIENCE_H = 24.0
+_PATIENCE_H = 24.0  # hours above which the time is a warning
 _GIB = 2**30
 
 

@@ -67,11 +67,11 @@ class DiskFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanFacts:
-    """Where the beam goes.
+    """Numbers of the scan.
 
     Attributes
     ----------
-    positions_A : (N, 2) [y, x] centres of the windows
+    positions_A : (N, 2) [y, x] centres of the patches
     area_A2 : specimen area per scan point; 0 for a line
     step_A : its square root; along a line the distance between points
     extent_A : (y, x) between the outermost points
@@ -231,7 +231,7 @@ def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts 
 
 
 def scan_facts(setup: Setup) -> ScanFacts | None:
-    """Of all positions; None where there are fewer than two different ones (a focal series)."""
+    """Numbers of the scan; None if there are fewer than two different positions (a focal series)."""
     pixel = np.array(setup.grid.pixel_size_A)
     points = (setup.scan.positions + np.array(setup.grid.shape) // 2) * pixel
     extent = np.ptp(points, axis=0)

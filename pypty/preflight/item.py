@@ -19,7 +19,7 @@ class Item:
     Attributes
     ----------
     name : of the check
-    status : "pass", "warn" (it may work; read what to do) or "fail" (it will not)
+    status : "pass", "warn" (it may work; read the advice) or "fail" (it will not)
     value : the number, or a short text
     unit : of the value
     limit : from which value on it is not "pass" any more

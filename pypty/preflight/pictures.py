@@ -1,4 +1,4 @@
-"""What the figures of a pre-flight show: a few small arrays, and the figures made of them."""
+"""Figures of a pre-flight, and the few small arrays that they show."""
 
 from __future__ import annotations
 

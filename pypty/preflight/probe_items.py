@@ -7,22 +7,22 @@ import math
 from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts, given_number
 from pypty.preflight.item import PASS, WARN, Item, Status, number, worse_above, worse_below
 
-_WINDOW = (0.5, 0.8)
-_RIM = (0.01, 0.05)
-_DISK = (0.67, 0.95)
-_APERTURE_OFF = (0.05, 0.2)
+_WINDOW = (0.5, 0.8)  # diameter of the probe over its window: warn, fail
+_RIM = (0.01, 0.05)  # intensity at the rim of the window: warn, fail
+_DISK = (0.67, 0.95)  # radius of the disk over the distance to the edge: warn, fail
+_APERTURE_OFF = (0.05, 0.2)  # relative error of the semi-angle: warn, fail
 _OFFSET = 1.0
 
 
 def probe_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Checks of the probe in its window and of the disk on the detector, and what could not be checked."""
+    """Checks of the probe in its window and of the disk on the detector, and the items that could not be checked."""
     if facts.probe is None:
         return [], ["probe, disk and defocus: the detector is in the near field"]
     items, missing = [*_window_items(facts, facts.probe)], []
     if facts.alpha is not None:
         items += [_magnification_item(facts, facts.probe, facts.alpha), _pixel_item(facts, facts.alpha)]
     if facts.disk is None or facts.setup.settings["masks"] is not None:
-        missing.append("bright-field disk: the patterns are not seen (virtual detectors)")
+        missing.append("bright-field disk: the patterns are not available (virtual detectors)")
     else:
         items += _disk_items(facts, facts.disk)
     return [*items, _defocus_item(facts)], missing

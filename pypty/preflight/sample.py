@@ -11,15 +11,15 @@ from pypty.data.weights import DetectorWeights
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.sequences import used_at_any_epoch
 
-LARGEST_BYTES = 128 * 2**20
-CHUNK_BYTES = 16 * 2**20
-MOST_PATTERNS = 4096
-_HOT = 3.0
-_SIGMAS = 6.0
-_DEAD_COUNTS = 30.0
-_EMPTY = 0.1
-_LEAST_SATURATED = 10
-_SATURATED_COUNTS = 20
+LARGEST_BYTES = 128 * 2**20  # of all patterns of the sample
+CHUNK_BYTES = 16 * 2**20  # in memory at once
+MOST_PATTERNS = 4096  # enough for counts and bad pixels; they are evenly spaced
+_HOT = 3.0  # times the brightest neighbour
+_SIGMAS = 6.0  # above the brightest neighbour
+_DEAD_COUNTS = 30.0  # of the dimmest neighbour, in all patterns of the sample
+_EMPTY = 0.1  # fraction of the median counts
+_LEAST_SATURATED = 10  # values equal to the largest one
+_SATURATED_COUNTS = 20  # a smaller largest value is no limit of a counter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,17 @@ import numpy as np
 from pypty.preflight.facts import Facts, ScanFacts, given_number
 from pypty.preflight.item import PASS, WARN, Item, number, worse_above, worse_below
 
-_ROTATION_DEG = 1.0
-_STEP_OFF = 0.05
-_MISFIT = 0.5
-_OVERLAP = (0.6, 0.4)
-_OVERSAMPLING = (5.0, 2.2)
-_OVERSAMPLING_SLICES = (20.0, 5.0)
-_NOISE_RAD = (0.05, 0.25)
+_ROTATION_DEG = 1.0  # warn from this difference on
+_STEP_OFF = 0.05  # relative difference of the step: warn
+_MISFIT = 0.5  # rms distance from a raster in steps: warn
+_OVERLAP = (0.6, 0.4)  # warn, fail
+_OVERSAMPLING = (5.0, 2.2)  # one slice: warn, fail
+_OVERSAMPLING_SLICES = (20.0, 5.0)  # several slices: warn, fail
+_NOISE_RAD = (0.05, 0.25)  # standard deviation of the phase by shot noise: warn, fail
 
 
 def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Checks of where the beam goes, and what could not be checked."""
+    """Checks of the scan, and the items that could not be checked."""
     scan = facts.scan
     if scan is None:
         return [_object_item(facts)], ["scan, overlap and dose: all patterns have the same position"]
@@ -66,11 +66,10 @@ def _object_item(facts: Facts) -> Item:
         value=free,
         unit="px",
         limit="fail below 0" + ("; warn below 2, as positions are refined" if moving else ""),
-        meaning=f"Free rim around the windows on the object of {shape[0]} x {shape[1]} px.",
+        meaning=f"Free rim around the patches on the object of {shape[0]} x {shape[1]} px.",
         what_to_do=(
-            "Set extra_space_on_side_px to a few pixels (or dynamically_resize_yx_object), so that "
-            "refined positions stay "
-            "on the object."
+            "Set extra_space_on_side_px to a few pixels (or dynamically_resize_yx_object), so that refined positions "
+            "stay on the object."
         ),
     )
 
@@ -185,7 +184,7 @@ def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
         else "Use a larger current or dwell time, a regulariser, and algorithm='ml'.",
     )
     if fraction:
-        return [item], ["dose: the data are no counts"]
+        return [item], ["dose: the data are not counts"]
     if facts.scan is None or facts.scan.area_A2 == 0:
         return [item], ["dose: there is no area per scan point"]
     dose = electrons / facts.scan.area_A2
@@ -222,6 +221,6 @@ def _dose_item(facts: Facts, dose: float) -> Item:
         unit="e/Å^2",
         limit=f"warn below {number(needed)}, fail below {number(needed * (warn / fail) ** 2)} e/Å^2",
         meaning=f"At best the phase of an area of ({number(size)} Å)^2 is known to {number(noise)} rad, "
-        f"1/(2 sqrt(electrons in it)){shared}; {warn:g} rad is asked for.",
+        f"1/(2 sqrt(electrons in it)){shared}; the limit is {warn:g} rad.",
         what_to_do="Use fewer slices or modes, a regulariser (atv_weight), algorithm='ml', or more dose.",
     )

@@ -13,12 +13,12 @@ from pypty.preflight.item import Item, number, worse_above, worse_below
 _PHASE = math.pi / 2
 _SPREAD = 6.0
 """Range of a phase image in units of its standard deviation."""
-_TOO_THIN = 0.1
-_THICKNESS_OFF = 1.25
+_TOO_THIN = 0.1  # fraction of the thickness that acts like a plane
+_THICKNESS_OFF = 1.25  # ratio of sum of the slices and total_thickness, either way
 
 
 def specimen_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Checks of slices and phase, and what could not be checked."""
+    """Checks of slices and phase, and the items that could not be checked."""
     items, missing = [], []
     if facts.thin_A is None:
         missing.append("slices: the convergence angle is not known")
@@ -69,8 +69,8 @@ def _slice_item(facts: Facts, thin: float) -> Item:
         meaning=f"Largest slice distance of {facts.n_slices} slices, against the thickness that acts like one plane, "
         f"5.2 (0.61 lambda/2 alpha)^2/lambda. The depth of focus, lambda/alpha^2, is {number(focus)} Å.",
         what_to_do=(
-            "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be told apart: use "
-            "fewer, or a regulariser along the beam (wedge_mu)."
+            "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be distinguished: "
+            "use fewer, or a regulariser along the beam (wedge_mu)."
         ),
     )
 

@@ -73,7 +73,7 @@ def open_npy(path: Path, axes: str | None) -> Recording:
     """
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python text, and raises what that raises
+    except Exception as error:  # NumPy parses the header as Python text, which may raise anything
         raise DataError(
             f"{str(path)!r} cannot be read as .npy: {error}. It is damaged or truncated, or holds Python objects, "
             "which are never unpickled; write it again with numpy.save(..., allow_pickle=False)"
@@ -126,7 +126,7 @@ def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, 
     if len(shape) not in (3, 4):
         raise DataError(
             f"{str(path)!r} has shape {shape}, expected a stack of patterns (N, ky, kx) or (sy, sx, ky, kx); one image "
-            "is no scan"
+            "is not a scan"
         )
     if series.dataoffset is not None:  # the pages are contiguous and not compressed
         needed, have = int(series.dataoffset) + math.prod(shape) * dtype.itemsize, path.stat().st_size
@@ -184,7 +184,7 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
                 f"{str(path)!r}: none of the {missing} chunks is there; copy the folder again, with all files"
             )
         _LOG.warning(
-            "%s: %d of %d chunks are not there; zarr reads them as %r. Right for empty chunks, wrong if the copy is "
+            "%s: %d of %d chunks are missing; zarr reads them as %r. Right for empty chunks, wrong if the copy is "
             "not complete",
             path,
             missing,

@@ -11,8 +11,8 @@ import numpy as np
 from pypty.errors import DataError
 from pypty.readers.recording import stored_rows
 
-_STACK = ("n", "ky", "kx")
-_SCAN = ("sy", "sx", "ky", "kx")
+_STACK = ("n", "ky", "kx")  # a list of patterns
+_SCAN = ("sy", "sx", "ky", "kx")  # a raster, slow axis first
 
 _log = logging.getLogger(__name__)
 

@@ -81,7 +81,7 @@ def kind_of(path: Path) -> str:
     Raises
     ------
     DataError
-        The content is not what the ending says, or the file is missing or empty.
+        The content does not agree with the ending, or the file is missing or empty.
     """
     content, ending = content_of(path), path.suffix.lower()
     expected = _BY_ENDING.get(ending)

@@ -22,9 +22,9 @@ from pypty.readers.arrays import Frames
 from pypty.readers.recording import Metadata, Recording, checked_scan_size
 
 _LOG = logging.getLogger("pypty")
-_SIDE = 128
-_V1_ROWS = 130
-_XML_BYTES = 16 * 2**20
+_SIDE = 128  # pixels of a pattern along each axis
+_V1_ROWS = 130  # rows of a stored frame of version 1: the last two do not belong to the pattern
+_XML_BYTES = 16 * 2**20  # metadata files have a few kB; larger ones are something else
 
 
 def open_empad(
@@ -81,11 +81,11 @@ def raw_of_xml(path: Path) -> Path:
     name = _raw_name(_parse(path))
     if name is None:
         raise DataError(
-            f"{str(path)!r} is no EMPAD metadata file (it has no <raw_file>); give the file with the patterns"
+            f"{str(path)!r} is not an EMPAD metadata file (it has no <raw_file>); give the file with the patterns"
         )
     raw = path.with_name(name)
     if not raw.is_file():
-        raise DataError(f"{str(path)!r} names {name!r}, which is not beside it; copy it there")
+        raise DataError(f"{str(path)!r} names {name!r}, which is not in the same folder; copy it there")
     return raw
 
 
@@ -102,7 +102,7 @@ def _geometry(path: Path, scan: tuple[int, int] | None, version: int | None) -> 
     if not counts:
         sizes = " or ".join(str(4 * _SIDE * rows[v]) for v in rows if version in (None, v))
         raise DataError(
-            f"{str(path)!r} has {size} bytes, which is no whole number of EMPAD frames ({sizes} bytes each); it is "
+            f"{str(path)!r} has {size} bytes, which is not a whole number of EMPAD frames ({sizes} bytes each); it is "
             "truncated, or no EMPAD file"
         )
     if scan is not None:
@@ -118,7 +118,7 @@ def _geometry(path: Path, scan: tuple[int, int] | None, version: int | None) -> 
     if len(squares) == 1:
         side = math.isqrt(counts[squares[0]])
         return squares[0], (side, side)
-    raise DataError(f"{str(path)!r} holds {text}, which is no square scan; give scan_size (slow, fast)")
+    raise DataError(f"{str(path)!r} holds {text}, which is not a square scan; give scan_size (slow, fast)")
 
 
 def _named_size(name: str) -> tuple[int, int] | None:
@@ -156,7 +156,7 @@ def _refuse_nonsense(path: Path, frames: Frames) -> None:
         if strange.any():
             frames.close()
             raise DataError(
-                f"{str(path)!r}: the values are no float32 counts (some exceed 1e15); it is no EMPAD file"
+                f"{str(path)!r}: the values are not float32 counts (some exceed 1e15); it is not an EMPAD file"
             )
 
 
@@ -177,7 +177,9 @@ def _find_xml(path: Path) -> Path | None:
 def _parse(path: Path) -> ElementTree.Element:
     try:
         if path.stat().st_size > _XML_BYTES:
-            raise DataError(f"{str(path)!r} is larger than {_XML_BYTES} bytes: it is no EMPAD metadata file")
+            raise DataError(
+                f"{str(path)!r} is larger than {_XML_BYTES} bytes: it is not an EMPAD metadata file"
+            )
         return ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise DataError(

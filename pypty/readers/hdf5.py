@@ -29,6 +29,7 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "defocus_A": ("defocus_A",),
     }
 )
+# Names of py4DSTEM: Q is the detector, R the scan.
 _CALIBRATION = ("Q_pixel_size", "Q_pixel_units", "R_pixel_size", "R_pixel_units")
 
 
@@ -94,7 +95,7 @@ def find_dataset(file: Any, key: str | None, path: Path) -> Any:
 
 
 def is_for_rosettasciio(path: Path, key: str | None) -> bool:
-    """Whether an .emd file stores its axes in an order that RosettaSciIO knows: Velox, and EMD 0.2 without a key."""
+    """Whether an .emd file stores its axes in an order known to RosettaSciIO: Velox, and EMD 0.2 without a key."""
     with open_file(path) as file:
         if isinstance(file.get("Data"), h5py.Group) and ("Presentation" in file or "Operations" in file):
             return True

@@ -26,7 +26,7 @@ from pypty.readers.recording import PARAMETERS, Metadata, Recording
 _LOG = logging.getLogger("pypty")
 _CHUNK_BYTES = 2**20
 """Size of a chunk of the file; HDF5 keeps one in memory."""
-_OURS = ("data_path", "data_key", "dataset")
+_OURS = ("data_path", "data_key", "dataset")  # keys that the import sets
 
 
 def import_file(
@@ -108,7 +108,7 @@ def import_file(
 
 
 def params_of(path: str | Path) -> dict[str, Any]:
-    """The parameters of a file that :func:`import_file` wrote: data_path, data_key and what is calibrated.
+    """The parameters of a file that :func:`import_file` wrote: data_path, data_key and the calibration.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _copy(recording: Recording, change: _Change, data: Any) -> None:
             something = something or bool(changed.any())
     if not something:
         raise DataError(
-            f"{recording.name}: every value is zero or not finite; it is no measurement, or the wrong array"
+            f"{recording.name}: every value is zero or not finite; it is not a measurement, or the wrong array"
         )
     if not_finite:
         _LOG.warning(

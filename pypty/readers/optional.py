@@ -14,7 +14,7 @@ def optional_library(module: str, library: str, purpose: str) -> Any:
     Raises
     ------
     DataError
-        It is not installed; the message says how to install ``library``.
+        ``library`` is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)

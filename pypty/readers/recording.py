@@ -242,7 +242,7 @@ class Recording:
         wanted = np.asarray(indices)
         if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < self.n_patterns):
             raise DataError(
-                f"{self.name}: patterns {wanted[0]} to {wanted[-1]} were asked for, but there are {self.n_patterns}"
+                f"{self.name}: patterns {wanted[0]} to {wanted[-1]} were requested, but there are {self.n_patterns}"
             )
         # Runs of consecutive patterns, each read by one slice.
         edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]

@@ -81,6 +81,7 @@ def convert(value: float, unit: object, kind: str) -> float:
     known = known_unit(unit)
     if known is None or known[0] != kind:
         raise DataError(
-            f"{value!r} {unit!r} is no {kind}; correct the unit in the file, or give the value yourself"
+            f"{value!r} {unit!r}: the unit does not measure {kind}; correct the unit in the file, or give the value "
+            "yourself"
         )
     return float(value) * known[1]

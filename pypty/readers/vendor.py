@@ -31,8 +31,8 @@ def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: 
     Raises
     ------
     DataError
-        RosettaSciIO or what it needs for this format is not installed, no reader is known for the ending, the file is
-        damaged, or holds no scan of patterns.
+        RosettaSciIO, or a library that it needs for this format, is not installed, no reader is known for the ending,
+        the file is damaged, or holds no scan of patterns.
     """
     signals = _signals(path)
     named: dict[str, Mapping[str, Any]] = {}
@@ -117,7 +117,7 @@ def _arranged(signal: Mapping[str, Any], name: str) -> tuple[Any, list[Mapping[s
         if scan and detector:
             raise DataError(
                 f"{name} has shape {tuple(data.shape)} with {len(detector)} detector axes, expected two (ky, kx): "
-                "spectra and images are no diffraction patterns"
+                "spectra and images are not diffraction patterns"
             )
         # No axis is marked as navigation: the last two are the detector.
         scan, detector = list(range(len(axes) - 2)), list(range(len(axes) - 2, len(axes)))

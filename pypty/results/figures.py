@@ -23,13 +23,13 @@ from pypty.plots.series import (
 from pypty.results.snapshot import Snapshot
 
 Draw = Callable[[], Figure]
-_SHARE = 0.9
+_SHARE = 0.9  # of the probe's intensity, for the circle that shows its size
 
 
 def draw_figures(
     run: Reconstruction, snapshot: Snapshot, batches: Sequence[np.ndarray]
 ) -> list[tuple[str, Draw]]:
-    """(file name without epoch, what draws it) of every selected figure; that of the batches where there are any.
+    """(file name without epoch, function that draws it) of every selected figure, and of the batches if there are any.
 
     Parameters
     ----------
@@ -133,6 +133,6 @@ def _grouping(snapshot: Snapshot, batches: Sequence[np.ndarray]) -> Figure:
 
 
 def _centres_A(snapshot: Snapshot) -> np.ndarray:
-    """(N, 2) centres of the windows."""
+    """(N, 2) centres of the patches."""
     centre = np.array(snapshot.probe.shape[:2]) // 2
     return (snapshot.arrays["positions"] + centre) * snapshot.pixel_size_A

@@ -27,7 +27,7 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class RunSizes:
-    """What a name tells that is not among the settings.
+    """Numbers in a folder's name that are not among the settings.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ def _safe(name: str) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits are enough to tell runs apart."""
+    """Three digits, which are enough to distinguish runs."""
     return f"{float(value):.3g}"
 
 

@@ -73,7 +73,7 @@ class History:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything by path ("loss", "learning_rates/probe", ...), as files hold it."""
+        """All series by path ("loss", "learning_rates/probe", ...), as in files."""
         out: dict[str, np.ndarray] = {"optimizer": np.array(self.optimizer, dtype="S")}
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):

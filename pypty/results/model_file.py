@@ -74,7 +74,7 @@ def read_model(path: str | Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict with the unknowns (obj, probe, positions, slice_distances and what else the model has), positions_A,
+    dict with the unknowns (obj, probe, positions, slice_distances and the other unknowns of the model), positions_A,
     start_positions_A, fitted, history (:class:`History`), settings (the parameters, without the data set and the
     starting arrays), provenance, epochs_done, pixel_size_A, wavelength_A, acc_voltage_kV, optimizer (arrays by path)
 
@@ -88,8 +88,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
         with h5py.File(path, "r") as file:
             if not is_model(file):
                 raise CheckpointError(
-                    f"{str(path)!r} is no model file of PyPty (format {file.attrs.get('format')!r}); expected one of "
-                    "model_iter*.h5; pypty.importers.load_result reads those of other programs"
+                    f"{str(path)!r} is not a model file of PyPty (format {file.attrs.get('format')!r}); expected one "
+                    "of model_iter*.h5; pypty.importers.load_result reads those of other programs"
                 )
             if int(file.attrs["format_version"]) > VERSION:
                 raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What a reconstruction, and an evaluation, give back."""
+"""Results of a reconstruction and of an evaluation."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
-        """Read what :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Result:
                     settings=settings,
                 )
         except (OSError, KeyError) as error:
-            raise CheckpointError(f"{str(path)!r} is no saved result: {error}") from error
+            raise CheckpointError(f"{str(path)!r} is not a saved result: {error}") from error
 
     def plot(self) -> Figure:
         """One figure: object phase with scale bar, strongest probe mode, loss, positions."""

@@ -1,4 +1,4 @@
-"""What is written while a run goes on, every ``save_iters`` epochs: model file, images, figures."""
+"""Results that a run writes every ``save_iters`` epochs: model file, images, figures."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
 
 
 def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
-    """Where a result comes from, in plain values."""
+    """Provenance of a result, in plain values."""
     settings = run.settings
     data = settings["data_path"]
     origins = {}
@@ -210,7 +210,7 @@ def optimizer_state(run: Reconstruction) -> dict[str, np.ndarray]:
 
 
 def first_probe(run: Reconstruction, index: int = 0) -> np.ndarray:
-    """(modes, y, x) probe that pattern ``index`` sees, centred."""
+    """(modes, y, x) probe of pattern ``index``, centred."""
     probe = to_host(run.state.variables.probe)
     marker = run.settings["probe_marker"]
     return probe if marker is None else probe[int(marker[index])]

@@ -13,7 +13,7 @@ from pypty.results.history import History
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Everything that is known after some epochs, on the host, in the layout of docs/conventions.md.
+    """The state of a run after some epochs, on the host, in the layout of docs/conventions.md.
 
     Attributes
     ----------

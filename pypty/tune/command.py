@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--worker",
         default="",
         metavar="NAME",
-        help="name of this worker; what an earlier one left is done again",
+        help="name of this worker; unfinished trials of an earlier worker of this name are repeated",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter")
 

@@ -37,7 +37,7 @@ class Entry:
     ----------
     parameter : which
     path : the parts of the name after its first dot
-    kind : what one value of it may be
+    kind : of a value of the entry
     unit : of it
     """
 
@@ -52,12 +52,12 @@ class Entry:
         return _is_whole(self.kind)
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value of it."""
+        """The problem of a value, or None."""
         problem = self.kind.problem(value)
         return None if problem is None else f"{problem}, where {self.kind.describe()} is expected"
 
     def change(self, params: dict[str, Any], value: Any) -> None:
-        """Set it, in new objects: nothing of what ``params`` holds is changed.
+        """Set the value in new objects; objects in ``params`` are not changed.
 
         Raises
         ------
@@ -188,7 +188,7 @@ def _index(root: str, part: str) -> str:
     if part.isdigit():
         return part
     hint = near(part, _ABERRATIONS) if root == "aberrations" else ""
-    raise ParameterError(f"{part!r} is no index of {root}{hint}; count from 0")
+    raise ParameterError(f"{part!r} is not an index of {root}{hint}; count from 0")
 
 
 def _set_in_dict(whole: dict[str, Any], path: tuple[str, ...], value: Any, container: Any) -> dict[str, Any]:

@@ -25,14 +25,14 @@ LAYOUT = Record((
     Field("n_trials", 20, _count, "trials", "trials that this worker does"),
     Field("max_trials", None, optional(_count), "trials", "stop when all workers together have finished so many"),
     Field("timeout_s", None, optional(_positive), "s", "no trial begins after so long"),
-    Field("objective", "loss", Choice(OBJECTIVES), "", "what becomes small"),
+    Field("objective", "loss", Choice(OBJECTIVES), "", "quantity to minimise"),
     Field("sampler", "TPE", Anything(), "", "how parameters are chosen"),
     Field("pruner", "Hyperband", Anything(), "", "which trials end early"),
     Field("storage", "sqlite:///tune.sqlite3", Text(), "", "where trials are kept"),
     Field("study_name", "study", Text(), "", "workers with the same name and storage work together"),
     Field("collate", True, Flag(), "", "write image and parameters of every trial"),
     Field("heartbeat_s", 60, Number(low=0, integer=True), "s", "a sign of life in a database, 0 = none"),
-    Field("parameters", {}, Anything(), "", "what is searched"),
+    Field("parameters", {}, Anything(), "", "names and their ranges"),
 ))
 """The key ``tune``."""
 
@@ -51,7 +51,7 @@ PARAMETER = Record((
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Where one name is searched.
+    """The range of one tuned name.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Part:
-    """A sampler or pruner by name, with what its constructor gets."""
+    """A sampler or pruner by name, with the arguments of its constructor."""
 
     name: str
     options: Mapping[str, Any]
@@ -122,7 +122,7 @@ def read_plan(raw: Any, report: Report) -> Plan | None:
     kinds = {item.name: item for item in LAYOUT.fields}
     for name, value in raw.items():
         if name not in kinds:
-            report.add("tune", f"given {name!r}, which is no entry of it{near(str(name), kinds)}")
+            report.add("tune", f"given {name!r}, which is not an entry of it{near(str(name), kinds)}")
         elif kinds[name].kind.problem(value):
             _complain(report, f"tune.{name}", kinds[name].kind.problem(value), kinds[name].kind)
         else:
@@ -145,7 +145,7 @@ def read_part(key: str, part: Any, names: tuple[str, ...], ending: str, report: 
         return None
     if name not in names:
         report.add(key, f"given {brief(part)}, expected one of {', '.join(names)}{near(name, names)}, or a dict "
-                   "{name: ..., and what it needs}")  # fmt: skip
+                   "{name: ..., and its arguments}")  # fmt: skip
         return None
     return Part(name, MappingProxyType({**(configs or {}), **options}))
 

@@ -1,4 +1,4 @@
-"""What a user sees while trials run: a line for each, on the screen and in tune.log."""
+"""Progress of the trials: a line for each, on the screen and in tune.log."""
 
 from __future__ import annotations
 

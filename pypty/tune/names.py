@@ -1,4 +1,4 @@
-"""What a tuned name changes: a parameter, an entry of one, or what PtyRAD calls by this name (docs/tuning.md)."""
+"""Meaning of tuned names: a parameter, an entry of a parameter, or a quantity by PtyRAD's name (docs/tuning.md)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _count = Number(low=1, integer=True)
 
 
 class Target(Protocol):
-    """What a tuned name stands for."""
+    """The quantity that a tuned name stands for."""
 
     @property
     def unit(self) -> str:
-        """Of its values."""
+        """Unit of its values."""
 
     @property
     def whole(self) -> bool:
         """Whether its values are integers."""
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a value, or None."""
+        """The problem of a value, or None."""
 
     def change(self, params: dict[str, Any], value: Any) -> None:
         """Set it in ``params``, by new objects only."""
@@ -45,7 +45,7 @@ class Alias:
 
     Attributes
     ----------
-    kind : what its values may be
+    kind : of its values
     unit : of them
     function : changes the parameters
     needs : parameter it acts on, which must be available
@@ -107,7 +107,7 @@ def components(name: str) -> tuple[str, ...]:
 
 
 def find_target(name: str) -> Target:
-    """What this name changes.
+    """The quantity that a name changes.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def with_values(params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
 
 
 def _order(name: str) -> tuple[int, str]:
-    """What others depend on comes first."""
+    """Sort key: quantities on which others depend are set first."""
     if name in ALIASES:
         return (2 + list(ALIASES).index(name), name)
     target = find_target(name)

@@ -22,7 +22,7 @@ class TrialObjective:
 
     Parameters
     ----------
-    name : "loss", without ``loss_weight`` and per pattern (but for ratios, which do not add up over patterns);
+    name : "loss", without ``loss_weight`` and per pattern (except for ratios, which are no sums over patterns);
         "validation", of held-out patterns; "contrast"
     """
 

@@ -1,4 +1,4 @@
-"""Optuna, and what its samplers need beside it, or an error that says how to get it."""
+"""Optuna and the libraries that its samplers need, or an error that says how to install them."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def grid_of(one: Range) -> list[Any]:
 
 
 def check_parts(plan: Plan, epoch_max: int, report: Report) -> None:
-    """Note what makes sampler or pruner impossible."""
+    """Report why a sampler or pruner cannot be used."""
     names = {item.name for item in plan.ranges}
     space = plan.sampler.options.get("search_space")
     if isinstance(space, Mapping) and set(space) != names:

@@ -1,4 +1,4 @@
-"""What tuning gives back, and the table it prints."""
+"""Result of tuning, and its table."""
 
 from __future__ import annotations
 

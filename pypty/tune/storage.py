@@ -56,7 +56,7 @@ def open_study(plan: Plan, folder: Path | None, sampler: Any, pruner: Any) -> An
             break
         except ParameterError:
             raise
-        except Exception as error:  # whatever a data base may raise
+        except Exception as error:  # drivers of databases may raise anything
             if attempt + 1 < _ATTEMPTS and any(text in str(error).lower() for text in _RACES):
                 time.sleep((1 + attempt) * random.uniform(0.2, 0.6))
                 continue

@@ -17,7 +17,7 @@ from pypty.errors import DataError, ParameterError
 from pypty.experiment import CHUNK_BYTES, Experiment
 from pypty.output.files import atomic, make_folder, write_array
 
-_DARK_FROM = 1.5
+_DARK_FROM = 1.5  # radii of the disk
 
 
 def getvirtualhaadf(pypty_params: Mapping[str, Any], save: bool = True) -> np.ndarray:

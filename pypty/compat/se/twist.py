@@ -26,7 +26,7 @@ def get_neg_contrast_ptycho(
     Parameters
     ----------
     x : angle in deg, or an array with one
-    params : as for :func:`pypty.direct.wdd`; a defocus tells an angle from its opposite
+    params : as for :func:`pypty.direct.wdd`; a defocus distinguishes an angle from its opposite
     print_flag : also log the number
     """
     angles = np.asarray(x, float).ravel()

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 from pypty.errors import DataError, ParameterError
 from pypty.output.files import atomic, make_folder
 
-_ORDERS = (1, 2, 3)
+_ORDERS = (1, 2, 3)  # of the polynomials, by trafo_flag
 
 
 def find_ab(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray, trafo_flag: int = 2) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Building blocks for scripts, under PyPty's names, with the conventions of this package.
 
-Left out are functions that only made sense on the global state of PyPty 2.2; asking for one says what takes its place.
+Left out are functions that only made sense on the global state of PyPty 2.2; the error message for each names its
+replacement.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def _factor(factor: int) -> int:
 def _sums(array: np.ndarray, factor: int, axis: int) -> np.ndarray:
     ny, nx = array.shape[axis : axis + 2]
     if ny % factor or nx % factor:
-        raise ParameterError(f"{ny} x {nx} pixels are no whole number of blocks of {factor} x {factor}")
+        raise ParameterError(f"{ny} x {nx} pixels are not a whole number of blocks of {factor} x {factor}")
     # (..., ny, nx, ...) -> (..., ny//f, f, nx//f, f, ...) -> (..., ny//f, nx//f, ...)
     shape = (*array.shape[:axis], ny // factor, factor, nx // factor, factor, *array.shape[axis + 2 :])
     return array.reshape(shape).sum(axis=(axis + 1, axis + 3))

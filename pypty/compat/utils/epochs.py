@@ -100,7 +100,7 @@ def _is_function(value: Any) -> bool:
 
 
 def get_value_for_epoch(value: Any, epoch: int, name: str | None = None) -> Any:
-    """What a parameter is at an epoch.
+    """The value of a parameter at an epoch.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def get_value_for_epoch(value: Any, epoch: int, name: str | None = None) -> Any:
     """
     if name is not None:
         if name not in SCHEMA:
-            raise ParameterError(f"{name!r} is no parameter of PyPty; see  pypty explain")
+            raise ParameterError(f"{name!r} is not a parameter of PyPty; see  pypty explain")
         return make_schedule(SCHEMA[name], value).at(int(epoch))
     if isinstance(value, list):
         return [get_value_for_epoch(item, epoch) for item in value]

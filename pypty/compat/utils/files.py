@@ -160,7 +160,7 @@ def change_params(path_params: str | Path, keys: str | Sequence[str], new_values
 def _check_value(name: str, value: Any) -> None:
     parameter = SCHEMA.get(name)
     if parameter is None:
-        raise ParameterError(f"{name!r} is no parameter of PyPty; see  pypty explain")
+        raise ParameterError(f"{name!r} is not a parameter of PyPty; see  pypty explain")
     varying = parameter.per_epoch and (callable(value) or isinstance(value, (str, Mapping)))
     if varying and not callable(value):
         make_schedule(parameter, value)  # an expression that cannot be read is refused here, not by the run

@@ -94,7 +94,7 @@ def probe_modes_from_spreads(
     wavelength : Å
     rez_px_size_rad : pixel of the detector, rad; a pixel of the probe is wavelength/(n x this)
     focal_spread, spatial_coh_x_A, spatial_coh_y_A : standard deviations, Å; spatial_coh_xy covariance, Å^2
-    data_pad, recon_type, xp : not used: the window of ``probe`` says all
+    data_pad, recon_type, xp : not used: they follow from the window of ``probe``
     """
     planes = _modes_first(probe)
     ny, nx = planes.shape[1:]

@@ -114,7 +114,7 @@ def convert_num_to_nmab(num_abs: int) -> tuple[list[int], list[int], list[str]]:
 
 
 def nmab_to_strings(n: Sequence[int], m: Sequence[int], ab: Sequence[str]) -> list[str]:
-    """Names such as "C12a" of what :func:`convert_num_to_nmab` gives."""
+    """Names such as "C12a" for the result of :func:`convert_num_to_nmab`."""
     return [f"C{i}{j}{kind}" for i, j, kind in zip(n, m, ab, strict=True)]
 
 

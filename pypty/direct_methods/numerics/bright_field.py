@@ -197,7 +197,7 @@ def subscan_chunks(
     top, left, bottom, right = (int(edge) for edge in region)
     if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
         raise ParameterError(
-            f"subscan_region {tuple(region)} is no part (top, left, bottom, right) of a scan of {rows} x {columns}"
+            f"subscan_region {tuple(region)} is not a part (top, left, bottom, right) of a scan of {rows} x {columns}"
         )
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:

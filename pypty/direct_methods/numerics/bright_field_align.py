@@ -36,11 +36,11 @@ from pypty.optics.aberrations import krivanek_orders
 from pypty.optics.scan_grid import rotation_yx
 
 _LOG = logging.getLogger("pypty")
-_DETECTORS = 600
-_BYTES = 512 * 2**20
-_LARGEST_TURN = np.pi / 2
-_SMALLEST_GAIN = 0.01
-_START_TURNS_DEG = (0.0, -30.0, 30.0, -60.0, 60.0)
+_DETECTORS = 600  # images that are fitted
+_BYTES = 512 * 2**20  # of the images together
+_LARGEST_TURN = np.pi / 2  # change of the beam's phase over a square, rad
+_SMALLEST_GAIN = 0.01  # fraction of the unexplained contrast
+_START_TURNS_DEG = (0.0, -30.0, 30.0, -60.0, 60.0)  # trial rotations; the fit starts from the best
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,11 +25,11 @@ from pypty.errors import DataError
 from pypty.optics.aberrations import krivanek_orders
 from pypty.optics.scan_grid import rotation_yx
 
-_FREQUENCIES = 1500
-_SCAN_FREQUENCIES = 300
-_SCAN_DETECTORS = 200
-_ELEMENTS = 2**19
-_ANGLE_STEP_DEG = 0.05
+_FREQUENCIES = 1500  # the strongest ones, in a fit
+_SCAN_FREQUENCIES = 300  # in a scan of defocus
+_SCAN_DETECTORS = 200  # in a scan of defocus
+_ELEMENTS = 2**19  # complex numbers of an array: 8 MiB, for the caches
+_ANGLE_STEP_DEG = 0.05  # of the difference quotient by the rotation
 
 
 @dataclass(frozen=True)

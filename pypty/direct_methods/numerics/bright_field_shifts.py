@@ -14,7 +14,7 @@ from pypty.direct_methods.numerics.bright_field import gradient_basis
 from pypty.errors import DataError, ParameterError
 from pypty.optics.scan_grid import rotation_yx
 
-_TOGETHER_BYTES = 64 * 2**20
+_TOGETHER_BYTES = 64 * 2**20  # of spectra in memory
 _SMALL = 0.1
 """Fraction of the mean modulus of the coefficients. Much smaller ones are noise, and a phase correlation does not
 amplify them."""

@@ -9,7 +9,7 @@ from pypty.direct_methods.numerics.bright_field import phase_basis
 from pypty.errors import ParameterError
 from pypty.optics.scan_grid import rotation_yx
 
-_TOGETHER = 128
+_TOGETHER = 128  # images in one matrix product
 
 
 class ShiftedSum:

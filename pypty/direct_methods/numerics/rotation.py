@@ -7,7 +7,7 @@ import numpy as np
 from pypty.errors import DataError
 from pypty.optics.scan_grid import rotation_yx
 
-_SMALLEST_SCAN = 3
+_SMALLEST_SCAN = 3  # points along each axis, for one inner point
 
 
 def rotation_from_com(com_y: np.ndarray, com_x: np.ndarray) -> float:

@@ -19,8 +19,8 @@ Chunks: TypeAlias = Iterable[tuple[np.ndarray, np.ndarray]]
 Pair: TypeAlias = tuple[np.ndarray, np.ndarray]
 """(m,) complex for some Q, and for -Q."""
 
-_BLOCK_BYTES = 2**22
-_BATCH_BYTES = 2**20
+_BLOCK_BYTES = 2**22  # of the product that is added at once
+_BATCH_BYTES = 2**20  # of the waves of a batch, for the caches
 
 
 def scan_spectra(

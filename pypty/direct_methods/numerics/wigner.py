@@ -21,12 +21,12 @@ import numpy as np
 from pypty.backend.fft import Transforms
 from pypty.direct_methods.numerics.scan_transform import Chunks, Pair, scan_spectra, solve_frequencies
 
-_TAPER_FROM = 0.6
+_TAPER_FROM = 0.6  # fraction of half the window
 
 
 @dataclass(frozen=True)
 class Deconvolution:
-    """How H is divided by W_A.
+    """Options of the division of H by W_A.
 
     Attributes
     ----------
