@@ -457,7 +457,7 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     "tif cut": (cut(good_tif, 0.5), "truncated|damaged"),
     "tif packed, cut": (cut(good_packed_tif, 0.5), "truncated|damaged|cannot be read"),
     "tif magic only": (bytes_file("a.tif", b"II*\0" + bytes(60)), "TIFF|tifffile|no pages"),
-    "tif of one page": (page_tif, "one image is no scan"),
+    "tif of one page": (page_tif, "one image is not a scan"),
     "zarr without chunks": (zarr_with(remove_chunks), "none of the 3 chunks"),
     "zarr spoilt chunk": (zarr_with(spoil_chunk), "cannot be read"),
     "zarr spoilt header": (zarr_with(spoil_header), "cannot be read as zarr"),

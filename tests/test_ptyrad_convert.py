@@ -18,7 +18,10 @@ import pypty
 from pypty.cli import main
 from pypty.errors import DataError, ParameterError
 from pypty.importers import load_params, translate, translate_file
+from pypty.importers.command import load_parameters, write_preset
 from pypty.importers.ptyrad.file import read_file
+from pypty.importers.ptyrad.model_file import is_ptyrad, load_ptyrad
+from pypty.importers.ptyrad.sources import load_source
 from pypty.params.parameter import NOT_YET
 from pypty.params.schema import SCHEMA
 
@@ -312,3 +315,43 @@ def test_the_start_is_what_the_engine_simulates(tmp_path: Path) -> None:
     simulated = pypty.simulate({**ours, "backend": "cpu", "output_folder": ""})
     mean = patterns().mean(axis=0, dtype=float)
     assert simulated.sum(axis=(1, 2)).mean() == pytest.approx(mean.sum() / mean.max(), rel=1e-5)
+
+
+def test_a_written_preset_has_its_arrays_beside_it(tmp_path: Path) -> None:
+    found = translate(content(), "it", tmp_path)
+    write_preset(found, tmp_path / "sub" / "preset.yaml", "it")
+    again = pypty.load_preset(tmp_path / "sub" / "preset.yaml")
+    np.testing.assert_array_equal(again["probe"], found.params["probe"])
+    assert (tmp_path / "sub" / "preset_arrays" / "probe.npy").is_file()
+    assert again["epoch_max"] == found.params["epoch_max"]
+    assert (tmp_path / "sub" / "preset.yaml").read_text().startswith("# From it of PtyRAD, by pypty convert.")
+
+
+def test_parameters_of_a_file_with_changes_in_their_names_and_ours(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.yaml")
+    params, notes = load_parameters(str(path), {"recon_params.NITER": 4, "print_flag": 0})
+    assert (params["epoch_max"], params["print_flag"]) == (4, 0) and "parameters of PtyRAD" in notes
+    (tmp_path / "ours.yaml").write_text("epoch_max: 3\n")
+    assert load_parameters(str(tmp_path / "ours.yaml"), {"epoch_max": 5}) == ({"epoch_max": 5}, "")
+    (tmp_path / "ours.toml").write_text("epoch_max = 3\n")
+    with pytest.raises(ParameterError, match="those of pypty are YAML"):
+        load_parameters(str(tmp_path / "ours.toml"), {})
+
+
+def test_a_model_to_start_from_is_in_the_layout_of_ptyrad(tmp_path: Path) -> None:
+    loaded = load_source("PtyRAD", MODEL, MODEL.parent, "obj_params")
+    with h5py.File(MODEL, "r") as file:
+        assert is_ptyrad(file)
+        tensors = file["optimizable_tensors"]
+        np.testing.assert_allclose(loaded.amplitude, tensors["obja"][()], rtol=1e-6)
+        np.testing.assert_allclose(loaded.phase, tensors["objp"][()], rtol=1e-6)
+        corners = file["model_attributes/crop_pos"][()] + tensors["probe_pos_shifts"][()]
+        np.testing.assert_allclose(loaded.positions, corners, rtol=1e-6)
+        assert loaded.thickness_A == pytest.approx(float(tensors["slice_thickness"][()]))
+    imported = load_ptyrad(MODEL)
+    np.testing.assert_allclose(
+        np.abs(imported.obj[..., 0]), loaded.amplitude[0].transpose(1, 2, 0), rtol=1e-5
+    )
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ParameterError, match="a pickle of PyTorch"):
+        load_source("PtyRAD", "model.pt", tmp_path, "it")

@@ -12,10 +12,25 @@ import numpy as np
 import pytest
 from ptyrad_content import content, patterns, translated
 
-from pypty.errors import ParameterError
+from pypty.errors import DataError, ParameterError
 from pypty.importers import translate
+from pypty.importers.ptyrad.data import find_path, open_array, unknown_entries
 from pypty.importers.ptyrad.defaults import GROUPS, REQUIRED, TUNED, Rows
 from pypty.importers.ptyrad.file import complete
+from pypty.importers.ptyrad.init import translate_init
+from pypty.importers.ptyrad.losses import (
+    first_epoch,
+    translate_constraints,
+    translate_losses,
+    when,
+    without_one_mode,
+)
+from pypty.importers.ptyrad.measured import measured
+from pypty.importers.ptyrad.model import OPTIMIZERS, translate_model
+from pypty.importers.ptyrad.recon import translate_recon
+from pypty.importers.ptyrad.schedulers import translate_scheduler
+from pypty.importers.ptyrad.translation import Ledger
+from pypty.importers.ptyrad.tune import translate_tune, tuned_names
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 from pypty.tune.physics import _is_open
@@ -544,5 +559,226 @@ def test_defaults_of_sub_mappings_are_known() -> None:
 def test_a_number_of_ptyrad_that_must_be_positive(key: str, value: float) -> None:
     """It was an error about our pixel size, after warnings of NumPy."""
     needed = dict.fromkeys(REQUIRED, 1) | {"meas_params": {"path": "data.h5"}, key: value}
-    with pytest.raises(ParameterError, match=rf"init_params\.{key} is {value}, expected a number above 0"):
+    with pytest.raises(
+        ParameterError,
+        match=rf"init_params\.{key} is {value}, which is out of range, expected an? [a-z]+ > 0",
+    ):
         translate({"init_params": needed})
+
+
+# -------------------------------------------------------------------------------------------- part by part
+
+
+def groups(**given: Any) -> Any:
+    """The six groups of a small file, complete."""
+    return complete(content(**given), "it").groups
+
+
+@pytest.mark.parametrize(("given", "epoch"), [(1, 0), (7, 6), (2.0, 1)])
+def test_iterations_count_from_one(given: float, epoch: int) -> None:
+    assert first_epoch(given, "key", "it") == epoch
+    entry = {"start_iter": given, "step": None, "end_iter": 9}
+    assert when(entry, "key", "it") == {"start": epoch, "step": 1, "end": 8}
+
+
+@pytest.mark.parametrize("given", [0, 1.5, True, "first"])
+def test_iterations_that_are_no_whole_numbers_from_one(given: Any) -> None:
+    with pytest.raises(ParameterError, match="key is"):
+        first_epoch(given, "key", "it")
+
+
+def test_losses_that_are_on_are_relative_to_the_counts() -> None:
+    loss = groups(
+        loss_params={"loss_single": {"state": True, "weight": 0.7}, "loss_sparse": {"state": False}}
+    )
+    ledger = Ledger("it")
+    translate_losses(loss["loss_params"], ledger)
+    assert ledger.params["loss_scale"] == "ratio"
+    assert ledger.params["loss_terms"]["single"]["weight"] == 0.7
+    assert "sparse" not in ledger.params["loss_terms"]
+    ledger.params["loss_terms"]["simlar"] = {}
+    without_one_mode(ledger.params, 2, ledger)
+    assert "simlar" in ledger.params["loss_terms"] and not ledger.notes
+    without_one_mode(ledger.params, 1, ledger)
+    assert "simlar" not in ledger.params["loss_terms"] and "one mode" in ledger.notes[0]
+    off = {name: {**entry, "state": False} for name, entry in loss["loss_params"].items()}
+    with pytest.raises(ParameterError, match="at least one must be"):
+        translate_losses(off, Ledger("it"))
+
+
+def test_constraints_begin_and_end_an_epoch_earlier() -> None:
+    given = groups(
+        constraint_params={
+            "obj_rblur": {"start_iter": 3, "step": 2, "end_iter": 9, "std": 0.6},
+            "kr_filter": {"start_iter": 1},
+        }
+    )
+    ledger = Ledger("it")
+    translate_constraints(given["constraint_params"], ledger)
+    found = ledger.params["constraints"]
+    expected = {"start": 2, "step": 2, "end": 8, "std": 0.6}
+    assert {key: found["obj_rblur"][key] for key in expected} == expected
+    assert found["kr_filter"]["start"] == 0 and found["kr_filter"]["end"] is None
+    assert {line.key for line in ledger.lines if line.kind == "ours"} >= {"constraint_params.obj_rblur"}
+
+
+def test_length_batches_and_results_of_a_file() -> None:
+    given = groups(
+        recon_params={
+            "NITER": 30,
+            "SAVE_ITERS": 5,
+            "BATCH_SIZE": {"size": 12, "grad_accumulation": 2},
+            "INDICES_MODE": {"mode": "center", "subscan_slow": None, "subscan_fast": 3},
+        }
+    )
+    ledger = Ledger("it")
+    translate_recon(given["recon_params"], (10, 12), ledger)
+    found = ledger.params
+    assert (found["epoch_prev"], found["epoch_max"]) == (0, 30)
+    assert (found["save_iters"], found["save_inter_checkpoints"]) == (5, 5)
+    assert (found["batch_size"], found["grad_accumulation"], found["shuffle_batches"]) == (12, 2, False)
+    assert (found["indices_mode"], found["indices_shape"]) == ("center", [5, 3])
+    silent = Ledger("it")
+    translate_recon({**given["recon_params"], "SAVE_ITERS": None}, (10, 12), silent)
+    assert (silent.params["save_iters"], silent.params["output_folder"]) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("StepLR", {"step_size": 4, "gamma": 0.5}), {"name": "step", "step_size": 4, "gamma": 0.5}),
+        (
+            ("CosineAnnealingLR", {"T_max": 9, "eta_min": 2e-3}),
+            {"name": "cosine", "T_max": 9, "eta_min": 0.2},
+        ),
+        (
+            ("OneCycleLR", {"max_lr": 0.5, "epochs": 3, "steps_per_epoch": 4}),
+            {"name": "one_cycle", "total_steps": 12, "max_factor": 1.0},
+        ),
+        (("CyclicLR", {"base_lr": 0.1, "max_lr": 0.5}), {"name": "cyclic", "base_factor": 0.2, "gamma": 1.0}),
+    ],
+)
+def test_schedulers_keep_their_constants(given: tuple[str, dict[str, Any]], expected: dict[str, Any]) -> None:
+    rates = {"obja": {"lr": 1e-2}, "probe_abs": {"lr": 1e-4}, "tilts": {"lr": 0.0}}
+    ledger = Ledger("it")
+    given_ = {"name": given[0], "configs": given[1], "step_unit": "batch", "load_state": None}
+    translate_scheduler(given_, rates, "adam", 0.25, ledger)
+    found = ledger.params["lr_scheduler"]
+    assert {key: found[key] for key in expected} == pytest.approx(expected) and found["step_unit"] == "batch"
+    cyclic = given[0] in ("OneCycleLR", "CyclicLR")
+    assert rates["obja"]["lr"] == (0.5 if cyclic else 1e-2) and rates["tilts"]["lr"] == 0
+    assert rates["probe_abs"]["lr"] == (0.125 if cyclic else 1e-4)
+
+
+def test_schedulers_that_cannot_be_are_refused() -> None:
+    def translated_one(name: str, configs: Any = None, optimizer: str = "adam") -> Ledger:
+        ledger = Ledger("it")
+        given = {"name": name, "configs": configs, "step_unit": "epoch", "load_state": None}
+        translate_scheduler(given, {"obja": {"lr": 1.0}}, optimizer, 1.0, ledger)
+        return ledger
+
+    for name, message in (
+        ("LambdaLR", "Python functions"),
+        ("Nothing", "expected one of"),
+        ("StepLR", "step_size"),
+    ):
+        with pytest.raises(ParameterError, match=message):
+            translated_one(name)
+    with pytest.raises(ParameterError, match="one max_lr"):
+        translated_one("OneCycleLR", {"max_lr": [1.0, 2.0]})
+    assert "lr_scheduler" not in translated_one("StepLR", {"step_size": 1}, "lbfgs").params
+    plateau = translated_one("ReduceLROnPlateau", {"eps": 1e-8, "mode": "max"})
+    assert plateau.params["lr_scheduler"]["step_unit"] == "epoch"
+    assert [line.key for line in plateau.lines if line.kind == "no counterpart"] == [
+        "model_params.scheduler_params.configs.mode"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "problem"),
+    [
+        ("init_params", "random_seed", 2.0, None),
+        ("init_params", "random_seed", 2.5, "not whole"),
+        ("init_params", "probe_kv", 0, "number > 0"),
+        ("init_params", "probe_kv", float("nan"), "number"),
+        ("init_params", "meas_flipT", [1, 0, 0], None),
+        ("init_params", "meas_flipT", [1, 0], "3"),
+        ("init_params", "meas_crop", [None, None, [0, 4], [0, 4]], None),
+        ("init_params", "meas_crop", [None, None, 3, [0, 4]], "list"),
+        ("init_params", "pos_scan_affine", [1, 0, "a", 0], "number"),
+        ("recon_params", "output_dir", 3, "string"),
+        ("recon_params", "output_dir", None, "null"),
+    ],
+)
+def test_values_are_of_the_kinds_that_keys_take(
+    group: str, key: str, value: Any, problem: str | None
+) -> None:
+    row = GROUPS[group][key]
+    found = row.kind.problem(value)
+    assert (found is None) == (problem is None), found
+    if problem is not None:
+        with pytest.raises(ParameterError, match=rf"{group}\.{key} .*{problem}"):
+            complete({"init_params": {**dict.fromkeys(REQUIRED, 1)}, group: {key: value}}, "a.yaml")
+
+
+def test_names_that_are_searched_are_those_that_are_on() -> None:
+    entry = {"state": True, "suggest": "float", "kwargs": {"low": 20.0, "high": 30.0}}
+    search = groups(
+        hypertune_params={"if_hypertune": True, "n_trials": 7, "tune_params": {"conv_angle": entry}}
+    )
+    names = tuned_names(search["hypertune_params"], "it")
+    assert names == {"conv_angle"}
+    ledger = Ledger("it")
+    translate_tune(search["hypertune_params"], 0.5, ledger)
+    assert ledger.params["tune"]["n_trials"] == 7
+    off = {**search["hypertune_params"], "if_hypertune": False}
+    assert tuned_names(off, "it") == frozenset()
+    silent = Ledger("it")
+    translate_tune(off, 0.5, silent)
+    assert "tune" not in silent.params
+    with pytest.raises(ParameterError, match="did you mean 'conv_angle'"):
+        tuned_names({**off, "tune_params": {"conv_angl": entry}}, "it")
+
+
+def test_arrays_that_an_entry_names(tmp_path: Path) -> None:
+    data = np.arange(4 * 3 * 2.0).reshape(4, 3, 2)
+    np.save(tmp_path / "a.npy", data)
+    assert find_path("a.npy", tmp_path, "key") == tmp_path / "a.npy"
+    stored = open_array({"path": "a.npy"}, tmp_path, "key")
+    np.testing.assert_array_equal(stored.data, data)
+    assert stored.path == tmp_path / "a.npy" and stored.key is None
+    part = open_array({"path": "a.npy", "selection": [[1, 3], None, 0]}, tmp_path, "key")
+    np.testing.assert_array_equal(part.data, data[1:3, :, 0])
+    assert open_array(data, tmp_path, "key").data is data
+    assert unknown_entries({"path": "a", "gap": 1, "speed": 2}) == ["speed"]
+    with pytest.raises(DataError, match="key.path: there is no file"):
+        open_array({"path": "b.npy"}, tmp_path, "key")
+    with pytest.raises(ParameterError, match="expected {path: FILE}"):
+        open_array({"file": "a.npy"}, tmp_path, "key")
+    frames = np.arange(2 * 3 * 4, dtype="<f4").reshape(2, 3, 4)
+    rows = [np.concatenate([frame.ravel(), [9, 9]]).astype("<f4").tobytes() for frame in frames]
+    (tmp_path / "a.raw").write_bytes(b"12345" + b"".join(rows))
+    entry = {"path": "a.raw", "shape": [2, 3, 4], "offset": 5, "gap": 8}
+    np.testing.assert_array_equal(open_array(entry, tmp_path, "key").data, frames)
+    with pytest.raises(DataError, match="correct shape, gap or offset"):
+        open_array({**entry, "gap": 4}, tmp_path, "key")
+
+
+def test_methods_go_by_our_names() -> None:
+    assert OPTIMIZERS["adamw"] == "adamw" and OPTIMIZERS["lbfgs"] == "lbfgs" and len(OPTIMIZERS) == 13
+    given = groups(model_params={"optimizer_params": {"name": "SGD", "configs": {"momentum": 0.5}}})
+    ledger = Ledger("it")
+    translate_model(given["model_params"], 16, 3, ledger)
+    assert ledger.params["optimizer"] == "momentum" and ledger.params["optimizer_options"]["momentum"] == 0.5
+
+
+def test_the_start_of_a_file_is_that_of_its_patterns(tmp_path: Path) -> None:
+    init, ledger = groups()["init_params"], Ledger("it")
+    seen = measured(init, tmp_path, np.random.RandomState(0), ledger)
+    data = patterns()
+    assert (seen.scan_size, seen.n_raw, seen.n_padded, seen.n_pixels) == ((5, 6), 16, 16, 16)
+    np.testing.assert_allclose(seen.raw_mean, data.mean(axis=0), rtol=1e-6)
+    ratio = data.sum(axis=(1, 2)).max() / data.sum(axis=(1, 2)).mean()
+    assert seen.largest_total / seen.mean_total == pytest.approx(ratio, rel=1e-6)
+    start = translate_init(init, tmp_path, frozenset(), Ledger("it"))
+    assert (start.window, start.scan_size, start.n_slices, start.n_object_modes) == (16, (5, 6), 3, 1)
