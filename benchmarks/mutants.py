@@ -155,7 +155,9 @@ class Finder(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_keyword(self, node: ast.keyword) -> None:
-        if node.arg not in LOOKS:
+        if node.arg in ("axis", "axes") and isinstance(node.value, ast.Tuple):
+            self.generic_visit(node.value)  # the order of axes does not matter
+        elif node.arg not in LOOKS:
             self.visit(node.value)
 
     # What is changed.
@@ -489,7 +491,7 @@ def main() -> None:
     parser.add_argument("--room", action="append", help=f"folder of pypty/; default: {', '.join(ROOMS)}")
     parser.add_argument("--sample", type=int, default=200, help="mutants over all rooms")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=30, help="of tests for one mutant, at most")
+    parser.add_argument("--seconds", type=float, default=120, help="of tests for one mutant, at most")
     parser.add_argument(
         "--calls", type=Path, help="folder that keeps what the tests call; read if it is there"
     )
