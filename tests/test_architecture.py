@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from imported_modules import Imports
 
 import pypty
 
@@ -220,3 +221,35 @@ def test_every_subpackage_is_installed() -> None:
     folders = {path.parent for path in FILES}
     names = {".".join(("pypty", *folder.relative_to(PACKAGE).parts)) for folder in folders}
     assert names - listed == set()
+
+
+def test_every_module_is_imported_by_a_test() -> None:
+    """By its own name, or by a public one that leads to it; packages that hold nothing but their text are left out."""
+    known = Imports()
+    found: set[str] = set()
+    for path in Path(__file__).parent.rglob("test_*.py"):
+        found |= known.of_test(path)
+    empty = {name for name, path in known.files.items() if len(ast.parse(path.read_text()).body) == 1}
+    assert sorted(set(known.files) - found - empty) == []
+
+
+def test_public_names_lead_to_their_modules(tmp_path: Path) -> None:
+    """A name of a package counts for the module that it comes from, one that only another module uses does not."""
+    test = tmp_path / "test_x.py"
+    test.write_text(
+        "import pypty\nfrom pypty import se\nfrom pypty.calibrate import disk\nfrom pypty.plots.modes import shown\n"
+        "def test_x():\n    pypty.utils.get_ctf(1)\n    se.warp_image(2)\n    pypty.run({})\n"
+    )
+    assert Imports().of_test(test) == {
+        "pypty",
+        "pypty.utils",
+        "pypty.compat.utils",
+        "pypty.compat.utils.spectra",
+        "pypty.se",
+        "pypty.compat.se",
+        "pypty.compat.se.warping",
+        "pypty.calibrate",
+        "pypty.calibrate.disk",
+        "pypty.plots.modes",
+        "pypty.iterative",
+    }

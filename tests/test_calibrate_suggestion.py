@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pypty.calibrate.measured import clean_chunks, open_far_field, pixel_weights, wrap_deg
 from pypty.calibrate.suggestion import Suggestion
 from pypty.errors import ParameterError
 
@@ -65,3 +66,39 @@ def test_str_names_every_parameter_on_a_line() -> None:
         "  flip_ky = True",
     ]
     assert "no parameter" in str(Suggestion())
+
+
+@pytest.mark.parametrize(
+    ("angle", "same"), [(0, 0), (180, 180), (-180, 180), (190, -170), (-541, 179), (725, 5)]
+)
+def test_angles_are_between_half_turns(angle: float, same: float) -> None:
+    assert wrap_deg(angle) == pytest.approx(same)
+
+
+def test_pixels_that_do_not_count_are_empty() -> None:
+    """Masked, NaN, and blanked by the shift of the patterns."""
+    data, mask = np.full((2, 3, 6, 8), 4.0, np.float32), np.ones((6, 8))
+    mask[2, 3] = mask[4, 4] = 0
+    data[1, 1, 4, 4] = np.nan
+    given = {"dataset": data, "detector_mask": mask, "data_shift_vector": [1, 0], "acc_voltage": 80.0}
+    experiment = open_far_field({**given, "rez_pixel_size_mrad": 2.0, "scan_step_A": 0.5}, "disk")
+    weights = pixel_weights(experiment)
+    assert weights.shape == (6, 8) and weights.sum() == 8 * 5 - 2
+    assert set(np.unique(weights)) == {0, 1}
+    total = sum(patterns.sum() for _, patterns in clean_chunks(experiment, weights))
+    assert total == 4 * 6 * weights.sum()
+
+
+def test_images_and_virtual_detectors_have_no_disk() -> None:
+    data = {
+        "dataset": np.ones((2, 3, 6, 8)),
+        "acc_voltage": 80.0,
+        "rez_pixel_size_mrad": 2.0,
+        "scan_step_A": 0.5,
+    }
+    with pytest.raises(ParameterError, match="disk: recon_type says that the data are defocused images"):
+        open_far_field({**data, "recon_type": "near_field"}, "disk")
+    sums = {**data, "dataset": np.ones((6, 4)), "scan_size": [2, 3], "masks": np.ones((4, 6, 8))}
+    sums["algorithm"] = "lsq_compressed"
+    with pytest.raises(ParameterError, match="masks says that the data are sums over virtual detectors"):
+        open_far_field(sums, "disk")

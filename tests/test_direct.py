@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pypty
+from pypty.backend.fft import Transforms
 from pypty.demo import demo_data
 from pypty.direct import ssb, wdd
 from pypty.direct_methods.direct import _probe_spectrum
 from pypty.direct_methods.numerics.scan_transform import scan_spectra
 from pypty.direct_methods.numerics.sideband import bounding_box
+from pypty.direct_methods.numerics.wigner import Deconvolution, ShiftedSpectrum, object_spectrum
 from pypty.errors import DataError, ParameterError
 from pypty.experiment import Experiment
 from pypty.optics.grid import Grid
@@ -422,3 +424,34 @@ def test_a_given_mean_pattern_is_that_of_the_recording(changes: dict[str, Any]) 
     measured = _probe_spectrum(Experiment.from_params(flat_scan(dataset=data, **changes)))
     given = _probe_spectrum(Experiment.from_params(flat_scan(dataset=data, mean_pattern=pattern, **changes)))
     np.testing.assert_allclose(given, measured, rtol=1e-6)
+
+
+def test_a_spectrum_moves_by_any_shift_and_does_not_come_back() -> None:
+    """A blob of Gaussian shape, whose probe is narrow: A(k - Q) for whole and half pixels."""
+    ky, kx = np.arange(32) - 16.0, np.arange(48) - 24.0
+
+    def blob(y: float, x: float) -> np.ndarray:
+        return np.exp(-((ky[:, None] - y) ** 2 + (kx[None, :] - x) ** 2) / 18).astype(complex)
+
+    shifts = np.array([[0.0, 0.0], [3.0, -5.0], [-2.5, 4.5]])
+    moved = ShiftedSpectrum(blob(0, 0), np.dtype(complex)).shifted(shifts, Transforms())
+    for found, (y, x) in zip(moved, shifts, strict=True):
+        np.testing.assert_allclose(found, blob(y, x), atol=2e-3)
+    np.testing.assert_array_equal(moved[1][:3], 0)  # what came in at the edge is nothing
+    np.testing.assert_array_equal(moved[1][:, 43:], 0)
+
+
+def test_a_uniform_object_has_one_frequency() -> None:
+    y, x = np.mgrid[:16, :16] - 8
+    aperture = (np.hypot(y, x) < 4.5).astype(complex)
+    patterns = np.broadcast_to(np.abs(aperture) ** 2, (20, 16, 16)).astype(np.float64)
+    rows, columns = np.meshgrid(np.fft.fftfreq(4), np.fft.fftfreq(5), indexing="ij")
+    frequencies = 12 * np.stack([rows, columns], axis=-1)
+
+    def chunks() -> Any:
+        return iter([(np.arange(20), patterns)])
+
+    found = object_spectrum(chunks, (4, 5), frequencies, aperture, Deconvolution(1e-2), n_threads=1)
+    assert found.shape == (4, 5)
+    rest = np.abs(found).ravel()[1:]
+    assert np.abs(found[0, 0]) > 1e6 * rest.max() and found[0, 0].imag == pytest.approx(0, abs=1e-9)

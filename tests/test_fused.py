@@ -18,6 +18,7 @@ from pypty.data.feed import Batch
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model, build_model, not_fused_because
 from pypty.model.fused import FusedWaves
+from pypty.model.fused_steps import HostWindows
 from pypty.model.options import ModelOptions, NearField
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
@@ -321,3 +322,27 @@ def test_workspace_arrays() -> None:
     larger = work.array("a", (40, 4), np.complex64)
     assert not np.shares_memory(first, larger)
     assert not np.shares_memory(larger, work.array("b", (4,), np.float64))
+
+
+def test_windows_of_the_host_multiply_and_give_their_gradients_back() -> None:
+    rng = np.random.default_rng(0)
+    obj, corners = random_complex(rng, (2, 3, 12, 14)), np.array([[0, 1], [3, 2], [3, 5]])
+    windows = HostWindows(obj, Batch(np.arange(3), corners), (8, 9), Workspace(np))
+    wave = random_complex(rng, (3, 2, 2, 8, 9))
+    out = np.empty_like(wave)
+    seen = np.stack([obj[:, :, y : y + 8, x : x + 9] for y, x in corners])  # (batch, mode, slice, y, x)
+    windows.transmit(1, wave, out)
+    np.testing.assert_allclose(out, wave * seen[:, None, :, 1])
+    gradient, incoming = np.zeros_like(obj), random_complex(rng, wave.shape)
+    conjugate = wave.copy()
+    for s in (2, 1, 0):
+        windows.back(s, conjugate, incoming, gradient)
+    windows.finish(gradient)
+    expected, back = np.zeros_like(obj), wave.copy()
+    for s in (2, 1, 0):
+        for number, (y, x) in enumerate(corners):
+            products = (incoming[number] * back[number]).sum(axis=0)
+            expected[:, s, y : y + 8, x : x + 9] += np.conj(products)
+        back = back * seen[:, None, :, s]
+    np.testing.assert_allclose(gradient, expected)
+    np.testing.assert_allclose(conjugate, back)

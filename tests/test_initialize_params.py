@@ -16,6 +16,18 @@ from calibration_data import flat_scan
 import pypty
 from pypty.errors import DataError, ParameterError
 from pypty.initialize import append_exp_params
+from pypty.initialize.common import (
+    check_all,
+    checked,
+    in_window,
+    pattern_shape,
+    pixel_yx_A,
+    positions_px,
+    raster_of,
+    window_of,
+)
+from pypty.initialize.given import read_given, was_flipped
+from pypty.initialize.slices import choose_slices, starting_object
 from pypty.optics.scan_grid import rotation_yx
 from pypty.optics.wavelength import acc_voltage_kV, wavelength_A
 
@@ -403,3 +415,119 @@ def test_negative_read_out_noise_does_not_stop_the_parameters() -> None:
     noisy = flat_scan()["dataset"] + np.random.default_rng(0).normal(-0.3, 0.5, (4, 9, 32, 32))
     params = append_exp_params(flat_scan(dataset=noisy, algorithm="poisson_gaussian", PLRotation_deg=0.0))
     assert params["mean_pattern"].min() >= 0 and pypty.check(params)
+
+
+# --------------------------------------------------------------------------------------------- part by part
+
+
+def test_numbers_of_incomplete_parameters() -> None:
+    given = {
+        "pixel_size_y_A": 0.3,
+        "pixel_size_x_A": 0.2,
+        "positions": [[1, 2], [3, 4], [5, 6], [7, 8]],
+        "positions_correction": [[0.1, 0.2]] * 4,
+        "masks": np.ones((3, 10, 14)),
+        "upsample_pattern": 2,
+        "data_pad": 3,
+    }
+    settings = checked(given)
+    assert pixel_yx_A(settings).tolist() == [0.3, 0.2]
+    np.testing.assert_allclose(positions_px(settings), np.array(given["positions"]) + [0.1, 0.2])
+    assert pattern_shape(settings) == (10, 14) and window_of(settings) == (26, 34)
+    assert window_of(checked({**given, "aperture_mask": np.ones((8, 9))})) == (8, 9)
+    assert window_of(checked({**given, "simu_Npix": 12})) == (12, 12)
+    assert raster_of(settings, given) == (2, 2)
+    assert raster_of(checked({**given, "scan_size": [1, 4]}), given) == (1, 4)
+    assert raster_of(checked({}), {"dataset": np.ones((3, 5, 2, 2))}) == (3, 5)
+    with pytest.raises(ParameterError, match="scan_size is not given"):
+        raster_of(checked({}), {})
+    with pytest.raises(ParameterError, match="2 problems"):
+        checked({"acc_voltage": -1, "data_pad": "a"})
+    with pytest.raises(ParameterError, match="epoch_mx"):
+        check_all({"epoch_mx": 3})
+
+
+def test_a_pattern_on_the_pixels_of_the_waves() -> None:
+    found = in_window(np.array([[1.0, 2.0]]), 2, 1)
+    np.testing.assert_array_equal(found, [[0] * 6, [0, 1, 1, 2, 2, 0], [0, 1, 1, 2, 2, 0], [0] * 6])
+
+
+def test_what_is_given_of_an_experiment() -> None:
+    found, given = read_given(
+        {"acc_voltage": 80.0, "rez_pixel_size_mrad": 1.0, "chemical_fomula": "MoS2", "fov_nm": 3.0}
+    )
+    assert found["slice_thickness"] == "auto" and found["chemical_formula"] == "MoS2"
+    assert {
+        "rez_pixel_size_A",
+        "rez_pixel_size_mrad",
+        "scan_step_A",
+        "fov_nm",
+    } <= given and "plot" not in given
+    moved, _ = read_given({"aperture_mask": np.ones((2, 2)), "pixel_size_x_A": 0.1, "rez_pixel_size_A": 0.1})
+    assert moved["aperture"].shape == (2, 2) and moved.get("pixel_size_x_A") is None
+    with pytest.raises(ParameterError, match="did you mean 'acc_voltage'"):
+        read_given({"acc_voltag": 80})
+    with pytest.raises(ParameterError, match="pixel_size_x_A, which are computed here"):
+        read_given({"pixel_size_x_A": 0.1})
+    with pytest.raises(ParameterError, match="is list, expected a dict"):
+        read_given([])  # type: ignore[arg-type]
+
+
+def test_a_file_says_whether_ky_was_reversed(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["data"], file["other"] = np.ones(3), np.ones(3)
+        file["data"].attrs["flip_ky"] = True
+    assert was_flipped(path, "data") and not was_flipped(path, "other") and not was_flipped(path, "none")
+    assert not was_flipped(None, "data") and not was_flipped(tmp_path / "b.h5", "data")
+
+
+@pytest.mark.parametrize(
+    ("thickness", "out", "n"),
+    [
+        (20.0, {"total_thickness": 90.0}, 5),
+        (30.0, {"total_thickness": 90.0, "num_slices": 7}, 3),
+        (None, {"total_thickness": 90.0, "num_slices": 7}, 7),
+        ("auto", {"num_slices": 4}, 4),
+        (None, {}, 1),
+    ],
+)
+def test_numbers_of_slices(thickness: Any, out: dict[str, Any], n: int) -> None:
+    found = choose_slices({"slice_thickness": thickness, **out}, set(), out)
+    total = out.get("total_thickness", 1.0)
+    assert found["num_slices"] == n and found["slice_distances"] == pytest.approx([total / n])
+
+
+def test_slices_as_thick_as_the_largest_frequency_allows() -> None:
+    """0.5/(alpha k_max) = 0.5/(0.02 x 2 /Å) Å: 12.5 Å."""
+    out = {
+        "total_thickness": 60.0,
+        "conv_semiangle_mrad": 20.0,
+        "aperture_mask": np.ones((20, 40)),
+        "pixel_size_y_A": 0.125,
+        "pixel_size_x_A": 0.2,
+        "data_pad": 5,
+        "acc_voltage": 80.0,
+    }
+    found = choose_slices({"slice_thickness": "auto"}, set(), out)
+    largest = min(10 / 20 * 0.5 / 0.125, 30 / 40 * 0.5 / 0.2)
+    assert found["num_slices"] == int(np.ceil(60.0 / (0.5 / (0.02 * largest))))
+    for bad in (-1.0, "thin"):
+        with pytest.raises(ParameterError, match="slice_thickness"):
+            choose_slices({"slice_thickness": bad}, set(), out)
+    with pytest.raises(ParameterError, match="total_thickness"):
+        choose_slices({"slice_thickness": None}, set(), {"total_thickness": -3.0})
+    kept = choose_slices({"slice_thickness": None}, set(), {"slice_distances": [3.0], "num_slices": 2})
+    assert kept == {"num_slices": 2}
+
+
+def test_a_random_object_covers_the_scan() -> None:
+    out = {"num_slices": 2, "positions": np.array([[0.0, 0.0], [4.4, 9.6]]), "seed": 3}
+    vacuum = starting_object({"num_obj_modes": None}, out, (8, 6))
+    np.testing.assert_array_equal(vacuum, np.ones((1, 1, 2, 1)))
+    found = starting_object({"num_obj_modes": 3, "obj_phase_sigma": 0.1}, out, (8, 6))
+    assert found.shape == (12, 16, 2, 3)
+    np.testing.assert_allclose(np.abs(found), 1)
+    assert np.angle(found).std() == pytest.approx(0.1, rel=0.1)
+    with pytest.raises(ParameterError, match="obj_phase_sigma"):
+        starting_object({"num_obj_modes": 3, "obj_phase_sigma": -1.0}, out, (8, 6))

@@ -14,7 +14,9 @@ from pypty.demo import demo_data
 from pypty.direct_methods.numerics.com import centres_of_mass
 from pypty.direct_methods.numerics.rotation import attraction, curl_std, rotation_from_com
 from pypty.errors import DataError
+from pypty.experiment import Experiment
 from pypty.initialize import append_exp_params
+from pypty.initialize.rotation import measure_rotation
 from pypty.optics.scan_grid import rotation_yx
 
 
@@ -145,3 +147,23 @@ def test_an_unknown_half_turn_is_said(caplog: pytest.LogCaptureFixture) -> None:
         }
     )
     assert "hardly tell" in caplog.text
+
+
+def test_a_measured_rotation_says_where_the_centres_are_and_whether_it_is_sure() -> None:
+    """A disk that follows the gradient of a bump: the field of an atom, with little defocus."""
+    y, x = np.mgrid[:12, :12] - 5.5
+    pull = -3 * np.exp(-(y**2 + x**2) / 18)
+    rows, columns = np.mgrid[:24, :24] - 12
+    data = np.empty((12, 12, 24, 24), np.float32)
+    for i in range(12):
+        for j in range(12):
+            centre = pull[i, j] * y[i, j] / 3, pull[i, j] * x[i, j] / 3
+            data[i, j] = 1 / (1 + np.exp(2 * (np.hypot(rows - centre[0], columns - centre[1]) - 6)))
+    given = {"dataset": data, "acc_voltage": 80.0, "rez_pixel_size_mrad": 2.0, "scan_step_A": 0.5}
+    found = measure_rotation(Experiment.from_params(given))
+    assert found.centres.shape == (144, 2) and found.angle_deg == pytest.approx(0, abs=1)
+    np.testing.assert_allclose(found.centres[0], [pull[0, 0] * y[0, 0] / 3] * 2, atol=0.1)
+    turned = measure_rotation(Experiment.from_params({**given, "dataset": data[..., ::-1, ::-1]}))
+    assert (turned.angle_deg - 180) % 360 == pytest.approx(0, abs=1) or turned.angle_deg == pytest.approx(
+        180, abs=1
+    )

@@ -246,6 +246,9 @@ def test_batches_have_a_colour_each_and_the_probe_its_circle() -> None:
     assert "3 batches, 16 patterns" in texts(figure) and "x / Å" in texts(figure)
     colors = {tuple(points.get_facecolor()[0]) for points in every.collections}
     assert len(every.collections) == len(colors) == 3
+    for points, batch in zip(every.collections, batches, strict=True):
+        np.testing.assert_array_equal(points.get_offsets(), positions[batch][:, ::-1])
+    np.testing.assert_array_equal(first.collections[0].get_offsets(), positions[:, ::-1])
     np.testing.assert_array_equal(first.collections[1].get_offsets(), positions[batches[0]][:, ::-1])
     (circle,) = (patch for patch in first.patches if isinstance(patch, Circle))
     assert circle.radius == 2.5 and circle.get_linestyle() == "--"

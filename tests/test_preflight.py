@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,19 @@ from hypothesis import strategies as st
 from problems import small_params
 
 from pypty.demo import demo_data, demo_params
+from pypty.engine.setup.prepare import prepare
 from pypty.optics.scan_grid import scan_grid_A
+from pypty.optics.wavelength import wavelength_A
 from pypty.preflight import Item, Preflight, preflight
-from pypty.preflight.facts import disk_facts, probe_facts
+from pypty.preflight.cost import cost_items, epoch_seconds
+from pypty.preflight.data_items import data_items
+from pypty.preflight.facts import Facts, disk_facts, gather, probe_facts
 from pypty.preflight.item import number
-from pypty.preflight.sample import bad_pixels
+from pypty.preflight.pictures import pictures_of
+from pypty.preflight.probe_items import probe_items, start_defocus_A
+from pypty.preflight.sample import bad_pixels, look
+from pypty.preflight.scan_items import dose_items, scan_items
+from pypty.preflight.specimen_items import specimen_items
 
 PIXEL_A = demo_params("")["pixel_size_x_A"]
 
@@ -368,3 +378,95 @@ def test_bad_pixels_leave_the_edge_of_a_disk_alone() -> None:
 )
 def test_numbers_are_readable(value: float, text: str) -> None:
     assert number(value) == text
+
+
+# -------------------------------------------------------------------------------------------- part by part
+
+
+@contextmanager
+def facts_of(**changes: Any) -> Iterator[Facts]:
+    setup = prepare(small_params(**changes))
+    yield gather(setup, look(setup))
+    setup.close()
+
+
+def test_items_of_the_scan_are_in_angstrom() -> None:
+    """5 x 5 points 2 pixels of 0.4 Å apart."""
+    with facts_of(scan_size=[5, 5]) as facts:
+        items, missing = scan_items(facts)
+        named = {item.name: item for item in items}
+        assert (
+            named["field of view"].text == "3.2 x 3.2 Å" and "0.8 Å apart" in named["field of view"].meaning
+        )
+        assert "scan raster" in named and not missing
+        dose = {item.name: item for item in dose_items(facts)[0]}
+        electrons = facts.setup.settings["dataset"].sum(axis=(1, 2)).mean()
+        assert dose["electrons per pattern"].value == pytest.approx(electrons, rel=1e-3)
+    with facts_of(scan_size=...) as facts:
+        assert any("scan_size is not given" in text for text in scan_items(facts)[1])
+
+
+def test_items_of_the_probe_tell_its_share_of_the_window() -> None:
+    with facts_of(extra_probe_defocus=-40.0, aberrations=[15.0], probe=...) as facts:
+        assert start_defocus_A(facts) == -25.0
+        items, missing = probe_items(facts)
+        named = {item.name: item for item in items}
+        assert facts.probe is not None and facts.disk is not None
+        assert named["probe in its window"].value == pytest.approx(100 * facts.probe.share)
+        assert named["defocus of the starting probe"].value == -25.0 and not missing
+        assert named["defocus of the starting probe"].unit == "Å"
+    near = {"recon_type": "near_field", "defocus_array": np.linspace(10, 90, 25), "positions": [[0.0, 0.0]]}
+    with facts_of(probe=..., **near) as facts:
+        assert probe_items(facts) == ([], ["probe, disk and defocus: the detector is in the near field"])
+
+
+def test_items_of_the_specimen_need_the_convergence_angle() -> None:
+    given = {
+        "num_slices": 3,
+        "slice_distances": [200.0],
+        "total_thickness": 600.0,
+        "conv_semiangle_mrad": 10.0,
+    }
+    with facts_of(**given) as facts:
+        items, _ = specimen_items(facts)
+        named = {item.name: item for item in items}
+        wavelength = wavelength_A(80.0)
+        thin = 5.2 * (0.61 * wavelength / 0.02) ** 2 / wavelength
+        assert facts.thin_A == pytest.approx(thin)
+        assert named["slice thickness"].value == 200.0 and named["slice thickness"].unit == "Å"
+        assert set(named) == {"slice thickness", "specimen thickness", "phase range per slice"}
+    with facts_of(conv_semiangle_mrad=10.0) as facts:
+        assert any("total_thickness is not given" in text for text in specimen_items(facts)[1])
+
+
+def test_items_of_the_data_count_what_is_wrong() -> None:
+    data = np.random.default_rng(0).poisson(20, (25, 16, 16)).astype(np.uint16)
+    data[:, 4, 5] = 900
+    data[3] = 0
+    with facts_of(dataset=data) as facts:
+        named = {item.name: item for item in data_items(facts)[0]}
+        assert (named["empty frames"].value, named["empty frames"].status) == (1, "warn")
+        assert (named["hot and dead pixels"].value, named["whole counts"].value) == (1, "yes")
+    with facts_of() as facts:
+        named = {item.name: item for item in data_items(facts)[0]}
+        assert (named["whole counts"].value, named["whole counts"].status) == ("no", "warn")
+        assert named["empty frames"].value == 0
+
+
+def test_costs_are_those_of_the_epochs_to_come() -> None:
+    with facts_of(epoch_max=3) as facts:
+        items, missing = cost_items(facts)
+        assert [item.name for item in items] == ["memory", "time"] and missing == []
+        assert "3 epochs of about" in items[1].meaning and items[1].unit in ("s", "min", "h", "ms")
+        assert 0 < epoch_seconds(facts) < 60
+    with facts_of(epoch_max=0) as facts:
+        items, missing = cost_items(facts)
+        assert [item.name for item in items] == ["memory"] and missing == ["time: there is no epoch to run"]
+
+
+def test_figures_are_made_of_what_was_found() -> None:
+    with facts_of(conv_semiangle_mrad=10.0, num_slices=3, slice_distances=[20.0]) as facts:
+        pictures = pictures_of(facts)
+        assert pictures.pixel_mrad == pytest.approx(tuple(1e3 * facts.wavelength * k for k in facts.pixel_1A))
+        assert pictures.gaps_A.tolist() == [20, 20] and pictures.alpha == pytest.approx(0.01)
+        assert list(pictures.figures()) == ["mean pattern", "starting probe", "scan", "counts", "slices"]

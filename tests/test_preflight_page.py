@@ -11,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from problems import small_params
 
 from pypty.demo import demo_params
 from pypty.errors import OutputError
 from pypty.plots.preflight import plot_beam_and_slices, plot_counts, plot_disk, plot_probe_window, plot_scan
 from pypty.preflight import Preflight, preflight
+from pypty.preflight.item import Item
+from pypty.preflight.page import fragment, page
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -166,3 +169,24 @@ def test_figures_have_labels_and_say_their_numbers() -> None:
     assert slices.axes[0].get_ylabel() == "depth along the beam / Å"
     low, high = slices.axes[0].get_ylim()
     assert low > 30 > -100 > high, "depth grows downwards and the crossover is in view"
+
+
+def test_a_fragment_has_the_worst_verdict_and_advice_only_where_it_is_needed() -> None:
+    good = Item("a & b", "pass", 3.0, "px", "warn above 4", "what it is", "never shown")
+    bad = Item("scan step", "warn", "two", "", "none", "meaning <it>", "do this")
+    text = fragment("all of it", [good, bad], ["a problem"], [], ["not this"])
+    reader = Reader(text)
+    words = " ".join(reader.words.split())
+    assert 'class="verdict warn"' in text and "a & b" in words and "meaning <it>" in words
+    assert "do this" in words and "never shown" not in words
+    assert "Problems" in words and "Not checked" in words and "Warnings of the parameters" not in words
+    assert 'class="verdict pass"' in fragment("fine", [good], [], [], [])
+
+
+def test_a_page_has_a_card_for_each_figure() -> None:
+    figure = Figure(figsize=(1, 1))
+    settings = {"sample_name": "WSe2", "obj": np.ones((3, 4)), "epoch_max": 7}
+    text = page("summary", "<p>body</p>", {"counts": figure}, "plan of memory", settings)
+    words = " ".join(Reader(text).words.split())
+    assert "Counts of the patterns that were looked at." in words and "plan of memory" in words
+    assert "epoch_max: 7" in words and "obj: array (3, 4) float64" in words and "WSe2" in words

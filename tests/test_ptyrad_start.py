@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptyrad_content import translated
+from ptyrad_content import content, translated
 
 import pypty
 from pypty.engine.setup.prepare import prepare
@@ -28,6 +28,10 @@ from pypty.importers.ptyrad import patterns as patterns
 from pypty.importers.ptyrad import probe as probes
 from pypty.importers.ptyrad import scan as scans
 from pypty.importers.ptyrad.aberrations import cartesian_A, polar_terms
+from pypty.importers.ptyrad.file import complete
+from pypty.importers.ptyrad.measured import measured
+from pypty.importers.ptyrad.start import start_object, start_probe
+from pypty.importers.ptyrad.translation import Ledger
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
 from pypty.tune.names import with_values
@@ -363,3 +367,34 @@ def test_a_searched_aperture_is_that_of_a_file_with_this_value(tuned: str) -> No
     np.testing.assert_allclose(power[0], power[1], rtol=1e-5)
     first, second = (one[0] / np.linalg.norm(one[0]) for one in starts)
     assert abs(np.vdot(first, second)) > 0.9999
+
+
+def test_the_starting_probe_has_the_counts_of_the_patterns_and_its_modes(tmp_path: Path) -> None:
+    init = complete(content(init_params={"probe_pmode_max": 3}), "it").groups["init_params"]
+    ledger, grid = Ledger("it"), Grid((16, 16), (0.3, 0.3), wavelength_A(80.0))
+    data = measured(init, tmp_path, np.random.RandomState(0), Ledger("it"))
+    start_probe(init, tmp_path, grid, data, frozenset(), ledger)
+    probe = ledger.params["probe"]
+    assert probe.shape == (16, 16, 3) and ledger.params["conv_semiangle_mrad"] == 24.9
+    counts = (np.abs(np.fft.fft2(probe, axes=(0, 1))) ** 2).sum()
+    assert counts in (pytest.approx(data.mean_total, rel=1e-6), pytest.approx(data.largest_total, rel=1e-6))
+    with pytest.raises(ParameterError, match="probe_permute"):
+        start_probe({**init, "probe_permute": [0, 1, 1]}, tmp_path, grid, data, frozenset(), Ledger("it"))
+
+
+def test_the_starting_object_has_slices_modes_and_their_distance(tmp_path: Path) -> None:
+    init = complete(content(init_params={"obj_omode_max": 2}), "it").groups["init_params"]
+    ledger = Ledger("it")
+    layers = start_object(init, tmp_path, np.array([30, 34]), np.random.RandomState(0), frozenset(), ledger)
+    assert layers.amplitude.shape == (2, 3, 30, 34) and ledger.params["obj"].shape == (30, 34, 3, 2)
+    assert ledger.params["slice_distances"] == [4.0] and ledger.params["num_slices"] == 3
+    assert sum(ledger.params["obj_mode_weights"]) == pytest.approx(1)
+    given = np.exp(1j * np.arange(24.0).reshape(1, 2, 3, 4) / 24)
+    np.save(tmp_path / "obj.npy", given)
+    own = {**init, "obj_source": "custom", "obj_params": {"path": "obj.npy"}, "obj_omode_max": 1}
+    found = start_object(own, tmp_path, np.array([3, 4]), np.random.RandomState(0), frozenset(), Ledger("it"))
+    np.testing.assert_allclose(found.phase, np.angle(given))
+    with pytest.raises(ParameterError, match="obj_source is 'x'"):
+        start_object(
+            {**init, "obj_source": "x"}, tmp_path, np.ones(2), np.random.RandomState(0), frozenset(), ledger
+        )

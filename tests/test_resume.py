@@ -30,7 +30,10 @@ from resumed_runs import assert_identical, in_parts
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
+from pypty.engine.epochs.state import State
 from pypty.engine.record.folder import LOSS_LOG
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import CheckpointError, ParameterError
 from pypty.iterative import resume
 from pypty.model.blocks import BLOCKS
@@ -697,3 +700,25 @@ def test_a_resumed_run_keeps_its_windows(tmp_path: Path) -> None:
     other = {"positions": scan_positions()[::-1].copy(), "output_folder": str(tmp_path), "resume": True}
     with pytest.raises(CheckpointError, match="positions given now"):
         pypty.run(small_params(epoch_max=4, **other))
+
+
+def test_an_epoch_of_lbfgs_moves_the_state_and_records_how() -> None:
+    setup = prepare(small_params())
+    run = Reconstruction(setup, State(setup.variables(), 0))
+    state, settings = run.state, setup.settings
+    now = settings.first()
+    before = state.variables.obj.copy()
+    record = quasi_newton_epoch(state, settings, run.problem(now), now)
+    assert record.optimizer == "lbfgs" and record.step > 0 and record.evaluations >= 2
+    assert (
+        record.slope < 0
+        and record.blocks == ("obj", "probe")
+        and set(record.update_norms) == {"obj", "probe"}
+    )
+    assert not np.array_equal(before, state.variables.obj)
+    assert state.sample is not None and state.sample.value < record.loss
+    again = quasi_newton_epoch(state, settings, run.problem(now), now)
+    assert again.loss == state.sample.value or again.loss < record.loss
+    rejected = quasi_newton_epoch(state, settings, run.problem(now), {**now, "update_step_bfgs": 1e9})
+    assert rejected.loss <= again.loss
+    setup.close()

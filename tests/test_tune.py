@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -18,16 +20,24 @@ from problems import aperture_probe, patterns, scan_positions, small_params, two
 
 import pypty
 from pypty.cli import main
+from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
 from pypty.optics.wavelength import wavelength_A
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
 from pypty.tune import tune, writing
-from pypty.tune.layout import PRUNERS, SAMPLERS, read_plan
+from pypty.tune.command import add_arguments
+from pypty.tune.layout import PRUNERS, SAMPLERS, Range, read_plan
+from pypty.tune.log import TuneLog
 from pypty.tune.names import ALIASES, ENTRY_ALIASES, components, find_target, with_values
 from pypty.tune.objectives import contrast
+from pypty.tune.optional import load_optuna, quiet
 from pypty.tune.parts import grid_of
 from pypty.tune.physics import affine_matrix
+from pypty.tune.reading import best_params, records_of, study_of, values_of
+from pypty.tune.results import Study, TrialRecord, short
+from pypty.tune.storage import distribution, open_study, retry, retry_dead, sign
+from pypty.tune.trial import Bench, silent
 
 optuna = pytest.importorskip("optuna")
 
@@ -541,3 +551,133 @@ def test_the_ratio_is_not_divided_by_the_number_of_patterns() -> None:
     )
     judged = Objective("loss", run).at_the_end()
     assert judged == pytest.approx(run.state.records[0].loss, rel=0.2)
+
+
+# -------------------------------------------------------------------------------------------- part by part
+
+
+def test_options_of_the_command() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    found = parser.parse_args(["file.yaml", "--trials", "4", "--worker", "a", "--set", "x=1", "--set", "y=2"])
+    assert (found.file, found.trials, found.storage, found.worker) == ("file.yaml", 4, None, "a")
+    assert found.set == ["x=1", "y=2"]
+
+
+def test_the_log_is_that_of_the_worker(tmp_path: Path) -> None:
+    log = logging.getLogger("pypty.tune")
+    before = log.level
+    with TuneLog(0, tmp_path, "work er/1"):
+        log.info("trial 3 of 9")
+    assert log.level == before and not log.handlers
+    assert "trial 3 of 9" in (tmp_path / "tune_work-er-1.log").read_text(encoding="utf-8")
+    with TuneLog(0, tmp_path, ""):
+        pass
+    assert (tmp_path / "tune.log").is_file()
+
+
+def test_optuna_is_silent_inside() -> None:
+    assert load_optuna() is optuna
+    before = optuna.logging.get_verbosity()
+    with quiet():
+        assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+    assert optuna.logging.get_verbosity() == before
+
+
+TRIALS = (
+    TrialRecord(0, "complete", 3.0, {"C10": 10.0, "plr": 1e-3}, 4),
+    TrialRecord(1, "pruned", 1.0, {"C10": 5.0}, 1),
+    TrialRecord(2, "complete", 2.0, {"C10": 20.0}, 4),
+    TrialRecord(3, "failed", None, {"C10": 9.0}),
+)
+
+
+def test_the_table_has_the_best_trials_first(tmp_path: Path) -> None:
+    study = Study({"C10": 20.0}, 2.0, 2, TRIALS, {}, "loss", {}, tmp_path, "n_trials = 4 were done")
+    assert [one.number for one in study.completed] == [2, 0]
+    lines = study.table().splitlines()
+    assert lines[0].split() == ["trial", "loss", "C10", "plr", "epochs"]
+    assert lines[1].split() == ["2", "2.00000", "20", "4"]
+    assert lines[2].split() == ["0", "3.00000", "10", "1.0e-03", "4"]
+    assert lines[3] == "4 trials (2 complete, 1 pruned, 1 failed); stopped: n_trials = 4 were done"
+    assert lines[4] == f"best parameters: {tmp_path / 'best.yaml'}"
+    assert len(study.table(1).splitlines()) == 4
+    assert repr(study) == "Study(4 trials, best loss 2.0, C10 = 20)"
+    assert (short(0.123456), short(0.01, "plr"), short(3)) == ("0.1235", "1.0e-02", "3")
+
+
+def test_ranges_are_distributions_and_labels_values() -> None:
+    assert distribution(Range("a", "int", 1, 9, 2)) == optuna.distributions.IntDistribution(1, 9, False, 2)
+    assert distribution(Range("a", "float", 0.1, 2.0, None, True)) == optuna.distributions.FloatDistribution(
+        0.1, 2.0, True
+    )
+    words = Range("a", "cat", choices=(1, [2, 3]))
+    assert distribution(words).choices == (1, "[2, 3]") and words.value("[2, 3]") == [2, 3]
+    plan = plan_of(parameters={"C10": [-60, 60], "optimizer": {"suggest": "cat", "choices": ["adam", "sgd"]}})
+    assert values_of(plan, {"C10": 3.0, "other": 1}) == {"C10": 3.0, "other": 1}
+
+
+def test_trials_of_a_worker_that_is_gone_are_done_again() -> None:
+    plan = plan_of(storage="memory")
+    study = open_study(plan, None, optuna.samplers.RandomSampler(0), None)
+    assert study.user_attrs["objective"] == plan.objective
+    living, dead = (
+        study.ask({"C10": distribution(plan.ranges[0])}),
+        study.ask({"C10": distribution(plan.ranges[0])}),
+    )
+    sign(living, "one")
+    dead.set_user_attr("worker", {**living.user_attrs["worker"], "pid": 2**30, "started": 1.0})
+    assert retry_dead(study, "") == [1]
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    assert [state.name for state in states] == ["RUNNING", "FAIL", "WAITING"]
+    waiting = study.get_trials(deepcopy=False)[2]
+    assert waiting.user_attrs == {"retry of": 1, "retries": 1}
+    given_up = optuna.trial.create_trial(
+        params={"C10": 1.0},
+        distributions={"C10": distribution(plan.ranges[0])},
+        value=1.0,
+        user_attrs={"retries": 3},
+    )
+    retry(study, given_up)
+    assert len(study.get_trials(deepcopy=False)) == 3, "three times are enough"
+
+
+def test_records_of_a_study_and_its_best_parameters() -> None:
+    plan = plan_of()
+    study = open_study(plan, None, optuna.samplers.RandomSampler(0), None)
+    for value in (5.0, 4.0):
+        trial = study.ask({"C10": distribution(plan.ranges[0])})
+        trial.report(value + 1, 1)
+        trial.set_user_attr("epochs", 2)
+        study.tell(trial, value)
+    pruned = study.ask({"C10": distribution(plan.ranges[0])})
+    pruned.report(9.0, 1)
+    study.tell(pruned, state=optuna.trial.TrialState.PRUNED)
+    records = records_of(study, plan)
+    assert [(one.state, one.value, one.epochs) for one in records] == [
+        ("complete", 5.0, 2), ("complete", 4.0, 2), ("pruned", 9.0, 0)]  # fmt: skip
+    assert records[0].history == {1: 6.0}
+    found = study_of(study, plan, params(), None, "done")
+    assert (found.best_trial, found.best_value, found.stop_reason) == (1, 4.0, "done")
+    assert found.importances == {}, "too few trials"
+    assert found.best_params == {"C10": records[1].values["C10"]} and "tune" not in found.params
+    changed = {key for key, value in found.params.items() if key not in params()}
+    assert changed <= {"extra_probe_defocus", "aberrations"} and len(changed) == 1
+    options = Range("optimizer", "cat", choices=("adam",), options={"adam": {"eps": 1e-6}})
+    chosen = best_params(params(), {"optimizer": "adam"}, type("P", (), {"ranges": (options,)})())
+    assert (chosen["optimizer"], chosen["optimizer_options"]) == ("adam", {"eps": 1e-6})
+
+
+def test_a_trial_gives_its_objective_and_its_phase() -> None:
+    given = params()
+    assert silent({**given, "print_flag": 3}) == {
+        **{key: value for key, value in given.items() if key != "tune"}, "output_folder": "", "print_flag": 0,
+        "resume": False}  # fmt: skip
+    bench = Bench(prepare(silent(given)), given, {"extra_probe_defocus"})
+    seen: list[tuple[int, float]] = []
+    outcome = bench.run(given, "loss", lambda epochs, value: bool(seen.append((epochs, value))))
+    assert (outcome.epochs, outcome.pruned, [epochs for epochs, _ in seen]) == (2, False, [1, 2])
+    assert outcome.pixel_size_A == (0.4, 0.4) and outcome.phase.ndim == 2
+    stopped = bench.run(given, "loss", lambda epochs, value: True)
+    assert (stopped.epochs, stopped.pruned) == (1, True)
+    assert outcome.value < seen[0][1] + 1e-12
