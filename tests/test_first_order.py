@@ -13,8 +13,8 @@ from pypty.backend.array import array_module
 from pypty.errors import CheckpointError, ParameterError
 from pypty.optimize import first_order
 from pypty.optimize.first_order import FirstOrder, unused_options
+from pypty.optimize.methods import METHODS
 from pypty.optimize.rates import RateSchedule
-from pypty.optimize.update_rules import METHODS
 from pypty.params.schema.batches import OPTIMIZER_OPTIONS, OPTIMIZERS, SCHEDULER, SCHEDULERS
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "first_order.npz", allow_pickle=False)

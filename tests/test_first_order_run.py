@@ -22,7 +22,7 @@ from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError, ReconstructionError
 from pypty.objective.objective import Objective
 from pypty.optimize.first_order import FirstOrder
-from pypty.optimize.update_rules import METHODS
+from pypty.optimize.methods import METHODS
 from pypty.output.loss_log import read_loss_log
 
 

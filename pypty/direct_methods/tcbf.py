@@ -382,8 +382,7 @@ def _save_alignment(result: Mapping[str, Any], chosen: Alignment) -> None:
     image, pixel = upsampled_tcbf(shown, upsample=1, pad=0)
     if chosen.ctf_sign_flip:
         with _opened(shown) as experiment:
-            transfer = _transfer(experiment, image, pixel)
-        image = flip_contrast(image, transfer, chosen.tol_ctf)
+            image = flip_contrast(image, _transfer(experiment, image, pixel), chosen.tol_ctf)
     folder = _folder(result)
     write_array(folder / "aberrations_A.npy", np.asarray(result["aberrations"]))
     write_array(folder / "tcbf.npy", image)

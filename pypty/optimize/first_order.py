@@ -12,7 +12,8 @@ import numpy as np
 
 from pypty.backend.array import Array, array_module, to_host
 from pypty.errors import CheckpointError, ParameterError
-from pypty.optimize.update_rules import METHODS, Method, Part
+from pypty.optimize.methods import METHODS, Method
+from pypty.optimize.update_rules import Part
 
 _PIECE = 1 << 15
 """Numbers that are stepped at a time on the host: they stay in the cache."""
@@ -25,7 +26,7 @@ class FirstOrder:
 
     Parameters
     ----------
-    name : a name in ``update_rules.METHODS``
+    name : a name in ``methods.METHODS``
     options : its constants (``OPTIMIZER_OPTIONS`` of the parameters); None or absent = PyTorch's default; those of
         other methods are ignored (``unused_options`` names them)
     state : where an earlier one ended (its ``state``); not modified

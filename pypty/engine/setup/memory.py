@@ -12,7 +12,7 @@ from pypty.errors import ResourceError
 from pypty.model.blocks import BLOCKS
 from pypty.model.options import TILT_MODES
 from pypty.model.stages import INTEGRATORS
-from pypty.optimize.update_rules import METHODS
+from pypty.optimize.methods import METHODS
 from pypty.params.checks.combinations import optimizers
 from pypty.params.checks.effects import has_tilts
 from pypty.params.checks.model import mode_weights
