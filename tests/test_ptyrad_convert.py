@@ -69,7 +69,7 @@ def test_yaml_json_and_toml_say_the_same(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("a.py", "init_params = {}", "would run whatever is in it"),
-        ("a.yml", "acc_voltage: 80", "not a parameter file of PtyRAD"),
+        ("a.yml", "acc_voltage: 80", "is no parameter file of PtyRAD"),
         ("a.json", "[1]", "holds a list"),
         ("a.json", "{", "cannot be read as JSON"),
         ("a.toml", "= 1", "cannot be read as TOML"),

@@ -922,13 +922,16 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     "mat 7.3 cut": (cut(good_mat73, 0.5), "truncated|damaged"),
     "mat 7.3 complex": (complex_mat73, "complex"),
     "raw cut": (cut(good_raw, 0.77), "not a whole number"),
-    "raw cut by frames": (cut(good_raw, 8 / 9), "no square"),
+    "raw cut by frames": (cut(good_raw, 8 / 9), "not a square"),
     "raw wrong scan_size": (
         bytes_file("a.raw", empad("<f4", 9, 130).tobytes(), scan_size=(3, 4)),
         "12 points",
     ),
     "raw wrong name": (bytes_file("a_x3_y4.raw", empad("<f4", 9, 130).tobytes()), "12 points"),
-    "raw is noise": (bytes_file("a.raw", np.full(9 * 130 * 128, 3e38, "<f4").tobytes()), "not float32 counts"),
+    "raw is noise": (
+        bytes_file("a.raw", np.full(9 * 130 * 128, 3e38, "<f4").tobytes()),
+        "not float32 counts",
+    ),
     "raw not combined": (
         bytes_file("a.raw", np.arange(2**29, 2**29 + 9 * 128 * 128, dtype="<u4").tobytes()),
         "Combine the gains",
