@@ -363,7 +363,7 @@ def test_command(tmp_path: Path) -> None:
     command(tmp_path / "a.raw", "-o", target, "--scan-size", 3, 4, "--overwrite")
     with pytest.raises(PyptyError, match="expected KEY=VALUE"):
         command(tmp_path / "a.raw", "-o", target, "--overwrite", "--set", "acc_voltage")
-    with pytest.raises(PyptyError, match="no square scan"):
+    with pytest.raises(PyptyError, match="not a square scan"):
         command(tmp_path / "a.raw", "-o", target, "--overwrite")
 
 

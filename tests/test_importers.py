@@ -249,7 +249,7 @@ def test_truncated_files(path: Path, fraction: float, tmp_path: Path) -> None:
     content = path.read_bytes()
     cut = tmp_path / "cut.h5"
     cut.write_bytes(content[: int(fraction * len(content))])
-    with pytest.raises(DataError, match="expected|cannot be read|no complete"):
+    with pytest.raises(DataError, match="expected|cannot be read|not a complete"):
         load_result(cut)
 
 
@@ -455,7 +455,7 @@ def test_truncated_mat_files(write: Any, fraction: float, tmp_path: Path) -> Non
     content.pop("corners")
     whole = write(tmp_path / "a.mat", content).read_bytes()
     (tmp_path / "b.mat").write_bytes(whole[: int(fraction * len(whole))])
-    with pytest.raises(DataError, match="no object and probe|cannot be read|no complete|expected"):
+    with pytest.raises(DataError, match="no object and probe|cannot be read|not a complete|expected"):
         load_result(tmp_path / "b.mat")
 
 

@@ -561,7 +561,7 @@ def test_positions_of_other_data(tmp_path: Path) -> None:
         convert_to_nxs(folder, tmp_path / "a.nxs")
     with h5py.File(tmp_path / "patterns.h5", "w") as file:
         file.create_group("data")
-    with pytest.raises(DataError, match="no data set"):
+    with pytest.raises(DataError, match="not a data set"):
         convert_to_nxs(folder, tmp_path / "a.nxs")
 
 

@@ -672,7 +672,7 @@ def test_what_is_no_result_is_a_checkpoint_error(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["obj"] = 1
     for name in ("text.h5", "other.h5", "gone.h5", "."):
-        with pytest.raises(CheckpointError, match="no saved result"):
+        with pytest.raises(CheckpointError, match="not a saved result"):
             Result.load(tmp_path / name)
     with pytest.raises(OutputError, match="gone"):
         pypty.run(small_params()).save(tmp_path / "gone" / "a.h5")

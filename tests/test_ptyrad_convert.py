@@ -72,7 +72,7 @@ def test_yaml_json_and_toml_say_the_same(tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("a.py", "init_params = {}", "would run whatever is in it"),
-        ("a.yml", "acc_voltage: 80", "no parameter file of PtyRAD"),
+        ("a.yml", "acc_voltage: 80", "is no parameter file of PtyRAD"),
         ("a.json", "[1]", "holds a list"),
         ("a.json", "{", "cannot be read as JSON"),
         ("a.toml", "= 1", "cannot be read as TOML"),
@@ -285,7 +285,7 @@ def test_changed_patterns_lie_beside_the_preset(tmp_path: Path) -> None:
 def test_convert_of_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ours.yaml").write_text("acc_voltage: 80")
     assert main(["convert", str(tmp_path / "ours.yaml"), "-o", str(tmp_path / "b.yaml")]) == 1
-    assert "no parameter file of PtyRAD" in capsys.readouterr().err
+    assert "not a parameter file of PtyRAD" in capsys.readouterr().err
     (tmp_path / "ours.toml").write_text("acc_voltage = 80")
     assert main(["run", str(tmp_path / "ours.toml")]) == 1
     assert "those of pypty are YAML" in capsys.readouterr().err

@@ -344,7 +344,7 @@ def test_value_at_an_epoch() -> None:
     assert [utils.get_value_for_epoch(table, epoch, "loss_weight") for epoch in (0, 4)] == [1.0, 0.5]
     assert utils.get_value_for_epoch(table, 4) == 0.5
     assert utils.get_value_for_epoch("epoch > 2", 3, "update_probe") is True
-    with pytest.raises(ParameterError, match="no parameter"):
+    with pytest.raises(ParameterError, match="not a parameter"):
         utils.get_value_for_epoch(1, 0, "speed")
 
 
@@ -398,7 +398,7 @@ def test_values_are_changed_in_a_file(tmp_path: Path) -> None:
     for keys, values, text in (
         ("acc_voltage", "high", "acc_voltage"),
         (["acc_voltage"], [1, 2], "one value for each key"),
-        ("speed", 1, "no parameter"),
+        ("speed", 1, "not a parameter"),
     ):
         with pytest.raises(ParameterError, match=text):
             utils.change_params(path, keys, values)
