@@ -10,6 +10,7 @@ from calibration_data import demo_scan, disk_scan, soft_disk
 from scipy.ndimage import shift
 
 from pypty.calibrate import descan
+from pypty.calibrate.descan import _polynomial, _unit
 from pypty.errors import ParameterError
 from pypty.optics.wavelength import wavelength_A
 
@@ -97,3 +98,21 @@ def test_images_are_refused() -> None:
     params, _ = wandering(recon_type="near_field")
     with pytest.raises(ParameterError, match="descan: recon_type"):
         descan(params)
+
+
+def test_coordinates_of_the_scan_run_from_minus_one_to_one() -> None:
+    found = _unit((3, 5), np.arange(15))
+    np.testing.assert_allclose(found[:, 0].reshape(3, 5)[:, 2], [-1, 0, 1])
+    np.testing.assert_allclose(found[:, 1].reshape(3, 5)[1], [-1, -0.5, 0, 0.5, 1])
+    np.testing.assert_allclose(_unit((1, 2), np.arange(2)), [[-1, -1], [-1, 1]])
+
+
+def test_terms_are_those_that_the_blocks_determine() -> None:
+    where = np.array([[-1.0, 0.5], [0.25, 1.0]])
+    y, x = where.T
+    one = np.ones(2)
+    full = _polynomial(where, np.array([8, 8]))
+    np.testing.assert_allclose(full, np.stack([one, y, y**2, x, x**2, y * x], axis=1))
+    np.testing.assert_allclose(_polynomial(where, np.array([1, 1])), one[:, None])
+    line = _polynomial(where, np.array([1, 8]))
+    np.testing.assert_allclose(line, np.stack([one, x, x**2], axis=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from calibration_data import RADIUS_PX, demo_scan, disk_scan, soft_disk
@@ -143,3 +145,31 @@ def test_data_that_are_no_patterns_are_refused() -> None:
     for wrong in (-3.0, "wide"):
         with pytest.raises(ParameterError, match="conv_semiangle_mrad is .*, expected"):
             disk(disk_scan(pattern), conv_semiangle_mrad=wrong)  # type: ignore[arg-type]
+
+
+def test_the_words_of_a_disk_have_their_units() -> None:
+    pattern = soft_disk(48, 10.0, (25.0, 22.0), 0.5)
+    text = disk(disk_scan(pattern), conv_semiangle_mrad=20.0).text.splitlines()
+    number = r"[\d.]+"
+    assert re.fullmatch(
+        rf"disk: radius {number} px, centre \[25\.0\d, 22\.0\d\] px \(zero frequency belongs at \[24, 24\]\), "
+        rf"ellipticity {number} %, edge {number} px wide",
+        text[0],
+    )
+    pixel = next(line for line in text if line.startswith("  pixel "))
+    assert pixel.endswith(" mrad from the semi-angle 20 mrad")
+    assert "  patterns must be shifted by [-1, 2] detector pixels (ky, kx)" in text
+    given = disk(disk_scan(pattern, rez_pixel_size_mrad=2.5)).text
+    assert re.search(r"  semi-angle 2[45]\.\d* mrad from the given pixel", given)
+    assert "semi-angle" in given and "mrad from the given pixel of 2.5 mrad" in given
+    alone = disk(disk_scan(pattern)).text
+    assert "the radius stays in pixels" in alone
+
+
+def test_positions_in_pixels_are_to_be_made_anew_with_another_pixel_alone() -> None:
+    pattern = soft_disk(48, 10.0, (24.0, 24.0), 0.5)
+    stale = "positions were given in pixels: make them anew with this pixel size"
+    positions = np.zeros((64, 2))
+    assert stale in disk(disk_scan(pattern, positions=positions), conv_semiangle_mrad=20.0).text
+    assert stale not in disk(disk_scan(pattern), conv_semiangle_mrad=20.0).text
+    assert stale not in disk(disk_scan(pattern, positions=positions, rez_pixel_size_mrad=2.0)).text

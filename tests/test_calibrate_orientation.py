@@ -8,7 +8,7 @@ from calibration_data import demo_scan, disk_scan, soft_disk, transformed
 from scipy.ndimage import gaussian_filter
 
 from pypty.calibrate import Candidate, disk, orientation
-from pypty.calibrate.fields import curl_angle, free_of_curl
+from pypty.calibrate.fields import _DERIVATIVE, _LOW_ORDER, curl_angle, free_of_curl
 from pypty.calibrate.shifts import PixelImages, best_number, mirror, refine, search, split, turn
 from pypty.errors import DataError, ParameterError
 from pypty.optics.scan_grid import rotation_yx
@@ -144,3 +144,11 @@ def test_small_scans_and_images_are_refused() -> None:
     dead["dataset"][:, 16, 16] = 0
     with pytest.raises(DataError, match="never count"):
         orientation(dead)
+
+
+@pytest.mark.parametrize("power", range(9))
+def test_the_derivative_is_exact_for_polynomials_of_the_eighth_degree(power: int) -> None:
+    steps = np.arange(-4.0, 5.0)
+    assert float(_DERIVATIVE @ steps**power) == pytest.approx(1.0 if power == 1 else 0.0, abs=1e-8)
+    if power < 3:
+        assert float(_LOW_ORDER @ np.arange(-1.0, 2.0) ** power) == (1.0 if power == 1 else 0.0)

@@ -379,3 +379,31 @@ def test_command_with_a_key_and_axes(tmp_path: Path) -> None:
     )
     assert f"12 patterns of {KY} x {KX}" in told
     assert len(AXES) == 4
+
+
+def test_the_command_says_what_the_file_does_not(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", counts())
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = parser.parse_args(
+        [str(tmp_path / "a.npy"), "-o", str(tmp_path / "a.h5"), "--set", "acc_voltage=80"]
+    )
+    lines = import_command(given).splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'a.h5'}: 12 patterns of 6 x 5 pixels, uint16, 0.0 MiB")
+    assert any(line.startswith("  acc_voltage: 80") for line in lines)
+    start = next(number for number, line in enumerate(lines) if line.startswith("The file does not say"))
+    assert lines[start + 1 :] == [
+        "  scan_step_A (distance between scan points, Å)",
+        "  conv_semiangle_mrad (convergence semi-angle, mrad)",
+        "  rez_pixel_size_mrad (pixel of the detector, mrad)",
+    ]
+    np.save(tmp_path / "b.npy", counts(shape=(12, 6, 5)))
+    again = parser.parse_args(
+        [str(tmp_path / "b.npy"), "-o", str(tmp_path / "b.h5"), "--set", "rez_pixel_size_A=0.1"]
+    )
+    text = import_command(again)
+    assert (
+        "acc_voltage (accelerating voltage, kV)" in text
+        and "scan_size (points of the scan, [slow, fast])" in text
+    )
+    assert "rez_pixel_size_mrad (" not in text

@@ -617,3 +617,11 @@ def test_an_experiment_in_the_far_field_lies_at_a_nominal_distance(tmp_path: Pat
         np.testing.assert_array_equal(moves["y"][()], [[0, 2, 4], [6, 8, 10]])
         assert file["/entry_1/sample_1/name"].asstr()[()] == "unknown"
         assert "convergence_semi_angle" not in file[f"{INSTRUMENT}/beam_1"]
+
+
+def test_arrays_that_are_large_are_compressed_and_stay_what_they_are(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=200_000)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        found = array(file, "many", values, "angstrom")
+        assert (found.compression, found.shuffle, found.attrs["units"]) == ("gzip", True, "angstrom")
+        np.testing.assert_array_equal(found[()], values)

@@ -55,11 +55,14 @@ def test_modes_have_amplitude_and_phase_in_both_spaces() -> None:
 
 
 def test_pictures_fill_rows() -> None:
-    pictures = [np.full((3, 4, 3), k / 4) for k in range(3)]
-    figure = plot_pictures(pictures, ["a", "b", "c"], 2)
+    pictures = [np.full((3, 4, 3), k / 8) for k in range(5)]
+    figure = plot_pictures(pictures, list("abcde"), 2)
     places = [axes.get_subplotspec() for axes in figure.axes]
-    assert [(place.rowspan.start, place.colspan.start) for place in places] == [(0, 0), (0, 1), (1, 0)]
-    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c"]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        *((0, column) for column in range(3)),
+        *((1, column) for column in range(2)),
+    ]
+    assert [axes.get_title() for axes in figure.axes] == list("abcde")
     np.testing.assert_array_equal(shown_image(figure.axes[2]), pictures[2])
     assert {labels(axes) for axes in figure.axes} == {("x / pixel", "y / pixel")}
 

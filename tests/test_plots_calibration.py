@@ -305,3 +305,19 @@ def test_trials_of_both_half_turns_over_defocus_and_thickness() -> None:
     image = panel(figure, "phase, all slices together")
     np.testing.assert_array_equal(shown_image(image), phase)
     assert image.get_aspect() == 2.0
+
+
+def test_panels_stand_side_by_side_and_fill_the_figure() -> None:
+    centres, fitted = disk_paths()
+    trials = np.array([[-100.0, 50.0, 0.02], [-150.0, 80.0, 0.03]])
+    for figure, n in (
+        (disk_figure(), 2),
+        (orientation_figure()[0], 2),
+        (plot_descan(centres, fitted, 11.0), 3),
+        (defects_figure(np.full((6, 9), 10.0)), 2),
+        (plot_specimen(trials, trials, (1.0, 2.0), (3.0, 4.0), np.ones((9, 9)), (1.0, 1.0)), 3),
+    ):
+        places = [axes.get_subplotspec() for axes in figure.axes if axes.get_xlabel() or axes.get_title()]
+        panels = [place for place in places if place is not None and place.get_gridspec().ncols == n]
+        assert sorted(place.colspan.start for place in panels) == list(range(n))
+        assert {place.get_gridspec().nrows for place in panels} == {1}

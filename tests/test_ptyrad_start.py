@@ -27,9 +27,10 @@ from pypty.importers.ptyrad import object as objects
 from pypty.importers.ptyrad import patterns as patterns
 from pypty.importers.ptyrad import probe as probes
 from pypty.importers.ptyrad import scan as scans
-from pypty.importers.ptyrad.aberrations import cartesian_A, polar_terms
+from pypty.importers.ptyrad.aberrations import HAIDER, cartesian_A, polar_terms
 from pypty.importers.ptyrad.file import complete
 from pypty.importers.ptyrad.measured import measured
+from pypty.importers.ptyrad.object import Layers
 from pypty.importers.ptyrad.start import start_object, start_probe
 from pypty.importers.ptyrad.translation import Ledger
 from pypty.optics.grid import Grid
@@ -398,3 +399,71 @@ def test_the_starting_object_has_slices_modes_and_their_distance(tmp_path: Path)
         start_object(
             {**init, "obj_source": "x"}, tmp_path, np.ones(2), np.random.RandomState(0), frozenset(), ledger
         )
+
+
+def test_symbols_of_haider_are_those_of_the_paper() -> None:
+    """C_nm = factor x symbol: 3 for B2, 4 for S3, B4 and D4, 6 for S5 and R5 (Ultramicroscopy 81 (2000) 163)."""
+    of_one = {
+        "C1": (1, 0),
+        "A1": (1, 2),
+        "A2": (2, 3),
+        "C3": (3, 0),
+        "A3": (3, 4),
+        "A4": (4, 5),
+        "C5": (5, 0),
+        "A5": (5, 6),
+    }
+    more = {
+        "B2": (2, 1, 3),
+        "S3": (3, 2, 4),
+        "B4": (4, 1, 4),
+        "D4": (4, 3, 4),
+        "S5": (5, 2, 6),
+        "R5": (5, 4, 6),
+    }
+    assert dict(HAIDER) == {**{name: (*order, 1) for name, order in of_one.items()}, **more}
+
+
+def test_slices_that_are_added_are_vacuum_or_those_of_the_edge() -> None:
+    layers = Layers(
+        np.full((1, 2, 3, 3), 0.5), np.stack([np.full((3, 3), 0.2), np.full((3, 3), 0.6)])[None], 4.0
+    )
+    found = objects.padded(layers, [1, 2], ["vacuum", "edge"])
+    assert found.phase[0, :, 0, 0].tolist() == [0.0, 0.2, 0.6, 0.6, 0.6]
+    assert found.amplitude[0, :, 0, 0].tolist() == [1.0, 0.5, 0.5, 0.5, 0.5]
+    mean = objects.padded(layers, [1, 0], ["mean", "mean"])
+    assert mean.phase[0, :, 0, 0].tolist() == pytest.approx([0.4, 0.2, 0.6])
+    halves = objects.resampled(layers, "target_Nlayer", 4)
+    assert halves.thickness_A == 2.0 and halves.phase[0, :, 0, 0].tolist() == pytest.approx(
+        [0.1, 0.1, 0.3, 0.3]
+    )
+    np.testing.assert_allclose(halves.amplitude, np.sqrt(0.5))
+    thick = objects.resampled(layers, "scale_slice_thickness", 2.0)
+    assert thick.thickness_A == 8.0 and thick.phase[0, :, 0, 0].tolist() == pytest.approx([0.8])
+
+
+def test_patterns_are_flipped_cropped_and_normalised_in_their_order() -> None:
+    data = np.arange(2 * 3 * 4 * 5.0).reshape(6, 4, 5)
+    np.testing.assert_array_equal(patterns.flipped(data, [1, 0, 0]), data[:, ::-1])
+    np.testing.assert_array_equal(patterns.flipped(data, [0, 1, 0]), data[:, :, ::-1])
+    np.testing.assert_array_equal(patterns.flipped(data, [1, 0, 1]), data[:, ::-1].swapaxes(1, 2))
+    cut = patterns.cropped(data, (2, 3), [None, [1, 3], [0, 2], [2, 5]])
+    np.testing.assert_array_equal(cut, data.reshape(2, 3, 4, 5)[:, 1:3, :2, 2:5].reshape(4, 2, 3))
+    shifted = data - 10
+    np.testing.assert_array_equal(patterns.without_negatives(shifted, "subtract_min", None, False), data)
+    np.testing.assert_array_equal(
+        patterns.without_negatives(shifted, "clip_neg", None, False), np.maximum(shifted, 0)
+    )
+    np.testing.assert_array_equal(
+        patterns.without_negatives(shifted, "clip_value", 5.0, False), np.where(shifted < 5, 0, shifted)
+    )
+    mean = np.array([[1.0, 2.0], [3.0, 6.0]])
+    found = [
+        patterns.normalization(mean, mode, 7.0)
+        for mode in (None, "divide_const", "max_at_one", "mean_at_one", "sum_to_one")
+    ]
+    assert found == [1.0, 7.0, 6.0, 3.0, 12.0]
+    grown = patterns.resampled(np.ones((1, 4, 4)), 1.5)
+    assert grown.shape == (1, 6, 6) and grown.sum() == pytest.approx(16)
+    line = patterns.resampled(np.broadcast_to(np.arange(4.0), (1, 4, 4)).copy(), 2.0)[0, 0]
+    assert 4 * line == pytest.approx([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])

@@ -752,3 +752,41 @@ def test_a_vendors_file_has_its_scan_first_and_its_units(tmp_path: Path) -> None
     (tmp_path / "a.xyz").write_text("x")
     with pytest.raises(DataError, match=r"the ending '.xyz', for which no reader is known"):
         open_vendor(tmp_path / "a.xyz", None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind", "factor"),
+    [
+        ("Å", "length", 1.0),
+        ("angstrom", "length", 1.0),
+        ("Angstrom", "length", 1.0),
+        ("pm", "length", 0.01),
+        ("nm", "length", 10.0),
+        ("um", "length", 1e4),
+        ("μm", "length", 1e4),
+        ("mm", "length", 1e7),
+        ("cm", "length", 1e8),
+        ("m", "length", 1e10),
+        ("1/nm", "reciprocal", 0.1),
+        ("1/Å", "reciprocal", 1.0),
+        ("m**-1", "reciprocal", 1e-10),
+        ("mrad", "angle", 1.0),
+        ("rad", "angle", 1e3),
+        ("urad", "angle", 1e-3),
+        ("deg", "angle", 1e3 * math.pi / 180),
+        ("degrees", "angle", 1e3 * math.pi / 180),
+        ("degree", "angle", 1e3 * math.pi / 180),
+        ("°", "angle", 1e3 * math.pi / 180),
+        ("V", "voltage", 1e-3),
+        ("kV", "voltage", 1.0),
+        ("MV", "voltage", 1e3),
+        ("eV", "voltage", 1e-3),
+        ("keV", "voltage", 1.0),
+        ("MeV", "voltage", 1e3),
+    ],
+)
+def test_every_unit_is_what_it_measures(unit: str, kind: str, factor: float) -> None:
+    assert known_unit(unit) == (kind, pytest.approx(factor))
+    assert convert(3.0, unit, kind) == pytest.approx(3 * factor)
+    with pytest.raises(DataError, match="is no "):
+        convert(3.0, unit, "length" if kind != "length" else "angle")
