@@ -162,7 +162,7 @@ def make_objective(
     if backend.on_gpu and executor in ("split", "streamed", "deterministic"):
         assert model.executor == "split", model.executor
     resident = executor != "streamed"
-    feed = Feed(backend, ArraySource(data), corners, reorder=lambda a: a, resident_on_device=resident)
+    feed = Feed(backend, ArraySource(data), corners=corners, reorder=lambda a: a, resident_on_device=resident)
     if resident:
         feed.make_resident()
     return Objective(backend, model, feed, LsqSqrt(), batch)

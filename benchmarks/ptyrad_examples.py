@@ -163,7 +163,15 @@ def run(name: str, folder: Path, iterations: int, scan: int | None = None, **cha
     centres = (result.positions + np.array(result.probe.shape[:2]) // 2) * pixel
     area = np.stack([truth.positions_A.min(axis=0), truth.positions_A.max(axis=0)])
     origin = (truth.positions_A - centres).mean(axis=0)
-    found = phase_agreement(result.phase, pixel, origin, truth.phase, truth.pixel_A, area, search_A=1.2)
+    found = phase_agreement(
+        result.phase,
+        pixel,
+        origin_A=origin,
+        truth=truth.phase,
+        truth_pixel_A=truth.pixel_A,
+        area_A=area,
+        search_A=1.2,
+    )
     return {
         "report": report,
         "seconds": seconds,

@@ -57,7 +57,13 @@ class Truth:
     def score(self, stack: np.ndarray, pixel: float, origin: np.ndarray) -> dict[str, float]:
         """Of slices (z, y, x) whose pixel (0, 0) lies at ``origin`` Å."""
         found = phase_agreement(
-            stack.sum(axis=0), pixel, origin, self.phase, self.pixel, self.area, search_A=1.2
+            stack.sum(axis=0),
+            pixel,
+            origin_A=origin,
+            truth=self.phase,
+            truth_pixel_A=self.pixel,
+            area_A=self.area,
+            search_A=1.2,
         )
         scores = {"correlation": found.correlation}
         if self.slices is not None and len(stack) == len(self.slices):

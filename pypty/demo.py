@@ -74,7 +74,9 @@ def agreement_with_truth(result: Result, path: Path | None = None) -> Agreement:
     centres = (result.positions + np.array(result.probe.shape[:2]) // 2) * pixel
     origin = (true_positions - centres).mean(axis=0)
     area = np.stack([true_positions.min(axis=0), true_positions.max(axis=0)])
-    return phase_agreement(result.phase, pixel, origin, truth, truth_pixel, area)
+    return phase_agreement(
+        result.phase, pixel, origin_A=origin, truth=truth, truth_pixel_A=truth_pixel, area_A=area
+    )
 
 
 def run_demo(output_folder: str | Path = "pypty_demo", **changes: Any) -> DemoReport:

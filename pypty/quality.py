@@ -20,6 +20,7 @@ class Agreement:
 def phase_agreement(
     phase: np.ndarray,
     pixel_size_A: float,
+    *,
     origin_A: np.ndarray,
     truth: np.ndarray,
     truth_pixel_A: float,

@@ -259,7 +259,14 @@ def agreement(result: pypty.Result, experiment: Experiment, margin_A: float = 0.
         origin = (experiment.positions_A - places).mean(axis=0)
         search = 1.0
     return phase_agreement(
-        result.phase, pixel, origin, experiment.phase, experiment.pixel_A, experiment.area_A, margin_A, search
+        result.phase,
+        pixel,
+        origin_A=origin,
+        truth=experiment.phase,
+        truth_pixel_A=experiment.pixel_A,
+        area_A=experiment.area_A,
+        margin_A=margin_A,
+        search_A=search,
     )
 
 

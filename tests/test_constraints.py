@@ -21,7 +21,7 @@ from pypty.constraints.scan import _otsu, _pieces, puzzle, resized, warped
 from pypty.errors import ParameterError
 
 GOLDEN = Path(__file__).parent / "golden" / "charge_flip.npz"  # from 24_initialisation_utils of PyPty 2.2
-STRENGTH = (0.1, 0.01, -0.95, -0.95)  # PyPty's defaults: delta and beta of phase and absorption
+STRENGTH = {"delta_phase": 0.1, "delta_abs": 0.01, "beta_phase": -0.95, "beta_abs": -0.95}  # PyPty's defaults
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))
 
 
@@ -93,7 +93,7 @@ def test_black_pixels_stay_finite() -> None:
     obj[0, 0, 3, 4] = 0
     obj[0, 1] = 0
     by_phase, by_amplitude = smooth_phase(obj, (1, 1)), smooth_absorption(obj, (1, 1))
-    flipped = charge_flip(obj, *STRENGTH, fancy_sigma=((1, 1), (1, 1)))
+    flipped = charge_flip(obj, **STRENGTH, fancy_sigma=((1, 1), (1, 1)))
     assert all(np.isfinite(result).all() for result in (by_phase, by_amplitude, flipped))
     assert by_phase[0, 0, 3, 4] == 0
     values = absorption(np.where(obj == 0, 1e-10, obj))
@@ -114,13 +114,13 @@ def test_wrong_widths(smooth: Callable, sigma: tuple[float, ...]) -> None:
 
 def test_charge_flip_is_that_of_pypty() -> None:
     case = golden()
-    result = charge_flip(case.in_obj_cf.transpose(3, 2, 0, 1), *STRENGTH)
+    result = charge_flip(case.in_obj_cf.transpose(3, 2, 0, 1), **STRENGTH)
     np.testing.assert_allclose(result.transpose(2, 3, 1, 0), case.out_charge_flip, rtol=0, atol=1e-14)
 
 
 def test_charge_flip_with_four_different_numbers() -> None:
     obj = weak_object(np.random.default_rng(21), (2, 3, 7, 8)) ** np.arange(1, 4)[:, None, None]
-    result = charge_flip(obj, 0.3, 0.6, -0.7, 0.2)
+    result = charge_flip(obj, delta_phase=0.3, delta_abs=0.6, beta_phase=-0.7, beta_abs=0.2)
     for one, flipped in zip(obj.reshape(6, 7, 8), result.reshape(6, 7, 8), strict=True):
         phase, loss = np.angle(one), absorption(one)
         phase[phase < 0.3 * phase.max()] *= -0.7
@@ -130,9 +130,9 @@ def test_charge_flip_with_four_different_numbers() -> None:
 
 def test_charge_flip_without_blur_is_plain() -> None:
     obj = golden().in_obj_cf.transpose(3, 2, 0, 1)
-    plain = charge_flip(obj, *STRENGTH)
+    plain = charge_flip(obj, **STRENGTH)
     for fancy in ((None, None), ((0, 0), (0, 0)), (None, (0, 0))):
-        assert relative(charge_flip(obj, *STRENGTH, fancy_sigma=fancy), plain) < 1e-12
+        assert relative(charge_flip(obj, **STRENGTH, fancy_sigma=fancy), plain) < 1e-12
 
 
 def cosine(shape: tuple[int, int], k: int) -> np.ndarray:
@@ -149,22 +149,34 @@ def test_sharpening_and_blurring_of_one_wave(width: float) -> None:
     phase = 0.4 + 0.05 * cosine(shape, k)
     loss = 0.3 + 0.02 * cosine(shape, k)
     obj = (np.exp(-loss + 1j * phase) - 1e-10 * np.exp(1j * phase))[None, None]
-    nothing = (-100.0, -100.0, 7.0, 7.0)  # no value lies below -100 times the maximum
+    nothing = {"delta_phase": -100.0, "delta_abs": -100.0, "beta_phase": 7.0, "beta_abs": 7.0}
+    # no value lies below -100 times the maximum
     for widths, factor in (((width, 0), wiener), ((0, width), gain)):
-        result = charge_flip(obj, *nothing, fancy_sigma=(widths, None))[0, 0]
+        result = charge_flip(obj, **nothing, fancy_sigma=(widths, None))[0, 0]
         np.testing.assert_allclose(np.angle(result), 0.4 + 0.05 * factor * cosine(shape, k), atol=1e-12)
         np.testing.assert_allclose(absorption(result), loss, atol=1e-12)
-        result = charge_flip(obj, *nothing, fancy_sigma=(None, widths))[0, 0]
+        result = charge_flip(obj, **nothing, fancy_sigma=(None, widths))[0, 0]
         np.testing.assert_allclose(absorption(result), 0.3 + 0.02 * factor * cosine(shape, k), atol=1e-12)
         np.testing.assert_allclose(np.angle(result), phase, atol=1e-12)
 
 
 def test_sharpening_comes_before_the_flip_and_blurring_after() -> None:
     obj = weak_object(np.random.default_rng(2), (1, 1, 14, 15)) ** 0.15  # sharpened phases below pi
-    sharp = charge_flip(obj, -100, -100, 1, 1, fancy_sigma=((1.5, 0), (1.0, 0)))
-    flipped = charge_flip(sharp, 0.2, 0.3, -0.9, -0.8)
-    expected = charge_flip(flipped, -100, -100, 1, 1, fancy_sigma=((0, 0.8), (0, 1.2)))
-    result = charge_flip(obj, 0.2, 0.3, -0.9, -0.8, fancy_sigma=((1.5, 0.8), (1.0, 1.2)))
+    sharp = charge_flip(
+        obj, delta_phase=-100, delta_abs=-100, beta_phase=1, beta_abs=1, fancy_sigma=((1.5, 0), (1.0, 0))
+    )
+    flipped = charge_flip(sharp, delta_phase=0.2, delta_abs=0.3, beta_phase=-0.9, beta_abs=-0.8)
+    expected = charge_flip(
+        flipped, delta_phase=-100, delta_abs=-100, beta_phase=1, beta_abs=1, fancy_sigma=((0, 0.8), (0, 1.2))
+    )
+    result = charge_flip(
+        obj,
+        delta_phase=0.2,
+        delta_abs=0.3,
+        beta_phase=-0.9,
+        beta_abs=-0.8,
+        fancy_sigma=((1.5, 0.8), (1.0, 1.2)),
+    )
     np.testing.assert_allclose(result, expected, atol=1e-7)  # 1e-10 is added to |O| each time
 
 
@@ -173,7 +185,9 @@ def test_blur_is_the_gaussian_of_that_width() -> None:
     r = np.arange(-8, 9)
     kernel = np.exp(-(r[:, None] ** 2 + r[None, :] ** 2) / 2.0**2)
     expected = convolve(np.angle(obj[0, 0]), kernel / kernel.sum(), mode="reflect")
-    result = charge_flip(obj, -100, -100, 1, 1, fancy_sigma=((0, 2.0), None))[0, 0]
+    result = charge_flip(
+        obj, delta_phase=-100, delta_abs=-100, beta_phase=1, beta_abs=1, fancy_sigma=((0, 2.0), None)
+    )[0, 0]
     np.testing.assert_allclose(np.angle(result), expected, atol=3e-4)
 
 
@@ -742,8 +756,8 @@ def test_shape_and_precision_are_kept(shape: tuple[int, ...], seed: int) -> None
         smooth_phase(obj, (1, 0.5)),
         smooth_phase(3j * obj, (0.7, 1, 0.5)),
         smooth_absorption(obj, (0.7, 1, 0.5)),
-        charge_flip(obj, *STRENGTH),
-        charge_flip(obj, *STRENGTH, fancy_sigma=((1, 1), (2, 1))),
+        charge_flip(obj, **STRENGTH),
+        charge_flip(obj, **STRENGTH, fancy_sigma=((1, 1), (2, 1))),
         warped(obj, old, old + rng.uniform(-3, 3, (4, 2)), (3, 4)),
         vacuum_like(obj),
     ):
@@ -764,9 +778,9 @@ def calls() -> dict[str, tuple[Callable, list[np.ndarray]]]:
         "smooth_phase": (lambda obj: smooth_phase(obj, (1, 2)), [case.obj]),
         "smooth_phase, jumps": (lambda obj: smooth_phase(obj, (1, 1, 2)), [wrapped]),
         "smooth_absorption": (lambda obj: smooth_absorption(obj, (1, 1, 2)), [case.obj]),
-        "charge_flip": (lambda obj: charge_flip(obj, *STRENGTH), [case.obj]),
+        "charge_flip": (lambda obj: charge_flip(obj, **STRENGTH), [case.obj]),
         "charge_flip, fancy": (
-            lambda obj: charge_flip(obj, *STRENGTH, fancy_sigma=((1, 1), (1, 1))),
+            lambda obj: charge_flip(obj, **STRENGTH, fancy_sigma=((1, 1), (1, 1))),
             [case.obj],
         ),
         "vacuum_like": (vacuum_like, [case.obj]),

@@ -44,8 +44,13 @@ def test_agreement_ignores_offset_ramp_and_shift_but_not_noise() -> None:
     truth = np.sin(2 * np.pi * x / 9) * np.cos(2 * np.pi * y / 7)
     area = np.array([[4.0, 4.0], [14.0, 14.0]])
     moved = np.roll(truth, (1, -1), axis=(0, 1)) * 2 + 0.3 + 0.01 * x - 0.02 * y
-    found = phase_agreement(moved, 0.3, np.zeros(2), truth, 0.3, area)
+    found = phase_agreement(moved, 0.3, origin_A=np.zeros(2), truth=truth, truth_pixel_A=0.3, area_A=area)
     assert found.correlation > 0.999
     assert found.shift_A == pytest.approx((0.3, -0.3), abs=0.01)
     noisy = truth + rng.normal(size=truth.shape)
-    assert phase_agreement(noisy, 0.3, np.zeros(2), truth, 0.3, area).correlation < 0.6
+    assert (
+        phase_agreement(
+            noisy, 0.3, origin_A=np.zeros(2), truth=truth, truth_pixel_A=0.3, area_A=area
+        ).correlation
+        < 0.6
+    )

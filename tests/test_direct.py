@@ -51,7 +51,12 @@ def test_scan_spectra_are_the_transform_over_the_scan(
     found = np.empty((slow, fast // 2 + 1, 3, 3), dtype)
     n_passes = 0
     for rows, spectra in scan_spectra(
-        lambda: pattern_chunks(data, size), (slow, fast), (5, 4), region, np.dtype(dtype), largest_bytes
+        lambda: pattern_chunks(data, size),
+        (slow, fast),
+        pattern_shape=(5, 4),
+        region=region,
+        dtype=np.dtype(dtype),
+        largest_bytes=largest_bytes,
     ):
         assert spectra.dtype == np.dtype(dtype)
         assert len(rows) == 1 or spectra.nbytes <= largest_bytes
@@ -67,12 +72,19 @@ def test_scan_spectra_are_the_transform_over_the_scan(
 def test_scan_spectra_refuse_patterns_that_are_no_scan(n_patterns: int) -> None:
     data = np.ones((n_patterns, 2, 2))
     with pytest.raises(DataError, match="scan_size"):
-        list(scan_spectra(lambda: pattern_chunks(data, 2), (2, 3), (2, 2), (slice(None), slice(None))))
+        list(
+            scan_spectra(
+                lambda: pattern_chunks(data, 2),
+                (2, 3),
+                pattern_shape=(2, 2),
+                region=(slice(None), slice(None)),
+            )
+        )
 
 
 def test_scan_spectra_refuse_nothing() -> None:
     with pytest.raises(DataError, match="scan_size"):
-        list(scan_spectra(lambda: iter(()), (2, 3), (2, 2), (slice(None), slice(None))))
+        list(scan_spectra(lambda: iter(()), (2, 3), pattern_shape=(2, 2), region=(slice(None), slice(None))))
 
 
 def golden_params() -> tuple[dict[str, Any], np.ndarray]:
@@ -305,7 +317,9 @@ def test_mos2_of_the_package() -> None:
     for method, least in ((wdd, 0.85), (ssb, 0.87)):
         phase = np.angle(method(params))
         step, pixel = params["scan_step_A"], params["pixel_size_x_A"]
-        agreement = phase_agreement(phase, step, points[0], truth, pixel, area, search_A=0.4)
+        agreement = phase_agreement(
+            phase, step, origin_A=points[0], truth=truth, truth_pixel_A=pixel, area_A=area, search_A=0.4
+        )
         assert agreement.correlation > least
         assert np.hypot(*agreement.shift_A) < 0.05
 

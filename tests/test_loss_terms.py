@@ -50,7 +50,7 @@ ROUNDING = {"simlar": 2e-7}
 
 def terms_of(given: dict[str, Any], scale: str = "ratio", **changes: Any) -> LossTerms:
     complete = SCHEMA["loss_terms"].kind.convert(given)
-    return make_loss_terms(complete, scale, **{"dark": 0.0, "window": (16, 16), **changes})
+    return make_loss_terms(complete, scale=scale, **{"dark": 0.0, "window": (16, 16), **changes})
 
 
 def problem_of(**changes: Any) -> Problem:

@@ -55,7 +55,9 @@ def monte_carlo(
 ) -> np.ndarray:
     """Monte-Carlo modes on ``GRID``."""
     spreads = {**SOURCE, **changes}
-    return monte_carlo_modes(probe, GRID, n_modes, n_samples, rng=np.random.default_rng(seed), **spreads)
+    return monte_carlo_modes(
+        probe, GRID, n_modes=n_modes, n_samples=n_samples, rng=np.random.default_rng(seed), **spreads
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- all three
@@ -63,7 +65,9 @@ def monte_carlo(
 MAKERS: tuple[Callable[[np.ndarray, Grid], np.ndarray], ...] = (
     lambda probe, grid: hermite_modes(probe, 2, 1),
     lambda probe, grid: defocus_spread_modes(probe, grid, [-50.0, 0.0, 80.0]),
-    lambda probe, grid: monte_carlo_modes(probe, grid, 3, 5, rng=np.random.default_rng(1), **SOURCE),
+    lambda probe, grid: monte_carlo_modes(
+        probe, grid, n_modes=3, n_samples=5, rng=np.random.default_rng(1), **SOURCE
+    ),
 )
 makers = pytest.mark.parametrize("make", MAKERS, ids=["hermite", "defocus", "monte_carlo"])
 
@@ -302,7 +306,15 @@ def test_source_size_blurs_the_intensity(source: tuple[float, float, float]):
     grid = Grid((24, 21), (0.3, 0.35), wavelength_A(80))
     probe = centred_gaussian(grid, 0.7, 0.6)
     modes = monte_carlo_modes(
-        probe, grid, 60, 800, 0.0, sigma_y, sigma_x, covariance, np.random.default_rng(11)
+        probe,
+        grid,
+        n_modes=60,
+        n_samples=800,
+        focal_spread_A=0.0,
+        source_size_y_A=sigma_y,
+        source_size_x_A=sigma_x,
+        source_covariance_A2=covariance,
+        rng=np.random.default_rng(11),
     )
     form = (sigma_y * grid.qy) ** 2 + 2 * covariance * grid.qy * grid.qx + (sigma_x * grid.qx) ** 2
     intensity = np.abs(probe[0]) ** 2
@@ -315,7 +327,17 @@ def test_focal_spread_blurs_the_intensity():
     """The average over a Gaussian distribution of defocus, here by quadrature."""
     grid = Grid((24, 21), (0.3, 0.35), wavelength_A(80))
     probe = centred_gaussian(grid, 0.5, 0.5)
-    modes = monte_carlo_modes(probe, grid, 60, 800, 60.0, 0.0, 0.0, 0.0, np.random.default_rng(11))
+    modes = monte_carlo_modes(
+        probe,
+        grid,
+        n_modes=60,
+        n_samples=800,
+        focal_spread_A=60.0,
+        source_size_y_A=0.0,
+        source_size_x_A=0.0,
+        source_covariance_A2=0.0,
+        rng=np.random.default_rng(11),
+    )
     nodes, weights = np.polynomial.hermite_e.hermegauss(30)
     expected = np.zeros(grid.shape)
     for node, weight in zip(nodes, weights / weights.sum(), strict=True):

@@ -39,7 +39,10 @@ def test_every_noise_model_is_tested():
 def test_virtual_detectors_have_the_same_models(name: str):
     """They differ in what is counted, not in the noise; also in what is known only to a run."""
     assert type(NOISE_MODELS[name]) is type(NOISE_MODELS[COMPRESSED[name]])
-    ours, others = (make_noise_model(n, 100.0, np.dtype(np.float64), None) for n in (name, COMPRESSED[name]))
+    ours, others = (
+        make_noise_model(n, brightest=100.0, precision=np.dtype(np.float64), reachable=None)
+        for n in (name, COMPRESSED[name])
+    )
     intensity, data = counts()
     intensity[1, 0, 0] = 1e-40  # the rounding of a dark pixel
     for one, other in zip(
@@ -164,9 +167,11 @@ def test_without_gain_and_noise_it_is_poisson(dark: float):
     ):
         np.testing.assert_array_equal(found, expected)
     assert one.curvature(data) == pytest.approx(other.curvature(data), rel=1e-12)
-    dark_run = make_noise_model("poisson_gaussian", 40.0, np.dtype(np.float32), None)
+    dark_run = make_noise_model(
+        "poisson_gaussian", brightest=40.0, precision=np.dtype(np.float32), reachable=None
+    )
     assert dark_run == PoissonGaussian(
-        1.0, 0.0, make_noise_model("ml", 40.0, np.dtype(np.float32), None).dark
+        1.0, 0.0, make_noise_model("ml", brightest=40.0, precision=np.dtype(np.float32), reachable=None).dark
     )
 
 

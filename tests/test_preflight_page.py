@@ -159,7 +159,9 @@ def test_figures_have_labels_and_say_their_numbers() -> None:
     assert len(plot_scan(np.array([[0.0, 0.0], [1.0, 0.0]])).axes) == 2
     counts = plot_counts(np.full(9, 7.0))
     assert counts.axes[0].get_xlabel() == "counts of a pattern"
-    slices = plot_beam_and_slices(np.full(3, 10.0), 0.02, 100.0, 50.0, 20.0, 0.025)
+    slices = plot_beam_and_slices(
+        np.full(3, 10.0), alpha=0.02, defocus_A=100.0, depth_of_focus_A=50.0, thin_A=20.0, wavelength=0.025
+    )
     assert "crossover at -100 Å" in slices.axes[0].get_title()
     assert slices.axes[0].get_ylabel() == "depth along the beam / Å"
     low, high = slices.axes[0].get_ylim()

@@ -203,7 +203,14 @@ def test_feed(resident: bool):
     data = np.arange(1, 4 * 6 * 8 + 1).reshape(4, 6, 8).astype(np.uint8)
     mask = np.random.default_rng(3).uniform(0.1, 1, (6, 8))
     mask[2, 3] = 0
-    feed = Feed(backend, ArraySource(data), np.zeros((4, 2), int), preprocess, mask, 1.5)
+    feed = Feed(
+        backend,
+        ArraySource(data),
+        corners=np.zeros((4, 2), int),
+        preprocess=preprocess,
+        weights=mask,
+        multiplier=1.5,
+    )
     if resident:
         feed.make_resident()
     indices = np.array([0, 2, 3])
@@ -220,7 +227,7 @@ def test_feed_weights_per_pattern():
     backend = select("cpu", "double")
     rng = np.random.default_rng(4)
     data, mask = rng.integers(0, 9, (4, 5, 6)), rng.uniform(0.1, 1, (4, 5, 6))
-    feed = Feed(backend, ArraySource(data), np.zeros((4, 2), int), weights=mask)
+    feed = Feed(backend, ArraySource(data), corners=np.zeros((4, 2), int), weights=mask)
     batch = feed.batch(np.array([1, 3]))
     np.testing.assert_array_equal(batch.weights, to_corner(mask[[1, 3]]))
     assert feed.batch(np.array([2])).weights.shape == (1, 5, 6)
@@ -231,7 +238,7 @@ def test_feed_ignores_nan():
     backend = select("cpu", "double")
     data = np.random.default_rng(5).uniform(1, 9, (3, 5, 6))
     data[1, 2, 3] = np.nan
-    batch = Feed(backend, ArraySource(data), np.zeros((3, 2), int), weights="nan").batch(np.arange(3))
+    batch = Feed(backend, ArraySource(data), corners=np.zeros((3, 2), int), weights="nan").batch(np.arange(3))
     expected = np.ones((3, 5, 6))
     expected[1, 2, 3] = 0
     np.testing.assert_array_equal(to_centre(batch.weights), expected)

@@ -453,7 +453,13 @@ def test_the_gradient_does_not_see_masked_pixels() -> None:
 
 def test_the_survey_gives_the_mean_of_the_used_patterns() -> None:
     data = counts()
-    found = survey(ArraySource(data), np.array([2, 3, 9]), None, Preprocess(flip_ky=True, pad=4), 2.0)
+    found = survey(
+        ArraySource(data),
+        np.array([2, 3, 9]),
+        detector_mask=None,
+        preprocess=Preprocess(flip_ky=True, pad=4),
+        multiplier=2.0,
+    )
     assert np.allclose(found.mean, 2 * data[[2, 3, 9]].mean(axis=0)[::-1], rtol=1e-14)
 
 

@@ -187,9 +187,16 @@ def test_forward_only_keeps_no_waves(device: None, precision: str, slices: int) 
 
 
 def feed_of(setup: Setup, **changes: Any) -> Feed:
-    given = (setup.backend, setup.source, setup.scan.corners, setup.preprocess)
-    settings = (setup.settings["detector_mask"], setup.settings["data_multiplier"], setup.to_model)
-    return Feed(*given, *settings, **changes)
+    return Feed(
+        setup.backend,
+        setup.source,
+        corners=setup.scan.corners,
+        preprocess=setup.preprocess,
+        weights=setup.settings["detector_mask"],
+        multiplier=setup.settings["data_multiplier"],
+        reorder=setup.to_model,
+        **changes,
+    )
 
 
 @pytest.mark.parametrize("mask", ["none", "common", "own"])
@@ -333,7 +340,7 @@ def test_batches_are_read_ahead_in_their_order(from_file: None) -> None:
     """One thread, never more than one batch ahead of the one that computes."""
     cpu = Backend("cpu", np, np.dtype(np.float64), np.dtype(np.complex128))
     source = Slow(np.arange(12.0).reshape(12, 1, 1))
-    feed = Feed(cpu, source, np.zeros((12, 2), int))
+    feed = Feed(cpu, source, corners=np.zeros((12, 2), int))
     chosen, ahead = [np.array([i, i + 1]) for i in range(0, 12, 2)], []
     for number, batch in enumerate(feed.batches(chosen, Workspace(np))):
         ahead.append(len(source.events) - number)
@@ -345,7 +352,7 @@ def test_batches_are_read_ahead_in_their_order(from_file: None) -> None:
 
 def test_errors_in_reading_are_raised_where_the_batch_is_needed(from_file: None) -> None:
     cpu = Backend("cpu", np, np.dtype(np.float64), np.dtype(np.complex128))
-    feed = Feed(cpu, Slow(np.ones((8, 1, 1)), bad=5), np.zeros((8, 2), int))
+    feed = Feed(cpu, Slow(np.ones((8, 1, 1)), bad=5), corners=np.zeros((8, 2), int))
     got = []
     with pytest.raises(DataError, match="pattern 5"):
         for batch in feed.batches([np.array([i, i + 1]) for i in range(0, 8, 2)], Workspace(np)):
@@ -357,7 +364,10 @@ def test_errors_in_reading_are_raised_where_the_batch_is_needed(from_file: None)
 def test_data_in_memory_are_read_by_no_thread() -> None:
     cpu = Backend("cpu", np, np.dtype(np.float64), np.dtype(np.complex128))
     source = Slow(np.ones((4, 1, 1)))
-    assert len(list(Feed(cpu, source, np.zeros((4, 2), int)).batches([np.arange(2)], Workspace(np)))) == 1
+    assert (
+        len(list(Feed(cpu, source, corners=np.zeros((4, 2), int)).batches([np.arange(2)], Workspace(np))))
+        == 1
+    )
     assert source.threads == {threading.current_thread().name} or reads_file(source)
 
 

@@ -300,7 +300,9 @@ def test_contrast_has_the_sign_of_the_transfer(mos2):
 
 
 def test_contrast_transfer_and_flip():
-    transfer = contrast_transfer(np.array([100.0]), (16, 18), 0.5, LAMBDA, 20.0)
+    transfer = contrast_transfer(
+        np.array([100.0]), (16, 18), pixel_size_A=0.5, wavelength=LAMBDA, rotation_deg=20.0
+    )
     q2 = np.fft.fftfreq(16, 0.5)[:, None] ** 2 + np.fft.rfftfreq(18, 0.5)[None] ** 2
     np.testing.assert_allclose(transfer, np.sin(np.pi * LAMBDA * 100.0 * q2), atol=1e-12)
     image = np.random.default_rng(1).normal(size=(16, 18)) + 7
@@ -354,23 +356,64 @@ def test_fitted_shifts(rotation):
     k = binned_detectors(np.hypot(*np.mgrid[-8:8, -8:8]) < 7, (0.07, 0.07)).k_1A
     true = np.array([120.0, 8.0, -5.0, 300.0, -200.0, 150.0, 90.0])
     shifts = image_shifts_A(true, k, LAMBDA, rotation) + [0.4, -0.3]
-    found = fit_shifts(shifts, k, LAMBDA, 0.5, np.r_[80.0, np.zeros(6)], rotation + 10, True)
+    found = fit_shifts(
+        shifts,
+        k,
+        wavelength=LAMBDA,
+        step_A=0.5,
+        aberrations_A=np.r_[80.0, np.zeros(6)],
+        rotation_deg=rotation + 10,
+        fit_rotation=True,
+    )
     np.testing.assert_allclose(found.aberrations_A, true, atol=1e-3)
     assert found.rotation_deg == pytest.approx(rotation, abs=1e-4) and found.residual_px < 1e-6
-    fixed = fit_shifts(shifts, k, LAMBDA, 0.5, np.r_[80.0, np.zeros(6)], rotation, False)
+    fixed = fit_shifts(
+        shifts,
+        k,
+        wavelength=LAMBDA,
+        step_A=0.5,
+        aberrations_A=np.r_[80.0, np.zeros(6)],
+        rotation_deg=rotation,
+        fit_rotation=False,
+    )
     np.testing.assert_allclose(fixed.aberrations_A, true, atol=1e-3)
     spoilt = shifts.copy()
     spoilt[3] += 5.0
     robust = LeastSquares("soft_l1", 0.05)
-    better = fit_shifts(spoilt, k, LAMBDA, 0.5, true, rotation, False, options=robust).aberrations_A[0]
+    better = fit_shifts(
+        spoilt,
+        k,
+        wavelength=LAMBDA,
+        step_A=0.5,
+        aberrations_A=true,
+        rotation_deg=rotation,
+        fit_rotation=False,
+        options=robust,
+    ).aberrations_A[0]
     assert abs(better - 120) < 0.3 * abs(
-        fit_shifts(spoilt, k, LAMBDA, 0.5, true, rotation, False).aberrations_A[0] - 120
+        fit_shifts(
+            spoilt,
+            k,
+            wavelength=LAMBDA,
+            step_A=0.5,
+            aberrations_A=true,
+            rotation_deg=rotation,
+            fit_rotation=False,
+        ).aberrations_A[0]
+        - 120
     )
 
 
 def test_too_few_shifts():
     with pytest.raises(DataError, match="cannot give"):
-        fit_shifts(np.zeros((2, 2)), np.ones((2, 2)), LAMBDA, 1.0, np.zeros(3), 0.0)
+        fit_shifts(
+            np.zeros((2, 2)),
+            np.ones((2, 2)),
+            wavelength=LAMBDA,
+            step_A=1.0,
+            aberrations_A=np.zeros(3),
+            rotation_deg=0.0,
+        )
 
 
 # --- weak-phase fit ---------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_patterns_of_a_file_are_read_once(tmp_path: Path, monkeypatch: pytest.Mo
     path, opened = tmp_path / "data.npy", []
     np.save(path, patterns())
     original = prepare.survey
-    monkeypatch.setattr(prepare, "survey", lambda *args: opened.append(1) or original(*args))
+    monkeypatch.setattr(prepare, "survey", lambda *args, **more: opened.append(1) or original(*args, **more))
     given = params({"data_path": str(path)})
     del given["dataset"]
     from_file = tune(given)

@@ -121,9 +121,14 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
     found = hot | dead | stuck | pixels
     suggested = _suggested(experiment, found, left_out, given)
     figure = plot_defects(
-        sums.mean, values["hot"], values["dead"], np.argwhere((stuck & ~hot & ~dead) | pixels), totals,
-        experiment.scan_size, np.flatnonzero(left_out),
-    )  # fmt: skip
+        sums.mean,
+        hot=values["hot"],
+        dead=values["dead"],
+        other=np.argwhere((stuck & ~hot & ~dead) | pixels),
+        totals=totals,
+        scan_size=experiment.scan_size,
+        left_out=np.flatnonzero(left_out),
+    )
     return Suggestion(suggested, values, _text(values, limit, sums.mean.size, len(totals)), figure)
 
 

@@ -134,9 +134,9 @@ class _Found:
         return plot_defocus(
             self.trials.defoci_A,
             self.trials.explained,
-            float(fit.aberrations_A[0]),
-            1e3 * scan.wavelength * few.k_1A,
-            shifts,
-            total.image(),
-            scan.step_A / 2,
+            found_A=float(fit.aberrations_A[0]),
+            k_mrad=1e3 * scan.wavelength * few.k_1A,
+            shifts_A=shifts,
+            image=total.image(),
+            pixel_size_A=scan.step_A / 2,
         )

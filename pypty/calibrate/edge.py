@@ -126,13 +126,14 @@ def fit_edge(pattern: np.ndarray, weights: np.ndarray | None = None) -> Edge:
         )
     fits = []
     for kind, low, high in ((INTEGRATED, _SMALLEST_BLUR, radius / 2), (SAMPLED, 0.05, 1.0)):
-        fits.append(_fit(pattern, use, radius, centre, kind, (low, high)))
+        fits.append(_fit(pattern, use, radius=radius, centre=centre, kind=kind, widths=(low, high)))
     return min(fits, key=lambda fit: fit.residual)
 
 
 def _fit(
     pattern: np.ndarray,
     weights: np.ndarray,
+    *,
     radius: float,
     centre: np.ndarray,
     kind: str,
@@ -153,7 +154,7 @@ def _fit(
     start_width = float(np.clip(0.5, *widths))
 
     def misfit(point: np.ndarray) -> np.ndarray:
-        return _misfit(point, y[band], x[band], values / height, kind, harmonics)
+        return _misfit(point, y=y[band], x=x[band], values=values / height, kind=kind, harmonics=harmonics)
 
     best = None
     for factor in _STARTS:
@@ -178,7 +179,7 @@ def _fit(
 
 
 def _misfit(
-    point: np.ndarray, y: np.ndarray, x: np.ndarray, values: np.ndarray, kind: str, harmonics: int
+    point: np.ndarray, *, y: np.ndarray, x: np.ndarray, values: np.ndarray, kind: str, harmonics: int
 ) -> np.ndarray:
     """Values minus their best description with these non-linear parameters."""
     radius, width, cy, cx, ec, es = point

@@ -289,8 +289,8 @@ class _Found:
         return plot_specimen(
             rows(self.best),
             rows(self.worse),
-            (self.best.rotation_deg, self.worse.rotation_deg),
-            (self.middle_A, self.thickness_A),
-            self.fine.phase,
-            self.best.slab.pixel_A,
+            rotations_deg=(self.best.rotation_deg, self.worse.rotation_deg),
+            found_A=(self.middle_A, self.thickness_A),
+            phase=self.fine.phase,
+            pixel_A=self.best.slab.pixel_A,
         )

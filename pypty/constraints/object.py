@@ -78,6 +78,7 @@ def smooth_absorption(obj: Array, sigma: Sequence[float]) -> Array:
 
 def charge_flip(
     obj: Array,
+    *,
     delta_phase: float,
     delta_abs: float,
     beta_phase: float,

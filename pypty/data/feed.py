@@ -101,6 +101,7 @@ class Feed:
         self,
         backend: Backend,
         source: PatternSource | None,
+        *,
         corners: np.ndarray,
         preprocess: Preprocess | None = None,
         weights: np.ndarray | str | None = None,

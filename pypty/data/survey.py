@@ -46,6 +46,7 @@ class Survey:
 def survey(
     source: PatternSource,
     indices: np.ndarray,
+    *,
     detector_mask: np.ndarray | str | None,
     preprocess: Preprocess,
     multiplier: float,
@@ -66,7 +67,14 @@ def survey(
         A pixel with weight > 0 is NaN, infinite or negative, or there are no counts at all.
     """
     if normalization is not None and preprocess.resample != 1:
-        plain = survey(source, indices, detector_mask, preprocess.unresampled, 1.0, negative)
+        plain = survey(
+            source,
+            indices,
+            detector_mask=detector_mask,
+            preprocess=preprocess.unresampled,
+            multiplier=1.0,
+            negative=negative,
+        )
         multiplier, normalization = multiplier / NORMS[normalization](plain.mean), None
     weights = DetectorWeights(detector_mask)
     shape = preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2]))
@@ -105,6 +113,7 @@ def survey(
 def aligned_mean(
     source: PatternSource,
     indices: np.ndarray,
+    *,
     detector_mask: np.ndarray | str | None,
     preprocess: Preprocess,
     multiplier: float,

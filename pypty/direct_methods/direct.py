@@ -70,11 +70,11 @@ def wdd(
         return object_spectrum(
             experiment.chunks,
             experiment.scan_size,
-            _frequencies_px(experiment),
-            wave.astype(_complex_type(precision)),
-            Deconvolution(eps_wiener * unit, smallest),
-            int(largest_GiB * 2**30),
-            experiment.settings["n_threads"],
+            frequencies_px=_frequencies_px(experiment),
+            spectrum=wave.astype(_complex_type(precision)),
+            deconvolution=Deconvolution(eps_wiener * unit, smallest),
+            largest_bytes=int(largest_GiB * 2**30),
+            n_threads=experiment.settings["n_threads"],
         )
 
     return _object(pypty_params, spectrum, "wdd" if save else "")
@@ -118,11 +118,11 @@ def ssb(
         return sideband_spectrum(
             experiment.chunks,
             experiment.scan_size,
-            _frequencies_px(experiment),
-            _disk(experiment).astype(_complex_type(precision)),
-            eps,
-            int(largest_GiB * 2**30),
-            experiment.settings["n_threads"],
+            frequencies_px=_frequencies_px(experiment),
+            spectrum=_disk(experiment).astype(_complex_type(precision)),
+            eps=eps,
+            largest_bytes=int(largest_GiB * 2**30),
+            n_threads=experiment.settings["n_threads"],
         )
 
     return _object(pypty_params, spectrum, "ssb" if save else "")

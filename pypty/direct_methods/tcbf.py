@@ -100,10 +100,7 @@ def upsampled_tcbf(
             total.add(group.images, np.round(shifts) if round_shifts else shifts)
     image = total.image()
     if ctf_sign_flip:
-        transfer = contrast_transfer(
-            experiment.aberrations_A, image.shape, pixel, experiment.wavelength, experiment.rotation_deg
-        )
-        image = flip_contrast(image, transfer)
+        image = flip_contrast(image, _transfer(experiment, image, pixel))
     if save:
         folder = _folder(pypty_params)
         write_array(folder / "tcbf_upsampled.npy", image)
@@ -385,11 +382,19 @@ def _save_alignment(result: Mapping[str, Any], chosen: Alignment) -> None:
     image, pixel = upsampled_tcbf(shown, upsample=1, pad=0)
     if chosen.ctf_sign_flip:
         with _opened(shown) as experiment:
-            transfer = contrast_transfer(
-                experiment.aberrations_A, image.shape, pixel, experiment.wavelength, experiment.rotation_deg
-            )
-        image = flip_contrast(image, transfer, chosen.tol_ctf)
+            image = flip_contrast(image, _transfer(experiment, image, pixel), chosen.tol_ctf)
     folder = _folder(result)
     write_array(folder / "aberrations_A.npy", np.asarray(result["aberrations"]))
     write_array(folder / "tcbf.npy", image)
     plot_tcbf(image, pixel).savefig(folder / "tcbf.png")
+
+
+def _transfer(experiment: Experiment, image: np.ndarray, pixel: float) -> np.ndarray:
+    """Contrast transfer of the experiment at the frequencies of an image."""
+    return contrast_transfer(
+        experiment.aberrations_A,
+        image.shape,
+        pixel_size_A=pixel,
+        wavelength=experiment.wavelength,
+        rotation_deg=experiment.rotation_deg,
+    )

@@ -90,17 +90,31 @@ def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tupl
     if reason:
         return _waves(options, mask, backend), f"stages ({reason})"
     propagation = _propagation(options, mask, backend)
-    name, common = "fused", (options.grid, mask, backend, propagation, options.subpixel)
+    name, common = "fused", (options.grid, mask, backend)
     if backend.on_gpu:
         if options.executor == "fused":
             name = "fused (asked for)"
         else:
             uncovered = split_reason(options, backend.complex)
             if not uncovered:
-                return [SplitWaves(*common, options.deterministic)], "split"
+                return [
+                    SplitWaves(
+                        *common,
+                        propagation=propagation,
+                        subpixel=options.subpixel,
+                        deterministic=options.deterministic,
+                    )
+                ], "split"
             name = f"fused (split kernels do not cover: {uncovered})"
-    weights = options.mode_weights
-    return [FusedWaves(*common, options.keep_every, options.deterministic, weights)], name
+    fused = FusedWaves(
+        *common,
+        propagation=propagation,
+        subpixel=options.subpixel,
+        keep_every=options.keep_every,
+        deterministic=options.deterministic,
+        mode_weights=options.mode_weights,
+    )
+    return [fused], name
 
 
 def executor_name(options: ModelOptions, backend: Backend) -> str:

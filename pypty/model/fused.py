@@ -75,6 +75,7 @@ class FusedWaves:
         grid: Grid,
         mask: np.ndarray,
         backend: Backend,
+        *,
         propagation: Propagation,
         subpixel: bool = True,
         keep_every: int = 1,

@@ -115,6 +115,7 @@ class SplitWaves:
         grid: Grid,
         mask: np.ndarray,
         backend: Backend,
+        *,
         propagation: Propagation,
         subpixel: bool = True,
         deterministic: bool = False,

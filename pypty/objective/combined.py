@@ -203,6 +203,7 @@ class LossTerms:
 
 def make_loss_terms(
     given: Mapping[str, Mapping[str, Any]],
+    *,
     scale: str,
     dark: float,
     window: tuple[int, int],

@@ -234,6 +234,7 @@ NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
 
 def make_noise_model(
     name: str,
+    *,
     brightest: float,
     precision: np.dtype,
     reachable: Array,

@@ -66,6 +66,7 @@ def defocus_spread_modes(probe: np.ndarray, grid: Grid, defoci_A: np.ndarray | S
 def monte_carlo_modes(
     probe: np.ndarray,
     grid: Grid,
+    *,
     n_modes: int,
     n_samples: int,
     focal_spread_A: float,

@@ -38,6 +38,7 @@ def plot_tcbf(image: np.ndarray, pixel_size_A: float, title: str = "tilt-correct
 def plot_defocus(
     defoci_A: np.ndarray,
     explained: np.ndarray,
+    *,
     found_A: float,
     k_mrad: np.ndarray,
     shifts_A: np.ndarray,

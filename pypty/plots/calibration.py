@@ -22,6 +22,7 @@ def _new(width: float, height: float) -> NotebookFigure:
 
 def plot_disk(
     mean_pattern: np.ndarray,
+    *,
     radius_px: float,
     centre: tuple[float, float],
     width_px: float,
@@ -35,7 +36,14 @@ def plot_disk(
     centre.
     """
     figure = _new(8.4, 3.7)
-    draw_disk(figure, figure.add_subplot(1, 2, 1), mean_pattern, radius_px, centre, ellipse)
+    draw_disk(
+        figure,
+        figure.add_subplot(1, 2, 1),
+        mean_pattern=mean_pattern,
+        radius_px=radius_px,
+        centre=centre,
+        ellipse=ellipse,
+    )
     axes = figure.add_subplot(1, 2, 2)
     y, x = np.indices(mean_pattern.shape)
     angle = np.arctan2(y - centre[0], x - centre[1])
@@ -70,6 +78,7 @@ def _shape(angle: np.ndarray, ellipse: tuple[float, float]) -> np.ndarray:
 def draw_disk(
     figure: Figure,
     axes: Axes,
+    *,
     mean_pattern: np.ndarray,
     radius_px: float,
     centre: tuple[float, float],
@@ -113,13 +122,13 @@ def plot_orientation(
     """
     figure = _new(9.6, 4.2)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-    draw_deflection(figure, left, field, dark, step_A, radius_px)
+    draw_deflection(figure, left, field=field, dark=dark, step_A=step_A, radius_px=radius_px)
     draw_scores(right, rows)
     return figure
 
 
 def draw_deflection(
-    figure: Figure, axes: Axes, field: np.ndarray, dark: np.ndarray, step_A: float, radius_px: float
+    figure: Figure, axes: Axes, *, field: np.ndarray, dark: np.ndarray, step_A: float, radius_px: float
 ) -> None:
     """Arrows of the beam's deflection on the dark-field image."""
     sy, sx = dark.shape
@@ -209,6 +218,7 @@ def draw_descan(axes: Axes, centres: np.ndarray, fitted: np.ndarray, radius_px: 
 
 def plot_defects(
     mean: np.ndarray,
+    *,
     hot: np.ndarray,
     dead: np.ndarray,
     other: np.ndarray,
@@ -220,7 +230,7 @@ def plot_defects(
     left out.
     """
     figure = _new(9.2, 3.9)
-    draw_bad_pixels(figure, figure.add_subplot(1, 2, 1), mean, hot, dead, other)
+    draw_bad_pixels(figure, figure.add_subplot(1, 2, 1), mean=mean, hot=hot, dead=dead, other=other)
     axes = figure.add_subplot(1, 2, 2)
     low, high = np.percentile(totals, (1, 99))
     shown = axes.imshow(
@@ -245,7 +255,7 @@ def plot_defects(
 
 
 def draw_bad_pixels(
-    figure: Figure, axes: Axes, mean: np.ndarray, hot: np.ndarray, dead: np.ndarray, other: np.ndarray
+    figure: Figure, axes: Axes, *, mean: np.ndarray, hot: np.ndarray, dead: np.ndarray, other: np.ndarray
 ) -> None:
     """Circles around bad pixels."""
     lit = mean[mean > 0]

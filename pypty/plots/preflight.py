@@ -155,6 +155,7 @@ def plot_counts(totals: np.ndarray) -> Figure:
 
 def plot_beam_and_slices(
     gaps_A: np.ndarray,
+    *,
     alpha: float,
     defocus_A: float,
     depth_of_focus_A: float,

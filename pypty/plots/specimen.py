@@ -11,6 +11,7 @@ from pypty.plots.figures import _DPI, NotebookFigure, plot_phase
 def plot_specimen(
     better: np.ndarray,
     worse: np.ndarray,
+    *,
     rotations_deg: tuple[float, float],
     found_A: tuple[float, float],
     phase: np.ndarray,

@@ -63,6 +63,7 @@ def plot_importances(importances: Mapping[str, float]) -> Figure:
 def plot_slices(
     columns: Mapping[str, Sequence[Any]],
     values: Sequence[float],
+    *,
     numbers: Sequence[int],
     objective: str,
     units: Mapping[str, str],

@@ -61,7 +61,12 @@ class Pictures:
         if self.alpha is not None and self.thin_A is not None:
             depth = self.wavelength / self.alpha**2
             found["slices"] = plot_beam_and_slices(
-                self.gaps_A, self.alpha, self.defocus_A, depth, self.thin_A, self.wavelength
+                self.gaps_A,
+                alpha=self.alpha,
+                defocus_A=self.defocus_A,
+                depth_of_focus_A=depth,
+                thin_A=self.thin_A,
+                wavelength=self.wavelength,
             )
         return found
 

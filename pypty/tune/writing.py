@@ -148,7 +148,9 @@ def write_figures(folder: Path, study: Study, units: Mapping[str, str], logs: fr
     }
     if columns:
         numbers = [one.number for one in complete]
-        figures["slices"] = tuning.plot_slices(columns, _values(complete), numbers, objective, units, logs)
+        figures["slices"] = tuning.plot_slices(
+            columns, _values(complete), numbers=numbers, objective=objective, units=units, logs=logs
+        )
     numeric = {name: column for name, column in columns.items() if all(map(_is_number, column))}
     if len(numeric) > 1:
         pair = dict(list(numeric.items())[:2])

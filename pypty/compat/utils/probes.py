@@ -100,13 +100,13 @@ def probe_modes_from_spreads(
     found = modes.monte_carlo_modes(
         planes,
         Grid((ny, nx), pixels, float(wavelength)),
-        int(n_modes),
-        int(n_samples),
-        float(focal_spread),
-        float(spatial_coh_y_A),
-        float(spatial_coh_x_A),
-        float(spatial_coh_xy),
-        np.random.default_rng(seed),
+        n_modes=int(n_modes),
+        n_samples=int(n_samples),
+        focal_spread_A=float(focal_spread),
+        source_size_y_A=float(spatial_coh_y_A),
+        source_size_x_A=float(spatial_coh_x_A),
+        source_covariance_A2=float(spatial_coh_xy),
+        rng=np.random.default_rng(seed),
     )
     return found.transpose(1, 2, 0)
 

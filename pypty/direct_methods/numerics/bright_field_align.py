@@ -266,13 +266,13 @@ def refine_by_shifts(
     found = fit_shifts(
         measured * step_A,
         k,
-        wavelength,
-        step_A,
-        fit.aberrations_A,
-        fit.rotation_deg,
-        options.fit_rotation,
-        weights,
-        options.least_squares,
+        wavelength=wavelength,
+        step_A=step_A,
+        aberrations_A=fit.aberrations_A,
+        rotation_deg=fit.rotation_deg,
+        fit_rotation=options.fit_rotation,
+        weights=weights,
+        options=options.least_squares,
     )
     _LOG.info(
         "tcBF: C10 %.4g Å, rotation %.2f deg, shifts fitted to %.2g scan points",

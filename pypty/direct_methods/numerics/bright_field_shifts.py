@@ -203,6 +203,7 @@ class LeastSquares:
 def fit_shifts(
     shifts_A: np.ndarray,
     k_1A: np.ndarray,
+    *,
     wavelength: float,
     step_A: float,
     aberrations_A: np.ndarray,

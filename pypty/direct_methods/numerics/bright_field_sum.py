@@ -84,6 +84,7 @@ class ShiftedSum:
 def contrast_transfer(
     aberrations_A: np.ndarray,
     shape: tuple[int, ...],
+    *,
     pixel_size_A: float,
     wavelength: float,
     rotation_deg: float,

@@ -26,6 +26,7 @@ _BATCH_BYTES = 2**20
 def scan_spectra(
     chunks: Callable[[], Chunks],
     scan_size: tuple[int, int],
+    *,
     pattern_shape: tuple[int, int],
     region: tuple[slice, slice],
     dtype: Any = np.complex64,

@@ -29,6 +29,7 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
 def sideband_spectrum(
     chunks: Callable[[], Chunks],
     scan_size: tuple[int, int],
+    *,
     frequencies_px: np.ndarray,
     spectrum: np.ndarray,
     eps: float,
@@ -55,15 +56,26 @@ def sideband_spectrum(
         ahead = moved.shifted(shifts_px, transforms)[part]
         behind = moved.shifted(opposite_px, transforms)[part]
         central = (shifts_px == 0).all(axis=1)
-        here = _fit(patterns, spectrum[region], ahead, behind, central, eps)
-        return here, _fit(np.conj(patterns), spectrum[region], behind, ahead, central, eps)
+        here = _fit(patterns, disk=spectrum[region], ahead=ahead, behind=behind, central=central, eps=eps)
+        return here, _fit(
+            np.conj(patterns), disk=spectrum[region], ahead=behind, behind=ahead, central=central, eps=eps
+        )
 
-    spectra = scan_spectra(chunks, scan_size, moved.shape, region, spectrum.dtype, largest_bytes, n_threads)
+    spectra = scan_spectra(
+        chunks,
+        scan_size,
+        pattern_shape=moved.shape,
+        region=region,
+        dtype=spectrum.dtype,
+        largest_bytes=largest_bytes,
+        n_threads=n_threads,
+    )
     return solve_frequencies(solve, spectra, frequencies_px, spectrum, n_threads)
 
 
 def _fit(
     patterns: np.ndarray,
+    *,
     disk: np.ndarray,
     ahead: np.ndarray,
     behind: np.ndarray,

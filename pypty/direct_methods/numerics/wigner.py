@@ -100,6 +100,7 @@ def _vacated(shift: int, n: int) -> slice:
 def object_spectrum(
     chunks: Callable[[], Chunks],
     scan_size: tuple[int, int],
+    *,
     frequencies_px: np.ndarray,
     spectrum: np.ndarray,
     deconvolution: Deconvolution,
@@ -126,7 +127,15 @@ def object_spectrum(
         return found
 
     whole = (slice(None), slice(None))
-    spectra = scan_spectra(chunks, scan_size, aperture.shape, whole, spectrum.dtype, largest_bytes, n_threads)
+    spectra = scan_spectra(
+        chunks,
+        scan_size,
+        pattern_shape=aperture.shape,
+        region=whole,
+        dtype=spectrum.dtype,
+        largest_bytes=largest_bytes,
+        n_threads=n_threads,
+    )
     return solve_frequencies(solve, spectra, frequencies_px, spectrum, n_threads)
 
 

@@ -41,11 +41,11 @@ def before_update(
             lambda obj: limited(
                 by_object.charge_flip(
                     obj,
-                    now["cf_delta_phase"],
-                    now["cf_delta_abs"],
-                    now["cf_beta_phase"],
-                    now["cf_beta_abs"],
-                    now["fancy_sigma"],
+                    delta_phase=now["cf_delta_phase"],
+                    delta_abs=now["cf_delta_abs"],
+                    beta_phase=now["cf_beta_phase"],
+                    beta_abs=now["cf_beta_abs"],
+                    fancy_sigma=now["fancy_sigma"],
                 ),
                 now,
                 limits,

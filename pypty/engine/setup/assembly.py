@@ -148,12 +148,12 @@ class Setup:
         feed = Feed(
             self.backend,
             self.source,
-            self.scan.corners,
-            self.preprocess,
-            self.settings["detector_mask"],
-            self.multiplier,
-            self.to_model,
-            self.plan.resident_on_device,
+            corners=self.scan.corners,
+            preprocess=self.preprocess,
+            weights=self.settings["detector_mask"],
+            multiplier=self.multiplier,
+            reorder=self.to_model,
+            resident_on_device=self.plan.resident_on_device,
         )
         if self.plan.resident or feed.resident_on_device:
             feed.make_resident()
@@ -184,11 +184,11 @@ class Setup:
         settings = self.settings
         return make_noise_model(
             settings["algorithm"],
-            float(self.mean_in_corner().max()),
-            self.backend.real,
-            reachable,
-            settings["detector_gain"],
-            settings["readout_noise"],
+            brightest=float(self.mean_in_corner().max()),
+            precision=self.backend.real,
+            reachable=reachable,
+            gain=settings["detector_gain"],
+            readout=settings["readout_noise"],
         )
 
     def _loss_terms(self) -> LossTerms | None:
@@ -201,7 +201,15 @@ class Setup:
         resampled = settings["simu_match_mode"] == "resample"
         pixels = math.prod(self.grid.shape) / math.prod(self.data_shape) if resampled else 1.0
         exact = settings["deterministic"]
-        return make_loss_terms(given, scale, dark, self.grid.shape, weights, exact, pixels)
+        return make_loss_terms(
+            given,
+            scale=scale,
+            dark=dark,
+            window=self.grid.shape,
+            mode_weights=weights,
+            deterministic=exact,
+            pixels=pixels,
+        )
 
     def model_options(self, subpixel: bool, propagation: str) -> ModelOptions:
         """Which physical effects the parameters ask for."""

@@ -134,7 +134,14 @@ class MeanPatterns:
         rows = np.broadcast_to(shifts, (n, 2))[indices]
         mask = self.settings["detector_mask"]
         return self._in_window(
-            aligned_mean(self.source, indices, mask, self.preprocess, self.multiplier, rows)
+            aligned_mean(
+                self.source,
+                indices,
+                detector_mask=mask,
+                preprocess=self.preprocess,
+                multiplier=self.multiplier,
+                shifts=rows,
+            )
         )
 
     def _start_weights(self) -> np.ndarray | None:

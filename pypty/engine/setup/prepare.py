@@ -230,7 +230,18 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
     multiplier = settings["data_multiplier"]
     negative = settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None
     mask, norm = settings["detector_mask"], settings["data_normalization"]
-    return _try(report, lambda: survey(source, used, mask, preprocess, multiplier, negative, norm))
+    return _try(
+        report,
+        lambda: survey(
+            source,
+            used,
+            detector_mask=mask,
+            preprocess=preprocess,
+            multiplier=multiplier,
+            negative=negative,
+            normalization=norm,
+        ),
+    )
 
 
 def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) -> Preprocess:

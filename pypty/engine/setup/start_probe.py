@@ -155,13 +155,13 @@ def _modulated(probe: np.ndarray, settings: Settings, grid: Grid) -> np.ndarray:
         return modes.monte_carlo_modes(
             probe,
             grid,
-            settings["mc_n_modes"],
-            settings["n_mc_samples"],
-            settings["focal_spread"],
-            size_y,
-            size_x,
-            settings["spatial_coh_xy"],
-            np.random.default_rng([settings["seed"], _MONTE_CARLO]),
+            n_modes=settings["mc_n_modes"],
+            n_samples=settings["n_mc_samples"],
+            focal_spread_A=settings["focal_spread"],
+            source_size_y_A=size_y,
+            source_size_x_A=size_x,
+            source_covariance_A2=settings["spatial_coh_xy"],
+            rng=np.random.default_rng([settings["seed"], _MONTE_CARLO]),
         )
     if settings["defocus_spread_modes"] is not None:
         probe = modes.defocus_spread_modes(probe, grid, settings["defocus_spread_modes"])
