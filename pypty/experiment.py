@@ -255,7 +255,7 @@ class Experiment:
 
 def _number(settings: Settings, key: str, default: float) -> float:
     """A recorded key, which anything may stand in."""
-    value = settings[key]
+    value = settings.value(key)
     if value is None:
         return default
     try:
@@ -270,7 +270,7 @@ def _number(settings: Settings, key: str, default: float) -> float:
 def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
     """``scan_size``, else the first axes of 4-D data, else a square."""
     n = source.shape[0]
-    given = settings["scan_size"]
+    given: Sequence[int] | np.ndarray | None = settings["scan_size"]
     if given is None:
         side = math.isqrt(n)
         if source.scan is not None:
@@ -299,7 +299,9 @@ def _pattern_pixel(settings: Settings, shape: tuple[int, int], wavelength: float
     side, mode = settings["simu_Npix"], settings["simu_match_mode"]
     sizes = (settings["pixel_size_y_A"], settings["pixel_size_x_A"])
     found = [
-        1 / (float(size) * side) if mode == "crop" else up / (float(size) * (up * n + 2 * pad))
+        1 / (float(size) * side)
+        if side is not None and mode == "crop"
+        else up / (float(size) * (up * n + 2 * pad))
         for size, n in zip(sizes, shape, strict=True)
     ]  # a window that is resampled has as many 1/Å as the pattern
     return (found[0], found[1])

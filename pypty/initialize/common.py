@@ -84,7 +84,7 @@ def pattern_shape(settings: Settings) -> tuple[int, int]:
 def window_of(settings: Settings) -> tuple[int, int]:
     """(ny, nx) of the waves: of an array aperture_mask or probe, else upsample_pattern x the patterns + 2 data_pad."""
     for name in ("aperture_mask", "probe"):
-        given = settings[name]
+        given = settings.value(name)
         if isinstance(given, np.ndarray) and given.ndim >= 2:
             return (int(given.shape[0]), int(given.shape[1]))
     if settings["simu_Npix"] is not None:

@@ -159,7 +159,7 @@ def gather(setup: Setup, sample: Sample) -> Facts:
 
 def given_number(setup: Setup, key: str) -> float | None:
     """A recorded key as a number; None where it is not given or is none."""
-    value = setup.settings[key]
+    value = setup.settings.value(key)
     try:
         found = math.nan if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from pypty.optimize.first_order import FirstOrder
 from pypty.optimize.rates import RateSchedule
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord
+from pypty.params.values import EpochValues
 
 _ROWS = ("positions", "tilts", "beam_current")
 """Blocks with a row for each pattern."""
@@ -144,7 +144,7 @@ class _Walk:
     """The epoch while it goes on."""
 
     problem: Problem
-    now: Mapping[str, Any]
+    now: EpochValues
     epoch: int
     blocks: tuple[str, ...]
     rates: Mapping[str, float]
@@ -192,7 +192,7 @@ class _Walk:
 
 def first_order_epoch(
     problem: Problem,
-    now: Mapping[str, Any],
+    now: EpochValues,
     epoch: int,
     batches: Sequence[np.ndarray],
     schedule: RateSchedule | None,
@@ -313,7 +313,7 @@ def _added(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, floa
 
 
 def _logged_rates(
-    now: Mapping[str, Any], moving: Sequence[str], schedule: RateSchedule | None, progress: Progress
+    now: EpochValues, moving: Sequence[str], schedule: RateSchedule | None, progress: Progress
 ) -> dict[str, float]:
     """Of what moves, as they are given by the user, at the epoch's start."""
     (factor, _), table = _scheduled(schedule, progress), now["learning_rates"]

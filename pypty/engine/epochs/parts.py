@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from pypty.backend.array import Array, array_module
 from pypty.engine.epochs.problem import Problem
 from pypty.model.parametrization import Parametrization
+from pypty.params.values import EpochValues
 
 _UNITS: Mapping[str, float] = MappingProxyType({"tilts": 1e-3})
 """What one unit of a learning rate is in that of its block."""
@@ -32,7 +32,7 @@ def all_parts(block: str) -> tuple[str, ...]:
     return forms.get(block, (block,))
 
 
-def learning_rates(now: Mapping[str, Any], epoch: int, probe_scale: float) -> dict[str, float]:
+def learning_rates(now: EpochValues, epoch: int, probe_scale: float) -> dict[str, float]:
     """Rates of what moves at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
     table = now["learning_rates"]
     own = {
@@ -118,7 +118,7 @@ class Frame:
 AS_IT_IS = Frame()
 
 
-def frames_of(problem: Problem, now: Mapping[str, Any]) -> dict[str, Frame]:
+def frames_of(problem: Problem, now: EpochValues) -> dict[str, Frame]:
     """Tilts in mrad; positions from where they began; with ``probe_abs`` the probe of an orthonormal transform, whose
     square sums to the counts."""
     frames = {name: Frame(unit) for name, unit in _UNITS.items()}

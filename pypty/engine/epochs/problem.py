@@ -23,6 +23,7 @@ from pypty.optimize.lbfgs import Sample
 from pypty.optimize.vector import BlockVector
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
+from pypty.params.values import EpochValues
 
 
 def refined_blocks(
@@ -36,11 +37,11 @@ def refined_blocks(
 
 
 def parametrization(
-    now: Mapping[str, Any],
+    now: EpochValues,
     limits: BandLimits,
     start_positions: Array,
     epoch: int = 0,
-    scan_size: Sequence[int] | None = None,
+    scan_size: Sequence[int] | np.ndarray | None = None,
 ) -> Parametrization:
     """How object, probe, positions and tilts are moved at this epoch; affine maps are those of the starting positions.
 
@@ -76,7 +77,7 @@ def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
     """A short hash of everything that decides the loss besides variables, data and per-epoch values."""
     digest = hashlib.sha256(f"{subpixel} {propagation}".encode())
     for key in LOSS_KEYS:
-        value = settings[key]
+        value = settings.value(key)
         digest.update(f"{key}={value!r}".encode() if not isinstance(value, np.ndarray) else value.tobytes())
     return digest.hexdigest()[:16]
 

@@ -197,7 +197,9 @@ class Setup:
         if settings["loss_terms"] is None:
             return None
         dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
-        given, scale, weights = (settings[key] for key in ("loss_terms", "loss_scale", "obj_mode_weights"))
+        given, scale, weights = (
+            settings.value(key) for key in ("loss_terms", "loss_scale", "obj_mode_weights")
+        )
         resampled = settings["simu_match_mode"] == "resample"
         pixels = math.prod(self.grid.shape) / math.prod(self.data_shape) if resampled else 1.0
         exact = settings["deterministic"]
