@@ -107,7 +107,7 @@ def _prepared(settings: Settings, pattern: Any) -> np.ndarray:
         )
     steps = Preprocess.from_settings(settings).unpadded
     out = np.maximum(steps.patterns(given.astype(float)), 0)
-    has_data = any(settings.value(name) is not None for name in ("dataset", "masks")) or settings["data_path"]
+    has_data = settings["dataset"] is not None or settings["masks"] is not None or settings["data_path"]
     expected = pattern_shape(settings) if has_data else None
     if expected is not None and out.shape != expected:
         raise ParameterError(

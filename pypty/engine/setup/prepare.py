@@ -248,7 +248,7 @@ def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) 
     """With the background of its padding, from the mean pattern."""
     if not preprocess.filled or found is None:
         return preprocess
-    fill = (settings.value(f"data_pad_{name}") for name in ("fill", "value", "threshold"))
+    fill = (settings["data_pad_fill"], settings["data_pad_value"], settings["data_pad_threshold"])
     return dataclasses.replace(
         preprocess, rim=rim_counts(found.mean, preprocess.pad, *fill) / found.multiplier
     )
