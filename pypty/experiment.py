@@ -240,7 +240,7 @@ class Experiment:
 
 def _number(settings: Settings, key: str, default: float) -> float:
     """A recorded key, which anything may stand in."""
-    value = settings[key]
+    value = settings.value(key)
     if value is None:
         return default
     try:
@@ -255,7 +255,7 @@ def _number(settings: Settings, key: str, default: float) -> float:
 def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
     """``scan_size``, else the first axes of 4-D data, else a square."""
     n = source.shape[0]
-    given = settings["scan_size"]
+    given: Sequence[int] | np.ndarray | None = settings["scan_size"]
     if given is None:
         side = math.isqrt(n)
         if source.scan is not None:

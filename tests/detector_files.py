@@ -350,7 +350,7 @@ DAMAGED: dict[str, tuple[Build, str]] = {
         for ending in (".h5", ".raw", ".mat", ".dm4")
     },
     **{
-        f"text {ending}": (bytes_file(f"a{ending}", TEXT), "expected|something else|no whole number")
+        f"text {ending}": (bytes_file(f"a{ending}", TEXT), "expected|something else|not a whole number")
         for ending in (".h5", ".mat", ".tif", ".npy", ".raw", ".zarr", ".emd", ".hspy")
     },
     "text .txt": (bytes_file("a.txt", TEXT), "no reader is known|RosettaSciIO"),
@@ -434,14 +434,17 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     "mat unclear order": (mat({"a": counts("f8", (7, 6, 6))}), r"axes='n,ky,kx'"),
     "mat 7.3 cut": (cut(good_mat73, 0.5), "truncated|damaged"),
     "mat 7.3 complex": (complex_mat73, "complex"),
-    "raw cut": (cut(good_raw, 0.77), "no whole number"),
-    "raw cut by frames": (cut(good_raw, 8 / 9), "no square"),
+    "raw cut": (cut(good_raw, 0.77), "not a whole number"),
+    "raw cut by frames": (cut(good_raw, 8 / 9), "not a square"),
     "raw wrong scan_size": (
         bytes_file("a.raw", empad("<f4", 9, 130).tobytes(), scan_size=(3, 4)),
         "12 points",
     ),
     "raw wrong name": (bytes_file("a_x3_y4.raw", empad("<f4", 9, 130).tobytes()), "12 points"),
-    "raw is noise": (bytes_file("a.raw", np.full(9 * 130 * 128, 3e38, "<f4").tobytes()), "no float32 counts"),
+    "raw is noise": (
+        bytes_file("a.raw", np.full(9 * 130 * 128, 3e38, "<f4").tobytes()),
+        "not float32 counts",
+    ),
     "raw not combined": (
         bytes_file("a.raw", np.arange(2**29, 2**29 + 9 * 128 * 128, dtype="<u4").tobytes()),
         "Combine the gains",

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from first_order_problems import first_order
 from problems import N_PATTERNS, patterns, small_params
-from pypty.model.variables import BLOCKS
 
 import pypty
 from pypty.engine.setup.methods import check_methods, idle_keys
-from pypty.model.blocks import SWITCHES
+from pypty.model.blocks import BLOCKS, SWITCHES
 from pypty.params.checks.combinations import check_combinations, check_epochs, epochs_to_check, optimizers
 from pypty.params.checks.effects import (
     check_effects,

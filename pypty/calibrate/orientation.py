@@ -216,7 +216,7 @@ def _nominal_C10(experiment: Experiment) -> float:
 
 def _recorded(experiment: Experiment, key: str) -> float:
     try:
-        value = float(experiment.settings[key])
+        value = float(experiment.settings.value(key))
     except (TypeError, ValueError):
         return 0.0
     return value if math.isfinite(value) else 0.0

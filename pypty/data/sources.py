@@ -320,7 +320,9 @@ def _open_virtual(settings: Settings) -> PatternSource | None:
             with _open_hdf5(path) as file:
                 dataset = _find_dataset(file, settings["data_key"], path)[()]
     values = np.asarray(dataset[()] if isinstance(dataset, h5py.Dataset) else dataset)
-    n_detectors = len(settings["masks"])
+    masks = settings["masks"]
+    assert masks is not None
+    n_detectors = len(masks)
     if values.ndim not in (2, 3) or values.shape[-1] != n_detectors:
         raise DataError(
             f"{name} has shape {values.shape}, but there are {n_detectors} masks; expected (N, {n_detectors}), one sum "

@@ -30,7 +30,7 @@ def conjugate_beam(pypty_params: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(pypty_params)
     for name in ("aberrations", "aberrations_array", "defocus_spread_modes", "beam_ctf"):
         if out.get(name) is not None:
-            out[name] = -np.array(settings[name], float)
+            out[name] = -np.array(settings.value(name), float)
     for name in ("extra_probe_defocus", "defocus"):
         if out.get(name) is not None:
             out[name] = -float(out[name]) if float(out[name]) else 0.0
@@ -107,7 +107,7 @@ def _prepared(settings: Settings, pattern: Any) -> np.ndarray:
         )
     steps = Preprocess.from_settings(settings).unpadded
     out = np.maximum(steps.patterns(given.astype(float)), 0)
-    has_data = any(settings[name] is not None for name in ("dataset", "masks")) or settings["data_path"]
+    has_data = settings["dataset"] is not None or settings["masks"] is not None or settings["data_path"]
     expected = pattern_shape(settings) if has_data else None
     if expected is not None and out.shape != expected:
         raise ParameterError(

@@ -96,7 +96,7 @@ def window_of(settings: Settings) -> Window:
 def model_shape(settings: Settings) -> tuple[int, int]:
     """(ny, nx) of the waves: of an array aperture_mask or probe, else of the window that the patterns lead to."""
     for name in ("aperture_mask", "probe"):
-        array = settings[name]
+        array = settings.value(name)
         if isinstance(array, np.ndarray) and array.ndim >= 2:
             return (int(array.shape[0]), int(array.shape[1]))
     if settings["simu_Npix"] is not None:

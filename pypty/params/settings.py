@@ -5,10 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast, overload
+
+import numpy as np
 
 from pypty.params.schedule import Constant, Schedule
 from pypty.params.schema import SCHEMA
+from pypty.params.schema.values import (
+    ArrayOrNone,
+    ArrayOrRealOrNone,
+    ArrayOrWordOrNone,
+    DTypeOrNone,
+    Entries,
+    EntriesOrNone,
+    EpochValues,
+    GivenArray,
+    OnOff,
+    OnOffOrWord,
+    Real,
+    RealOrNone,
+    TableOrNone,
+    Unchecked,
+    Whole,
+    WholeOrNone,
+    WholeOrWord,
+    Word,
+    WordOrNone,
+    Words,
+)
 
 
 @dataclass(frozen=True)
@@ -28,19 +52,62 @@ class Settings:
     given: frozenset[str]
     notes: tuple[str, ...] = ()
 
+    @overload
+    def __getitem__(self, name: Unchecked) -> Any: ...
+    @overload
+    def __getitem__(self, name: GivenArray) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, name: Entries) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, name: Words) -> list[str]: ...
+    @overload
+    def __getitem__(self, name: OnOff) -> bool: ...
+    @overload
+    def __getitem__(self, name: Whole) -> int: ...
+    @overload
+    def __getitem__(self, name: Real) -> float: ...
+    @overload
+    def __getitem__(self, name: Word) -> str: ...
+    @overload
+    def __getitem__(self, name: ArrayOrNone) -> np.ndarray | None: ...
+    @overload
+    def __getitem__(self, name: DTypeOrNone) -> np.dtype | None: ...
+    @overload
+    def __getitem__(self, name: EntriesOrNone) -> dict[str, Any] | None: ...
+    @overload
+    def __getitem__(self, name: TableOrNone) -> dict[str, dict[str, Any]] | None: ...
+    @overload
+    def __getitem__(self, name: OnOffOrWord) -> bool | str: ...
+    @overload
+    def __getitem__(self, name: WholeOrNone) -> int | None: ...
+    @overload
+    def __getitem__(self, name: WholeOrWord) -> int | str: ...
+    @overload
+    def __getitem__(self, name: RealOrNone) -> float | None: ...
+    @overload
+    def __getitem__(self, name: WordOrNone) -> str | None: ...
+    @overload
+    def __getitem__(self, name: ArrayOrWordOrNone) -> np.ndarray | str | None: ...
+    @overload
+    def __getitem__(self, name: ArrayOrRealOrNone) -> np.ndarray | float | None: ...
     def __getitem__(self, name: str) -> Any:
         return self.fixed[name]
 
-    def at(self, epoch: int) -> Mapping[str, Any]:
+    def value(self, name: str) -> Any:
+        """A fixed parameter whose name is not known beforehand."""
+        return self.fixed[name]
+
+    def at(self, epoch: int) -> EpochValues:
         """Every per-epoch parameter at ``epoch``."""
-        return MappingProxyType({name: schedule.at(epoch) for name, schedule in self.schedules.items()})
+        values = {name: schedule.at(epoch) for name, schedule in self.schedules.items()}
+        return cast(EpochValues, MappingProxyType(values))
 
     def may_be_on(self, name: str) -> bool:
         """Whether a per-epoch switch is on at some epoch; one that depends on the epoch is taken to be."""
         schedule = self.schedules[name]
         return bool(schedule.value) if isinstance(schedule, Constant) else True
 
-    def first(self) -> Mapping[str, Any]:
+    def first(self) -> EpochValues:
         """The per-epoch parameters at the first epoch of this run."""
         return self.at(self.first_epoch)
 

@@ -156,7 +156,7 @@ def gather(setup: Setup, sample: PatternSample) -> Facts:
 
 def given_number(setup: Setup, key: str) -> float | None:
     """A recorded key as a number; None if it is not given or not a number."""
-    value = setup.settings[key]
+    value = setup.settings.value(key)
     try:
         number = math.nan if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

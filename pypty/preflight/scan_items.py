@@ -75,9 +75,9 @@ def _object_item(facts: Facts) -> Item:
 
 
 def _raster_item(facts: Facts, scan: ScanFacts) -> Item | None:
-    if scan.misfit is None:
-        return None
     size = facts.setup.settings["scan_size"]
+    if scan.misfit is None or size is None:
+        return None
     return Item(
         name="scan raster",
         status=worse_above(scan.misfit, _MISFIT),

@@ -155,7 +155,7 @@ def _learning_rates(settings: Settings, sizes: RunSizes) -> list[str]:
 
 def _model(settings: Settings, sizes: RunSizes) -> list[str]:
     widths = (("dpblur", "detector_blur_std"), ("opreblur", "obj_preblur_std"))
-    return [f"{short}{_short(settings[key])}" for short, key in widths if settings[key] > 0]
+    return [f"{short}{_short(settings.value(key))}" for short, key in widths if settings.value(key) > 0]
 
 
 _OF: Mapping[str, str] = MappingProxyType({"amplitude": "a", "phase": "p", "both": ""})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from pypty.data.grouping import make_groups
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.warmup import number_of_batches
+from pypty.params.schema.values import EpochValues
 from pypty.params.settings import Settings
 
 
@@ -30,7 +29,7 @@ class Batches:
     positions: np.ndarray
     _known: dict[tuple[bytes, int], list[np.ndarray]] = field(default_factory=dict, repr=False)
 
-    def of_epoch(self, problem: Problem, epoch: int, now: Mapping[str, Any]) -> list[np.ndarray]:
+    def of_epoch(self, problem: Problem, epoch: int, now: EpochValues) -> list[np.ndarray]:
         """Indices of the patterns of every batch, in the order in which they are used."""
         indices, seed = problem.indices, self.settings["seed"]
         n = self._number(problem, now["batch_size"])

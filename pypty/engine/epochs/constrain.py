@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from pypty.constraints.projections import OF_OBJECT, ProjectionContext, acts, apply_projections, differs
@@ -13,6 +10,7 @@ from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
 from pypty.model.parametrization import BandLimits
 from pypty.model.step_filters import STEP_FILTERS
+from pypty.params.schema.values import EpochValues
 
 
 def starting_probe_power(setup: Setup, state: State) -> float:
@@ -23,7 +21,7 @@ def starting_probe_power(setup: Setup, state: State) -> float:
 
 
 def constrain(
-    state: State, now: Mapping[str, Any], setup: Setup, limits: BandLimits, probe_power: float
+    state: State, now: EpochValues, setup: Setup, limits: BandLimits, probe_power: float
 ) -> tuple[str, ...]:
     """Apply the constraints of the epoch ``state.epoch``, whose update was just done; the names of those that changed
     the point. Gradient and history are forgotten then. Where modes were made orthogonal, and nothing else, they turn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from pypty.data.scan import Scan
 from pypty.engine.setup.assembly import Setup
 from pypty.model.blocks import Variables
 from pypty.model.parametrization import BandLimits
+from pypty.params.schema.values import EpochValues
 
 _SAME = 1e-9
 """Largest relative change that counts as none."""
 
 
 def before_update(
-    variables: Variables, now: Mapping[str, Any], setup: Setup, limits: BandLimits
+    variables: Variables, now: EpochValues, setup: Setup, limits: BandLimits
 ) -> tuple[Variables, list[str]]:
     """Vacuum, starting positions, aperture, charge flip; with the names of those that changed something."""
     steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
@@ -55,9 +56,7 @@ def before_update(
     return _apply(variables, steps)
 
 
-def after_update(
-    variables: Variables, now: Mapping[str, Any], limits: BandLimits
-) -> tuple[Variables, list[str]]:
+def after_update(variables: Variables, now: EpochValues, limits: BandLimits) -> tuple[Variables, list[str]]:
     """Gaussian filters of the object; with the names of those that changed something."""
     phase, absorption = now["apply_gaussian_filter"], now["apply_gaussian_filter_amplitude"]
     steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
@@ -80,7 +79,7 @@ def after_update(
     return variables, changed
 
 
-def limited(obj: Array, now: Mapping[str, Any], limits: BandLimits) -> Array:
+def limited(obj: Array, now: EpochValues, limits: BandLimits) -> Array:
     """The object inside its band limit; with ``phase_only_obj`` that is its phase, and the amplitude is kept."""
     if not now["phase_only_obj"]:
         return limits.limit("obj", obj)
@@ -117,14 +116,16 @@ def _differs(old: Array, new: Array) -> bool:
 
 
 def moved_scan(
-    variables: Variables, scan: Scan, now: Mapping[str, Any], setup: Setup
+    variables: Variables, scan: Scan, now: EpochValues, setup: Setup
 ) -> tuple[Variables, Scan, list[str]]:
     """Put a torn scan together (``puzzle_positions``), and give windows that have moved too far a new place on an
     object that grows (``dynamically_resize_yx_object``)."""
     changed = []
     window, limit = setup.grid.shape, now["dynamically_resize_yx_object"]
     if now["puzzle_positions"]:
-        rows, columns = (int(n) for n in setup.settings["scan_size"])
+        scan_size = setup.settings["scan_size"]
+        assert scan_size is not None
+        rows, columns = (int(n) for n in scan_size)
         found = by_scan.puzzle(variables.positions, (rows, columns))
         if found is not None:
             obj = by_scan.warped(variables.obj, variables.positions, found.positions, window)

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from pypty.optimize.first_order import FirstOrder
 from pypty.optimize.rates import RateSchedule
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord
+from pypty.params.schema.values import EpochValues
 
 _SIGNED = ("mean", "velocity", "gradient")
 """Moments that are 0 where nothing has moved yet; others are like those of their neighbours."""
@@ -142,7 +142,7 @@ class _Walk:
     """The epoch while it goes on."""
 
     problem: Problem
-    now: Mapping[str, Any]
+    now: EpochValues
     epoch: int
     blocks: tuple[str, ...]
     rates: Mapping[str, float]
@@ -190,7 +190,7 @@ class _Walk:
 
 def first_order_epoch(
     problem: Problem,
-    now: Mapping[str, Any],
+    now: EpochValues,
     epoch: int,
     batches: Sequence[np.ndarray],
     schedule: RateSchedule | None,
@@ -311,7 +311,7 @@ def _added(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, floa
 
 
 def _logged_rates(
-    now: Mapping[str, Any], moving: Sequence[str], schedule: RateSchedule | None, progress: Progress
+    now: EpochValues, moving: Sequence[str], schedule: RateSchedule | None, progress: Progress
 ) -> dict[str, float]:
     """Of what moves, as they are given by the user, at the epoch's start."""
     (factor, _), table = _scheduled(schedule, progress), now["learning_rates"]

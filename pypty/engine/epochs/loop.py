@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -44,6 +43,7 @@ from pypty.optimize.rates import RateSchedule
 from pypty.output.loss_log import EpochRecord
 from pypty.params.schedule import Constant, Schedule
 from pypty.params.schema.batches import NOT_FIRST_ORDER
+from pypty.params.schema.values import EpochValues
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Reconstruction:
         """Say how the waves are computed, and why."""
         _log.info("executor: %s", self.objective.model.executor)
 
-    def limits(self, now: Mapping[str, Any]) -> BandLimits:
+    def limits(self, now: EpochValues) -> BandLimits:
         """The subspaces of object and probe; an infinite weight keeps the probe inside its aperture."""
         shape, confined = self.state.variables.obj.shape[-2:], math.isinf(now["probe_reg_constraint_weight"])
         if self._limits is not None and self._limits[0] == (shape, confined):
@@ -146,7 +146,7 @@ class Reconstruction:
         self._limits = ((shape, confined), limits)
         return limits
 
-    def problem(self, now: Mapping[str, Any]) -> Problem:
+    def problem(self, now: EpochValues) -> Problem:
         """The optimisation problem of an epoch, at the present variables."""
         setup, variables, epoch = self.setup, self.state.variables, self.state.epoch
         frozen = {name for name, until in self.state.frozen.items() if epoch < until}
@@ -194,7 +194,7 @@ class Reconstruction:
         self.setup = setup
         self.feed.corners = setup.scan.corners
 
-    def _epoch(self, now: Mapping[str, Any]) -> EpochRecord:
+    def _epoch(self, now: EpochValues) -> EpochRecord:
         state = self.state
         if state.snapshot is None:
             state.snapshot = first_look(self.settings, self.setup, state)
@@ -229,13 +229,13 @@ class Reconstruction:
             _log.warning("epoch %d: %s", state.epoch, text)
         return record
 
-    def _method(self, problem: Problem, now: Mapping[str, Any]) -> str:
+    def _method(self, problem: Problem, now: EpochValues) -> str:
         """How this epoch moves the unknowns: ``optimizer``, but for the warm-up before L-BFGS."""
         asked = str(now["optimizer"])
         warm = "obj" in problem.blocks and goes_on(self.settings, self.state.records, asked)
         return "preconditioned" if warm else asked
 
-    def _warm_up(self, problem: Problem, now: Mapping[str, Any]) -> EpochRecord:
+    def _warm_up(self, problem: Problem, now: EpochValues) -> EpochRecord:
         """An epoch of preconditioned mini-batches; L-BFGS starts anew after it."""
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
@@ -265,7 +265,7 @@ class Reconstruction:
             batches=len(self.batches),
         )
 
-    def _first_order(self, problem: Problem, now: Mapping[str, Any]) -> EpochRecord:
+    def _first_order(self, problem: Problem, now: EpochValues) -> EpochRecord:
         """An epoch of a first-order method; L-BFGS starts anew after it."""
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
@@ -300,7 +300,7 @@ class Reconstruction:
         state.snapshot = watch(self.settings, self.setup, state, record)
         describe(state.variables, record)
 
-    def _move_windows(self, now: Mapping[str, Any]) -> None:
+    def _move_windows(self, now: EpochValues) -> None:
         variables, scan, changed = moved_scan(self.state.variables, self.setup.scan, now, self.setup)
         if not changed:
             return
@@ -339,13 +339,14 @@ class Reconstruction:
         reason = "; ".join(stuck) or f"converged to the limit of {self.settings['default_dtype']} precision"
         return f"no step along steepest descent decreases the loss: {reason}"
 
-    def _is_settled(self, now: Mapping[str, Any]) -> bool:
+    def _is_settled(self, now: EpochValues) -> bool:
         """Whether every per-epoch value was in the last epoch what it is now, and stays so; else a later epoch may go
         on."""
         first, last = self.state.epoch - 1, self.settings["epoch_max"]
+        values: Mapping[str, object] = now
         varying = [item for item in self.settings.schedules.items() if not isinstance(item[1], Constant)]
         return all(
-            np.array_equal(schedule.at(epoch), now[name])
+            np.array_equal(schedule.at(epoch), np.asarray(values[name]))
             for name, schedule in varying
             for epoch in range(first, min(last, first + _EPOCHS_AHEAD))
         )

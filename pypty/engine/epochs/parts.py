@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from pypty.backend.array import Array, array_module
 from pypty.engine.epochs.problem import Problem
 from pypty.model.blocks import BLOCKS
 from pypty.model.parametrization import Parametrization
+from pypty.params.schema.values import EpochValues
 
 OBJECT_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"complex": ("obj",), "phase": ("objp",), "amplitude_phase": ("obja", "objp")}
@@ -31,7 +31,7 @@ def all_parts(block: str) -> tuple[str, ...]:
     return forms.get(block, (block,))
 
 
-def learning_rates(now: Mapping[str, Any], epoch: int, probe_scale: float) -> dict[str, float]:
+def learning_rates(now: EpochValues, epoch: int, probe_scale: float) -> dict[str, float]:
     """Rates of what moves at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
     table = now["learning_rates"]
     own = {
@@ -122,7 +122,7 @@ class Frame:
 AS_IT_IS = Frame()
 
 
-def frames_of(problem: Problem, now: Mapping[str, Any]) -> dict[str, Frame]:
+def frames_of(problem: Problem, now: EpochValues) -> dict[str, Frame]:
     """Tilts in mrad; positions from where they began; with ``probe_abs`` the probe of an orthonormal transform, whose
     square sums to the counts."""
     frames = {name: Frame(row.rate_unit) for name, row in BLOCKS.items() if row.rate_unit != 1}

@@ -21,6 +21,7 @@ from pypty.objective.regularizers import Regularizer
 from pypty.optimize.lbfgs import ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.params.schema import SCHEMA
+from pypty.params.schema.values import EpochValues
 from pypty.params.settings import Settings
 
 
@@ -35,11 +36,11 @@ def refined_blocks(
 
 
 def parametrization(
-    now: Mapping[str, Any],
+    now: EpochValues,
     limits: BandLimits,
     start_positions: Array,
     epoch: int = 0,
-    scan_size: Sequence[int] | None = None,
+    scan_size: Sequence[int] | np.ndarray | None = None,
 ) -> Parametrization:
     """How object, probe, positions and tilts are moved at this epoch; affine maps are those of the starting positions.
 
@@ -75,7 +76,7 @@ def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
     """A short hash of everything that decides the loss besides variables, data and per-epoch values."""
     digest = hashlib.sha256(f"{subpixel} {propagation}".encode())
     for key in LOSS_KEYS:
-        value = settings[key]
+        value = settings.value(key)
         digest.update(f"{key}={value!r}".encode() if not isinstance(value, np.ndarray) else value.tobytes())
     return digest.hexdigest()[:16]
 

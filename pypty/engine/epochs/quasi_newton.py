@@ -6,7 +6,6 @@ import functools
 import logging
 import math
 import operator
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,14 @@ from pypty.objective.objective import Limit
 from pypty.optimize.lbfgs import Step, ValueAndGradient
 from pypty.optimize.line_search import WolfeOptions
 from pypty.output.loss_log import EpochRecord
+from pypty.params.schema.values import EpochValues
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
 _UNLIMITED_EVALUATIONS = 100
 
 
-def quasi_newton_epoch(
-    state: State, settings: Settings, problem: Problem, now: Mapping[str, Any]
-) -> EpochRecord:
+def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: EpochValues) -> EpochRecord:
     """Take one step; its ``step`` is 0 where it was rejected.
 
     Raises
@@ -94,7 +92,7 @@ def _take(state: State, step: Step, problem: Problem) -> list[str]:
     return [f"update rejected ({step.search.reason}); history reset"]
 
 
-def _wolfe(settings: Settings, now: Mapping[str, Any]) -> WolfeOptions:
+def _wolfe(settings: Settings, now: EpochValues) -> WolfeOptions:
     return WolfeOptions(
         c1=now["wolfe_c1_constant"],
         c2=now["wolfe_c2_constant"],
@@ -120,7 +118,7 @@ def _log_search(start: ValueAndGradient, step: Step) -> None:
 
 
 def _record(
-    state: State, problem: Problem, start: ValueAndGradient, step: Step, calls: int, now: Mapping[str, Any]
+    state: State, problem: Problem, start: ValueAndGradient, step: Step, calls: int, now: EpochValues
 ) -> EpochRecord:
     point = step.search.point
     backend = problem.objective.backend

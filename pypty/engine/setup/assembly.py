@@ -202,19 +202,18 @@ class Setup:
     def _loss_terms(self) -> LossTerms | None:
         """``loss_terms``; None = ``algorithm`` is the loss."""
         settings = self.settings
-        if settings["loss_terms"] is None:
+        given = settings["loss_terms"]
+        if given is None:
             return None
         dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
-        given, scale, weights = (settings[key] for key in ("loss_terms", "loss_scale", "obj_mode_weights"))
         pixels = self.window.shared if self.window.match == "resample" else 1.0
-        exact = settings["deterministic"]
         return make_loss_terms(
             given,
-            scale=scale,
+            scale=settings["loss_scale"],
             dark=dark,
             window=self.grid.shape,
-            mode_weights=weights,
-            deterministic=exact,
+            mode_weights=settings["obj_mode_weights"],
+            deterministic=settings["deterministic"],
             pixels=pixels,
         )
 

@@ -41,7 +41,7 @@ def find_window(settings: Settings, source: PatternSource | None, report: Report
         return None
     if ny * nx > _LARGEST_WINDOW_PIXELS:
         key = "data_pad" if window.pad else ("upsample_pattern" if window.match is None else "simu_Npix")
-        report.add(key, f"the padded window would be {ny} x {nx} pixels; lower {key} ({settings[key]})")
+        report.add(key, f"the padded window would be {ny} x {nx} pixels; lower {key} ({settings.value(key)})")
         return None
     return window
 
@@ -55,7 +55,7 @@ def _check_side(settings: Settings, detector: tuple[int, int], report: Report) -
             f"patterns are {ky} x {kx} pixels; those of another size that are simulated are square, as they must be "
             "then: use data_pad or upsample_pattern",
         )
-    elif settings["simu_match_mode"] == "crop" and side < ky:
+    elif settings["simu_match_mode"] == "crop" and side is not None and side < ky:
         report.add(
             "simu_Npix",
             f"{side} pixels cannot be cropped to the {ky} of a pattern; give more, or simu_match_mode='resample'",
@@ -66,7 +66,7 @@ def count_patterns(settings: Settings, source: PatternSource | None, plates: Pha
     """Measurements; without data, as many as the longest array that has one row for each of them."""
     if source is not None:
         return int(source.shape[0])
-    given = [len(settings[name]) for name in PER_PATTERN if settings[name] is not None]
+    given = [len(settings.value(name)) for name in PER_PATTERN if settings.value(name) is not None]
     return max(len(settings["positions"]), 0 if plates is None else plates.shape[0], *given)
 
 
@@ -161,7 +161,7 @@ def _check_positions(settings: Settings, n: int, report: Report) -> None:
 
 def _check_rows(settings: Settings, n: int, report: Report) -> None:
     for name in PER_PATTERN:
-        given = settings[name]
+        given = settings.value(name)
         one_for_all = name in _ONE_FOR_ALL and given is not None and len(given) == 1
         if given is not None and len(given) != n and not one_for_all and not report.has(name):
             more = " (or one row for all)" if name in _ONE_FOR_ALL else ""
@@ -182,8 +182,9 @@ def _check_markers(settings: Settings, report: Report) -> None:
     marker, probe = settings["probe_marker"], settings["probe"]
     if marker is None:
         return
-    several = isinstance(probe, np.ndarray) and probe.ndim == 4
-    n_subscans = probe.shape[3] if several else int(max(marker.max(), 0)) + 1
+    n_subscans = int(max(marker.max(), 0)) + 1
+    if isinstance(probe, np.ndarray) and probe.ndim == 4:
+        n_subscans = probe.shape[3]
     if marker.min() < 0 or marker.max() >= n_subscans:
         report.add(
             "probe_marker",
@@ -207,7 +208,7 @@ def _check_patterns(settings: Settings, source: PatternSource | None, window: Wi
             + (f", padded {window.compared}" if fitting[0] != fitting[1] else ""),
         )
     for name in ("aperture_mask", "probe_constraint_mask"):
-        mask = settings[name]
+        mask = settings.value(name)
         if isinstance(mask, np.ndarray) and mask.shape != window.model:
             report.add(name, f"shape {mask.shape}, but the padded pattern is {window.model}")
     ctf = settings["beam_ctf"]

@@ -52,6 +52,7 @@ class MeanPatterns:
     def _back_projected(self, sums: np.ndarray) -> np.ndarray:
         """Sums over virtual detectors, spread evenly over what each sees."""
         masks = self.settings["masks"]
+        assert masks is not None
         pattern = np.tensordot(sums / masks.sum(axis=(1, 2)), masks, axes=1)
         seen = masks.sum(axis=0)
         scale = sums.sum() / max(float((pattern * seen).sum()), np.finfo(float).tiny)

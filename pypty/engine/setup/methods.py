@@ -91,7 +91,7 @@ def _idle(settings: Settings, keys: tuple[str, ...], why: str) -> list[str]:
 
 def _constant(settings: Settings, key: str) -> Any:
     """The value of a key; that of its schedule where it does not vary."""
-    return settings[key] if key in settings.fixed else getattr(settings.schedules[key], "value", True)
+    return settings.value(key) if key in settings.fixed else getattr(settings.schedules[key], "value", True)
 
 
 def _options_of_others(settings: Settings) -> list[str]:

@@ -244,7 +244,7 @@ def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) 
     """With the background of its padding, from the mean pattern."""
     if not preprocess.filled or found is None:
         return preprocess
-    fill = (settings[f"data_pad_{name}"] for name in ("fill", "value", "threshold"))
+    fill = (settings["data_pad_fill"], settings["data_pad_value"], settings["data_pad_threshold"])
     return dataclasses.replace(
         preprocess, rim=rim_counts(found.mean, preprocess.pad, *fill) / found.multiplier
     )
@@ -255,7 +255,9 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
     settings = setup.settings
     for key in ("acc_voltage", "pixel_size_x_A", "pixel_size_y_A"):
         if key not in settings.given:
-            report.warnings.append(f"{key} is not given: {settings[key]:g} {SCHEMA[key].unit} is assumed")
+            report.warnings.append(
+                f"{key} is not given: {settings.value(key):g} {SCHEMA[key].unit} is assumed"
+            )
     rez = settings["rez_pixel_size_A"]
     if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
         pixel_1A = rez * setup.window.detector_pixels

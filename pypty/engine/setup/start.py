@@ -123,4 +123,4 @@ def start_block(
     """As given, or ``start`` of the number of patterns where it is refined; None where there is none."""
     if not has_block(settings, name, BLOCKS[name].switch):
         return None
-    return start(n_patterns) if settings[name] is None else settings[name]
+    return start(n_patterns) if settings.value(name) is None else settings.value(name)

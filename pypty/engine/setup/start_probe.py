@@ -73,9 +73,9 @@ def start_probe(settings: Settings, grid: Grid, window: Window, counts: Counts |
             raise ParameterError("probe: without data it cannot be made from their mean; give it as an array")
         subscans = [_from_pattern(settings, counts.pattern, near)]
     elif isinstance(given, str):
-        subscans = [
-            probes.probe_from_spectrum(aperture(settings["aperture_mask"], grid.shape).astype(complex))[None]
-        ]
+        mask = settings["aperture_mask"]
+        assert mask is not None
+        subscans = [probes.probe_from_spectrum(aperture(mask, grid.shape).astype(complex))[None]]
     else:
         subscans = [window.probe_on_model(modes_) for modes_ in _given_modes(given)]
     array_given = isinstance(given, np.ndarray)

@@ -92,7 +92,7 @@ def has_background(settings: Settings) -> bool:
 
 def has_block(settings: Settings, name: str, switch: str) -> bool:
     """Whether an unknown is given by the parameter of its name, or refined at some epoch."""
-    return settings[name] is not None or settings.may_be_on(switch)
+    return settings.value(name) is not None or settings.may_be_on(switch)
 
 
 def has_tilts(settings: Settings) -> bool:
@@ -102,11 +102,13 @@ def has_tilts(settings: Settings) -> bool:
 
 def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
     """A weight needs what it weighs."""
+    size = settings["scan_size"]
     for name in (*_SCAN_WEIGHTS, "puzzle_positions"):
-        if _ever(settings, report, epochs, name) and settings["scan_size"] is None:
+        is_on = bool(_ever(settings, report, epochs, name))
+        if is_on and size is None:
             report.add(name, "on, but scan_size is not given; give the scan's points (slow, fast)")
-        elif _ever(settings, report, epochs, name) and name.endswith("_tilts"):
-            tilts, points = settings["tilts"], int(np.prod(settings["scan_size"]))
+        elif is_on and size is not None and name.endswith("_tilts"):
+            tilts, points = settings["tilts"], int(np.prod(size))
             if tilts is not None and len(tilts) not in (
                 1,
                 points,
@@ -176,12 +178,14 @@ def _check_probe_start(settings: Settings, report: Report, epochs: range) -> Non
             "probe",
             f"shape {probe.shape} has subscans, but probe_marker is not given; say which pattern meets which",
         )
-    modes = [name for name in ("n_hermite_probe_modes", "defocus_spread_modes") if settings[name] is not None]
+    modes = [
+        name for name in ("n_hermite_probe_modes", "defocus_spread_modes") if settings.value(name) is not None
+    ]
     if settings["mc_n_modes"] is not None and modes:
         report.add("mc_n_modes", f"given together with {modes[0]}; choose one way to make probe modes")
     if settings["mc_n_modes"] is not None:
         spreads = ("focal_spread", "spatial_coh_x_A", "spatial_coh_y_A")
-        if not any(settings[name] for name in spreads):
+        if not any(settings.value(name) for name in spreads):
             report.add(
                 "mc_n_modes", f"given, but there is no spread to sample; give one of {', '.join(spreads)}"
             )
@@ -276,7 +280,8 @@ def without_effect(settings: Settings) -> list[str]:
     """Warnings about keys that are given, but do nothing beside the others."""
     near, algorithm = settings["recon_type"] == "near_field", settings["algorithm"]
     phase_only = settings.schedules["phase_only_obj"]
-    several = settings["loss_terms"] is not None
+    terms = settings["loss_terms"]
+    several = terms is not None
     gauss = algorithm == "poisson_gaussian" and not several
     idle = {
         "algorithm": (several, "loss_terms is given"),
@@ -297,7 +302,7 @@ def without_effect(settings: Settings) -> list[str]:
         **without_effect_in_model(settings),
     }
     obj = settings["obj"]
-    alone = several and "simlar" in settings["loss_terms"] and (obj is None or obj.shape[3] == 1)
+    alone = terms is not None and "simlar" in terms and (obj is None or obj.shape[3] == 1)
     return ["loss_terms: simlar has no effect: the object has one mode"] * alone + [
         f"{name} has no effect: {reason}"
         for name, (is_idle, reason) in idle.items()
@@ -307,5 +312,7 @@ def without_effect(settings: Settings) -> list[str]:
 
 def _is_default(settings: Settings, name: str) -> bool:
     parameter = SCHEMA[name]
-    value = settings[name] if name in settings.fixed else getattr(settings.schedules[name], "value", None)
+    value = (
+        settings.value(name) if name in settings.fixed else getattr(settings.schedules[name], "value", None)
+    )
     return parameter.is_neutral(value)

@@ -28,7 +28,7 @@ def check_model(settings: Settings, report: Report) -> None:
     if settings["masks"] is None:
         return
     for name in ("data_resample", "simu_Npix"):
-        if settings[name] not in (None, 1):
+        if settings.value(name) not in (None, 1):
             report.add(name, "cannot change virtual detectors; leave it out, and change masks instead")
 
 
@@ -44,10 +44,11 @@ def _check_window(settings: Settings, report: Report) -> None:
     if mode is None:
         report.add("simu_Npix", "given without simu_match_mode; choose 'crop' or 'resample'")
     for name, neutral in (("data_pad", 0), ("upsample_pattern", 1)):
-        if settings[name] != neutral:
+        if settings.value(name) != neutral:
             report.add(
                 "simu_Npix",
-                f"given together with {name} = {settings[name]}; both say what the window of the waves is: give one",
+                f"given together with {name} = {settings.value(name)}; both say what the window of the waves is: "
+                "give one",
             )
 
 

@@ -16,7 +16,7 @@ _NAMING = ("recon_dir_affixes", "prefix_time", "prefix", "postfix")
 
 def is_named(settings: Settings) -> bool:
     """Whether results go into a folder of their own inside ``output_folder``."""
-    return any(settings[key] for key in _NAMING)
+    return any(settings.value(key) for key in _NAMING)
 
 
 def check_results(settings: Settings, report: Report) -> None:
@@ -39,7 +39,7 @@ def check_results(settings: Settings, report: Report) -> None:
                 "it out",
             )
     if not settings["output_folder"]:
-        idle = [key for key in ("save_iters", *_NAMING) if key in settings.given and settings[key]]
+        idle = [key for key in ("save_iters", *_NAMING) if key in settings.given and settings.value(key)]
         report.warnings += [f"{key} has no effect: output_folder is not given" for key in idle]
     elif not settings["save_iters"]:
         idle = [
