@@ -79,9 +79,9 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
     from pypty.importers.command import load_parameters
     from pypty.params.presets import read_changes
 
-    params, told = load_parameters(options.file, read_changes(options.set))
-    if told:
-        _say(told)
+    params, remarks = load_parameters(options.file, read_changes(options.set))
+    if remarks:
+        _say(remarks)
     return params
 
 
@@ -151,10 +151,10 @@ def _check(options: argparse.Namespace) -> int:
     if options.report:
         from pypty.preflight import preflight
 
-        found = preflight(_parameters(options))
-        found.write_html(options.report)
-        _say(f"{found}\nReport: {options.report}")
-        return 0 if found.ok else 1
+        checklist = preflight(_parameters(options))
+        checklist.write_html(options.report)
+        _say(f"{checklist}\nReport: {options.report}")
+        return 0 if checklist.ok else 1
     params = _parameters(options)
     report = check(params)
     if params.get("tune") is not None:  # runs ignore it

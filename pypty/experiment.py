@@ -1,4 +1,4 @@
-"""What direct methods, calibration and checks need to know of a scan, read from a parameter dict."""
+"""A scan and its calibration, read from a parameter dict, for direct methods, calibration and checks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pypty.params.settings import Settings
 
 CHUNK_BYTES = 64 * 2**20
 CALIBRATED = ("acc_voltage", "scan_step_A")
-"""What a method needs that relates angles to lengths in the scan."""
+"""Parameters that are required by methods which relate angles to lengths in the scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,11 @@ class Experiment:
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], needs: Sequence[str] = ()) -> Experiment:
-        """Read and check what is needed; the caller closes ``source``.
+        """Read and check the parameters; the caller closes ``source``.
 
         Parameters
         ----------
-        needs : keys that must be given: a default voltage or step would make a wrong calibration of a right file
+        needs : keys that the user must set: with a default voltage or step, the calibration would be wrong unnoticed
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Experiment:
 
     @cached_property
     def pattern_shape(self) -> tuple[int, int]:
-        """(ky, kx) of the patterns that :meth:`patterns` gives."""
+        """(ky, kx) pixels of the patterns that :meth:`patterns` returns."""
         return self.preprocess.pattern_shape((self.source.shape[1], self.source.shape[2]))
 
     @property
@@ -122,7 +122,7 @@ class Experiment:
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """(n, ky, kx) float32 counts of the patterns with these sorted indices; 0 where ``detector_mask`` is 0.
 
-        A pattern that ``sequence`` leaves out is the mean of the others.
+        Patterns that are not in ``sequence`` are replaced by the mean of the others, so that the raster stays complete.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Experiment:
 
     @cached_property
     def factor(self) -> float:
-        """Of every count: ``data_multiplier``, with ``data_normalization`` (which takes a pass over the data)."""
+        """Factor on every count: ``data_multiplier`` and ``data_normalization`` (which needs a pass over the data)."""
         norm = self.settings["data_normalization"]
         return (
             self.multiplier
@@ -153,7 +153,7 @@ class Experiment:
         )
 
     def _measured(self, indices: np.ndarray, preprocess: Preprocess | None = None) -> np.ndarray:
-        """:meth:`patterns` without its factor, whatever ``sequence`` says."""
+        """:meth:`patterns` without the factor, also for patterns that are not in ``sequence``."""
         measured = DetectorWeights(self.settings["detector_mask"]).blank(self.source.read(indices), indices)
         data = (preprocess or self.preprocess).patterns(measured).astype(np.float32)
         bad = ~np.isfinite(data).all(axis=(1, 2))
@@ -205,16 +205,18 @@ class Experiment:
 
     @cached_property
     def aperture(self) -> np.ndarray:
-        """(ky, kx) bool: ``aperture_mask`` without its padding; else the disk of ``conv_semiangle_mrad`` around n//2;
-        else the pixels of the mean pattern above ``bright_threshold`` (0.1) times its maximum."""
+        """(ky, kx) bool: pixels of the bright-field disk.
+
+        ``aperture_mask`` without its padding; else the disk of ``conv_semiangle_mrad`` around n//2; else the pixels of
+        the mean pattern above ``bright_threshold`` (0.1) times its maximum.
+        """
         mask = self.settings["aperture_mask"]
         if isinstance(mask, np.ndarray) and mask.ndim == 2:
             return self.window.mask_on_pattern(mask)
         ky, kx = self.frequencies_1A
         if mask is not None:
-            return np.hypot(ky, kx) <= float(mask) * self.window.nyquist_1A * (
-                1 + 1e-9
-            )  # a pixel on the rim is inside
+            # The tolerance keeps pixels on the edge of the disk inside, whatever the rounding.
+            return np.hypot(ky, kx) <= float(mask) * self.window.nyquist_1A * (1 + 1e-9)
         angle = _number(self.settings, "conv_semiangle_mrad", 0.0)
         if angle > 0:
             return np.hypot(ky, kx) * self.wavelength <= 1e-3 * angle
@@ -222,24 +224,26 @@ class Experiment:
 
     @cached_property
     def frequencies_1A(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ky, 1), (1, kx) of the middle of the pixels of a pattern, 1/Å; without binning zero is at n//2."""
+        """Frequencies (ky, 1) and (1, kx) of the pixel centres of a pattern, 1/Å; without binning 0 is at n//2."""
         ky, kx = (self._from_zero(axis) * self.pixel_1A[axis] for axis in (0, 1))
         return ky[:, None], kx[None, :]
 
     def _from_zero(self, axis: int) -> np.ndarray:
-        """Pixels from the zero frequency. That of the detector is at n//2, which an even ``data_bin`` moves away from
-        the middle of a pixel."""
+        """Pixels from the zero frequency, which is at n//2 of the detector.
+
+        With an even ``data_bin`` it does not lie at the centre of a binned pixel.
+        """
         n, size, f = self.pattern_shape[axis], self.preprocess.bin, self.preprocess.resample
         recorded = n if size == 1 and f == 1 else self.source.shape[1 + axis]
         return np.arange(n) + 0.5 * (1 - f) + f * (0.5 * (size - 1) - recorded // 2) / size
 
     def with_(self, **changes: Any) -> Experiment:
-        """The same scan with other calibration."""
+        """A copy with some attributes changed, for example the calibration."""
         return dataclasses.replace(self, **changes)
 
 
 def _number(settings: Settings, key: str, default: float) -> float:
-    """A recorded key, which anything may stand in."""
+    """The value of a recorded key as a number; these keys are not checked when parameters are read."""
     value = settings.value(key)
     if value is None:
         return default
@@ -255,16 +259,16 @@ def _number(settings: Settings, key: str, default: float) -> float:
 def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
     """``scan_size``, else the first axes of 4-D data, else a square."""
     n = source.shape[0]
-    given: Sequence[int] | np.ndarray | None = settings["scan_size"]
-    if given is None:
+    points: Sequence[int] | np.ndarray | None = settings["scan_size"]
+    if points is None:
         side = math.isqrt(n)
         if source.scan is not None:
-            given = source.scan
+            points = source.scan
         elif side * side == n:
-            given = (side, side)
+            points = (side, side)
         else:
             raise ParameterError(f"scan_size is not given, and {n} patterns are no square; give (slow, fast)")
-    size = (int(given[0]), int(given[1]))
+    size = (int(points[0]), int(points[1]))
     if size[0] * size[1] != n:
         raise ParameterError(
             f"scan_size {size} has {size[0] * size[1]} points, but there are {n} patterns; correct it (slow, fast)"
@@ -273,8 +277,10 @@ def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
 
 
 def _calibrated(settings: Settings, window: Window) -> Window:
-    """The window, with the pattern's pixel from ``rez_pixel_size_mrad`` or ``rez_pixel_size_A`` of a detector
-    pixel, if one is given."""
+    """The window, with the size of a pattern pixel from ``rez_pixel_size_mrad`` or ``rez_pixel_size_A`` if set.
+
+    Both are sizes of a detector pixel, so binning and resampling are taken into account.
+    """
     angle = _number(settings, "rez_pixel_size_mrad", 0.0) * 1e-3 / window.wavelength_A
     recorded_1A = angle or _number(settings, "rez_pixel_size_A", 0.0)
     if recorded_1A <= 0:
@@ -284,9 +290,9 @@ def _calibrated(settings: Settings, window: Window) -> Window:
 
 
 def _aberrations(settings: Settings) -> np.ndarray:
-    given = settings["aberrations"]
-    found = np.zeros(1) if given is None else np.array(given, float).ravel()
-    if not found.size:
-        found = np.zeros(1)
-    found[0] += float(settings["extra_probe_defocus"] or 0.0)
-    return found
+    aberrations = settings["aberrations"]
+    coefficients_A = np.zeros(1) if aberrations is None else np.array(aberrations, float).ravel()
+    if not coefficients_A.size:
+        coefficients_A = np.zeros(1)
+    coefficients_A[0] += float(settings["extra_probe_defocus"] or 0.0)
+    return coefficients_A

@@ -52,7 +52,7 @@ def run(params: Params) -> Result:
     Raises
     ------
     ParameterError
-        With every problem of the parameters and the data; nothing was written then.
+        Lists every problem of the parameters and the data; nothing has been written.
     CheckpointError
         ``resume`` was asked for and the state cannot be continued.
     ReconstructionError
@@ -146,8 +146,8 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Res
 def evaluate(params: Params) -> Evaluation:
     """Loss, SSE, regularisers and gradients at the start point. Writes nothing.
 
-    Gradients are those of the loss as a function of the arrays themselves: no band limit is applied to them, and no
-    change by hand that the first epoch would make.
+    Gradients are those of the loss as a function of the arrays themselves: neither the band limit nor the edits
+    between epochs are applied to them.
 
     Raises
     ------
@@ -160,19 +160,19 @@ def evaluate(params: Params) -> Evaluation:
         problem = Reconstruction(setup, State(variables=variables, epoch=setup.settings.first_epoch)).problem(
             setup.settings.first()
         )
-        found = problem.objective.evaluate(
+        evaluation = problem.objective.evaluate(
             variables, problem.blocks, problem.indices, problem.weight, problem.regularizers
         )
     finally:
         setup.close()
-    gradients = {name: to_public(name, gradient) for name, gradient in found.gradients.items()}
-    return Evaluation(found.loss, found.sse, found.terms, gradients, found.loss_terms)
+    gradients = {name: to_public(name, gradient) for name, gradient in evaluation.gradients.items()}
+    return Evaluation(evaluation.loss, evaluation.sse, evaluation.terms, gradients, evaluation.loss_terms)
 
 
 def simulate(params: Params) -> np.ndarray:
     """Diffraction patterns of the model at the start point.
 
-    Without data the window is that of ``probe``, which must be an array, and its counts are taken as they are.
+    Without data the window is that of ``probe``, which must be an array, and the probe is not scaled to other counts.
 
     Returns
     -------

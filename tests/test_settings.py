@@ -10,10 +10,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from pypty.params import kinds, nested, settings, values
+from pypty.params import kinds, nested, settings
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
-from pypty.params.schema import SCHEMA
+from pypty.params.schema import SCHEMA, values
 
 FIXED = [name for name, parameter in SCHEMA.items() if not parameter.per_epoch]
 PER_EPOCH = [name for name, parameter in SCHEMA.items() if parameter.per_epoch]

@@ -1,4 +1,4 @@
-"""Which array library computes: NumPy, or CuPy on a CUDA device. The only place that decides."""
+"""Choice of the array library: NumPy, or CuPy on a CUDA device. No other module makes this choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from pypty.errors import BackendError
 
 Array: TypeAlias = Any
-"""A NumPy or CuPy array: the two share one interface, but no type."""
+"""A NumPy or CuPy array; the two have the same interface, but no common type."""
 
 PRECISIONS: Mapping[str, tuple[np.dtype, np.dtype]] = MappingProxyType(
     {
@@ -57,7 +57,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class GpuStatus:
-    """What was found when looking for a GPU; ``reason`` is empty when it is usable."""
+    """Result of the search for a GPU; ``reason`` says why it is unusable and is empty otherwise."""
 
     usable: bool
     reason: str
@@ -66,7 +66,7 @@ class GpuStatus:
 
 
 def to_host(array: Array) -> np.ndarray:
-    """The array as NumPy array (a copy only when it comes from a device)."""
+    """The array as a NumPy array; copied only if it is on a device."""
     get = getattr(array, "get", None)
     return np.asarray(get() if callable(get) else array)
 
@@ -75,6 +75,7 @@ def array_module(array: Array) -> Any:
     """The module (numpy or cupy) whose functions take ``array``."""
     if isinstance(array, np.ndarray) or np.isscalar(array):
         return np
+    # "cupy._core.core" -> "cupy"; importing by name keeps CuPy optional
     return importlib.import_module(type(array).__module__.split(".")[0])
 
 
@@ -107,6 +108,7 @@ def gpu_status() -> GpuStatus:
         )
     try:
         probe = cupy.ones((4, 4), dtype=cupy.complex64)
+        # The sum of 16 ones. A transform, because CUDA's FFT library may be missing where kernels already work.
         working = complex(cupy.fft.fft2(probe)[0, 0].get()) == 16
         name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     except Exception as error:  # noqa: BLE001 - a broken CUDA installation raises many kinds of errors
@@ -120,13 +122,13 @@ def gpu_status() -> GpuStatus:
 
 
 def _fft_library(name: str) -> str:
-    found = importlib.util.find_spec("pyfftw") is not None
-    if name == "fftw" and not found:
+    has_pyfftw = importlib.util.find_spec("pyfftw") is not None
+    if name == "fftw" and not has_pyfftw:
         raise BackendError(
             "fft_library='fftw' was asked for, but pyFFTW is not installed; install it with  "
             "pip install 'pypty[fast]'  or use fft_library='auto' or 'scipy'"
         )
-    return "fftw" if found and name != "scipy" else "scipy"
+    return "fftw" if has_pyfftw and name != "scipy" else "scipy"
 
 
 def select(name: str = "auto", precision: str = "double", fft_library: str = "auto") -> Backend:

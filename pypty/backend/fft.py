@@ -1,10 +1,10 @@
-"""Batched 2-D Fourier and cosine transforms over the last two axes, and Fourier transforms along one.
+"""Batched 2-D Fourier and cosine transforms over the last two axes, and Fourier transforms along one axis.
 
 Forward: unnormalised, kernel exp(-2 pi i k.r/n). Inverse: carries 1/n^2 (docs/conventions.md).
 Threads work on whole batches (objective/objective.py), so each transform uses one.
 
-The hot loop uses :class:`Transforms`: in place, without any normalisation, by FFTW where pyFFTW is installed (the extra
-``fast``), which is twice as fast as SciPy (benchmarks/README.md), and by cuFFT on a GPU.
+The loop over batches uses :class:`Transforms`, which work in place and without normalisation: with FFTW where pyFFTW
+is installed (the extra ``fast``), twice as fast as SciPy (benchmarks/README.md), and with cuFFT on a GPU.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def _library(array: Array) -> Any:
 
 
 def fft2(array: Array, overwrite: bool = False) -> Array:
-    """F[array] over the last two axes; ``overwrite`` lets the input be destroyed."""
+    """F[array] over the last two axes; with ``overwrite`` the input may be destroyed."""
     return _library(array).fft2(array, axes=_AXES, overwrite_x=overwrite)
 
 
 def ifft2(array: Array, overwrite: bool = False) -> Array:
-    """Inverse transform with 1/n^2; ``overwrite`` lets the input be destroyed."""
+    """Inverse transform with 1/n^2; with ``overwrite`` the input may be destroyed."""
     return _library(array).ifft2(array, axes=_AXES, overwrite_x=overwrite)
 
 
@@ -50,12 +50,12 @@ def ifft2_adjoint(array: Array, overwrite: bool = False) -> Array:
 
 
 def fft_along(array: Array, axis: int) -> Array:
-    """The transform along one axis; the input may be destroyed."""
+    """Fourier transform along one axis; the input may be destroyed."""
     return _library(array).fft(array, axis=axis, overwrite_x=True)
 
 
 def ifft_along(array: Array, axis: int) -> Array:
-    """Its inverse, with 1/n; the input may be destroyed."""
+    """Inverse of :func:`fft_along`, with 1/n; the input may be destroyed."""
     return _library(array).ifft(array, axis=axis, overwrite_x=True)
 
 
@@ -65,22 +65,22 @@ def dct2(array: Array) -> Array:
 
 
 def idct2(array: Array) -> Array:
-    """Its inverse."""
+    """Inverse of :func:`dct2`; the input may be destroyed."""
     return _library(array).idctn(array, axes=_AXES, norm="ortho", overwrite_x=True)
 
 
 @functools.lru_cache(maxsize=1)
 def _planning() -> Any:
-    """FFTW plans in one thread at a time."""
+    """Lock for FFTW's planner, which is not thread-safe."""
     return threading.Lock()
 
 
 class Transforms:
-    """F and n^2 F^-1, in place and unnormalised, for the arrays of one thread: plans are made once for each shape.
+    """F and n^2 F^-1, in place and unnormalised, for the arrays of one thread. Plans are made once for each shape.
 
     Parameters
     ----------
-    library : "fftw" or "scipy" on the CPU
+    library : on the CPU, "fftw" or "scipy"; arrays on a GPU use cuFFT
     """
 
     def __init__(self, library: str = "scipy") -> None:
@@ -111,6 +111,7 @@ def _scipy(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
             out = scipy.fft.fft2(data, axes=_AXES, overwrite_x=True)
         else:
             out = scipy.fft.ifft2(data, axes=_AXES, norm="forward", overwrite_x=True)
+        # overwrite_x permits SciPy to work in place, but does not oblige it to.
         if not np.may_share_memory(out, data):
             data[...] = out
 
@@ -118,14 +119,16 @@ def _scipy(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
 
 
 def _fftw(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
-    """A measured plan (the default, an estimated one, can be several times slower). Measuring one window size serves
-    all batches of it. Which plan wins may differ from one process to the next, and with it the last digits; see
-    :func:`export_wisdom`."""
+    """A measured plan; an estimated one, FFTW's alternative, can be several times slower.
+
+    A measurement serves all batches of the same shape. The fastest plan, and with it the last digits of the results,
+    may differ from one process to the next; see :func:`export_wisdom`.
+    """
     module = importlib.import_module("pyfftw")
 
     def plan(aligned: bool) -> Any:
         like = module.empty_aligned if aligned else np.empty
-        scratch = like(array.shape, dtype=array.dtype)
+        scratch = like(array.shape, dtype=array.dtype)  # measuring overwrites its arrays
         with _planning():
             return module.FFTW(
                 scratch,
@@ -141,7 +144,7 @@ def _fftw(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
         chosen = plans[True]
         try:
             chosen.update_arrays(data, data)
-        except ValueError:  # not aligned: rare, and finding out beforehand takes longer
+        except ValueError:  # not aligned: rare, and a check beforehand takes longer than the exception
             if False not in plans:
                 plans[False] = plan(False)
             chosen = plans[False]
@@ -152,17 +155,17 @@ def _fftw(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
 
 
 def export_wisdom() -> list[str]:
-    """What FFTW has measured in this process: with it another process makes the same plans."""
+    """FFTW's measurements of this process; another process that imports them makes the same plans."""
     return [part.decode("ascii") for part in importlib.import_module("pyfftw").export_wisdom()]
 
 
 def import_wisdom(wisdom: list[str]) -> None:
-    """Let FFTW use what another process measured."""
+    """Let FFTW use the measurements of another process (:func:`export_wisdom`)."""
     importlib.import_module("pyfftw").import_wisdom(tuple(part.encode("ascii") for part in wisdom))
 
 
 def _cufft(array: Array, forward: bool) -> Callable[[Array], None]:
-    """A cuFFT plan of its own, called without CuPy's checks and without its pass for the normalisation."""
+    """A cuFFT plan that is called directly, without CuPy's checks and its separate kernel for the normalisation."""
     module = importlib.import_module("cupyx.scipy.fft")
     cufft = importlib.import_module("cupy.cuda.cufft")
     plan = module.get_fft_plan(array, axes=(array.ndim - 2, array.ndim - 1))

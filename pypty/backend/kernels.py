@@ -1,6 +1,6 @@
-"""Hot operations, one function each. The NumPy body is the definition.
+"""The most expensive array operations, one function each. The NumPy body is the definition.
 
-A CUDA body may stand beside it; the two are compared by the tests.
+Some have a CUDA version as well; tests compare the two.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pypty.backend.workspace import Workspace
 
 
 def gather_patches(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> Array:
-    """Cut one window per scan position out of every slice.
+    """Cut one patch per scan position out of every slice.
 
     Parameters
     ----------
     obj : (mode, z, Y, X)
     corners : (batch, 2) int, host
-        [y, x] of each window's first pixel; the windows lie inside the object.
-    shape : (y, x) of a window
+        Crop origins: [y, x] of each patch's first pixel. Patches must lie inside the object.
+    shape : (y, x) of a patch
 
     Returns
     -------
@@ -42,13 +42,13 @@ def gather_patches_into(obj: Array, corners: np.ndarray, out: Array) -> None:
         out[...] = gather_patches(obj, corners, out.shape[-2:])
         return
     ny, nx = out.shape[-2:]
-    by_slice = obj.transpose(1, 0, 2, 3)
+    by_slice = obj.transpose(1, 0, 2, 3)  # (mode, z, Y, X) -> (z, mode, Y, X), as in ``out``
     for b, (y, x) in enumerate(corners.tolist()):
         out[:, b] = by_slice[:, :, y : y + ny, x : x + nx]
 
 
 def _window_indices(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Row (batch, y, 1) and column (batch, 1, x) indices of every window, on the device of ``obj``."""
+    """Row (batch, y, 1) and column (batch, 1, x) indices of every patch, on the device of ``obj``."""
     xp = array_module(obj)
     index = xp.asarray(corners)
     rows = index[:, 0, None, None] + xp.arange(shape[0])[None, :, None]
@@ -57,19 +57,21 @@ def _window_indices(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> 
 
 
 def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array, deterministic: bool = False) -> None:
-    """Adjoint of :func:`gather_patches`: add each window to its place in ``obj``, in place.
+    """Adjoint of :func:`gather_patches`: add each patch to ``obj`` at its crop origin, in place.
 
-    ``deterministic`` matters on a GPU only: the same bits every time, at the cost of memory and time.
+    ``deterministic`` matters on a GPU only: results are the same to the last bit, at the cost of memory and time.
 
     Parameters
     ----------
-    obj : (mode, z, Y, X), changed
+    obj : (mode, z, Y, X), modified
     corners : (batch, 2) int, host
+        Crop origins.
     patches : (z, batch, mode, y, x)
     """
     ny, nx = patches.shape[-2:]
     if isinstance(obj, np.ndarray):
-        by_mode = patches.transpose(2, 0, 1, 3, 4)
+        by_mode = patches.transpose(2, 0, 1, 3, 4)  # (z, batch, mode, y, x) -> (mode, z, batch, y, x)
+        # A loop and not one indexed addition: patches overlap, and += through an index array adds only one of them.
         for b, (y, x) in enumerate(corners.tolist()):
             obj[:, :, y : y + ny, x : x + nx] += by_mode[:, :, b]
         return
@@ -80,18 +82,21 @@ def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array, determi
 
 
 def _add_fixed(obj: Array, corners: np.ndarray, patches: Array) -> None:
-    """CUDA twin whose sums are integers; complex arrays."""
+    """Deterministic CUDA version for complex arrays: integer sums do not depend on the order of additions."""
     xp = array_module(obj)
     where = xp.asarray(np.ascontiguousarray(corners, np.int32))
     largest = xp.empty(1, np.uint64)
-    fixed = xp.empty((len(obj), *obj.shape[2:], 2), np.int64)
+    fixed = xp.empty((len(obj), *obj.shape[2:], 2), np.int64)  # (mode, Y, X, real and imaginary part)
     for s in range(obj.shape[1]):
         parts = xp.ascontiguousarray(patches[s])
         element_kernels(obj.dtype).add_fixed(parts, where, largest, fixed, obj, s)
 
 
 def _scatter_add_device(obj: Array, corners: np.ndarray, patches: Array) -> None:
-    """CUDA twin: overlapping windows are added atomically, real and imaginary part on their own."""
+    """CUDA version: overlapping patches are added atomically, real and imaginary parts separately.
+
+    There is no atomic addition of complex numbers.
+    """
     cupyx = importlib.import_module("cupyx")
     rows, columns = _window_indices(obj, corners, patches.shape[-2:])
     for mode in range(obj.shape[0]):
@@ -125,18 +130,20 @@ def sum_abs2_into(wave: Array, work: Workspace, mask: Array = None, weights: Arr
     The mask M (y, x) holds 0 and 1, weights (object mode,) multiply the squares; None = 1.
     """
     real, n, (ny, nx) = wave.real.dtype, len(wave), wave.shape[-2:]
+    # Real and imaginary parts lie next to each other, so a real view has rows of 2 nx numbers to square and add.
     squares = work.array("sum over modes", (n, ny, 2 * nx), real)
     if weights is None:
-        parts = wave.view(real).reshape(n, -1, ny, 2 * nx)
+        parts = wave.view(real).reshape(n, -1, ny, 2 * nx)  # probe and object modes -> one axis
         np.einsum("bmyx,bmyx->byx", parts, parts, out=squares)
     else:
         squares.fill(0)
-        one = work.array("squares of a mode", squares.shape, real)
+        mode_squares = work.array("squares of a mode", squares.shape, real)
         for mode, weight in enumerate(weights):  # one mode at a time: it stays in the cache
-            parts = wave.view(real)[:, :, mode]
-            np.einsum("bmyx,bmyx->byx", parts, parts, out=one)
-            one *= weight
-            squares += one
+            parts = wave.view(real)[:, :, mode]  # (batch, probe mode, y, 2 x)
+            np.einsum("bmyx,bmyx->byx", parts, parts, out=mode_squares)
+            mode_squares *= weight
+            squares += mode_squares
+    # Re^2 + Im^2: (batch, y, 2 x) -> (batch, y, x)
     out = np.add(squares[..., 0::2], squares[..., 1::2], out=work.array("intensity", (n, ny, nx), real))
     if mask is not None:
         out *= mask
@@ -144,8 +151,11 @@ def sum_abs2_into(wave: Array, work: Workspace, mask: Array = None, weights: Arr
 
 
 def conjugate_times(wave: Array, slope: Array, mask: Array, weights: Array = None) -> None:
-    """wave <- 2 M w slope conj(wave), in place; (batch, probe mode, object mode, y, x), slope (batch, y, x), w (object
-    mode,) or None (1)."""
+    """wave <- 2 M w slope conj(wave), in place.
+
+    wave is (batch, probe mode, object mode, y, x), slope (batch, y, x), mask M (y, x), weights w (object mode,); None
+    stands for 1.
+    """
     xp = array_module(wave)
     factor = (2 * slope if mask is None else (2 * slope) * mask).astype(wave.dtype)
     xp.conjugate(wave, out=wave)
@@ -174,14 +184,17 @@ def sum_products(a: Array, b: Array, out: Array, work: Workspace) -> None:
 def first_moments(
     wave: np.ndarray, u: np.ndarray, fy: np.ndarray, fx: np.ndarray, work: Workspace
 ) -> np.ndarray:
-    """(batch, 2) sums of fy R and of fx R over y and x, R = Re(sum over modes of wave conj(u)), on the host, without
-    complex products; wave (batch, mode, 1, y, x), u (mode, 1, y, x), fy (y,), fx (x,). Sums of R in the precision of
-    the waves, their sums over f in float64."""
+    """(batch, 2) sums of fy R and of fx R over y and x, where R = Re(sum over modes of wave conj(u)); on the host.
+
+    wave is (batch, mode, 1, y, x), u (mode, 1, y, x), fy (y,), fx (x,). R is summed in the precision of the waves;
+    the sums over fy and fx are float64.
+    """
     real, n, (ny, nx) = wave.real.dtype, len(wave), wave.shape[-2:]
+    # Re(a conj(b)) = Re a Re b + Im a Im b: real views give it without complex products.
     products = work.array("sum over modes", (n, ny, 2 * nx), real)
     np.einsum("bmoyx,moyx->byx", wave.view(real), u.view(real), out=products)
-    rows = np.einsum("byx->by", products).astype(np.float64)
-    columns = np.einsum("byx->bx", products).astype(np.float64)
+    rows = np.einsum("byx->by", products).astype(np.float64)  # (batch, y)
+    columns = np.einsum("byx->bx", products).astype(np.float64)  # (batch, 2 x)
     return np.stack([rows @ fy, (columns[:, 0::2] + columns[:, 1::2]) @ fx], axis=1)
 
 

@@ -11,8 +11,7 @@ from pypty.backend.array import Backend, cupy_module
 def _cgroup_limit() -> int | None:
     """Bytes still allowed by the control groups of this process (containers, batch systems); None without a limit.
 
-    Versions 1 and 2, at the process's own path and above. Cached file pages count as used there, but are given back
-    when memory is needed.
+    Reads versions 1 and 2 of control groups, for the group of the process and all groups above it.
     """
     left = [_left_in_group(folder) for folder in _cgroup_folders()]
     return min((size for size in left if size is not None), default=None)
@@ -25,6 +24,7 @@ def _cgroup_folders() -> list[Path]:
         return []
     folders = []
     for line in lines:
+        # "hierarchy:controllers:path"; version 2 names no controllers
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -46,6 +46,7 @@ def _left_in_group(folder: Path) -> int | None:
         except (OSError, ValueError):
             continue
         if limit != "max" and int(limit) < 2**60:  # version 1 writes a huge number for "no limit"
+            # Cached file pages count as used, but the kernel frees them when memory is needed.
             return max(0, int(limit) - used + int(stat.get(cache_name, 0)))
     return None
 
@@ -60,13 +61,16 @@ def _host_free() -> int:
     try:  # macOS and Windows
         return int(importlib.import_module("psutil").virtual_memory().available)
     except ImportError:
-        return 4 * 2**30
+        return (
+            4 * 2**30
+        )  # a cautious guess: too small a value makes batches smaller, too large a one ends the run
 
 
 def free_bytes(backend: Backend) -> int:
-    """Bytes that can still be allocated where ``backend`` computes."""
+    """Bytes that can still be allocated on the device of ``backend``."""
     if backend.on_gpu:
         free, _ = backend.xp.cuda.runtime.memGetInfo()
+        # The driver counts the blocks that CuPy's pool holds in reserve as used.
         return int(free) + int(backend.xp.get_default_memory_pool().free_bytes())
     limit = _cgroup_limit()
     free = _host_free()

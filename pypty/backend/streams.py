@@ -1,7 +1,7 @@
-"""Streams, events, pinned memory and graphs of a CUDA device, and their twins where NumPy computes.
+"""Streams, events, pinned memory and graphs of a CUDA device, and their counterparts for NumPy.
 
-The order of things on a device: all kernels of an evaluation run on one stream of their own; data arrive on another
-one, two batches ahead at most. Events order the two, and the host waits for the device once, when an evaluation ends.
+On a device, all kernels of an evaluation run on one stream, and data are copied on a second one, at most two batches
+ahead. Events order the two streams, and the host waits for the device once, at the end of an evaluation.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ import numpy as np
 from pypty.backend.array import Array, Backend
 
 _SLOTS = 2
-"""Buffers for data on their way: one is computed with while the other is filled."""
+"""Buffers for uploads: kernels read one while the next batch is copied to the other."""
 
 _GRAPHS = 16
-"""That are kept at a time: few shapes of batches, with and without gradients."""
+"""CUDA graphs kept at a time: batches have few shapes, each with and without gradients."""
 
 
 class Upload(Protocol):
-    """An array on its way to where it is computed with."""
+    """An array that is being copied to the device."""
 
     def receive(self) -> Array:
-        """The array; what is queued from now on runs when it is there."""
+        """The array on the device; work queued from now on waits until the copy is complete."""
 
     def release(self) -> None:
-        """Nothing that is queued from now on reads it: its memory is used again."""
+        """Allow the memory to be reused: work queued from now on does not read the array."""
 
 
 class Streams(Protocol):
-    """What orders computing and copying."""
+    """Orders computing and copying."""
 
     def computing(self) -> AbstractContextManager[None]:
-        """Inside, everything runs after what was queued before, and before what is queued afterwards."""
+        """Context whose work runs after everything queued before it and before everything queued after it."""
 
     def upload(self, array: np.ndarray, into: Array = None) -> Upload:
-        """Start to copy an array of the host.
+        """Start to copy a host array to the device.
 
         Parameters
         ----------
-        into : where to, of the same shape and type; None: a buffer, of which there are two
+        into : destination, of the same shape and type; None for one of two internal buffers
         """
 
 
 def make_streams(backend: Backend) -> Streams:
-    """Those of the backend's device."""
+    """The streams of the backend's device."""
     return DeviceStreams(backend.xp) if backend.on_gpu else HostStreams()
 
 
 class _Arrived:
-    """Nothing was ever on its way."""
+    """An upload that needed no copy."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -67,7 +67,7 @@ class _Arrived:
 
 
 class HostStreams:
-    """Where NumPy computes, everything happens in the order of the program, and nothing is copied."""
+    """Streams for NumPy: work runs in program order, and nothing is copied unless a destination is named."""
 
     def computing(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -94,12 +94,13 @@ class DeviceStreams:
         self._next = 0
 
     def event(self) -> Any:
-        """A point in the order of a stream."""
+        """A new event, without timing: it only marks a point in the order of a stream."""
         return self.xp.cuda.Event(disable_timing=True)
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         outer, passed = self.xp.cuda.get_current_stream(), self.event()
+        # Non-blocking streams do not wait for the default stream, so both directions need an event.
         passed.record(outer)
         self.compute.wait_event(passed)
         try:
@@ -117,7 +118,7 @@ class DeviceStreams:
 
 
 class _Slot:
-    """A pinned buffer and one on the device."""
+    """A pinned host buffer and a buffer on the device."""
 
     def __init__(self, streams: DeviceStreams) -> None:
         self.streams = streams
@@ -128,11 +129,11 @@ class _Slot:
 
     def send(self, array: np.ndarray, into: Array) -> None:
         copy = self.streams.copy
-        self.sent.synchronize()  # the copy of two batches ago has left the pinned buffer
+        self.sent.synchronize()  # the previous copy from this slot has left the pinned buffer
         pinned = self._pinned(array.shape, array.dtype)
         np.copyto(pinned, array)
         if into is not None:
-            self.release()  # kernels that are queued may still use the memory for something else
+            self.release()  # queued kernels may still use this memory for another purpose
         self.array = self._on_device(array.shape, array.dtype) if into is None else into
         copy.wait_event(self.used)
         self.array.set(pinned, stream=copy)
@@ -154,22 +155,23 @@ class _Slot:
     def _on_device(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         n_bytes = int(np.prod(shape)) * dtype.itemsize
         if self.buffer is None or self.buffer.nbytes < n_bytes:
-            self.buffer = None
+            self.buffer = None  # freed first, so that the old and the new buffer are never held together
             self.buffer = self.streams.xp.empty(n_bytes, np.uint8)
-            self.release()  # as above
+            self.release()  # the pool may hand out memory that queued kernels still use
         return self.buffer[:n_bytes].view(dtype).reshape(shape)
 
 
 class GraphCache:
-    """Kernels that are launched again and again with the same arguments, as CUDA graphs.
+    """Sequences of kernels that are launched repeatedly with the same arguments, as CUDA graphs.
 
-    What a task launches is run as it is the first time (kernels are compiled, buffers and plans made), captured the
-    second time, and replayed from then on. It may not allocate, nor wait for the device, and reads what changes from
-    buffers of fixed addresses. Only inside ``computing()``: the default stream cannot be captured.
+    The first run of a task is an ordinary one, which compiles kernels and makes buffers and plans; the second is
+    captured, and later ones replay the graph. A task must not allocate memory or wait for the device, and must read
+    values that change from buffers at fixed addresses. To be used inside ``computing()`` only: the default stream
+    cannot be captured.
 
     Parameters
     ----------
-    streams : of the device
+    streams : the streams of the device
     """
 
     def __init__(self, streams: DeviceStreams) -> None:
@@ -177,10 +179,10 @@ class GraphCache:
         self._graphs: dict[Hashable, Any] = {}
 
     def run(self, key: Hashable, task: Callable[[], None]) -> None:
-        """Do a task; the same key promises the same launches with the same arguments."""
+        """Run a task. Tasks with equal keys must make the same launches with the same arguments."""
         if key not in self._graphs:
             if len(self._graphs) >= _GRAPHS:
-                self._graphs.pop(next(iter(self._graphs)))
+                self._graphs.pop(next(iter(self._graphs)))  # the oldest: dicts keep the order of insertion
             task()
             self._graphs[key] = None
             return
@@ -194,10 +196,11 @@ class GraphCache:
             task()
         except BaseException:
             with contextlib.suppress(Exception):
-                self._stream.end_capture()  # or the stream would stay unusable; it may complain about the graph
+                # A stream in capture mode is unusable; ending the capture may fail as the graph is incomplete.
+                self._stream.end_capture()
             raise
         return self._stream.end_capture()
 
     def clear(self) -> None:
-        """Forget all graphs: buffers have moved."""
+        """Discard all graphs; needed when buffers have been reallocated."""
         self._graphs.clear()

@@ -1,4 +1,4 @@
-"""Large arrays that are allocated once and used again: nothing wave-sized is allocated in the loop over batches."""
+"""Large arrays that are allocated once and reused, so that the loop over batches allocates no array of wave size."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pypty.backend.array import Array
 from pypty.backend.fft import Transforms
 
 _ALIGNMENT = 64
-"""Bytes; the width of a SIMD register, which fast Fourier transforms and loops ask for."""
+"""Bytes; the width of the widest SIMD registers, for which FFTW and NumPy have faster code."""
 
 
 class Workspace:
-    """Named buffers of one thread, and its Fourier transforms. A buffer grows when it must and never shrinks.
+    """Named buffers of one thread, and its Fourier transforms. Buffers grow on demand and never shrink.
 
     Parameters
     ----------
-    xp : the array module whose arrays are given out
-    fft_library : of the transforms on the CPU
+    xp : array module of the buffers
+    fft_library : library of the transforms on the CPU
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Workspace:
         self._views: dict[tuple[str, tuple[int, ...], np.dtype], Array] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of this shape, contiguous, with whatever was left in it. The same name gives the same memory."""
+        """A contiguous array with undefined content. Arrays of the same name share their memory."""
         key = (name, shape, np.dtype(dtype))
         view = self._views.get(key)
         if view is None:
@@ -45,6 +45,7 @@ class Workspace:
         n_bytes = math.prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < n_bytes:
+            # Views and the old buffer go first, so that old and new memory are not held at the same time.
             for key in [key for key in self._views if key[0] == name]:
                 del self._views[key]
             self._buffers.pop(name, None)
@@ -55,7 +56,7 @@ class Workspace:
         if self.xp is not np:
             return self.xp.empty(n_bytes, np.uint8)
         raw = np.empty(n_bytes + _ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % _ALIGNMENT
+        start = -raw.ctypes.data % _ALIGNMENT  # bytes up to the next aligned address
         return raw[start : start + n_bytes]
 
     @property
@@ -69,6 +70,6 @@ class Workspace:
         return sum(self.sizes.values())
 
     def clear(self) -> None:
-        """Give all memory back (after an out-of-memory)."""
+        """Free all memory (after an out-of-memory error)."""
         self._views.clear()
         self._buffers.clear()

@@ -1,4 +1,4 @@
-"""Batches of patterns where they are computed with, in the layout of the model."""
+"""Batches of patterns on the device of the model, in its layout."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from pypty.data.reading import Reader, reads_file
 from pypty.data.sources import PatternSource, as_slice
 from pypty.data.weights import DetectorWeights
 
+# Patterns read at a time by make_resident: raw and prepared patterns are held together for one chunk only.
 _CHUNK_PATTERNS = 256
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where the patterns of a batch are, on the device: all that changes from one batch to the next.
+    """Indices and crop origins of a batch on the device; nothing else changes from one batch to the next.
 
     Attributes
     ----------
     index : (B,) int32
-    corners : (B, 2) int32
+    corners : (B, 2) int32, crop origins
     """
 
     index: Array
@@ -43,16 +44,16 @@ class Batch:
     Attributes
     ----------
     index : (B,) int, host
-        Which patterns.
+        Indices of the patterns.
     corners : (B, 2) int, host
-        [y, x] of the first pixel of each window in the object.
+        Crop origins: [y, x] of the first pixel of each patch of the object.
     data : (B, ky, kx) on the device, in the model's order (far field: zero frequency first; virtual detectors:
         (B, 1, D)); on a GPU in the type in which they are stored. None when simulating
     weights : broadcasts to data, or None (all 1)
-    workspace : memory of the thread that computes them
-    rows : (B,) int32 on the device: which rows of ``data`` (N, ky, kx) the batch has; None = data are the batch's own
-    multiplier : on data, where they keep their type
-    given : index and corners on the device, where they have been sent there already
+    workspace : memory of the thread that computes the batch
+    rows : (B,) int32 on the device: rows of ``data`` (N, ky, kx) that belong to the batch; None = data are (B, ky, kx)
+    multiplier : factor on data that are stored in the detector's type
+    given : index and crop origins that are already on the device; None = copied when needed
     """
 
     index: np.ndarray
@@ -66,12 +67,12 @@ class Batch:
 
     @classmethod
     def empty(cls) -> Batch:
-        """No scan position."""
+        """A batch without scan positions."""
         return cls(index=np.zeros(0, np.int64), corners=np.zeros((0, 2), np.int64))
 
     @functools.cached_property
     def placed(self) -> Placed:
-        """Index and corners on the device."""
+        """Index and crop origins on the device."""
         if self.given is not None:
             return self.given
         xp = self.workspace.xp
@@ -79,21 +80,22 @@ class Batch:
         return Placed(*(xp.asarray(a) for a in arrays))
 
     def index_of(self, array: Array) -> Array:
-        """``index`` where ``array`` is."""
+        """``index`` on the device of ``array``."""
         if isinstance(array, np.ndarray):
             return self.index
         return array_module(array).asarray(self.index) if self.given is None else self.given.index
 
 
 class Feed:
-    """Gives batches; keeps the patterns in memory, in their own type, when told to.
+    """Makes batches; after :meth:`make_resident` from patterns in memory, stored in the detector's type.
 
     Parameters
     ----------
-    source : where patterns come from; None gives batches without data
+    source : source of the patterns; None gives batches without data
+    corners : (N, 2) crop origins of all patterns
     weights : ``detector_mask``
     multiplier : factor on every count, applied on the device
-    reorder : from the order of the data to that of the model's patterns
+    reorder : changes the order of pixels from that of the data to that of the model
     resident_on_device : :meth:`make_resident` keeps the patterns in the memory of the GPU, not of the host
     """
 
@@ -134,11 +136,11 @@ class Feed:
 
     @property
     def weights_are_shared(self) -> bool:
-        """All patterns have the same weights, or none."""
+        """Whether all patterns have the same weights, or none have any."""
         return self.weights.mask is None or self._common_weights is not None
 
     def make_resident(self) -> None:
-        """Read and prepare all patterns once, keeping their type."""
+        """Read and preprocess all patterns once, and keep them in memory in the detector's type."""
         if self.source is None or self._resident is not None:
             return
         n = self.source.shape[0]
@@ -158,10 +160,11 @@ class Feed:
         part = part.astype(stored_type(part.dtype), copy=False)
         if self._resident is None:
             self._resident = self.backend.xp.empty((n, *part.shape[1:]), part.dtype)
+        # Indices of a chunk are consecutive, so this is a view of the resident array and the copy goes straight there.
         self.streams.upload(part, self._resident[as_slice(indices)]).receive()
 
     def _keep_weights(self, raw: np.ndarray, indices: np.ndarray, n: int) -> None:
-        """Keep what detector_mask="nan" finds, one byte per pixel: the prepared patterns have no NaN any more."""
+        """Keep the weights of detector_mask="nan", one byte per pixel: prepared patterns no longer contain NaN."""
         weights = self.weights.of(raw, indices) if isinstance(self.weights.mask, str) else None
         if weights is None:
             return
@@ -173,7 +176,7 @@ class Feed:
         return self.reorder(self.preprocess.patterns(self.weights.blank(raw, indices)))
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
-        """Prepared patterns on the host, in the model's order, in their own type, without the multiplier."""
+        """Prepared patterns on the host, in the model's order and the detector's type, without the multiplier."""
         if self._resident is None:
             return self._read(indices)[0]
         if isinstance(self._resident, np.ndarray):
@@ -181,14 +184,14 @@ class Feed:
         return to_host(self._resident[self.backend.asarray(indices)])
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Prepared patterns, and weights (not prepared) if each has its own."""
+        """Prepared patterns, and their raw weights (n, ky, kx) if these differ between patterns."""
         assert self.source is not None
         raw = self.source.read(indices)
-        own = None if self.weights_are_shared else self.weights.of(raw, indices)
-        return self._prepare(raw, indices), own
+        pattern_weights = None if self.weights_are_shared else self.weights.of(raw, indices)
+        return self._prepare(raw, indices), pattern_weights
 
     def _own_weights(self, indices: np.ndarray) -> np.ndarray | None:
-        """Weights (not prepared) of patterns in memory, if each has its own."""
+        """Raw weights (n, ky, kx) of patterns in memory, if these differ between patterns."""
         mask, kept = self.weights.mask, self._resident_weights
         if self.weights_are_shared:
             return None
@@ -197,11 +200,13 @@ class Feed:
         return None if kept is None else kept[indices].astype(float)
 
     def batch(self, indices: np.ndarray, workspace: Workspace | None = None) -> Batch:
-        """The batch of these patterns (sorted indices), in the memory of the thread that asks for it."""
-        found = next(self.batches([indices], workspace or self._workspace()))
-        if self.backend.on_gpu and found.rows is None and found.data is not None:
-            return replace(found, data=found.data.copy())  # its buffer belongs to the iteration
-        return found
+        """The batch of these patterns (sorted indices), in the memory of the calling thread."""
+        batch = next(self.batches([indices], workspace or self._workspace()))
+        if self.backend.on_gpu and batch.rows is None and batch.data is not None:
+            return replace(
+                batch, data=batch.data.copy()
+            )  # the upload buffer is reused once the iterator is closed
+        return batch
 
     def _workspace(self) -> Workspace:
         return Workspace(self.backend.xp, self.backend.fft_library)
@@ -209,9 +214,10 @@ class Feed:
     def batches(
         self, chosen: Sequence[np.ndarray], workspace: Workspace, with_data: bool = True
     ) -> Iterator[Batch]:
-        """The batches of these patterns, one after the other; the memory of each is used again two batches later.
+        """Yield the batches of these patterns. The memory of a batch is reused two batches later.
 
-        From a file the next one is read while the present one computes; an error in reading is raised here.
+        Files are read ahead: the next batch is read while the current one is computed. Errors in reading are raised
+        here.
         """
         places = self._places(chosen)
         if self.source is None or not with_data:
@@ -221,13 +227,13 @@ class Feed:
             yield from self._on_host(chosen, workspace)
         elif self._resident is not None and self.resident_on_device:
             for indices, placed in zip(chosen, places, strict=True):
-                own = self._own_weights(indices)
-                yield self._device_batch(indices, placed, self._resident, own, workspace)
+                pattern_weights = self._own_weights(indices)
+                yield self._device_batch(indices, placed, self._resident, pattern_weights, workspace)
         else:
             yield from self._streamed(chosen, places, workspace)
 
     def _places(self, chosen: Sequence[np.ndarray]) -> list[Placed | None]:
-        """On a GPU index and corners of all batches are sent there at once."""
+        """Indices and crop origins on the GPU: two copies for all batches instead of two for each."""
         if not self.backend.on_gpu or not chosen:
             return [None] * len(chosen)
         together = np.concatenate(chosen)
@@ -240,7 +246,7 @@ class Feed:
         ]
 
     def _found(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Prepared patterns on the host, and weights if each has its own; from a file read ahead."""
+        """Prepared patterns on the host, and raw weights if these differ between patterns; files are read ahead."""
         if self._resident is not None:
             return ((self.patterns(indices), self._own_weights(indices)) for indices in chosen)
         if self.source is not None and reads_file(self.source):
@@ -251,7 +257,8 @@ class Feed:
         return self._common_weights if own is None else self._on_device(own)
 
     def _on_host(self, chosen: Sequence[np.ndarray], workspace: Workspace) -> Iterator[Batch]:
-        for indices, (patterns, own) in zip(chosen, self._found(chosen), strict=True):
+        for indices, (patterns, pattern_weights) in zip(chosen, self._found(chosen), strict=True):
+            # Assignment to a buffer converts the detector's type without a temporary array.
             data = workspace.array("data", patterns.shape, self.backend.real)
             data[...] = patterns
             if self.multiplier != 1:
@@ -260,18 +267,21 @@ class Feed:
                 index=indices,
                 corners=self.corners[indices],
                 data=data,
-                weights=self._weights_of(own),
+                weights=self._weights_of(pattern_weights),
                 workspace=workspace,
             )
 
     def _streamed(
         self, chosen: Sequence[np.ndarray], places: list[Placed | None], workspace: Workspace
     ) -> Iterator[Batch]:
-        """The next batch is on its way while the present one computes."""
+        """The next batch is copied to the device while the current one is computed."""
         waiting: deque[tuple[np.ndarray, Placed | None, Upload, np.ndarray | None]] = deque()
-        for indices, placed, (patterns, own) in zip(chosen, places, self._found(chosen), strict=True):
+        for indices, placed, (patterns, pattern_weights) in zip(
+            chosen, places, self._found(chosen), strict=True
+        ):
+            # Sent in the detector's type, which is often smaller than a float; values are converted on the device.
             upload = self.streams.upload(patterns.astype(stored_type(patterns.dtype), copy=False))
-            waiting.append((indices, placed, upload, own))
+            waiting.append((indices, placed, upload, pattern_weights))
             if len(waiting) > 1:
                 yield from self._arrived(*waiting.popleft(), workspace)
         while waiting:
@@ -298,6 +308,7 @@ class Feed:
         own: np.ndarray | None,
         workspace: Workspace,
     ) -> Batch:
+        # Resident data hold all patterns: the batch reads its rows in place instead of copying them.
         rows = placed.index if placed is not None and data is self._resident else None
         weights = self._weights_of(own)
         return Batch(

@@ -1,4 +1,4 @@
-"""Which patterns make one batch, and which patterns of a raster are used at all."""
+"""Division of the patterns into batches, and selection of the patterns of a raster that are used."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pypty.errors import ParameterError
 
 GROUP_MODES = ("random", "sparse", "compact", "hilbert", "fps")
 _FPS_LIMIT = 65536
-"""Positions above which sparse groups follow the Hilbert curve."""
+"""Number of positions above which sparse groups follow the Hilbert curve: farthest points take quadratic time."""
 _FPS_BYTES = 2**30
-"""Distances (groups x positions, float32) above which they do, too."""
+"""Size of the table of distances (groups x positions, float32) above which they do so, too."""
 _HILBERT_ORDER = 16
 
 
 def number_of_groups(n_positions: int, batch_size: int) -> int:
-    """Batches of at least ``batch_size`` patterns; one of all patterns where there are fewer."""
+    """Number of batches of at least ``batch_size`` patterns; 1 if there are fewer patterns."""
     return max(1, n_positions // batch_size)
 
 
@@ -26,16 +26,15 @@ def make_groups(
     mode: str = "random",
     seed: int = 0,
 ) -> list[np.ndarray]:
-    """Split the positions into groups; every position is in one of them, and none is empty.
+    """Split the positions into groups. Every position belongs to exactly one group, and no group is empty.
 
     Parameters
     ----------
     positions_px : (N, 2) [y, x], in any unit
-    n_groups, batch_size : one of them: how many groups, or patterns in each (``number_of_groups``)
-    mode : "random"; "fps" (every group spreads over the scan: its next member is the position farthest from those it
-        has); "hilbert" (members are equally spaced along the Hilbert curve); "sparse" (fps, hilbert for large scans);
-        "compact" (neighbours)
-    seed : of random groups, and of the first position of fps
+    n_groups, batch_size : either the number of groups or the patterns in each (:func:`number_of_groups`)
+    mode : "random"; "fps" (farthest-point sampling: each group spreads over the scan); "hilbert" (members are equally
+        spaced along the Hilbert curve); "sparse" (fps, or hilbert for large scans); "compact" (neighbours)
+    seed : seed of random groups, and of the first position of fps
 
     Returns
     -------
@@ -72,7 +71,7 @@ def make_groups(
 
 
 def hilbert_index(positions: np.ndarray, order: int = _HILBERT_ORDER) -> np.ndarray:
-    """Place of each position along the Hilbert curve of a 2^order x 2^order grid over their range.
+    """Index of each position along the Hilbert curve of a 2^order x 2^order grid over the range of the positions.
 
     Component 0 is the curve's x, component 1 its y (Hilbert 1891; the usual conversion by quadrants).
     """
@@ -82,9 +81,11 @@ def hilbert_index(positions: np.ndarray, order: int = _HILBERT_ORDER) -> np.ndar
     x, y = grid[:, 0].copy(), grid[:, 1].copy()
     index = np.zeros(len(positions), dtype=np.int64)
     step = side // 2
+    # One bit of x and y per pass, from the largest quadrants to the smallest.
     while step:
         right, upper = (x & step) > 0, (y & step) > 0
         index += step * step * ((3 * right) ^ upper)
+        # In the lower quadrants the curve is transposed, in the lower right one also mirrored: undo both.
         mirrored = ~upper & right
         x[mirrored], y[mirrored] = side - 1 - x[mirrored], side - 1 - y[mirrored]
         x, y = np.where(upper, x, y), np.where(upper, y, x)
@@ -93,14 +94,15 @@ def hilbert_index(positions: np.ndarray, order: int = _HILBERT_ORDER) -> np.ndar
 
 
 def _farthest_points(positions: np.ndarray, groups: int, seed: int) -> list[np.ndarray]:
-    """Farthest-point sampling of all groups at once, in turn; ties go to the lowest index.
+    """Farthest-point sampling: groups take turns, and each adds the free position farthest from all its members.
 
-    Group 0 starts at a random position (NumPy's legacy generator), the others at those farthest from it. Distances are
-    float32, and -1 where a position is taken.
+    Ties go to the lowest index. Group 0 starts at a random position (NumPy's legacy generator), the others at the
+    positions farthest from it. Distances are float32, and -1 for positions that are taken.
     """
     points = positions.astype(np.float32)
     y, x = np.ascontiguousarray(points[:, 0]), np.ascontiguousarray(points[:, 1])
     count = len(points)
+    # Distance of every position to the nearest member of each group
     nearest = np.empty((groups, count), dtype=np.float32)
     taken = np.zeros(count, dtype=bool)
     work, square = np.empty_like(y), np.empty_like(y)
@@ -136,15 +138,17 @@ def _farthest_points(positions: np.ndarray, groups: int, seed: int) -> list[np.n
 
 
 def _compact(positions: np.ndarray, indices: np.ndarray, groups: int) -> list[np.ndarray]:
-    """Halve along the longer side, groups and positions in proportion, until one group is left.
+    """Split recursively along the longer side, groups and positions in proportion, until one group is left.
 
-    (K-means would give cells of unequal sizes; a batch of equal size fits the memory that was planned for it.)
+    K-means would give groups of unequal size, of which the largest could exceed the memory planned for a batch.
     """
     if groups == 1:
         return [np.sort(indices)]
     inside = positions[indices]
     axis = int(np.argmax(np.ptp(inside, axis=0)))
-    ordered = indices[np.lexsort((inside[:, 1 - axis], inside[:, axis]))]
+    ordered = indices[
+        np.lexsort((inside[:, 1 - axis], inside[:, axis]))
+    ]  # along ``axis``; ties by the other axis
     first = groups // 2
     cut = sum(len(part) for part in np.array_split(ordered, groups)[:first])
     return [
@@ -156,7 +160,7 @@ def _compact(positions: np.ndarray, indices: np.ndarray, groups: int) -> list[np
 def select_indices(
     scan_shape: tuple[int, int], mode: str, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Patterns of a raster that are used, as sorted flat indices (fast axis last).
+    """Sorted flat indices of the patterns of a raster that are used (fast axis last).
 
     Parameters
     ----------
@@ -173,13 +177,14 @@ def select_indices(
         return np.arange(scan_shape[0] * scan_shape[1])
     if mode not in ("sub", "center"):
         raise ParameterError(f"indices_mode is {mode!r}; expected 'full', 'sub' or 'center'.")
-    wanted = [max(1, side // 2) for side in scan_shape] if shape is None else [int(n) for n in shape]
-    if any(not 1 <= n <= side for n, side in zip(wanted, scan_shape, strict=True)):
+    subset = [max(1, side // 2) for side in scan_shape] if shape is None else [int(n) for n in shape]
+    if any(not 1 <= n <= side for n, side in zip(subset, scan_shape, strict=True)):
         raise ParameterError(
-            f"indices_shape is {tuple(wanted)}, but the scan has {tuple(scan_shape)} points (slow, fast); expected at "
+            f"indices_shape is {tuple(subset)}, but the scan has {tuple(scan_shape)} points (slow, fast); expected at "
             "least 1 and at most these. Choose a smaller subset."
         )
-    lines = [_along(side, n, mode) for side, n in zip(scan_shape, wanted, strict=True)]
+    # (rows, 1) and (columns,) -> (rows, columns) -> (rows * columns,)
+    lines = [_along(side, n, mode) for side, n in zip(scan_shape, subset, strict=True)]
     return (lines[0][:, None] * scan_shape[1] + lines[1]).reshape(-1)
 
 

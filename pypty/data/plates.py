@@ -1,4 +1,4 @@
-"""Phase plates of every pattern, read from an HDF5 file when they are needed."""
+"""Phase plates of individual patterns, read on demand from an HDF5 file."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class PhasePlateSource:
             or self._data.ndim != 3
             or self._data.dtype.kind not in "fc"
         ):
-            found = "no such data set" if self._data is None else f"{self._data}"
+            content = "no such data set" if self._data is None else f"{self._data}"
             self._file.close()
             raise DataError(
                 f"phase_plate_in_h5: {str(self.path)!r} must hold a data set {KEY!r} of shape (N, ky, kx), complex, "
-                f"zero frequency first; found {found}"
+                f"zero frequency first; found {content}"
             )
 
     @property
@@ -55,7 +55,7 @@ class PhasePlateSource:
         return tuple(self._data.shape)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """(n, ky, kx) complex, the plates of these sorted patterns."""
+        """(n, ky, kx) complex: the plates of the patterns with these sorted indices."""
         try:
             plates = read_runs(self._data, indices)
         except (OSError, RuntimeError) as error:
@@ -69,20 +69,20 @@ class PhasePlateSource:
         return plates
 
     def survey(self) -> None:
-        """Read every plate once.
+        """Read every plate once, so that errors are reported before the start.
 
         Raises
         ------
         DataError
-            One is not finite, or cannot be read.
+            A plate is not finite, or cannot be read.
         """
         n, ky, kx = self.shape
-        step = max(1, _CHUNK_BYTES // (16 * ky * kx))
+        step = max(1, _CHUNK_BYTES // (16 * ky * kx))  # 16 bytes per complex128
         for start in range(0, n, step):
             self.read(np.arange(start, min(start + step, n)))
 
     def fingerprint(self) -> str:
-        """A short hash of shape and a few plates: tells whether a resumed run has the same ones."""
+        """A short hash of shape, type and a few plates, by which a resumed run recognises its plates."""
         n = self.shape[0]
         digest = hashlib.sha256(f"{self.shape}{self._data.dtype}".encode())
         for index in sorted({0, n // 2, n - 1}):

@@ -1,4 +1,4 @@
-"""Virtual changes to the measured patterns: flip, shift, bin, resample, pad. The file is never changed."""
+"""Preprocessing of measured patterns as they are read: flip, shift, bin, resample, pad. Files are never changed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class Preprocess:
     Attributes
     ----------
     flip_ky : reverse the ky axis
-    shift : (ky, kx) pixels; what wraps around is replaced by zeros
-    bin : pixels are summed in blocks of bin x bin
+    shift : (ky, kx) pixels; pixels without a source are set to zero
+    bin : blocks of bin x bin pixels are summed
     pad : pixels added on each side, after binning and resampling
     resample : pixels of a prepared pattern per binned pixel and axis; the sum of the counts is kept
     filled : the padding holds a background (``data_pad_fill``) instead of zeros
-    rim : (ky, kx) padded, counts of that background, 0 where the pattern is; None until the mean pattern is known
+    rim : (ky, kx) of a padded pattern: counts of that background, 0 in the area of the pattern; None until the mean
+        pattern is known
     """
 
     flip_ky: bool = False
@@ -38,7 +39,10 @@ class Preprocess:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Preprocess:
-        """Padding is part of it only when the padded rim is compared with zeros; virtual detectors stay as they are."""
+        """The preprocessing that the parameters ask for; none for virtual detectors.
+
+        Patterns are padded only with ``use_padded_intensity``; otherwise the model alone has the padding.
+        """
         if settings["masks"] is not None:
             return cls()
         shift = settings["data_shift_vector"]
@@ -54,26 +58,26 @@ class Preprocess:
 
     @property
     def unpadded(self) -> Preprocess:
-        """The same without padding."""
+        """This preprocessing without padding."""
         return dataclasses.replace(self, pad=0, filled=False, rim=None)
 
     @property
     def unresampled(self) -> Preprocess:
-        """The same without padding and resampling."""
+        """This preprocessing without padding and resampling."""
         return dataclasses.replace(self.unpadded, resample=1.0)
 
     @property
     def detector_pixels(self) -> float:
-        """Pixels of the detector along each axis of a pixel of a prepared pattern."""
+        """Detector pixels per pixel of a prepared pattern, along each axis."""
         return self.bin / self.resample
 
     def pattern_shape(self, measured: tuple[int, int]) -> tuple[int, int]:
-        """Shape of a pattern after these changes."""
+        """Shape of a prepared pattern."""
         ky, kx = (self._resampled_size(n // self.bin) + 2 * self.pad for n in measured)
         return (ky, kx)
 
     def _resampled_size(self, n: int) -> int:
-        return n if self.resample == 1 else int(n * self.resample + 1e-9)
+        return n if self.resample == 1 else int(n * self.resample + 1e-9)  # 1e-9: 100 * 0.29 is not 28
 
     def stored_dtype(self, dtype: np.dtype) -> np.dtype:
         """Type of prepared patterns measured in ``dtype``: binned integers may need a larger one."""
@@ -82,13 +86,14 @@ class Preprocess:
 
     @property
     def _interpolates(self) -> bool:
-        """Counts do not stay whole."""
+        """Whether prepared counts are no longer whole numbers."""
         return self.resample != 1 or self.filled
 
     def patterns(self, data: np.ndarray) -> np.ndarray:
-        """Change counts (…, ky, kx)."""
+        """Prepare counts (…, ky, kx)."""
         data = _shift_blank(self._flip(data), self.shift, 0)
         if self.bin > 1:
+            # (..., ky, kx) -> (..., ky//bin, bin, kx//bin, bin) -> (..., ky//bin, kx//bin)
             data = _blocks(data, self.bin).sum(axis=(-3, -1), dtype=_sum_dtype(data.dtype, self.bin))
         if self._interpolates:
             data = data.astype(np.promote_types(data.dtype, np.float32), copy=False)
@@ -100,10 +105,10 @@ class Preprocess:
         return data
 
     def weights(self, mask: np.ndarray) -> np.ndarray:
-        """Change detector weights (…, ky, kx) along with the counts.
+        """Prepare detector weights (…, ky, kx) in the same way as the counts.
 
-        A block of binned pixels, or a pixel interpolated between others, gets the smallest weight in it: a sum with a
-        dead pixel is no measurement.
+        A binned or interpolated pixel gets the smallest weight of its source pixels: a sum that includes a dead pixel
+        is not a measurement.
         """
         mask = _shift_blank(self._flip(mask), self.shift, 1)
         if self.bin > 1:
@@ -123,7 +128,7 @@ class Preprocess:
 
 
 def _shift_blank(data: np.ndarray, shift: tuple[int, int], fill: float) -> np.ndarray:
-    """Roll the last two axes by ``shift`` and overwrite what wrapped around."""
+    """Roll the last two axes by ``shift`` and overwrite the pixels that wrapped around with ``fill``."""
     if not any(shift):
         return data
     data = np.roll(data, shift, axis=_AXES)
@@ -138,6 +143,7 @@ def _shift_blank(data: np.ndarray, shift: tuple[int, int], fill: float) -> np.nd
 def _blocks(data: np.ndarray, size: int) -> np.ndarray:
     """View (…, ky, kx) as (…, ky//size, size, kx//size, size)."""
     ky, kx = (n // size for n in data.shape[-2:])
+    # Rows and columns that do not fill a block are dropped at the end.
     cut = data[..., : ky * size, : kx * size]
     return cut.reshape(*cut.shape[:-2], ky, size, kx, size)
 
@@ -145,8 +151,9 @@ def _blocks(data: np.ndarray, size: int) -> np.ndarray:
 def resampled(data: np.ndarray, factor: float) -> np.ndarray:
     """Patterns (..., ky, kx) of floats, bilinearly interpolated to floor(n factor) pixels, divided by factor^2.
 
-    The middle of pixel i is at x = (i + 1/2)/factor - 1/2.
+    New pixel i has its centre at x = (i + 1/2)/factor - 1/2 of the old pixels.
     """
+    # (my, ky) @ (..., ky, kx) @ (kx, mx) -> (..., my, mx); division by factor^2 keeps the sum of the counts
     rows, columns = _interpolation(data.shape, factor)
     return (rows.astype(data.dtype) @ data @ columns.T.astype(data.dtype)) / data.dtype.type(factor**2)
 
@@ -156,14 +163,15 @@ def _interpolation(shape: tuple[int, ...], factor: float) -> list[np.ndarray]:
 
 
 def _least_of_sources(mask: np.ndarray, factor: float) -> np.ndarray:
-    """The smallest of the weights that an interpolated pixel is made from."""
+    """For each interpolated pixel the smallest weight of the pixels that contribute to it."""
     rows, columns = (matrix > 0 for matrix in _interpolation(mask.shape, factor))
-    along_x = np.stack([mask[..., seen].min(axis=-1) for seen in columns], axis=-1)
-    return np.stack([along_x[..., seen, :].min(axis=-2) for seen in rows], axis=-2)
+    # (..., ky, kx) -> (..., ky, mx) -> (..., my, mx)
+    along_x = np.stack([mask[..., sources].min(axis=-1) for sources in columns], axis=-1)
+    return np.stack([along_x[..., sources, :].min(axis=-2) for sources in rows], axis=-2)
 
 
 def _sum_dtype(dtype: np.dtype, size: int) -> np.dtype:
-    """The smallest common type that surely holds a sum over size^2 pixels."""
+    """The smallest common type that holds any sum over size^2 pixels (64 bits at most)."""
     if dtype.kind == "f":
         return max(dtype, np.dtype(np.float32))
     if dtype.kind == "b":
@@ -174,7 +182,7 @@ def _sum_dtype(dtype: np.dtype, size: int) -> np.dtype:
 
 
 def to_corner(patterns: np.ndarray) -> np.ndarray:
-    """Centred patterns (zero frequency at n//2) with the zero frequency first: once, when data enter."""
+    """Centred patterns (zero frequency at n//2) with the zero frequency moved to the first pixel."""
     return np.fft.ifftshift(patterns, axes=_AXES)
 
 

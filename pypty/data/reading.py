@@ -1,4 +1,4 @@
-"""Reading ahead: the next batches are read from the file while the present one computes."""
+"""Reading ahead: the next batches are read from the file while the current one is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from pypty.data.sources import ArraySource, CastSource, PatternSource
 
 _AHEAD = 2
-"""Batches of each thread that are being read, or wait to be computed."""
+"""Batches per computing thread that are being read or are waiting to be computed."""
 
 
 def reads_file(source: PatternSource) -> bool:
@@ -25,13 +25,13 @@ def reads_file(source: PatternSource) -> bool:
 
 
 class Reader:
-    """One thread that reads, for all threads that compute; it starts when it is first needed."""
+    """A thread that reads for all computing threads; it is started on first use."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "pypty-reader")
 
     def ahead(self, read: Callable[[np.ndarray], Any], chosen: Sequence[np.ndarray]) -> Iterator[Any]:
-        """``read`` of each of the chosen, in their order; errors are raised here."""
+        """Yield ``read(indices)`` for each entry of ``chosen``, in order; errors are raised here."""
         waiting: deque[Future] = deque()
         try:
             for indices in chosen:
@@ -41,6 +41,7 @@ class Reader:
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            # A read that has begun cannot be cancelled; the caller may close the file as soon as this returns.
             for future in waiting:
                 future.cancel()
             wait(waiting)

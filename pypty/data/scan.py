@@ -1,4 +1,4 @@
-"""Scan positions: which window of the object each pattern sees, and how large the object must be."""
+"""Scan positions: the crop origin of each pattern's patch of the object, and the size of the object."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pypty.params.settings import Settings
 
 _LARGEST_POSITION = 2.0**40
 _SLACK = 8
-"""A window may begin outside the object by its size divided by this, when positions are taken as they are."""
+"""Positions that are not moved may lie outside the object by at most the size of a patch divided by this."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Windows on the object.
+    """Patches of the object.
 
     Attributes
     ----------
-    positions : (N, 2) or, for all patterns, (1, 2) float64
-        [y, x] of each window's top-left corner in pixels of the object, sub-pixel part included.
+    positions : (N, 2) float64, or (1, 2) for all patterns
+        [y, x] of each patch's top-left corner in pixels of the object, including the sub-pixel part.
     corners : (N, 2) int64
-        The whole pixels of it; the probe is shifted by the rest.
+        Crop origins: positions in whole pixels. The probe is shifted by the difference.
     object_shape : (Y, X)
     moved : (2,) float64
-        What was added to the positions that the user gave.
+        Offset that was added to the user's positions.
     """
 
     positions: np.ndarray
@@ -38,20 +38,20 @@ class Scan:
 def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray, n_patterns: int) -> Scan:
     """Place the scan on the object.
 
-    Unless ``skip_preprocessing`` or an earlier run is continued (``epoch_prev`` > 0), positions are moved so
-    that the smallest is ``extra_space_on_side_px``; beside a given object, on whose pixels they are, they are moved by
-    ``extra_space_on_side_px`` together with it. Their whole part is ``round()``.
+    Positions are moved so that the smallest is ``extra_space_on_side_px``. If the user gives an object, they refer to
+    its pixels and are moved by ``extra_space_on_side_px`` together with it. They are not moved with
+    ``skip_preprocessing`` or if an earlier run is continued (``epoch_prev`` > 0). Crop origins are rounded positions.
 
     Parameters
     ----------
     window : (ny, nx) of a probe
-    used : indices of the patterns that count when ``use_full_FOV`` is False
-    n_patterns : one position may be that of all of them
+    used : indices of the patterns whose positions count if ``use_full_FOV`` is False
+    n_patterns : number of patterns; a single position is used for all of them
 
     Raises
     ------
     ParameterError
-        A window would begin outside the object (negative), which only happens when nothing is moved.
+        A patch would begin outside the object, which is possible only if positions are not moved.
     """
     positions, corners = _split(settings)
     moved = np.zeros(2)
@@ -63,46 +63,47 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray, n_p
         positions = positions + moved
         if settings["positions_correction"] is None:
             corners = np.round(positions).astype(np.int64)
-        else:  # the whole parts are the user's choice: they move by whole pixels, and not off the object
+        else:  # the user chose the crop origins: move them by whole pixels, and keep them inside the object
             corners = corners + np.round(moved).astype(np.int64)
             corners = corners - np.minimum(corners[counting].min(axis=0), 0)
         if not settings["allow_subPixel_shift"]:
             positions = corners.astype(float)
     else:
-        # A refined position may be a little negative: its window begins at 0, and the probe is shifted by the rest.
+        # A refined position may be slightly negative: its crop origin is then 0, and the probe is shifted by the rest.
         near = positions > -np.array(window) / _SLACK
         corners = np.where((corners < 0) & near, 0, corners)
     outside = np.flatnonzero((corners[counting] < 0).any(axis=1))
     if len(outside):
         row = positions[counting][outside[0]]
         raise ParameterError(
-            f"positions: {len(outside)} windows begin outside the object, the first at [y, x] = "
-            f"[{row[0]:.4g}, {row[1]:.4g}] px; positions are taken as they are with skip_preprocessing=True, with "
-            "epoch_prev > 0 and beside a given obj, and must be >= 0 then (down to an eighth of a window is allowed)"
+            f"positions: {len(outside)} patches begin outside the object, the first at [y, x] = "
+            f"[{row[0]:.4g}, {row[1]:.4g}] px. With skip_preprocessing=True, epoch_prev > 0 or an obj, positions are "
+            "not shifted to the origin and must be >= 0 (up to an eighth of a patch below 0 is allowed)"
         )
     needed = corners[counting].max(axis=0) + np.array(window) + extra
     obj = settings["obj"]
-    given = (1, 1) if obj is None else obj.shape[:2]
-    shape = (int(max(given[0], needed[0])), int(max(given[1], needed[1])))
+    smallest = (1, 1) if obj is None else obj.shape[:2]  # an object of the user is enlarged, never cropped
+    shape = (int(max(smallest[0], needed[0])), int(max(smallest[1], needed[1])))
     return Scan(positions, np.repeat(corners, n_patterns, axis=0) if shared else corners, shape, moved)
 
 
 def _has_object(settings: Settings) -> bool:
-    """Whether an object with an extent was given: positions then belong to its pixels."""
+    """Whether the user gave an object of more than one pixel: positions then refer to its pixels."""
     return settings["obj"] is not None and settings["obj"].shape[:2] != (1, 1)
 
 
 def _split(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Full positions and their whole part; with positions_correction the given positions are the whole part."""
-    given = settings["positions"]
-    if np.abs(given).max() > _LARGEST_POSITION:
+    """Positions and crop origins (N, 2); with positions_correction the uncorrected positions are the crop origins."""
+    uncorrected = settings["positions"]
+    largest = np.abs(uncorrected).max()
+    if largest > _LARGEST_POSITION:
         raise ParameterError(
-            f"positions: values up to {np.abs(given).max():.3g} px; the object would not fit into any memory. Are they "
-            "in pixels (position in Å / pixel size in Å)?"
+            f"positions: values up to {largest:.3g} px; the object would not fit into any memory. Are they in pixels "
+            "(position in Å / pixel size in Å)?"
         )
     correction = settings["positions_correction"]
-    corners = np.round(given).astype(np.int64)
-    positions = given if correction is None else given + correction
+    corners = np.round(uncorrected).astype(np.int64)
+    positions = uncorrected if correction is None else uncorrected + correction
     return (positions if settings["allow_subPixel_shift"] else corners.astype(float)), corners
 
 
@@ -118,7 +119,7 @@ def sort_sequence(sequence: np.ndarray | None, n_patterns: int) -> np.ndarray:
         return np.arange(n_patterns)
     indices = np.unique(np.asarray(sequence, dtype=np.int64))
     if len(indices) == 0:
-        raise ParameterError("sequence: given no index; name at least one pattern")
+        raise ParameterError("sequence: no index given; name at least one pattern")
     if indices[0] < 0 or indices[-1] >= n_patterns:
         bad = int(indices[0] if indices[0] < 0 else indices[-1])
         raise ParameterError(

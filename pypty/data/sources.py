@@ -1,4 +1,4 @@
-"""Files and arrays as lazily read patterns (N, ky, kx), in the detector's own type."""
+"""Files and arrays as lazily read patterns (N, ky, kx), in the type in which they are stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pypty.params.settings import Settings
 
 
 class PatternSource(Protocol):
-    """Patterns that are read when asked for."""
+    """Patterns that are read on demand."""
 
     @property
     def name(self) -> str:
@@ -29,7 +29,7 @@ class PatternSource(Protocol):
 
     @property
     def scan(self) -> tuple[int, int] | None:
-        """Points (slow, fast), where the patterns are stored as a raster."""
+        """Points (slow, fast) of the raster if the patterns are stored as 4-D data, else None."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -68,7 +68,7 @@ class ArraySource:
         if len(self.array.shape) == 3:
             return np.asarray(self.array[as_slice(indices)])
         if isinstance(self.array, np.ndarray):
-            return self.array[np.divmod(indices, self.array.shape[1])]
+            return self.array[np.divmod(indices, self.array.shape[1])]  # (sy, sx, ky, kx) -> (n, ky, kx)
         return read_runs(self.array, indices)
 
     def close(self) -> None:
@@ -76,13 +76,13 @@ class ArraySource:
 
 
 class NpySource:
-    """Patterns of a .npy file, read in contiguous runs when they are asked for.
+    """Patterns of a .npy file, read on demand in contiguous runs.
 
-    The file is read and not mapped: pages of a map that were touched once count as memory of the process.
+    The file is read and not memory-mapped: pages of a map stay in the memory of the process once they were accessed.
 
     Parameters
     ----------
-    mapped : the array as numpy maps it, C-contiguous; says where the values begin
+    mapped : the array as mapped by NumPy, C-contiguous; only its shape, type and offset in the file are used
     """
 
     def __init__(self, path: Path, mapped: np.memmap) -> None:
@@ -90,7 +90,7 @@ class NpySource:
         self._shape, self.dtype, self._offset = mapped.shape, np.dtype(mapped.dtype), int(mapped.offset)
         _check_layout(self._shape, self.dtype, self.name)
         self._file = path.open("rb", buffering=0)
-        self._reading = threading.Lock()
+        self._reading = threading.Lock()  # seek and read must not be interleaved between threads
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -111,6 +111,7 @@ class NpySource:
 
     def _fill(self, view: memoryview) -> None:
         done = 0
+        # An unbuffered read may return fewer bytes than requested; 0 bytes mean the end of the file.
         while done < len(view):
             count = self._file.readinto(view[done:])
             if not count:
@@ -183,15 +184,12 @@ def _open_hdf5(path: Path) -> Any:
 
 def _find_dataset(file: Any, key: str, path: Path) -> Any:
     try:
-        found = file.get(key)
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-    ) as error:  # an external link to a file that is missing or damaged
+        item = file.get(key)
+    except (OSError, RuntimeError, KeyError) as error:
+        # Raised for an external link to a file that is missing or damaged.
         raise DataError(f"the data set {key!r} of {str(path)!r} cannot be opened: {error}") from error
-    if isinstance(found, h5py.Dataset):
-        return found
+    if isinstance(item, h5py.Dataset):
+        return item
     names: list[str] = []
     file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
     listed = ", ".join(names[:8]) or "none"
@@ -250,7 +248,10 @@ def as_slice(indices: np.ndarray) -> Any:
 
 
 def _runs(indices: np.ndarray, columns: int) -> list[tuple[int, int]]:
-    """(start, stop) into ``indices`` for each run of consecutive numbers, ended by the end of a row of ``columns``."""
+    """(start, stop) in ``indices`` of each run of consecutive numbers.
+
+    With ``columns`` > 0 a run also ends at the end of a scan row, since 4-D data can be sliced within a row only.
+    """
     ends = np.diff(indices) != 1
     if columns:
         ends |= np.diff(indices // columns) != 0
@@ -293,7 +294,7 @@ class CastSource:
 
 
 def open_source(settings: Settings) -> PatternSource | None:
-    """The patterns that the parameters name; None when they name none.
+    """The source of the patterns that the parameters name, or None if they name none.
 
     Raises
     ------
@@ -306,7 +307,7 @@ def open_source(settings: Settings) -> PatternSource | None:
 
 
 def _open_virtual(settings: Settings) -> PatternSource | None:
-    """Sums over virtual detectors, (N, D) or (sy, sx, D), as patterns (N, 1, D). They are small: all are read."""
+    """Sums over virtual detectors, (N, D) or (sy, sx, D), as patterns (N, 1, D). All are read: they are small."""
     dataset, path = settings["dataset"], Path(settings["data_path"]).expanduser()
     name = "dataset" if dataset is not None else str(path)
     if dataset is None:
@@ -361,7 +362,10 @@ def _open_as_stored(settings: Settings) -> PatternSource | None:
 
 
 def fingerprint(source: PatternSource) -> str:
-    """A short hash of shape, type and a few patterns: tells whether a resumed run has the same data."""
+    """A short hash of shape, type and a few patterns, by which a resumed run recognises its data.
+
+    Four patterns are enough to tell data sets apart, and reading all of them could take minutes.
+    """
     n = source.shape[0]
     digest = hashlib.sha256(f"{source.shape}{source.dtype}".encode())
     for index in sorted({0, n // 3, n // 2, n - 1}):

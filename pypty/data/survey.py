@@ -1,4 +1,4 @@
-"""One pass over all patterns before the start: are they counts, and what is their mean?"""
+"""One pass over all patterns before the start, which checks their counts and computes their mean."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ NORMS: Mapping[str, Callable[[np.ndarray], float]] = MappingProxyType(
         "sum_to_one": lambda mean: float(mean.sum()),
     }
 )
-"""``data_normalization``: by what of the mean pattern, before it is resampled or padded, counts are divided."""
+"""``data_normalization``: the value of the mean pattern, before resampling and padding, that counts are divided by."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the patterns hold, after flip, shift and binning, without padding, centred.
+    """Statistics of the patterns after flip, shift, binning and resampling, without padding, centred.
 
     Attributes
     ----------
     mean : (ky, kx) float64
-        Mean counts of each pixel over the used patterns in which it counts, times the multiplier; 0 where it never
-        counts.
+        Mean counts of each pixel over the used patterns in which its weight is positive, times the multiplier; 0 if
+        there is none.
     weights : (ky, kx) mean weight of each pixel, or None (all 1)
     multiplier : factor of every count: ``data_multiplier``, with ``data_normalization``
     """
@@ -53,12 +53,12 @@ def survey(
     negative: bool = False,
     normalization: str | None = None,
 ) -> Survey:
-    """Read the patterns once, in chunks (twice where they are normalised and resampled).
+    """Read the patterns once, in chunks (twice if they are both normalised and resampled).
 
     Parameters
     ----------
-    indices : sorted indices of the patterns that will be used
-    negative : read-out noise may have made counts negative
+    indices : sorted indices of the patterns that are used
+    negative : whether negative counts (from read-out noise) are accepted
     normalization : one of :data:`NORMS`, or None
 
     Raises
@@ -67,6 +67,7 @@ def survey(
         A pixel with weight > 0 is NaN, infinite or negative, or there are no counts at all.
     """
     if normalization is not None and preprocess.resample != 1:
+        # The norm is defined on patterns that are not resampled, so it needs a pass of its own.
         plain = survey(
             source,
             indices,
@@ -78,6 +79,7 @@ def survey(
         multiplier, normalization = multiplier / NORMS[normalization](plain.mean), None
     weights = DetectorWeights(detector_mask)
     shape = preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2]))
+    # Per pixel: sum of counts, number of patterns with a positive weight, sum of weights
     counts, times, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     n_chunk = max(1, _CHUNK_BYTES // (8 * source.shape[1] * source.shape[2]))
     for start in range(0, len(indices), n_chunk):
@@ -90,7 +92,7 @@ def survey(
         if mask is None:
             counts += data.sum(axis=0, dtype=np.float64)
             continue
-        mask = np.broadcast_to(preprocess.unpadded.weights(mask), data.shape)
+        mask = np.broadcast_to(preprocess.unpadded.weights(mask), data.shape)  # (ky, kx) -> (n, ky, kx)
         counts += (data * (mask > 0)).sum(axis=0, dtype=np.float64)
         times += (mask > 0).sum(axis=0)
         weight += mask.sum(axis=0)
@@ -119,7 +121,7 @@ def aligned_mean(
     multiplier: float,
     shifts: np.ndarray,
 ) -> np.ndarray:
-    """(ky, kx) mean of patterns that were moved back by whole pixels: a pattern that a beam tilt displaced.
+    """(ky, kx) mean of the patterns after each was moved back, by whole pixels, by its displacement from beam tilt.
 
     Parameters
     ----------

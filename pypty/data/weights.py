@@ -1,4 +1,4 @@
-"""Which detector pixels count, and how much."""
+"""Weights of the detector pixels in the loss."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class DetectorWeights:
 
     @property
     def common(self) -> np.ndarray | None:
-        """(ky, kx) when all patterns have the same given weights."""
+        """(ky, kx) weights if the user's mask is the same for all patterns, else None."""
         return self.mask if isinstance(self.mask, np.ndarray) and self.mask.ndim == 2 else None
 
     def of(self, data: np.ndarray, indices: np.ndarray) -> np.ndarray | None:
-        """Weights of measured patterns ``data`` with these indices; broadcasts to them; None = all 1."""
+        """Weights of the measured patterns ``data`` with these indices, in a shape that broadcasts; None = all 1."""
         if self.mask is None:
             return None
         if isinstance(self.mask, str):
@@ -27,6 +27,6 @@ class DetectorWeights:
         return self.mask if self.mask.ndim == 2 else self.mask[indices]
 
     def blank(self, data: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """``data`` with 0 where the weight is 0, so that a NaN there can reach nothing."""
+        """``data`` with 0 where the weight is 0: a weight of 0 alone does not stop a NaN, as 0 x NaN = NaN."""
         weights = self.of(data, indices)
         return data if weights is None else np.where(weights > 0, data, np.zeros((), data.dtype))

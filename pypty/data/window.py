@@ -1,4 +1,4 @@
-"""The pixels of detector, comparison and model, what they measure, and the maps between them: each fact once."""
+"""Pixels of the detector, of the loss and of the model: their numbers, their sizes, and the maps between them."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class Window:
     """Three sets of pixels, from the detector to the model.
 
     * *pattern*: a measured pattern after flip, shift, binning and resampling, without padding, zero frequency at n//2;
-    * *compared*: what the loss compares: the pattern, with its padding where ``use_padded_intensity`` is set;
+    * *compared*: the pixels of the loss: the pattern, with its padding if ``use_padded_intensity`` is set;
     * *model*: the waves. ``upsample`` model pixels per pattern pixel and axis, then ``pad`` on each side; or
-      ``simu_Npix`` pixels, of which the middle is kept (crop) or which cover the angles of the pattern (resample).
+      ``simu_Npix`` pixels, which are cropped to the pattern (crop) or cover the same angles as it (resample).
 
     Attributes
     ----------
     pattern, compared, model : (ky, kx) pixels
     upsample : model pixels per pattern pixel and axis (1 with ``simu_Npix``)
     pad : model pixels on each side of the upsampled pattern
-    match : how a pattern of ``simu_Npix`` pixels is brought to the measured one: "crop", "resample", or None
-    detector_pixels : pixels of the detector along each axis of a pattern's pixel (``data_bin/data_resample``)
+    match : how a simulated pattern of ``simu_Npix`` pixels is matched to a measured one: "crop", "resample", or None
+    detector_pixels : detector pixels per pattern pixel, along each axis (``data_bin/data_resample``)
     pixel_size_A : (y, x) of the model in real space
     wavelength_A : Å
-    near_field : patterns are images, and padding is a larger field
+    near_field : patterns are images, and padding enlarges the field of view
     """
 
     pattern: Pair
@@ -54,10 +54,11 @@ class Window:
         """The window of these parameters, for patterns of (ky, kx) pixels after preprocessing, without padding."""
         up, pad, side = int(settings["upsample_pattern"]), int(settings["data_pad"]), settings["simu_Npix"]
         ny, nx = (up * n + 2 * pad if side is None else int(side) for n in pattern)
-        seen = pad // up if settings["use_padded_intensity"] and settings["masks"] is None else 0
+        # The loss sees the padding in pattern pixels, of which each holds ``up`` model pixels per axis.
+        rim = pad // up if settings["use_padded_intensity"] and settings["masks"] is None else 0
         return cls(
             pattern=pattern,
-            compared=(pattern[0] + 2 * seen, pattern[1] + 2 * seen),
+            compared=(pattern[0] + 2 * rim, pattern[1] + 2 * rim),
             model=(ny, nx),
             upsample=up,
             pad=pad,
@@ -77,7 +78,7 @@ class Window:
 
     @property
     def shared(self) -> float:
-        """Model pixels, area by area, per pattern pixel."""
+        """Model pixels in the area of one pattern pixel."""
         return math.prod(self.across)
 
     @property
@@ -92,18 +93,18 @@ class Window:
 
     @property
     def model_pixel_1A(self) -> tuple[float, float]:
-        """(ky, kx) of the model's spectrum, 1/Å."""
+        """(ky, kx) size of a pixel of the model's spectrum, 1/Å."""
         return (1 / (self.model[0] * self.pixel_size_A[0]), 1 / (self.model[1] * self.pixel_size_A[1]))
 
     @property
     def pixel_1A(self) -> tuple[float, float]:
-        """(ky, kx) of a pattern, 1/Å."""
+        """(ky, kx) size of a pattern pixel, 1/Å."""
         (y, x), (ay, ax) = self.model_pixel_1A, self.across
         return (ay * y, ax * x)
 
     @property
     def model_pixel_mrad(self) -> tuple[float, float]:
-        """(ky, kx) of the model's spectrum, mrad."""
+        """(ky, kx) size of a pixel of the model's spectrum, mrad."""
         return (
             1e3 * self.wavelength_A * self.model_pixel_1A[0],
             1e3 * self.wavelength_A * self.model_pixel_1A[1],
@@ -111,12 +112,12 @@ class Window:
 
     @property
     def pixel_mrad(self) -> tuple[float, float]:
-        """(ky, kx) of a pattern, mrad."""
+        """(ky, kx) size of a pattern pixel, mrad."""
         return (1e3 * self.wavelength_A * self.pixel_1A[0], 1e3 * self.wavelength_A * self.pixel_1A[1])
 
     @property
     def nyquist_1A(self) -> float:
-        """The largest frequency of the model along its coarser axis, 1/Å."""
+        """The Nyquist frequency of the model along its coarser axis, 1/Å."""
         return 0.5 / max(self.pixel_size_A)
 
     @property
@@ -125,15 +126,17 @@ class Window:
         return 0.5 * min(n * pixel for n, pixel in zip(self.pattern, self.pixel_1A, strict=True))
 
     def calibrated(self, pixel_1A: tuple[float, float]) -> Window:
-        """The same pixels, where one of a pattern is (ky, kx) 1/Å."""
+        """This window with pattern pixels of (ky, kx) 1/Å."""
         (ky, kx), (ay, ax), (ny, nx) = pixel_1A, self.across, self.model
         return dataclasses.replace(self, pixel_size_A=(ay / (ky * ny), ax / (kx * nx)))
 
     # Maps from a pattern to the model.
 
     def values_on_model(self, pattern: np.ndarray, rim: float = 0.0) -> np.ndarray:
-        """(ky, kx) -> (ny, nx): every model pixel has the value of the pattern there (resample: interpolated), and
-        ``rim`` where the pattern does not reach."""
+        """(ky, kx) -> (ny, nx): the value of the pattern at every model pixel (interpolated for resample).
+
+        Model pixels outside the pattern get the value ``rim``.
+        """
         if self.match == "resample":
             rows, columns = (
                 interpolation_matrix(m, n) for n, m in zip(self.model, self.pattern, strict=True)
@@ -147,16 +150,18 @@ class Window:
         return out
 
     def counts_on_model(self, pattern: np.ndarray, rim: float = 0.0) -> np.ndarray:
-        """(ky, kx) counts -> (ny, nx): those of a pixel are shared equally by the model pixels in it; ``rim`` is
-        the counts of a model pixel where the pattern does not reach."""
+        """(ky, kx) counts -> (ny, nx): the counts of a pattern pixel are divided equally among its model pixels.
+
+        Model pixels outside the pattern get ``rim`` counts.
+        """
         return self.values_on_model(pattern / self.shared, rim)
 
     def mask_on_model(self, mask: np.ndarray) -> np.ndarray:
-        """(ky, kx) bool -> (ny, nx) bool; outside of the pattern False."""
+        """(ky, kx) bool -> (ny, nx) bool; False outside the pattern."""
         return self.values_on_model(np.asarray(mask, float)) > 0.5
 
     def compared_counts_on_model(self, compared: np.ndarray) -> np.ndarray:
-        """(ky, kx) counts of compared pixels -> (ny, nx), shared equally (a padded rim is part of what is compared)."""
+        """(ky, kx) counts of compared pixels, padding included -> (ny, nx), divided equally among model pixels."""
         if compared.shape == self.pattern:
             return self.counts_on_model(compared)
         return compared.repeat(self.upsample, axis=0).repeat(self.upsample, axis=1) / self.shared
@@ -168,8 +173,10 @@ class Window:
     # Maps from the model to a pattern.
 
     def mask_on_pattern(self, mask: np.ndarray) -> np.ndarray:
-        """(ny, nx) of the model -> (ky, kx): the value at the middle of every pattern pixel. A mask for another padding
-        is cut, or surrounded by zeros, first."""
+        """(ny, nx) mask of the model -> (ky, kx) bool: its value at the centre of every pattern pixel.
+
+        A mask made for another padding is first cropped, or padded with zeros.
+        """
         inside = resize(np.asarray(mask, float)[None], self.model)[0]
         rows, columns = (
             start + np.floor(a * (np.arange(n) + 0.5)).astype(int)
@@ -178,27 +185,28 @@ class Window:
         return inside[np.ix_(rows, columns)] > 0.5
 
     def spectrum_on_pattern(self, wave: np.ndarray) -> np.ndarray:
-        """(..., ny, nx) waves of the far field -> (..., ky, kx): their spectrum, zero frequency at n//2, at the
-        frequencies of a pattern's pixels.
+        """Spectrum (..., ky, kx) of far-field waves (..., ny, nx) at the pattern's frequencies, zero frequency at n//2.
 
-        Angles beyond the pattern are left out. Where a pattern pixel spans ``across`` model pixels, its frequencies are
-        those of a field with fewer pixels of the same size: the wave is folded into it (upsample, resample).
+        Angles beyond the pattern are left out. Coarser frequencies belong to a smaller field of the same pixels: with
+        resample the wave is folded into that field, with upsample every ``upsample``-th frequency is taken, which is
+        the same.
         """
         if self.match == "resample":
             return spectrum_of_probe(_folded(wave, self.pattern))
         size = (self.upsample * self.pattern[0], self.upsample * self.pattern[1])
         spectrum = resize(spectrum_of_probe(wave), size)  # (..., up ky, up kx)
         up = self.upsample
+        # The zero frequency, at big // 2, must be among the frequencies taken, at index n // 2.
         first = [big // 2 - up * (n // 2) for big, n in zip(size, self.pattern, strict=True)]
         return spectrum[..., first[0] :: up, first[1] :: up]
 
     # The window of a probe.
 
     def probe_on_model(self, probe: np.ndarray) -> np.ndarray:
-        """(..., y, x) waves given in the window of a pattern, or in that of the model -> (..., ny, nx).
+        """Waves (..., y, x) in the window of a pattern, or already in that of the model -> (..., ny, nx).
 
-        Upsampled patterns (and those that are resampled when simulated) have a larger field of the same pixels; padded
-        ones have finer pixels: a larger spectrum. In the near field padding is a larger field.
+        Upsampling (and simu_match_mode "resample") enlarges the field with pixels of the same size; padding enlarges
+        the spectrum, so pixels become finer. In the near field padding enlarges the field.
         """
         if probe.shape[-2:] == self.model:
             return probe
@@ -209,12 +217,15 @@ class Window:
 
 
 def _folded(wave: np.ndarray, shape: Pair) -> np.ndarray:
-    """Waves (..., y, x), centre at n//2, added up with the periods of a window of ``shape``."""
+    """Waves (..., y, x), centre at n//2, folded periodically into a window of ``shape``.
+
+    Folding in real space samples the spectrum at the coarser frequencies of the smaller window.
+    """
     for axis, size in ((-2, shape[0]), (-1, shape[1])):
-        have = wave.shape[axis]
-        place = (np.arange(have) - have // 2 + size // 2) % size  # where each pixel falls
+        old = wave.shape[axis]
+        place = (np.arange(old) - old // 2 + size // 2) % size  # index of each pixel in the smaller window
         moved = np.moveaxis(wave, axis, 0)
         out = np.zeros((size, *moved.shape[1:]), wave.dtype)
-        np.add.at(out, place, moved)
+        np.add.at(out, place, moved)  # several pixels fall on one; += would add only one of them
         wave = np.moveaxis(out, 0, axis)
     return wave

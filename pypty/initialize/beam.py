@@ -95,23 +95,24 @@ def append_aperture_to_params(pypty_params: Mapping[str, Any], mean_pattern: np.
 
 def _prepared(settings: Settings, pattern: Any) -> np.ndarray:
     """A pattern as measured, after flip, shift and binning; negative counts are 0."""
-    given = np.asarray(pattern)
+    counts = np.asarray(pattern)
     if (
-        given.ndim != 2
-        or given.dtype.kind not in "biuf"
-        or not np.isfinite(given).all()
-        or not given.max() > 0
+        counts.ndim != 2
+        or counts.dtype.kind not in "biuf"
+        or not np.isfinite(counts).all()
+        or not counts.max() > 0
     ):
         raise ParameterError(
-            f"mean_pattern has shape {given.shape} and dtype {given.dtype}; expected finite counts (ky, kx), not all 0"
+            f"mean_pattern has shape {counts.shape} and dtype {counts.dtype}; expected finite "
+            "counts (ky, kx), not all 0"
         )
     steps = Preprocess.from_settings(settings).unpadded
-    out = np.maximum(steps.patterns(given.astype(float)), 0)
+    out = np.maximum(steps.patterns(counts.astype(float)), 0)
     has_data = settings["dataset"] is not None or settings["masks"] is not None or settings["data_path"]
     expected = pattern_shape(settings) if has_data else None
     if expected is not None and out.shape != expected:
         raise ParameterError(
-            f"mean_pattern has shape {given.shape}, but patterns of the data are {expected} after binning"
+            f"mean_pattern has shape {counts.shape}, but patterns of the data are {expected} after binning"
         )
     return out
 
@@ -144,13 +145,17 @@ def tiltbeamtodata(pypty_params: Mapping[str, Any], align_type: str = "com") -> 
         raise ParameterError(f"align_type is {align_type!r}, expected 'com' or 'cross_corr'")
     measured = _mean_in_window(pypty_params, settings)
     spectrum = probes.spectrum_of_probe(np.moveaxis(probe, (0, 1), (-2, -1)))
-    own = (np.abs(spectrum) ** 2).reshape(-1, *probe.shape[:2]).sum(axis=0)
-    if own.shape != measured.shape:
+    simulated = (np.abs(spectrum) ** 2).reshape(-1, *probe.shape[:2]).sum(axis=0)
+    if simulated.shape != measured.shape:
         raise ParameterError(
-            f"the window of the probe is {own.shape}, that of the data {measured.shape}; resize the probe"
+            f"the window of the probe is {simulated.shape}, that of the data {measured.shape}; resize the probe"
         )
-    shift = _centre(measured) - _centre(own) if align_type == "com" else _correlation_shift(own, measured)
-    ny, nx = own.shape
+    shift = (
+        _centre(measured) - _centre(simulated)
+        if align_type == "com"
+        else _correlation_shift(simulated, measured)
+    )
+    ny, nx = simulated.shape
     y, x = (np.arange(ny) - ny // 2)[:, None], (np.arange(nx) - nx // 2)[None, :]
     wave = np.exp(2j * np.pi * (shift[0] * y / ny + shift[1] * x / nx))
     return {**pypty_params, "probe": probe * wave.reshape(ny, nx, *(1,) * (probe.ndim - 2))}

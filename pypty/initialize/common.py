@@ -59,8 +59,8 @@ def pixel_yx_A(settings: Settings) -> np.ndarray:
 def positions_px(settings: Settings) -> np.ndarray:
     """(N, 2) positions [y, x] in pixels, with positions_correction."""
     correction = settings["positions_correction"]
-    given = np.array(settings["positions"], float)
-    return given if correction is None else given + correction
+    uncorrected = np.array(settings["positions"], float)
+    return uncorrected if correction is None else uncorrected + correction
 
 
 def pattern_shape(settings: Settings) -> tuple[int, int]:
@@ -112,9 +112,9 @@ def raster_of(settings: Settings, params: Mapping[str, Any]) -> tuple[int, int]:
     ParameterError
         None of these.
     """
-    given = settings["scan_size"]
-    if given is not None:
-        return (int(given[0]), int(given[1]))
+    scan_size = settings["scan_size"]
+    if scan_size is not None:
+        return (int(scan_size[0]), int(scan_size[1]))
     layout: tuple[int, ...] = getattr(params.get("dataset"), "shape", ())
     if len(layout) == 4:
         return (int(layout[0]), int(layout[1]))

@@ -286,13 +286,13 @@ def _scan(
 
 
 def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
-    given = out.get("scan_size")
-    if given is None:
+    scan_size = out.get("scan_size")
+    if scan_size is None:
         side = math.isqrt(patterns.n)
         if patterns.layout is not None:
-            given = patterns.layout
+            scan_size = patterns.layout
         elif side * side == patterns.n:
-            given = (side, side)
+            scan_size = (side, side)
             _log.warning(
                 "scan_size is not given; %d patterns are taken as a square of %d x %d", patterns.n, side, side
             )
@@ -300,7 +300,7 @@ def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
             raise ParameterError(
                 f"scan_size is not given, and {patterns.n} patterns are no square; give (slow, fast)"
             )
-    size = (int(given[0]), int(given[1]))
+    size = (int(scan_size[0]), int(scan_size[1]))
     if patterns.layout is not None and size != tuple(patterns.layout):
         _log.warning("scan_size %s is taken, but the data are stored as %s points", size, patterns.layout)
     if size[0] * size[1] != patterns.n:

@@ -133,5 +133,5 @@ def was_flipped(path: str | Path | None, key: str) -> bool:
     if not chosen.is_file() or not h5py.is_hdf5(chosen):
         return False
     with h5py.File(chosen, "r") as file:
-        found = file.get(key)
-        return isinstance(found, h5py.Dataset) and bool(found.attrs.get("flip_ky", False))
+        dataset = file.get(key)
+        return isinstance(dataset, h5py.Dataset) and bool(dataset.attrs.get("flip_ky", False))

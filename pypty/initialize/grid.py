@@ -71,10 +71,12 @@ def get_positions_pixel_size(
 
 
 def _flipped(flip_y: bool, flip_x: bool, matrix: Any) -> np.ndarray:
-    given = np.eye(2) if matrix is None else np.asarray(matrix, float)
-    if given.shape != (2, 2) or not np.isfinite(given).all():
-        raise ParameterError(f"transform_axis_matrix has shape {given.shape}, expected 2 x 2 finite numbers")
-    return given @ np.diag([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0])
+    transform = np.eye(2) if matrix is None else np.asarray(matrix, float)
+    if transform.shape != (2, 2) or not np.isfinite(transform).all():
+        raise ParameterError(
+            f"transform_axis_matrix has shape {transform.shape}, expected 2 x 2 finite numbers"
+        )
+    return transform @ np.diag([-1.0 if flip_y else 1.0, -1.0 if flip_x else 1.0])
 
 
 def get_offset(
@@ -103,13 +105,13 @@ def fitted_raster(points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray
     """
     rows, columns = (index.ravel().astype(float) for index in np.indices(size))
     design = np.stack([rows, columns, np.ones_like(rows)], axis=1)
-    found, *_ = np.linalg.lstsq(design, points, rcond=None)
-    residual = float(np.sqrt(((points - design @ found) ** 2).sum(axis=1).mean()))
-    matrix = found[:2].T.copy()
+    coefficients, *_ = np.linalg.lstsq(design, points, rcond=None)
+    residual = float(np.sqrt(((points - design @ coefficients) ** 2).sum(axis=1).mean()))
+    matrix = coefficients[:2].T.copy()
     for axis in np.flatnonzero(np.array(size) == 1):  # one row has no slope across it: square steps
         other = matrix[:, 1 - axis]
         matrix[:, axis] = (other[1], -other[0]) if axis == 0 else (-other[1], other[0])
-    return matrix, found[2], residual
+    return matrix, coefficients[2], residual
 
 
 def is_straight(matrix: np.ndarray, residual: float) -> bool:

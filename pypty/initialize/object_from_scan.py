@@ -107,13 +107,13 @@ def get_ptycho_obj_from_scan(
 
 
 def _images(phase: Any, amplitude: Any) -> dict[str, Any]:
-    given = {
+    images = {
         name: np.asarray(image) for name, image in (("phase", phase), ("abs", amplitude)) if image is not None
     }
-    if not given:
+    if not images:
         raise ParameterError("neither array_phase nor array_abs was given; give at least one image")
-    shapes = {image.shape for image in given.values()}
-    for name, image in given.items():
+    shapes = {image.shape for image in images.values()}
+    for name, image in images.items():
         if image.ndim != 2 or image.dtype.kind not in "biuf" or not np.isfinite(image).all():
             raise ParameterError(
                 f"array_{name} has shape {image.shape} and dtype {image.dtype}; expected a real, finite image (rows, "
@@ -121,9 +121,9 @@ def _images(phase: Any, amplitude: Any) -> dict[str, Any]:
             )
     if len(shapes) > 1:
         raise ParameterError(f"array_phase and array_abs have different shapes {sorted(shapes)}")
-    if "abs" in given and given["abs"].min() < 0:
+    if "abs" in images and images["abs"].min() < 0:
         raise ParameterError(
-            f"array_abs has values down to {given['abs'].min():g}; an amplitude is not negative"
+            f"array_abs has values down to {images['abs'].min():g}; an amplitude is not negative"
         )
     return {"shape": shapes.pop()}
 
@@ -162,12 +162,12 @@ class _Sampler:
     def __call__(self, image: np.ndarray, fill: str | None, zero: float) -> np.ndarray:
         """(Y, X); ``zero`` is what is beyond the image with fill None or "zero"."""
         if self.straight:
-            found, outside = self._regular(image)
+            values, outside = self._regular(image)
         else:
-            found, outside = self._scattered(image, fill == "edge")
+            values, outside = self._scattered(image, fill == "edge")
         if fill != "edge":
-            found[outside] = float(np.median(image)) if fill == "median" else zero
-        return found
+            values[outside] = float(np.median(image)) if fill == "median" else zero
+        return values
 
     def _regular(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inside = [
@@ -176,20 +176,20 @@ class _Sampler:
         wide = np.pad(image, [(0, 1 if n == 1 else 0) for n in self.size], mode="edge")
         axes = [np.arange(n, dtype=float) for n in wide.shape]
         spline = RectBivariateSpline(*axes, wide, kx=min(3, wide.shape[0] - 1), ky=min(3, wide.shape[1] - 1))
-        found = spline(inside[0], inside[1], grid=False)
+        values = spline(inside[0], inside[1], grid=False)
         beyond = [
             (index < -1e-6) | (index > n - 1 + 1e-6)
             for index, n in zip((self.rows, self.columns), self.size, strict=True)
         ]
-        return found, beyond[0] | beyond[1]
+        return values, beyond[0] | beyond[1]
 
     def _scattered(self, image: np.ndarray, edge: bool) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.stack([index.ravel() for index in np.indices(self.shape)], axis=1).astype(float)
-        found = CloughTocher2DInterpolator(self.points[:, ::-1], image.ravel())(pixels[:, ::-1])
-        outside = np.isnan(found)
+        values = CloughTocher2DInterpolator(self.points[:, ::-1], image.ravel())(pixels[:, ::-1])
+        outside = np.isnan(values)
         if edge:
-            found[outside] = NearestNDInterpolator(self.points, image.ravel())(pixels[outside])
-        return found.reshape(self.shape), outside.reshape(self.shape)
+            values[outside] = NearestNDInterpolator(self.points, image.ravel())(pixels[outside])
+        return values.reshape(self.shape), outside.reshape(self.shape)
 
 
 def _n_slices(given: int | str | None, settings: Settings, phase: np.ndarray | None) -> int:

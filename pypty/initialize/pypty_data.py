@@ -202,17 +202,17 @@ class _Steps:
 
     def centre(self, source: PatternSource, n: int) -> tuple[float, float]:
         """Mean centre of mass [y, x] relative to n//2 of up to n patterns; a pattern without counts says nothing."""
-        wanted = np.unique(np.linspace(0, len(self.order) - 1, max(1, n)).round().astype(int))
-        found = []
-        for _, data in self.raw(source, wanted):
+        sample = np.unique(np.linspace(0, len(self.order) - 1, max(1, n)).round().astype(int))
+        centres_of_mass = []
+        for _, data in self.raw(source, sample):
             counts = np.nansum(data, axis=(1, 2))
             data = data[counts > 0]
             y, x = (np.arange(size) - size // 2 for size in data.shape[1:])
             moments = np.stack([np.nansum(data, axis=2) @ y, np.nansum(data, axis=1) @ x], axis=1)
-            found.append(moments / counts[counts > 0, None])
-        centres = np.concatenate(found)
+            centres_of_mass.append(moments / counts[counts > 0, None])
+        centres = np.concatenate(centres_of_mass)
         if not len(centres):
-            raise DataError(f"{source.name}: no counts in any of {len(wanted)} patterns")
+            raise DataError(f"{source.name}: no counts in any of {len(sample)} patterns")
         return (float(centres[:, 0].mean()), float(centres[:, 1].mean()))
 
     def moved(self, data: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
@@ -319,14 +319,14 @@ def _keep(path: Path, shape: tuple[int, ...]) -> None:
     """Raises DataError unless the existing file has the data that would be written, as far as its shape says."""
     try:
         with h5py.File(path, "r") as file:
-            found = file["data"].shape if isinstance(file.get("data"), h5py.Dataset) else None
+            existing = file["data"].shape if isinstance(file.get("data"), h5py.Dataset) else None
     except OSError as error:
         raise DataError(
             f"{str(path)!r} exists and cannot be opened as HDF5 ({error}); delete it, or exist_ok=False replaces it"
         ) from error
-    if found != shape:
+    if existing != shape:
         raise DataError(
-            f"{str(path)!r} exists, but its data set 'data' has shape {found}, and {shape} would be written; "
+            f"{str(path)!r} exists, but its data set 'data' has shape {existing}, and {shape} would be written; "
             "delete it, or exist_ok=False replaces it"
         )
     _log.warning(

@@ -84,8 +84,8 @@ def _centres(experiment: Experiment) -> np.ndarray:
 def _alignment_gain(experiment: Experiment, angle_deg: float) -> float | None:
     """(P+ - P-)/(P+ + P-): power of the sum of bright-field images moved as the angle says, and half a turn from it.
 
-    None where the aberrations hardly shift them. They are C10 first of all; for an aberration that half a turn does not
-    change the sign of shifts, nothing would be told.
+    None if the aberrations hardly shift the images. The test relies on C10: aberrations whose shifts do not change sign
+    under half a turn cannot distinguish the two angles.
     """
     aberrations = experiment.aberrations_A
     if not np.any(aberrations) or not experiment.aperture.any():

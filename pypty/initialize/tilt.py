@@ -110,5 +110,5 @@ def _smoothed(points: np.ndarray, values: np.ndarray, power: int) -> np.ndarray:
     y, x = (2 * (points - points.min(axis=0)) / span - 1).T
     terms = [y**i * x**j for i in range(power) for j in range(power - i)]
     design = np.stack(terms, axis=1)
-    found, *_ = np.linalg.lstsq(design, values, rcond=None)
-    return design @ found
+    coefficients, *_ = np.linalg.lstsq(design, values, rcond=None)
+    return design @ coefficients

@@ -32,6 +32,7 @@ def aberration_basis(grid: Grid, n_terms: int) -> np.ndarray:
     B_nm = (2 pi/lambda) k^(n+1)/(n+1) {1, cos(m phi), sin(m phi)}, k = lambda q
     (Krivanek et al., Ultramicroscopy 78 (1999) 1, eq. 1).
     """
+    # k is the scattering angle in rad (small-angle approximation), (ny, nx)
     k = grid.wavelength * np.sqrt(grid.q2)
     angle = np.arctan2(grid.qy, grid.qx)
     basis = np.empty((n_terms, *grid.shape))
@@ -44,7 +45,8 @@ def aberration_basis(grid: Grid, n_terms: int) -> np.ndarray:
 def aberration_phase(grid: Grid, coefficients_A: np.ndarray) -> np.ndarray:
     """(ny, nx) chi in rad, zero frequency first: sum of coefficients times :func:`aberration_basis`.
 
-    A probe is aberrated by exp(-i chi); C10 > 0 is therefore a propagation by +C10.
+    The spectrum of a probe is multiplied by exp(-i chi), so C10 > 0 propagates it forward by C10.
     """
     coefficients = np.asarray(coefficients_A, float)
+    # (n_terms,) . (n_terms, ny, nx) -> (ny, nx)
     return np.tensordot(coefficients, aberration_basis(grid, len(coefficients)), axes=1)

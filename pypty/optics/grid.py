@@ -1,4 +1,4 @@
-"""The sampling of one diffraction window, in real and in reciprocal space."""
+"""Sampling of the window of a probe or a diffraction pattern, in real and in reciprocal space."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Grid:
 
     @property
     def largest_frequency(self) -> float:
-        """The smaller axis's largest sampled frequency, 1/Å; 0 for a single pixel."""
+        """Largest sampled frequency of the axis that reaches less far, 1/Å; 0 for a single pixel."""
         return float(min(self.qy.max(), self.qx.max()))
 
     def band_mask(self, cutoff: float) -> np.ndarray:
-        """(ny, nx) bool: |q| up to cutoff x the smaller axis's max(fftfreq) (docs/conventions.md)."""
+        """(ny, nx) bool: |q| up to cutoff x :attr:`largest_frequency` (docs/conventions.md)."""
         return _inside(self.q2, cutoff * self.largest_frequency)
 
     def soft_band_mask(self, cutoff: float, rolloff: float) -> np.ndarray:
@@ -64,13 +64,17 @@ class Grid:
 
 
 def _inside(q2: np.ndarray, radius: float) -> np.ndarray:
-    """Samples inside a circle. One exactly on it is outside, so that rounding never decides: with 32 pixels and a
-    cutoff of 2/3, whole lattice points lie on the circle. The zero frequency is always inside."""
+    """Samples inside a circle; samples on it are outside. The zero frequency is always inside.
+
+    The tolerance keeps the result independent of rounding: with 32 pixels and a cutoff of 2/3, for example, some
+    samples lie exactly on the circle.
+    """
     return (q2 < radius**2 * (1 - 1e-9)) | (q2 == 0)
 
 
 def _soft_edge(q2: np.ndarray, inner: float, outer: float) -> np.ndarray:
     """1 up to the inner radius, then (1 + cos(pi (q^2 - r0^2)/(R^2 - r0^2)))/2 down to 0 at the outer one."""
+    # ``tiny`` avoids 0/0 where inner == outer: the edge is then a step.
     fraction = np.clip((q2 - inner**2) / max(outer**2 - inner**2, np.finfo(float).tiny), 0, 1)
     return 0.5 * (1 + np.cos(np.pi * fraction))
 
@@ -80,7 +84,8 @@ def object_band_mask(
 ) -> np.ndarray:
     """(Y, X): 1 for |q| up to cutoff x the Nyquist frequency 1/(2 p) of the coarser axis, else 0; bool without rolloff.
 
-    Relative to Nyquist, not to max(fftfreq), so that it does not depend on the size of the object.
+    The cutoff is relative to Nyquist and not to max(fftfreq), which depends on the number of pixels: objects of
+    different size get the same limit in 1/Å.
     """
     qy = np.fft.fftfreq(shape[0], pixel_size_A[0])[:, None]
     qx = np.fft.fftfreq(shape[1], pixel_size_A[1])[None, :]

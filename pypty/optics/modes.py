@@ -4,9 +4,9 @@ Probes are (mode, y, x) complex, real space, centred at n//2. Intensities of mod
 function here gives modes whose total power, sum |P|^2 over all modes and pixels, is that of the probe it was given.
 The mixed state that the modes stand for: Thibault and Menzel, Nature 494 (2013) 68.
 
-Hermite and defocus modes are a basis for what a reconstruction will find. They are made from the first mode and take
-the place of the others; if it is zero, so are they. A finite source and a focal spread act on the beam as it is, so
-Monte-Carlo modes are made from all modes.
+Hermite and defocus modes are a basis that the reconstruction refines. They are made from the first mode and replace
+the others; if the first mode is zero, so are they. Monte-Carlo modes describe the effect of a finite source and a
+focal spread on the whole beam, so they are made from all modes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pypty.errors import ParameterError
 from pypty.optics import probes
 from pypty.optics.grid import Grid
 
+# Smallest standard deviation of a probe's profile: a probe one pixel wide has none to divide by.
 _NARROWEST_PX = 0.5
+# Modes with a norm below this fraction of the first one's are rounding errors and must not be scaled up.
 _VANISHING = 1e-10
 
 
@@ -27,11 +29,11 @@ def hermite_modes(probe: np.ndarray, n_x: int, n_y: int) -> np.ndarray:
     """((n_x + 1)(n_y + 1), y, x): the first mode of ``probe`` (mode, y, x), times Hermite-like functions.
 
     Mode 0 is the first mode P itself. The others are P u^a v^b exp(-(u^2 + v^2)/2) for a = 0..n_x, b = 0..n_y but
-    not (0, 0), a running faster. u = (x - x_c)/sigma_x and v = (y - y_c)/sigma_y, with the centroid and the standard
+    not (0, 0); a varies fastest. u = (x - x_c)/sigma_x and v = (y - y_c)/sigma_y, with the centroid and the standard
     deviation of |P|^2. All modes have the same power. They are not orthogonal, as in PyPty 2.2.
 
-    A sigma below half a pixel is taken as half a pixel. A mode that is zero everywhere stays zero (odd powers of u do
-    nothing to a probe one pixel wide), and the others share the power.
+    A sigma below half a pixel is raised to half a pixel. A mode that is zero everywhere stays zero (a probe one pixel
+    wide has u = 0 in that pixel), and the others share the power.
     """
     if min(n_x, n_y) < 0:
         raise ParameterError(
@@ -39,7 +41,7 @@ def hermite_modes(probe: np.ndarray, n_x: int, n_y: int) -> np.ndarray:
             "from 0 on"
         )
     first = probe[0].astype(complex)
-    intensity = np.abs(first) ** 2
+    intensity = np.abs(first) ** 2  # (y, x)
     u = _reduced_coordinate(intensity.sum(axis=0))[None, :]
     v = _reduced_coordinate(intensity.sum(axis=1))[:, None]
     enveloped = first * np.exp(-(u**2 + v**2) / 2)
@@ -82,22 +84,22 @@ def monte_carlo_modes(
     the left singular vectors of all spectra, U_i S_i / sqrt(n_samples), strongest first: the coherent modes of the
     sampled density matrix (Wolf, J. Opt. Soc. Am. 72 (1982) 343). They are orthogonal.
 
-    What the modes beyond n_modes would carry is lost; the rest is scaled up, by one common factor, to the power of
-    ``probe``. Modes below the rounding error are zero: without any spread only as many as ``probe`` has are left.
-    The phase of a mode is fixed: its inner product with the sample that has the largest part in it is positive.
-    Shifts are periodic: the source must be small against the window.
+    Modes beyond n_modes are dropped; the remaining ones are scaled by one common factor to the power of ``probe``.
+    Modes below the rounding error are zero: without any spread only as many remain as ``probe`` has. The phase of
+    each mode is fixed: its inner product with the sample that contributes most to it is positive. Shifts are
+    periodic, so the source must be small compared with the window.
 
     Cost: with N = n_samples times the modes of ``probe``, N^2 n_y n_x multiplications and the eigenvectors of an
-    N x N matrix; 2 s on two cores for 256 samples of one mode of 512 x 512 pixels. Of all spectra only one row is
-    held at a time, so memory is for about 2 N^2 + 3 N n_x + (3 n_modes + 6) n_y n_x complex numbers: in the example
-    with 6 modes less than 0.1 GiB, where all spectra would need 1 GiB.
+    N x N matrix; 2 s on two cores for 256 samples of one mode of 512 x 512 pixels. Only one row of all spectra is
+    held at a time, so the memory is about 2 N^2 + 3 N n_x + (3 n_modes + 6) n_y n_x complex numbers: with 6 modes
+    this example takes less than 0.1 GiB, while all spectra would take 1 GiB.
 
     Parameters
     ----------
     focal_spread_A : standard deviation of the defocus
     source_size_y_A, source_size_x_A : standard deviations s_y, s_x of the source in the specimen plane
     source_covariance_A2 : s_yx, Å^2; at most s_y s_x in magnitude
-    rng : three normal numbers of it are used for each sample
+    rng : source of random numbers; three normal numbers are drawn per sample
     """
     if not 1 <= n_modes <= n_samples:
         raise ParameterError(
@@ -106,13 +108,15 @@ def monte_carlo_modes(
         )
     root = _covariance_root(source_size_y_A, source_size_x_A, source_covariance_A2)
     draws = rng.standard_normal((n_samples, 3))
-    shifts = draws[:, :2] @ root.T
+    shifts = draws[:, :2] @ root.T  # (sample, 2) [y, x]
     along_y, along_x = _sample_factors(grid, shifts, focal_spread_A * draws[:, 2])
-    spectra = np.fft.fft2(probe)
+    spectra = np.fft.fft2(probe)  # (mode, ky, kx)
+    # Eigenvectors of the N x N Gram matrix are the right singular vectors of all spectra; those are never stored.
     vectors = _leading_vectors(_gram_matrix(spectra, along_y, along_x), n_modes)
     modes = np.zeros((n_modes, *grid.shape), complex)
     for mode, vector in zip(modes, vectors, strict=True):
         for spectrum, weights in zip(spectra, vector.reshape(len(spectra), n_samples), strict=True):
+            # Weighted sum over samples as one matrix product: (ky, sample) @ (sample, kx) -> (ky, kx)
             mode += spectrum * (along_y.T @ (weights[:, None] * along_x))
     modes = np.fft.ifft2(modes)
     power = _power(modes)
@@ -124,7 +128,7 @@ def _power(modes: np.ndarray) -> float:
 
 
 def _with_equal_powers(modes: np.ndarray, power: float) -> np.ndarray:
-    """(mode, y, x) scaled so that each that is not zero has the same share of ``power``."""
+    """Modes (mode, y, x) scaled to equal powers that add up to ``power``; modes that are zero stay zero."""
     norms = np.sqrt((np.abs(modes) ** 2).sum(axis=(1, 2)))
     alive = norms > _VANISHING * norms[0]
     share = np.sqrt(power / max(alive.sum(), 1))
@@ -144,7 +148,7 @@ def _reduced_coordinate(profile: np.ndarray) -> np.ndarray:
 
 
 def _covariance_root(sigma_y: float, sigma_x: float, covariance: float) -> np.ndarray:
-    """(2, 2) lower triangular L with L L^T = [[s_y^2, s_yx], [s_yx, s_x^2]] (Cholesky; also when it is singular)."""
+    """(2, 2) lower triangular L with L L^T = [[s_y^2, s_yx], [s_yx, s_x^2]] (Cholesky, extended to singular ones)."""
     largest = sigma_y * sigma_x
     if abs(covariance) > largest * (1 + 1e-12):
         raise ParameterError(
@@ -152,14 +156,17 @@ def _covariance_root(sigma_y: float, sigma_x: float, covariance: float) -> np.nd
             f"{sigma_y:g} x {sigma_x:g} = {largest:g} Å^2 in magnitude, or no source has this covariance; lower "
             "spatial_coh_xy or enlarge the source sizes"
         )
-    mixed = covariance / sigma_y if largest > 0 else 0.0
+    mixed = (
+        covariance / sigma_y if largest > 0 else 0.0
+    )  # a source without extent along an axis has no covariance
     return np.array([[sigma_y, 0.0], [mixed, np.sqrt(max(sigma_x**2 - mixed**2, 0.0))]])
 
 
 def _sample_factors(grid: Grid, shifts_A: np.ndarray, defoci_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(sample, ky) and (sample, kx), zero frequency first: their product multiplies the spectrum of a sample.
+    """Factors (sample, ky) and (sample, kx), zero frequency first, of the transfer function of each sample.
 
-    exp(-2 pi i q.d - i pi lambda f q^2) is a function of q_y times a function of q_x; shifts (sample, 2) are [y, x].
+    exp(-2 pi i q.d - i pi lambda f q^2) is a function of q_y times a function of q_x, so that no (sample, ky, kx) is
+    ever needed. Shifts (sample, 2) are [y, x].
     """
     along_y, along_x = (
         np.exp(-2j * np.pi * q * shift[:, None] - 1j * np.pi * grid.wavelength * q**2 * defoci_A[:, None])
@@ -169,9 +176,9 @@ def _sample_factors(grid: Grid, shifts_A: np.ndarray, defoci_A: np.ndarray) -> t
 
 
 def _gram_matrix(spectra: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) -> np.ndarray:
-    """(N, N) inner products of the spectra of all samples; N counts samples within modes of ``spectra`` (mode, ky, kx).
+    """(N, N) inner products of the spectra of all samples, N = mode x sample with the sample varying fastest.
 
-    Rows and columns of pixels with less than the rounding error of the total power are left out.
+    Rows and columns of ``spectra`` (mode, ky, kx) with less power than the rounding error of the total are skipped.
     """
     intensity = (np.abs(spectra) ** 2).sum(axis=0)
     least = np.finfo(float).eps * intensity.sum()
@@ -181,8 +188,9 @@ def _gram_matrix(spectra: np.ndarray, along_y: np.ndarray, along_x: np.ndarray) 
     gram = np.zeros((size, size), complex)
     factors = along_x[:, columns]
     for y in rows:
+        # (mode, 1, kx) * (sample, kx) -> (mode, sample, kx): one row of the spectra of all samples
         samples = spectra[:, y, columns][:, None, :] * (along_y[:, y, None] * factors)
-        samples = samples.reshape(size, len(columns))
+        samples = samples.reshape(size, len(columns))  # (mode, sample, kx) -> (N, kx)
         gram += samples.conj() @ samples.T
     return gram
 
@@ -192,9 +200,9 @@ def _leading_vectors(gram: np.ndarray, n_vectors: int) -> np.ndarray:
 
     The largest component of each is positive.
     """
-    values, columns = np.linalg.eigh(gram)
-    vectors = columns.T[::-1][:n_vectors]
+    values, columns = np.linalg.eigh(gram)  # ascending
+    vectors = columns.T[::-1][:n_vectors]  # (N, N) columns -> (n_vectors, N) rows, largest eigenvalue first
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=1)[:, None], axis=1)
     vectors = vectors * (largest.conj() / np.abs(largest))
-    real = values[::-1][:n_vectors] > len(values) * np.finfo(float).eps * values[-1]
-    return vectors * real[:, None]
+    significant = values[::-1][:n_vectors] > len(values) * np.finfo(float).eps * values[-1]
+    return vectors * significant[:, None]

@@ -1,6 +1,6 @@
-"""Starting probes, centred at index n//2 of their window, and changes to them.
+"""Starting probes, centred at index n//2 of their window, and operations on them.
 
-Probes are (mode, y, x) complex here. A probe whose spectrum is A has sum |F P|^2 = sum |A|^2 counts.
+Probes are (mode, y, x) complex. A probe with the spectrum A has sum |F P|^2 = sum |A|^2 counts.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def _resize_axis(array: np.ndarray, axis: int, size: int) -> np.ndarray:
     """Pad or crop one centred axis so that index n//2 of the old size lands on index size//2."""
     old = array.shape[axis]
     before = size // 2 - old // 2
+    # Both tests are needed: cropping an odd size by one pixel leaves the centre where it is, so before == 0.
     if before < 0 or size < old:
         start = -before
         return np.take(array, np.arange(start, start + size), axis=axis)

@@ -19,6 +19,7 @@ def angular_spectrum_phase_rate(grid: Grid) -> np.ndarray:
     small-angle approximation. Frequencies beyond 1/lambda do not propagate; no electron grid reaches them.
     """
     k = 2 * np.pi / grid.wavelength
+    # Evanescent frequencies get the phase -k instead of an invalid square root.
     return np.sqrt(np.maximum(k**2 - (2 * np.pi) ** 2 * grid.q2, 0)) - k
 
 

@@ -1,4 +1,4 @@
-"""The electron wavelength: one function, CODATA constants. Nobody else computes it."""
+"""The electron wavelength from CODATA constants; all other modules take it from here."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def acc_voltage_kV(wavelength: float) -> float:
 def interaction_constant_rad_per_VA(voltage_kV: float) -> float:
     """sigma = 2 pi m e lambda / h^2 in rad/(V Å) (Kirkland, eq. 5.6)."""
     energy = float(voltage_kV)
+    # Written with energies instead of m and h; 1e3 turns kV into V.
     return (
         2
         * math.pi

@@ -47,19 +47,19 @@ def explain(name: str) -> str:
 
 def _known(name: str, names: Iterable[str], what: str) -> None:
     """Refuse a name that is not one of these."""
-    same = {one.lower(): one for one in names}
-    if name in same.values():
+    by_lower = {known.lower(): known for known in names}
+    if name in by_lower.values():
         return
-    near = [same[one] for one in difflib.get_close_matches(name.lower(), same, n=3, cutoff=0.4)]
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.4)]
     raise ParameterError(f"unknown {what} {name!r}" + (f"; near: {', '.join(near)}" if near else ""))
 
 
 def _explain_entry(path: str, kind: Kind, entries: Sequence[str]) -> str:
     """What ``pypty explain`` prints of an entry of a dict, or of one of its entries."""
-    for one in kind.kinds if isinstance(kind, Either) else (kind,):
-        parts: dict[str, Record | Field] = dict(one.records) if isinstance(one, Table) else {}
-        if isinstance(one, Record):
-            parts.update((field.name, field) for field in one.fields)
+    for option in kind.kinds if isinstance(kind, Either) else (kind,):
+        parts: dict[str, Record | Field] = dict(option.records) if isinstance(option, Table) else {}
+        if isinstance(option, Record):
+            parts.update((field.name, field) for field in option.fields)
         if not parts:
             continue
         name, *deeper = entries
@@ -74,30 +74,30 @@ def _explain_entry(path: str, kind: Kind, entries: Sequence[str]) -> str:
 
 
 def entry_lines(kind: Kind) -> list[str]:
-    """The entries of a parameter that is a dict, a line each, and those of the dicts in it."""
+    """The entries of a parameter that is a dict, and those of the dicts in it, one per line."""
     if isinstance(kind, Either):
-        return [line for one in kind.kinds for line in entry_lines(one)]
+        return [line for option in kind.kinds for line in entry_lines(option)]
     if isinstance(kind, Table):
         shared = _shared(kind)
-        own = [text for name, record in kind.records for text in _own_lines(name, record, shared)]
-        return [*(["each:"] if shared else []), *(_indent(_entry(field)) for field in shared), *own]
+        records = [text for name, record in kind.records for text in _own_lines(name, record, shared)]
+        return [*(["each:"] if shared else []), *(_indent(_entry(field)) for field in shared), *records]
     if isinstance(kind, Record):
         return [_entry(field) for field in kind.fields]
     return []
 
 
 def _shared(kind: Table) -> list[Field]:
-    """Fields that are the same in every record, so that they are told once."""
+    """Fields that all records of a table have, which are listed only once."""
     first, *others = (record.fields for _, record in kind.records)
     return [field for field in first if others and all(field in fields for fields in others)]
 
 
 def _own_lines(name: str, record: Record, shared: Sequence[Field]) -> list[str]:
-    """What a record has beside the shared fields: on one line if it is one field, or none."""
-    own = [_entry(field) for field in record.fields if field not in shared]
-    if len(own) < 2:
-        return [f"{name}: {own[0]}" if own else name]
-    return [f"{name}:", *map(_indent, own)]
+    """The fields of a record that are not shared; on a single line if there is at most one."""
+    entries = [_entry(field) for field in record.fields if field not in shared]
+    if len(entries) < 2:
+        return [f"{name}: {entries[0]}" if entries else name]
+    return [f"{name}:", *map(_indent, entries)]
 
 
 def _entry(field: Field) -> str:

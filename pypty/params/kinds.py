@@ -41,8 +41,8 @@ def near(name: Any, known: Iterable[Any]) -> str:
     """The known name that was meant, perhaps, as the end of a complaint."""
     names = [str(item) for item in known]
     same = [item for item in names if item.lower() == str(name).lower()]
-    found = same or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    close = same or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def complaint(kind: Kind, problem: str, unit: str = "") -> str:
@@ -286,31 +286,31 @@ class ArrayOf:
     def _array_problem(self, array: Any) -> str | None:
         if not isinstance(array.dtype, np.dtype):
             return f"given a {type(array).__name__}, which is no NumPy array; convert it with numpy.asarray"
-        given = f"given an array of shape {tuple(array.shape)} and dtype {array.dtype}"
+        text = f"given an array of shape {tuple(array.shape)} and dtype {array.dtype}"
         if array.dtype.kind not in "biufc":
-            return f"{given}, which does not hold numbers"
+            return f"{text}, which does not hold numbers"
         if array.dtype.kind == "c" and not self.complex:
-            return f"{given}, which is complex"
+            return f"{text}, which is complex"
         if not any(_fits(array.shape, names) for names in self.dims):
-            return f"given {brief(array[()])}" if array.ndim == 0 else given
+            return f"given {brief(array[()])}" if array.ndim == 0 else text
         if 0 in array.shape:
-            return None if self.empty else f"{given}, which is empty"
+            return None if self.empty else f"{text}, which is empty"
         try:
             values = np.asarray(array[:0] if self.lazy else array)
         except TypeError as error:  # CuPy arrays, for example, do not become NumPy arrays by themselves
-            return f"{given} of type {type(array).__name__}, which does not turn into a NumPy array ({error})"
+            return f"{text} of type {type(array).__name__}, which does not turn into a NumPy array ({error})"
         if self.lazy:
             return None
         if not self.allow_nan and values.dtype.kind in "fc" and not np.isfinite(values).all():
-            return f"{given}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
+            return f"{text}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
         if values.dtype.kind != "c" and (values < self.low).any():
-            return f"{given}, whose smallest value is {values.min():g}"
+            return f"{text}, whose smallest value is {values.min():g}"
         if values.dtype.kind != "c" and (values > self.high).any():
-            return f"{given}, whose largest value is {values.max():g}"
+            return f"{text}, whose largest value is {values.max():g}"
         if self.integer and values.dtype.kind == "f" and not np.array_equal(values, np.round(values)):
-            return f"{given}, whose values are not whole"
+            return f"{text}, whose values are not whole"
         if self.integer and values.dtype.kind in "fu" and (abs(values) > _LARGEST_INTEGER).any():
-            return f"{given}, whose values are too large"
+            return f"{text}, whose values are too large"
         return None
 
     def convert(self, value: Any) -> Any:

@@ -33,8 +33,8 @@ class Record:
 
     Attributes
     ----------
-    fields : what there is
-    shorthand : a value that is no dict means this field alone; "" = a dict is needed
+    fields : the possible entries
+    shorthand : name of the field that a value which is not a dict sets; "" = only a dict is accepted
     """
 
     fields: tuple[Field, ...]
@@ -83,8 +83,8 @@ class Table:
 
     Attributes
     ----------
-    records : (name, record) of what there is
-    complete : entries that are not given are there, too, with their defaults
+    records : (name, record) of the possible entries
+    complete : whether missing entries are added with their defaults
     """
 
     records: tuple[tuple[str, Record], ...]

@@ -27,9 +27,9 @@ class Parameter:
     status : "" (it works), NOT_YET (only its neutral value is accepted), RECORDED (kept in params.yaml,
         no effect on the reconstruction) or NO_EFFECT (a PyPty 2.2 key this engine does not need; a
         warning says so when it is set)
-    changes_loss : the loss of given variables and given data depends on it, so that gradients and history of another
-        value are void
-    shapes_start : it made the starting arrays, and is contained in those of an earlier run
+    changes_loss : the loss depends on it for the same variables and data, so that gradients and optimiser history of
+        another value cannot be used
+    shapes_start : it only affects the starting arrays, and is therefore already contained in those of an earlier run
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What a check finds: problems and warnings, all at once."""
+"""The outcome of a check: all problems and warnings together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pypty.errors import ParameterError, PyptyError
 
 @dataclass
 class Report:
-    """What :func:`pypty.check` found. True when there is no problem."""
+    """Problems and warnings of :func:`pypty.check`. True if there is no problem."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

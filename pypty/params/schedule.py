@@ -25,7 +25,7 @@ class Schedule(Protocol):
 
 
 RECORDED_EPOCHS = 10_000
-"""A function of the epoch is written down for this many epochs at most."""
+"""Largest number of epochs for which the values of a function are recorded in params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
 
 
 def _from_text(parameter: Parameter, text: str) -> Schedule:
-    """An expression; a text that is none is measured by what the parameter expects."""
+    """An expression of the epoch. The error for any other text names what the parameter expects."""
     try:
         return Varying(parameter, text, compile_expression(text))
     except ExpressionError as error:
@@ -124,7 +124,10 @@ def _from_text(parameter: Parameter, text: str) -> Schedule:
 
 
 def _no_expression(parameter: Parameter, source: Any, error: ExpressionError) -> str:
-    """The text is no value and no expression; a single word where words are expected is a misspelt one."""
+    """Message for a text that is neither a value nor an expression.
+
+    A single word for a parameter with a few options is most likely misspelt, so the parser's error is left out.
+    """
     word = isinstance(parameter.kind, Choice) and str(source).isidentifier()
     problem = parameter.kind.problem(source) or f"given {brief(source)}"
     why = "" if word else f" ({error})"
@@ -132,7 +135,7 @@ def _no_expression(parameter: Parameter, source: Any, error: ExpressionError) ->
 
 
 def _table(parameter: Parameter, table: Any, until: Any) -> Callable[[int], Any]:
-    """The function that a table means; beyond ``until`` nobody knows it."""
+    """The function that a table stands for; from epoch ``until`` on it is unknown and raises an error."""
     whole = isinstance(table, Mapping) and all(_is_epoch(epoch) for epoch in table)
     if not whole or not table or not (until is None or _is_epoch(until)):
         raise ParameterError(
@@ -143,7 +146,7 @@ def _table(parameter: Parameter, table: Any, until: Any) -> Callable[[int], Any]
     def value(epoch: int) -> Any:
         if until is not None and epoch >= until:
             raise ParameterError(
-                f"the Python function that was given for it was written down only up to epoch {until}; pass the "
+                f"the values of its Python function were recorded only up to epoch {until}; pass the "
                 "function again, or an expression, or remove until_epoch to keep its last value"
             )
         return table[max((start for start in starts if start <= epoch), default=starts[0])]

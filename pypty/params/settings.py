@@ -1,4 +1,4 @@
-"""The checked parameters: frozen values, and what each epoch gets."""
+"""The checked parameters: fixed values, and schedules of the values that change with the epoch."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Settings:
         return cast(EpochValues, MappingProxyType(values))
 
     def may_be_on(self, name: str) -> bool:
-        """Whether a per-epoch switch is on at some epoch; one that depends on the epoch is taken to be."""
+        """Whether a per-epoch switch may be on at some epoch; always true if it depends on the epoch."""
         schedule = self.schedules[name]
         return bool(schedule.value) if isinstance(schedule, Constant) else True
 

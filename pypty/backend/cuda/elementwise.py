@@ -1,8 +1,9 @@
-"""Operations between two-dimensional transforms, each in one pass over the memory, for any window and precision.
+"""Operations between two-dimensional transforms, each in one pass over memory, for any window size and precision.
 
 The functions of the same names in :mod:`pypty.backend.cuda.twins` are their definition. Waves are C-contiguous
 (B, P, O, y, x) complex64 or complex128; the wave before a slice may have B = 1 (all patterns share it) and O = 1
-(object modes do). ``obj`` is (O, z, Y, X), ``corners`` (B, 2) int32; all arrays are on the device.
+(object modes share it). ``obj`` is (O, z, Y, X), ``corners`` are the crop origins (B, 2) int32; all arrays are on the
+device.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def parameters(real: str) -> Parameters:
 
 @lru_cache(maxsize=2)
 def element_kernels(dtype: np.dtype) -> ElementKernels:
-    """Those of the device for waves of a complex dtype."""
+    """The device's kernels for waves of a complex dtype."""
     return ElementKernels("float" if np.dtype(dtype) == np.complex64 else "double")
 
 
@@ -37,19 +38,19 @@ class ElementKernels:
     Parameters
     ----------
     real : "float" or "double"
-    compiler : None: CuPy's (tests put in one for the CPU)
+    compiler : None for CuPy's (tests use one for the CPU)
     """
 
     def __init__(self, real: str, compiler: Compiler | None = None) -> None:
         self.module = KernelModule(FILES, parameters(real), compiler)
 
     def _launch(self, name: str, n_threads: int, *arguments: Array) -> None:
-        """At least ``n_threads`` threads; Python numbers are given as int32."""
-        given = (np.int32(a) if isinstance(a, (int, bool)) else a for a in arguments)
-        self.module.launch(name, -(-n_threads // _THREADS), _THREADS, *given)
+        """Launch at least ``n_threads`` threads; Python integers and bools are passed as int32."""
+        converted = (np.int32(a) if isinstance(a, (int, bool)) else a for a in arguments)
+        self.module.launch(name, -(-n_threads // _THREADS), _THREADS, *converted)
 
     def transmit(self, wave: Array, obj: Array, s: int, corners: Array, out: Array) -> None:
-        """out = wave times the window that each pattern sees of slice s."""
+        """out = wave times the patch of slice s that each pattern illuminates."""
         n, probes, objects, ny, nx = out.shape
         _, slices, height, width = obj.shape
         sizes = (n, probes, objects, ny, nx, slices, s, height, width)
@@ -66,9 +67,11 @@ class ElementKernels:
         gradient: Array = None,
         parts: Array = None,
     ) -> None:
-        """gradient (O, z, Y, X) += conj(sum over probe modes of before wave), in each window of slice s; then wave *=
-        window, in place. Windows are added atomically: the last bits depend on the order. With ``parts`` (B, O, y, x)
-        the sums are left there."""
+        """gradient (O, z, Y, X) += conj(sum over probe modes of before wave) in each patch of slice s, wave *= patch.
+
+        Patches are added atomically, so the last bits depend on the order. With ``parts`` (B, O, y, x) the sums are
+        written there instead. ``wave`` is modified in place.
+        """
         n, probes, objects, ny, nx = wave.shape
         _, slices, height, width = obj.shape
         sizes = (n, probes, objects, ny, nx, slices, s, height, width)
@@ -106,7 +109,7 @@ class ElementKernels:
     def shift_ramps(
         self, positions: Array, index: Array, corners: Array, frequencies: Array, ny: int, ramps: Array
     ) -> None:
-        """ramps (B, ny + nx) = exp(-2 pi i f.d), d = position - corner; frequencies (ny + nx) float64, 1/pixel."""
+        """ramps (B, ny + nx) = exp(-2 pi i f.d), d = position - crop origin; frequencies (ny + nx) float64, 1/pixel."""
         n, points = ramps.shape
         arrays = (positions, index, corners, frequencies, ramps)
         self._launch("shift_ramps", n * points, *arrays, n, ny, points - ny, len(positions) == 1)
@@ -114,9 +117,9 @@ class ElementKernels:
     def add_fixed(
         self, parts: Array, corners: Array, largest: Array, fixed: Array, gradient: Array, s: int
     ) -> None:
-        """Add parts (B, O, y, x) to slice s of gradient (O, z, Y, X): the same bits in whatever order blocks run.
+        """Add parts (B, O, y, x) to slice s of gradient (O, z, Y, X), with a result independent of the order of blocks.
 
-        Sums are 64-bit integers; the largest part m sets the unit, at most 2^-60 m B.
+        Sums are 64-bit integers in units of at most 2^-60 m B, where m is the largest part.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
-"""Compiled CUDA kernels, and launches whose arguments are checked.
+"""Compiled CUDA kernels, and launches with checked arguments.
 
-A kernel that is called with an argument of the wrong type reads or writes foreign memory without a word, so every
+A kernel that receives an argument of the wrong type silently reads or writes memory that is not its own, so every
 argument is compared with the signature in the source before a launch.
 """
 
@@ -61,7 +61,7 @@ class Argument:
 
 @lru_cache(maxsize=8)
 def read_source(files: tuple[str, ...]) -> str:
-    """The texts of the files, one after the other, with line numbers of their own for the compiler's messages."""
+    """The concatenated files, with #line directives so that compiler messages name the file and its own line."""
     folder = importlib.resources.files(__package__)
     return "\n".join(
         f'#line 1 "{name}"\n{folder.joinpath(name).read_text(encoding="utf-8")}' for name in files
@@ -70,11 +70,12 @@ def read_source(files: tuple[str, ...]) -> str:
 
 def signatures(source: str, parameters: Parameters) -> dict[str, tuple[Argument, ...]]:
     """The arguments of every kernel in ``source``, compiled with these parameters."""
-    given = dict(parameters)
-    real_type, complex_type = _REAL_TYPES[given.get("REAL", "float")]
+    values = dict(parameters)
+    real_type, complex_type = _REAL_TYPES[values.get("REAL", "float")]
+    # Typedefs of the sources, whose meaning depends on the compile-time parameters.
     types = {**_TYPES, "real_t": real_type, "complex_t": complex_type}
-    if "DATA" in given:
-        types["data_t"] = np.dtype(given["DATA"])
+    if "DATA" in values:
+        types["data_t"] = np.dtype(values["DATA"])
     return {
         name: tuple(_argument(text, types) for text in arguments.split(","))
         for name, arguments in _KERNEL.findall(source)
@@ -89,7 +90,7 @@ def _argument(text: str, types: Mapping[str, np.dtype]) -> Argument:
 
 @lru_cache(maxsize=64)
 def _compile_for_device(source: str, options: tuple[str, ...]) -> Any:
-    """One module for each source and set of parameters. CuPy keeps compiled code on disk."""
+    """One module for each source and set of options. CuPy caches the compiled code on disk."""
     try:
         cupy = importlib.import_module("cupy")
     except ImportError as error:
@@ -104,10 +105,10 @@ class KernelModule:
 
     Parameters
     ----------
-    files : of this package, in the order in which they are to be read
-    parameters : compile-time parameters, in a fixed order; REAL ("float" if it is absent) is the precision, DATA the
-        name of the NumPy type of measured data
-    compiler : None: CuPy's
+    files : files of this package, in the order in which they are concatenated
+    parameters : compile-time parameters, in a fixed order; REAL ("float" if absent) is the precision, DATA the name
+        of the NumPy type of measured data
+    compiler : None for CuPy's
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class KernelModule:
 
     @cached_property
     def _module(self) -> Any:
-        """Compiled when the first kernel is launched."""
+        """The compiled module; compiled when the first kernel is launched."""
         return self._compiler(self.source, self.options)
 
     def launch(self, name: str, n_blocks: int, n_threads: int, *arguments: Any) -> None:
@@ -152,14 +153,14 @@ class KernelModule:
                 raise
             except Exception as error:  # the compiler's errors have no common public class
                 raise BackendError(
-                    f"the CUDA kernel {name} could not be compiled ({error}); executor='stages' does without kernels "
-                    "of its own. See  pypty doctor."
+                    f"the CUDA kernel {name} could not be compiled ({error}); executor='stages' uses CuPy's "
+                    "operations instead. See  pypty doctor."
                 ) from error
         return self._functions[name]
 
 
 def _checked(kernel: str, expected: Argument, given: Any) -> Array:
-    """The argument as the launch takes it; an absent array is a null pointer."""
+    """The argument in the form that CuPy's launch takes; an absent array becomes a null pointer."""
     if expected.is_array and given is None:
         return np.uint64(0)
     is_array = hasattr(given, "flags") and not isinstance(given, np.generic)

@@ -1,10 +1,10 @@
 """The kernels of score.cu: loss, slope and squared errors of a batch in one pass.
 
-Why a kernel of its own: as expressions of arrays in single precision, the loss of amplitudes reads and writes 87 bytes
-per pixel of a pattern (subtract 12, square 8, two roots 16, subtract 12, compare and copy 11, divide 12, square 8, two
-sums 8) and 6 to convert the data, in 14 launches; the kernel takes 8 and the 1 to 4 of a datum, in two. A pixel of a
-pattern is P pixels of waves, each of which takes about 521 bytes in six slices (P = 6) or 684 (P = 1): 3 % or 13 % of
-the time.
+Memory traffic decides the speed. As array expressions in single precision, the loss of amplitudes moves 87 bytes per
+pixel of a pattern (subtract 12, square 8, two roots 16, subtract 12, compare and copy 11, divide 12, square 8, two sums
+8) and 6 more to convert the data, in 14 launches. The kernel moves 8 bytes and the 1 to 4 of the measured value, in two
+launches. With P probe modes, each pixel of a pattern stands for P pixels of waves, each of which moves about 521 bytes
+in six slices (P = 6) or 684 (P = 1), so the kernel saves 3 % or 13 % of the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pypty.backend.cuda.module import Compiler, KernelModule, Parameters
 
 FILES = ("complex.cuh", "score.cu")
 DATA_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-"""In which measured data may lie on the device."""
+"""Types in which measured data can be stored on the device."""
 
 _KINDS: Mapping[str, int] = MappingProxyType(
     {"amplitudes": 0, "poisson": 1, "intensities": 2, "expansion": 3, "shifted_poisson": 4}
@@ -33,15 +33,15 @@ _PIXELS_PER_BLOCK = 4 * _THREADS
 
 @dataclass(frozen=True, kw_only=True)
 class Formula:
-    """A noise model as the kernel knows it (objective/noise.py is its definition).
+    """A noise model in the form that the kernel takes (defined in objective/noise.py).
 
     Attributes
     ----------
     kind : "amplitudes", "poisson", "intensities", "expansion" or "shifted_poisson"
-    dark : counts below which an intensity is nothing but rounding
-    shift, gain : of shifted_poisson
-    reachable : (ky, kx) bool on the device, where the model can have counts; None = everywhere
-    bounded : ``dark`` of the amplitudes whose slope takes the place of the formula's own; None = its own
+    dark : counts below which an intensity is a rounding error
+    shift, gain : parameters of shifted_poisson
+    reachable : (ky, kx) bool on the device, true where the model can have counts; None = everywhere
+    bounded : if not None, the slope is that of "amplitudes" with this ``dark`` instead of the formula's
     """
 
     kind: str
@@ -58,8 +58,10 @@ def parameters(real: str, data: str) -> Parameters:
 
 
 def stored_type(dtype: np.dtype) -> np.dtype:
-    """The type in which data of a dtype lie on the device: their own, or one that holds all their values (of integers
-    with 64 bits: up to 2^53)."""
+    """The type in which data are stored on the device: their own if the kernels have it, else a wider one.
+
+    64-bit integers become float64, which is exact up to 2^53.
+    """
     dtype = np.dtype(dtype).newbyteorder("=")
     if dtype.name in DATA_TYPES:
         return dtype
@@ -70,7 +72,7 @@ def stored_type(dtype: np.dtype) -> np.dtype:
 
 @lru_cache(maxsize=16)
 def score_kernels(real: np.dtype, data: np.dtype) -> ScoreKernels:
-    """Those of the device for intensities and data of two dtypes."""
+    """The device's kernels for a dtype of the intensities and a dtype of the data."""
     return ScoreKernels("float" if np.dtype(real) == np.float32 else "double", np.dtype(data).name)
 
 
@@ -81,7 +83,7 @@ class ScoreKernels:
     ----------
     real : "float" or "double"
     data : the name of a NumPy type
-    compiler : None: CuPy's (tests put in one for the CPU)
+    compiler : None for CuPy's (tests use one for the CPU)
     """
 
     def __init__(self, real: str, data: str, compiler: Compiler | None = None) -> None:
@@ -90,7 +92,7 @@ class ScoreKernels:
 
     @staticmethod
     def n_parts(intensity: Array) -> int:
-        """Blocks, each of which leaves its sums."""
+        """Number of blocks; each writes its own partial sums."""
         return len(intensity) * _blocks(intensity)
 
     def score(
@@ -113,20 +115,21 @@ class ScoreKernels:
         data : (rows, ky, kx); pattern j has row ``rows[j]`` (int32), or row j if that is None
         parts : scratch, (:meth:`n_parts`, 2) float64
         weights : (ky, kx) or (B, ky, kx), or None for 1
-        multiplier : on every datum
+        multiplier : factor on every measured value
         """
         blocks, pixels = _blocks(intensity), intensity.size // max(1, len(intensity))
-        own_weights = weights is not None and weights.size > pixels
+        weights_per_pattern = weights is not None and weights.size > pixels  # (B, ky, kx), not (ky, kx)
         bounded = formula.bounded is not None
-        numbers = (pixels, blocks, own_weights, _KINDS[formula.kind], bounded)
+        numbers = (pixels, blocks, weights_per_pattern, _KINDS[formula.kind], bounded)
         reals = (multiplier, formula.dark, formula.shift, formula.gain, formula.bounded or 0.0)
         arrays = (intensity, data, rows, weights, formula.reachable, slope, parts)
-        given = (*arrays, *(np.int32(n) for n in numbers), *(self.real(x) for x in reals))
-        self.module.launch("score", self.n_parts(intensity), _THREADS, *given)
+        arguments = (*arrays, *(np.int32(n) for n in numbers), *(self.real(x) for x in reals))
+        self.module.launch("score", self.n_parts(intensity), _THREADS, *arguments)
+        # A second kernel adds the partial sums in fixed order: atomic additions would change the last bits.
         self.module.launch("add_parts", 1, _THREADS, parts, totals, np.int32(self.n_parts(intensity)))
 
 
 def _blocks(intensity: Array) -> int:
-    """Blocks for one pattern."""
+    """Number of blocks per pattern (rounded up)."""
     pixels = intensity.size // max(1, len(intensity))
     return max(1, -(-pixels // _PIXELS_PER_BLOCK))

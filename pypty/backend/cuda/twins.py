@@ -1,8 +1,9 @@
-"""What the CUDA kernels compute, in NumPy: a function here is the definition of the kernel of the same name.
+"""NumPy versions of the CUDA kernels: each function defines the kernel of the same name.
 
-Waves of the split kernels (waves.cu) are in the mixed domain: (B, P, y, columns), y in real space, kx in reciprocal
-space, zero frequency first, only the ``columns`` frequencies of smallest |kx|; the others are zero. All transforms are
-unnormalised. Gradients are dL/dRe + i dL/dIm. Arrays keep their precision; the tests use complex128.
+Waves of the split kernels (waves.cu) are in a mixed domain: (B, P, y, columns) with y in real space and kx in
+reciprocal space, zero frequency first. Only the ``columns`` frequencies of smallest |kx| are stored; the others are
+zero. All transforms are unnormalised. Gradients are dL/dRe + i dL/dIm. Arrays keep their precision; tests use
+complex128.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ def all_columns(wave: np.ndarray) -> np.ndarray:
 
 
 def windows(obj_slice: np.ndarray, corners: np.ndarray, n: tuple[int, int]) -> np.ndarray:
-    """(B, 1, y, x): what each pattern sees of a slice (Y, X)."""
+    """(B, 1, y, x): the patches of a slice (Y, X) at the crop origins ``corners`` (B, 2)."""
     return np.stack([obj_slice[y : y + n[0], x : x + n[1]] for y, x in corners])[:, None]
 
 
 def scatter(gradient: np.ndarray, corners: np.ndarray, values: np.ndarray) -> None:
-    """Add (B, y, x) ``values`` to their windows of ``gradient`` (Y, X), in place."""
+    """Add the patches ``values`` (B, y, x) to ``gradient`` (Y, X) at their crop origins, in place."""
     ny, nx = values.shape[1:]
     for (y, x), value in zip(corners, values, strict=True):
         gradient[y : y + ny, x : x + nx] += value
@@ -51,6 +52,7 @@ def shifts(n: int, ramps: np.ndarray | None) -> np.ndarray:
 def probe_forward(spectrum: np.ndarray, ramps: np.ndarray | None, columns: int) -> np.ndarray:
     """The shifted probe in the mixed domain; ``spectrum`` (P, n, n) carries 1/n^2 and the band limit."""
     n = spectrum.shape[-1]
+    # n cancels the 1/n of NumPy's inverse transform; so in all functions here. (P, ky, kx) -> (B, P, y, kx)
     wave = n * np.fft.ifft(spectrum * shifts(n, ramps), axis=-2)
     return wave[..., column_indices(n, columns)]
 
@@ -58,9 +60,9 @@ def probe_forward(spectrum: np.ndarray, ramps: np.ndarray | None, columns: int) 
 def row_forward(
     wave: np.ndarray, obj_slice: np.ndarray, corners: np.ndarray, columns_out: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Through a slice: the wave after it in the mixed domain, and the wave entering it (B, P, n, n) in real space."""
+    """Transmission: the wave after a slice in the mixed domain, and the wave before it (B, P, n, n) in real space."""
     n = wave.shape[-2]
-    incoming = n * np.fft.ifft(all_columns(wave), axis=-1)
+    incoming = n * np.fft.ifft(all_columns(wave), axis=-1)  # (B, P, y, columns) -> (B, P, y, x)
     after = np.fft.fft(incoming * windows(obj_slice, corners, (n, n)), axis=-1)
     return after[..., column_indices(n, columns_out)], incoming
 
@@ -68,12 +70,13 @@ def row_forward(
 def propagate(wave: np.ndarray, factor: np.ndarray, conjugate: bool) -> np.ndarray:
     """Propagation by ``factor`` (n, n), which carries 1/n^2, or by its complex conjugate."""
     n, columns = wave.shape[-2:]
-    chosen = factor[:, column_indices(n, columns)]
-    return n * np.fft.ifft(np.fft.fft(wave, axis=-2) * (chosen.conj() if conjugate else chosen), axis=-2)
+    stored = factor[:, column_indices(n, columns)]  # (ky, columns)
+    return n * np.fft.ifft(np.fft.fft(wave, axis=-2) * (stored.conj() if conjugate else stored), axis=-2)
 
 
 def detector_forward(wave: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """(B, n, n): M times the sum over modes of |F[wave]|^2, zero frequency first."""
+    # (B, P, y, columns) -> (B, P, ky, kx) -> (B, ky, kx)
     intensity = (np.abs(np.fft.fft(all_columns(wave), axis=-2)) ** 2).sum(axis=1)
     return intensity if mask is None else intensity * mask
 
@@ -89,10 +92,10 @@ def detector_adjoint(wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | Non
 def row_adjoint(
     wave: np.ndarray, incoming: np.ndarray, obj_slice: np.ndarray, corners: np.ndarray, columns_out: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Back through a slice: the gradient before it in the mixed domain, and (B, n, n) those of the windows."""
+    """Adjoint of :func:`row_forward`: gradients of the wave before a slice (mixed domain) and of patches (B, n, n)."""
     n = wave.shape[-2]
-    gradient = n * np.fft.ifft(all_columns(wave), axis=-1)
-    window_gradient = (incoming.conj() * gradient).sum(axis=1)
+    gradient = n * np.fft.ifft(all_columns(wave), axis=-1)  # (B, P, y, x)
+    window_gradient = (incoming.conj() * gradient).sum(axis=1)  # (B, y, x): modes share the patch
     before = np.fft.fft(gradient * windows(obj_slice, corners, (n, n)).conj(), axis=-1)
     return before[..., column_indices(n, columns_out)], window_gradient
 
@@ -100,18 +103,22 @@ def row_adjoint(
 def probe_adjoint(
     wave: np.ndarray, spectrum: np.ndarray, ramps: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(P, n, columns) sum over patterns of conj(ramp) F[wave], and (B, 2) sum of k Im(conj(that) spectrum), [y, x]."""
+    """Adjoint of :func:`probe_forward`, for the spectrum and for the shifts.
+
+    With G = conj(ramp) F[wave], returns the sum of G over patterns (P, n, columns), and the sums over k and modes of
+    k Im(conj(G) spectrum), (B, 2) [y, x].
+    """
     n, columns = wave.shape[-2:]
-    chosen = column_indices(n, columns)
-    gradient = np.fft.fft(wave, axis=-2) * shifts(n, ramps)[..., chosen].conj()
-    product = (gradient.conj() * spectrum[..., chosen]).imag.sum(axis=1)
+    stored = column_indices(n, columns)
+    gradient = np.fft.fft(wave, axis=-2) * shifts(n, ramps)[..., stored].conj()  # (B, P, ky, columns)
+    product = (gradient.conj() * spectrum[..., stored]).imag.sum(axis=1)  # (B, ky, columns)
     k = np.fft.fftfreq(n, 1 / n)
-    along = (product * k[:, None]).sum(axis=(1, 2)), (product * k[chosen]).sum(axis=(1, 2))
+    along = (product * k[:, None]).sum(axis=(1, 2)), (product * k[stored]).sum(axis=(1, 2))
     return gradient.sum(axis=0), np.stack(along, axis=1)
 
 
 def fixed_scatter(window_gradient: np.ndarray, corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The sum (Y, X) of (B, n, n) window gradients."""
+    """The sum (Y, X) of the gradients (B, n, n) of all patches."""
     out = np.zeros(shape, window_gradient.dtype)
     scatter(out, corners, window_gradient)
     return out
@@ -139,13 +146,13 @@ def add_shifts(shift_parts: np.ndarray, index: np.ndarray, gradient: np.ndarray,
 
 
 def seen(obj: np.ndarray, s: int, corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(B, 1, O, y, x): what each pattern sees of slice s."""
+    """(B, 1, O, y, x): the patches of slice s at the crop origins ``corners``."""
     ny, nx = shape
     return np.stack([obj[:, s, y : y + ny, x : x + nx] for y, x in corners])[:, None]
 
 
 def transmit(wave: np.ndarray, obj: np.ndarray, s: int, corners: np.ndarray, out: np.ndarray) -> None:
-    """out = wave times the window of each pattern."""
+    """out = wave times the patch of each pattern."""
     np.multiply(wave, seen(obj, s, corners, out.shape[-2:]), out=out)
 
 
@@ -158,8 +165,11 @@ def transmit_back(
     gradient: np.ndarray | None = None,
     parts: np.ndarray | None = None,
 ) -> None:
-    """gradient += conj(sum over probe modes of before wave), in each window, or parts = that; wave *= window."""
-    sums = (before * wave).sum(axis=1).conj()
+    """Adjoint of :func:`transmit` for a conjugated gradient ``wave``: first the patches, then the wave.
+
+    conj(sum over probe modes of before wave) is added to ``gradient`` or written to ``parts``; then wave *= patch.
+    """
+    sums = (before * wave).sum(axis=1).conj()  # (B, O, y, x)
     if parts is not None:
         parts[...] = sums
     elif gradient is not None:
@@ -169,7 +179,7 @@ def transmit_back(
 
 
 def ramp(ramps: np.ndarray, ny: int) -> np.ndarray:
-    """(B, 1, 1, y, x) of (B, ny + nx)."""
+    """The product (B, 1, 1, y, x) of the ramps along y and along x, which are stored as (B, ny + nx)."""
     return (ramps[:, :ny, None] * ramps[:, None, ny:])[:, None, None]
 
 
@@ -211,7 +221,7 @@ def imaginary_sum(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 def position_ramps(
     positions: np.ndarray, index: np.ndarray, corners: np.ndarray, frequencies: np.ndarray, ny: int
 ) -> np.ndarray:
-    """exp(-2 pi i f.d), (B, ny + nx), d = position - corner: what the kernel shift_ramps leaves."""
-    offset = (positions if len(positions) == 1 else positions[index]) - corners
+    """exp(-2 pi i f.d), (B, ny + nx), d = position - crop origin: the output of the kernel shift_ramps."""
+    offset = (positions if len(positions) == 1 else positions[index]) - corners  # (B, 2) pixels
     distance = np.repeat(offset, [ny, len(frequencies) - ny], axis=1)
     return np.exp(-2j * np.pi * frequencies * distance)

@@ -1,4 +1,4 @@
-"""The kernels of waves.cu: which windows they exist for, and how each is launched."""
+"""The kernels of waves.cu: the window sizes they support, and the launch of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pypty.backend.cuda.module import Compiler, KernelModule, Parameters
 FILES = ("complex.cuh", "transform.cuh", "waves.cu")
 
 _PATTERNS_PER_SUM = 8
-"""Patterns whose probe gradients one block sums in registers before it writes them."""
+"""Number of patterns whose probe gradients a block sums in registers before it writes the sum."""
 
 _PIXEL_THREADS = 256
 """Threads of a block of the kernels that work on single pixels (as in waves.cu)."""
@@ -26,9 +26,9 @@ class Plan:
 
     Attributes
     ----------
-    radices : of the stages of a transform; their product is the window
+    radices : radix of each stage of a transform; their product is the window size
     per_thread : points of a line that a thread holds; divisible by every radix
-    rows, columns : lines of a block of the row and of the column kernels
+    rows, columns : lines per block in the row and in the column kernels
     """
 
     radices: tuple[int, int, int]
@@ -77,15 +77,15 @@ PLANS: Mapping[int, Plan] = MappingProxyType(
         )
     }
 )
-"""The windows for which there are kernels, by their size."""
+"""Supported windows by their size in pixels."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """Waves of a batch in memory: (patterns, modes, window, window) complex64.
 
-    Columns of the ``half`` lowest positive and negative frequencies are in use, and ``entry`` of them in the wave that
-    enters the first slice and in the gradient that leaves it.
+    The columns of the ``half`` lowest positive and the ``half`` lowest negative frequencies are in use. The wave before
+    the first slice and its gradient use ``entry`` instead of ``half``: a probe that is not shifted is not band-limited.
     """
 
     patterns: int
@@ -95,16 +95,17 @@ class Layout:
 
 
 class WaveKernels:
-    """The kernels for one size of the window; arguments are those of waves.cu, arrays on the device.
+    """The kernels for one window size; arguments are those of waves.cu, with arrays on the device.
 
     Parameters
     ----------
-    compiler : None: CuPy's (tests put in one for the CPU)
+    compiler : None for CuPy's (tests use one for the CPU)
     """
 
     def __init__(self, window: int, backend: Backend, compiler: Compiler | None = None) -> None:
         self.plan = PLANS[window]
         self.module = KernelModule(FILES, self.plan.parameters, compiler)
+        # Roots of unity, rounded from float64 once, so that the kernels compute no sines.
         turns = np.arange(window) / window
         self.roots = backend.asarray(np.exp(-2j * np.pi * turns).astype(np.complex64))
 
@@ -112,7 +113,7 @@ class WaveKernels:
         return self.plan.window // self.plan.rows * layout.patterns
 
     def column_blocks(self, half: int) -> int:
-        """Blocks that the columns of one wave make."""
+        """Number of blocks for the columns of one wave (rounded up)."""
         return -(-2 * half // self.plan.columns)
 
     def probe_forward(self, wave: Array, spectrum: Array, ramps: Array, layout: Layout) -> None:
@@ -161,14 +162,14 @@ class WaveKernels:
         first: bool = False,
         leaves: bool = True,
     ) -> None:
-        """``first``: the first slice; ``leaves``: what is before the slice needs the gradient."""
+        """``first``: this is the first slice; ``leaves``: the gradient of the wave before the slice is needed."""
         half_out = (layout.entry if first else layout.half) if leaves else 0
         numbers = _int32(layout.modes, obj_slice.shape[1], layout.half, half_out)
         arrays = (wave, incoming, obj_slice, corners, self.roots, gradient, window_gradient, largest)
         self.module.launch("row_adjoint", self._row_blocks(layout), self.plan.row_threads, *arrays, *numbers)
 
     def groups(self, patterns: int) -> int:
-        """Groups of patterns that :meth:`probe_adjoint` sums."""
+        """Number of groups of patterns for which :meth:`probe_adjoint` writes a sum."""
         return -(-patterns // _PATTERNS_PER_SUM)
 
     def probe_adjoint(

@@ -121,8 +121,8 @@ def _open(path: Path, params: Mapping[str, Any], what: str, raw_shape: Sequence[
         if name is not None and name not in file:
             name = name.replace(".", "/")
         dataset = find_dataset(file, name, path)
-        own = suffix in (".h5", ".hdf5", ".hdf")
-        return Stored(dataset, path if own else None, dataset.name.lstrip("/") if own else None)
+        readable = suffix in (".h5", ".hdf5", ".hdf")
+        return Stored(dataset, path if readable else None, dataset.name.lstrip("/") if readable else None)
     if suffix == ".mat":
         return Stored(_old_matlab(path, key, what))
     raise DataError(

@@ -80,7 +80,7 @@ def _electrons(init: Group, ledger: Ledger) -> None:
     if init["probe_illum_type"] != "electron":
         raise ParameterError(
             f"{ledger.source}: probe_illum_type is {init['probe_illum_type']!r}; only electrons are supported "
-            "(PtyRAD's X-ray mode does not run to its end either: B8)"
+            "(PtyRAD's X-ray mode does not run to its end either)"
         )
     ledger.unused(_KEY + "probe_illum_type", "electrons are all there is")
     for name in XRAY:
@@ -107,7 +107,7 @@ def _grid(init: Group, data: Measured, ledger: Ledger) -> Grid:
         if mode not in ("crop", "resample"):
             raise ParameterError(
                 f"{ledger.source}: simu_Npix is {window}, but patterns have {data.n_pixels} pixels; give "
-                "simu_match_mode crop or resample (B12)"
+                "simu_match_mode crop or resample"
             )
         if mode == "crop":
             pixel *= data.n_pixels / window
@@ -135,7 +135,7 @@ def _raw_pixel_A(init: Group, wavelength: float, data: Measured, ledger: Ledger)
             f"{ledger.source}: meas_calibration: mode {mode} needs a positive value, given {value!r}"
         )
     value = float(value)
-    found = {
+    pixels_A = {
         "dx": value,
         "dk": 1 / (n * value),
         "kMax": 1 / (2 * value),
@@ -145,13 +145,13 @@ def _raw_pixel_A(init: Group, wavelength: float, data: Measured, ledger: Ledger)
         "RBF": 1e3 * wavelength * value / (n * angle),
         "fitRBF": 1e3 * wavelength * value / (n * angle),
     }
-    if mode not in found:
+    if mode not in pixels_A:
         raise ParameterError(
-            f"{ledger.source}: meas_calibration.mode is {mode!r}, expected one of {', '.join(found)}"
+            f"{ledger.source}: meas_calibration.mode is {mode!r}, expected one of {', '.join(pixels_A)}"
         )
     measured_radius = f", radius of the disk {value:.4g} px" if mode == "fitRBF" else ""
     ledger.ours(_KEY + "meas_calibration", f"pixel_size_y_A, pixel_size_x_A, from {mode}{measured_radius}")
-    return found[mode]
+    return pixels_A[mode]
 
 
 def _positions(
@@ -180,7 +180,7 @@ def _positions(
             ledger.unused(_KEY + name, "positions of a PtyRAD model have it already")
         if any((flips, affine, noise)):
             ledger.note(
-                "pos_source PtyRAD: flips, affine map and noise are not applied a second time (PtyRAD does: B15)"
+                "pos_source PtyRAD: flips, affine map and noise are not applied a second time (PtyRAD does so)"
             )
         return positions, np.maximum(scans.canvas_of(positions, window), _reach(positions, window))
     if flips is not None and any(flips):
@@ -207,7 +207,7 @@ def _reach(positions: np.ndarray, window: tuple[int, int]) -> np.ndarray:
 
 def _untuned(affine: Any, tuned: frozenset[str]) -> list[float]:
     """[scale, asymmetry, rotation, shear] without what is searched for."""
-    values = [1.0, 0.0, 0.0, 0.0] if affine is None else [float(one) for one in affine]
+    values = [1.0, 0.0, 0.0, 0.0] if affine is None else [float(value) for value in affine]
     neutral = (("scale", 1.0), ("asymmetry", 0.0), ("rotation", 0.0), ("shear", 0.0))
     return [rest if name in tuned else value for value, (name, rest) in zip(values, neutral, strict=True)]
 

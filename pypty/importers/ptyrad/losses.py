@@ -9,9 +9,9 @@ from pypty.importers.ptyrad.translation import Group, Ledger
 
 _PATTERN_TERMS = ("single", "poissn", "pacbed")
 _REMARKS = (
-    ("kr_thresh", "coefficients are transformed back exactly here (PtyRAD's inverse is not one: B7)"),
-    ("probe_mask_k", "with power_thresh = 1 all modes are masked here (it stops PtyRAD: B10)"),
-    ("probe_mask_r", "with power_thresh = 1 all modes are masked here (it stops PtyRAD: B10)"),
+    ("kr_thresh", "coefficients are transformed back exactly here (PtyRAD's inverse transform is not exact)"),
+    ("probe_mask_k", "with power_thresh = 1 all modes are masked here (PtyRAD stops with an error)"),
+    ("probe_mask_r", "with power_thresh = 1 all modes are masked here (PtyRAD stops with an error)"),
 )
 
 
@@ -43,21 +43,21 @@ def without_one_mode(params: dict[str, Any], object_modes: int, ledger: Ledger) 
 
 def translate_constraints(constraint: Group, ledger: Ledger) -> None:
     """``constraints`` by the same names; iteration n is epoch n - 1."""
-    found: dict[str, Any] = {}
+    constraints: dict[str, Any] = {}
     remarks = dict(_REMARKS)
     for name, entry in constraint.items():
         key = f"constraint_params.{name}"
         if entry["start_iter"] is None:
             ledger.unused(key, "it is off")
             continue
-        own = {
+        options = {
             field: value for field, value in entry.items() if field not in ("start_iter", "step", "end_iter")
         }
-        found[name] = {**when(entry, key, ledger.source), **own}
-        ledger.ours(key, f"constraints.{name} = {found[name]}")
+        constraints[name] = {**when(entry, key, ledger.source), **options}
+        ledger.ours(key, f"constraints.{name} = {constraints[name]}")
         if name in remarks:
             ledger.note(f"{name}: {remarks[name]}")
-    ledger.params["constraints"] = found
+    ledger.params["constraints"] = constraints
 
 
 def when(entry: Group, key: str, source: str) -> dict[str, Any]:

@@ -326,7 +326,7 @@ def _told(init: Group, ledger: Ledger, changed: bool, virtual_pad: bool, divisor
         ledger.ours(_KEY + "meas_resample", "data_resample")
         if resample["mode"] == "precompute":
             ledger.note(
-                "meas_resample: precompute gives f^2 times the counts, on other points, in PtyRAD (B16); here both "
+                "meas_resample: precompute in PtyRAD gives f^2 times the counts, sampled at other points; here both "
                 "modes are the same, and sums are kept"
             )
     if init["meas_export"]:

@@ -112,9 +112,13 @@ def _positive(attributes: dict[str, Any], name: str, path: Path) -> float:
 
 def _voltage(init: Mapping[str, Any], wavelength: float) -> float:
     """kV as given, where that is the voltage of the wavelength (single precision) that was used."""
-    given = init.get("probe_kv")
-    if isinstance(given, (int, float)) and given > 0 and abs(wavelength_A(given) / wavelength - 1) < 1e-6:
-        return float(given)
+    voltage_kV = init.get("probe_kv")
+    if (
+        isinstance(voltage_kV, (int, float))
+        and voltage_kV > 0
+        and abs(wavelength_A(voltage_kV) / wavelength - 1) < 1e-6
+    ):
+        return float(voltage_kV)
     return acc_voltage_kV(wavelength)
 
 

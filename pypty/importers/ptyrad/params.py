@@ -42,9 +42,9 @@ def translate(
     DataError
         The patterns, or a result to start from, cannot be read.
     """
-    given = complete(content, source)
-    ledger = Ledger(source, given.given)
-    groups = given.groups
+    completed = complete(content, source)
+    ledger = Ledger(source, completed.given)
+    groups = completed.groups
     tuned = tuned_names(groups["hypertune_params"], source)
     start = translate_init(
         groups["init_params"], Path.cwd() if folder is None else Path(folder), tuned, ledger
@@ -55,7 +55,7 @@ def translate(
     translate_constraints(groups["constraint_params"], ledger)
     translate_recon(groups["recon_params"], start.scan_size, ledger)
     translate_tune(groups["hypertune_params"], 1 / start.window, ledger)
-    return ledger.close(given.notes)
+    return ledger.close(completed.notes)
 
 
 def translate_file(path: str | Path) -> Translation:
@@ -76,16 +76,16 @@ def translate_file(path: str | Path) -> Translation:
 
 
 def load_params(path: str | Path) -> dict[str, Any]:
-    """Parameters of ours from a parameter file of PtyRAD, for :func:`pypty.run`; what differs goes to the log.
+    """PyPty parameters from a parameter file of PtyRAD, for :func:`pypty.run`; differences are logged.
 
     Raises
     ------
     ParameterError, DataError
         As :func:`translate`.
     """
-    found = translate_file(path)
-    for text in found.notes:
+    translation = translate_file(path)
+    for text in translation.notes:
         _log.warning("%s: %s", path, text)
-    for text in found.without_counterpart:
+    for text in translation.without_counterpart:
         _log.warning("%s: without counterpart: %s", path, text)
-    return found.params
+    return translation.params

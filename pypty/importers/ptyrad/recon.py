@@ -28,8 +28,8 @@ def _indices(given: Group, scan_size: tuple[int, int], ledger: Ledger) -> None:
     if mode == "full":
         ledger.ours(_KEY + "INDICES_MODE", indices_mode="full")
         return
-    wanted = (given["subscan_slow"], given["subscan_fast"])
-    shape = [max(n // 2, 1) if one is None else int(one) for one, n in zip(wanted, scan_size, strict=True)]
+    sides = (given["subscan_slow"], given["subscan_fast"])
+    shape = [max(n // 2, 1) if side is None else int(side) for side, n in zip(sides, scan_size, strict=True)]
     ledger.ours(_KEY + "INDICES_MODE", indices_mode=mode, indices_shape=shape)
 
 
@@ -40,7 +40,7 @@ def _batches(recon: Group, ledger: Ledger) -> None:
     )
     ledger.ours(
         _KEY + "GROUP_MODE",
-        "the order of batches stays, as in PtyRAD (B14)",
+        "the order of batches stays the same in all epochs, as in PtyRAD",
         group_mode=recon["GROUP_MODE"],
         shuffle_batches=False,
     )

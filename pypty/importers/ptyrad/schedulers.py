@@ -107,7 +107,7 @@ def translate_scheduler(
     name, configs = str(given["name"]), dict(given["configs"] or {})
     if name in ("LambdaLR", "MultiplicativeLR"):
         raise ParameterError(
-            f"{ledger.source}: {_KEY}.name = {name} needs Python functions, which no file can hold (B13); in Python, "
+            f"{ledger.source}: {_KEY}.name = {name} needs Python functions, which no file can hold; in Python, "
             "give learning_rates as a function of the epoch"
         )
     if name not in SCHEDULERS:

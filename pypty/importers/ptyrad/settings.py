@@ -133,7 +133,7 @@ def _pixel_A(init: Mapping[str, Any], wavelength: float) -> float | None:
     if value is None or not n:
         return None
     n, value, angle = float(n), float(value), init.get("probe_conv_angle")
-    found = {
+    pixels_A = {
         "dx": value,
         "dk": 1 / (n * value),
         "kMax": 1 / (2 * value),
@@ -141,9 +141,9 @@ def _pixel_A(init: Mapping[str, Any], wavelength: float) -> float | None:
         "angleMax": 1e3 * wavelength / (2 * value),
     }
     if angle:
-        found["n_alpha"] = 1e3 * wavelength / (2 * value * float(angle))
-        found["RBF"] = 1e3 * wavelength * value / (n * float(angle))
-    return found.get(str(mode))
+        pixels_A["n_alpha"] = 1e3 * wavelength / (2 * value * float(angle))
+        pixels_A["RBF"] = 1e3 * wavelength * value / (n * float(angle))
+    return pixels_A.get(str(mode))
 
 
 def krivanek(given: Mapping[str, Any], source: str) -> np.ndarray:

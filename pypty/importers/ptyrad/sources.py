@@ -55,15 +55,15 @@ def load_source(source: str, given: Any, folder: Path, what: str) -> Loaded:
         )
     if source == "PtyRAD":
         return _model(path)
-    found = load_result(path)
-    obj = found.obj.transpose(3, 2, 0, 1)
-    probe = found.probe if found.probe.ndim == 3 else found.probe[..., 0]
-    distances = found.slice_distances_A
+    result = load_result(path)
+    obj = result.obj.transpose(3, 2, 0, 1)
+    probe = result.probe if result.probe.ndim == 3 else result.probe[..., 0]
+    distances = result.slice_distances_A
     return Loaded(
         amplitude=np.abs(obj),
         phase=np.angle(obj),
         probe=probe.transpose(2, 0, 1),
-        positions=found.positions,
+        positions=result.positions,
         tilts_mrad=np.zeros((1, 2)),
         thickness_A=None if distances is None else float(np.mean(distances)),
     )
@@ -88,9 +88,8 @@ def _model(path: Path) -> Loaded:
                 f"{str(path)!r}: the probe has shape {probe.shape} and {probe.dtype}, expected complex numbers"
             )
         probe = probe[..., 0] + 1j * probe[..., 1]
-    if (
-        version.startswith("0.") and amplitude.shape[1] > 1
-    ):  # its propagator was half a frequency bin off (B22)
+    if version.startswith("0.") and amplitude.shape[1] > 1:
+        # The propagator of these versions was half a frequency bin off, which acts like a tilt.
         tilts = tilts - 1e3 * constants[0] / (2 * np.array(probe.shape[-2:]) * constants[1])
     return Loaded(
         amplitude=amplitude,

@@ -86,12 +86,12 @@ def _told(init: Group, ledger: Ledger) -> None:
     if len(powers) > 1:
         ledger.ours(_KEY + "probe_pmode_init_pows", "powers of the modes")
         ledger.note(
-            "probe_pmode_init_pows: each mode has the power given for it (PtyRAD uses the smallest only: B9)"
+            "probe_pmode_init_pows: each mode has the power given for it (PtyRAD uses the smallest only)"
         )
     else:
         ledger.ours(
             _KEY + "probe_pmode_init_pows",
-            "power p of every added mode, before all are scaled to the total (B9)",
+            "power p of every added mode, before all are scaled to the total",
         )
 
 
@@ -104,12 +104,12 @@ def _total(given: Group, data: Measured) -> float:
                 f"probe_normalization: target_intensity needs a positive value, given {value!r}"
             )
         return float(value)
-    found = {"mean_total_ints": data.mean_total, "max_total_ints": data.largest_total}
-    if mode not in found:
+    totals = {"mean_total_ints": data.mean_total, "max_total_ints": data.largest_total}
+    if mode not in totals:
         raise ParameterError(
-            f"probe_normalization.mode is {mode!r}, expected {', '.join(found)} or target_intensity"
+            f"probe_normalization.mode is {mode!r}, expected {', '.join(totals)} or target_intensity"
         )
-    return found[mode]
+    return totals[mode]
 
 
 def _is_tuned(order: tuple[int, int], tuned: frozenset[str]) -> bool:
@@ -185,7 +185,7 @@ def start_object(
     resampled = init["obj_z_resample"]
     if resampled and resampled["mode"]:
         ledger.note(
-            "obj_z_resample keeps the integrated phase for every ratio of slices (PtyRAD for whole ones: B17)"
+            "obj_z_resample keeps the integrated phase for every ratio of slices (PtyRAD for whole ones only)"
         )
     return layers
 
@@ -202,17 +202,17 @@ def _first(
             shape = [int(init["obj_omode_max"]), int(init["obj_Nlayer"]), *(int(size) for size in canvas)]
         return objects.random_phase(shape, thickness, rng)
     if source in LOADED:
-        found = load_source(source, given, folder, "obj_params")
+        loaded = load_source(source, given, folder, "obj_params")
         if (
-            found.thickness_A is not None
-            and abs(found.thickness_A / thickness - 1) > 1e-3
-            and found.amplitude.shape[1] > 1
+            loaded.thickness_A is not None
+            and abs(loaded.thickness_A / thickness - 1) > 1e-3
+            and loaded.amplitude.shape[1] > 1
         ):
             ledger.note(
                 f"obj_slice_thickness is {thickness:g} Å as the file says; the slices of obj_params were "
-                f"{found.thickness_A:g} Å apart"
+                f"{loaded.thickness_A:g} Å apart"
             )
-        return Layers(found.amplitude, found.phase, thickness)
+        return Layers(loaded.amplitude, loaded.phase, thickness)
     if source == "custom":
         array = np.asarray(open_array(given, folder, "obj_params").data)
         if array.ndim != 4:

@@ -25,7 +25,7 @@ def tuned_names(hypertune: Group, source: str) -> frozenset[str]:
     ParameterError
         A name or entry is not known.
     """
-    found = set()
+    names = set()
     for name, entry in (hypertune["tune_params"] or {}).items():
         if name not in TUNED:
             near = difflib.get_close_matches(str(name), TUNED, n=1, cutoff=0.6)
@@ -39,8 +39,8 @@ def tuned_names(hypertune: Group, source: str) -> frozenset[str]:
                 f"{source}: hypertune_params.tune_params.{name} is {entry!r}, expected state, suggest and kwargs"
             )
         if entry.get("state"):
-            found.add(str(name))
-    return frozenset(found) if hypertune["if_hypertune"] else frozenset()
+            names.add(str(name))
+    return frozenset(names) if hypertune["if_hypertune"] else frozenset()
 
 
 def translate_tune(hypertune: Group, probe_unit: float, ledger: Ledger) -> None:
@@ -144,4 +144,4 @@ def _optimizers(out: dict[str, Any], kwargs: Mapping[str, Any], ledger: Ledger) 
     }
     if known:
         out["optim_configs"] = known
-        ledger.note("hypertune of optimizer: its optim_configs are used (they stop PtyRAD: B2)")
+        ledger.note("hypertune of optimizer: its optim_configs are used (PtyRAD stops with an error)")

@@ -1,4 +1,4 @@
-"""Parameters against each other, and per-epoch values at every epoch of the run."""
+"""Checks of combinations of parameters, and of per-epoch values at every epoch of the run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def optimizers(settings: Settings) -> frozenset[str]:
 
 
 def check_epochs(settings: Settings, report: Report, first: int | None = None) -> None:
-    """Evaluate every schedule at every epoch of the run: what fails at epoch 37 must fail now."""
+    """Evaluate every schedule at every epoch of the run, so that an error at epoch 37 is reported before the start."""
     epochs = epochs_to_check(settings, first)
     for name, schedule in settings.schedules.items():
         if report.has(name):
@@ -49,7 +49,7 @@ def check_epochs(settings: Settings, report: Report, first: int | None = None) -
 
 
 def _problem_at(name: str, schedule: Schedule, epoch: int) -> str | None:
-    """What is wrong with a value at one epoch."""
+    """The problem of a schedule's value at an epoch, or None."""
     try:
         value = schedule.at(epoch)
     except ParameterError as error:

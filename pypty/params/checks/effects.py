@@ -1,4 +1,4 @@
-"""Physical effects and constraints that need more than one key, at every epoch of the run."""
+"""Checks of physical effects and constraints that need several parameters, at every epoch of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pypty.params.settings import Settings
 COMPRESSED = ("lsq_compressed", "gauss_compressed", "poisson_compressed")
 """Values of ``algorithm`` for virtual detectors."""
 NARROWEST_BLUR = 0.2
-"""Detector pixels: a narrower point spread cannot be refined, its neighbours' share is less than 1e-5."""
+"""Detector pixels. A narrower point spread cannot be refined: neighbours receive less than 1e-5 of the counts."""
 _SCAN_WEIGHTS = tuple(
     f"{kind}_reg_weight_{block}"
     for kind in ("fast_axis", "slow_axis", "deformation")
@@ -39,7 +39,7 @@ def check_effects(settings: Settings, report: Report, epochs: range) -> None:
 
 
 def _ever(settings: Settings, report: Report, epochs: range, name: str) -> Any:
-    """The first value that is on (not zero, False or None) at some epoch; None when there is none."""
+    """The first value over the epochs that is on (not zero, False or None); None if it is off at all epochs."""
     schedule = settings.schedules[name]
     if report.has(name):
         return None
@@ -51,7 +51,7 @@ def _ever(settings: Settings, report: Report, epochs: range, name: str) -> Any:
 
 
 def _check_switches(settings: Settings, report: Report, epochs: range) -> None:
-    """What is refined must exist."""
+    """Every quantity that is refined must exist."""
     needs: tuple[tuple[str, Callable[[], bool], str], ...] = (
         (
             "update_aberrations_array",
@@ -86,8 +86,8 @@ def _check_switches(settings: Settings, report: Report, epochs: range) -> None:
 
 def has_background(settings: Settings) -> bool:
     """Whether there is a static background: an array, or a positive number."""
-    given = settings["static_background"]
-    return isinstance(given, np.ndarray) or bool(given)
+    background = settings["static_background"]
+    return isinstance(background, np.ndarray) or bool(background)
 
 
 def has_block(settings: Settings, name: str, switch: str) -> bool:
@@ -101,7 +101,7 @@ def has_tilts(settings: Settings) -> bool:
 
 
 def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
-    """A weight needs what it weighs."""
+    """Every regulariser with a weight has the parameters that it needs."""
     size = settings["scan_size"]
     for name in (*_SCAN_WEIGHTS, "puzzle_positions"):
         is_on = bool(_ever(settings, report, epochs, name))
@@ -109,10 +109,8 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
             report.add(name, "on, but scan_size is not given; give the scan's points (slow, fast)")
         elif is_on and size is not None and name.endswith("_tilts"):
             tilts, points = settings["tilts"], int(np.prod(size))
-            if tilts is not None and len(tilts) not in (
-                1,
-                points,
-            ):  # one row for all has nothing to be smooth along
+            # A single row for all patterns is allowed: it is smooth.
+            if tilts is not None and len(tilts) not in (1, points):
                 report.add(
                     name, f"on, but there are {len(tilts)} rows of tilts for {points} points of scan_size"
                 )
@@ -130,7 +128,7 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
 
 
 def _check_window(settings: Settings, report: Report, epochs: range) -> None:
-    """Whenever the window counts there is one, with its radii in order."""
+    """At every epoch with a window weight there is a window, with its radii in order."""
     weight, window = settings.schedules["window_weight"], settings.schedules["window"]
     constant = isinstance(weight, Constant) and isinstance(window, Constant)
     for epoch in epochs[:1] if constant else epochs:
@@ -207,7 +205,7 @@ def _check_probe_start(settings: Settings, report: Report, epochs: range) -> Non
 
 
 def source_size_A(settings: Settings) -> tuple[float, float]:
-    """Standard deviations of the source along x and y; one that is not given is the other."""
+    """Standard deviations of the source along x and y; if only one is set, it is used for both."""
     x, y = settings["spatial_coh_x_A"], settings["spatial_coh_y_A"]
     return (x if x is not None else y or 0.0, y if y is not None else x or 0.0)
 
@@ -241,11 +239,11 @@ def _check_virtual_detectors(settings: Settings, report: Report, epochs: range) 
 
 
 def _check_loss_terms(settings: Settings, report: Report, epochs: range) -> None:
-    given, data = settings["loss_terms"], ("single", "poissn", "pacbed")
-    if given is not None and not any(given[name]["weight"] > 0 for name in data if name in given):
+    terms, data = settings["loss_terms"], ("single", "poissn", "pacbed")
+    if terms is not None and not any(terms[name]["weight"] > 0 for name in data if name in terms):
         report.add(
             "loss_terms",
-            f"given {', '.join(given) or 'no term'}; at least one of {', '.join(data)} compares with the data, with a "
+            f"given {', '.join(terms) or 'no term'}; at least one of {', '.join(data)} compares with the data, with a "
             "weight above 0",
         )
 
@@ -277,7 +275,7 @@ def _check_numbers(settings: Settings, report: Report, epochs: range) -> None:
 
 
 def without_effect(settings: Settings) -> list[str]:
-    """Warnings about keys that are given, but do nothing beside the others."""
+    """Warnings about keys that are set but have no effect with the other parameters."""
     near, algorithm = settings["recon_type"] == "near_field", settings["algorithm"]
     phase_only = settings.schedules["phase_only_obj"]
     terms = settings["loss_terms"]

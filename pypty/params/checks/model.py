@@ -10,8 +10,8 @@ from pypty.params.settings import Settings
 
 def mode_weights(settings: Settings) -> np.ndarray | None:
     """``obj_mode_weights``; None where all are 1."""
-    given: np.ndarray | None = settings["obj_mode_weights"]
-    return None if given is None or (given == 1).all() else given
+    weights: np.ndarray | None = settings["obj_mode_weights"]
+    return None if weights is None or (weights == 1).all() else weights
 
 
 def check_model(settings: Settings, report: Report) -> None:
@@ -33,7 +33,7 @@ def check_model(settings: Settings, report: Report) -> None:
 
 
 def _check_window(settings: Settings, report: Report) -> None:
-    """One way only in which the window of the waves differs from a pattern."""
+    """simu_Npix excludes data_pad and upsample_pattern, which also set the window of the waves."""
     side, mode = settings["simu_Npix"], settings["simu_match_mode"]
     if side is None and mode is not None:
         report.add(
@@ -53,7 +53,7 @@ def _check_window(settings: Settings, report: Report) -> None:
 
 
 def without_effect_in_model(settings: Settings) -> dict[str, tuple[bool, str]]:
-    """Keys that do nothing beside the others, and why."""
+    """For each key, whether it has no effect with the other parameters, and why."""
     fill, pad = settings["data_pad_fill"], settings["data_pad"]
     compared = settings["use_padded_intensity"] and settings["masks"] is None
     return {
