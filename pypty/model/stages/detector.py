@@ -43,7 +43,7 @@ class NearField:
 
     Parameters
     ----------
-    defocus : (1,) or (N,) Å, of all patterns or of each
+    defocus : Å, (1,) for all patterns or (N,) for each
     Cs : Å
     tilted : the inside columns of ``tilts`` act
     """
@@ -79,15 +79,16 @@ class NearField:
             rate = rate - 2 * np.pi * (
                 tilts[:, 0, None, None] * self.qy[:, None] + tilts[:, 1, None, None] * self.qx
             )
+        # (1 or b, 1, 1) * (1 or b, y, x) + (y, x) -> (1 or b, y, x)
         phase = defocus[:, None, None] * rate + self.lens
         return xp.exp(1j * phase).astype(self.backend.complex) * self.mask
 
     def forward(self, wave: Array, point: tuple[Array, Array], batch: Batch, tape: Tape) -> Array:
         tilts, common = point
         if common is None:
-            own = None if tilts is None else rows_of(tilts, batch)
-            common = self._transfer(rows_of(self.defocus, batch), own)
-        tape["transfer"] = common[:, None, None]
+            tilts = None if tilts is None else rows_of(tilts, batch)
+            common = self._transfer(rows_of(self.defocus, batch), tilts)
+        tape["transfer"] = common[:, None, None]  # (1 or b, y, x) -> (1 or b, 1, 1, y, x)
         spectrum = fft.fft2(wave, overwrite=True) * tape["transfer"]
         tape["spectrum"] = spectrum
         return fft.ifft2(spectrum)
@@ -121,6 +122,7 @@ class Intensity:
         return None
 
     def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        # (b, P, O, ky, kx) -> (b, ky, kx)
         tape["wave"] = wave
         return (
             kernels.sum_abs2(wave, axes=(1, 2))
@@ -129,5 +131,6 @@ class Intensity:
         )
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        # (b, 1, 1, ky, kx) * (b, P, O, ky, kx); weights then broadcast as (O, 1, 1)
         grad = (2 * grad)[:, None, None] * tape["wave"]
         return grad if self.weights is None else grad * self.weights[:, None, None]

@@ -1,4 +1,4 @@
-"""The incoming probe, and what changes it before it meets the specimen."""
+"""The incoming probe, and the effects on it before it meets the specimen."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class Illumination:
     """The first stage: the probe modes, the same for every position: (1, probe mode, 1, y, x)."""
 
     def prepare(self, variables: Variables) -> Array:
-        return variables.probe[None, :, None]
+        return variables.probe[None, :, None]  # (P, y, x) -> (1, P, 1, y, x)
 
     def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
         return point
 
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         if "probe" in gradients:
+            # (b, P, 1, y, x) -> (1, P, 1, y, x) -> (P, y, x)
             gradients["probe"][...] += sum_to_shape(grad, point.shape)[0, :, 0]
         return grad
 
@@ -52,14 +53,15 @@ class ProbeScenarios:
         return variables.probe
 
     def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
-        return _rows(point, self.marker[batch.index])[:, :, None]
+        return _rows(point, self.marker[batch.index])[:, :, None]  # (subscan, P, y, x) -> (b, P, 1, y, x)
 
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         if "probe" in gradients:
             subscans = self.marker[batch.index]
             for subscan in np.unique(subscans):
-                own = _rows(grad, np.flatnonzero(subscans == subscan))
-                gradients["probe"][subscan] += own.sum(axis=0)[:, 0]
+                # (patterns of the subscan, P, 1, y, x) -> (P, y, x)
+                grads = _rows(grad, np.flatnonzero(subscans == subscan))
+                gradients["probe"][subscan] += grads.sum(axis=0)[:, 0]
         return grad
 
 
@@ -92,7 +94,7 @@ class ToReal:
 class PhasePlates:
     """A phase plate for every pattern: P^_j = plate_j P^ (``phase_plate_in_h5``; zero frequency first).
 
-    The plates are read when they are needed.
+    Plates are read from the file batch by batch.
     """
 
     def __init__(self, source: PhasePlateSource, backend: Backend) -> None:
@@ -134,6 +136,7 @@ class LocalAberrations:
 
     def prepare(self, variables: Variables) -> Array:
         """(groups, y, x): the transfer function of every group."""
+        # (groups, K) @ (K, y x) -> (groups, y, x)
         chi = (variables.aberrations_array @ self.basis).reshape(-1, *self.shape)
         return self.backend.xp.exp(-1j * chi).astype(self.backend.complex) * self.mask
 
@@ -146,16 +149,16 @@ class LocalAberrations:
         groups = self.marker[batch.index]
         if "aberrations_array" in gradients:  # dL/dC_k = sum_q B_k Im(conj(G) P^_j), summed over modes
             slope = imaginary_product(grad, tape["out"], axes=(1, 2)).reshape(len(groups), -1)
-            values = slope.astype(np.float64) @ self.basis.T
+            values = slope.astype(np.float64) @ self.basis.T  # (b, y x) @ (y x, K) -> (b, K)
             for group in np.unique(groups):
-                own = _rows(values, np.flatnonzero(groups == group))
-                gradients["aberrations_array"][group] += own.sum(axis=0)
+                rows = _rows(values, np.flatnonzero(groups == group))
+                gradients["aberrations_array"][group] += rows.sum(axis=0)
         grad = grad * _rows(point, groups)[:, None, None].conj()
         return sum_to_shape(grad, tape["shape"])
 
 
 class SubpixelShift:
-    """Move the probe by the part of the position that is less than a pixel; between ToReciprocal and ToReal.
+    """Move the probe by the sub-pixel part of the position; between ToReciprocal and ToReal.
 
     P^_j = M exp(-2 pi i (fy dy + fx dx)) P^, d = position - corner of the window, f in cycles/pixel, M the band
     limit. Positive d moves the probe towards larger indices. (Fourier shift theorem; docs/conventions.md.)
@@ -176,6 +179,7 @@ class SubpixelShift:
         offset = rows_of(positions, batch) - xp.asarray(batch.corners)
         ramp_y = xp.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.backend.complex)
         ramp_x = xp.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.backend.complex)
+        # (b, y, 1) * (b, 1, x) -> (b, y, x)
         ramps = ramp_y[:, :, None] * ramp_x[:, None, :]
         ramps *= self.mask
         return ramps[:, None, None]
@@ -188,6 +192,7 @@ class SubpixelShift:
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         grad *= tape["ramps"].conj()
         if "positions" in gradients:  # dL/dd = 2 pi sum_q f Im(conj(conj(ramp) G) P^), summed over modes
+            # (b, P, 1, y, x) -> (b, y, x) -> (b, 2)
             slope = imaginary_product(grad, tape["spectrum"], axes=(1, 2))
             add_rows(gradients["positions"], batch, 2 * np.pi * per_axis(slope, self.fy, self.fx))
         return sum_to_shape(grad, tape["spectrum"].shape)
@@ -220,6 +225,7 @@ class TiltRamp:
         tilts = rows_of(point, batch)[:, self.columns]
         ramp_y = xp.exp(1j * tilts[:, :1] * self.y).astype(self.backend.complex)
         ramp_x = xp.exp(1j * tilts[:, 1:] * self.x).astype(self.backend.complex)
+        # (b, y, 1) * (b, 1, x) -> (b, 1, 1, y, x)
         tape["ramps"] = (ramp_y[:, :, None] * ramp_x[:, None, :])[:, None, None]
         tape["wave"] = wave
         return wave * tape["ramps"]
