@@ -48,6 +48,7 @@ class Model:
     def forward(self, points: list[Any], batch: Batch, tapes: list[Tape], keep: bool = True) -> Array:
         """Intensities (batch, ky, kx), in the far field zero frequency first, or sums of virtual detectors
         (batch, 1, D). ``tapes`` is filled, one per stage; without ``keep`` no adjoint may follow."""
+        # the first stage brings its own wave: (1, probe mode, 1, y, x)
         wave: Array = None
         for stage, point in zip(self.stages, points, strict=True):
             tape: Tape = {} if keep else {FORWARD_ONLY: True}
@@ -197,6 +198,7 @@ def _specimen(options: ModelOptions, mask: np.ndarray, backend: Backend) -> Stag
 def _propagation(options: ModelOptions, mask: np.ndarray, backend: Backend) -> stages.Propagation:
     grid = options.grid
     exact = options.propagation == "angular_spectrum"
+    # (y, x) rad/Å
     rate = angular_spectrum_phase_rate(grid) if exact else fresnel_phase_rate(grid)
     branches = stages.INTEGRATORS.get(options.propagation)
     fractions = (1.0,) if branches is None else stages.propagation_fractions(branches)

@@ -129,6 +129,7 @@ class FusedWaves:
         for s in range(point.n_slices):
             tape[f"incoming {s}"] = wave
             wave = self._through_slice(s, wave, windows, point, batch, FORWARD_ONLY not in tape)
+        # in place: the exit wave becomes its spectrum W (b, P, O, ky, kx), without normalisation
         work.fft.forward(wave)
         tape["wave"] = wave
         return self.steps.intensity(wave, self.detector_mask, work, self.mode_weights)
@@ -137,6 +138,7 @@ class FusedWaves:
         """The shifted probe, (batch or 1, probe mode, 1, y, x)."""
         if not self.subpixel:
             return point.probe
+        # (1, P, 1, y, x) -> (b or 1, P, 1, y, x)
         shape = (len(tape["ramps"]), *point.probe.shape[1:])
         wave = work.array("incoming 0", shape, self.backend.complex)
         self.steps.shift(point.probe, tape["ramps"], wave)
@@ -169,6 +171,7 @@ class FusedWaves:
         to_object = gradients.get("obj")
         # C = 2 M w (dL/dI) conj(W), in the memory of W: (b, P, O, ky, kx)
         self.steps.conjugate_times(wave, grad, self.detector_mask, self.mode_weights)
+        # C is a conjugate, so its way back through F^-1 is another forward transform
         batch.workspace.fft.forward(wave)
         for s in reversed(range(point.n_slices)):
             self._compute_again(s, point, batch, tape)
@@ -197,6 +200,7 @@ class FusedWaves:
         work = batch.workspace
         work.fft.backward(wave)
         if self.propagation.refines(gradients):
+            # a copy, since the transform is in place and the wave is needed for the slice before
             spectrum = work.array("spectrum", after.shape, after.dtype)
             spectrum[...] = after
             work.fft.forward(spectrum)

@@ -51,6 +51,7 @@ def _filtered(array: Array, mask: Array) -> Array:
         return array
     spectrum = fft.fft2(array)
     spectrum *= mask
+    # for a real array the imaginary part is only rounding, as the mask is symmetric
     filtered = fft.ifft2(spectrum, overwrite=True)
     return filtered if array.dtype.kind == "c" else array_module(array).ascontiguousarray(filtered.real)
 
@@ -104,9 +105,11 @@ class Parametrization:
         blocks = dict(vector)
         if "obj" in blocks and self.obj != "complex":
             numbers = blocks["obj"]
+            # (2, O, z, Y, X) unpacks along its first axis
             amplitude, phase = (abs(base.obj), numbers) if self.obj == "phase" else numbers
             blocks["obj"] = polar(amplitude, phase, base.obj.dtype)
         if "probe" in blocks and self.probe != "complex":
+            # the part of the spectrum that is not moved comes from the base
             spectrum = fft.fft2(base.probe)
             xp = array_module(spectrum)
             if self.probe == "fourier_phase":
@@ -168,6 +171,7 @@ class Parametrization:
         if "obj" in vector and self.obj == "amplitude_phase" and bool((vector["obj"][0] < 0).any()):
             xp = array_module(vector["obj"])
             amplitude = xp.where(vector["obj"][0] < 0, -1.0, 1.0)
+            # (2, O, z, Y, X): phases keep their sign
             out["obj"] = xp.stack([amplitude, xp.ones_like(amplitude)])
         if "probe" in vector and self.probe == "fourier_amplitude" and bool((vector["probe"] < 0).any()):
             out["probe"] = array_module(vector["probe"]).where(vector["probe"] < 0, -1.0, 1.0)
@@ -248,6 +252,7 @@ def _along_amplitude(turned: Array, numbers: Array, gradient: Array) -> Array:
     """Re(G exp(-i theta)) from G conj(O) = G a exp(-i theta); where a is 0, G and the phase give it directly."""
     amplitude, phase = numbers
     xp = array_module(turned)
+    # 1 in place of 0 avoids a division whose result is replaced anyway
     black = amplitude == 0
     along = turned.real / xp.where(black, amplitude.dtype.type(1), amplitude)
     if bool(black.any()):
@@ -272,6 +277,7 @@ def polar(amplitude: Array, phase: Array, dtype: Any) -> Array:
     """a exp(i phi), arrays of one shape. By cosine and sine: several times faster than a complex exponential."""
     xp = array_module(phase)
     out = xp.empty(phase.shape, dtype)
+    # written into the two halves of a complex array, without temporaries of its size
     xp.multiply(amplitude, xp.cos(phase), out=out.real, casting="same_kind")
     xp.multiply(amplitude, xp.sin(phase), out=out.imag, casting="same_kind")
     return out

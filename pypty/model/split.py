@@ -125,6 +125,7 @@ class SplitWaves:
         self.n = grid.shape[0]
         self.mask = None if mask.all() else backend.asarray(mask, np.float32)
         self.half = half_band(mask)
+        # (ny + nx,) cycles/pixel, y before x, as the kernel of the ramps reads them
         self.f = backend.asarray(np.concatenate([grid.fy[:, 0], grid.fx[0]]), np.float64)
         self.propagation = propagation
         self.subpixel = subpixel
@@ -175,6 +176,7 @@ class SplitWaves:
         work, kernels = batch.workspace, self.kernels
         waves = tape["waves"] = self._begin(point, batch, work)
         layout, corners, n_slices = waves.layout, waves.placed.corners, len(point.obj)
+        # the waves entering the slices are needed for dL/dO on the way back only
         kept = None if FORWARD_ONLY in tape else self._incoming(layout, n_slices, work)
         kernels.probe_forward(waves.wave, point.spectrum, waves.ramps, layout)
         for s in range(n_slices):
@@ -190,6 +192,7 @@ class SplitWaves:
         placed, ramps = batch.placed, None
         n_patterns, modes, entry = len(batch.index), len(point.spectrum), self.n // 2
         if self.subpixel:
+            # a shifted probe is band-limited: only 2 x half columns of its spectrum are stored
             entry, ramps = self.half, work.array("ramps", (n_patterns, 2 * self.n), np.complex64)
             where = (point.positions, placed.index, placed.corners)
             self.elements.shift_ramps(*where, self.f, self.n, ramps)
@@ -251,6 +254,7 @@ class SplitWaves:
         parts = work.array("window gradients", (n_patterns, self.n, self.n), np.complex64)
         # the bits of a positive float32, compared as integers: an atomic maximum in any order
         largest = work.array("largest part", (1,), np.uint32)
+        # (Y, X, 2): real and imaginary part, whose integer sums do not depend on the order
         fixed = work.array("integer gradient", (*gradient.shape, 2), np.int64)
         largest.fill(0)
         fixed.fill(0)

@@ -143,6 +143,7 @@ def step_filters(
         out["obj"] = StepFilter(tuple(parts), ", ".join(texts))
     record = table.get("pos_recenter")
     if record is not None and is_between(record, epoch):
+        # only the mean of a step is filtered: relax = 1 leaves it as it is
         out["positions"] = StepFilter(((Centred(record["relax"]), ""),), _text("pos_recenter", record))
     record = table.get("tilt_smooth")
     tilts = tilt_filter(record, scan_size) if record is not None and is_between(record, epoch) else None

@@ -88,6 +88,7 @@ class Pacbed:
         modelled = np.where(weights > 0, sums.patterns["modelled"], 1) / safe
         measured = sums.patterns["measured"] / safe
         difference = np.where(weights > 0, modelled**self.power - measured**self.power, 0)
+        # d<D>/dD is w/W: the weight w of the pixel is multiplied later, and W cancels that of Q
         slope = 2 * self.power * difference * modelled ** (self.power - 1)
         return float((weights * difference**2).sum()), slope
 
@@ -115,6 +116,7 @@ class LossTerms:
     @property
     def two_passes(self) -> bool:
         """Whether slopes depend on sums over all patterns by more than a common factor."""
+        # one ratio term alone has a common factor, which can follow in the end
         several = self.pacbed is not None or (self.ratio and len(self.noise.terms) > 1)
         return several and not self.noise.bounded
 

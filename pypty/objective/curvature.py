@@ -70,6 +70,7 @@ class Curvature:
 
     def of_patterns(self, indices: np.ndarray) -> Curvature:
         """The curvature of the loss over other patterns."""
+        # a mean over fewer patterns gives each more weight
         share = len(self.indices) / max(len(indices), 1) if self.relative else 1.0
         return dataclasses.replace(self, indices=indices, scale=self.scale * share)
 
@@ -77,6 +78,7 @@ class Curvature:
         """How many patterns light the same pixel: with the illumination L of all of them, sum L^2 over the sum of
         (|P|^2)^2 of each. 1 if none overlaps another."""
         window = _modes_power(probe)
+        # (Y, X) illumination of all patterns
         light = _convolve(self._visits(shape), window, shape)
         return float((light**2).sum() / (len(self.indices) * (window**2).sum()))
 
@@ -146,6 +148,7 @@ class Curvature:
         squares = kernels.abs2(variables.obj.prod(axis=1)).astype(np.float64)
         if self.mode_weights is not None:
             squares *= self.backend.asarray(self.mode_weights)[:, None, None]
+        # (O, Y, X) -> (Y, X): object modes add up incoherently
         transmitted = squares.sum(axis=0)
         seen = self._seen(transmitted)
         if variables.probe.ndim == 4:
@@ -216,6 +219,7 @@ class Curvature:
             2 * (2 * np.pi * way) ** 2 * float((q**2 * spectrum).sum()) for q in (self.grid.qy, self.grid.qx)
         ]
         before, within, after = self.acting_tilts
+        # columns [y, x] before, inside and after: (6,)
         values = np.array([*outside, *inside, *outside]) * np.repeat([before, within, after], 2)
         values = np.where(values > 0, values, max(values.max(), 1.0))
         return self.backend.asarray(values[None] * self._sharing(variables.tilts))
@@ -234,6 +238,7 @@ class Curvature:
 
         Twice the value of the mean pattern, to be on the safe side where a model has half its counts.
         """
+        # b^2/I is at most 1; REGULARISATION keeps the curvature of an unused background positive
         square = to_host(variables.static_background) ** 2
         share = np.ones_like(square)
         if self.compared_mean is not None:

@@ -182,6 +182,7 @@ class PoissonGaussian:
             loss, slope = Poisson(self.dark, self.reachable).loss_and_slope(intensity, measured, work)
         else:
             modelled = intensity + shift
+            # both are divided by g below, to be in electrons
             loss, slope = modelled - measured * work.xp.log(modelled), 1 - measured / modelled
         return loss / real(self.gain), slope / real(self.gain)
 
@@ -302,6 +303,7 @@ def score(
         if totals is not None:
             totals[...] = sums
         return *sums, slope
+    # two numbers on the device: reading them here would wait for the kernels
     if totals is None:
         totals = work.xp.empty(2, np.float64)
     formula = noise.formula()
@@ -323,6 +325,7 @@ def _terms(
     errors *= errors
     loss, slope = noise.loss_and_slope(intensity, data, work)
     if weights is not None:
+        # in place; weights (ky, kx) or (batch, ky, kx)
         for array in (loss, slope, errors):
             array *= weights
     return loss, slope, errors

@@ -195,7 +195,9 @@ class ObjectTerms:
             (corners[:, 0], ends[:, 1], -1),
             (ends[:, 0], ends[:, 1], 1),
         ):
+            # several patches may share a corner: add.at counts each of them
             np.add.at(steps, (y, x), sign)
+        # +1 from the first row and column of a patch on, back to 0 after its last
         seen = steps.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
         return array_module(obj).asarray(np.ascontiguousarray(seen, obj.real.dtype))
 
@@ -290,6 +292,7 @@ def _averages(n: int, factor: float) -> np.ndarray | None:
 def _along(matrix: Array, array: Array, axis: int) -> Array:
     """A matrix times an axis of an array."""
     xp = array_module(array)
+    # tensordot puts the new axis first; moveaxis puts it back in its place
     return xp.moveaxis(xp.tensordot(matrix, array, axes=(1, axis)), 0, axis)
 
 

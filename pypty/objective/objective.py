@@ -119,6 +119,7 @@ class Objective:
     def for_batches(self, n_patterns: int, variables: Variables) -> Objective:
         """The same loss, in the same memory, for mini-batches of ``n_patterns``. It uses only as many threads as have
         enough to do: small arrays cost more to hand over than to compute."""
+        # probe (P, y, x) and object (O, z): pixels of all waves of one pattern
         modes = math.prod(variables.probe.shape[-3:]) * math.prod(variables.obj.shape[:2])
         threads = max(1, min(self.n_threads, n_patterns * modes // _WORTH_A_THREAD))
         if threads == self.n_threads:
@@ -164,6 +165,7 @@ class Objective:
             # a smaller batch starts over: gradients that were summed up so far are dropped
             except out_of_memory_errors() as error:
                 self._halve_batch(error)
+        # in place: these arrays belong to the evaluation
         for gradient in result.gradients.values():
             gradient *= weight
         result.loss = result.loss * weight + penalty
@@ -230,6 +232,7 @@ class Objective:
         if terms.two_passes and names and (limit is None or evaluated.loss <= limit.value):
             noise, shared = terms.slopes(evaluated.sums)
             if shared is not None:
+                # (ky, kx): the slope of the mean pattern, the same for all patterns
                 noise = dataclasses.replace(noise, shared=self.backend.asarray(shared, self.backend.real))
             evaluated.gradients = self._sum_batches(variables, names, indices, None, noise).gradients
         elif not terms.two_passes:
@@ -269,6 +272,7 @@ class Objective:
     ) -> tuple[list[Share], list]:
         """The work of every thread, and what all batches share (in fixed places, if they are replayed)."""
         n = min(self.n_threads, len(batches))
+        # a batch writes one row of totals: loss and squared errors, or all sums of loss_terms
         width = N_SUMS if isinstance(noise, PowerSum) else 2
         guess = limit is not None and len(limit.parts) == len(batches)
         shares = []
@@ -350,6 +354,7 @@ class Objective:
 
     def _catch_up(self, share: Share, points: list) -> None:
         """The gradients of batches of which only the loss was computed."""
+        # totals are written a second time, with the same values
         chosen = [share.batches[number] for number in share.skipped]
         for number, batch in zip(share.skipped, self.feed.batches(chosen, share.workspace), strict=True):
             self._whole(share, points, batch, share.totals[number], wanted=True)
@@ -371,6 +376,7 @@ class Objective:
         return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums_of(shares))
 
     def _halve_batch(self, error: BaseException) -> None:
+        # buffers of the old size, and graphs that point to them, are of no use any more
         for workspace in self._workspaces:
             workspace.clear()
         if self._replay is not None:

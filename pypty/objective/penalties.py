@@ -97,6 +97,7 @@ class Deformation(Penalty):
             return _nothing(array)
         xp = array_module(array)
         grid = array.reshape(*self.scan_size, -1)
+        # (slow, fast, columns): the constant of each column first
         residual = grid - grid.mean(axis=(0, 1))
         for axis, size in enumerate(self.scan_size):
             if size > 1:
@@ -242,11 +243,13 @@ class MissingWedge(Penalty):
         # (z, 1, 1) and (Y, X): weights (z, Y, X) are the same for all modes
         axial = np.fft.fftfreq(array.shape[1], self.slice_distance_A)[:, None, None]
         radial = _squared_frequencies(array.shape[-2:], self.pixel_size_A)
+        # q_r = 0: a divisor in place of zero
         radial[0, 0] = 1
         weight = xp.arctan(_on_device(self.beta**2 * axial**2, array) / _on_device(radial, array))
         weight *= self.weight * 2 / math.pi
 
         def one_mode(mode: Array) -> tuple[float, Array]:
+            # (z, Y, X) of one mode; norm="forward" below leaves out the 1/N of the inverse
             spectrum = xp.fft.fftn(mode)
             value = kernels.total(weight * kernels.abs2(spectrum))
             return value, 2 * xp.fft.ifftn(weight * spectrum, norm="forward")

@@ -87,6 +87,7 @@ class PowerPoisson:
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
         """As those of :class:`PowerDifference`."""
         model_power, counts = raised(modelled, self.power), raised(data, self.power)
+        # e in the logarithm and in its derivative, as PtyRAD has it
         safe = model_power + model_power.dtype.type(self.eps)
         loss = model_power - counts * array_module(model_power).log(safe)
         return loss, self.power * (1 - counts / safe) * model_power / modelled, counts
@@ -140,6 +141,7 @@ class PowerSum:
         return loss, self._slope(slope, intensity, data, work)
 
     def _slope(self, slope: Array, intensity: Array, data: Array, work: Workspace) -> Array:
+        # steps of a fixed length: the slope of amplitudes has a bounded curvature
         if self.bounded:
             return LsqSqrt(self.dark).loss_and_slope(intensity, data, work)[1]
         if self.shared is not None:
@@ -205,6 +207,7 @@ def _lifted(intensity: Array, floor: float) -> Array:
 
 def _blind(slope: Array, intensity: Array, dark: float) -> Array:
     """Set the slope to 0 where an intensity is only rounding."""
+    # in place: the slope is an array of this evaluation
     array_module(slope).copyto(slope, slope.dtype.type(0), where=intensity <= intensity.dtype.type(dark))
     return slope
 

@@ -158,6 +158,7 @@ class _Walk:
     def gradient(self, chosen: np.ndarray) -> tuple[Evaluated, dict[str, Array]]:
         """Loss and gradient of the patterns of a batch, the gradient by part."""
         problem, form = self.problem, self.problem.form
+        # where losses add up, regularisers are shared out over the batches: a pass has each of them once
         share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
         terms = [_Scaled(regularizer, share) for regularizer in problem.regularizers]
         evaluated = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
@@ -172,6 +173,7 @@ class _Walk:
         rates = {name: factor * self.rates[name] for name in gradient}
         rows = {}
         if self.now["lazy_moments"]:
+            # moments of patterns that are not in the batch stay as they are
             rows = {
                 name: chosen
                 for name, row in BLOCKS.items()
@@ -215,6 +217,7 @@ def first_order_epoch(
     ReconstructionError
         A loss is not finite.
     """
+    # a copy: an epoch that is interrupted leaves the old one untouched
     progress = progress.begun(now["optimizer"], problem.variables)
     smallest = min((len(batch) for batch in batches), default=1)
     objective = problem.objective.for_batches(smallest, problem.variables)

@@ -124,6 +124,7 @@ class Reconstruction:
         model = (self._needs_subpixel("positions" in blocks), propagation)
         if model != self._model:
             self._model = model
+            # batch size and threads are kept, since they decide the rounding
             old = self.objective
             self.objective = self.setup.objective(self.feed, *model, old.batch_size, old.n_threads)
             self.log_executor()
@@ -144,6 +145,7 @@ class Reconstruction:
             inside = self.setup.backend.asarray(aperture, self.setup.backend.real)
             soft = None if limits.probe_steps is None else limits.probe_steps * inside
             limits = dataclasses.replace(limits, probe=limits.probe * inside, probe_steps=soft)
+        # masks of the size of the object: made again only when it grows or the aperture changes
         self._limits = ((shape, confined), limits)
         return limits
 

@@ -51,6 +51,7 @@ def parametrization(
     probe = "fourier_amplitude" if now["tune_only_probe_abs"] else probe
     scan = now["positions_parametrization"]
     basis = None if scan == "free" else affine_basis(start_positions)
+    # filters of maps of the scan need its raster
     raster = None if scan_size is None else (int(scan_size[0]), int(scan_size[1]))
     filters = step_filters(now["constraints"], epoch, raster) if now["optimizer"] == "lbfgs" else {}
     return Parametrization(

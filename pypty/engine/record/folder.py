@@ -68,6 +68,7 @@ class RunFolder:
     def epoch_done(self, record: EpochRecord) -> None:
         """Write what is due after an epoch."""
         settings = self.run.settings
+        # 0 = not during the run
         every = settings["save_inter_checkpoints"]
         if every and record.epoch % every == 0:
             self._write_state(resume=self._may_write_resume())

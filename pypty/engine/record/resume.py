@@ -57,6 +57,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
     Every random generator is derived from (seed, epoch), so these two are the random state.
     """
     state = run.state
+    # a temporary file that replaces the old one when it is complete
     with atomic(folder / RESUME_FILE) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(
             format=FORMAT,
@@ -305,6 +306,7 @@ def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) ->
 
 def _check_blocks(variables: Variables, path: Path, setup: Setup) -> None:
     """The state must have the effects that the parameters ask for, in the same shapes."""
+    # the start of a new run with these parameters has the shapes that are expected
     fresh = setup.variables()
     for name in BLOCKS:
         have, want = variables.block(name), fresh.block(name)

@@ -112,6 +112,7 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
         setup = dataclasses.replace(setup, survey=surveyed, preprocess=preprocess, settings=noted)
         if read_data:
             _check_start(setup, report)
+    # files stay open only in a setup that is returned
     if report.problems:
         setup = None
     if setup is None:
@@ -348,6 +349,7 @@ def _check_output(settings: Settings, report: Report) -> None:
     if not settings["output_folder"]:
         return
     folder = Path(settings["output_folder"]).expanduser()
+    # the nearest folder that exists decides, as the others are made below it
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

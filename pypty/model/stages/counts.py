@@ -121,6 +121,7 @@ class DetectorBlur:
         if std < 1e-3:  # the neighbours' share is less than exp(-5e5)
             return xp.eye(len(squares), dtype=real), xp.zeros(squares.shape, real)
         kernel = xp.exp(-squares / (2 * std**2))
+        # (n, n), rows of sum 1: a blur keeps the counts
         kernel /= kernel.sum(axis=1, keepdims=True)
         # d/ds of exp(-d^2/2s^2)/sum: the second term keeps the sum of each row at 1
         change = kernel * squares / std**3
@@ -171,6 +172,7 @@ class KeptPixels:
         return intensity[:, self.rows[:, None], self.columns[None, :]]
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        # (b, ky, kx) -> (b, ny, nx): pixels that were cut off have no gradient
         full = self.backend.zeros((grad.shape[0], *self.shape), grad.dtype)
         full[:, self.rows[:, None], self.columns[None, :]] = grad
         return full
@@ -273,6 +275,7 @@ class Background:
 
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         if "static_background" in gradients:
+            # (b, ky, kx) -> (ky, kx): one background for all patterns
             slope = 2 * point * grad.sum(axis=0, dtype=np.float64)
             if not self.centred:
                 slope = array_module(slope).fft.fftshift(slope)
@@ -296,6 +299,7 @@ class VirtualDetectors:
 
     def __init__(self, masks: np.ndarray, backend: Backend) -> None:
         self.shape = masks.shape[1:]
+        # (D, ky, kx) -> (D, ky kx)
         self.masks = backend.asarray(masks.reshape(len(masks), -1), backend.real)
 
     def prepare(self, variables: Variables) -> None:

@@ -69,11 +69,13 @@ class NearField:
     def prepare(self, variables: Variables) -> tuple[Array, Array]:
         """The inside tilts (None without), and the transfer function (1, y, x) if all patterns share one."""
         tilts = variables.tilts[:, INSIDE] if self.tilted else None
+        # without defoci or tilts of single patterns the transfer function is made once per evaluation
         common = len(self.defocus) == 1 and (tilts is None or len(tilts) == 1)
         return tilts, self._transfer(self.defocus, tilts) if common else None
 
     def _transfer(self, defocus: Array, tilts: Array) -> Array:
         xp = self.backend.xp
+        # (1, y, x), with tilts of N patterns (N, y, x)
         rate = self.rate[None]
         if tilts is not None:
             rate = rate - 2 * np.pi * (

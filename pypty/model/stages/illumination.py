@@ -105,6 +105,7 @@ class PhasePlates:
         return None
 
     def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        # (b, y, x) -> (b, 1, 1, y, x)
         plates = self.backend.asarray(self.source.read(batch.index), self.backend.complex)[:, None, None]
         tape["plates"], tape["shape"] = plates, wave.shape
         return wave * plates
@@ -131,6 +132,7 @@ class LocalAberrations:
         self.backend = backend
         self.marker = marker
         self.mask = backend.asarray(mask, backend.real)
+        # (K, y x): one row for each aberration, so that chi is a matrix product
         self.basis = backend.asarray(aberration_basis(grid, n_terms).reshape(n_terms, -1), np.float64)
         self.shape = grid.shape
 
@@ -141,6 +143,7 @@ class LocalAberrations:
         return self.backend.xp.exp(-1j * chi).astype(self.backend.complex) * self.mask
 
     def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
+        # (groups, y, x) -> (b, 1, 1, y, x)
         transfer = _rows(point, self.marker[batch.index])[:, None, None]
         tape["out"], tape["shape"] = wave * transfer, wave.shape
         return tape["out"].copy()  # the next stage may overwrite it
@@ -148,6 +151,7 @@ class LocalAberrations:
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         groups = self.marker[batch.index]
         if "aberrations_array" in gradients:  # dL/dC_k = sum_q B_k Im(conj(G) P^_j), summed over modes
+            # (b, P, 1, y, x) -> (b, y, x) -> (b, y x)
             slope = imaginary_product(grad, tape["out"], axes=(1, 2)).reshape(len(groups), -1)
             values = slope.astype(np.float64) @ self.basis.T  # (b, y x) @ (y x, K) -> (b, K)
             for group in np.unique(groups):
@@ -176,6 +180,7 @@ class SubpixelShift:
     def _ramps(self, positions: Array, batch: Batch) -> Array:
         """(batch, 1, 1, y, x): M exp(-2 pi i f.d), built from one exponential per axis."""
         xp = self.backend.xp
+        # (b, 2) px: between -1/2 and 1/2 until positions are refined
         offset = rows_of(positions, batch) - xp.asarray(batch.corners)
         ramp_y = xp.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.backend.complex)
         ramp_x = xp.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.backend.complex)

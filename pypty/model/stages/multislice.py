@@ -43,6 +43,7 @@ class ObjectWindows:
         self.blur = WindowBlur(grid.shape, backend, preblur_std) if preblur_std > 0 else None
 
     def _limited(self, windows: Array) -> Array:
+        # a projection: the same for patches and for their gradients
         if not self.filtered:
             return windows
         spectrum = fft.fft2(windows, overwrite=True)
@@ -145,6 +146,7 @@ class Multislice:
     def adjoint(self, grad: Array, point: _Point, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         patches = tape["patches"]
         patch_grads = self.windows.empty_gradient(patches) if "obj" in gradients else None
+        # dL/dO_s = conj(psi_s) G, and G before the slice is conj(O_s) G
         for s in reversed(range(len(patches))):
             incoming = tape[f"incoming {s}"]
             if patch_grads is not None:

@@ -114,6 +114,7 @@ class Propagation:
         if point.tilts is not None and len(point.tilts) > 1:
             sign = -1.0 if conjugate else 1.0
             ramp_y, ramp_x = self.own_ramps(point, sign * fraction * float(point.distances[index]), batch)
+            # (1, P, O, y, x) -> (b, P, O, y, x): not possible in place
             if spectrum.shape[0] < ramp_y.shape[0]:  # a wave shared by all patterns so far
                 return (spectrum * ramp_y) * ramp_x
             spectrum *= ramp_y
@@ -167,6 +168,7 @@ class Propagation:
         # (b, 2): 2 pi f/n^2 sum_q q s of each pattern, used by both gradients
         along = 2 * np.pi * scale * per_axis(slope, self.qy, self.qx) if self.tilted else None
         if "slice_distances" in gradients:
+            # slopes of all patterns add up, as a gap is the same for all of them: (b, y, x) -> (y, x)
             change = -scale * (slope.sum(axis=0, dtype=np.float64) * self.rate).sum()
             if along is not None:
                 change += (rows_of(point.tilts, batch) * along).sum()
