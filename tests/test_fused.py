@@ -249,12 +249,12 @@ def test_counts_come_after_it() -> None:
         ({"aberration_marker": np.zeros(N_PATTERNS, int), "n_aberrations": 2}, "local aberrations"),
         ({"tilt_mode": 2}, "tilts before or after the specimen"),
         ({"tilt_mode": 4}, "tilts before or after the specimen"),
-        ({"filter_patches": True}, "windows are filtered (lazy_clean)"),
-        ({"preblur_std": 0.5}, "windows are blurred (obj_preblur_std)"),
+        ({"filter_patches": True}, "patches are filtered (lazy_clean)"),
+        ({"preblur_std": 0.5}, "patches are blurred (obj_preblur_std)"),
         ({"propagation": "yoshida"}, "propmethod yoshida"),
         (
             {"propagation": "yoshida", "filter_patches": True},
-            "windows are filtered (lazy_clean), propmethod yoshida",
+            "patches are filtered (lazy_clean), propmethod yoshida",
         ),
     ],
 )

@@ -41,13 +41,14 @@ class Model:
 
     @property
     def split(self) -> SplitWaves | None:
-        """The only stage, where that is one of row and column kernels."""
+        """The stage of row and column kernels, where the model has no other stage."""
         first = self.stages[0]
         return first if isinstance(first, SplitWaves) and len(self.stages) == 1 else None
 
     def forward(self, points: list[Any], batch: Batch, tapes: list[Tape], keep: bool = True) -> Array:
         """Intensities (batch, ky, kx), in the far field zero frequency first, or sums of virtual detectors
         (batch, 1, D). ``tapes`` is filled, one per stage; without ``keep`` no adjoint may follow."""
+        # the first stage brings its own wave: (1, probe mode, 1, y, x)
         wave: Array = None
         for stage, point in zip(self.stages, points, strict=True):
             tape: Tape = {} if keep else {FORWARD_ONLY: True}
@@ -63,8 +64,8 @@ class Model:
             grad = stage.adjoint(grad, point, batch, tapes.pop(), gradients)
 
     def finish(self, gradients: dict[str, Array]) -> None:
-        """Once all batches have added to ``gradients``: turn the sums that a stage keeps in a form of its own into
-        gradients."""
+        """Called once all batches have added to ``gradients``: some stages sum up another form of them, and convert
+        it here."""
         for stage in self.stages:
             if isinstance(stage, (FusedWaves, SplitWaves)):
                 stage.finish(gradients)
@@ -73,13 +74,14 @@ class Model:
 def build_model(options: ModelOptions, backend: Backend) -> Model:
     """Choose the stages. An effect that is absent is not in the list and costs nothing.
 
-    Up to the intensities one stage may stand for all: on a GPU SplitWaves, elsewhere and where that does not cover the
-    case FusedWaves. ``options.executor`` "stages" asks for the definition, "fused" for no row and column kernels.
+    Up to the intensities one stage may stand for all: on a GPU SplitWaves, elsewhere, and for models that it does not
+    cover, FusedWaves. ``options.executor`` "stages" asks for the definition, "fused" excludes SplitWaves.
     """
     mask = options.grid.band_mask(options.cutoff)
     waves, executor = _executor(options, mask, backend)
     changes = _made(stages.ON_WAVE_PIXELS, options, backend)
     pixels = _made(stages.TO_COMPARED_PIXELS, options, backend)
+    # pixels beyond the band limit are dark only in the far field, and if no stage brings counts there
     dark = not options.centred and not any(stage.lights_dark for stage in (*changes, *pixels))
     return Model([*waves, *changes, *pixels], _reachable(mask, pixels, backend) if dark else None, executor)
 
@@ -135,15 +137,15 @@ def not_fused_because(options: ModelOptions) -> str:
         "local aberrations": options.aberration_marker is not None,
         "phase plates": options.plates is not None,
         "tilts before or after the specimen": before or after,
-        "windows are filtered (lazy_clean)": options.filter_patches,
-        "windows are blurred (obj_preblur_std)": options.preblur_std > 0,
+        "patches are filtered (lazy_clean)": options.filter_patches,
+        "patches are blurred (obj_preblur_std)": options.preblur_std > 0,
         f"propmethod {options.propagation}": options.propagation in stages.INTEGRATORS,
     }
     return ", ".join(reason for reason, applies in reasons.items() if applies)
 
 
 def _waves(options: ModelOptions, mask: np.ndarray, backend: Backend) -> list[Stage]:
-    """From the probe to the intensities, one effect after the other."""
+    """The stages from the probe to the intensities, one for each effect."""
     before, _, after = options.tilts
     chosen = _illumination(options, mask, backend, before)
     chosen.append(_specimen(options, mask, backend))
@@ -159,7 +161,7 @@ def _waves(options: ModelOptions, mask: np.ndarray, backend: Backend) -> list[St
 
 
 def _illumination(options: ModelOptions, mask: np.ndarray, backend: Backend, tilted: bool) -> list[Stage]:
-    """From the probe to the wave that meets the specimen. Effects on the spectrum share their transforms."""
+    """The stages up to the wave that meets the specimen. Effects on the spectrum share one pair of transforms."""
     grid, marker = options.grid, options.probe_marker
     chosen: list[Stage] = [stages.Illumination() if marker is None else stages.ProbeScenarios(marker)]
     on_spectrum: list[Stage] = []
@@ -170,6 +172,7 @@ def _illumination(options: ModelOptions, mask: np.ndarray, backend: Backend, til
             stages.LocalAberrations(grid, mask, backend, options.aberration_marker, options.n_aberrations)
         )
     if tilted:
+        # the tilt acts in real space, after plates and aberrations and before the shift
         if on_spectrum:
             chosen += [stages.ToReciprocal(), *on_spectrum, stages.ToReal()]
             on_spectrum = []
@@ -195,6 +198,7 @@ def _specimen(options: ModelOptions, mask: np.ndarray, backend: Backend) -> Stag
 def _propagation(options: ModelOptions, mask: np.ndarray, backend: Backend) -> stages.Propagation:
     grid = options.grid
     exact = options.propagation == "angular_spectrum"
+    # (y, x) rad/Å
     rate = angular_spectrum_phase_rate(grid) if exact else fresnel_phase_rate(grid)
     branches = stages.INTEGRATORS.get(options.propagation)
     fractions = (1.0,) if branches is None else stages.propagation_fractions(branches)
@@ -206,13 +210,14 @@ def _near_field(options: ModelOptions, near: NearField, mask: np.ndarray, backen
 
 
 def _made(kinds: Sequence[type[CountStage]], options: ModelOptions, backend: Backend) -> list[CountStage]:
-    """Those of the stages that this model has, in their order."""
+    """The stages of these kinds that the model has, in their order."""
     wanted = (kind.for_model(options, backend) for kind in kinds)
     return [stage for stage in wanted if stage is not None]
 
 
 def _reachable(mask: np.ndarray, pixels: list[CountStage], backend: Backend) -> Array:
     """(ky, kx) bool: which compared pixels lie, at least partly, inside the band limit."""
+    # (y, x) -> (1, ky, kx): a pattern that fills the band limit, taken to the compared pixels
     pattern = backend.asarray(mask[None], backend.real)
     for stage in pixels:
         pattern = stage.forward(pattern, None, Batch.empty(), {})

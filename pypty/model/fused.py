@@ -39,8 +39,8 @@ class FusedPoint:
     ----------
     obj : (object mode, z, Y, X)
     probe : (1, probe mode, 1, y, x); with a sub-pixel shift M F[P]/n^2, else P
-    slopes : what makes the gradients of the positions of i conj(2 pi M F[P]/n^2), see Steps.position_slopes; None
-        without a sub-pixel shift
+    slopes : made of i conj(2 pi M F[P]/n^2) for the gradients of the positions (Steps.position_slopes); None without
+        a sub-pixel shift
     positions : (N, 2) or (1, 2)
     gaps : distances and tilts of the propagations, and their factors H/n^2
     """
@@ -64,7 +64,7 @@ class FusedWaves:
     ----------
     mask : (y, x) band limit M of the illumination and of the far field
     propagation : between the slices
-    subpixel : windows are, or may move, off the pixel grid
+    subpixel : patches are, or may move, off the pixel grid
     keep_every : keep the waves entering every k-th slice only; those between are computed again on the way back
     deterministic : on a GPU, the same bits every time (elsewhere they always are)
     mode_weights : (object mode,) weights w of the intensities, or None (1)
@@ -100,18 +100,21 @@ class FusedWaves:
     def prepare(self, variables: Variables) -> FusedPoint:
         probe, slopes = variables.probe, None
         if self.subpixel:
+            # 1/n^2 belongs to F^-1 of the shifted probe, which the workspace computes without it
             spectrum = fft.fft2(probe) * (self.mask / self.n_pixels)
             slopes = self.steps.slopes((2j * np.pi) * spectrum.conj())
             probe = spectrum.astype(self.backend.complex)
         gaps = self.propagation.prepare(variables, variables.n_slices - 1)
         factors = {
-            key: factor / self.backend.real.type(self.n_pixels) for key, factor in gaps.factors.items()
+            # and here to F^-1 of every propagation
+            key: factor / self.backend.real.type(self.n_pixels)
+            for key, factor in gaps.factors.items()
         }
         gaps = dataclasses.replace(gaps, factors=factors)
         return FusedPoint(variables.obj, probe[None, :, None], slopes, variables.positions, gaps)
 
     def finish(self, gradients: dict[str, Array]) -> None:
-        """Make the gradient of the probe of what the batches have summed up: conj(G), and n^2 conj(F[G])/n^2 where the
+        """Turn the sum over batches into the gradient of the probe: it is conj(G), or n^2 conj(F[G])/n^2 where the
         probe is shifted."""
         if "probe" in gradients:
             total = gradients["probe"].conj()
@@ -126,6 +129,7 @@ class FusedWaves:
         for s in range(point.n_slices):
             tape[f"incoming {s}"] = wave
             wave = self._through_slice(s, wave, windows, point, batch, FORWARD_ONLY not in tape)
+        # in place: the exit wave becomes its spectrum W (b, P, O, ky, kx), without normalisation
         work.fft.forward(wave)
         tape["wave"] = wave
         return self.steps.intensity(wave, self.detector_mask, work, self.mode_weights)
@@ -134,6 +138,7 @@ class FusedWaves:
         """The shifted probe, (batch or 1, probe mode, 1, y, x)."""
         if not self.subpixel:
             return point.probe
+        # (1, P, 1, y, x) -> (b or 1, P, 1, y, x)
         shape = (len(tape["ramps"]), *point.probe.shape[1:])
         wave = work.array("incoming 0", shape, self.backend.complex)
         self.steps.shift(point.probe, tape["ramps"], wave)
@@ -141,7 +146,7 @@ class FusedWaves:
         return wave
 
     def _place(self, s: int, n_slices: int, keep: bool = True) -> str:
-        """Which buffer holds the wave entering slice s. Those that are not kept share the buffers of their block."""
+        """Which buffer holds the wave entering slice s. Waves that are not kept share the buffers of their block."""
         if s == n_slices or not keep:
             return "exit"
         return f"incoming {s}" if s % self.keep_every == 0 else f"between {s % self.keep_every}"
@@ -149,7 +154,7 @@ class FusedWaves:
     def _through_slice(
         self, s: int, wave: Array, windows: Windows, point: FusedPoint, batch: Batch, keep: bool = True
     ) -> Array:
-        """Through slice s, and to the next if there is one; ``wave`` is kept, or used again."""
+        """Through slice s, and to the next if there is one. ``wave`` is kept, unless it lies in the output buffer."""
         work, n_slices = batch.workspace, point.n_slices
         shape = (len(batch.index), wave.shape[1], len(point.obj), *self.shape)
         out = work.array(self._place(s + 1, n_slices, keep), shape, self.backend.complex)
@@ -164,9 +169,9 @@ class FusedWaves:
         """``grad`` is dL/dI (batch, ky, kx)."""
         wave, windows = tape["wave"], tape["windows"]
         to_object = gradients.get("obj")
-        self.steps.conjugate_times(
-            wave, grad, self.detector_mask, self.mode_weights
-        )  # C = 2 M w (dL/dI) conj(W)
+        # C = 2 M w (dL/dI) conj(W), in the memory of W: (b, P, O, ky, kx)
+        self.steps.conjugate_times(wave, grad, self.detector_mask, self.mode_weights)
+        # C is a conjugate, so its way back through F^-1 is another forward transform
         batch.workspace.fft.forward(wave)
         for s in reversed(range(point.n_slices)):
             self._compute_again(s, point, batch, tape)
@@ -179,7 +184,7 @@ class FusedWaves:
         self._add_probe(wave, point, batch, tape, gradients)
 
     def _compute_again(self, s: int, point: FusedPoint, batch: Batch, tape: Tape) -> None:
-        """The waves of the block that ends with slice s, from the one that was kept."""
+        """Compute the waves of the block that ends with slice s again, from the one that was kept."""
         k = self.keep_every
         if k == 1 or (s + 1) % k or s + 1 == point.n_slices:
             return
@@ -195,6 +200,7 @@ class FusedWaves:
         work = batch.workspace
         work.fft.backward(wave)
         if self.propagation.refines(gradients):
+            # a copy, since the transform is in place and the wave is needed for the slice before
             spectrum = work.array("spectrum", after.shape, after.dtype)
             spectrum[...] = after
             work.fft.forward(spectrum)
@@ -211,6 +217,7 @@ class FusedWaves:
         if not {"probe", "positions"} & set(gradients):
             return
         if wave.shape[2] > 1:
+            # (b, P, O, y, x) -> (b, P, 1, y, x): one probe meets all object modes
             summed = batch.workspace.array("summed", (*wave.shape[:2], 1, *self.shape), wave.dtype)
             wave = self.backend.xp.sum(wave, axis=2, keepdims=True, out=summed)
         if self.subpixel:
@@ -221,4 +228,5 @@ class FusedWaves:
                 gradients["positions"], batch, self.steps.position_slopes(wave, point.slopes, batch.workspace)
             )
         if "probe" in gradients:
+            # (b, P, 1, y, x) -> (P, y, x)
             gradients["probe"][...] += wave.sum(axis=0)[:, 0]

@@ -1,7 +1,7 @@
 """The operations of the fused executor: for NumPy arrays, which define them, and as kernels on a CUDA device.
 
-On the CPU a batch copies the windows that it sees of all slices at once, and its gradients of windows are added to that
-of the object at once: it stays in the caches. On a device the object is read, and added to, in place.
+On the CPU a batch copies its patches of all slices at once, and adds their gradients to that of the object at once: it
+stays in the caches. On a device the object is read, and added to, in place.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from pypty.optics.grid import Grid
 
 
 class Windows(Protocol):
-    """What a batch sees of the object, and the gradients of that. Waves are (batch, probe mode, object mode, y, x)."""
+    """The patches of the object that a batch sees, and their gradients.
+
+    Waves are (batch, probe mode, object mode, y, x).
+    """
 
     def transmit(self, s: int, wave: Array, out: Array) -> None:
-        """out = wave times the windows of slice s; ``out`` may be ``wave``."""
+        """out = wave times the patches of slice s; ``out`` may be ``wave``."""
 
     def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
         """C before slice s, in place; the gradient of the object (None: not wanted) gets, now or when
@@ -39,7 +42,7 @@ class Steps(Protocol):
     """The operations on waves and spectra; ramps are whatever :meth:`ramps` makes."""
 
     def windows(self, obj: Array, batch: Batch, work: Workspace) -> Windows:
-        """The windows of a batch."""
+        """The patches of a batch."""
 
     def ramps(self, positions: Array, batch: Batch, work: Workspace) -> Array:
         """exp(-2 pi i f.d) of every pattern."""
@@ -70,10 +73,11 @@ class Steps(Protocol):
 
 
 class HostWindows:
-    """Copies of the windows, (slice, batch, 1, object mode, y, x)."""
+    """Copies of the patches, (slice, batch, 1, object mode, y, x)."""
 
     def __init__(self, obj: np.ndarray, batch: Batch, shape: tuple[int, int], work: Workspace) -> None:
         modes, n_slices = obj.shape[:2]
+        # (O, z, Y, X) -> (z, b, O, y, x) -> (z, b, 1, O, y, x)
         copies = work.array("windows", (n_slices, len(batch.index), modes, *shape), obj.dtype)
         kernels.gather_patches_into(obj, batch.corners, copies)
         self.arrays = copies[:, :, None]
@@ -89,6 +93,7 @@ class HostWindows:
 
     def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
         if gradient is not None:
+            # (b, P, O, y, x) -> (b, O, y, x): summed over probe modes
             kernels.sum_products(incoming, wave, self._patches()[s], self.work)
         wave *= self.arrays[s]
 
@@ -99,7 +104,7 @@ class HostWindows:
 
 
 class HostSteps:
-    """NumPy, in the workspace of the thread."""
+    """With NumPy, in the workspace of the thread."""
 
     def __init__(self, grid: Grid, backend: Backend, propagation: Propagation) -> None:
         self.shape = grid.shape
@@ -115,6 +120,7 @@ class HostSteps:
         offset = rows_of(positions, batch) - batch.corners
         ramp_y = np.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.complex)
         ramp_x = np.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.complex)
+        # (b, y) and (b, x) -> (b, 1, 1, y, x)
         out = work.array("ramps", (len(offset), 1, 1, *self.shape), self.complex)
         return np.multiply(ramp_y[:, None, None, :, None], ramp_x[:, None, None, None, :], out=out)
 
@@ -144,7 +150,7 @@ class HostSteps:
 
 
 class DeviceWindows:
-    """Windows read, and their gradients added, in place; in the deterministic mode as integers (elementwise.cu)."""
+    """Patches are read, and their gradients added, in place; in the deterministic mode as integers (elementwise.cu)."""
 
     def __init__(
         self, obj: Array, batch: Batch, work: Workspace, own: ElementKernels, deterministic: bool
@@ -174,12 +180,12 @@ class DeviceWindows:
 
 
 class DeviceSteps:
-    """One kernel each, and no array of the size of a wave besides the waves.
+    """One kernel for each operation, and no array of the size of a wave besides the waves.
 
     Parameters
     ----------
     deterministic : the bits of gradients do not depend on the order in which blocks run
-    own : gives the kernels for a dtype; None: the device's
+    own : makes the kernels for a dtype; the default compiles those of the device
     """
 
     def __init__(
@@ -218,6 +224,7 @@ class DeviceSteps:
     def propagate(self, spectrum: Array, point: PropagationPoint, gap: int, batch: Batch) -> None:
         index, ramps = point.index(gap), None
         if point.tilts is not None and len(point.tilts) > 1:
+            # (b, 1, 1, y, 1) and (b, 1, 1, 1, x) -> (b, y + x), as the kernel reads them
             along = self.propagation.own_ramps(point, float(point.distances[index]), batch)
             ramps = self.xp.concatenate([ramp.reshape(len(ramp), -1) for ramp in along], axis=1)
         self.own.multiply_spectrum(spectrum, point.factors[index, 1.0], ramps)
@@ -237,8 +244,10 @@ class DeviceSteps:
 
     def slopes(self, slope: Array) -> Array:
         """(2, P * y * x) f s"""
+        # f times the slope once per evaluation: then each batch needs one matrix product
         fy, fx = self.frequencies[: self.shape[0], None], self.frequencies[None, self.shape[0] :]
         return self.xp.stack([(slope * f).ravel() for f in (fy, fx)]).astype(self.complex)
 
     def position_slopes(self, wave: Array, slopes: Array, work: Workspace) -> Array:
+        # (b, P y x) @ (P y x, 2) -> (b, 2)
         return (wave.reshape(len(wave), -1) @ slopes.conj().T).real.astype(np.float64)

@@ -43,8 +43,8 @@ class ModelOptions:
     ----------
     grid : sampling of a window
     cutoff : band limit (``damping_cutoff_multislice``)
-    subpixel : windows are off the pixel grid, or may move there
-    filter_patches : band-limit each window of the object (``lazy_clean``)
+    subpixel : patches are, or may move, off the pixel grid
+    filter_patches : band-limit each patch of the object (``lazy_clean``)
     crop : pixels of the model's rim that were not measured (``use_padded_intensity=False``)
     propagation : ``propmethod``
     tilt_mode : which tilts act; None = there are none
@@ -55,15 +55,15 @@ class ModelOptions:
     near_field : None = far field
     across : (ky, kx) model pixels per detector pixel
     masks : (D, ky, kx) virtual detectors in the order of the model's patterns, or None
-    unknowns : names of the blocks that a model may lack, and this one has
+    unknowns : names of the optional blocks that this model has
     executor : "auto", "fused" or "stages"
     keep_every : the fused executor keeps the waves entering every k-th slice, and computes the others again
-    object_modes : of the object
+    object_modes : number of object modes
     tilt_rows : rows of ``tilts``: 1 for all patterns, or N
     refines_propagation : distances or tilts are refined, at any epoch
     deterministic : on a GPU, the same bits every time; elsewhere they always are
     mode_weights : (object mode,) weights of the intensities, or None (1 each)
-    preblur_std : pixels, of amplitude and phase of each window; 0 = none
+    preblur_std : pixels, blur of amplitude and phase of each patch; 0 = none
     matched : (ky, kx) to which a simulated pattern is brought; None = that of ``grid``
     resampled : by interpolation instead of a crop
     reflected_blur : the detector blur is reflected at the rim of the measured pattern

@@ -51,6 +51,7 @@ def _filtered(array: Array, mask: Array) -> Array:
         return array
     spectrum = fft.fft2(array)
     spectrum *= mask
+    # for a real array the imaginary part is only rounding, as the mask is symmetric
     filtered = fft.ifft2(spectrum, overwrite=True)
     return filtered if array.dtype.kind == "c" else array_module(array).ascontiguousarray(filtered.real)
 
@@ -61,7 +62,7 @@ class Parametrization:
 
     The object may be moved as a complex number, by its phase alone (O = |O| exp(i theta)), or by amplitude and phase
     (O = a exp(i theta), stacked on a new first axis); the probe as a complex number, or by the phase or the amplitude
-    of its spectrum alone. A real parametrisation is of the same band-limited subspace as the complex one. Positions
+    of its spectrum alone. A real parametrisation keeps to the same band-limited subspace as the complex one. Positions
     may be moved one by one, all together by an affine map, or in any way but by an affine map (jitter).
 
     Attributes
@@ -71,7 +72,7 @@ class Parametrization:
     probe : one of :data:`PROBE_FORMS`
     positions : one of :data:`POSITION_FORMS`
     scan_basis : (N, 3) orthonormal columns that span the affine maps of the scan; None when positions are free
-    filters : of the steps of some blocks
+    filters : step filters by block; a block without an entry is not filtered
     """
 
     limits: BandLimits
@@ -95,17 +96,20 @@ class Parametrization:
     def _object_numbers(self, obj: Array) -> Array:
         xp = array_module(obj)
         phase = xp.angle(obj)
+        # (O, z, Y, X) -> the same for a phase, (2, O, z, Y, X) for amplitude and phase
         return phase if self.obj == "phase" else xp.stack([abs(obj), phase])
 
     def variables(self, base: Variables, vector: Mapping[str, Array]) -> Variables:
-        """Inverse of :meth:`vector`; ``base`` gives what the vector does not have: the other blocks, the amplitude
-        of a phase, the phase of an amplitude."""
+        """Inverse of :meth:`vector`. ``base`` provides what the vector lacks: the other blocks, the amplitude where
+        only the phase is moved, the phase where only the amplitude is."""
         blocks = dict(vector)
         if "obj" in blocks and self.obj != "complex":
             numbers = blocks["obj"]
+            # (2, O, z, Y, X) unpacks along its first axis
             amplitude, phase = (abs(base.obj), numbers) if self.obj == "phase" else numbers
             blocks["obj"] = polar(amplitude, phase, base.obj.dtype)
         if "probe" in blocks and self.probe != "complex":
+            # the part of the spectrum that is not moved comes from the base
             spectrum = fft.fft2(base.probe)
             xp = array_module(spectrum)
             if self.probe == "fourier_phase":
@@ -142,6 +146,7 @@ class Parametrization:
         out = dict(gradients)
         if "obj" in out and self.obj != "complex":
             obj = self.variables(base, {"obj": vector["obj"]}).obj if at is None else at.obj
+            # G conj(O) = a G exp(-i theta): its imaginary part is dL/dtheta, its real part a dL/da
             turned = out["obj"] * obj.conj()
             if self.obj == "phase":
                 out["obj"] = array_module(obj).ascontiguousarray(turned.imag)
@@ -150,6 +155,7 @@ class Parametrization:
                     [_along_amplitude(turned, vector["obj"], out["obj"]), turned.imag]
                 )
         if "probe" in out and self.probe != "complex":
+            # the gradient with respect to the spectrum, F[G]/n^2
             grad = fft.ifft2_adjoint(out["probe"])
             if self.probe == "fourier_phase":
                 spectrum = fft.fft2(self.variables(base, {"probe": vector["probe"]}).probe)
@@ -159,12 +165,13 @@ class Parametrization:
         return out
 
     def signs(self, vector: Mapping[str, Array]) -> dict[str, Array]:
-        """-1 for the numbers of a block that change sign when it is mapped to the unknowns and back, else 1: amplitudes
-        that a step made negative. Only of blocks in which there are such."""
+        """-1 for numbers that change sign when a block is mapped to the unknowns and back (amplitudes that a step made
+        negative), else 1. Blocks without such numbers are left out."""
         out = {}
         if "obj" in vector and self.obj == "amplitude_phase" and bool((vector["obj"][0] < 0).any()):
             xp = array_module(vector["obj"])
             amplitude = xp.where(vector["obj"][0] < 0, -1.0, 1.0)
+            # (2, O, z, Y, X): phases keep their sign
             out["obj"] = xp.stack([amplitude, xp.ones_like(amplitude)])
         if "probe" in vector and self.probe == "fourier_amplitude" and bool((vector["probe"] < 0).any()):
             out["probe"] = array_module(vector["probe"]).where(vector["probe"] < 0, -1.0, 1.0)
@@ -211,6 +218,7 @@ class Parametrization:
             )
             return array if mask is None else array * mask
         if name == "positions" and self.scan_basis is not None:
+            # (N, 3) @ ((3, N) @ (N, 2)) -> (N, 2): never a matrix of N x N
             affine = self.scan_basis @ (self.scan_basis.T @ array)
             return affine if self.positions == "affine" else array - affine
         return self.limits.damp(name, array) if soft else self.limits.limit(name, array)
@@ -219,6 +227,7 @@ class Parametrization:
         """The curvature with respect to the vector, from that with respect to the complex blocks."""
         out = dict(diagonal)
         if "obj" in out and self.obj != "complex":
+            # |dO/dtheta|^2 = |O|^2 and |dO/da|^2 = 1; the floor keeps steps in dark pixels bounded
             square = abs2(variables.obj)
             along_phase = out["obj"] * (square + _DARK * square.max())
             xp = array_module(square)
@@ -229,6 +238,8 @@ class Parametrization:
             )
         if "probe" in out and self.probe != "complex":
             power = abs2(fft.fft2(variables.probe))
+            # a multiplication by d(r) in real space mixes frequencies; its diagonal in reciprocal space
+            # is the mean of d, divided by n^2 for the normalisation of F^-1
             scale = out["probe"].mean() / (power.shape[-1] * power.shape[-2])
             if self.probe == "fourier_phase":
                 out["probe"] = scale * (power + _DARK * power.max())
@@ -238,9 +249,10 @@ class Parametrization:
 
 
 def _along_amplitude(turned: Array, numbers: Array, gradient: Array) -> Array:
-    """Re(G exp(-i theta)) from G conj(O) = G a exp(-i theta); where a is 0 the phase alone tells the direction."""
+    """Re(G exp(-i theta)) from G conj(O) = G a exp(-i theta); where a is 0, G and the phase give it directly."""
     amplitude, phase = numbers
     xp = array_module(turned)
+    # 1 in place of 0 avoids a division whose result is replaced anyway
     black = amplitude == 0
     along = turned.real / xp.where(black, amplitude.dtype.type(1), amplitude)
     if bool(black.any()):
@@ -249,21 +261,23 @@ def _along_amplitude(turned: Array, numbers: Array, gradient: Array) -> Array:
 
 
 def affine_basis(positions: Array) -> Array:
-    """(N, 3) orthonormal columns spanning y, x and 1 of the given positions: steps in their span shift, rotate, scale
+    """(N, 3) orthonormal columns spanning y, x and 1 of the positions: steps in their span shift, rotate, scale
     and shear the scan. Fewer columns for a scan along a line."""
     xp = array_module(positions)
     centred = positions - positions.mean(axis=0)
     columns = xp.concatenate(
         [centred / max(float(abs(centred).max()), 1.0), xp.ones((len(positions), 1))], axis=1
     )
+    # (N, 3), scaled to comparable sizes, so that the threshold below finds the rank
     left, size, _ = xp.linalg.svd(columns, full_matrices=False)
     return left[:, : int((size > 1e-9 * size[0]).sum())]
 
 
 def polar(amplitude: Array, phase: Array, dtype: Any) -> Array:
-    """a exp(i phi), arrays of one shape. By cosine and sine: a complex exponential takes many times as long."""
+    """a exp(i phi), arrays of one shape. By cosine and sine: several times faster than a complex exponential."""
     xp = array_module(phase)
     out = xp.empty(phase.shape, dtype)
+    # written into the two halves of a complex array, without temporaries of its size
     xp.multiply(amplitude, xp.cos(phase), out=out.real, casting="same_kind")
     xp.multiply(amplitude, xp.sin(phase), out=out.imag, casting="same_kind")
     return out

@@ -48,7 +48,7 @@ def split_reason(options: ModelOptions, precision: np.dtype) -> str:
         "tilts before or after the specimen": before or after,
         "tilts of each pattern": inside and options.tilt_rows > 1,
         "refined distances or tilts": options.refines_propagation,
-        "windows are filtered (lazy_clean)": options.filter_patches,
+        "patches are filtered (lazy_clean)": options.filter_patches,
         f"keep_every = {options.keep_every}": options.keep_every > 1,
         f"propmethod {options.propagation}": options.propagation not in ("multislice", "angular_spectrum"),
     }
@@ -75,12 +75,12 @@ class SplitPoint:
 
 @dataclass(frozen=True)
 class _Waves:
-    """Those of a batch.
+    """The waves of a batch.
 
     Attributes
     ----------
-    layout : of the waves
-    placed : where the patterns are
+    layout : sizes and order of the waves in memory
+    placed : pattern numbers and crop origins on the device
     ramps : (B, 2 n) exp(-2 pi i f d) along y and x, d = position - corner; None without a sub-pixel shift
     wave : (B, P, y, kx), in the mixed domain
     """
@@ -98,15 +98,15 @@ class SplitWaves:
 
     In the deterministic mode the bits of the gradients do not depend on the order in which the device runs blocks.
     Then gradients of the object are summed as 64-bit integers, batch by batch and slice by slice: the largest part m
-    of a batch sets the unit, at most 2^-60 m B for B patterns: parts larger than 2^-36 m B lose nothing of their
-    single precision (2^-24), and smaller ones are in error by less than half a unit. It takes (B, y, x) complex64 and
-    (Y, X) complex128 more memory, and three passes over the windows. Other sums have a fixed order in both modes.
+    of a batch sets the unit, at most 2^-60 m B for B patterns. Parts larger than 2^-36 m B keep all of their single
+    precision (2^-24); smaller ones are rounded by less than half a unit. It takes (B, y, x) complex64 and (Y, X)
+    complex128 more memory, and three passes over the patches. Other sums have a fixed order in both modes.
 
     Parameters
     ----------
     mask : (y, x) bool, band limit M of the illumination and of the far field
     propagation : between the slices; its tilts, if any, are the same for all patterns
-    subpixel : windows are, or may move, off the pixel grid
+    subpixel : patches are, or may move, off the pixel grid
     compiler : for the kernels; None: CuPy's
     """
 
@@ -125,6 +125,7 @@ class SplitWaves:
         self.n = grid.shape[0]
         self.mask = None if mask.all() else backend.asarray(mask, np.float32)
         self.half = half_band(mask)
+        # (ny + nx,) cycles/pixel, y before x, as the kernel of the ramps reads them
         self.f = backend.asarray(np.concatenate([grid.fy[:, 0], grid.fx[0]]), np.float64)
         self.propagation = propagation
         self.subpixel = subpixel
@@ -134,6 +135,7 @@ class SplitWaves:
 
     def prepare(self, variables: Variables) -> SplitPoint:
         gaps = self.propagation.prepare(variables, variables.n_slices - 1)
+        # the kernels transform without normalisation: 1/n^2 of every F^-1 goes into spectrum and factors
         scale = np.float32(1 / self.n**2)
         spectrum = self._contiguous(self._limited(fft.fft2(variables.probe)) * scale)
         factors = {key: self._contiguous(factor * scale) for key, factor in gaps.factors.items()}
@@ -141,7 +143,7 @@ class SplitWaves:
         return SplitPoint(self._contiguous(variables.obj[0]), spectrum, variables.positions, gaps)
 
     def fixed(self, point: SplitPoint, work: Workspace) -> SplitPoint:
-        """A copy of a point whose arrays are always in the same places of ``work``."""
+        """A copy of a point whose arrays have fixed addresses in ``work``, as a CUDA graph needs."""
 
         def copied(name: str, array: Array) -> Array:
             place = work.array(f"fixed {name}", array.shape, array.dtype)
@@ -158,7 +160,7 @@ class SplitWaves:
         )
 
     def finish(self, gradients: dict[str, Array]) -> None:
-        """Make the gradient of the probe, F^-1[M sum of conj(ramp) F[G]], of what the batches have summed up."""
+        """Turn the sum over batches, sum of conj(ramp) F[G], into the gradient of the probe, F^-1[M ...]."""
         if "probe" in gradients:
             gradients["probe"] = fft.ifft2(self._limited(gradients["probe"]), overwrite=True)
 
@@ -174,6 +176,7 @@ class SplitWaves:
         work, kernels = batch.workspace, self.kernels
         waves = tape["waves"] = self._begin(point, batch, work)
         layout, corners, n_slices = waves.layout, waves.placed.corners, len(point.obj)
+        # the waves entering the slices are needed for dL/dO on the way back only
         kept = None if FORWARD_ONLY in tape else self._incoming(layout, n_slices, work)
         kernels.probe_forward(waves.wave, point.spectrum, waves.ramps, layout)
         for s in range(n_slices):
@@ -189,6 +192,7 @@ class SplitWaves:
         placed, ramps = batch.placed, None
         n_patterns, modes, entry = len(batch.index), len(point.spectrum), self.n // 2
         if self.subpixel:
+            # a shifted probe is band-limited: only 2 x half columns of its spectrum are stored
             entry, ramps = self.half, work.array("ramps", (n_patterns, 2 * self.n), np.complex64)
             where = (point.positions, placed.index, placed.corners)
             self.elements.shift_ramps(*where, self.f, self.n, ramps)
@@ -196,7 +200,7 @@ class SplitWaves:
         return _Waves(Layout(n_patterns, modes, self.half, entry), placed, ramps, wave)
 
     def _incoming(self, layout: Layout, n_slices: int, work: Workspace) -> Array:
-        """(z, B, P, y, x): for the waves entering the slices."""
+        """(z, B, P, y, x): memory for the waves entering the slices."""
         shape = (n_slices, layout.patterns, layout.modes, self.n, self.n)
         return work.array("incoming waves", shape, np.complex64)
 
@@ -212,10 +216,12 @@ class SplitWaves:
         work, waves = batch.workspace, tape["waves"]
         layout = waves.layout
         incoming = self._incoming(layout, len(point.obj), work)
+        # dL/dI may come from any stage behind; kernels read it as contiguous float32 (B, ky, kx)
         slope = self.backend.xp.ascontiguousarray(grad, dtype=np.float32)
         to_probe = "probe" in gradients or (self.subpixel and "positions" in gradients)
         self.kernels.detector_adjoint(waves.wave, slope, self.mask, layout)
         for s in reversed(range(len(point.obj))):
+            # before the first slice only probe and positions need the gradient of the wave
             leaves = s > 0 or to_probe
             self._back_through(s, point, waves, incoming[s], gradients, work, leaves)
             if s > 0:
@@ -246,7 +252,9 @@ class SplitWaves:
             return
         n_patterns = waves.layout.patterns
         parts = work.array("window gradients", (n_patterns, self.n, self.n), np.complex64)
+        # the bits of a positive float32, compared as integers: an atomic maximum in any order
         largest = work.array("largest part", (1,), np.uint32)
+        # (Y, X, 2): real and imaginary part, whose integer sums do not depend on the order
         fixed = work.array("integer gradient", (*gradient.shape, 2), np.int64)
         largest.fill(0)
         fixed.fill(0)
@@ -260,6 +268,7 @@ class SplitWaves:
         layout, spectrum_parts, shift_parts = waves.layout, None, None
         n_patterns, modes = layout.patterns, layout.modes
         if "probe" in gradients:
+            # one partial sum for each group of patterns, added in a fixed order below
             shape = (self.kernels.groups(n_patterns), modes, self.n, 2 * layout.entry)
             spectrum_parts = work.array("probe gradients", shape, np.complex64)
         if self.subpixel and "positions" in gradients:
@@ -277,15 +286,16 @@ class SplitWaves:
         if len(gradient) > 1:
             self.kernels.add_shifts(shift_parts, index, gradient)
             return
-        own = work.array("shifts", (len(index), 2), np.float64)  # one position for all patterns: their sum
-        own.fill(0)
-        self.kernels.add_shifts(shift_parts, self.backend.xp.arange(len(index), dtype=np.int32), own)
-        gradient[0] += own.sum(axis=0)
+        # one position for all patterns: a row for each pattern first, (B, 2), then their sum
+        shifts = work.array("shifts", (len(index), 2), np.float64)
+        shifts.fill(0)
+        self.kernels.add_shifts(shift_parts, self.backend.xp.arange(len(index), dtype=np.int32), shifts)
+        gradient[0] += shifts.sum(axis=0)
 
 
 def half_band(mask: np.ndarray) -> int:
-    """Of how many of the lowest positive, and of the lowest negative, kx the columns contain all that a mask (y, x)
-    lets through. The result is a whole number of memory sectors."""
+    """The number h for which the h lowest positive and the h lowest negative kx hold all columns that a mask (y, x)
+    lets through, rounded up to whole memory sectors."""
     n = mask.shape[1]
     used = np.abs(np.fft.fftfreq(n, 1 / n))[mask.any(axis=0)]
     half = int(used.max(initial=0)) + 1

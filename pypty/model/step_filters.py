@@ -1,8 +1,8 @@
 """Filters that act on every step of the optimiser: x = x0 + G y.
 
-A smoothing constraint between two steps of L-BFGS would move the point, and void the history. As a map of the steps
-it does not: with the preconditioner G D^-1 G^T in place of D^-1 every step, and so the sum of all, is
-in the range of G. What was there before the first step is not smoothed.
+A smoothing constraint between two steps of L-BFGS would move the point and make its history useless. A filter of the
+steps does not: with the preconditioner G D^-1 G^T in place of D^-1 every step, and so their sum, is in the range of G.
+The starting value is not smoothed.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class StepFilter:
         Parameters
         ----------
         array : a step as the optimiser takes it
-        form : of the object (``parametrization.OBJECT_FORMS``). Of a complex step both parts are filtered, whatever
-            is asked for; with "phase" filters of the amplitude do nothing.
+        form : of the object (``parametrization.OBJECT_FORMS``). A complex step is filtered as a whole, whichever
+            part is meant; with "phase" filters of the amplitude do nothing.
         """
         for part, target in self.parts:
             array = _on(part.apply, array, target, form)
@@ -62,7 +62,10 @@ class StepFilter:
 
 @dataclass(frozen=True)
 class InsideTilts:
-    """The tilts (N, 6) inside the specimen as maps of the scan, blurred. Others, and one tilt for all, stay."""
+    """The tilts (N, 6) inside the specimen as maps of the scan, blurred.
+
+    Other columns, and one tilt for all, stay as they are.
+    """
 
     blur: Blur
     scan_size: tuple[int, int]
@@ -77,6 +80,7 @@ class InsideTilts:
         if len(array) != self.scan_size[0] * self.scan_size[1]:  # one tilt for all
             return array
         out = array.copy()
+        # (N, 2) -> (slow, fast, 2) -> (N, 2)
         maps = array[:, 2:4].reshape(*self.scan_size, 2)
         out[:, 2:4] = change(maps).reshape(-1, 2)
         return out
@@ -95,7 +99,7 @@ class Centred:
 
 
 def is_between(record: Mapping[str, Any], epoch: int) -> bool:
-    """Whether start <= epoch < end. (A filter of steps does not pause between: ``step`` would void the history.)"""
+    """Whether start <= epoch < end. (``step`` is not used: a pause would make the history useless.)"""
     return bool(record["start"] <= epoch and (record["end"] is None or epoch < record["end"]))
 
 
@@ -131,14 +135,15 @@ def step_filters(
     out, parts, texts = {}, [], []
     for name in STEP_FILTERS[:4]:
         record = table.get(name)
-        found = object_filter(name, record) if record is not None and is_between(record, epoch) else None
-        if record is not None and found is not None:
-            parts.append((found, str(record["obj_type"])))
+        linear = object_filter(name, record) if record is not None and is_between(record, epoch) else None
+        if record is not None and linear is not None:
+            parts.append((linear, str(record["obj_type"])))
             texts.append(_text(name, record))
     if parts:
         out["obj"] = StepFilter(tuple(parts), ", ".join(texts))
     record = table.get("pos_recenter")
     if record is not None and is_between(record, epoch):
+        # only the mean of a step is filtered: relax = 1 leaves it as it is
         out["positions"] = StepFilter(((Centred(record["relax"]), ""),), _text("pos_recenter", record))
     record = table.get("tilt_smooth")
     tilts = tilt_filter(record, scan_size) if record is not None and is_between(record, epoch) else None
@@ -153,7 +158,7 @@ def _text(name: str, record: Mapping[str, Any]) -> str:
 
 
 def _on(change: Any, array: Array, target: str, form: str) -> Array:
-    """Amplitudes and phases on a first axis one by one; a phase where phases are meant; else the array as it is."""
+    """Change the part that is meant: one of amplitude and phase on the first axis, a phase, or a whole array."""
     if form == "amplitude_phase" and target in ("amplitude", "phase"):
         amplitude, phase = array
         pair = (change(amplitude), phase) if target == "amplitude" else (amplitude, change(phase))

@@ -10,12 +10,12 @@ additive
     The first two of all patterns are the sums of those of their parts; the third grows with the patterns.
 ratio
     PtyRAD's: single w sqrt(mean (D^g - M^g)^2) / mean M^g, poissn -w mean(M^g ln(D^g + e) - D^g) / mean M^g,
-    pacbed w sqrt(mean_k (<D>^g - <M>^g)^2) / mean M^g. The patterns of an evaluation are one of its batches, however
-    they are cut for the computation.
+    pacbed w sqrt(mean_k (<D>^g - <M>^g)^2) / mean M^g. The patterns of an evaluation count as one of PtyRAD's
+    batches, however they are divided for the computation.
 
 The value of each is a function of a few sums, and so are the factors of its slope. A single additive function of the
-pixels takes one pass over the patterns, and its gradient is multiplied in the end; else a pass of intensities alone
-finds the sums, and a second one has the gradient.
+pixels takes one pass over the patterns, and its gradient is multiplied in the end; else a first pass computes only
+intensities and sums, and a second one the gradient.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TYPICAL = 0.4
 
 @dataclass(frozen=True)
 class Sums:
-    """What the terms are functions of.
+    """The sums that the terms are functions of.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Sums:
 
     @property
     def n(self) -> float:
-        """Compared values, by weight."""
+        """Number of compared values, each counted by its weight."""
         return float(self.totals[WEIGHT])
 
     def mean_power(self, number: int) -> float:
@@ -83,10 +83,12 @@ class Pacbed:
     def square_and_slope(self, sums: Sums) -> tuple[float, np.ndarray]:
         """Q = sum_k W (<D>^g - <M>^g)^2, W = sum of the weights of a pixel, and dQ/dD of a pixel of weight 1."""
         weights = sums.patterns["weights"]
+        # a masked pixel has weight 0 in every pattern: its means are set to 1 and 0, and its difference to 0
         safe = np.where(weights > 0, weights, 1)
         modelled = np.where(weights > 0, sums.patterns["modelled"], 1) / safe
         measured = sums.patterns["measured"] / safe
         difference = np.where(weights > 0, modelled**self.power - measured**self.power, 0)
+        # d<D>/dD is w/W: the weight w of the pixel is multiplied later, and W cancels that of Q
         slope = 2 * self.power * difference * modelled ** (self.power - 1)
         return float((weights * difference**2).sum()), slope
 
@@ -114,6 +116,7 @@ class LossTerms:
     @property
     def two_passes(self) -> bool:
         """Whether slopes depend on sums over all patterns by more than a common factor."""
+        # one ratio term alone has a common factor, which can follow in the end
         several = self.pacbed is not None or (self.ratio and len(self.noise.terms) > 1)
         return several and not self.noise.bounded
 
@@ -129,25 +132,28 @@ class LossTerms:
 
     def values(self, sums: Sums) -> dict[str, float]:
         """Value of each data term, with its weight."""
-        found = {}
+        values = {}
         if self.noise.single is not None:
-            found["single"] = self.noise.single.weight * self._root(float(sums.totals[SINGLE]), sums, 0)
+            values["single"] = self.noise.single.weight * self._root(float(sums.totals[SINGLE]), sums, 0)
         if self.noise.poissn is not None:
+            # mean over values, over mean M^g
             scale = sums.n * sums.mean_power(1) if self.ratio else 1.0
-            found["poissn"] = self.noise.poissn.weight * float(sums.totals[POISSN]) / scale
+            values["poissn"] = self.noise.poissn.weight * float(sums.totals[POISSN]) / scale
         if self.pacbed is not None:
             square = self.pacbed.square_and_slope(sums)[0]
-            found["pacbed"] = self.pacbed.weight * self._root(square, sums, 2)
-        return found
+            values["pacbed"] = self.pacbed.weight * self._root(square, sums, 2)
+        return values
 
     def _root(self, square: float, sums: Sums, number: int) -> float:
         """A sum of squares, or the ratio's root of their mean over the mean of M^g."""
+        # sqrt(Q/n)/<M^g>
         return math.sqrt(square / sums.n) / sums.mean_power(number) if self.ratio else square
 
     def _root_slope(self, square: float, sums: Sums, number: int) -> float:
-        """The derivative of :meth:`_root`; 0 where all is exact: there the root has none."""
+        """The derivative of :meth:`_root`; 0 for a perfect fit, where the root has none."""
         if not self.ratio:
             return 1.0
+        # d/dQ of sqrt(Q/n)/<M^g>
         return 0.5 / (math.sqrt(square * sums.n) * sums.mean_power(number)) if square > 0 else 0.0
 
     def _factors(self, sums: Sums) -> dict[int, float]:
@@ -156,13 +162,13 @@ class LossTerms:
         return {SINGLE: self._root_slope(float(sums.totals[SINGLE]), sums, 0), POISSN: poissn}
 
     def factor(self, sums: Sums) -> float:
-        """Of the gradient of the only pass."""
+        """Factor of the gradient that a single pass has summed up."""
         if self.noise.bounded or not self.ratio:
             return 1.0
         return self._factors(sums)[self.noise.terms[0][0]]
 
     def slopes(self, sums: Sums) -> tuple[PowerSum, np.ndarray | None]:
-        """What the second pass computes: the terms with their factors, and the slope of the mean pattern."""
+        """The terms with the factors for the second pass, and the slope of the mean pattern."""
         factors, single, poissn = self._factors(sums), self.noise.single, self.noise.poissn
         if single is not None:
             single = dataclasses.replace(single, weight=single.weight * factors[SINGLE])
@@ -185,20 +191,21 @@ class LossTerms:
     def curvature(self, mean_pattern: np.ndarray, n: int) -> float:
         """Scale of the preconditioner (:class:`pypty.objective.noise.NoiseModel`), from the data terms.
 
-        That of a ratio is for a loss of :data:`_TYPICAL`; the optimiser finds the scale of the others itself.
+        For a ratio it holds at a loss of :data:`_TYPICAL`; at others the optimiser finds the scale itself.
 
         Parameters
         ----------
         n : compared values
         """
-        found = 0.0
+        curvature = 0.0
         terms = ((self.noise.single, True), (self.pacbed, True), (self.noise.poissn, False))
         for term, is_root in terms:
             if term is not None:
                 mean = float((mean_pattern**term.power).mean()) or 1.0
+                # the root r has the slope 1/(2 r): divided by twice a typical r
                 typical = 2 * _TYPICAL * mean if is_root else 1.0
-                found += term.curvature(mean_pattern) / (n * mean * typical if self.ratio else 1.0)
-        return found
+                curvature += term.curvature(mean_pattern) / (n * mean * typical if self.ratio else 1.0)
+        return curvature
 
 
 def make_loss_terms(
@@ -218,9 +225,9 @@ def make_loss_terms(
     given, scale : ``loss_terms``, ``loss_scale``
     dark : counts below which an intensity is nothing but rounding
     window : (y, x) pixels of a window of the object
-    mode_weights : ``obj_mode_weights``; None = the same for all, with the sum 1
+    mode_weights : ``obj_mode_weights``; None = equal weights that sum to 1
     deterministic : on a GPU, the same bits every time
-    pixels : of the model for one that is compared: each has its floor
+    pixels : pixels of the model for each that is compared; each of them adds its floor
     """
     floor = pixels * FLOOR
     used = {name: entry for name, entry in given.items() if entry["weight"] > 0}

@@ -27,7 +27,7 @@ _NARROWEST_BLUR = 0.3
 _SMALLEST_GAIN = 0.1
 """Smaller gains of a detector are taken to be this."""
 _PIXELS_PER_TRANSFORM = 100
-"""Pixels that can be added in the time in which a convolution takes care of one."""
+"""Pixels that can be added in the time that a convolution by FFT takes for one."""
 REGULARISATION = 0.03
 """The curvature of badly illuminated pixels is raised by this fraction of the largest."""
 
@@ -38,14 +38,14 @@ class Curvature:
 
     Attributes
     ----------
-    all_corners : (N, 2) windows of all patterns, host
+    all_corners : (N, 2) crop origins of all patches, host
     indices : (n,) the patterns in use
     mean_pattern : (ny, nx) mean counts in the window, zero frequency first, host; zeros if not known
     scale : factor of the noise model and of ``loss_weight``
     relative : the loss is a mean over patterns: the fewer there are, the more each counts
     near_field : the detector is in an image plane
     acting_tilts : whether tilts before, inside and after the specimen act
-    defocus_A : of a near field
+    defocus_A : largest defocus of a near field, Å
     compared_mean : (ky, kx) mean counts as they are compared, zero frequency at n//2, host; None if not known
     mode_weights : (object mode,) weights of the intensities, or None (1 each)
     """
@@ -65,11 +65,12 @@ class Curvature:
 
     @property
     def corners(self) -> np.ndarray:
-        """(n, 2) windows of the patterns in use."""
+        """(n, 2) crop origins of the patches in use."""
         return self.all_corners[self.indices]
 
     def of_patterns(self, indices: np.ndarray) -> Curvature:
-        """The same for other patterns."""
+        """The curvature of the loss over other patterns."""
+        # a mean over fewer patterns gives each more weight
         share = len(self.indices) / max(len(indices), 1) if self.relative else 1.0
         return dataclasses.replace(self, indices=indices, scale=self.scale * share)
 
@@ -77,6 +78,7 @@ class Curvature:
         """How many patterns light the same pixel: with the illumination L of all of them, sum L^2 over the sum of
         (|P|^2)^2 of each. 1 if none overlaps another."""
         window = _modes_power(probe)
+        # (Y, X) illumination of all patterns
         light = _convolve(self._visits(shape), window, shape)
         return float((light**2).sum() / (len(self.indices) * (window**2).sum()))
 
@@ -110,25 +112,26 @@ class Curvature:
         return power * (self._gain() / power.size)
 
     def _visits(self, shape: tuple[int, ...]) -> Array:
-        """(Y, X): how many windows have their corner at each pixel."""
+        """(Y, X): how many patches have their crop origin at each pixel."""
         visits = np.zeros(shape)
         np.add.at(visits, (self.corners[:, 0], self.corners[:, 1]), 1.0)
         return self.backend.asarray(visits)
 
     def _object(self, variables: Variables) -> Array:
-        """(1 or O, 1, Y, X). The slices act together, so each is given their number times its own curvature."""
+        """(1 or O, 1, Y, X). The slices act together, so the curvature of each is multiplied by their number."""
         shape = variables.obj.shape[-2:]
         window = _modes_power(variables.probe)
         illumination = self._illumination(window, shape)
         n_slices = variables.obj.shape[1]
-        found = (2 * self._gain() * n_slices * _raised(illumination))[None, None]
+        # (Y, X) -> (1, 1, Y, X); with weights (O, 1, Y, X)
+        diagonal = (2 * self._gain() * n_slices * _raised(illumination))[None, None]
         if self.mode_weights is not None:
             weights = np.maximum(self.mode_weights, REGULARISATION * self.mode_weights.max())
-            found = found * self.backend.asarray(weights)[:, None, None, None]
-        return found.astype(self.backend.real)
+            diagonal = diagonal * self.backend.asarray(weights)[:, None, None, None]
+        return diagonal.astype(self.backend.real)
 
     def _illumination(self, window: Array, shape: tuple[int, ...]) -> Array:
-        """(Y, X): the window put at every corner. By addition where there are few, by convolution where there are
+        """(Y, X): the window placed at every crop origin, by addition where they are few, by convolution where they are
         many."""
         few = len(self.indices) * window.size < _PIXELS_PER_TRANSFORM * math.prod(shape)
         if self.backend.on_gpu or not few:
@@ -141,9 +144,11 @@ class Curvature:
 
     def _probe(self, variables: Variables) -> Array:
         """(1, y, x)."""
+        # the product of all slices, as if nothing were propagated: (O, z, Y, X) -> (O, Y, X)
         squares = kernels.abs2(variables.obj.prod(axis=1)).astype(np.float64)
         if self.mode_weights is not None:
             squares *= self.backend.asarray(self.mode_weights)[:, None, None]
+        # (O, Y, X) -> (Y, X): object modes add up incoherently
         transmitted = squares.sum(axis=0)
         seen = self._seen(transmitted)
         if variables.probe.ndim == 4:
@@ -151,7 +156,7 @@ class Curvature:
         return (2 * self._gain() * _raised(seen))[None].astype(self.backend.real)
 
     def _seen(self, image: Array) -> Array:
-        """(y, x): the sum of all windows of an image; the adjoint of :meth:`_illumination`."""
+        """(y, x): the sum of all patches of an image; the adjoint of :meth:`_illumination`."""
         few = len(self.indices) * math.prod(self.grid.shape) < _PIXELS_PER_TRANSFORM * image.size
         if self.backend.on_gpu or not few:
             return _correlate(self._visits(image.shape), image, self.grid.shape)
@@ -168,6 +173,7 @@ class Curvature:
         positions should then stay where they are rather than jump.
         """
         power = self._spectrum(variables)
+        # one period in the window is a frequency of 1/n cycles/pixel
         floor = power.sum() + np.finfo(float).tiny
         values = [
             2 * max(float(((2 * np.pi * f) ** 2 * power).sum()), float((2 * np.pi / f.size) ** 2 * floor))
@@ -186,12 +192,13 @@ class Curvature:
         spectrum = self.mean_pattern if known else self._spectrum(variables)
         value = 2 * len(self.corners) * float((rate**2 * spectrum).sum())
         n_gaps = max(variables.n_slices - 1, 1)
+        # a common distance changes the phase n_gaps times as much, and the curvature by its square
         repeats = n_gaps**2 if len(variables.slice_distances) == 1 else 1
         return self.backend.asarray(np.array([max(value * repeats, math.ulp(1.0))]))
 
     def _tilts(self, variables: Variables) -> Array:
-        """(1, 6): 2 (2 pi/lambda)^2 sum_r r^2 |psi|^2 before and after, 2 (2 pi z)^2 sum_q q^2 I inside (z: the whole
-        way). A column that does not act has no gradient; it gets the largest."""
+        """(1, 6): 2 (2 pi/lambda)^2 sum_r r^2 |psi|^2 before and after, 2 (2 pi z)^2 sum_q q^2 I inside (z: all gaps
+        together). A column that does not act has no gradient; it gets the largest value."""
         ny, nx = self.grid.shape
         power = to_host(_modes_power(variables.probe)) * self._gain()
         py, px = self.grid.pixel_size_A
@@ -205,12 +212,14 @@ class Curvature:
         ]
         distances = to_host(variables.slice_distances)
         n_gaps = max(variables.n_slices - 1, 1)
+        # through the specimen, and over the defocus of a near field
         way = abs(self.defocus_A) + float(distances[0] * n_gaps if len(distances) == 1 else distances.sum())
         spectrum = self._spectrum(variables)
         inside = [
             2 * (2 * np.pi * way) ** 2 * float((q**2 * spectrum).sum()) for q in (self.grid.qy, self.grid.qx)
         ]
         before, within, after = self.acting_tilts
+        # columns [y, x] before, inside and after: (6,)
         values = np.array([*outside, *inside, *outside]) * np.repeat([before, within, after], 2)
         values = np.where(values > 0, values, max(values.max(), 1.0))
         return self.backend.asarray(values[None] * self._sharing(variables.tilts))
@@ -227,8 +236,9 @@ class Curvature:
     def _background(self, variables: Variables) -> Array:
         """(ky, kx): I = I0 + b^2, so 2 N (d sqrt I/db)^2 = 2 N b^2/I, at most 2 N.
 
-        Twice that of the mean pattern, to be on the safe side where a model has half its counts.
+        Twice the value of the mean pattern, to be on the safe side where a model has half its counts.
         """
+        # b^2/I is at most 1; REGULARISATION keeps the curvature of an unused background positive
         square = to_host(variables.static_background) ** 2
         share = np.ones_like(square)
         if self.compared_mean is not None:
@@ -255,6 +265,7 @@ class Curvature:
         independent, sum (K' I)^2/I ~ counts x (squared norm of a row of K')."""
         width = max(abs(float(to_host(variables.detector_blur_std)[0])), _NARROWEST_BLUR)
         kernels_ = [_gaussian_row(n, width) for n in self.grid.shape]
+        # K' of the two axes is dy kx + ky dx: its squared norm, with the mixed term twice
         (ky, dy), (kx, dx) = kernels_
         square = (dy @ dy) * (kx @ kx) + (ky @ ky) * (dx @ dx) + 2 * (ky @ dy) * (kx @ dx)
         return self.backend.asarray(
@@ -282,13 +293,14 @@ def _raised(diagonal: Array) -> Array:
 
 
 def _convolve(visits: Array, window: Array, shape: tuple[int, ...]) -> Array:
-    """sum over corners of ``window`` placed there: the scatter-add of one window, by FFT."""
+    """sum over crop origins of ``window`` placed there: the scatter-add of one window, by FFT."""
     xp = array_module(visits)
     return xp.fft.irfft2(xp.fft.rfft2(visits) * xp.fft.rfft2(window, s=shape), s=shape)
 
 
 def _correlate(visits: Array, image: Array, window: tuple[int, int]) -> Array:
-    """sum over corners of the part of ``image`` seen there: the adjoint of :func:`_convolve`."""
+    """sum over crop origins of the part of ``image`` seen there: the adjoint of :func:`_convolve`."""
     xp = array_module(visits)
+    # (Y, X) -> (y, x): only shifts inside one window are needed
     full = xp.fft.irfft2(xp.fft.rfft2(visits).conj() * xp.fft.rfft2(image), s=visits.shape)
     return full[: window[0], : window[1]]

@@ -1,11 +1,11 @@
 """Noise models: a loss between modelled and measured counts, and its derivative.
 
 Sums run over all pixels. D = measured, I = modelled counts. Where the model can never have counts (outside the band
-limit) I is exactly zero; it is replaced by 1 where it would be a divisor: the wave there is zero, and so is its
+limit) I is exactly zero; where it would be a divisor it is replaced by 1. The wave there is zero, and so is its
 gradient.
 
-A model that names its formula is computed by one kernel on a GPU (backend/cuda/score.py), from the data in their own
-type; one that does not, as expressions of arrays.
+On a GPU a model with a formula is computed by one kernel (backend/cuda/score.py), from data of any type; one without
+is computed by expressions of arrays.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class NoiseModel(Protocol):
     """
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
-        """Loss per pixel, and its derivative with respect to I; both arguments are (batch, ky, kx), and are kept."""
+        """Loss per pixel, and its derivative with respect to I; both arguments are (batch, ky, kx), and not changed."""
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         """See above; ``mean_pattern`` is the mean measured pattern."""
 
     def formula(self) -> Formula | None:
-        """What the kernel for a GPU computes; None = there is none for this model."""
+        """The formula that the kernel of a GPU computes; None = this model has none."""
 
 
 def _never(intensity: Array, dark: float, reachable: Array) -> Array:
@@ -56,8 +56,8 @@ class LsqSqrt:
     """Amplitudes: (sqrt I - sqrt D)^2, the variance-stabilised Gaussian approximation of Poisson noise
     (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004).
 
-    An intensity that is only rounding has no slope: its wave has the measured amplitude in the gradient, but an
-    arbitrary phase, which is noise, and another noise on every machine.
+    An intensity that is only rounding has no slope: its gradient would have the measured amplitude, but an
+    arbitrary phase: noise, which differs from machine to machine.
 
     Attributes
     ----------
@@ -71,6 +71,7 @@ class LsqSqrt:
         amplitude = xp.sqrt(intensity, out=work.array("slope", intensity.shape, intensity.dtype))
         difference = xp.sqrt(data, out=work.array("difference", data.shape, data.dtype))
         xp.subtract(amplitude, difference, out=difference)
+        # division by infinity makes the slope of a dark pixel 0 without another array
         xp.copyto(amplitude, amplitude.dtype.type(np.inf), where=intensity <= self.dark)
         slope = xp.divide(difference, amplitude, out=amplitude)
         return xp.multiply(difference, difference, out=difference), slope
@@ -87,9 +88,9 @@ class Poisson:
     """Maximum likelihood for counts (``ml``): I - D log I, without the constant log D!.
 
     An intensity that is only rounding of the Fourier transform is raised to ``dark`` in the logarithm, and has no
-    slope: D/I there is arbitrary and as large as 1e30, where a sharp probe has left the detector dark. Lighting such a
-    pixel up then lowers the loss, as it should. ``dark`` is one number for a whole run, or the loss would depend on
-    how patterns are put into batches.
+    slope: D/I there is arbitrary and as large as 1e30, where a sharp probe has left the detector dark. The loss
+    still falls when such a pixel is lit up, as it should. ``dark`` is one number for a whole run; else the loss would
+    depend on how patterns are put into batches.
 
     Attributes
     ----------
@@ -106,6 +107,7 @@ class Poisson:
         real = intensity.dtype.type
         never = _never(intensity, self.dark, self.reachable)
         dark = (intensity <= real(self.dark)) & ~never
+        # unreachable pixels: log 1 = 0 and divisor 1; dark ones: log dark, and no slope below
         safe = xp.where(never, real(1), xp.where(dark, real(self.dark), intensity))
         return intensity - data * xp.log(safe), xp.where(dark, real(0), (intensity - data) / safe)
 
@@ -174,11 +176,13 @@ class PoissonGaussian:
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         real = intensity.dtype.type
         shift = real(self.readout**2 / self.gain)
+        # c = s^2/g: read-outs below -c would be negative counts
         measured = work.xp.maximum(data + shift, real(0))
         if shift == 0:
             loss, slope = Poisson(self.dark, self.reachable).loss_and_slope(intensity, measured, work)
         else:
             modelled = intensity + shift
+            # both are divided by g below, to be in electrons
             loss, slope = modelled - measured * work.xp.log(modelled), 1 - measured / modelled
         return loss / real(self.gain), slope / real(self.gain)
 
@@ -213,8 +217,8 @@ class SlopeOfAmplitudes:
         return self.amplitudes.curvature(mean_pattern)
 
     def formula(self) -> Formula | None:
-        own = self.noise.formula()
-        return None if own is None else dataclasses.replace(own, bounded=self.amplitudes.dark)
+        formula = self.noise.formula()
+        return None if formula is None else dataclasses.replace(formula, bounded=self.amplitudes.dark)
 
 
 NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
@@ -229,7 +233,7 @@ NOISE_MODELS: Mapping[str, NoiseModel] = MappingProxyType(
         "poisson_compressed": Poisson(),
     }
 )
-"""Those for virtual detectors are the same functions of other counts."""
+"""By ``algorithm``. Virtual detectors (``*_compressed``) use the same functions of their counts."""
 
 
 def make_noise_model(
@@ -283,30 +287,31 @@ def score(
 ) -> tuple[Array, Array, Array]:
     """Weighted loss, weighted sum of squared errors (both accumulated in float64), and dLoss/dI.
 
-    On a GPU the first two stay there, and nothing waits for them.
+    On a GPU the first two stay on the device, so that nothing waits for them.
 
     Parameters
     ----------
     intensity, data : (batch, ky, kx); on a GPU data may have any type
     weights : broadcasts to them, or None for 1
-    rows : (batch,) int32, which rows of ``data`` belong to the batch; None = all
-    multiplier : on the data
+    rows : (batch,) int32, rows of ``data`` that belong to the batch; None = all
+    multiplier : factor of the data
     totals : (2,) float64, gets the loss and the sum of squared errors
     """
     if isinstance(intensity, np.ndarray):
         loss, slope, errors = _terms(noise, intensity, data, weights, work)
-        found = kernels.total(loss), kernels.total(errors)
+        sums = kernels.total(loss), kernels.total(errors)
         if totals is not None:
-            totals[...] = found
-        return *found, slope
+            totals[...] = sums
+        return *sums, slope
+    # two numbers on the device: reading them here would wait for the kernels
     if totals is None:
         totals = work.xp.empty(2, np.float64)
     formula = noise.formula()
     if formula is not None:
         slope = _on_device(formula, intensity, data, weights, work, rows, multiplier, totals)
     else:
-        own = (data if rows is None else data[rows]).astype(intensity.dtype)
-        loss, slope, errors = _terms(noise, intensity, own * multiplier, weights, work)
+        measured = (data if rows is None else data[rows]).astype(intensity.dtype)
+        loss, slope, errors = _terms(noise, intensity, measured * multiplier, weights, work)
         totals[0], totals[1] = loss.sum(dtype=np.float64), errors.sum(dtype=np.float64)
     return totals[0], totals[1], slope
 
@@ -315,10 +320,12 @@ def _terms(
     noise: NoiseModel, intensity: Array, data: Array, weights: Array, work: Workspace
 ) -> tuple[Array, Array, Array]:
     """Loss, slope and squared errors of every pixel, weighted."""
+    # every array here is (batch, ky, kx)
     errors = work.xp.subtract(intensity, data, out=work.array("errors", data.shape, data.dtype))
     errors *= errors
     loss, slope = noise.loss_and_slope(intensity, data, work)
     if weights is not None:
+        # in place; weights (ky, kx) or (batch, ky, kx)
         for array in (loss, slope, errors):
             array *= weights
     return loss, slope, errors
@@ -335,9 +342,10 @@ def _on_device(
     totals: Array,
 ) -> Array:
     """dLoss/dI (batch, ky, kx), by one kernel."""
-    own = score_kernels(intensity.dtype, data.dtype)
+    compiled = score_kernels(intensity.dtype, data.dtype)
     intensity = work.xp.ascontiguousarray(intensity)
     slope = work.array("slope", intensity.shape, intensity.dtype)
-    parts = work.array("sums of blocks", (own.n_parts(intensity), 2), np.float64)
-    own.score(formula, intensity, data, slope, parts, totals, rows, weights, multiplier)
+    # (blocks, 2) float64: each block of threads sums up loss and errors, a second kernel adds them
+    parts = work.array("sums of blocks", (compiled.n_parts(intensity), 2), np.float64)
+    compiled.score(formula, intensity, data, slope, parts, totals, rows, weights, multiplier)
     return slope

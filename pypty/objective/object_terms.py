@@ -1,17 +1,17 @@
 """The object terms of ``loss_terms``: a sparse phase, and object modes that are alike.
 
-a = |O| and phi = arg O of the windows of the patterns of an evaluation: only what is seen is penalised, and as often as
-it is seen. w_m = weight of an object mode.
+a = |O| and phi = arg O of the patches that the patterns of an evaluation see: every pixel is penalised as often as it
+is seen. w_m = weight of an object mode.
 
 sparse  w sum_m w_m (mean |phi|^v)^(1/v), mean over patterns, slices and pixels
 simlar  w (T(a) + T(phi)), T(x) = mean of the standard deviation over modes (divided by M - 1) of w_m B x; B = Gaussian
         blur of five pixels in the plane, reflected at the edges, then averages over larger pixels
 
-These are the values of the ratio (PtyRAD's). The additive ones are multiplied by the patterns and the pixels of a
-window, as a sum over counts would be, so that weights mean about the same in both scales and for any size of a batch;
-and additive simlar blurs the object as a whole, where the ratio blurs every window.
+These are the values of the ratio (PtyRAD's). The additive ones are multiplied by the numbers of patterns and of
+pixels of a patch, as a sum over counts would be, so that weights mean about the same in both scales and for any size of
+a batch; and additive simlar blurs the object as a whole, where the ratio blurs every patch.
 
-The phase is that between -pi and pi. Where two modes agree, where |phi| = 0, and for a single mode, there is no slope.
+The phase lies between -pi and pi. There is no slope where two modes agree, where |phi| = 0, and for a single mode.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REACH = 2
 
 @dataclass(frozen=True)
 class Sparse:
-    """Its weight and order v."""
+    """A sparse phase: the term ``sparse`` with its weight w and order v."""
 
     weight: float
     order: int
@@ -44,22 +44,24 @@ class Sparse:
         Parameters
         ----------
         obj : (mode, z, Y, X)
-        seen : (Y, X) how many windows see a pixel
+        seen : (Y, X) how many patches contain a pixel
 
         Returns
         -------
-        Value of the ratio, and its gradient, or None
+        the value in the scale of the ratio, and its gradient, or None
         """
         xp = array_module(obj)
         gradient = xp.zeros_like(obj) if wanted else None
         count, value = float(seen.sum()) * obj.shape[1], 0.0
         for m, factor in enumerate(self.weight * mode_weights):
+            # (z, Y, X); seen (Y, X) broadcasts over slices
             phase = xp.angle(obj[m])
             size = abs(phase)
             mean = float((seen * size**self.order).sum(dtype=np.float64)) / count
             value += factor * mean ** (1 / self.order)
             if gradient is not None and mean > 0:
                 slope = float(factor * mean ** (1 / self.order - 1) / count) * seen
+                # dphi = Im(conj(O) dO)/|O|^2: the gradient is i (dL/dphi) O/|O|^2
                 slope = slope * size ** (self.order - 1) * xp.sign(phase)
                 gradient[m] = 1j * slope * obj[m] / xp.maximum(kernels.abs2(obj[m]), OPAQUE)
         return value, gradient
@@ -67,12 +69,12 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Similar:
-    """The modes are alike.
+    """Object modes that are alike: the term ``simlar``.
 
     Attributes
     ----------
     weight : w
-    amplitude, phase : which of them is
+    amplitude, phase : whether the term compares them
     scale_factor : (z, y, x) pixels after by pixels before the averages
     blur_std : px; 0 = no blur
     """
@@ -84,11 +86,11 @@ class Similar:
     blur_std: float
 
     def smaller(self, images: Array, axis: int) -> np.ndarray | None:
-        """(after, before) averages along z, y, x (0, 1, 2) of (z, ..., y, x), host; None = none."""
+        """(after, before) averages along z, y or x (axis 0, 1, 2) of (z, ..., y, x), host; None = no averages."""
         return _averages(images.shape[(0, -2, -1)[axis]], self.scale_factor[axis])
 
     def parts(self, obj: Array) -> list[tuple[complex, Array]]:
-        """What is alike, real: the amplitude (1) and the phase (i)."""
+        """The real arrays that are compared, with their units in a gradient: amplitude (1) and phase (i)."""
         used: list[tuple[complex, Array]] = [(1, abs(obj))] if self.amplitude else []
         return [*used, (1j, array_module(obj).angle(obj))] if self.phase else used
 
@@ -106,20 +108,23 @@ class Similar:
         weights = xp.asarray(mode_weights.astype(array.dtype))[:, None, None]
         matrices = [self._matrix(array, axis) for axis in range(3)]
         blurred = _blur(array, self.blur_std) if self.blur_std > 0 else array
-        own = _averaged(blurred, matrices) * weights
+        # (z, b, O, y, x) -> (z', b, O, y', x')
+        scaled = _averaged(blurred, matrices) * weights
         if counts is not None:
             for matrix, axis in zip(matrices[1:], (0, 1), strict=True):
                 counts = counts if matrix is None else _along(matrix, counts, axis)
-        n_modes = own.shape[2]
-        own = own - own.mean(axis=2, keepdims=True)
-        spread = xp.sqrt((own**2).sum(axis=2, keepdims=True) / (n_modes - 1))
+        n_modes = scaled.shape[2]
+        deviation = scaled - scaled.mean(axis=2, keepdims=True)
+        # (z', b, O, y', x') -> (z', b, 1, y', x'), divided by O - 1
+        spread = xp.sqrt((deviation**2).sum(axis=2, keepdims=True) / (n_modes - 1))
         counted = spread if counts is None else spread * counts
         n_values = spread.size if counts is None else float(counts.sum()) * spread.shape[0] * spread.shape[1]
         value = float(counted.sum(dtype=np.float64))
         if not wanted:
             return value, n_values, None
+        # d spread/dx_m = deviation_m/((O - 1) spread); 0 where all modes agree
         inverse = xp.where(spread > 0, 1 / xp.where(spread > 0, spread, 1), 0) / (n_modes - 1)
-        slope = own * (inverse if counts is None else inverse * counts) * weights
+        slope = deviation * (inverse if counts is None else inverse * counts) * weights
         slope = _averaged(slope, [None if matrix is None else matrix.T for matrix in matrices])
         return value, n_values, _blur_adjoint(slope, self.blur_std) if self.blur_std > 0 else slope
 
@@ -136,8 +141,8 @@ class ObjectTerms:
     ----------
     sparse, simlar : None = there is no such term
     ratio : PtyRAD's scale
-    window : (y, x) pixels of a window
-    mode_weights : (modes,); None = the same for all, with the sum 1
+    window : (y, x) pixels of a patch
+    mode_weights : (modes,); None = equal weights that sum to 1
     deterministic : on a GPU, the same bits every time
     """
 
@@ -156,8 +161,8 @@ class ObjectTerms:
         Parameters
         ----------
         obj : (mode, z, Y, X)
-        corners : (n, 2) first pixel of the window of each pattern, host
-        chunk : windows taken together
+        corners : (n, 2) crop origin of each patch, host
+        chunk : patches taken together
         """
         n_modes = len(obj)
         weights = np.full(n_modes, 1 / n_modes) if self.mode_weights is None else self.mode_weights
@@ -171,15 +176,17 @@ class ObjectTerms:
             if gradient is not None:
                 gradient *= scale
         if self.simlar is not None:
-            value, own = self._alike(obj, corners, chunk, weights, wanted)
+            value, similar_gradient = self._alike(obj, corners, chunk, weights, wanted)
             values["simlar"] = float(scale * value)
-            if own is not None:
-                gradient = scale * own if gradient is None else gradient + scale * own
+            if similar_gradient is not None:
+                gradient = (
+                    scale * similar_gradient if gradient is None else gradient + scale * similar_gradient
+                )
         return values, gradient
 
     def _seen(self, obj: Array, corners: np.ndarray) -> Array:
-        """(Y, X) how many windows see each pixel, where ``obj`` is: differences at the corners of the windows, summed
-        up along both axes."""
+        """(Y, X) how many patches contain each pixel, on the device of ``obj``: differences at the corners of the
+        patches, summed up along both axes."""
         steps = np.zeros((obj.shape[-2] + 1, obj.shape[-1] + 1))
         ends = corners + np.array(self.window)
         for y, x, sign in (
@@ -188,14 +195,16 @@ class ObjectTerms:
             (corners[:, 0], ends[:, 1], -1),
             (ends[:, 0], ends[:, 1], 1),
         ):
+            # several patches may share a corner: add.at counts each of them
             np.add.at(steps, (y, x), sign)
+        # +1 from the first row and column of a patch on, back to 0 after its last
         seen = steps.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
         return array_module(obj).asarray(np.ascontiguousarray(seen, obj.real.dtype))
 
     def _alike(
         self, obj: Array, corners: np.ndarray, chunk: int, weights: np.ndarray, wanted: bool
     ) -> tuple[float, Array]:
-        """Value of simlar in the ratio's scale, and its gradient, or None."""
+        """Value of simlar in the scale of the ratio, and its gradient, or None."""
         assert self.simlar is not None
         xp = array_module(obj)
         if len(obj) == 1:
@@ -204,34 +213,38 @@ class ObjectTerms:
         counts = None if self.ratio else self._seen(obj, corners)
         total = n_values = 0.0
         for unit, array in self.simlar.parts(obj):
+            # amplitude and phase each have all values: they are counted once
             n_values = 0.0
-            for slices, chosen, window in self._parts(obj, corners, chunk):
-                images = kernels.gather_patches(array[:, slices], chosen, window)
-                value, n, own = self.simlar.spread(images, weights, counts, wanted)
+            for slices, origins, window in self._parts(obj, corners, chunk):
+                # (O, z, Y, X) -> (z, b, O, y, x)
+                images = kernels.gather_patches(array[:, slices], origins, window)
+                value, n, spread_gradient = self.simlar.spread(images, weights, counts, wanted)
                 total, n_values = total + value, n_values + n
                 if slopes is not None:
-                    own = (unit * own).astype(obj.dtype, copy=False)
+                    spread_gradient = (unit * spread_gradient).astype(obj.dtype, copy=False)
                     if self.ratio:
-                        kernels.scatter_add_patches(slopes, chosen, own, self.deterministic)
+                        kernels.scatter_add_patches(slopes, origins, spread_gradient, self.deterministic)
                     else:
-                        slopes[:, slices] += own[:, 0].swapaxes(0, 1)
+                        # one image, the whole plane: (z, 1, O, Y, X) -> (O, z, Y, X)
+                        slopes[:, slices] += spread_gradient[:, 0].swapaxes(0, 1)
         factor = self.simlar.weight / n_values
         if slopes is None:
             return factor * total, None
         size = xp.maximum(abs(obj), obj.real.dtype.type(OPAQUE**0.5))
+        # dL/da + i (dL/dphi)/a, turned by the phase of O
         return factor * total, factor * (slopes.real + 1j * slopes.imag / size) * obj / size
 
     def _parts(
         self, obj: Array, corners: np.ndarray, chunk: int
     ) -> Iterator[tuple[slice, np.ndarray, tuple[int, int]]]:
-        """Slices and windows that are computed together: some windows, or the whole plane."""
+        """Slices, crop origins and sizes of what is computed together: some patches, or the whole plane."""
         assert self.simlar is not None
         if self.ratio:
             for start in range(0, len(corners), chunk):
                 yield slice(None), corners[start : start + chunk], self.window
             return
         whole = np.zeros((1, 2), np.int64)
-        together = self.simlar.scale_factor[0] != 1
+        together = self.simlar.scale_factor[0] != 1  # averages along z need all slices
         for z in range(1 if together else obj.shape[1]):
             yield slice(None) if together else slice(z, z + 1), whole, obj.shape[-2:]
 
@@ -279,6 +292,7 @@ def _averages(n: int, factor: float) -> np.ndarray | None:
 def _along(matrix: Array, array: Array, axis: int) -> Array:
     """A matrix times an axis of an array."""
     xp = array_module(array)
+    # tensordot puts the new axis first; moveaxis puts it back in its place
     return xp.moveaxis(xp.tensordot(matrix, array, axes=(1, axis)), 0, axis)
 
 
@@ -298,6 +312,7 @@ def _blur(array: Array, std: float) -> Array:
     """Five pixels of a Gaussian along both axes of the plane; the edges are mirrors on their last pixel."""
     xp = array_module(array)
     for _ in range(2):
+        # (..., n) -> (..., n + 4); the second turn of the loop blurs the other axis
         rim = [array[..., _REACH:0:-1], array, array[..., -2 : -2 - _REACH : -1]]
         padded, n = xp.concatenate(rim, axis=-1), array.shape[-1]
         array = sum(tap * padded[..., i : i + n] for i, tap in enumerate(_taps(std))).swapaxes(-1, -2)

@@ -29,7 +29,7 @@ from pypty.objective.share import Share, sums_of
 
 _log = logging.getLogger(__name__)
 _WORTH_A_THREAD = 2**17
-"""Points of waves, over patterns, modes and slices; measured: with fewer a second thread made passes longer."""
+"""Pixels of the waves of a batch (patterns x modes x slices); with fewer, a second thread was measured to be slower."""
 
 
 @dataclass(kw_only=True)
@@ -42,10 +42,10 @@ class Evaluated:
     sse : sum of squared errors (D - I)^2 times the detector weights; not times ``loss_weight``
     gradients : by block name, only the refined ones
     terms : value of each regulariser
-    parts : loss of every batch, not weighted: what a trial is compared with (:class:`Limit`); empty where the loss is
-        no sum over batches
+    parts : loss of every batch, not weighted, for the comparison with a trial (:class:`Limit`); empty where the loss is
+        not a sum over batches
     loss_terms : value of each term of ``loss_terms``, times ``loss_weight``: with ``terms`` they add up to ``loss``
-    sums : what the terms are functions of, or None
+    sums : the sums that the terms are functions of, or None
     """
 
     loss: float
@@ -59,12 +59,12 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Limit:
-    """Above which value of the objective the gradient is not needed.
+    """The value of the objective above which the gradient is not needed.
 
     A thread that finds, after a quarter of its batches, that their loss has grown expects the trial to be rejected:
     for the rest it computes the loss only, in less than half the time. Where the loss turns out to be low enough, the
-    missing gradients are computed after all. On a GPU losses stay where they are, and a thread looks at them twice:
-    after a quarter of its batches and after half of them.
+    missing gradients are computed after all. On a GPU a thread copies the losses to the host only twice: after a
+    quarter of its batches and after half of them.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Objective:
     ----------
     batch_size : patterns computed together by one thread; halved when memory runs out
     n_threads : batches computed at the same time (1 on a GPU)
-    terms : ``loss_terms``, whose additive part is ``noise``; None = the noise model is all
+    terms : ``loss_terms``, whose additive part is ``noise``; None = the loss is that of the noise model alone
     """
 
     def __init__(
@@ -117,8 +117,9 @@ class Objective:
         return other
 
     def for_batches(self, n_patterns: int, variables: Variables) -> Objective:
-        """The same loss, in the same memory, for mini-batches of so many patterns: on as many threads as have enough to
-        do. Small arrays cost more to hand over than to compute."""
+        """The same loss, in the same memory, for mini-batches of ``n_patterns``. It uses only as many threads as have
+        enough to do: small arrays cost more to hand over than to compute."""
+        # probe (P, y, x) and object (O, z): pixels of all waves of one pattern
         modes = math.prod(variables.probe.shape[-3:]) * math.prod(variables.obj.shape[:2])
         threads = max(1, min(self.n_threads, n_patterns * modes // _WORTH_A_THREAD))
         if threads == self.n_threads:
@@ -130,7 +131,7 @@ class Objective:
 
     @property
     def adds_up(self) -> bool:
-        """Whether losses of parts of the patterns add up to that of all; else they are means of the ratio's kind."""
+        """Whether losses of parts of the patterns add up to that of all: not with ``loss_scale`` ratio."""
         return self.terms is None or not self.terms.ratio
 
     def evaluate(
@@ -144,7 +145,8 @@ class Objective:
     ) -> Evaluated:
         """Loss and gradient of the named blocks over the patterns ``indices`` (sorted).
 
-        ``weight`` is that of the data term; regularisers have their own. Above ``limit`` there may be no gradients.
+        ``weight`` multiplies the data term only; regularisers have weights of their own. Above ``limit``
+        gradients may be missing.
 
         Raises
         ------
@@ -152,15 +154,18 @@ class Objective:
             Not even one pattern at a time fits into memory.
         """
         names = tuple(refined)
-        terms = [(one, *one.value_and_gradient(variables.block(one.block))) for one in regularizers]
+        terms = [(term, *term.value_and_gradient(variables.block(term.block))) for term in regularizers]
+        # regularisers come first: they are cheap, and the rest of the limit is for the data
         penalty = sum(value for _, value, _ in terms)
         data_limit = None if limit is None else Limit((limit.value - penalty) / weight, limit.parts)
         while True:
             try:
                 result = self._of_patterns(variables, names, indices, data_limit)
                 break
+            # a smaller batch starts over: gradients that were summed up so far are dropped
             except out_of_memory_errors() as error:
                 self._halve_batch(error)
+        # in place: these arrays belong to the evaluation
         for gradient in result.gradients.values():
             gradient *= weight
         result.loss = result.loss * weight + penalty
@@ -182,7 +187,8 @@ class Objective:
         return np.concatenate(parts)
 
     def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Few patterns are shared out evenly: no thread waits for another."""
+        """Indices of each batch; few patterns are shared out evenly, so that no thread waits for another."""
+        # ceil(patterns / threads), if that is less than a batch
         size = max(1, min(self.batch_size, -(-len(indices) // self.n_threads)))
         return [indices[i : i + size] for i in range(0, len(indices), size)]
 
@@ -195,13 +201,13 @@ class Objective:
         corners, wanted = self.feed.corners[indices], "obj" in names
         values, slope = self.terms.of_object(variables.obj, corners, self.batch_size, wanted)
         extra = sum(values.values())
-        own = Limit(limit.value - extra, limit.parts) if limit is not None else None
-        found = self._data_terms(self.terms, variables, names, indices, own)
-        found.loss += extra
-        found.loss_terms.update(values)
-        if "obj" in found.gradients and slope is not None:
-            found.gradients["obj"] += slope
-        return found
+        data_limit = Limit(limit.value - extra, limit.parts) if limit is not None else None
+        evaluated = self._data_terms(self.terms, variables, names, indices, data_limit)
+        evaluated.loss += extra
+        evaluated.loss_terms.update(values)
+        if "obj" in evaluated.gradients and slope is not None:
+            evaluated.gradients["obj"] += slope
+        return evaluated
 
     def _data_terms(
         self,
@@ -212,25 +218,28 @@ class Objective:
         limit: Limit | None,
     ) -> Evaluated:
         """In one pass over the patterns, or two (:mod:`pypty.objective.combined`)."""
+        # of two passes the first computes intensities only: without names there are no gradients
         first = () if terms.two_passes else names
-        found = self._sum_batches(
+        evaluated = self._sum_batches(
             variables, first, indices, limit if terms.is_pixelwise else None, terms.noise
         )
-        assert found.sums is not None
-        found.loss_terms = terms.values(found.sums)
-        found.loss = sum(found.loss_terms.values())
+        assert evaluated.sums is not None
+        evaluated.loss_terms = terms.values(evaluated.sums)
+        evaluated.loss = sum(evaluated.loss_terms.values())
         if not terms.is_pixelwise:
-            found.parts = np.zeros(0)
-        if terms.two_passes and names and (limit is None or found.loss <= limit.value):
-            noise, shared = terms.slopes(found.sums)
+            # ratios and mean patterns are not sums over batches: no guess from a part of them
+            evaluated.parts = np.zeros(0)
+        if terms.two_passes and names and (limit is None or evaluated.loss <= limit.value):
+            noise, shared = terms.slopes(evaluated.sums)
             if shared is not None:
+                # (ky, kx): the slope of the mean pattern, the same for all patterns
                 noise = dataclasses.replace(noise, shared=self.backend.asarray(shared, self.backend.real))
-            found.gradients = self._sum_batches(variables, names, indices, None, noise).gradients
+            evaluated.gradients = self._sum_batches(variables, names, indices, None, noise).gradients
         elif not terms.two_passes:
-            factor = terms.factor(found.sums)
-            for gradient in found.gradients.values():
+            factor = terms.factor(evaluated.sums)
+            for gradient in evaluated.gradients.values():
                 gradient *= factor
-        return found
+        return evaluated
 
     def _sum_batches(
         self,
@@ -245,6 +254,7 @@ class Objective:
             shares, points = self._shares(variables, names, points, batches, limit, noise)
             self._run(shares, lambda share: self._compute(share, points))
             loss = float(sum(share.losses.sum() for share in shares))
+            # gradients are left out only if the trial really is rejected; else they are computed now
             if limit is not None and loss > limit.value and any(share.skipped for share in shares):
                 names = ()
             elif any(share.skipped for share in shares):
@@ -262,10 +272,12 @@ class Objective:
     ) -> tuple[list[Share], list]:
         """The work of every thread, and what all batches share (in fixed places, if they are replayed)."""
         n = min(self.n_threads, len(batches))
+        # a batch writes one row of totals: loss and squared errors, or all sums of loss_terms
         width = N_SUMS if isinstance(noise, PowerSum) else 2
         guess = limit is not None and len(limit.parts) == len(batches)
         shares = []
         for i in range(n):
+            # batches are dealt out in turn (i, i + n, ...), and so are their losses at the start
             before = limit.parts[i::n] if limit is not None and guess else None
             totals = self.backend.zeros((len(batches[i::n]), width), np.float64)
             gradients = variables.zeros(names)
@@ -286,7 +298,8 @@ class Objective:
         return shares, points
 
     def _run(self, shares: list[Share], task: Callable[[Share], None]) -> None:
-        """Each share in a thread."""
+        """Run the task on every share, each in a thread of its own."""
+        # iterating raises what a thread raised
         for _ in map(task, shares) if self._pool is None else self._pool.map(task, shares):
             pass
 
@@ -297,17 +310,19 @@ class Objective:
                 share.skipped.append(number)
 
     def _step(self, share: Share, points: list, batch: Batch, number: int) -> bool:
-        """Loss of a batch and, unless it is expected to be of no use, its gradient; whether there is the gradient."""
+        """Loss of a batch and its gradient, unless a rejection is expected; returns whether the gradient was added."""
         keep = bool(share.gradients) and not share.rejecting
         tapes: list[Tape] = []
         slope = self._score(share, points, batch, tapes, share.totals[number], keep)
+        # asked before the way back, which takes more than half of the time of a batch
         if share.expects_rejection(number) or not keep:
             return False
         self.model.adjoint(slope, points, batch, tapes, share.gradients)
         return True
 
     def _step_on_device(self, share: Share, points: list, batch: Batch, number: int) -> bool:
-        """As :meth:`_step`, but nothing waits for the loss: what is known decides about the next batch."""
+        """As :meth:`_step`, but without waiting for the loss: it decides about the next batch instead of this one."""
+        # reading the loss would stop the device until its queue is empty
         wanted = bool(share.gradients) and not share.rejecting
         self._whole(share, points, batch, share.totals[number], wanted)
         share.expects_rejection(number)
@@ -339,6 +354,7 @@ class Objective:
 
     def _catch_up(self, share: Share, points: list) -> None:
         """The gradients of batches of which only the loss was computed."""
+        # totals are written a second time, with the same values
         chosen = [share.batches[number] for number in share.skipped]
         for number, batch in zip(share.skipped, self.feed.batches(chosen, share.workspace), strict=True):
             self._whole(share, points, batch, share.totals[number], wanted=True)
@@ -347,6 +363,7 @@ class Objective:
         """The sum over shares, in a fixed order: the same bits every time."""
         parts = np.zeros(sum(len(share.batches) for share in shares))
         for i, share in enumerate(shares):
+            # undo the dealing out of _shares: parts in the order of the batches
             parts[i :: len(shares)] = share.losses
         gradients = {name: shares[0].gradients[name] for name in names}
         if shares[0].replay is not None:  # the accumulators are used again
@@ -359,6 +376,7 @@ class Objective:
         return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums_of(shares))
 
     def _halve_batch(self, error: BaseException) -> None:
+        # buffers of the old size, and graphs that point to them, are of no use any more
         for workspace in self._workspaces:
             workspace.clear()
         if self._replay is not None:

@@ -29,7 +29,7 @@ FLAT = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Penalty:
-    """What all have in common.
+    """Attributes that all penalties share.
 
     Attributes
     ----------
@@ -64,7 +64,9 @@ class SecondDifferences(Penalty):
         xp = array_module(array)
         grid = array.reshape(*self.scan_size, -1)
         lines = grid.swapaxes(0, 1) if self.along_fast else grid.sum(axis=1)
+        # (slow, fast, columns) -> (fast, slow, columns), or sums of rows (slow, columns)
         bend = lines[:-2] + lines[2:] - 2 * lines[1:-1]
+        # the transposed second difference: each L goes back to its three points
         slope = xp.zeros_like(lines)
         slope[:-2] += bend
         slope[2:] += bend
@@ -77,7 +79,8 @@ class SecondDifferences(Penalty):
 
 @dataclass(frozen=True, eq=False)
 class Deformation(Penalty):
-    """w sum R^2, where R is what the best affine grid a + b row + c column leaves of each column of the array.
+    """w sum R^2, where R is the residual of each column of the array after the best affine grid a + b row + c column is
+    subtracted.
 
     Row and column numbers minus their means are orthogonal to each other and to a constant, so the least-squares
     fit is three projections. The residual is a projection too: the gradient is 2 w R.
@@ -94,9 +97,11 @@ class Deformation(Penalty):
             return _nothing(array)
         xp = array_module(array)
         grid = array.reshape(*self.scan_size, -1)
+        # (slow, fast, columns): the constant of each column first
         residual = grid - grid.mean(axis=(0, 1))
         for axis, size in enumerate(self.scan_size):
             if size > 1:
+                # (rows or columns, centred): orthogonal to the constant, so that one projection follows the other
                 number = xp.arange(size, dtype=array.dtype) - (size - 1) / 2
                 number = number.reshape((size, 1, 1) if axis == 0 else (1, size, 1))
                 residual = residual - number * ((number * residual).mean(axis=(0, 1)) / (number**2).mean())
@@ -136,7 +141,7 @@ class AbsorptionNorm(PlanePenalty):
     """w sum |log |O||.
 
     The gradient is w sign(log |O|) O / |O|^2, zero where |O| = 1. Where |O|^2 < :data:`OPAQUE`, log |O|^2 is replaced
-    by its tangent at OPAQUE, so that value and gradient are finite and belong to each other.
+    by its tangent at OPAQUE, so that value and gradient are finite and consistent.
     """
 
     def plane(self, plane: Array) -> tuple[float, Array]:
@@ -167,6 +172,7 @@ class TotalVariation(PlanePenalty):
 
     def plane(self, plane: Array) -> tuple[float, Array]:
         xp = array_module(plane)
+        # (Y, X) each, along y and x
         differences = [xp.roll(plane, 1, axis) - plane for axis in (0, 1)]
         sizes = [abs(difference) for difference in differences]
         variation = sizes[0] ** self.p + sizes[1] ** self.p + FLAT
@@ -175,6 +181,7 @@ class TotalVariation(PlanePenalty):
         for axis in (0, 1):
             size = xp.maximum(sizes[axis], _tiny(plane))
             flow = slope * size ** (self.p - 1) * (differences[axis] / size)
+            # +1 for the pixel before, -1 for the pixel itself: the transpose of the difference
             gradient += xp.roll(flow, -1, axis) - flow
         return self.weight * kernels.total(variation ** (self.q / self.p)), gradient
 
@@ -200,6 +207,7 @@ class ModeVariance(Penalty):
         blur = _on_device(np.exp(-_squared_frequencies(array.shape[-2:], (1.0, 1.0)) / self.sigma**2), array)
 
         def one_slice(part: Array) -> tuple[float, Array]:
+            # one slice of all modes, (O, Y, X)
             blurred = fft.ifft2(blur * fft.fft2(part), overwrite=True)
             deviation = blurred - blurred.mean(axis=0)
             gradient = fft.ifft2(blur * fft.fft2(deviation), overwrite=True)
@@ -232,13 +240,16 @@ class MissingWedge(Penalty):
         if array.shape[1] == 1:
             return _nothing(array)
         xp = array_module(array)
+        # (z, 1, 1) and (Y, X): weights (z, Y, X) are the same for all modes
         axial = np.fft.fftfreq(array.shape[1], self.slice_distance_A)[:, None, None]
         radial = _squared_frequencies(array.shape[-2:], self.pixel_size_A)
+        # q_r = 0: a divisor in place of zero
         radial[0, 0] = 1
         weight = xp.arctan(_on_device(self.beta**2 * axial**2, array) / _on_device(radial, array))
         weight *= self.weight * 2 / math.pi
 
         def one_mode(mode: Array) -> tuple[float, Array]:
+            # (z, Y, X) of one mode; norm="forward" below leaves out the 1/N of the inverse
             spectrum = xp.fft.fftn(mode)
             value = kernels.total(weight * kernels.abs2(spectrum))
             return value, 2 * xp.fft.ifftn(weight * spectrum, norm="forward")
@@ -299,6 +310,7 @@ class ProbeModulation(Penalty):
         spectrum = fft.fft2(array)
         size = abs(spectrum)
         bend = _on_device(self.near, array) * _laplacian(size)
+        # the unit phase of F P, times the transposed Laplacian of the slope
         spectrum /= array_module(array).maximum(size, _tiny(array))
         spectrum *= _laplacian((2 * self.weight) * bend)
         return self.weight * kernels.total(bend**2), fft.fft2_adjoint(spectrum, overwrite=True)

@@ -50,9 +50,10 @@ class PowerDifference:
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
         """Loss and slope of every pixel without the weight, and M^g; ``modelled`` is D."""
-        own, counts = raised(modelled, self.power), raised(data, self.power)
-        difference = own - counts
-        return difference * difference, (2 * self.power) * difference * own / modelled, counts
+        model_power, counts = raised(modelled, self.power), raised(data, self.power)
+        difference = model_power - counts
+        # d(D^g)/dD = g D^g/D: no second power is computed
+        return difference * difference, (2 * self.power) * difference * model_power / modelled, counts
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         return _weighted(self, intensity, data)
@@ -85,10 +86,11 @@ class PowerPoisson:
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
         """As those of :class:`PowerDifference`."""
-        own, counts = raised(modelled, self.power), raised(data, self.power)
-        safe = own + own.dtype.type(self.eps)
-        loss = own - counts * array_module(own).log(safe)
-        return loss, self.power * (1 - counts / safe) * own / modelled, counts
+        model_power, counts = raised(modelled, self.power), raised(data, self.power)
+        # e in the logarithm and in its derivative, as PtyRAD has it
+        safe = model_power + model_power.dtype.type(self.eps)
+        loss = model_power - counts * array_module(model_power).log(safe)
+        return loss, self.power * (1 - counts / safe) * model_power / modelled, counts
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         return _weighted(self, intensity, data)
@@ -103,13 +105,13 @@ class PowerPoisson:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerSum:
-    """The sum of both, and a slope that all patterns share: that of a loss of their mean.
+    """The sum of both, and a slope that all patterns share, from a loss of their mean.
 
     Attributes
     ----------
     single, poissn : None = there is no such term
     dark : counts below which an intensity is nothing but rounding
-    pacbed_power : exponent of M to be summed for the mean pattern; None = none
+    pacbed_power : exponent of M in the loss of the mean pattern; None = no such loss
     shared : (ky, kx) added to the slope of every pattern, before the weights of the pixels; or None
     bounded : the slope is that of amplitudes, for steps of a fixed length
     floor : added to the intensities
@@ -125,7 +127,7 @@ class PowerSum:
 
     @property
     def terms(self) -> tuple[tuple[int, PowerDifference | PowerPoisson], ...]:
-        """The terms there are, each with its column."""
+        """The terms that are present, each with its column of the sums."""
         both: tuple[tuple[int, Any], ...] = ((SINGLE, self.single), (POISSN, self.poissn))
         return tuple((column, term) for column, term in both if term is not None)
 
@@ -133,12 +135,13 @@ class PowerSum:
         """Loss (without that of the mean) and slope."""
         loss, slope = work.xp.zeros_like(intensity), work.xp.zeros_like(intensity)
         for _, term in self.terms:
-            own_loss, own_slope, _ = term.parts(_lifted(intensity, self.floor), data)
-            loss += term.weight * own_loss
-            slope += term.weight * own_slope
+            term_loss, term_slope, _ = term.parts(_lifted(intensity, self.floor), data)
+            loss += term.weight * term_loss
+            slope += term.weight * term_slope
         return loss, self._slope(slope, intensity, data, work)
 
     def _slope(self, slope: Array, intensity: Array, data: Array, work: Workspace) -> Array:
+        # steps of a fixed length: the slope of amplitudes has a bounded curvature
         if self.bounded:
             return LsqSqrt(self.dark).loss_and_slope(intensity, data, work)[1]
         if self.shared is not None:
@@ -168,28 +171,30 @@ class PowerSum:
         ----------
         totals : (N_SUMS,) float64, gets the sums of the batch
         patterns : gets, for the mean pattern, the weighted sums of D ("modelled") and M ("measured") and the sum of
-            the weights ("weights"), each (ky, kx) float64, added to what is there
+            the weights ("weights"), each (ky, kx) float64; sums of earlier batches are kept
         """
         data = measured
         if not isinstance(intensity, np.ndarray):
+            # on a GPU data are in their own type, and may be those of all patterns
             data = (measured if rows is None else measured[rows]).astype(intensity.dtype) * multiplier
         modelled, slope = _lifted(intensity, self.floor), work.xp.zeros_like(intensity)
         totals[LOSS] = 0
         for column, term in self.terms:
-            loss, own, counts = term.parts(modelled, data)
+            loss, term_slope, counts = term.parts(modelled, data)
             totals[column] = _sum(loss, weights)
             totals[LOSS] += term.weight * totals[column]
+            # mean M^g, by which the ratio divides: a column for each term
             totals[RAISED + column - SINGLE] = _sum(counts, weights)
-            slope += term.weight * own
+            slope += term.weight * term_slope
         totals[ERRORS] = _sum((intensity - data) ** 2, weights)
         totals[WEIGHT] = data.size if weights is None else _sum(work.xp.ones_like(data), weights)
         if self.pacbed_power is not None:
             totals[RAISED + 2] = _sum(raised(data, self.pacbed_power), weights)
             ones = work.xp.ones_like(data)
             for name, array in (("modelled", modelled), ("measured", data), ("weights", ones)):
-                own = array if weights is None else array * weights
-                found = own.sum(axis=0, dtype=np.float64)
-                patterns[name] = patterns[name] + found if name in patterns else found
+                weighted = array if weights is None else array * weights
+                pattern = weighted.sum(axis=0, dtype=np.float64)  # (batch, ky, kx) -> (ky, kx)
+                patterns[name] = patterns[name] + pattern if name in patterns else pattern
         slope = self._slope(slope, intensity, data, work)
         if weights is not None:
             slope *= weights
@@ -201,7 +206,8 @@ def _lifted(intensity: Array, floor: float) -> Array:
 
 
 def _blind(slope: Array, intensity: Array, dark: float) -> Array:
-    """No slope where an intensity is rounding."""
+    """Set the slope to 0 where an intensity is only rounding."""
+    # in place: the slope is an array of this evaluation
     array_module(slope).copyto(slope, slope.dtype.type(0), where=intensity <= intensity.dtype.type(dark))
     return slope
 

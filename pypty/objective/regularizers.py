@@ -1,6 +1,6 @@
 """Regularisers: the penalties on the unknowns that the parameters of an epoch ask for.
 
-They are added to the loss of the data, and are not multiplied by ``loss_weight``. The penalties themselves are in
+They are added to the data term, and ``loss_weight`` does not multiply them. The penalties themselves are in
 ``penalties.py``; their masks are made here, on the host, once per epoch.
 """
 
@@ -87,7 +87,7 @@ def regularizer_text(
     now: Mapping[str, Any], regularizers: Iterable[Regularizer], refined: Container[str]
 ) -> str:
     """The regularisers of an epoch with the parameters that they were made from: two epochs with the same text have the
-    same penalties. What they take from the run is the same in all epochs."""
+    same penalties, as everything else they depend on is fixed for the run."""
     keys = [key for term in regularizers for key in (term.name, *_ROWS[term.name].shaped_by)]
     confined = "probe" in refined and math.isinf(now["probe_reg_constraint_weight"])
     return ", ".join([f"{key}={np.asarray(now[key]).tolist()}" for key in keys] + ["aperture"] * confined)
@@ -101,8 +101,10 @@ def outside_aperture(aperture: np.ndarray | float, shape: tuple[int, int]) -> np
     aperture : (ky, kx) centred, not zero inside; or the radius as a fraction of the Nyquist frequency of each axis
     """
     if isinstance(aperture, np.ndarray) and aperture.ndim > 0:
+        # centred -> zero frequency first
         return 1.0 - np.fft.ifftshift(aperture).astype(bool)
     fy, fx = (np.fft.fftfreq(n) for n in shape)
+    # in cycles/pixel, Nyquist is 0.5
     return (np.hypot(fy[:, None], fx[None, :]) > 0.5 * float(aperture)).astype(float)
 
 
@@ -135,6 +137,7 @@ def scan_frequencies(grid: Grid, cutoff: float, scan_step_A: float, tolerance: f
     reach = min(math.floor(tolerance + 0.5), last + math.ceil(float(max(abs(v).max(), abs(u).max()))))
     for dk in range(-reach, reach + 1):
         for dh in range(-reach, reach + 1):
+            # (ky, 1) and (1, kx): the lattice point nearest to each pixel, and its neighbours
             k, h = np.rint(v) + dk, np.rint(u) + dh
             exists = (abs(k) <= last) & (abs(h) <= last) & (h**2 + k**2 <= (cutoff * last) ** 2)
             near |= exists & ((v - k) ** 2 + (u - h) ** 2 <= tolerance**2)
@@ -237,4 +240,4 @@ _ROWS: Mapping[str, _Row] = MappingProxyType(
 )
 
 REGULARIZERS = tuple(_ROWS)
-"""Keys of their weights."""
+"""Keys of the weights of all regularisers."""

@@ -1,8 +1,8 @@
 """Small batches on a GPU as CUDA graphs: dozens of kernels are started by one call.
 
 A batch whose kernels take less time than starting them from Python is captured once and replayed. Everything that
-changes from one batch, or one evaluation, to the next lies in buffers of fixed addresses: what the batches share,
-accumulators, and which patterns are meant (their data are read by number where they are resident).
+changes from one batch, or one evaluation, to the next lies in buffers of fixed addresses: the arrays that batches
+share, the accumulators, and the numbers of the patterns (by which resident data are read).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Replay:
 
     Parameters
     ----------
-    stage : the only one of the model
+    stage : the only stage of the model
     """
 
     def __init__(self, stage: SplitWaves, streams: DeviceStreams) -> None:
@@ -42,8 +42,8 @@ class Replay:
 
     @classmethod
     def for_device(cls, model: Model, feed: Feed) -> Replay | None:
-        """None where there can be no graphs: on the CPU, with stages that make arrays of their own, and with weights of
-        each pattern."""
+        """None where there can be no graphs: on the CPU, with stages that allocate arrays, and with weights that differ
+        between patterns."""
         if model.split is None or not isinstance(feed.streams, DeviceStreams) or not feed.weights_are_shared:
             return None
         return cls(model.split, feed.streams)
@@ -59,7 +59,7 @@ class Replay:
     def begin(
         self, points: list[Any], variables: Variables, names: tuple[str, ...], work: Workspace
     ) -> tuple[list[Any], dict[str, Array]]:
-        """What batches share, and accumulators, in their fixed places."""
+        """The arrays that batches share, and the accumulators, at their fixed addresses."""
         point = points[0]
         shared = (point.obj, point.spectrum, point.positions, *point.gaps.factors.values())
         self._shapes = tuple(array.shape for array in shared)
@@ -78,23 +78,25 @@ class Replay:
         noise: NoiseModel,
         wanted: bool,
     ) -> None:
-        """Do ``task(batch, totals)`` with everything of the batch in its fixed place.
+        """Do ``task(batch, totals)`` with all arrays of the batch at fixed addresses.
 
         Parameters
         ----------
         totals : (2,) gets loss and squared errors
-        wanted : the gradients are
+        wanted : whether gradients are computed
         """
         work, placed = batch.workspace, batch.placed
         index = work.array("fixed index", placed.index.shape, np.int32)
         corners = work.array("fixed corners", placed.corners.shape, np.int32)
-        own = work.array("fixed totals", (2,), np.float64)
+        fixed_totals = work.array("fixed totals", (2,), np.float64)
         index[...] = placed.index
         corners[...] = placed.corners
+        # resident data are read by pattern number, which is copied above; others lie in a buffer of the feed
         rows = None if batch.rows is None else index
         fixed = dataclasses.replace(batch, rows=rows, given=Placed(index, corners))
         formula = noise.formula()
         assert formula is not None
+        # arrays cannot be compared as keys; their addresses are what a graph depends on
         numbers = dataclasses.replace(formula, reachable=_address(formula.reachable))
         names = tuple(gradients) if wanted else ()
         data = (
@@ -106,11 +108,11 @@ class Replay:
         )
         buffers = tuple(sorted(work.sizes.items()))  # they only grow: those of the same size are the same
         key = (len(batch.index), data, numbers, names, self._shapes, buffers)
-        self.graphs.run(key, lambda: task(fixed, own))
-        totals[...] = own
+        self.graphs.run(key, lambda: task(fixed, fixed_totals))
+        totals[...] = fixed_totals
 
     def clear(self) -> None:
-        """Buffers are given back."""
+        """Drop the graphs, whose buffers are released."""
         self.graphs.clear()
 
 

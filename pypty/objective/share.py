@@ -21,12 +21,12 @@ class Share:
 
     Attributes
     ----------
-    batches : indices of the patterns of each
-    before : loss of each at the start of the line search; None = not compared
+    batches : pattern numbers of each batch
+    before : loss of each batch at the start of the line search; None = not compared
     gradients, workspace : accumulators and memory of the thread
     totals : (batches, 2) float64, loss and sum of squared errors of each batch, where they are computed; with
         ``loss_terms`` further sums
-    noise : what is computed of each pixel
+    noise : the loss of each pixel
     skipped : numbers of the batches of which only the loss was computed
     rejecting : the trial is expected to be rejected
     replay : runs the batches as graphs; None = one kernel after the other
@@ -46,7 +46,7 @@ class Share:
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
-        """``totals`` on the host: asked for once, when all are computed."""
+        """``totals`` on the host, copied once, when all batches are computed."""
         return to_host(self.totals)
 
     @property
@@ -55,14 +55,15 @@ class Share:
         return self.scores[:, 0]
 
     def expects_rejection(self, number: int) -> bool:
-        """Whether the loss of the first batches, a quarter at least, has grown. On a GPU the answer is that of the last
-        look at it."""
+        """Whether the loss of the batches so far, a quarter at least, has grown. On a GPU it is the answer of the
+        last comparison."""
         seen, n = number + 1, len(self.batches)
         if self.before is None or not self.gradients or 4 * seen < n:
             return False
+        # ceil(n/4) and ceil(n/2): on a GPU each comparison waits for the device
         if isinstance(self.totals, np.ndarray) or seen in (-(-n // 4), -(-n // 2)):
             losses = to_host(self.totals[:seen])[:, 0]
-            self.rejecting = not losses.sum() <= self.before[:seen].sum()
+            self.rejecting = not losses.sum() <= self.before[:seen].sum()  # also where the sum is NaN
         return self.rejecting
 
 

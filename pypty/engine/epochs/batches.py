@@ -1,4 +1,4 @@
-"""How the patterns of an epoch are put into mini-batches."""
+"""The mini-batches of an epoch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pypty.params.settings import Settings
 
 @dataclass
 class Batches:
-    """Makes the batches of every epoch; those that cost time to find are kept.
+    """Makes the batches of every epoch; spatial groups, which take time to find, are kept.
 
     Everything follows from the seed, the epoch and the starting positions, so that a resumed run has the same batches.
 
     Attributes
     ----------
     settings : group_mode, shuffle_batches, seed
-    positions : (N, 2) px, where the scan started
+    positions : (N, 2) px, starting positions
     """
 
     settings: Settings
@@ -41,12 +41,13 @@ class Batches:
         return [groups[number] for number in order]
 
     def _number(self, problem: Problem, size: int | str) -> int:
-        """How many batches there are; none has fewer patterns than were asked for."""
+        """Number of batches, none with fewer patterns than asked for."""
         return number_of_batches(problem) if size == "auto" else max(1, len(problem.indices) // int(size))
 
     def _groups(self, indices: np.ndarray, n: int) -> list[np.ndarray]:
         key = (indices.tobytes(), n)
         if key not in self._known:
+            # only the groups of the present sequence: a new one replaces them
             self._known.clear()
             rows = self.positions[np.minimum(indices, len(self.positions) - 1)]
             groups = make_groups(

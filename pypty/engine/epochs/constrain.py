@@ -1,4 +1,4 @@
-"""Constraints at the end of an epoch (parameter ``constraints``), and what becomes of gradient and history."""
+"""Constraints at the end of an epoch (parameter ``constraints``), and their effect on gradient and history."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def starting_probe_power(setup: Setup, state: State) -> float:
 def constrain(
     state: State, now: EpochValues, setup: Setup, limits: BandLimits, probe_power: float
 ) -> tuple[str, ...]:
-    """Apply the constraints of the epoch ``state.epoch``, whose update was just done; the names of those that changed
-    the point. Gradient and history are forgotten then. Where modes were made orthogonal, and nothing else, they turn
-    along.
+    """Apply the constraints after the update of epoch ``state.epoch``; returns the names of those that changed the
+    point. Gradient and history are dropped then. Where modes were made orthogonal, and nothing else changed, they are
+    rotated along.
 
-    With lbfgs the linear constraints filter its steps and are left out here. Clipping makes frequencies that no step
-    reaches; so those of the last time are taken away before the object is constrained anew.
+    With lbfgs the linear constraints filter its steps and are left out here. Clipping creates frequencies that no
+    step reaches; those of the last time are removed before the object is constrained again.
     """
     table, settings = now["constraints"], setup.settings
     skip = STEP_FILTERS if now["optimizer"] == "lbfgs" else ()

@@ -1,7 +1,7 @@
 """How much object, probe and positions change between snapshots: the numbers of the convergence monitor.
 
-Loss curves flatten long before a weak foreground stops changing; background and foreground are therefore looked at on
-their own, as the pixels below the lower and above the upper percentile of the newest snapshot.
+Loss curves flatten long before a weak foreground stops changing; background and foreground are therefore compared
+separately, as the pixels below the lower and above the upper percentile of the newest snapshot.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ConvergenceMonitor:
 
     Parameters
     ----------
-    area : (rows, columns) of the object that is looked at (``illuminated_area``)
+    area : (rows, columns) of the object that is compared (``illuminated_area``)
     pixel_A : (y, x) size of an object pixel
     tensors : which of ``TENSORS``
     percentile_range : lower and upper percentile, 0 to 100
@@ -62,7 +62,7 @@ class ConvergenceMonitor:
         probe: Array | None = None,
         positions_px: Array | None = None,
     ) -> dict[str, float]:
-        """Changes since the last snapshot; nothing at the first. The arrays are the next one's past (copied).
+        """Changes since the last snapshot; empty at the first. The arrays are copied as the next snapshot.
 
         Parameters
         ----------
@@ -76,10 +76,10 @@ class ConvergenceMonitor:
             "probe": relative change of the intensity, summed over modes; "probe_pos_shifts": root mean square
             displacement, Å
         """
-        given = {"obja": amplitude, "objp": phase, "probe": probe, "probe_pos_shifts": positions_px}
+        arrays = {"obja": amplitude, "objp": phase, "probe": probe, "probe_pos_shifts": positions_px}
         metrics: dict[str, float] = {}
         for name in self.tensors:
-            array = given[name]
+            array = arrays[name]
             if array is None:
                 raise ValueError(f"the convergence monitor watches {name!r}, which was not given")
             now = self._snapshot(name, array)
@@ -91,6 +91,7 @@ class ConvergenceMonitor:
 
     def _snapshot(self, name: str, array: Array) -> Array:
         if name == "probe":
+            # (..., mode, y, x) -> (..., y, x)
             return (array.real**2 + array.imag**2).sum(axis=-3)
         return array.copy() if name == "probe_pos_shifts" else array[(..., *self._area)].copy()
 
@@ -100,9 +101,10 @@ class ConvergenceMonitor:
         if name == "probe_pos_shifts":
             xp = array_module(now)
             moved_A = (now - before) * xp.asarray(np.array(self._pixel_A))
+            # (N, 2) Å -> (N,) -> root mean square
             return {name: float((moved_A**2).sum(axis=-1).mean()) ** 0.5}
         change = abs(now - before)
-        if name == "objp":  # phases from -pi to pi: over the jump is the short way
+        if name == "objp":  # phases from -pi to pi: the shorter way around the circle
             change = array_module(now).minimum(change, abs(2 * np.pi - change))
         return self._outside(name, 1 - now if name == "obja" else now, change)
 

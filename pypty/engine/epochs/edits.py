@@ -1,4 +1,4 @@
-"""Changes made by hand between updates: what the parameters of an epoch ask for, in which order, and what changed."""
+"""Edits of the unknowns between updates: those that the parameters of an epoch ask for, in their order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAME = 1e-9
 def before_update(
     variables: Variables, now: EpochValues, setup: Setup, limits: BandLimits
 ) -> tuple[Variables, list[str]]:
-    """Vacuum, starting positions, aperture, charge flip; with the names of those that changed something."""
+    """Vacuum, starting positions, aperture, charge flip; with the names of those that had an effect."""
     steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
         ("restart_from_vacuum", now["restart_from_vacuum"], "obj", by_object.vacuum_like),
         ("reset_positions", now["reset_positions"], "positions", lambda _: setup.scan.positions),
@@ -57,7 +57,7 @@ def before_update(
 
 
 def after_update(variables: Variables, now: EpochValues, limits: BandLimits) -> tuple[Variables, list[str]]:
-    """Gaussian filters of the object; with the names of those that changed something."""
+    """Gaussian filters of the object; with the names of those that had an effect."""
     phase, absorption = now["apply_gaussian_filter"], now["apply_gaussian_filter_amplitude"]
     steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
         (
@@ -118,19 +118,20 @@ def _differs(old: Array, new: Array) -> bool:
 def moved_scan(
     variables: Variables, scan: Scan, now: EpochValues, setup: Setup
 ) -> tuple[Variables, Scan, list[str]]:
-    """Put a torn scan together (``puzzle_positions``), and give windows that have moved too far a new place on an
-    object that grows (``dynamically_resize_yx_object``)."""
+    """Close the gaps of a torn scan (``puzzle_positions``), and move the crop origins of positions that are too far
+    from theirs, on an object that grows (``dynamically_resize_yx_object``)."""
     changed = []
     window, limit = setup.grid.shape, now["dynamically_resize_yx_object"]
     if now["puzzle_positions"]:
         scan_size = setup.settings["scan_size"]
         assert scan_size is not None
         rows, columns = (int(n) for n in scan_size)
-        found = by_scan.puzzle(variables.positions, (rows, columns))
-        if found is not None:
-            obj = by_scan.warped(variables.obj, variables.positions, found.positions, window)
-            variables = variables.replace({"positions": found.positions, "obj": obj})
-            whole = np.round(to_host(found.positions)).astype(np.int64)
+        solved = by_scan.puzzle(variables.positions, (rows, columns))
+        if solved is not None:
+            # the object is warped along, so that every pattern sees what it saw before
+            obj = by_scan.warped(variables.obj, variables.positions, solved.positions, window)
+            variables = variables.replace({"positions": solved.positions, "obj": obj})
+            whole = np.round(to_host(solved.positions)).astype(np.int64)
             scan = _with_corners(scan, whole)
             variables, scan = _with_room(variables, scan, window, 0.0) or (variables, scan)
             changed.append("puzzle_positions")
@@ -144,31 +145,33 @@ def moved_scan(
 def _with_room(
     variables: Variables, scan: Scan, window: tuple[int, int], limit: float
 ) -> tuple[Variables, Scan] | None:
-    """Windows placed anew when one is off by ``limit``, and an object with room for them; None when nothing changes.
+    """New crop origins when a position is off by ``limit``, and an object with room for the patches; None when nothing
+    changes.
 
-    Windows that lie outside the object are of patterns that are not used: they only move along.
+    Patches outside the object belong to patterns that are not used: they are only shifted along.
     """
     n_rows = len(variables.positions)
     old = scan.corners[:n_rows]
     ends = old + np.array(window)
     inside = np.flatnonzero(((old >= 0) & (ends <= np.array(variables.obj.shape[-2:]))).all(axis=1))
-    if len(inside) < n_rows and limit == 0:  # all were placed anew just now
+    if len(inside) < n_rows and limit == 0:  # puzzle_positions has just moved all of them
         inside = np.arange(n_rows)
     xp = array_module(variables.positions)
     chosen = xp.asarray(inside)
-    found = by_scan.resized(variables.obj, variables.positions[chosen], old[inside], window, limit)
-    if found is None:
+    resized = by_scan.resized(variables.obj, variables.positions[chosen], old[inside], window, limit)
+    if resized is None:
         return None
-    corners = old + found.before
-    corners[inside] = to_host(found.corners)
-    positions = variables.positions + xp.asarray(found.before)
-    positions[chosen] = found.positions
-    ny, nx = found.obj.shape[-2:]
-    placed = Scan(scan.positions + found.before, scan.corners, (ny, nx), scan.moved + found.before)
-    return variables.replace({"obj": found.obj, "positions": positions}), _with_corners(placed, corners)
+    corners = old + resized.before
+    # all origins shift with the rows and columns that were added; those in use are rounded anew
+    corners[inside] = to_host(resized.corners)
+    positions = variables.positions + xp.asarray(resized.before)
+    positions[chosen] = resized.positions
+    ny, nx = resized.obj.shape[-2:]
+    placed = Scan(scan.positions + resized.before, scan.corners, (ny, nx), scan.moved + resized.before)
+    return variables.replace({"obj": resized.obj, "positions": positions}), _with_corners(placed, corners)
 
 
 def _with_corners(scan: Scan, corners: np.ndarray) -> Scan:
-    """The scan with other windows; one row is that of all patterns."""
+    """The scan with other crop origins; a single row holds for all patterns."""
     repeats = len(scan.corners) // len(corners)
     return dataclasses.replace(scan, corners=np.repeat(corners, repeats, axis=0))

@@ -35,7 +35,7 @@ from pypty.output.loss_log import EpochRecord
 from pypty.params.schema.values import EpochValues
 
 _SIGNED = ("mean", "velocity", "gradient")
-"""Moments that are 0 where nothing has moved yet; others are like those of their neighbours."""
+"""Moments that start at 0 in added rows and columns; others take the values of their neighbours there."""
 
 
 @dataclass(kw_only=True)
@@ -44,11 +44,11 @@ class Progress:
 
     Attributes
     ----------
-    name : of the method; "" before the first epoch of one
+    name : name of the method; "" before its first epoch
     moments : its state, by part and moment
-    steps, epochs : that were made with any first-order method
+    steps, epochs : numbers made with any first-order method
     schedule : state of the learning rates' schedule
-    probe_scale : root of the mean square of the probe, when the first of these epochs began
+    probe_scale : root mean square of the probe at the start of the first of these epochs
     """
 
     name: str = ""
@@ -66,13 +66,13 @@ class Progress:
         )
 
     def without(self, blocks: Sequence[str]) -> Progress:
-        """Without the moments of blocks that are no longer what they were."""
+        """A copy without the moments of these blocks."""
         gone = {part for block in blocks for part in all_parts(block)}
         kept = {part: moments for part, moments in self.moments.items() if part not in gone}
         return dataclasses.replace(self, moments=kept)
 
     def with_room(self, before: Sequence[int], old: tuple[int, ...], new: tuple[int, ...]) -> Progress:
-        """For an object (mode, z, Y, X) that was given room: its moments grow along with it.
+        """A copy for an object (mode, z, Y, X) that has grown, with moments of its new shape.
 
         Parameters
         ----------
@@ -96,7 +96,7 @@ def _with_room(
     old: tuple[int, ...],
     new: tuple[int, ...],
 ) -> Array:
-    """A moment of the object, where it has the object's rows or columns (that of a matrix has but one of them)."""
+    """A moment of the object, padded along rows and columns (that of a matrix has only one of these axes)."""
     first = array.ndim - (3 if part == "obj" else 2)  # complex numbers are pairs
     if first < 0:  # a count
         return array
@@ -110,7 +110,7 @@ def _with_room(
 
 @dataclass(frozen=True)
 class Done:
-    """What an epoch of batches gives back."""
+    """The result of an epoch of mini-batches."""
 
     variables: Variables
     progress: Progress
@@ -139,7 +139,7 @@ class _Scaled:
 
 @dataclass(kw_only=True)
 class _Walk:
-    """The epoch while it goes on."""
+    """The state within an epoch."""
 
     problem: Problem
     now: EpochValues
@@ -156,13 +156,16 @@ class _Walk:
     frames: Mapping[str, Frame]
 
     def gradient(self, chosen: np.ndarray) -> tuple[Evaluated, dict[str, Array]]:
-        """Of the patterns of a batch, by part."""
+        """Loss and gradient of the patterns of a batch, the gradient by part."""
         problem, form = self.problem, self.problem.form
+        # where losses add up, regularisers are shared out over the batches: a pass has each of them once
         share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
-        terms = [_Scaled(one, share) for one in problem.regularizers]
-        found = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
-        whole = form.gradient_as_it_is(self.problem.variables, self.whole, found.gradients, self.variables)
-        return found, {name: array for name, array in split(whole, form).items() if name in self.rates}
+        terms = [_Scaled(regularizer, share) for regularizer in problem.regularizers]
+        evaluated = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
+        whole = form.gradient_as_it_is(
+            self.problem.variables, self.whole, evaluated.gradients, self.variables
+        )
+        return evaluated, {name: array for name, array in split(whole, form).items() if name in self.rates}
 
     def move(self, gradient: Mapping[str, Array], chosen: np.ndarray) -> None:
         """A step of the method."""
@@ -170,6 +173,7 @@ class _Walk:
         rates = {name: factor * self.rates[name] for name in gradient}
         rows = {}
         if self.now["lazy_moments"]:
+            # moments of patterns that are not in the batch stay as they are
             rows = {
                 name: chosen
                 for name, row in BLOCKS.items()
@@ -177,6 +181,7 @@ class _Walk:
             }
         frames = {name: self.frames.get(name, AS_IT_IS) for name in gradient}
         seen = {name: frame.seen(self.point[name]) for name, frame in frames.items()}
+        # x = unit u + origin: dL/du = unit dL/dx, and a rate of x is rate/unit of u
         slope = {name: gradient[name] * frame.unit for name, frame in frames.items() if frame.unit != 1.0}
         speed = {name: rates[name] / frame.unit for name, frame in frames.items()}
         moved = self.method.step(seen, {**gradient, **slope}, speed, rows, momentum)
@@ -199,19 +204,20 @@ def first_order_epoch(
     """One pass over the patterns.
 
     The loss is the sum over the batches, each before its own step; the mean where losses are relative to their batch.
-    Steps are not band-limited one by one: what has left the subspaces is taken out at the end of the epoch.
+    Single steps are not band-limited: their sum is projected on the subspaces at the end of the epoch.
 
     Parameters
     ----------
     batches : sorted indices of the patterns of each
-    schedule : of the learning rates; None = they stay
-    progress : what earlier epochs left; it is not changed
+    schedule : schedule of the learning rates; None = constant rates
+    progress : state after earlier epochs; it is not changed
 
     Raises
     ------
     ReconstructionError
         A loss is not finite.
     """
+    # a copy: an epoch that is interrupted leaves the old one untouched
     progress = progress.begun(now["optimizer"], problem.variables)
     smallest = min((len(batch) for batch in batches), default=1)
     objective = problem.objective.for_batches(smallest, problem.variables)
@@ -239,11 +245,12 @@ def first_order_epoch(
     )
     moving = [part for name in blocks for part in parts_of(name, form) if part in rates]
     logged = _logged_rates(now, moving, schedule, progress)
-    found, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
+    results, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
+    # the starting point may lie outside the subspaces: only the change is projected
     change = form.project({name: walk.whole[name] - start[name] for name in blocks})
     end = {name: start[name] + change[name] for name in blocks}
-    divisor = 1 if problem.objective.adds_up else len(found)
-    loss = math.fsum(one.loss for one in found) / divisor
+    divisor = 1 if problem.objective.adds_up else len(results)
+    loss = math.fsum(result.loss for result in results) / divisor
     progress.epochs += 1
     progress.moments = walk.method.state
     if schedule is not None:
@@ -253,17 +260,17 @@ def first_order_epoch(
         epoch=epoch,
         time_s=0.0,
         loss=loss,
-        sse=math.fsum(one.sse for one in found),
+        sse=math.fsum(result.sse for result in results),
         first_step=1.0,
         step=1.0,
         evaluations=1,
         slope=0.0,
         new_slope=0.0,
         blocks=blocks,
-        terms=_added([one.terms for one in found], divisor),
+        terms=_added([result.terms for result in results], divisor),
         optimizer=progress.name,
         learning_rates=logged,
-        loss_terms=_added([one.loss_terms for one in found], divisor),
+        loss_terms=_added([result.loss_terms for result in results], divisor),
         gradient_norms=norms,
         update_norms=block_norms(change),
         batches=len(batches),
@@ -274,27 +281,27 @@ def first_order_epoch(
 def _walk_through(
     walk: _Walk, batches: Sequence[np.ndarray], together: int, epoch: int
 ) -> tuple[list[Evaluated], dict[str, float]]:
-    """Step after step; what was found in every batch, and the norms of the last step's gradient."""
-    found: list[Evaluated] = []
+    """Make all steps; returns loss and errors of every batch, and the norms of the last step's gradient."""
+    results: list[Evaluated] = []
     norms: dict[str, float] = {}
     for first in range(0, len(batches), together):
         group, total = batches[first : first + together], None
         for chosen in group:
-            one, gradient = walk.gradient(chosen)
-            if not math.isfinite(one.loss):
+            result, gradient = walk.gradient(chosen)
+            if not math.isfinite(result.loss):
                 raise ReconstructionError(
-                    f"epoch {epoch}: the loss of a batch is {one.loss}; lower learning_rates, or check the scale of "
+                    f"epoch {epoch}: the loss of a batch is {result.loss}; lower learning_rates, or check the scale of "
                     "probe and obj"
                 )
-            one.gradients, one.sums = {}, None
-            found.append(one)
+            result.gradients, result.sums = {}, None
+            results.append(result)
             # A last group that is not full is not rescaled.
             share = BlockVector(gradient) if together == 1 else BlockVector(gradient).scaled(1 / together)
             total = share if total is None else total.plus(1.0, share)
         if total is not None and len(total):
             walk.move(total, np.unique(np.concatenate(group)))
             norms = block_norms(total) if first + together >= len(batches) else norms
-    return found, norms
+    return results, norms
 
 
 def _scheduled(schedule: RateSchedule | None, progress: Progress) -> tuple[float, float | None]:
@@ -313,7 +320,7 @@ def _added(parts: Sequence[Mapping[str, float]], divisor: int) -> dict[str, floa
 def _logged_rates(
     now: EpochValues, moving: Sequence[str], schedule: RateSchedule | None, progress: Progress
 ) -> dict[str, float]:
-    """Of what moves, as they are given by the user, at the epoch's start."""
+    """Rates of the moving parts at the start of the epoch, in the units of the parameters."""
     (factor, _), table = _scheduled(schedule, progress), now["learning_rates"]
     probe = "probe_abs" if table["probe_abs"]["lr"] > 0 else "probe"
     names = [probe if part in PROBE_PARTS.values() else part for part in moving]

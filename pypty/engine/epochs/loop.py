@@ -51,7 +51,7 @@ _EPOCHS_AHEAD = 10_000
 _RESTARTED: Mapping[str, str] = MappingProxyType(
     {"restart_from_vacuum": "obj", "reset_positions": "positions"}
 )
-"""Changes by hand after which a block begins anew, without the moments that it had."""
+"""Edits after which a block starts again, without its moments."""
 
 Reload = Callable[[Settings, int], Settings]
 """Called with the settings before each epoch; returns them, edited or not."""
@@ -62,11 +62,11 @@ class Reconstruction:
 
     Parameters
     ----------
-    batch_size, n_threads : those of an earlier run, to repeat its rounding exactly; None = from the plan
+    batch_size, n_threads : of an earlier run, to repeat its rounding exactly; None = from the plan
 
     Attributes
     ----------
-    batches : indices of the patterns of every mini-batch of the last epoch that had such
+    batches : indices of the patterns of every mini-batch in the last epoch with mini-batches
     """
 
     def __init__(
@@ -100,12 +100,13 @@ class Reconstruction:
         started = time.perf_counter() - self.state.elapsed_s
         while self.state.epoch < self.settings["epoch_max"]:
             self.settings = reload(self.settings, self.state.epoch)
+            # what an epoch changes in place is copied; arrays are replaced, never changed
             before, setup = copy.copy(self.state), self.setup
             before.frozen, before.monitor = dict(self.state.frozen), copy.deepcopy(self.state.monitor)
             before.optimizer = Lbfgs(list(self.state.optimizer.pairs))
             try:
                 record = self._epoch(self.settings.at(self.state.epoch))
-            except BaseException:  # Ctrl-C, mostly: an epoch is done wholly or not at all
+            except BaseException:  # mostly Ctrl-C: an epoch that was not finished leaves no trace
                 vars(self.state).update(vars(before))
                 self._place(setup)
                 raise
@@ -119,10 +120,11 @@ class Reconstruction:
         self.state.stop_reason = f"epoch_max = {self.settings['epoch_max']} was reached"
 
     def objective_for(self, blocks: Container[str], propagation: str) -> Objective:
-        """The objective; with the sub-pixel shift in its model if any window is, or may move, off the pixel grid."""
+        """The objective; with the sub-pixel shift in its model if any patch is, or may move, off the pixel grid."""
         model = (self._needs_subpixel("positions" in blocks), propagation)
         if model != self._model:
             self._model = model
+            # batch size and threads are kept, since they decide the rounding
             old = self.objective
             self.objective = self.setup.objective(self.feed, *model, old.batch_size, old.n_threads)
             self.log_executor()
@@ -143,6 +145,7 @@ class Reconstruction:
             inside = self.setup.backend.asarray(aperture, self.setup.backend.real)
             soft = None if limits.probe_steps is None else limits.probe_steps * inside
             limits = dataclasses.replace(limits, probe=limits.probe * inside, probe_steps=soft)
+        # masks of the size of the object: made again only when it grows or the aperture changes
         self._limits = ((shape, confined), limits)
         return limits
 
@@ -182,7 +185,7 @@ class Reconstruction:
         )
 
     def last_sample(self) -> ValueAndGradient | None:
-        """Loss and gradient at the present point: computed now if arrays were changed by hand after the last update.
+        """Loss and gradient at the present point: computed now if arrays were edited after the last update.
         None before the first epoch."""
         if self.state.sample is not None or not self.state.records:
             return self.state.sample
@@ -190,7 +193,7 @@ class Reconstruction:
         return problem(problem.point())
 
     def _place(self, setup: Setup) -> None:
-        """Take over windows that were placed anew."""
+        """Take over crop origins that were moved."""
         self.setup = setup
         self.feed.corners = setup.scan.corners
 
@@ -198,13 +201,14 @@ class Reconstruction:
         state = self.state
         if state.snapshot is None:
             state.snapshot = first_look(self.settings, self.setup, state)
-        searches = now["optimizer"] == "lbfgs"  # other methods have no line search that a block could stop
+        searches = now["optimizer"] == "lbfgs"  # only a line search can be blocked by a block that is stuck
         decisions = state.release(everything=not searches)
         blocks = refined_blocks(now, state.variables, state.frozen)
         if state.records and set(blocks) - set(state.records[-1].blocks):
-            state.rejected = 0  # a block that joins in is a new chance
+            state.rejected = 0  # with another block, updates may succeed again
         if now["freeze_stuck_blocks"] and searches:
             decisions += state.freeze(blocks)
+        # edits come first, since the problem is posed at the edited point
         variables, changed = before_update(state.variables, now, self.setup, self.limits(now))
         state.change(variables, changed)
         state.progress = state.progress.without([_RESTARTED[name] for name in changed if name in _RESTARTED])
@@ -221,6 +225,7 @@ class Reconstruction:
             record = self._first_order(problem, now)
         record.decisions = decisions
         if record.step > 0 or method != "lbfgs":
+            # after a rejected update nothing has moved, and filters would only act twice
             state.change(*after_update(state.variables, now, self.limits(now)))
             self._move_windows(now)
         constrain(state, now, self.setup, self.limits(now), self._probe_power)
@@ -230,13 +235,13 @@ class Reconstruction:
         return record
 
     def _method(self, problem: Problem, now: EpochValues) -> str:
-        """How this epoch moves the unknowns: ``optimizer``, but for the warm-up before L-BFGS."""
+        """The method of this epoch: ``optimizer``, or the preconditioned steps of the warm-up."""
         asked = str(now["optimizer"])
         warm = "obj" in problem.blocks and goes_on(self.settings, self.state.records, asked)
         return "preconditioned" if warm else asked
 
     def _warm_up(self, problem: Problem, now: EpochValues) -> EpochRecord:
-        """An epoch of preconditioned mini-batches; L-BFGS starts anew after it."""
+        """An epoch of preconditioned mini-batches; the history of L-BFGS does not survive it."""
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
         done = warm_up(problem, self.batches)
@@ -266,7 +271,7 @@ class Reconstruction:
         )
 
     def _first_order(self, problem: Problem, now: EpochValues) -> EpochRecord:
-        """An epoch of a first-order method; L-BFGS starts anew after it."""
+        """An epoch of a first-order method; the history of L-BFGS does not survive it."""
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
         asked, schedule = self.settings["lr_scheduler"], None
@@ -281,7 +286,7 @@ class Reconstruction:
         return done.record
 
     def _first_order_epochs(self) -> int:
-        """How many epochs of this run are of first-order methods, by the schedule, after the warm-up."""
+        """Number of epochs of this run with first-order methods, by the schedule, after the warm-up."""
         schedule, first = self.settings.schedules["optimizer"], self.settings.first_epoch
         if self._counted is None or self._counted[0] is not schedule:
             warm, last = self.settings["warmup_epochs"], self.settings["epoch_max"]
@@ -292,11 +297,11 @@ class Reconstruction:
         return self._counted[1]
 
     def _observe(self, problem: Problem, record: EpochRecord) -> None:
-        """What is only watched: held-out patterns, the convergence monitor, means of tilts and distances."""
+        """Record the loss of held-out patterns, the convergence monitor, and means of tilts and distances."""
         state = self.state
         if len(problem.held_out):
-            found = problem.objective.evaluate(state.variables, (), problem.held_out, problem.weight)
-            record.validation = found.loss / (len(problem.held_out) if problem.objective.adds_up else 1)
+            evaluated = problem.objective.evaluate(state.variables, (), problem.held_out, problem.weight)
+            record.validation = evaluated.loss / (len(problem.held_out) if problem.objective.adds_up else 1)
         state.snapshot = watch(self.settings, self.setup, state, record)
         describe(state.variables, record)
 
@@ -306,6 +311,7 @@ class Reconstruction:
             return
         state, old = self.state, self.setup.scan
         before, shapes = scan.moved - old.moved, (state.variables.obj.shape, variables.obj.shape)
+        # moments of a warped object mean nothing; those of one that only grew get room, too
         if "puzzle_positions" in changed:
             state.progress = state.progress.without(("obj", "positions"))
         elif shapes[0] != shapes[1]:
@@ -340,8 +346,7 @@ class Reconstruction:
         return f"no step along steepest descent decreases the loss: {reason}"
 
     def _is_settled(self, now: EpochValues) -> bool:
-        """Whether every per-epoch value was in the last epoch what it is now, and stays so; else a later epoch may go
-        on."""
+        """Whether all per-epoch values are those of the last epoch, and stay so; else a later epoch may go further."""
         first, last = self.state.epoch - 1, self.settings["epoch_max"]
         values: Mapping[str, object] = now
         varying = [item for item in self.settings.schedules.items() if not isinstance(item[1], Constant)]

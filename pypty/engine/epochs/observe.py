@@ -1,4 +1,4 @@
-"""What is recorded about an epoch, and when a run is over because nothing improves."""
+"""The records of an epoch, and the decision that a run is over because nothing improves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_EVERY = 10
 
 
 def first_look(settings: Settings, setup: Setup, state: State) -> dict[str, Array] | None:
-    """What the convergence monitor compares with at first: the present point. None where it is off."""
+    """The first snapshot of the convergence monitor, of the present point; None where it is off."""
     asked = settings["convergence_monitor"]
     if asked is None:
         return None
@@ -31,9 +31,9 @@ def first_look(settings: Settings, setup: Setup, state: State) -> dict[str, Arra
 
 def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -> dict[str, Array] | None:
     """The convergence monitor: writes its metrics into the record of an epoch in which they are due, and returns the
-    snapshot for the next ones. An object whose windows were placed anew since the last one is only looked at."""
+    snapshot for the next ones. After crop origins were moved there is a new snapshot, and no comparison."""
     asked = settings["convergence_monitor"]
-    # A resumed run may watch something else.
+    # A resumed run may watch other tensors.
     if asked is None or state.snapshot is None or set(state.snapshot) != set(asked["tensors"]):
         return first_look(settings, setup, state)
     every = asked["every"] or settings["save_iters"] or _DEFAULT_EVERY
@@ -62,7 +62,7 @@ def _observe(monitor: ConvergenceMonitor, variables: Variables) -> dict[str, flo
 
 
 def sees_the_same(old: Scan, new: Scan, window: tuple[int, int]) -> bool:
-    """Whether a snapshot of before windows were placed anew can be compared with the next one."""
+    """Whether snapshots from before and after crop origins were moved can be compared."""
     areas = [illuminated_area(scan.corners, window) for scan in (old, new)]
     return areas[0] == areas[1] and bool((old.moved == new.moved).all())
 
@@ -77,21 +77,21 @@ def describe(variables: Variables, record: EpochRecord) -> None:
 
 
 def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
-    """Why the run ends now (``stop_patience``): the loss has not become smaller for so many epochs; "" = go on.
+    """Why the run ends now: the loss has not fallen for ``stop_patience`` epochs; "" = go on.
 
-    Only epochs with the same patterns held out, and the same way to count the loss, can be compared: those since the
-    optimiser was last changed. Improvements are measured by how far the loss has fallen: its own size says nothing, as
-    that of ``ml`` has a large constant.
+    Only epochs with the same held-out patterns, whose losses are computed in the same way, can be compared: those since
+    the optimiser last changed. Improvements are relative to the fall of the loss so far, not to its size, which for
+    ``ml`` contains a large constant.
     """
     patience, tolerance = settings["stop_patience"], settings["stop_tolerance"]
     if patience == 0 or not records:
         return ""
     last = records[-1].optimizer
     changed = [number for number, record in enumerate(records) if record.optimizer != last]
-    own = records[changed[-1] + 1 if changed else 0 :]
+    comparable = records[changed[-1] + 1 if changed else 0 :]
     held_out = records[-1].validation is not None
-    values = [record.validation if held_out else record.loss for record in own]
-    first = records[0].validation if held_out else own[0].loss
+    values = [record.validation if held_out else record.loss for record in comparable]
+    first = records[0].validation if held_out else comparable[0].loss
     best, since = np.inf, 0
     for count, value in enumerate(values):
         fall = 0.0 if first is None or np.isinf(best) else max(first - best, 0.0)
@@ -103,5 +103,5 @@ def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
     what = "the loss of the held-out patterns" if held_out else "the loss"
     return (
         f"{what} has not improved by {100 * tolerance:g} % of its fall so far for {waited} epochs (best {best:.6g} "
-        f"in epoch {own[since].epoch}; stop_patience = {patience})"
+        f"in epoch {comparable[since].epoch}; stop_patience = {patience})"
     )

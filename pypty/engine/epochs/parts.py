@@ -1,4 +1,4 @@
-"""What a first-order method moves: the parts of the blocks, their rates, and the units in which it sees them."""
+"""The parts of the blocks that a first-order method moves, their rates, and their units."""
 
 from __future__ import annotations
 
@@ -18,45 +18,46 @@ from pypty.params.schema.values import EpochValues
 OBJECT_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"complex": ("obj",), "phase": ("objp",), "amplitude_phase": ("obja", "objp")}
 )
-"""What the object's block is made of, by ``Parametrization.obj``."""
+"""Parts of the object's block, by ``Parametrization.obj``."""
 PROBE_PARTS: Mapping[str, str] = MappingProxyType(
     {"complex": "probe", "fourier_phase": "probe_phase", "fourier_amplitude": "probe_amplitude"}
 )
-"""What the probe's block is, by ``Parametrization.probe``: each has moments of its own."""
+"""The part that is moved for the probe, by ``Parametrization.probe``: each has moments of its own."""
 
 
 def all_parts(block: str) -> tuple[str, ...]:
-    """What a block may be made of, in any parametrisation."""
+    """The parts of a block in any parametrisation."""
     forms = {"obj": sum(OBJECT_PARTS.values(), ()), "probe": tuple(PROBE_PARTS.values())}
     return forms.get(block, (block,))
 
 
 def learning_rates(now: EpochValues, epoch: int, probe_scale: float) -> dict[str, float]:
-    """Rates of what moves at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
+    """Rates of the parts that move at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
     table = now["learning_rates"]
-    own = {
+    rates = {
         name: entry["lr"] * _rate_unit(name)
         for name, entry in table.items()
         if entry["lr"] > 0 and entry["start"] <= epoch and (entry["end"] is None or epoch < entry["end"])
     }
     if table["probe_abs"]["lr"] > 0:
-        own.pop("probe", None)
-        if "probe_abs" in own:
-            own["probe"] = own.pop("probe_abs")
-    elif "probe" in own:
-        own["probe"] *= probe_scale
-    return own
+        rates.pop("probe", None)
+        if "probe_abs" in rates:
+            rates["probe"] = rates.pop("probe_abs")
+    # a rate without a unit: a fraction of the probe's root mean square at the start
+    elif "probe" in rates:
+        rates["probe"] *= probe_scale
+    return rates
 
 
 def _rate_unit(name: str) -> float:
-    """Of a learning rate's name, which is that of a block, or of a part of one."""
+    """Unit of a learning rate, whose name is that of a block or of a part of one."""
     return BLOCKS[name].rate_unit if name in BLOCKS else 1.0
 
 
 def moving_blocks(
     blocks: Sequence[str], form: Parametrization, rates: Mapping[str, float]
 ) -> tuple[str, ...]:
-    """The refined blocks of which any part has a rate."""
+    """The refined blocks with a rate for any of their parts."""
     return tuple(name for name in blocks if any(part in rates for part in parts_of(name, form)))
 
 
@@ -68,8 +69,8 @@ def parts_of(name: str, form: Parametrization) -> tuple[str, ...]:
 def rates_of_parts(
     rates: Mapping[str, float], form: Parametrization, probe: Array, probe_scale: float
 ) -> dict[str, float]:
-    """Rates by part. That of the probe's amplitudes becomes rad for phases of its spectrum; amplitudes of the spectrum
-    are larger by the root of the number of pixels."""
+    """Rates by part. The rate of the probe's amplitude is converted to rad for phases of its spectrum, or to amplitudes
+    of its spectrum, which are larger by the root of the number of pixels."""
     out = dict(rates)
     if "probe" in out and form.probe == "fourier_phase":
         out["probe_phase"] = out.pop("probe") / max(probe_scale, np.finfo(float).tiny)
@@ -79,12 +80,13 @@ def rates_of_parts(
 
 
 def split(vector: Mapping[str, Array], form: Parametrization) -> dict[str, Array]:
-    """Blocks by part: amplitude and phase of the object each on its own."""
+    """Blocks by part: amplitude and phase of the object separately."""
     out = dict(vector)
     if "probe" in out and form.probe != "complex":
         out[PROBE_PARTS[form.probe]] = out.pop("probe")
     if "obj" in out and form.obj != "complex":
         numbers = out.pop("obj")
+        # (2, O, z, Y, X) -> two views (O, z, Y, X)
         layers = [numbers] if form.obj == "phase" else list(numbers)
         out.update(zip(OBJECT_PARTS[form.obj], layers, strict=True))
     return out
@@ -104,7 +106,7 @@ def joined(parts: Mapping[str, Array], form: Parametrization) -> dict[str, Array
 @dataclass(frozen=True)
 class Frame:
     """The numbers in which a method sees a block: its distance from ``origin`` in units of its learning rate. Steps
-    that go with the gradient, weight decay, and whatever else is not of the size of the rate depend on them.
+    proportional to the gradient, weight decay, and all else that is not measured in rates depend on them.
     """
 
     unit: float = 1.0

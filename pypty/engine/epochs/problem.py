@@ -31,6 +31,7 @@ def refined_blocks(
     """Names of the blocks refined at this epoch; a distance after the only slice is refined only if it is used."""
     active = {block for key, block in SWITCHES.items() if now[key] and block not in frozen}
     if variables.n_slices < 2 and now["propmethod"] not in INTEGRATORS:
+        # multislice does not propagate after the last slice
         active.discard("slice_distances")
     return tuple(name for name in variables.present if name in active)
 
@@ -51,6 +52,7 @@ def parametrization(
     probe = "fourier_amplitude" if now["tune_only_probe_abs"] else probe
     scan = now["positions_parametrization"]
     basis = None if scan == "free" else affine_basis(start_positions)
+    # filters of maps of the scan need its raster
     raster = None if scan_size is None else (int(scan_size[0]), int(scan_size[1]))
     filters = step_filters(now["constraints"], epoch, raster) if now["optimizer"] == "lbfgs" else {}
     return Parametrization(
@@ -68,12 +70,12 @@ def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float
 
 
 LOSS_KEYS = tuple(sorted(name for name, parameter in SCHEMA.items() if parameter.changes_loss))
-"""Fixed parameters that decide what the loss of given variables and given data is. Their digest is in
+"""Fixed parameters on which the loss of given variables and data depends. Their digest is in
 resume.h5, so their order does not change."""
 
 
 def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
-    """A short hash of everything that decides the loss besides variables, data and per-epoch values."""
+    """A short hash of all settings on which the loss depends, except per-epoch values."""
     digest = hashlib.sha256(f"{subpixel} {propagation}".encode())
     for key in LOSS_KEYS:
         value = settings.value(key)
@@ -83,7 +85,7 @@ def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What makes two epochs the same optimisation problem. If it changes, old gradients and history are void."""
+    """What makes two epochs the same optimisation problem. If it changes, old gradients and history are useless."""
 
     blocks: tuple[str, ...]
     indices: bytes
@@ -118,9 +120,8 @@ def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
 
 @dataclass(kw_only=True)
 class Problem:
-    """Loss over chosen patterns as a function of the refined blocks, around given variables. Patterns that are held out
-    are not among the chosen ones; ``n_values`` of the data are compared; ``start_positions`` are where the scan began,
-    (N, 2) px."""
+    """Loss over chosen patterns as a function of the refined blocks, around given variables. Held-out patterns are
+    not among the chosen ones; ``n_values`` values of the data are compared; ``start_positions`` are (N, 2) px."""
 
     objective: Objective
     variables: Variables
@@ -152,8 +153,8 @@ class Problem:
         )
 
     def rounding(self, loss: float) -> float:
-        """How much of a loss may be rounding, generously. Those of its terms have random signs: it is their root that
-        grows with their number, which matters where most of the loss is a constant (log-likelihoods)."""
+        """A generous bound of the rounding error of a loss. The errors of its n terms have random signs, so relative to
+        the loss they fall with sqrt(n); this matters where most of the loss is a constant (log-likelihoods)."""
         eps = float(np.finfo(self.objective.backend.real).eps)
         return 100 * eps * abs(loss) / math.sqrt(self.n_values)
 
@@ -165,8 +166,7 @@ class Problem:
         return self.form.variables(self.variables, point)
 
     def __call__(self, point: BlockVector, limit: Limit | None = None) -> ValueAndGradient:
-        """The objective at a point. Its gradient is left out (empty) where it is above the limit and that saves
-        time."""
+        """The objective at a point. Its gradient may be left out (empty) above the limit, where that saves time."""
         variables = self.variables_at(point)
         evaluated: Evaluated = self.objective.evaluate(
             variables, self.blocks, self.indices, self.weight, self.regularizers, limit
@@ -186,11 +186,12 @@ class Problem:
         """P G D^-1 G^T P gradient, D the Gauss-Newton diagonal (or its largest value), P the band limits, G the filters
         of steps.
 
-        With a soft edge of the band limits it takes the place of P. Gradients are inside the hard limits already.
+        A soft edge of the band limits, where there is one, replaces P. Gradients are inside the hard limits already.
         """
         if not self._diagonal:
             diagonal = self.curvature.diagonal(self.variables, self.blocks)
             diagonal = self.form.diagonal(self.variables, diagonal)
+            # computed once per epoch, at its start: the preconditioner must not change during a line search
             self._diagonal = (
                 diagonal if self.use_diagonal else {name: d.max() for name, d in diagonal.items()}
             )

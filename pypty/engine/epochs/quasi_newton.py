@@ -55,6 +55,7 @@ def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: 
         _wolfe(settings, now),
     )
     warnings += _take(state, step, problem)
+    # g.P D^-1 P g of each block: the first-order decrease of a preconditioned step of length 1
     promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
     limit = problem.rounding(start.value)
     idle = {name for name, decrease in promised.items() if decrease <= limit}
@@ -79,10 +80,11 @@ def _forget_if_changed(state: State, signature: Signature, asked: bool) -> list[
 
 
 def _take(state: State, step: Step, problem: Problem) -> list[str]:
-    """Move to the new point, or note why not."""
+    """Move to the new point, or warn why not."""
     state.sample = step.sample
     if step.accepted:
         state.variables = problem.variables_at(step.x)
+        # a negative amplitude becomes a positive one with the phase turned by pi: its gradient changes sign
         for name, signs in problem.form.signs(step.x).items():
             state.turn(name, functools.partial(operator.mul, signs))
         state.rejected = 0
@@ -142,7 +144,7 @@ def _record(
 
 
 class _Counting:
-    """The problem as a line search asks for it, from a start whose batches are known; counts its calls."""
+    """The problem as a line search calls it, with the losses of the batches at its start; counts the calls."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem

@@ -1,4 +1,4 @@
-"""The state of a reconstruction between two epochs, and what may happen to it there."""
+"""The state of a reconstruction between two epochs, and its changes there."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class State:
     sample : loss and gradient at ``variables``, or None when they must be computed
     signature : of the problem that ``sample`` and the optimiser's pairs belong to
     rejected : consecutive rejected updates
-    monitor : which blocks were found to be stuck
-    frozen : blocks that are not refined before an epoch, because they were stuck
-    scan : the windows, where they were placed anew during the run; None = those of the start
-    progress : of first-order methods
-    snapshot : what the convergence monitor compares with; None before the first epoch
+    monitor : notices blocks that are stuck
+    frozen : blocks that were stuck, with the epoch from which they are refined again
+    scan : positions and crop origins, if these were moved during the run; None = those of the start
+    progress : moments and counters of first-order methods
+    snapshot : arrays that the convergence monitor compares with; None before the first epoch
     """
 
     variables: Variables
@@ -61,14 +61,14 @@ class State:
         return self.rejected >= (1 if self.frozen else 2)
 
     def release(self, everything: bool = False) -> list[str]:
-        """Refine blocks again that were frozen for long enough, or all; returns what was decided."""
+        """Unfreeze blocks that were frozen for long enough, or all; returns the decisions as texts."""
         over = [name for name, until in self.frozen.items() if everything or self.epoch >= until]
         for name in over:
             del self.frozen[name]
         return [f"block '{name}' is refined again" for name in over]
 
     def freeze(self, blocks: Sequence[str]) -> list[str]:
-        """Freeze one of the refined blocks when updates keep being rejected; returns what was decided."""
+        """Freeze one of the refined blocks when updates keep being rejected; returns the decision as a text."""
         name = next_to_freeze(blocks) if self.is_stuck else None
         if name is None:
             return []
@@ -76,33 +76,33 @@ class State:
         return [f"{self.rejected} rejected updates in a row: block '{name}' is frozen until epoch {until}"]
 
     def forget(self, why: str) -> None:
-        """Gradient and history belong to another point or problem."""
+        """Drop gradient and history, which belong to another point or problem."""
         _log.info("epoch %d: history reset (%s)", self.epoch, why)
         self.optimizer.reset()
         self.sample = None
 
     def change(self, variables: Variables, changed: Sequence[str]) -> None:
-        """Take over what was changed by hand, if anything was."""
+        """Take over edited variables; ``changed`` names the edits, and is empty if there are none."""
         if changed:
             self.variables = variables
             self.forget(", ".join(changed))
 
     def take(self, variables: Variables, why: str) -> None:
-        """Go on from another point; what was known of the last one, if anything was, is forgotten."""
+        """Go on from another point; gradient and history of the last one, if any, are dropped."""
         if self.sample is not None or self.optimizer.pairs:
             self.forget(why)
         self.variables = variables
 
     def move(self, variables: Variables, by: str) -> None:
-        """Take over steps of another method: what L-BFGS knows, and how often it was rejected, is of another point."""
+        """Take over the steps of another method; history and rejections of L-BFGS belong to another point."""
         self.take(variables, by)
         self.signature, self.rejected = None, 0
 
     def make_modes_orthogonal(self, why: str = "keep_probe_states_orthogonal") -> None:
         """Rotate the probe modes (``keep_probe_states_orthogonal``, or the constraint ``ortho_pmode``).
 
-        A sum of intensities does not see that, so gradient and history turn along, unless they are of something else
-        than the complex modes.
+        The sum of intensities does not change, so gradient and history are rotated along, unless they do not belong to
+        the complex modes.
         """
         probe = self.variables.probe
         if probe.shape[-3] < 2 or are_orthogonal(probe, _ORTHOGONAL):
@@ -110,17 +110,17 @@ class State:
         rotation = orthogonal_rotation(probe)
         self.variables = self.variables.replace({"probe": rotated(probe, rotation)})
         _log.info("epoch %d: probe modes made orthogonal (%s)", self.epoch, why)
-        known = self.signature
-        if known is None:
-            return  # nothing is known yet
-        if "fourier" in known.form or "probe_mod_reg_weight" in known.regularizers:
+        signature = self.signature
+        if signature is None:
+            return  # there is no gradient or history yet
+        if "fourier" in signature.form or "probe_mod_reg_weight" in signature.regularizers:
             self.forget(why)
             return
 
         self.turn("probe", lambda modes: rotated(modes, rotation))
 
     def turn(self, name: str, turned: Callable[[Array], Array]) -> None:
-        """Apply an orthogonal map to a block of gradient and history: its numbers now mean something else."""
+        """Apply an orthogonal map to a block of gradient and history, as its coordinates have changed."""
 
         def apply(vector: BlockVector) -> BlockVector:
             return BlockVector(

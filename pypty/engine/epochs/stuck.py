@@ -1,4 +1,4 @@
-"""Whether a block is stuck."""
+"""Blocks that are stuck: noticing them, and choosing one to freeze."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pypty.model.blocks import BLOCKS
 
 FROZEN_EPOCHS = 10
-"""How long a block that was frozen rests."""
+"""Epochs for which a block stays frozen."""
 
 
 def next_to_freeze(blocks: Sequence[str]) -> str | None:
@@ -23,7 +23,7 @@ def next_to_freeze(blocks: Sequence[str]) -> str | None:
 
 @dataclass
 class BlockMonitor:
-    """Notices refined blocks whose gradient promises no decrease beyond rounding; says so once for each."""
+    """Notices refined blocks whose gradient promises no decrease beyond rounding, and warns once about each."""
 
     patience: int = 3
     still: dict[str, int] = field(default_factory=dict)
@@ -34,8 +34,8 @@ class BlockMonitor:
 
         Parameters
         ----------
-        idle : blocks that promise nothing now
-        rejected : the update was rejected: no reason to be patient with them
+        idle : blocks that promise no decrease at this epoch
+        rejected : the update was rejected; then a warning does not wait for ``patience`` epochs
         """
         self.still = {name: self.still.get(name, 0) + 1 for name in idle}
         out = []

@@ -1,8 +1,8 @@
 """The first epochs of a reconstruction from vacuum: mini-batches, with a preconditioned step after each.
 
-One such pass does what about eight passes of full-batch L-BFGS do (benchmarks/README.md): every pattern is scored
-against an object that the patterns before it have improved already. L-BFGS then takes over, and removes the noise that
-steps on few patterns leave.
+One such pass achieves about as much as eight passes of full-batch L-BFGS (benchmarks/README.md): every pattern is
+compared with an object that the patterns before it have improved already. L-BFGS then takes over, and removes the noise
+that steps on few patterns leave.
 
 Whatever the noise model, the gradient is that of amplitudes, whose curvature is bounded: there is no line search.
 A step is x <- x - s P D^-1 G, with G and the Gauss-Newton diagonal D (objective/curvature.py) of the patterns of the
@@ -35,11 +35,11 @@ pattern and is known better than the vacuum."""
 _BATCHES_PER_OVERLAP = 3.5
 _ATTEMPTS = 4
 FALL = 0.95
-"""Errors fall as long as those of the last quarter of a pass are less than this fraction of those of the first."""
+"""Errors are falling while those of the last quarter of a pass are below this fraction of those of the first."""
 MOST_EPOCHS = 20
 _EXPLOSION = 1e4
 _GROWTH = 3.0
-"""More than what differs between a few patterns; steps that diverge do so by orders."""
+"""Errors of a few patterns differ by less than this factor; steps that diverge exceed it by orders of magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class Pass:
     variables : after it
     loss, sse : summed over the batches, each before its own step; a loss of ``loss_scale`` ratio is their mean
     step : factor on :data:`STEPS`; 0 if even the shortest diverged, and nothing was changed
-    passes : how many were tried
+    passes : passes that were tried
     loss_terms : value of each term of ``loss_terms``, as the loss
-    falling : the errors per pattern were still falling at its end: another pass will gain, too
+    falling : the errors per pattern were still falling at the end, so that another pass will help
     """
 
     variables: Variables
@@ -125,17 +125,19 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
     variables, loss, errors = problem.variables, 0.0, []
     terms: dict[str, float] = {}
     for chosen in batches:
-        variables, found = _one_step(problem, variables, chosen, step)
+        variables, evaluated = _one_step(problem, variables, chosen, step)
         share = 1.0 if problem.objective.adds_up else len(chosen) / len(problem.indices)
-        loss += share * found.loss
-        for name, value in found.loss_terms.items():
+        loss += share * evaluated.loss
+        for name, value in evaluated.loss_terms.items():
             terms[name] = terms.get(name, 0.0) + share * value
-        errors.append(found.sse / len(chosen))
+        errors.append(evaluated.sse / len(chosen))
+        # also true for NaN: a pass that diverges is not finished
         if not errors[-1] < _EXPLOSION * errors[0]:
             break
     sse = float(sum(error * len(chosen) for error, chosen in zip(errors, batches, strict=False)))
     quarter = max(1, len(errors) // 4)
     before, after = float(np.mean(errors[:quarter])), float(np.mean(errors[-quarter:]))
+    # mean errors of the first and the last quarter of the batches
     grows = not (math.isfinite(loss) and after <= _GROWTH * max(errors[0], before))
     return Pass(
         variables=variables,
@@ -151,13 +153,14 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
 def _one_step(
     problem: Problem, variables: Variables, chosen: np.ndarray, step: float
 ) -> tuple[Variables, Evaluated]:
-    """The variables after a step on some patterns, and what was found before it."""
+    """The variables after a step on some patterns, and loss and errors before it."""
     form, blocks = problem.form, [name for name in problem.blocks if name in STEPS]
-    found = problem.objective.evaluate(variables, blocks, chosen, problem.weight)
+    evaluated = problem.objective.evaluate(variables, blocks, chosen, problem.weight)
     diagonal = problem.diagonal(variables, blocks, chosen)
     point = form.vector(variables, blocks)
-    gradient = form.filter_adjoint(form.gradient_as_it_is(variables, point, found.gradients))
+    gradient = form.filter_adjoint(form.gradient_as_it_is(variables, point, evaluated.gradients))
+    # the regularisers are left out, and every array is divided by the curvature of this batch alone
     change = form.damp({name: gradient[name] / diagonal[name] for name in blocks})
     moved = {name: point[name] - step * STEPS[name] * change[name] for name in blocks}
-    found.gradients = {}
-    return form.variables(variables, moved), found
+    evaluated.gradients = {}
+    return form.variables(variables, moved), evaluated

@@ -40,7 +40,7 @@ class RunFolder:
 
     Parameters
     ----------
-    save : writes results for people (``save_iters``), from above this room
+    save : writes results in public formats (``save_iters``); passed in, as this package does not import them
     """
 
     def __init__(self, path: Path, run: Reconstruction, version: str, save: Save = _no_results) -> None:
@@ -68,6 +68,7 @@ class RunFolder:
     def epoch_done(self, record: EpochRecord) -> None:
         """Write what is due after an epoch."""
         settings = self.run.settings
+        # 0 = not during the run
         every = settings["save_inter_checkpoints"]
         if every and record.epoch % every == 0:
             self._write_state(resume=self._may_write_resume())
@@ -84,7 +85,7 @@ class RunFolder:
         self.save(True)
 
     def _names(self) -> list[str]:
-        """The blocks that this reconstruction has; a distance after a single slice that is not used is none."""
+        """The blocks to write; the distance after a single slice is left out unless it is used."""
         variables = self.run.state.variables
         used = variables.n_slices > 1 or propagates_after_last(self.run.settings)
         return [name for name in variables.present if used or name != "slice_distances"]

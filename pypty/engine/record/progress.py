@@ -1,4 +1,4 @@
-"""What the user sees while a reconstruction runs: a bar, lines per epoch, and a log file."""
+"""Progress of a running reconstruction: a bar, lines per epoch, and a log file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _TqdmHandler(logging.Handler):
 
 
 def _how(record: EpochRecord) -> tuple[str, str]:
-    """How the epoch went, beside its loss: for the bar, and for a line."""
+    """A summary of the epoch besides its loss: short for the bar, longer for a line."""
     if record.optimizer == "lbfgs":
         short = f"step {record.step:.2g}, {record.evaluations} eval."
         long = f"step {record.step:.3g}  evaluations {record.evaluations}"
@@ -77,6 +77,7 @@ class Reporter:
         for handler in self._handlers:
             _ROOT.addHandler(handler)
         if self._handlers:
+            # the logger passes what the most detailed handler wants; each handler then has its own level
             _ROOT.setLevel(min(handler.level for handler in self._handlers))
         return self
 

@@ -34,7 +34,7 @@ FORMAT = 4
 
 @dataclasses.dataclass(frozen=True)
 class Resumed:
-    """A state read back, with what fixes the rounding."""
+    """A state read back, with the batch size, threads and device that decide its rounding."""
 
     state: State
     batch_size: int
@@ -44,7 +44,7 @@ class Resumed:
     def rounding(self, setup: Setup) -> tuple[int | None, int | None]:
         """Batch size and threads that repeat the rounding of the earlier run; None where the plan decides.
 
-        On another device, or where the user names one of them, the earlier ones mean nothing.
+        On another device, or where the parameters name one of them, the earlier values do not apply.
         """
         if self.device != setup.backend.name or setup.settings["compute_batch"] != "auto":
             return None, None
@@ -57,6 +57,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
     Every random generator is derived from (seed, epoch), so these two are the random state.
     """
     state = run.state
+    # a temporary file that replaces the old one when it is complete
     with atomic(folder / RESUME_FILE) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(
             format=FORMAT,
@@ -99,6 +100,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             group["parts"] = state.sample.info.parts
             _write_vector(group.create_group("gradient"), state.sample.gradient)
         pairs = file.create_group("pairs")
+        # zero-padded, so that sorted names are in the order of the pairs
         for index, pair in enumerate(state.optimizer.pairs):
             group = pairs.create_group(f"{index:05d}")
             _write_vector(group.create_group("s"), pair.s)
@@ -218,15 +220,16 @@ def _write_progress(group: Any, progress: Progress) -> None:
         schedule=json.dumps(progress.schedule),
     )
     for part, moments in progress.moments.items():
-        own = group.create_group(part)
+        subgroup = group.create_group(part)
         for name, value in moments.items():
-            own[name] = np.asarray(to_host(value))
+            subgroup[name] = np.asarray(to_host(value))
 
 
 def _read_progress(group: Any) -> Progress:
-    """Moments stay on the host: the method takes them to its device, and knows which counters do not belong there."""
+    """Moments stay on the host: the method moves them to its device, except counters."""
     moments = {
-        part: {name: np.asarray(item[()]) for name, item in own.items()} for part, own in group.items()
+        part: {name: np.asarray(item[()]) for name, item in subgroup.items()}
+        for part, subgroup in group.items()
     }
     return Progress(
         name=str(group.attrs["name"]),
@@ -239,7 +242,7 @@ def _read_progress(group: Any) -> Progress:
 
 
 def _write_scan(file: Any, run: Reconstruction) -> None:
-    """Where the windows began, and where they are if they were placed anew."""
+    """The crop origins at the start, and the present ones if they were moved."""
     file["corners"] = run.start_corners
     scan = run.state.scan
     if scan is not None:
@@ -251,8 +254,8 @@ def _write_scan(file: Any, run: Reconstruction) -> None:
 def _read_scan(file: Any, path: Path, setup: Setup) -> Scan | None:
     if not np.array_equal(file["corners"][()], setup.scan.corners):
         raise CheckpointError(
-            f"{str(path)!r}: the positions given now place the windows elsewhere than in the run to continue; leave "
-            "them as they were, or start from pypty.load_checkpoint(folder)"
+            f"{str(path)!r}: the positions lead to other crop origins than in the run to continue; leave "
+            "them unchanged, or start from pypty.load_checkpoint(folder)"
         )
     if "scan" not in file:
         return None
@@ -277,7 +280,7 @@ def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) ->
             f"{str(path)!r} does not fit: obj, probe and positions have {variables.obj.ndim}, "
             f"{variables.probe.ndim} and {variables.positions.ndim} axes, expected 4, {probe_axes} and 2"
         )
-    found = (
+    actual = (
         *variables.probe.shape[-2:],
         variables.positions.shape[0],
         variables.obj.shape[1],
@@ -285,7 +288,7 @@ def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) ->
     )
     wrong = [
         f"{name} {have} (now {want})"
-        for name, have, want in zip(names, found, expected, strict=True)
+        for name, have, want in zip(names, actual, expected, strict=True)
         if have != want
     ]
     if wrong:
@@ -303,6 +306,7 @@ def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) ->
 
 def _check_blocks(variables: Variables, path: Path, setup: Setup) -> None:
     """The state must have the effects that the parameters ask for, in the same shapes."""
+    # the start of a new run with these parameters has the shapes that are expected
     fresh = setup.variables()
     for name in BLOCKS:
         have, want = variables.block(name), fresh.block(name)

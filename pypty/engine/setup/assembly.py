@@ -1,4 +1,4 @@
-"""A checked reconstruction, ready to start, and the parts that it is made of."""
+"""A checked reconstruction, ready to start, which builds the parts of a run."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Setup:
     backend : device and precision
     source : the patterns, or None (simulation only)
     grid : sampling of the padded window
-    scan : windows on the object
+    scan : positions, and crop origins of the patches
     plan : memory and batches
     preprocess : virtual changes to the patterns
     survey : mean pattern, or None without data
     n_patterns : measurements
-    window : pixels of patterns, of what is compared, and of the model
+    window : sizes of patterns: as measured, as compared, and in the model
     plates : phase plates, or None
     """
 
@@ -134,7 +134,7 @@ class Setup:
 
     @functools.cached_property
     def seen(self) -> MeanPatterns:
-        """What is known of the patterns before the first epoch, on the pixels of the waves."""
+        """Mean counts and weights of the patterns, on the pixels of the waves."""
         return MeanPatterns(
             settings=self.settings,
             source=self.source,
@@ -179,7 +179,7 @@ class Setup:
 
         Parameters
         ----------
-        subpixel : windows are, or may move, off the pixel grid
+        subpixel : patches are, or may move, off the pixel grid
         propagation : ``propmethod`` of the epoch
         """
         model = build_model(self.model_options(subpixel, propagation), self.backend)
@@ -206,6 +206,7 @@ class Setup:
         if given is None:
             return None
         dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
+        # a resampled pixel gathers the floors of several pixels of the model
         pixels = self.window.shared if self.window.match == "resample" else 1.0
         return make_loss_terms(
             given,
@@ -270,6 +271,7 @@ class Setup:
     def curvature(self, indices: np.ndarray, weight: float) -> Curvature:
         """The preconditioner of the loss over these patterns, with ``loss_weight``."""
         settings, mean = self.settings, self.mean_in_corner()
+        # virtual detectors: the sums themselves, not their back projection
         seen = mean if self.survey is None or settings["masks"] is None else self.survey.mean
         terms = self._loss_terms()
         n_values = len(indices) * math.prod(self.data_shape)
@@ -298,7 +300,7 @@ class Setup:
 
     @property
     def data_shape(self) -> tuple[int, int]:
-        """Shape of what is compared for each pattern."""
+        """Shape of the values that are compared for each pattern."""
         masks = self.settings["masks"]
         return self.window.compared if masks is None else (1, len(masks))
 

@@ -1,4 +1,4 @@
-"""How many patterns there are, how large they and the windows are; and whether the given arrays fit to that."""
+"""The number of patterns, their size and that of the window; and checks that the given arrays fit them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def _check_side(settings: Settings, detector: tuple[int, int], report: Report) -
     if ky != kx:
         report.add(
             "simu_Npix",
-            f"patterns are {ky} x {kx} pixels; those of another size that are simulated are square, as they must be "
-            "then: use data_pad or upsample_pattern",
+            f"patterns are {ky} x {kx} pixels, but only square ones can be simulated at another size; use data_pad or "
+            "upsample_pattern",
         )
     elif settings["simu_match_mode"] == "crop" and side is not None and side < ky:
         report.add(
@@ -63,11 +63,11 @@ def _check_side(settings: Settings, detector: tuple[int, int], report: Report) -
 
 
 def count_patterns(settings: Settings, source: PatternSource | None, plates: PhasePlateSource | None) -> int:
-    """Measurements; without data, as many as the longest array that has one row for each of them."""
+    """The number of measurements; without data, the length of the longest array with one row for each pattern."""
     if source is not None:
         return int(source.shape[0])
-    given = [len(settings.value(name)) for name in PER_PATTERN if settings.value(name) is not None]
-    return max(len(settings["positions"]), 0 if plates is None else plates.shape[0], *given)
+    lengths = [len(settings.value(name)) for name in PER_PATTERN if settings.value(name) is not None]
+    return max(len(settings["positions"]), 0 if plates is None else plates.shape[0], *lengths)
 
 
 def _pattern_shape(
@@ -99,7 +99,7 @@ def _pattern_shape(
 
 
 def _pattern_of_probe(settings: Settings, report: Report) -> tuple[int, int] | None:
-    """Without data the probe's window is that of the waves."""
+    """(ky, kx) from the window of the probe, which is that of the waves when there are no data."""
     probe = settings["probe"]
     if not isinstance(probe, np.ndarray):
         report.add(
@@ -144,6 +144,7 @@ def check_arrays(
 
 def _check_positions(settings: Settings, n: int, report: Report) -> None:
     rows = len(settings["positions"])
+    # a focal series: every pattern was taken at the same place
     shared = rows == 1 and "positions" in settings.given
     if rows != n and not shared and not report.has("positions"):
         report.add(
@@ -161,17 +162,17 @@ def _check_positions(settings: Settings, n: int, report: Report) -> None:
 
 def _check_rows(settings: Settings, n: int, report: Report) -> None:
     for name in PER_PATTERN:
-        given = settings.value(name)
-        one_for_all = name in _ONE_FOR_ALL and given is not None and len(given) == 1
-        if given is not None and len(given) != n and not one_for_all and not report.has(name):
+        array = settings.value(name)
+        one_for_all = name in _ONE_FOR_ALL and array is not None and len(array) == 1
+        if array is not None and len(array) != n and not one_for_all and not report.has(name):
             more = " (or one row for all)" if name in _ONE_FOR_ALL else ""
             report.add(
-                name, f"{len(given)} rows, but there are {n} patterns; one row per pattern is needed{more}"
+                name, f"{len(array)} rows, but there are {n} patterns; one row per pattern is needed{more}"
             )
 
 
 def _check_markers(settings: Settings, report: Report) -> None:
-    """Markers name rows that there are."""
+    """Markers point to existing rows."""
     marker = settings["aberration_marker"]
     if marker is not None and not (marker.min() >= 0 and marker.max() < len(settings["aberrations_array"])):
         report.add(
@@ -212,6 +213,7 @@ def _check_patterns(settings: Settings, source: PatternSource | None, window: Wi
         if isinstance(mask, np.ndarray) and mask.shape != window.model:
             report.add(name, f"shape {mask.shape}, but the padded pattern is {window.model}")
     ctf = settings["beam_ctf"]
+    # a transfer function may also come without the padding, which is added then
     unpadded = (window.model[0] - 2 * window.pad, window.model[1] - 2 * window.pad)
     if ctf is not None and ctf.shape not in (window.model, unpadded):
         report.add(

@@ -1,4 +1,4 @@
-"""The mean pattern on the pixels of the waves, and what the starting probe is made from."""
+"""The mean pattern on the pixels of the waves, and the counts that the starting probe is made from."""
 
 from __future__ import annotations
 
@@ -50,23 +50,24 @@ class MeanPatterns:
         return mean if rim is None else mean + self.window.compared_counts_on_model(rim * self.multiplier)
 
     def _back_projected(self, sums: np.ndarray) -> np.ndarray:
-        """Sums over virtual detectors, spread evenly over what each sees."""
+        """Sums over virtual detectors, spread evenly over the pixels of each."""
         masks = self.settings["masks"]
         assert masks is not None
+        # (D,) and (D, ky, kx) -> (ky, kx); overlapping detectors count a pixel twice, hence the scale below
         pattern = np.tensordot(sums / masks.sum(axis=(1, 2)), masks, axes=1)
         seen = masks.sum(axis=0)
         scale = sums.sum() / max(float((pattern * seen).sum()), np.finfo(float).tiny)
         return self.window.counts_on_model(scale * pattern)
 
     def start_counts(self) -> Counts | None:
-        """What the starting probe is made from and scaled to; None without data."""
+        """The counts that the starting probe is made from and scaled to; None without data."""
         mean = self.mean_pattern()
         if mean is None or self.survey is None:
             return None
-        given = self.settings["mean_pattern"]
+        unprepared = self.settings["mean_pattern"]
         pattern = mean
-        if given is not None:
-            prepared = self.preprocess.unpadded.patterns(given) * self.multiplier
+        if unprepared is not None:
+            prepared = self.preprocess.unpadded.patterns(unprepared) * self.multiplier
             pattern = self.window.counts_on_model(prepared)
         elif self.settings["probe"] is None and self.source is not None:
             pattern = self._aligned_pattern(mean)
@@ -101,9 +102,11 @@ class MeanPatterns:
         if not angles.any():
             return mean
         field_A = np.array(self.grid.shape) * np.array(self.grid.pixel_size_A)
+        # t/lambda in 1/Å, times the field in Å: pixels of the wave, then of the detector, (N or 1, 2)
         shifts = angles * field_A / (self.grid.wavelength * np.array(self.window.across))
         n = self.source.shape[0]
         used = sort_sequence(self.settings.first()["sequence"], n)
+        # ceil(n/1000) apart
         indices = used[:: max(1, -(-len(used) // _ALIGNED_PATTERNS))]
         rows = np.broadcast_to(shifts, (n, 2))[indices]
         mask = self.settings["detector_mask"]

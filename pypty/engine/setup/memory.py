@@ -1,4 +1,4 @@
-"""How much memory a reconstruction takes, written down, and the batch size that follows."""
+"""An estimate of the memory that a reconstruction takes, and the batch size that follows."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Steps:
     probe : of the shape of the probe (P), from effects before the specimen
     exit : of the shape of an exit wave (P O), from effects after the specimen
     single : of the shape of a window, from fractional steps
-    exit_per_slice : the same for every slice, from fractional steps
-    real : real arrays of the shape of a pattern, from what happens to counts
-    windows : of the shape of the windows of all slices and of four (S O + 4 O), from what changes them
+    exit_per_slice : of the shape of an exit wave for every slice, from fractional steps
+    real : real arrays of the shape of a pattern, from effects on counts
+    windows : of the shape of the patches of all slices and four more (S O + 4 O), from effects on patches
     """
 
     probe: int = 0
@@ -54,7 +54,7 @@ class Steps:
 
 
 def extra_steps(settings: Settings) -> Steps:
-    """What the effects that the parameters ask for keep; the numbers are those that tests/test_memory.py measures."""
+    """The waves that the effects of these parameters keep, as measured by tests/test_memory.py."""
     before, _, after = TILT_MODES[settings["tilt_mode"]] if has_tilts(settings) else (False,) * 3
     plates, groups = settings["phase_plate_in_h5"] is not None, settings["aberration_marker"] is not None
     near = settings["recon_type"] == "near_field"
@@ -73,15 +73,16 @@ def extra_steps(settings: Settings) -> Steps:
 
 def _waves_of(propmethod: str) -> int:
     """Waves that an integrator keeps for each slice, besides that of plain multislice: one for each of its steps
-    through the potential, but one where all steps follow each other."""
+    through the potential, and one less where there is a single branch."""
     branches = INTEGRATORS.get(propmethod, ())
     steps = sum(kind == "T" for _, branch in branches for kind, _ in branch)
     return steps - 1 if len(branches) == 1 else steps
 
 
 def shared_bytes(settings: Settings, window: tuple[int, int]) -> int:
-    """What effects keep for all batches together: the transfer function of every group of aberrations with its phases
-    and basis, virtual detectors (twice: as they came, and on the device), and the matrices of the detector blur."""
+    """Bytes that effects keep for all batches together: the transfer function of every group of aberrations with its
+    phases and basis, virtual detectors (twice: on the host and on the device), and the matrices of the detector
+    blur."""
     pixels = window[0] * window[1]
     total = 0
     if settings["aberration_marker"] is not None:
@@ -102,14 +103,14 @@ def ever_chosen(settings: Settings) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Everything the estimate depends on.
+    """The sizes that the estimate depends on.
 
     Attributes
     ----------
-    data_bytes : of all prepared patterns, in their own type
+    data_bytes : bytes of all prepared patterns, in the type in which they are stored
     compared : values of a pattern that are compared with data
     executor : "stages", "fused" or "split": what computes the waves
-    spectra : slice distances or tilts are refined, which needs the spectrum of every wave
+    spectra : slice distances or tilts are refined, which takes the spectrum of every wave
     """
 
     n_patterns: int
@@ -137,7 +138,7 @@ class MemoryPlan:
     batch : patterns computed together by one thread
     n_threads : batches at the same time
     resident : patterns are kept in memory
-    resident_on_device : they are kept on the GPU, in their own type
+    resident_on_device : patterns are kept on the GPU, in the type in which they are stored
     keep_every : the waves entering every k-th slice are kept, and the others computed again on the way back
     items : bytes by purpose
     free : bytes that can be allocated now
@@ -202,7 +203,7 @@ def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) 
 def _fused_count(sizes: Sizes, keep_every: int) -> int:
     """Complex numbers per window pixel: the buffers of model/fused.py.
 
-    Object windows and their gradients (2 S O); ramp and slope (2); the shifted probe (P), the kept waves and those of
+    Patches and their gradients (2 S O); ramp and slope (2); the shifted probe (P), the kept waves and those of
     one block between them (P O each); exit wave (P O), its squared parts summed over modes (1), a product (O), sums
     over object modes (P), spectra (P O).
     """
@@ -215,9 +216,9 @@ def _fused_count(sizes: Sizes, keep_every: int) -> int:
 
 
 def _device_count(sizes: Sizes, keep_every: int) -> int:
-    """The same on a GPU, where windows are neither copied nor their gradients kept (backend/cuda): with split kernels
+    """The same on a GPU, where neither patches nor their gradients are stored (backend/cuda): with split kernels
     the waves ((S + 1) P) and sums of the probe gradient (P/8); fused, the shifted probe (P) and the kept waves (P O
-    each), spectra (P O) and sums over object modes (P). Sums in fixed point take a window for each object mode (O)."""
+    each), spectra (P O) and sums over object modes (P). Sums in fixed point take a patch for each object mode (O)."""
     modes = sizes.probe_modes * sizes.object_modes
     fixed_point = sizes.object_modes if sizes.deterministic else 0
     if sizes.executor == "split" and keep_every == 1:
@@ -230,8 +231,8 @@ def _device_count(sizes: Sizes, keep_every: int) -> int:
 def _staged_count(sizes: Sizes) -> int:
     """Complex numbers per window pixel where one stage follows the other.
 
-    Shifted probe (P) and its ramp (1); object windows and their gradients (2 S O); the wave entering every slice
-    (S P O); wave and gradient (2 P O); what further effects keep.
+    Shifted probe (P) and its ramp (1); patches and their gradients (2 S O); the wave entering every slice
+    (S P O); wave and gradient (2 P O); waves that further effects keep.
     """
     modes, steps = sizes.probe_modes * sizes.object_modes, sizes.steps
     count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
@@ -244,7 +245,7 @@ def _staged_count(sizes: Sizes) -> int:
 
 
 def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
-    """Estimate, and choose the batch.
+    """Estimate the memory, and choose the batch.
 
     Raises
     ------
@@ -286,7 +287,7 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     on_device = backend.on_gpu and 0 < sizes.data_bytes <= limit - sum(items.values())
     if on_device:
         items["measured patterns"] = sizes.data_bytes
-    elif not resident or backend.on_gpu:  # two batches of each thread on their way
+    elif not resident or backend.on_gpu:  # two batches of each thread are being read
         pattern = -(-sizes.data_bytes // max(sizes.n_patterns, 1))
         items["patterns read ahead"] = 2 * n_threads * batch * pattern
     name = "the GPU" if backend.on_gpu else "the CPU"
@@ -305,7 +306,7 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
 
 
 def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:
-    """Which values of ``keep_every`` may be chosen, the fastest first: 1, or sqrt(S), with which the least is kept."""
+    """The values of ``keep_every`` to choose from, the fastest first: 1, or sqrt(S), which keeps the fewest waves."""
     root = math.ceil(math.sqrt(sizes.slices))
     if sizes.executor == "stages" or root < 2 or settings["recompute_slices"] is False:
         return (1,)
@@ -318,14 +319,14 @@ def _rim_text(settings: Settings) -> str:
 
 
 def _moments(settings: Settings, used: frozenset[str]) -> int:
-    """Arrays of the size of the unknowns that first-order methods keep: each twice until an epoch is over; amplitudes
-    and phases take three more on their way."""
+    """Arrays of the size of the unknowns that first-order methods keep: each twice until an epoch is over. Where
+    amplitudes and phases are moved, three more are needed in between."""
     names = used - set(NOT_FIRST_ORDER)
     if not names:
         return 0
     now = settings.first()
-    given = {key: value for key, value in now["optimizer_options"].items() if value is not None}
-    counts = [len(METHODS[name].moments({**METHODS[name].defaults, **given}, 4)) for name in names]
+    options = {key: value for key, value in now["optimizer_options"].items() if value is not None}
+    counts = [len(METHODS[name].moments({**METHODS[name].defaults, **options}, 4)) for name in names]
     real = now["phase_only_obj"] or now["obj_parametrization"] != "complex"
     return 2 * max(counts) + (3 if real else 0)
 
@@ -337,7 +338,7 @@ def _fixed_items(
     pixels = sizes.object_shape[0] * sizes.object_shape[1] * sizes.slices * sizes.object_modes
     window = sizes.window[0] * sizes.window[1]
     obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
-    copies = _VECTORS + n_threads + (2 if backend.on_gpu else 0)  # on a GPU also those that graphs work on
+    copies = _VECTORS + n_threads + (2 if backend.on_gpu else 0)  # on a GPU also the fixed buffers of graphs
     sums = 16 * pixels if sizes.deterministic and backend.on_gpu else 0
     return {
         "object, its gradients and directions": obj * copies + sums,
@@ -356,12 +357,13 @@ def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
             f"load_one_by_one=False asks for all patterns in memory ({_size_text(sizes.data_bytes)}), "
             f"but only {_size_text(max(available, 0))} are left for them; set it to True"
         )
+    # unless asked for, data take at most half of what is left: larger batches use the rest
     return bool(must or sizes.data_bytes <= available // 2)
 
 
 def _batch_size(settings: Settings, backend: Backend, sizes: Sizes, available: int) -> tuple[int, int]:
     """Patterns in a batch, and ``keep_every``: waves are computed again only where memory, not the size of the caches,
-    would make a batch smaller than it should be. A number that the user gives is taken."""
+    would make a batch smaller than it should be. A number given by the user is used as it is."""
     batch, chosen = 0, 1
     for keep_every in _kept_slices(settings, sizes):
         per_pattern = wave_bytes_per_pattern(sizes, backend, keep_every)

@@ -1,4 +1,4 @@
-"""Parameters of the optimisers against each other: options that contradict, and keys that do nothing."""
+"""Checks of the optimisers' parameters: options that contradict each other, and keys without effect."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def check_methods(settings: Settings, report: Report, first: int | None = None) 
 
 
 def idle_keys(settings: Settings) -> list[str]:
-    """Warnings about keys that are given, but that no optimiser of the run looks at."""
+    """Warnings about given keys that no optimiser of the run uses."""
     used = optimizers(settings)
-    methods, told = used - set(NOT_FIRST_ORDER), []
+    methods, messages = used - set(NOT_FIRST_ORDER), []
     if not methods:
-        told += _idle(settings, _used(FOR_FIRST_ORDER), "optimizer is no first-order method at any epoch")
+        messages += _idle(settings, _used(FOR_FIRST_ORDER), "optimizer is no first-order method at any epoch")
     if used == {"lbfgs"} and settings["warmup_epochs"] == 0:
-        told += _idle(settings, _used(FOR_BATCHES), "optimizer is lbfgs, and warmup_epochs 0")
+        messages += _idle(settings, _used(FOR_BATCHES), "optimizer is lbfgs, and warmup_epochs 0")
     if used == {"preconditioned"}:
-        told += _left_out(settings)
+        messages += _left_out(settings)
     if methods:
-        told += _options_of_others(settings) + _rates_of_nothing(settings)
+        messages += _options_of_others(settings) + _rates_of_nothing(settings)
     scheduler = settings["lr_scheduler"]
     if scheduler is not None and scheduler["name"] == "multistep" and not len(scheduler["milestones"]):
-        told.append("lr_scheduler: 'multistep' without milestones has no effect")
-    return told + _never(settings)
+        messages.append("lr_scheduler: 'multistep' without milestones has no effect")
+    return messages + _never(settings)
 
 
 def _used(when: str) -> tuple[str, ...]:
@@ -55,16 +55,16 @@ def _used(when: str) -> tuple[str, ...]:
 
 
 def _never(settings: Settings) -> list[str]:
-    """Entries that end before they begin."""
-    told = []
+    """Warnings about entries that end before they begin."""
+    messages = []
     for key in ("learning_rates", "constraints"):
         schedule = settings.schedules[key]
         for name, entry in schedule.value.items() if isinstance(schedule, Constant) else ():
             if entry["end"] is not None and entry["end"] <= entry["start"]:
-                told.append(
+                messages.append(
                     f"{key}: {name!r} has no effect: it ends at epoch {entry['end']}, and starts at {entry['start']}"
                 )
-    return told
+    return messages
 
 
 def _methods(settings: Settings, first: int | None = None) -> list[tuple[int, str, Mapping[str, Any]]]:
@@ -72,13 +72,13 @@ def _methods(settings: Settings, first: int | None = None) -> list[tuple[int, st
     names, options = (settings.schedules[key] for key in ("optimizer", "optimizer_options"))
     epochs = epochs_to_check(settings, first)
     constant = isinstance(names, Constant) and isinstance(options, Constant)
-    found: dict[tuple[str, str], tuple[int, str, Mapping[str, Any]]] = {}
+    methods: dict[tuple[str, str], tuple[int, str, Mapping[str, Any]]] = {}
     for epoch in epochs[:1] if constant else epochs:
         name = names.at(epoch)
         if name not in NOT_FIRST_ORDER:
-            given = options.at(epoch)
-            found.setdefault((name, repr(given)), (epoch, name, given))
-    return list(found.values())
+            chosen = options.at(epoch)
+            methods.setdefault((name, repr(chosen)), (epoch, name, chosen))
+    return list(methods.values())
 
 
 def _idle(settings: Settings, keys: tuple[str, ...], why: str) -> list[str]:
@@ -95,9 +95,9 @@ def _constant(settings: Settings, key: str) -> Any:
 
 
 def _options_of_others(settings: Settings) -> list[str]:
-    found = _methods(settings)
-    unused = [set(unused_options(name, options)) for _, name, options in found]
-    names = ", ".join(sorted({name for _, name, _ in found}))
+    methods = _methods(settings)
+    unused = [set(unused_options(name, options)) for _, name, options in methods]
+    names = ", ".join(sorted({name for _, name, _ in methods}))
     return [
         f"optimizer_options: {key!r} has no effect: it is no option of {names}"
         for key in sorted(set.intersection(*unused) if unused else ())
@@ -105,7 +105,7 @@ def _options_of_others(settings: Settings) -> list[str]:
 
 
 def _rates_of_nothing(settings: Settings) -> list[str]:
-    """Rates that are given for what is never refined, or not so."""
+    """Warnings about rates of blocks that are never refined, or not in this parametrisation."""
     schedule = settings.schedules["learning_rates"]
     if not isinstance(schedule, Constant):
         return []
@@ -113,25 +113,25 @@ def _rates_of_nothing(settings: Settings) -> list[str]:
     given = [name for name, entry in schedule.value.items() if entry != usual[name] and entry["lr"] > 0]
     switches = {block: key for key, block in SWITCHES.items()} | {"probe_abs": "update_probe"}
     switches |= dict.fromkeys(_OF_OBJECT, "update_obj")
-    told = [
+    messages = [
         f"learning_rates: {name!r} has no effect: {switches[name]} is off"
         for name in given
         if not settings.may_be_on(switches[name])
     ]
     form, phase = (settings.schedules[key] for key in ("obj_parametrization", "phase_only_obj"))
     if isinstance(form, Constant) and isinstance(phase, Constant):
-        own = ("obj",) if form.value == "complex" else ("obja", "objp")
-        own = ("objp",) if phase.value else own
-        told += [
-            f"learning_rates: {name!r} has no effect: the object is moved as {' and '.join(own)}"
+        moved_parts = ("obj",) if form.value == "complex" else ("obja", "objp")
+        moved_parts = ("objp",) if phase.value else moved_parts
+        messages += [
+            f"learning_rates: {name!r} has no effect: the object is moved as {' and '.join(moved_parts)}"
             for name in given
-            if name in _OF_OBJECT and name not in own and settings.may_be_on("update_obj")
+            if name in _OF_OBJECT and name not in moved_parts and settings.may_be_on("update_obj")
         ]
-    return told
+    return messages
 
 
 def _left_out(settings: Settings) -> list[str]:
-    """What preconditioned steps do not see."""
+    """Warnings about keys that preconditioned steps ignore."""
     others = [key for key, block in SWITCHES.items() if block not in ("obj", "probe")]
     keys = [key for key in (*others, *REGULARIZERS) if key in settings.given and settings.may_be_on(key)]
     return [

@@ -39,9 +39,9 @@ from pypty.params.settings import Settings
 Params = Mapping[str, Any] | str | Path
 T = TypeVar("T")
 _SMALLEST_SHARE = 1e-6
-"""Least part of a probe's power inside the band limit."""
+"""Smallest fraction of a probe's power that must lie inside the band limit."""
 _LOST_SHARE = 0.02
-"""Part of the counts beyond the band limit from which on a warning is given."""
+"""Fraction of the counts beyond the band limit that causes a warning."""
 _PIXEL_TOLERANCE = 0.02
 
 
@@ -88,7 +88,7 @@ def inspect(params: Params, needs_data: bool = True, read_data: bool = True) -> 
 
 
 def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read_data: bool) -> Setup | None:
-    """Everything that the parameters lead to: device, data, output folder, geometry, memory, counts."""
+    """Check device, data, output folder, geometry, memory and counts."""
     backend = _try(report, lambda: _select(settings))
     source = _try(report, lambda: open_source(settings))
     _check_output(settings, report)
@@ -100,18 +100,19 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
         report.add(
             "dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file"
         )
-    found = _survey(settings, report, source) if read_data else None
+    surveyed = _survey(settings, report, source) if read_data else None
     path = settings["phase_plate_in_h5"]
     plates = None if path is None else _try(report, lambda: PhasePlateSource(path))
     setup = _inspect_geometry(settings, report, backend, source, plates, needs_data)
     if setup is not None:
-        _warn(setup, found, report)
+        _warn(setup, surveyed, report)
         plain = setup.preprocess
-        preprocess = _try(report, lambda: _with_rim(plain, settings, found)) or plain
+        preprocess = _try(report, lambda: _with_rim(plain, settings, surveyed)) or plain
         noted = settings.with_notes(tuple(report.warnings))
-        setup = dataclasses.replace(setup, survey=found, preprocess=preprocess, settings=noted)
+        setup = dataclasses.replace(setup, survey=surveyed, preprocess=preprocess, settings=noted)
         if read_data:
             _check_start(setup, report)
+    # files stay open only in a setup that is returned
     if report.problems:
         setup = None
     if setup is None:
@@ -162,6 +163,7 @@ def _inspect_geometry(
     if not window.near_field:
         _check_probe_band(settings, window, grid, report)
     sizes = _sizes(settings, source, n_patterns, preprocess, window, scan)
+    # the executor follows from the model, the model from a setup, and the plan from the executor
     unplanned = MemoryPlan(
         device=backend.name, batch=1, n_threads=1, resident=False, free=0, limit=0, sizes=sizes
     )
@@ -186,14 +188,14 @@ def _inspect_geometry(
 
 
 def _executor(setup: Setup) -> str:
-    """What computes the waves, of all epochs that which takes most."""
+    """The executor that takes the most memory at any epoch."""
     options = [setup.model_options(True, method) for method in ever_chosen(setup.settings)]
-    found = {executor_name(one, setup.backend) for one in options}
-    return next(name for name in ("stages", "fused", "split") if name in found)
+    names = {executor_name(option, setup.backend) for option in options}
+    return next(name for name in ("stages", "fused", "split") if name in names)
 
 
 def _check_start(setup: Setup, report: Report) -> None:
-    """What only patterns and starting probe can tell: plates that can be used, an aperture that lets the probe pass."""
+    """Checks that need the patterns and the starting probe: usable plates, an aperture that lets the probe pass."""
     settings = setup.settings
     if setup.plates is not None:
         _try(report, setup.plates.survey)
@@ -205,6 +207,7 @@ def _check_start(setup: Setup, report: Report) -> None:
     mask = setup.probe_aperture_mask()
     if variables is None or not confined or mask is None:
         return
+    # ([subscan,] mode, y, x) -> (ky, kx)
     power = (abs(np.fft.fft2(to_host(variables.probe))) ** 2).reshape(-1, *mask.shape).sum(axis=0)
     if (power * mask).sum() < _SMALLEST_SHARE * power.sum():
         report.add(
@@ -214,7 +217,7 @@ def _check_start(setup: Setup, report: Report) -> None:
 
 
 def _survey(settings: Settings, report: Report, source: PatternSource | None) -> Survey | None:
-    """Look at the patterns, whatever else is wrong."""
+    """Survey the patterns, also when other parameters have problems."""
     if source is None:
         return None
     before = len(report.problems)
@@ -241,7 +244,7 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
 
 
 def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) -> Preprocess:
-    """With the background of its padding, from the mean pattern."""
+    """The preprocessing with the background of its padding, which follows from the mean pattern."""
     if not preprocess.filled or found is None:
         return preprocess
     fill = (settings["data_pad_fill"], settings["data_pad_value"], settings["data_pad_threshold"])
@@ -251,7 +254,7 @@ def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) 
 
 
 def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
-    """What is probably a mistake, but cannot be known to be one."""
+    """Add warnings about likely mistakes."""
     settings = setup.settings
     for key in ("acc_voltage", "pixel_size_x_A", "pixel_size_y_A"):
         if key not in settings.given:
@@ -286,10 +289,11 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
 
 
 def _check_probe_band(settings: Settings, window: Window, grid: Grid, report: Report) -> None:
-    """A given probe must have power inside the band limit: nothing else of it reaches the detector."""
+    """A given probe must have power inside the band limit: the rest never reaches the detector."""
     probe = settings["probe"]
     if not isinstance(probe, np.ndarray) or report.has("probe"):
         return
+    # (y, x, mode[, subscan]) -> (modes, y, x)
     modes = window.probe_on_model(probe.reshape(*probe.shape[:2], -1).transpose(2, 0, 1))
     power = (np.abs(np.fft.fft2(modes)) ** 2).sum(axis=0)
     cutoff = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
@@ -343,10 +347,11 @@ def _sizes(
 
 
 def _check_output(settings: Settings, report: Report) -> None:
-    """The folder must be writable, without touching it."""
+    """Check that the folder can be written, without touching it."""
     if not settings["output_folder"]:
         return
     folder = Path(settings["output_folder"]).expanduser()
+    # the nearest folder that exists decides, as the others are made below it
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

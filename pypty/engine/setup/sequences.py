@@ -1,4 +1,4 @@
-"""Which patterns each epoch uses: are there such patterns, and do they lie on the object?"""
+"""Which patterns each epoch uses, and checks that they exist and lie on the object."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _HELD_OUT = 0x7E57
-"""Makes the random choice of held-out patterns another than those of the epochs."""
+"""Second part of the seed of held-out patterns, so that their choice is independent of those of the epochs."""
 
 
 def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Every window of these patterns lies on an object of this (…, Y, X) shape.
+    """Check that the patches of these patterns lie inside an object of shape (…, Y, X).
 
     Raises
     ------
     ParameterError
-        A window reaches out of it (a sequence left the field of view with ``use_full_FOV=False``).
+        A patch reaches beyond it (a sequence left the field of view with ``use_full_FOV=False``).
     """
     corners = scan.corners[indices]
     ends = corners + np.array(window)
     if (corners < 0).any() or (ends > np.array(shape[-2:])).any():
         raise ParameterError(
-            "sequence: it names patterns whose windows lie outside the object, which covers only the "
+            "sequence: it names patterns whose patches lie outside the object, which covers only the "
             "sequence of the first epoch; set use_full_FOV=True"
         )
 
@@ -43,14 +43,14 @@ def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape
 def patterns_of_epoch(
     settings: Settings, now: Mapping[str, Any], n_patterns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices of the patterns that an epoch fits, and of those it only looks at (``validation_fraction``).
+    """Sorted indices of the patterns that an epoch fits, and of the held-out ones (``validation_fraction``).
 
-    Held out are the same patterns at every epoch, by the seed.
+    The seed decides which are held out: the same patterns at every epoch.
 
     Raises
     ------
     ParameterError
-        No pattern is left, or the sequence names one that there is not.
+        No pattern is left, or the sequence names one that does not exist.
     """
     indices = sort_sequence(now["sequence"], n_patterns)
     if settings["indices_mode"] != "full":
@@ -82,7 +82,7 @@ def used_at_any_epoch(settings: Settings, n_patterns: int) -> np.ndarray:
     Raises
     ------
     ParameterError
-        A sequence names a pattern that there is not.
+        A sequence names a pattern that does not exist.
     """
     schedule = settings.schedules["sequence"]
     if isinstance(schedule, Constant):
@@ -98,7 +98,7 @@ def used_at_any_epoch(settings: Settings, n_patterns: int) -> np.ndarray:
 def check_sequences(
     settings: Settings, scan: Scan, window: tuple[int, int], report: Report, first: int | None = None
 ) -> None:
-    """Every epoch has patterns to fit, and they are on the object."""
+    """Check that every epoch has patterns to fit, and that they lie on the object."""
     schedule = settings.schedules["sequence"]
     if any(report.has(key) for key in ("sequence", "indices_mode", "indices_shape", "validation_fraction")):
         return
@@ -118,7 +118,7 @@ def check_sequences(
 
 
 def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
-    """What is wrong with per-epoch values from an epoch on (they may have been edited during the run)."""
+    """Problems of per-epoch values from an epoch on, which may have been edited during the run."""
     report = Report()
     check_epochs(settings, report, epoch)
     check_methods(settings, report, epoch)
@@ -128,7 +128,7 @@ def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
         if has_block(settings, name, row.switch) and not has_block(setup.settings, name, row.switch):
             report.add(
                 row.switch,
-                "cannot be switched on any more: the run began without; say when it is to begin at the start",
+                "cannot be switched on during a run that started without it; schedule it from the start",
             )
     check_sequences(settings, setup.scan, setup.grid.shape, report, epoch)
     return report.problems

@@ -18,7 +18,7 @@ from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _BACKGROUND = 2
-"""Which of the streams of ``seed`` draws the background."""
+"""Number of the random stream of ``seed`` for the background."""
 
 
 def start_variables(
@@ -39,7 +39,7 @@ def start_variables(
         "static_background": start_background(settings, window),
         "detector_blur_std": np.array([blur]) if blur > 0 else None,
     }
-    for name, row in BLOCKS.items():  # the others begin as given, or where their row says
+    for name, row in BLOCKS.items():  # the other blocks start as given, or as their row says
         if row.start is not None:
             optional[name] = start_block(settings, name, row.start, n_patterns)
     return Variables(
@@ -58,6 +58,7 @@ def start_distances(settings: Settings, n_slices: int) -> np.ndarray:
     """Slice distances, with a thicker first gap where ``edge_slice_thickness`` asks for one."""
     distances = np.atleast_1d(settings["slice_distances"]).astype(float)
     edge = settings["edge_slice_thickness"]
+    # a wave that is propagated after the last slice, too, needs a distance for each slice
     n_gaps = max(n_slices - 1, 1) if not propagates_after_last(settings) else n_slices
     if edge is not None and n_slices > 1 and edge > distances[0]:
         return np.array([edge, *[distances[0]] * (n_gaps - 1)])
@@ -71,19 +72,20 @@ def propagates_after_last(settings: Settings) -> bool:
 
 
 def start_object(settings: Settings, scan: Scan) -> np.ndarray:
-    """(Y, X, z, modes): the given object, surrounded by vacuum so that it covers the scan.
+    """(Y, X, z, modes): the parameter ``obj``, surrounded by vacuum so that it covers the scan.
 
     Unless ``skip_preprocessing``, ``extra_space_on_side_px`` is added at its top and left, where positions were
     moved to make room for it.
     """
-    given = settings["obj"]
-    if given is None:
-        given = np.ones((1, 1, settings["num_slices"], 1), complex)
+    start = settings["obj"]
+    if start is None:
+        start = np.ones((1, 1, settings["num_slices"], 1), complex)
     skip = settings["skip_preprocessing"] or settings["epoch_prev"] > 0
-    before = 0 if skip or given.shape[:2] == (1, 1) else settings["extra_space_on_side_px"]
-    shape = np.maximum(scan.object_shape, np.array(given.shape[:2]) + before)
-    obj = np.ones((*shape, *given.shape[2:]), complex)
-    obj[before : before + given.shape[0], before : before + given.shape[1]] = given
+    # (1, 1) stands for vacuum of any size; positions were not moved by extra space if preprocessing is skipped
+    before = 0 if skip or start.shape[:2] == (1, 1) else settings["extra_space_on_side_px"]
+    shape = np.maximum(scan.object_shape, np.array(start.shape[:2]) + before)
+    obj = np.ones((*shape, *start.shape[2:]), complex)
+    obj[before : before + start.shape[0], before : before + start.shape[1]] = start
     return obj
 
 
@@ -93,19 +95,20 @@ def start_background(settings: Settings, window: Window) -> np.ndarray | None:
     An array is padded with zeros where the patterns are. A number is the sum of a random start, between 0.1 and 1 times
     its largest value, on the measured pixels.
     """
-    given = settings["static_background"]
+    background = settings["static_background"]
     if not has_background(settings):
         return None
-    if not isinstance(given, np.ndarray):
+    if not isinstance(background, np.ndarray):
         rng = np.random.default_rng([settings["seed"], _BACKGROUND])
         random = rng.uniform(0.1, 1.0, window.pattern)
-        given = random * (given / random.sum())
-    rim = [((n - have) // 2,) * 2 for n, have in zip(window.compared, given.shape, strict=True)]
-    return np.pad(given, rim)
+        background = random * (background / random.sum())
+    # the same number of zeros on both sides, as data_pad adds to the patterns
+    rim = [((n - have) // 2,) * 2 for n, have in zip(window.compared, background.shape, strict=True)]
+    return np.pad(background, rim)
 
 
 def present_blocks(settings: Settings) -> frozenset[str]:
-    """Names of the blocks that a model may lack, and this one has."""
+    """Names of the optional blocks that the model has."""
     there = {
         "aberrations_array": settings["aberration_marker"] is not None,
         "static_background": has_background(settings),
@@ -120,7 +123,7 @@ def present_blocks(settings: Settings) -> frozenset[str]:
 def start_block(
     settings: Settings, name: str, start: Callable[[int], np.ndarray], n_patterns: int
 ) -> np.ndarray | None:
-    """As given, or ``start`` of the number of patterns where it is refined; None where there is none."""
+    """The given value, or ``start(n_patterns)`` of a block that is refined; None where the model has no such block."""
     if not has_block(settings, name, BLOCKS[name].switch):
         return None
     return start(n_patterns) if settings.value(name) is None else settings.value(name)

@@ -1,4 +1,4 @@
-"""The starting probe: given, or from the aperture or a pattern; then scaled, aberrated, and split into modes."""
+"""The starting probe: given, or made from the aperture or a pattern; then scaled, aberrated, and split into modes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pypty.params.checks.effects import source_size_A
 from pypty.params.settings import Settings
 
 _MONTE_CARLO = 1
-"""Which of the streams of ``seed`` draws the source."""
+"""Number of the random stream of ``seed`` for the source."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ def n_subscans(settings: Settings) -> int:
     marker, probe = settings["probe_marker"], settings["probe"]
     if marker is None:
         return 1
-    given = probe.shape[3] if isinstance(probe, np.ndarray) and probe.ndim == 4 else 0
-    return max(given, int(marker.max()) + 1)
+    n_given = probe.shape[3] if isinstance(probe, np.ndarray) and probe.ndim == 4 else 0
+    return max(n_given, int(marker.max()) + 1)
 
 
 def start_probe(settings: Settings, grid: Grid, window: Window, counts: Counts | None) -> np.ndarray:
     """(mode, y, x), or (subscan, mode, y, x) with ``probe_marker``.
 
     It is scaled so that its vacuum pattern, summed over the modes of the object, has the counts of the mean pattern.
-    A given probe is not, with ``skip_preprocessing`` or when an earlier run is continued. Then, in this order:
+    A given probe is not scaled with ``skip_preprocessing``, or when an earlier run is continued. Then, in this order:
     ``extra_probe_defocus``, ``aberrations``, ``beam_ctf``, and modes by ``mc_n_modes`` or ``defocus_spread_modes`` and
     ``n_hermite_probe_modes``.
     """
@@ -86,24 +86,25 @@ def start_probe(settings: Settings, grid: Grid, window: Window, counts: Counts |
     if settings["probe_marker"] is None:
         return subscans[0]
     missing = n_subscans(settings) - len(subscans)
+    # subscans without a probe of their own start with the first one: (subscan, mode, y, x)
     return np.stack([*subscans, *[subscans[0]] * missing])
 
 
 def _scale(settings: Settings, subscans: Sequence[np.ndarray], counts: Counts | None, near: bool) -> float:
-    """Factor of the amplitude; every mode of the object passes the whole probe on."""
+    """Factor of the amplitude; every object mode transmits the whole probe, so their weights add up."""
     weights = settings["obj_mode_weights"]
     object_modes = 1 if settings["obj"] is None else settings["obj"].shape[3]
-    passed_on = object_modes if weights is None else weights.sum()
+    total_weight = object_modes if weights is None else weights.sum()
     ratio = np.mean([_count_ratio(probe, counts, near) for probe in subscans])
-    return float(np.sqrt(ratio / passed_on))
+    return float(np.sqrt(ratio / total_weight))
 
 
 def _given_modes(given: np.ndarray) -> list[np.ndarray]:
     """(mode, y, x) of every subscan of a given probe."""
     modes_ = given if given.ndim > 2 else given[..., None]
     if modes_.ndim == 3:
-        return [modes_.transpose(2, 0, 1)]
-    return list(modes_.transpose(3, 2, 0, 1))
+        return [modes_.transpose(2, 0, 1)]  # (y, x, mode) -> (mode, y, x)
+    return list(modes_.transpose(3, 2, 0, 1))  # (y, x, mode, subscan) -> (subscan, mode, y, x)
 
 
 def _from_pattern(settings: Settings, pattern: np.ndarray, near: bool) -> np.ndarray:
@@ -164,9 +165,10 @@ def aperture(mask: np.ndarray | float, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _count_ratio(probe: np.ndarray, counts: Counts | None, near: bool) -> float:
-    """Measured over modelled counts, where the detector sees them."""
+    """Measured over modelled counts, summed with the weights of the detector."""
     assert counts is not None
     wave = probe if near else probes.spectrum_of_probe(probe)
+    # (mode, ny, nx) -> (ny, nx)
     modelled = (np.abs(wave) ** 2).sum(axis=0)
     seen = np.ones_like(counts.mean) if counts.weights is None else counts.weights
     power = float((modelled * seen).sum())

@@ -16,7 +16,7 @@ Tape: TypeAlias = dict[str, Array]
 """What a stage's forward keeps for its adjoint, for one batch."""
 
 FORWARD_ONLY = "forward only"
-"""A tape that has this key says that no adjoint will follow: what it would need is not kept."""
+"""A tape with this key: no adjoint will follow, and nothing is kept for it."""
 
 Gradients: TypeAlias = Mapping[str, Array]
 """Accumulators of the refined blocks, by name; a block that is absent is not refined."""
@@ -80,6 +80,7 @@ def add_rows(gradient: Array, batch: Batch, values: Array) -> None:
 def per_axis(field: Array, along_y: Array, along_x: Array) -> Array:
     """(batch, 2) float64: sum of a real (batch, y, x) ``field`` times each axis's coordinate, [y, x]."""
     xp = array_module(field)
+    # (b, y, x) -> (b, y) @ (y,) -> (b,), and the same along x
     rows = field.sum(axis=2, dtype=np.float64) @ along_y
     columns = field.sum(axis=1, dtype=np.float64) @ along_x
     return xp.stack([rows, columns], axis=1)
@@ -87,6 +88,7 @@ def per_axis(field: Array, along_y: Array, along_x: Array) -> Array:
 
 def imaginary_product(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
     """Im(conj(a) b) summed over ``axes``, without the complex product."""
+    # two real products instead of four: the real part of conj(a) b is not needed
     product = a.real * b.imag
     product -= a.imag * b.real
     return product.sum(axis=axes)

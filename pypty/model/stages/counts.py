@@ -1,4 +1,4 @@
-"""What happens to intensities (batch, ky, kx) on their way to counts."""
+"""Effects on intensities (batch, ky, kx) on their way to counts."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class BeamCurrent:
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         current = rows_of(point, batch)
         if "beam_current" in gradients:
+            # (b, ky, kx) -> (b,)
             slope = (grad * tape["intensity"]).sum(axis=_AXES, dtype=np.float64)
             add_rows(gradients["beam_current"], batch, 2 * current * slope)
         return grad * (current**2)[:, None, None].astype(grad.dtype)
@@ -46,8 +47,8 @@ class SourceEnvelope:
     """Partial coherence of near-field images: I_j <- max(0, Re F^-1[ exp(-q^2 (pi alpha df_j)^2) F[I_j] ]).
 
     An illumination of semi-angle alpha blurs a defocused image by a Gaussian of standard deviation
-    alpha df/sqrt(2) (Frank, Optik 38 (1973) 519, for a Gaussian source). Where rounding or the sampling of a very
-    narrow Gaussian would make an intensity negative it is zero.
+    alpha df/sqrt(2) (Frank, Optik 38 (1973) 519, for a Gaussian source). Where rounding, or the sampling of a very
+    narrow Gaussian, would make an intensity negative, it is set to zero.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ class DetectorBlur:
     def prepare(self, variables: Variables) -> list[tuple[Array, Array]]:
         """For y and x: the matrix and its derivative with respect to the width."""
         width = float(to_host(variables.detector_blur_std)[0])
-        return [self._matrix(*given, width) for given in zip(self.squares, self.upsample, strict=True)]
+        return [self._matrix(*axis, width) for axis in zip(self.squares, self.upsample, strict=True)]
 
     def _matrix(self, squares: Array, upsample: float, width: float) -> tuple[Array, Array]:
         xp, real = self.backend.xp, self.backend.real
@@ -120,7 +121,9 @@ class DetectorBlur:
         if std < 1e-3:  # the neighbours' share is less than exp(-5e5)
             return xp.eye(len(squares), dtype=real), xp.zeros(squares.shape, real)
         kernel = xp.exp(-squares / (2 * std**2))
+        # (n, n), rows of sum 1: a blur keeps the counts
         kernel /= kernel.sum(axis=1, keepdims=True)
+        # d/ds of exp(-d^2/2s^2)/sum: the second term keeps the sum of each row at 1
         change = kernel * squares / std**3
         change -= kernel * change.sum(axis=1, keepdims=True)
         return kernel.astype(real), (math.copysign(upsample, width) * change).astype(real)
@@ -128,12 +131,13 @@ class DetectorBlur:
     def forward(self, intensity: Array, point: list, batch: Batch, tape: Tape) -> Array:
         (rows, _), (columns, _) = point
         tape["intensity"] = intensity
-        return rows @ intensity @ columns.T
+        return rows @ intensity @ columns.T  # (ny, ny) @ (b, ny, nx) @ (nx, nx)
 
     def adjoint(self, grad: Array, point: list, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         (rows, rows_change), (columns, columns_change) = point
         if "detector_blur_std" in gradients:
             intensity = tape["intensity"]
+            # dI/ds by the product rule: (b, ky, kx)
             change = rows_change @ intensity @ columns.T + rows @ intensity @ columns_change.T
             gradients["detector_blur_std"][0] += (grad * change).sum(dtype=np.float64)
         return rows.T @ grad @ columns
@@ -168,6 +172,7 @@ class KeptPixels:
         return intensity[:, self.rows[:, None], self.columns[None, :]]
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        # (b, ky, kx) -> (b, ny, nx): pixels that were cut off have no gradient
         full = self.backend.zeros((grad.shape[0], *self.shape), grad.dtype)
         full[:, self.rows[:, None], self.columns[None, :]] = grad
         return full
@@ -226,10 +231,12 @@ class SumPixels:
         u = self.upsample
         pattern = self._to_centre(intensity)
         b, ny, nx = pattern.shape
+        # (b, ky u, kx u) -> (b, ky, u, kx, u) -> (b, ky, kx)
         return self._to_corner(pattern.reshape(b, ny // u, u, nx // u, u).sum(axis=(2, 4)))
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         u = self.upsample
+        # every model pixel of a block gets the gradient of its detector pixel: (b, ky, kx) -> (b, ky u, kx u)
         return self._to_corner(self._to_centre(grad).repeat(u, axis=1).repeat(u, axis=2))
 
     def _to_centre(self, pattern: Array) -> Array:
@@ -268,6 +275,7 @@ class Background:
 
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         if "static_background" in gradients:
+            # (b, ky, kx) -> (ky, kx): one background for all patterns
             slope = 2 * point * grad.sum(axis=0, dtype=np.float64)
             if not self.centred:
                 slope = array_module(slope).fft.fftshift(slope)
@@ -291,13 +299,16 @@ class VirtualDetectors:
 
     def __init__(self, masks: np.ndarray, backend: Backend) -> None:
         self.shape = masks.shape[1:]
+        # (D, ky, kx) -> (D, ky kx)
         self.masks = backend.asarray(masks.reshape(len(masks), -1), backend.real)
 
     def prepare(self, variables: Variables) -> None:
         return None
 
     def forward(self, intensity: Array, point: None, batch: Batch, tape: Tape) -> Array:
-        return (intensity.reshape(len(intensity), -1) @ self.masks.T)[:, None]
+        return (intensity.reshape(len(intensity), -1) @ self.masks.T)[
+            :, None
+        ]  # (b, ky kx) @ (ky kx, D) -> (b, 1, D)
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
-        return (grad[:, 0] @ self.masks).reshape(-1, *self.shape)
+        return (grad[:, 0] @ self.masks).reshape(-1, *self.shape)  # (b, D) @ (D, ky kx) -> (b, ky, kx)

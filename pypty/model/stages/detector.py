@@ -43,7 +43,7 @@ class NearField:
 
     Parameters
     ----------
-    defocus : (1,) or (N,) Å, of all patterns or of each
+    defocus : Å, (1,) for all patterns or (N,) for each
     Cs : Å
     tilted : the inside columns of ``tilts`` act
     """
@@ -69,25 +69,28 @@ class NearField:
     def prepare(self, variables: Variables) -> tuple[Array, Array]:
         """The inside tilts (None without), and the transfer function (1, y, x) if all patterns share one."""
         tilts = variables.tilts[:, INSIDE] if self.tilted else None
+        # without defoci or tilts of single patterns the transfer function is made once per evaluation
         common = len(self.defocus) == 1 and (tilts is None or len(tilts) == 1)
         return tilts, self._transfer(self.defocus, tilts) if common else None
 
     def _transfer(self, defocus: Array, tilts: Array) -> Array:
         xp = self.backend.xp
+        # (1, y, x), with tilts of N patterns (N, y, x)
         rate = self.rate[None]
         if tilts is not None:
             rate = rate - 2 * np.pi * (
                 tilts[:, 0, None, None] * self.qy[:, None] + tilts[:, 1, None, None] * self.qx
             )
+        # (1 or b, 1, 1) * (1 or b, y, x) + (y, x) -> (1 or b, y, x)
         phase = defocus[:, None, None] * rate + self.lens
         return xp.exp(1j * phase).astype(self.backend.complex) * self.mask
 
     def forward(self, wave: Array, point: tuple[Array, Array], batch: Batch, tape: Tape) -> Array:
         tilts, common = point
         if common is None:
-            own = None if tilts is None else rows_of(tilts, batch)
-            common = self._transfer(rows_of(self.defocus, batch), own)
-        tape["transfer"] = common[:, None, None]
+            tilts = None if tilts is None else rows_of(tilts, batch)
+            common = self._transfer(rows_of(self.defocus, batch), tilts)
+        tape["transfer"] = common[:, None, None]  # (1 or b, y, x) -> (1 or b, 1, 1, y, x)
         spectrum = fft.fft2(wave, overwrite=True) * tape["transfer"]
         tape["spectrum"] = spectrum
         return fft.ifft2(spectrum)
@@ -121,6 +124,7 @@ class Intensity:
         return None
 
     def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        # (b, P, O, ky, kx) -> (b, ky, kx)
         tape["wave"] = wave
         return (
             kernels.sum_abs2(wave, axes=(1, 2))
@@ -129,5 +133,6 @@ class Intensity:
         )
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+        # (b, 1, 1, ky, kx) * (b, P, O, ky, kx); weights then broadcast as (O, 1, 1)
         grad = (2 * grad)[:, None, None] * tape["wave"]
         return grad if self.weights is None else grad * self.weights[:, None, None]

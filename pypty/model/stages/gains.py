@@ -17,8 +17,8 @@ class DetectorGains:
     dL/dI I.
 
     A quadrant ends where the frequency (near field: the distance from the centre) becomes 0, at index n//2 of centred
-    patterns, which belongs to the second one along its axis. A gain of all quadrants at once is that of the beam: leave
-    the power of the probe, or the gains, fixed.
+    patterns, which belongs to the second one along its axis. A common factor of all gains cannot be told from one of
+    the beam: keep either the power of the probe or the gains fixed.
 
     Parameters
     ----------
@@ -39,10 +39,11 @@ class DetectorGains:
 
     def prepare(self, variables: Variables) -> Array:
         """(ky, kx) gain of each pixel."""
+        # (ky, 2) @ (2, 2) @ (2, kx) -> (ky, kx)
         return self.rows.T @ variables.detector_gains @ self.columns
 
     def forward(self, intensity: Array, point: Array | None, batch: Batch, tape: Tape) -> Array:
-        if point is None:  # asked which pixels can have counts, whatever the gains
+        if point is None:  # only the reachable pixels are asked for: gains do not change them
             return intensity
         tape["intensity"] = intensity
         return intensity * point.astype(intensity.dtype)

@@ -1,4 +1,4 @@
-"""The incoming probe, and what changes it before it meets the specimen."""
+"""The incoming probe, and the effects on it before it meets the specimen."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class Illumination:
     """The first stage: the probe modes, the same for every position: (1, probe mode, 1, y, x)."""
 
     def prepare(self, variables: Variables) -> Array:
-        return variables.probe[None, :, None]
+        return variables.probe[None, :, None]  # (P, y, x) -> (1, P, 1, y, x)
 
     def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
         return point
 
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         if "probe" in gradients:
+            # (b, P, 1, y, x) -> (1, P, 1, y, x) -> (P, y, x)
             gradients["probe"][...] += sum_to_shape(grad, point.shape)[0, :, 0]
         return grad
 
@@ -52,14 +53,15 @@ class ProbeScenarios:
         return variables.probe
 
     def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
-        return _rows(point, self.marker[batch.index])[:, :, None]
+        return _rows(point, self.marker[batch.index])[:, :, None]  # (subscan, P, y, x) -> (b, P, 1, y, x)
 
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         if "probe" in gradients:
             subscans = self.marker[batch.index]
             for subscan in np.unique(subscans):
-                own = _rows(grad, np.flatnonzero(subscans == subscan))
-                gradients["probe"][subscan] += own.sum(axis=0)[:, 0]
+                # (patterns of the subscan, P, 1, y, x) -> (P, y, x)
+                grads = _rows(grad, np.flatnonzero(subscans == subscan))
+                gradients["probe"][subscan] += grads.sum(axis=0)[:, 0]
         return grad
 
 
@@ -92,7 +94,7 @@ class ToReal:
 class PhasePlates:
     """A phase plate for every pattern: P^_j = plate_j P^ (``phase_plate_in_h5``; zero frequency first).
 
-    The plates are read when they are needed.
+    Plates are read from the file batch by batch.
     """
 
     def __init__(self, source: PhasePlateSource, backend: Backend) -> None:
@@ -103,6 +105,7 @@ class PhasePlates:
         return None
 
     def forward(self, wave: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        # (b, y, x) -> (b, 1, 1, y, x)
         plates = self.backend.asarray(self.source.read(batch.index), self.backend.complex)[:, None, None]
         tape["plates"], tape["shape"] = plates, wave.shape
         return wave * plates
@@ -129,15 +132,18 @@ class LocalAberrations:
         self.backend = backend
         self.marker = marker
         self.mask = backend.asarray(mask, backend.real)
+        # (K, y x): one row for each aberration, so that chi is a matrix product
         self.basis = backend.asarray(aberration_basis(grid, n_terms).reshape(n_terms, -1), np.float64)
         self.shape = grid.shape
 
     def prepare(self, variables: Variables) -> Array:
         """(groups, y, x): the transfer function of every group."""
+        # (groups, K) @ (K, y x) -> (groups, y, x)
         chi = (variables.aberrations_array @ self.basis).reshape(-1, *self.shape)
         return self.backend.xp.exp(-1j * chi).astype(self.backend.complex) * self.mask
 
     def forward(self, wave: Array, point: Array, batch: Batch, tape: Tape) -> Array:
+        # (groups, y, x) -> (b, 1, 1, y, x)
         transfer = _rows(point, self.marker[batch.index])[:, None, None]
         tape["out"], tape["shape"] = wave * transfer, wave.shape
         return tape["out"].copy()  # the next stage may overwrite it
@@ -145,17 +151,18 @@ class LocalAberrations:
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         groups = self.marker[batch.index]
         if "aberrations_array" in gradients:  # dL/dC_k = sum_q B_k Im(conj(G) P^_j), summed over modes
+            # (b, P, 1, y, x) -> (b, y, x) -> (b, y x)
             slope = imaginary_product(grad, tape["out"], axes=(1, 2)).reshape(len(groups), -1)
-            values = slope.astype(np.float64) @ self.basis.T
+            values = slope.astype(np.float64) @ self.basis.T  # (b, y x) @ (y x, K) -> (b, K)
             for group in np.unique(groups):
-                own = _rows(values, np.flatnonzero(groups == group))
-                gradients["aberrations_array"][group] += own.sum(axis=0)
+                rows = _rows(values, np.flatnonzero(groups == group))
+                gradients["aberrations_array"][group] += rows.sum(axis=0)
         grad = grad * _rows(point, groups)[:, None, None].conj()
         return sum_to_shape(grad, tape["shape"])
 
 
 class SubpixelShift:
-    """Move the probe by the part of the position that is less than a pixel; between ToReciprocal and ToReal.
+    """Move the probe by the sub-pixel part of the position; between ToReciprocal and ToReal.
 
     P^_j = M exp(-2 pi i (fy dy + fx dx)) P^, d = position - corner of the window, f in cycles/pixel, M the band
     limit. Positive d moves the probe towards larger indices. (Fourier shift theorem; docs/conventions.md.)
@@ -173,9 +180,11 @@ class SubpixelShift:
     def _ramps(self, positions: Array, batch: Batch) -> Array:
         """(batch, 1, 1, y, x): M exp(-2 pi i f.d), built from one exponential per axis."""
         xp = self.backend.xp
+        # (b, 2) px: between -1/2 and 1/2 until positions are refined
         offset = rows_of(positions, batch) - xp.asarray(batch.corners)
         ramp_y = xp.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.backend.complex)
         ramp_x = xp.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.backend.complex)
+        # (b, y, 1) * (b, 1, x) -> (b, y, x)
         ramps = ramp_y[:, :, None] * ramp_x[:, None, :]
         ramps *= self.mask
         return ramps[:, None, None]
@@ -188,6 +197,7 @@ class SubpixelShift:
     def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         grad *= tape["ramps"].conj()
         if "positions" in gradients:  # dL/dd = 2 pi sum_q f Im(conj(conj(ramp) G) P^), summed over modes
+            # (b, P, 1, y, x) -> (b, y, x) -> (b, 2)
             slope = imaginary_product(grad, tape["spectrum"], axes=(1, 2))
             add_rows(gradients["positions"], batch, 2 * np.pi * per_axis(slope, self.fy, self.fx))
         return sum_to_shape(grad, tape["spectrum"].shape)
@@ -220,6 +230,7 @@ class TiltRamp:
         tilts = rows_of(point, batch)[:, self.columns]
         ramp_y = xp.exp(1j * tilts[:, :1] * self.y).astype(self.backend.complex)
         ramp_x = xp.exp(1j * tilts[:, 1:] * self.x).astype(self.backend.complex)
+        # (b, y, 1) * (b, 1, x) -> (b, 1, 1, y, x)
         tape["ramps"] = (ramp_y[:, :, None] * ramp_x[:, None, :])[:, None, None]
         tape["wave"] = wave
         return wave * tape["ramps"]

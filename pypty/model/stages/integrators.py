@@ -68,9 +68,9 @@ class _Point:
 class FractionalSteps:
     """Every slice of transmission T and distance z: psi <- sum over branches of weight x steps psi.
 
-    A propagation belongs to every slice, also to the last: with one slice distance less than slices, the last slice
-    has the last distance. T^p = exp(p log T) with the phase between -pi and pi: slices must be thin enough for that,
-    and transparent enough for a logarithm.
+    A propagation belongs to every slice, also to the last: with one slice distance fewer than slices, the last slice
+    has the last distance. T^p = exp(p log T) with the phase between -pi and pi: slices must be thin enough for
+    that, and transparent enough for a logarithm.
     """
 
     def __init__(self, windows: ObjectWindows, propagation: Propagation, branches: Branches) -> None:
@@ -113,6 +113,7 @@ class FractionalSteps:
                 tape[f"{label} {i}"] = wave
                 wave = wave * powers[power]
             else:
+                # a copy, because all branches start from the same wave and a propagation overwrites it
                 wave = self.propagation.forward(wave.copy(), point.gaps, s, batch, power)
                 tape[f"{label} {i}"] = wave
         return wave
@@ -125,16 +126,19 @@ class FractionalSteps:
             before: Array = 0
             slice_grad: Array = 0
             for b, (weight, steps) in enumerate(self.branches):
+                # every branch of the sum receives the whole gradient, times its weight
                 back = weight * grad
                 for i in reversed(range(len(steps))):
                     kind, power = steps[i]
                     kept = tape[f"{s} {b} {i}"]
                     if kind == "T":
                         if patch_grads is not None:
-                            own = (kept.conj() * back).sum(axis=1)
-                            slice_grad = (
-                                slice_grad + own * _slope(patches[s], powers[power], power)[:, 0].conj()
-                            )
+                            # (b, P, O, y, x) -> (b, O, y, x): all probe modes meet the same patch
+                            to_power = (kept.conj() * back).sum(axis=1)
+                            slope = _slope(patches[s], powers[power], power)[
+                                :, 0
+                            ]  # (b, 1, O, y, x) -> (b, O, y, x)
+                            slice_grad = slice_grad + to_power * slope.conj()
                         back = back * powers[power].conj()
                     else:
                         back = self.propagation.adjoint(back, kept, point.gaps, s, batch, gradients, power)

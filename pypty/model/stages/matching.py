@@ -1,4 +1,4 @@
-"""From the pixels of a simulated pattern to those of the measured one, and what the rim of the measured one does."""
+"""From the pixels of a simulated pattern to those of the measured one, and blurs at the rim of the measured one."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ class MatchCrop(KeptPixels):
 def _central(n: int, m: int, centred: bool) -> np.ndarray:
     """(m,) which pixels of n are kept."""
     index = np.arange(m) + (n - m) // 2
+    # reordered so that the kept zero frequency comes first, then counted from that of the n pixels
     return index if centred else (np.fft.ifftshift(index) - n // 2) % n
 
 
@@ -55,7 +56,7 @@ class MatchResample:
     """I <- R_y I R_x^T (ny nx)/(ky kx): bilinear interpolation that keeps the sum (``simu_match_mode`` resample).
 
     The middle of pixel i of the measured pattern is at x = (i + 1/2) n/m - 1/2 of the centred simulated one. For
-    n = 2 m that is the sum of blocks of two by two pixels; for n >= 3 m pixels between the samples are not seen.
+    n = 2 m that is the sum of blocks of two by two pixels; for n >= 3 m pixels between the samples are not used.
     """
 
     lights_dark = False
@@ -78,6 +79,7 @@ class MatchResample:
         return None
 
     def forward(self, intensity: Array, point: None, batch: Batch, tape: Tape) -> Array:
+        # (ky, ny) @ (b, ny, nx) @ (nx, kx) -> (b, ky, kx)
         return self.rows @ intensity @ self.columns.T
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
@@ -89,7 +91,7 @@ class ReflectedBlur(DetectorBlur):
     (``detector_blur_edge`` reflect).
 
     K has max(5, 2 round(3 s) + 1) pixels with weights exp(-t^2/2 s^2) that sum to 1. The gradient of s is that of the
-    weights: their number changes in steps.
+    weights; their number, which changes in steps, counts as constant.
     """
 
     lights_dark = True
@@ -115,6 +117,7 @@ class ReflectedBlur(DetectorBlur):
         blur, change = reflected_gaussian(n, abs(width), length)
         pair = (blur, math.copysign(1.0, width) * change)
         first, second = (
-            self.backend.asarray(one if self.centred else reordered(one), self.backend.real) for one in pair
+            self.backend.asarray(matrix if self.centred else reordered(matrix), self.backend.real)
+            for matrix in pair
         )
         return first, second

@@ -17,13 +17,13 @@ from pypty.optics.grid import Grid
 
 
 class ObjectWindows:
-    """The windows of the object that a batch sees, and the way back for their gradient.
+    """The patches of the object that a batch sees, and the way back for their gradient.
 
     Parameters
     ----------
-    filtered : band-limit each window (``lazy_clean``); else the object is used as it is
-    deterministic : on a GPU, add the gradients of windows as integers: the same bits every time
-    preblur_std : pixels; amplitude and phase of each window are blurred (``obj_preblur_std``); 0 = not
+    filtered : band-limit each patch (``lazy_clean``); else the object is used as it is
+    deterministic : on a GPU, add the gradients of patches as integers: the same bits every time
+    preblur_std : pixels; amplitude and phase of each patch are blurred (``obj_preblur_std``); 0 = no blur
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class ObjectWindows:
         self.blur = WindowBlur(grid.shape, backend, preblur_std) if preblur_std > 0 else None
 
     def _limited(self, windows: Array) -> Array:
+        # a projection: the same for patches and for their gradients
         if not self.filtered:
             return windows
         spectrum = fft.fft2(windows, overwrite=True)
@@ -51,28 +52,30 @@ class ObjectWindows:
 
     def gather(self, obj: Array, batch: Batch) -> Array:
         """(slice, batch, 1, object mode, y, x)."""
+        # (O, z, Y, X) -> (z, b, O, y, x); slices first, so that each slice is contiguous
         windows = kernels.gather_patches(obj, batch.corners, self.shape)
         if self.blur is not None:
             self.blur.apply(windows)
-        return self._limited(windows)[:, :, None]
+        return self._limited(windows)[:, :, None]  # an axis of length 1 for the probe modes
 
     def empty_gradient(self, windows: Array) -> Array:
         """(slice, batch, object mode, y, x), to be filled."""
         return self.backend.xp.empty(windows[:, :, 0].shape, windows.dtype)
 
     def scatter(self, gradient: Array, batch: Batch, windows: Array, obj: Array) -> None:
-        """Add the gradients of the windows of ``obj`` to that of the object."""
+        """Add the gradients of the patches of ``obj`` to that of the object."""
         windows = self._limited(windows)
         if self.blur is not None:
+            # gathered again: the forward pass blurred its patches in place
             self.blur.back(windows, kernels.gather_patches(obj, batch.corners, self.shape))
         kernels.scatter_add_patches(gradient, batch.corners, windows, self.deterministic)
 
 
 class WindowBlur:
-    """O <- (G |O|) exp(i G arg O): lateral blur of amplitude and phase of windows (..., y, x), slice by slice.
+    """O <- (G |O|) exp(i G arg O): lateral blur of amplitude and phase of patches (..., y, x), slice by slice.
 
-    G is a Gaussian of 5 x 5 pixels that is reflected at the rim of the window. arg O is in (-pi, pi]: where a phase
-    wraps inside a window, the blur mixes both ends. An opaque pixel has the phase 0, and no gradient of its phase.
+    G is a Gaussian of 5 x 5 pixels that is reflected at the rim of the patch. arg O is in (-pi, pi]: where a phase
+    wraps inside a patch, the blur mixes both ends. An opaque pixel has the phase 0, and no gradient of its phase.
     """
 
     def __init__(self, shape: tuple[int, int], backend: Backend, std: float) -> None:
@@ -89,21 +92,23 @@ class WindowBlur:
     def apply(self, windows: Array) -> None:
         """In place."""
         xp = array_module(windows)
-        for part in windows:
-            phase = self._blurred(xp.angle(part))
-            part[...] = self._blurred(abs(part)) * xp.exp(1j * phase)
+        for patch in windows:
+            phase = self._blurred(xp.angle(patch))
+            patch[...] = self._blurred(abs(patch)) * xp.exp(1j * phase)
 
     def back(self, gradient: Array, windows: Array) -> None:
         """From the gradient of what :meth:`apply` leaves to that of ``windows``, in place."""
         xp = array_module(windows)
-        for own, part in zip(gradient, windows, strict=True):
-            amplitude, phase = abs(part), xp.angle(part)
-            own *= xp.exp(-1j * self._blurred(phase))
-            to_phase = self._back(self._blurred(amplitude) * own.imag)
-            to_amplitude = self._back(own.real)
+        for grad, patch in zip(gradient, windows, strict=True):
+            amplitude, phase = abs(patch), xp.angle(patch)
+            # in the frame of the blurred phase, the real part acts on the blurred amplitude, the imaginary
+            # part on the blurred phase; the transposed blur takes both back to those of the patch
+            grad *= xp.exp(-1j * self._blurred(phase))
+            to_phase = self._back(self._blurred(amplitude) * grad.imag)
+            to_amplitude = self._back(grad.real)
             bright = amplitude > 0
             to_phase = xp.where(bright, to_phase / xp.where(bright, amplitude, 1), 0)
-            own[...] = xp.exp(1j * phase) * (to_amplitude + 1j * to_phase)
+            grad[...] = xp.exp(1j * phase) * (to_amplitude + 1j * to_phase)
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class Multislice:
         patches = self.windows.gather(point.obj, batch)
         tape["patches"] = patches
         tape["incoming 0"] = wave
+        # not in place: the wave may be the shared probe, and is kept for the way back
         wave = wave * patches[0]
         for s in range(1, len(patches)):
             wave = self.propagation.forward(wave, point.gaps, s - 1, batch)
@@ -140,9 +146,11 @@ class Multislice:
     def adjoint(self, grad: Array, point: _Point, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         patches = tape["patches"]
         patch_grads = self.windows.empty_gradient(patches) if "obj" in gradients else None
+        # dL/dO_s = conj(psi_s) G, and G before the slice is conj(O_s) G
         for s in reversed(range(len(patches))):
             incoming = tape[f"incoming {s}"]
             if patch_grads is not None:
+                # (b, P, O, y, x) -> (b, O, y, x): all probe modes meet the same patch
                 patch_grads[s] = (incoming.conj() * grad).sum(axis=1)
             grad *= patches[s].conj()
             if s > 0:

@@ -78,6 +78,7 @@ class Propagation:
         tilts = variables.tilts[:, INSIDE] if self.tilted else None
         rate = self.rate
         if tilts is not None and len(tilts) == 1:
+            # one tilt for all patterns goes into the propagators: (y, x) - (y, 1) - (x,) -> (y, x)
             rate = rate - 2 * np.pi * (tilts[0, 0] * self.qy[:, None] + tilts[0, 1] * self.qx)
         factors = {
             (index, fraction): xp.exp(1j * (fraction * float(distances[index])) * rate).astype(
@@ -90,10 +91,11 @@ class Propagation:
         return PropagationPoint(distances, tilts, factors)
 
     def own_ramps(self, point: PropagationPoint, length: float, batch: Batch) -> tuple[Array, Array]:
-        """exp(-2 pi i z q t) along y and x for patterns with tilts of their own: (batch, 1, 1, y, 1) and (…, x)."""
+        """exp(-2 pi i z q t) along y and x for tilts that differ between patterns: (batch, 1, 1, y, 1) and (…, x)."""
         xp, tilts = self.backend.xp, rows_of(point.tilts, batch)
         ramp_y = xp.exp(-2j * np.pi * length * tilts[:, :1] * self.qy).astype(self.backend.complex)
         ramp_x = xp.exp(-2j * np.pi * length * tilts[:, 1:] * self.qx).astype(self.backend.complex)
+        # (b, y) -> (b, 1, 1, y, 1) and (b, x) -> (b, 1, 1, 1, x): two small ramps instead of b planes
         return ramp_y[:, None, None, :, None], ramp_x[:, None, None, None, :]
 
     def multiply(
@@ -105,13 +107,14 @@ class Propagation:
         fraction: float = 1.0,
         conjugate: bool = False,
     ) -> Array:
-        """H or conj(H) times a spectrum; in place, but for one that is shared by patterns with tilts of their own."""
+        """H or conj(H) times a spectrum; in place, unless patterns with different tilts share it."""
         index = point.index(gap)
         factor = point.factors[index, fraction]
         spectrum *= factor.conj() if conjugate else factor
         if point.tilts is not None and len(point.tilts) > 1:
             sign = -1.0 if conjugate else 1.0
             ramp_y, ramp_x = self.own_ramps(point, sign * fraction * float(point.distances[index]), batch)
+            # (1, P, O, y, x) -> (b, P, O, y, x): not possible in place
             if spectrum.shape[0] < ramp_y.shape[0]:  # a wave shared by all patterns so far
                 return (spectrum * ramp_y) * ramp_x
             spectrum *= ramp_y
@@ -139,13 +142,14 @@ class Propagation:
         """The gradient before the gap; ``after`` is the wave after it. ``grad`` is overwritten."""
         spectrum = fft.fft2(grad, overwrite=True)
         if self.refines(gradients):
+            # (b, P, O, y, x) -> (b, y, x): distances and tilts are the same for all modes
             slope = imaginary_product(spectrum, fft.fft2(after), axes=(1, 2))
             self.add_gradients(slope, point, gap, batch, gradients, fraction)
         spectrum = self.multiply(spectrum, point, gap, batch, fraction, conjugate=True)
         return fft.ifft2(spectrum, overwrite=True)
 
     def refines(self, gradients: Gradients) -> bool:
-        """Whether distances or tilts ask for their gradient."""
+        """Whether the gradient of distances or tilts is asked for."""
         return "slice_distances" in gradients or (self.tilted and "tilts" in gradients)
 
     def add_gradients(
@@ -161,8 +165,10 @@ class Propagation:
         dL/dz = -(f/n^2) sum_q (r - 2 pi q.t) s, dL/dt = (2 pi f z/n^2) sum_q q s."""
         index = point.index(gap)
         scale = fraction / self.n_pixels
+        # (b, 2): 2 pi f/n^2 sum_q q s of each pattern, used by both gradients
         along = 2 * np.pi * scale * per_axis(slope, self.qy, self.qx) if self.tilted else None
         if "slice_distances" in gradients:
+            # slopes of all patterns add up, as a gap is the same for all of them: (b, y, x) -> (y, x)
             change = -scale * (slope.sum(axis=0, dtype=np.float64) * self.rate).sum()
             if along is not None:
                 change += (rows_of(point.tilts, batch) * along).sum()
