@@ -390,11 +390,19 @@ def _result(child: int, seconds: float) -> str:
 
 def tests_for(mutant: Mutant, calls: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
     """The quickest tests that call the function, or anything of the file; and the time that they may take."""
-    place = f"{mutant.path}:{mutant.function}" if mutant.function else f"{mutant.path}:"
-    fits = (lambda key: key == place) if mutant.function else (lambda key: key.startswith(place))
+    if mutant.function:
+        called = [name for name, (_, keys) in calls.items() if f"{mutant.path}:{mutant.function}" in keys]
+    else:  # a file of constants alone is used by the others of its folder
+        places = (f"{mutant.path}:", mutant.path.rpartition("/")[0] + "/")
+        near = (
+            [name for name, (_, keys) in calls.items() if any(key.startswith(place) for key in keys)]
+            for place in places
+        )
+        called = next(filter(None, near), [])
     chosen, total = [], 0.0
-    for name, (took, functions) in sorted(calls.items(), key=lambda item: item[1][0]):
-        if any(map(fits, functions)) and (not chosen or total + took < seconds):
+    for name in sorted(called, key=lambda one: calls[one][0]):
+        took = calls[name][0]
+        if not chosen or total + took < seconds:
             chosen.append(name)
             total += took
     return 20 + 5 * total, chosen

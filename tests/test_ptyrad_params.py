@@ -33,6 +33,7 @@ from pypty.importers.ptyrad.translation import Ledger
 from pypty.importers.ptyrad.tune import translate_tune, tuned_names
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
+from pypty.params.schema.losses import LOSS_TERMS
 from pypty.tune.physics import _is_open
 
 
@@ -782,3 +783,42 @@ def test_the_start_of_a_file_is_that_of_its_patterns(tmp_path: Path) -> None:
     assert seen.largest_total / seen.mean_total == pytest.approx(ratio, rel=1e-6)
     start = translate_init(init, tmp_path, frozenset(), Ledger("it"))
     assert (start.window, start.scan_size, start.n_slices, start.n_object_modes) == (16, (5, 6), 3, 1)
+
+
+def test_a_path_is_looked_for_from_the_current_folder_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    for number, folder in enumerate((beside, here)):
+        folder.mkdir()
+        np.save(folder / "a.npy", np.full((2, 2, 2), float(number)))
+    monkeypatch.chdir(here)
+    assert find_path("a.npy", beside, "key") == Path("a.npy")
+    assert np.asarray(open_array("a.npy", beside, "key").data)[0, 0, 0] == 1
+    (here / "a.npy").unlink()
+    assert find_path("a.npy", beside, "key") == beside / "a.npy"
+
+
+def test_rates_are_told_with_their_units() -> None:
+    units = {
+        "obja": "amplitude",
+        "objp": "phase",
+        "obj_tilts": "mrad",
+        "slice_thickness": "Å, one for all gaps",
+    }
+    units["probe_pos_shifts"] = "px"
+    moved = {name: {"start_iter": 1, "lr": 1e-3} for name in units}
+    told = {line.key: line.text for line in translated(model_params={"update_params": moved}).lines}
+    for name, unit in units.items():
+        assert unit in told[f"model_params.update_params.{name}"], name
+
+
+def test_losses_have_the_same_defaults_there_and_here() -> None:
+    theirs = GROUPS["loss_params"]
+    assert {name for name, entry in theirs.items() if entry["state"]} == {"loss_single"}
+    terms = dict.fromkeys(("single", "poissn", "pacbed", "sparse", "simlar"), True)
+    for name, entry in LOSS_TERMS.convert(terms).items():
+        given = {key: value for key, value in theirs[f"loss_{name}"].items() if key != "state"}
+        assert set(given) == set(entry)
+        for key, value in given.items():
+            assert np.array_equal(np.asarray(value), np.asarray(entry[key])), (name, key)

@@ -790,3 +790,17 @@ def test_every_unit_is_what_it_measures(unit: str, kind: str, factor: float) -> 
     assert convert(3.0, unit, kind) == pytest.approx(3 * factor)
     with pytest.raises(DataError, match="is no "):
         convert(3.0, unit, "length" if kind != "length" else "angle")
+
+
+def test_a_stack_of_a_vendor_has_the_centre_of_its_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three axes: a list of patterns, whose step along the scan nobody knows. ky and kx have centres of their own."""
+    (tmp_path / "a.dm4").write_bytes(b"anything")
+    stack = signal(counts("uint16", (12, 8, 8)), -4.0)
+    stack["axes"][2]["offset"] = -10.0
+    stub_reader(monkeypatch, stack)
+    with open_recording(tmp_path / "a.dm4") as recording:
+        assert recording.shape == (12, 8, 8) and recording.metadata.beam_centre_px == (2.0, 5.0)
+        assert recording.metadata.rez_pixel_size_mrad == 2.0 and recording.metadata.scan_step_A is None
+        assert (recording.metadata.acc_voltage_kV, recording.metadata.conv_semiangle_mrad) == (200.0, 21.0)
