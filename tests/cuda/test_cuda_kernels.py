@@ -727,7 +727,7 @@ own.shift_ramps(np.ones((5, 2)), index, corners, np.ones(35), 15, ramps)
 own.add_fixed(parts, corners, np.ones(1, "u8"), np.ones((2, 17, 21, 2), "i8"), obj, 1)
 score = ScoreKernels("float", "uint8", cpu(SANITISED))
 arrays = np.ones((5, 15, 20), "u1"), real.copy(), np.ones((score.n_parts(real), 2)), np.ones(2)
-score.score(Formula("poisson", 1, reachable=np.ones((15, 20), bool)), real, *arrays, index, real[0].copy())
+score.score(Formula(kind="poisson", dark=1, reachable=np.ones((15, 20), bool)), real, *arrays, index, real[0].copy())
 print("finished")
 """
 

@@ -107,10 +107,10 @@ class Case:
             self.grid,
             self.mask,
             SINGLE,
-            self.propagation(SINGLE),
-            self.subpixel,
-            deterministic,
-            compiler or cpu(),
+            propagation=self.propagation(SINGLE),
+            subpixel=self.subpixel,
+            deterministic=deterministic,
+            compiler=compiler or cpu(),
         )
 
 
