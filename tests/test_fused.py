@@ -327,7 +327,7 @@ def test_workspace_arrays() -> None:
 def test_windows_of_the_host_multiply_and_give_their_gradients_back() -> None:
     rng = np.random.default_rng(0)
     obj, corners = random_complex(rng, (2, 3, 12, 14)), np.array([[0, 1], [3, 2], [3, 5]])
-    windows = HostWindows(obj, Batch(np.arange(3), corners), (8, 9), Workspace(np))
+    windows = HostWindows(obj, Batch(index=np.arange(3), corners=corners), (8, 9), Workspace(np))
     wave = random_complex(rng, (3, 2, 2, 8, 9))
     out = np.empty_like(wave)
     seen = np.stack([obj[:, :, y : y + 8, x : x + 9] for y, x in corners])  # (batch, mode, slice, y, x)

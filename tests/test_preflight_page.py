@@ -172,8 +172,24 @@ def test_figures_have_labels_and_say_their_numbers() -> None:
 
 
 def test_a_fragment_has_the_worst_verdict_and_advice_only_where_it_is_needed() -> None:
-    good = Item("a & b", "pass", 3.0, "px", "warn above 4", "what it is", "never shown")
-    bad = Item("scan step", "warn", "two", "", "none", "meaning <it>", "do this")
+    good = Item(
+        name="a & b",
+        status="pass",
+        value=3.0,
+        unit="px",
+        limit="warn above 4",
+        meaning="what it is",
+        what_to_do="never shown",
+    )
+    bad = Item(
+        name="scan step",
+        status="warn",
+        value="two",
+        unit="",
+        limit="none",
+        meaning="meaning <it>",
+        what_to_do="do this",
+    )
     text = fragment("all of it", [good, bad], ["a problem"], [], ["not this"])
     reader = Reader(text)
     words = " ".join(reader.words.split())

@@ -704,7 +704,7 @@ def test_a_resumed_run_keeps_its_windows(tmp_path: Path) -> None:
 
 def test_an_epoch_of_lbfgs_moves_the_state_and_records_how() -> None:
     setup = prepare(small_params())
-    run = Reconstruction(setup, State(setup.variables(), 0))
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     state, settings = run.state, setup.settings
     now = settings.first()
     before = state.variables.obj.copy()

@@ -585,15 +585,25 @@ def test_optuna_is_silent_inside() -> None:
 
 
 TRIALS = (
-    TrialRecord(0, "complete", 3.0, {"C10": 10.0, "plr": 1e-3}, 4),
-    TrialRecord(1, "pruned", 1.0, {"C10": 5.0}, 1),
-    TrialRecord(2, "complete", 2.0, {"C10": 20.0}, 4),
-    TrialRecord(3, "failed", None, {"C10": 9.0}),
+    TrialRecord(number=0, state="complete", value=3.0, values={"C10": 10.0, "plr": 1e-3}, epochs=4),
+    TrialRecord(number=1, state="pruned", value=1.0, values={"C10": 5.0}, epochs=1),
+    TrialRecord(number=2, state="complete", value=2.0, values={"C10": 20.0}, epochs=4),
+    TrialRecord(number=3, state="failed", value=None, values={"C10": 9.0}),
 )
 
 
 def test_the_table_has_the_best_trials_first(tmp_path: Path) -> None:
-    study = Study({"C10": 20.0}, 2.0, 2, TRIALS, {}, "loss", {}, tmp_path, "n_trials = 4 were done")
+    study = Study(
+        best_params={"C10": 20.0},
+        best_value=2.0,
+        best_trial=2,
+        trials=TRIALS,
+        params={},
+        objective="loss",
+        importances={},
+        folder=tmp_path,
+        stop_reason="n_trials = 4 were done",
+    )
     assert [one.number for one in study.completed] == [2, 0]
     lines = study.table().splitlines()
     assert lines[0].split() == ["trial", "loss", "C10", "plr", "epochs"]
@@ -607,11 +617,13 @@ def test_the_table_has_the_best_trials_first(tmp_path: Path) -> None:
 
 
 def test_ranges_are_distributions_and_labels_values() -> None:
-    assert distribution(Range("a", "int", 1, 9, 2)) == optuna.distributions.IntDistribution(1, 9, False, 2)
-    assert distribution(Range("a", "float", 0.1, 2.0, None, True)) == optuna.distributions.FloatDistribution(
-        0.1, 2.0, True
-    )
-    words = Range("a", "cat", choices=(1, [2, 3]))
+    assert distribution(
+        Range(name="a", suggest="int", low=1, high=9, step=2)
+    ) == optuna.distributions.IntDistribution(1, 9, False, 2)
+    assert distribution(
+        Range(name="a", suggest="float", low=0.1, high=2.0, step=None, log=True)
+    ) == optuna.distributions.FloatDistribution(0.1, 2.0, True)
+    words = Range(name="a", suggest="cat", choices=(1, [2, 3]))
     assert distribution(words).choices == (1, "[2, 3]") and words.value("[2, 3]") == [2, 3]
     plan = plan_of(parameters={"C10": [-60, 60], "optimizer": {"suggest": "cat", "choices": ["adam", "sgd"]}})
     assert values_of(plan, {"C10": 3.0, "other": 1}) == {"C10": 3.0, "other": 1}
@@ -663,7 +675,7 @@ def test_records_of_a_study_and_its_best_parameters() -> None:
     assert found.best_params == {"C10": records[1].values["C10"]} and "tune" not in found.params
     changed = {key for key, value in found.params.items() if key not in params()}
     assert changed <= {"extra_probe_defocus", "aberrations"} and len(changed) == 1
-    options = Range("optimizer", "cat", choices=("adam",), options={"adam": {"eps": 1e-6}})
+    options = Range(name="optimizer", suggest="cat", choices=("adam",), options={"adam": {"eps": 1e-6}})
     chosen = best_params(params(), {"optimizer": "adam"}, type("P", (), {"ranges": (options,)})())
     assert (chosen["optimizer"], chosen["optimizer_options"]) == ("adam", {"eps": 1e-6})
 
