@@ -16,7 +16,7 @@ from pypty.params.checks.combinations import check_combinations, check_epochs, e
 from pypty.params.checks.effects import (
     check_effects,
     has_background,
-    has_current,
+    has_block,
     has_tilts,
     source_size_A,
     without_effect,
@@ -237,9 +237,11 @@ def test_weights_of_object_modes_are_as_many_as_there_are_modes() -> None:
 
 def test_what_there_is_beside_object_and_probe() -> None:
     plain = settings_of()
-    assert not (has_background(plain) or has_tilts(plain) or has_current(plain))
+    assert not (
+        has_background(plain) or has_tilts(plain) or has_block(plain, "beam_current", "update_beam_current")
+    )
     full = settings_of(static_background=4.0, update_tilts="epoch > 2", beam_current=np.ones(25))
-    assert has_background(full) and has_tilts(full) and has_current(full)
+    assert has_background(full) and has_tilts(full) and has_block(full, "beam_current", "update_beam_current")
     sizes = source_size_A(settings_of(mc_n_modes=2, spatial_coh_x_A=0.4))
     assert sizes == (0.4, 0.4)
 

@@ -19,12 +19,11 @@ from pypty.initialize import append_exp_params
 from pypty.initialize.common import (
     check_all,
     checked,
-    in_window,
+    model_shape,
     pattern_shape,
     pixel_yx_A,
     positions_px,
     raster_of,
-    window_of,
 )
 from pypty.initialize.given import read_given, was_flipped
 from pypty.initialize.slices import choose_slices, starting_object
@@ -433,9 +432,9 @@ def test_numbers_of_incomplete_parameters() -> None:
     settings = checked(given)
     assert pixel_yx_A(settings).tolist() == [0.3, 0.2]
     np.testing.assert_allclose(positions_px(settings), np.array(given["positions"]) + [0.1, 0.2])
-    assert pattern_shape(settings) == (10, 14) and window_of(settings) == (26, 34)
-    assert window_of(checked({**given, "aperture_mask": np.ones((8, 9))})) == (8, 9)
-    assert window_of(checked({**given, "simu_Npix": 12})) == (12, 12)
+    assert pattern_shape(settings) == (10, 14) and model_shape(settings) == (26, 34)
+    assert model_shape(checked({**given, "aperture_mask": np.ones((8, 9))})) == (8, 9)
+    assert model_shape(checked({**given, "simu_Npix": 12})) == (12, 12)
     assert raster_of(settings, given) == (2, 2)
     assert raster_of(checked({**given, "scan_size": [1, 4]}), given) == (1, 4)
     assert raster_of(checked({}), {"dataset": np.ones((3, 5, 2, 2))}) == (3, 5)
@@ -445,11 +444,6 @@ def test_numbers_of_incomplete_parameters() -> None:
         checked({"acc_voltage": -1, "data_pad": "a"})
     with pytest.raises(ParameterError, match="epoch_mx"):
         check_all({"epoch_mx": 3})
-
-
-def test_a_pattern_on_the_pixels_of_the_waves() -> None:
-    found = in_window(np.array([[1.0, 2.0]]), 2, 1)
-    np.testing.assert_array_equal(found, [[0] * 6, [0, 1, 1, 2, 2, 0], [0, 1, 1, 2, 2, 0], [0] * 6])
 
 
 def test_what_is_given_of_an_experiment() -> None:

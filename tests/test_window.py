@@ -131,3 +131,8 @@ def test_where_a_given_probe_is_put() -> None:
     np.testing.assert_allclose(resampled.probe_on_model(probe), resize(probe, resampled.model), atol=1e-12)
     own = np.ones((1, *padded.model), complex)
     assert padded.probe_on_model(own) is own
+
+
+def test_a_pattern_on_the_pixels_of_the_waves() -> None:
+    found = window((1, 2), upsample_pattern=2, data_pad=1).values_on_model(np.array([[1.0, 2.0]]))
+    np.testing.assert_array_equal(found, [[0] * 6, [0, 1, 1, 2, 2, 0], [0, 1, 1, 2, 2, 0], [0] * 6])
