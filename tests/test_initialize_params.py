@@ -487,31 +487,22 @@ def test_a_file_says_whether_ky_was_reversed(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_of_slices(thickness: Any, out: dict[str, Any], n: int) -> None:
-    found = choose_slices({"slice_thickness": thickness, **out}, set(), out)
+    found = choose_slices({"slice_thickness": thickness, **out}, set(), out, 1.0)
     total = out.get("total_thickness", 1.0)
     assert found["num_slices"] == n and found["slice_distances"] == pytest.approx([total / n])
 
 
 def test_slices_as_thick_as_the_largest_frequency_allows() -> None:
     """0.5/(alpha k_max) = 0.5/(0.02 x 2 /Å) Å: 12.5 Å."""
-    out = {
-        "total_thickness": 60.0,
-        "conv_semiangle_mrad": 20.0,
-        "aperture_mask": np.ones((20, 40)),
-        "pixel_size_y_A": 0.125,
-        "pixel_size_x_A": 0.2,
-        "data_pad": 5,
-        "acc_voltage": 80.0,
-    }
-    found = choose_slices({"slice_thickness": "auto"}, set(), out)
-    largest = min(10 / 20 * 0.5 / 0.125, 30 / 40 * 0.5 / 0.2)
-    assert found["num_slices"] == int(np.ceil(60.0 / (0.5 / (0.02 * largest))))
+    out = {"total_thickness": 60.0, "conv_semiangle_mrad": 20.0, "acc_voltage": 80.0}
+    found = choose_slices({"slice_thickness": "auto"}, set(), out, 2.0)
+    assert found["num_slices"] == int(np.ceil(60.0 / 12.5))
     for bad in (-1.0, "thin"):
         with pytest.raises(ParameterError, match="slice_thickness"):
-            choose_slices({"slice_thickness": bad}, set(), out)
+            choose_slices({"slice_thickness": bad}, set(), out, 2.0)
     with pytest.raises(ParameterError, match="total_thickness"):
-        choose_slices({"slice_thickness": None}, set(), {"total_thickness": -3.0})
-    kept = choose_slices({"slice_thickness": None}, set(), {"slice_distances": [3.0], "num_slices": 2})
+        choose_slices({"slice_thickness": None}, set(), {"total_thickness": -3.0}, 2.0)
+    kept = choose_slices({"slice_thickness": None}, set(), {"slice_distances": [3.0], "num_slices": 2}, 2.0)
     assert kept == {"num_slices": 2}
 
 
