@@ -11,7 +11,7 @@ import pytest
 
 from pypty.backend.array import array_module
 from pypty.errors import CheckpointError, ParameterError
-from pypty.optimize import first_order
+from pypty.optimize import first_order, update_rules
 from pypty.optimize.first_order import FirstOrder, unused_options
 from pypty.optimize.methods import METHODS
 from pypty.optimize.rates import RateSchedule
@@ -336,3 +336,20 @@ def test_counts_of_rows_come_back_from_any_device() -> None:
     again = FirstOrder("adam", {}, saved)
     again.step(point, slope, {"positions": 0.1}, {"positions": rows[:2]})
     assert again.state["positions"]["count"].tolist() == [2, 2, 1]
+
+
+def test_one_step_of_descent_with_momentum_and_a_count_for_each_row() -> None:
+    """velocity <- 0.5 velocity + gradient, dampened by 0.8 but in the first step of a row; point <- point - rate x it."""
+    part = update_rules.Part(
+        xp=np,
+        point=np.array([[1.0, 2.0], [3.0, 4.0]]),
+        gradient=np.array([[1.0, -1.0], [2.0, 0.0]]),
+        rate=0.1,
+        count=np.array([1.0, 3.0]),
+        moments={"velocity": np.ones((2, 2))},
+    )
+    update_rules.sgd(part, {"momentum": 0.5, "dampening": 0.2, "nesterov": False, "weight_decay": 0.0})
+    velocity = np.array([[1.5, -0.5], [0.5 + 1.6, 0.5]])
+    np.testing.assert_allclose(part.moments["velocity"], velocity)
+    np.testing.assert_allclose(part.point, np.array([[1.0, 2.0], [3.0, 4.0]]) - 0.1 * velocity)
+    assert part.lift(2) == 2.0 and part.lift(np.array([1.0, 2.0])).shape == (2, 1)
