@@ -339,7 +339,7 @@ def test_counts_of_rows_come_back_from_any_device() -> None:
 
 
 def test_one_step_of_descent_with_momentum_and_a_count_for_each_row() -> None:
-    """velocity <- 0.5 velocity + gradient, dampened by 0.8 but in the first step of a row; point <- point - rate x it."""
+    """velocity <- 0.5 velocity + 0.8 gradient (not dampened in the first step of a row); point <- point - rate x it."""
     part = update_rules.Part(
         xp=np,
         point=np.array([[1.0, 2.0], [3.0, 4.0]]),

@@ -641,7 +641,15 @@ def options(**changes: object) -> ModelOptions:
     ("changes", "reason"),
     [
         ({}, ""),
-        ({"tilt_mode": 0, "propagation": "angular_spectrum", "beam_current": True, "crop": 3}, ""),
+        (
+            {
+                "tilt_mode": 0,
+                "propagation": "angular_spectrum",
+                "unknowns": frozenset({"beam_current"}),
+                "crop": 3,
+            },
+            "",
+        ),
         ({"grid": Grid((64, 96), (0.2, 0.2), 0.04)}, "window 64 x 96"),
         ({"grid": Grid((50, 50), (0.2, 0.2), 0.04)}, "window 50 x 50"),
         ({"object_modes": 2}, "object modes"),
