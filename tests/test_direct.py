@@ -451,7 +451,14 @@ def test_a_uniform_object_has_one_frequency() -> None:
     def chunks() -> Any:
         return iter([(np.arange(20), patterns)])
 
-    found = object_spectrum(chunks, (4, 5), frequencies, aperture, Deconvolution(1e-2), n_threads=1)
+    found = object_spectrum(
+        chunks,
+        (4, 5),
+        frequencies_px=frequencies,
+        spectrum=aperture,
+        deconvolution=Deconvolution(1e-2),
+        n_threads=1,
+    )
     assert found.shape == (4, 5)
     rest = np.abs(found).ravel()[1:]
     assert np.abs(found[0, 0]) > 1e6 * rest.max() and found[0, 0].imag == pytest.approx(0, abs=1e-9)

@@ -169,7 +169,9 @@ def test_defocus_is_shown_with_the_shifts_that_led_to_it() -> None:
     defoci, explained = np.array([-100.0, 0.0, 100.0]), np.array([0.1, 0.5, 0.2])
     k, shifts = np.array([[1.0, 2.0], [-3.0, 4.0]]), np.array([[0.5, 1.0], [3.0, -4.0]])
     image = np.arange(30.0 * 44).reshape(30, 44)
-    figure = plot_defocus(defoci, explained, 42.5, k, shifts, image, 0.5)
+    figure = plot_defocus(
+        defoci, explained, found_A=42.5, k_mrad=k, shifts_A=shifts, image=image, pixel_size_A=0.5
+    )
     axes = panel(figure, "trial defoci")
     assert labels(axes) == ("C10 / Å (overfocus positive)", "contrast explained / %")
     np.testing.assert_allclose(points_of(axes.lines[0]), np.stack([defoci, [10, 50, 20]], axis=1))

@@ -205,7 +205,14 @@ def test_counts_have_a_histogram_around_their_median() -> None:
 
 def test_beam_and_slices_are_drawn_to_scale() -> None:
     """Overfocus of 100 Å: the crossover lies 100 Å before the first slice."""
-    figure = plot_beam_and_slices(np.array([10.0, 30.0]), 0.02, 100.0, 50.0, 20.0, 0.025)
+    figure = plot_beam_and_slices(
+        np.array([10.0, 30.0]),
+        alpha=0.02,
+        defocus_A=100.0,
+        depth_of_focus_A=50.0,
+        thin_A=20.0,
+        wavelength=0.025,
+    )
     axes = figure.axes[0]
     assert labels(axes) == ("lateral / Å", "depth along the beam / Å")
     margin = max(0.6 * 50, 0.15 * 140, 20)
@@ -230,6 +237,8 @@ def test_beam_and_slices_are_drawn_to_scale() -> None:
     assert thin.get_label() == "acts like one plane: 20 Å"
     np.testing.assert_allclose(thin.get_segments()[0], [[1.058 * widest, 0], [1.058 * widest, 20]])
     assert axes.get_title() == "crossover at -100 Å (C10 = 100 Å)"
-    single = plot_beam_and_slices(np.zeros(0), 0.02, -60.0, 10.0, 1.0, 0.025).axes[0]
+    single = plot_beam_and_slices(
+        np.zeros(0), alpha=0.02, defocus_A=-60.0, depth_of_focus_A=10.0, thin_A=1.0, wavelength=0.025
+    ).axes[0]
     assert single.collections[1].get_label() == "1 slice"
     assert single.get_ylim() == pytest.approx((60 + 9, -9))

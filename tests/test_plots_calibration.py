@@ -238,7 +238,15 @@ def test_the_path_of_the_disk_has_ky_downwards() -> None:
 
 def defects_figure(mean: np.ndarray) -> Figure:
     hot, dead, other = np.array([[2, 7]]), np.array([[1, 3], [4, 0]]), np.zeros((0, 2), int)
-    return plot_defects(mean, hot, dead, other, np.arange(15.0), (3, 5), np.array([4, 11]))
+    return plot_defects(
+        mean,
+        hot=hot,
+        dead=dead,
+        other=other,
+        totals=np.arange(15.0),
+        scan_size=(3, 5),
+        left_out=np.array([4, 11]),
+    )
 
 
 def test_bad_pixels_have_circles_and_patterns_left_out_squares() -> None:
@@ -289,7 +297,9 @@ def test_trials_of_both_half_turns_over_defocus_and_thickness() -> None:
     better = np.array([[-100.0, 50.0, 0.02], [-100.0, 80.0, 0.01], [-150.0, 80.0, 0.03]])
     worse = better * (-1, 1, 2)
     phase = np.random.default_rng(0).normal(size=(20, 30))
-    figure = plot_specimen(better, worse, (10.0, -170.0), (-120.0, 77.0), phase, (0.5, 0.25))
+    figure = plot_specimen(
+        better, worse, rotations_deg=(10.0, -170.0), found_A=(-120.0, 77.0), phase=phase, pixel_A=(0.5, 0.25)
+    )
     defocus, thickness = figure.axes[:2]
     assert defocus.get_xlabel() == "|C10| at the middle of the specimen / Å"
     assert thickness.get_xlabel() == "thickness / Å"
@@ -315,7 +325,17 @@ def test_panels_stand_side_by_side_and_fill_the_figure() -> None:
         (orientation_figure()[0], 2),
         (plot_descan(centres, fitted, 11.0), 3),
         (defects_figure(np.full((6, 9), 10.0)), 2),
-        (plot_specimen(trials, trials, (1.0, 2.0), (3.0, 4.0), np.ones((9, 9)), (1.0, 1.0)), 3),
+        (
+            plot_specimen(
+                trials,
+                trials,
+                rotations_deg=(1.0, 2.0),
+                found_A=(3.0, 4.0),
+                phase=np.ones((9, 9)),
+                pixel_A=(1.0, 1.0),
+            ),
+            3,
+        ),
     ):
         places = [axes.get_subplotspec() for axes in figure.axes if axes.get_xlabel() or axes.get_title()]
         panels = [place for place in places if place is not None and place.get_gridspec().ncols == n]

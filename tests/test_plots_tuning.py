@@ -60,7 +60,12 @@ def test_the_objective_over_each_parameter() -> None:
         "tilt": [1.0, 2.0, 3.0, 4.0],
     }
     figure = plot_slices(
-        columns, [4.0, 2.0, 3.0, 5.0], [0, 1, 2, 7], "loss", {"defocus": "Å"}, ["learning rate"]
+        columns,
+        [4.0, 2.0, 3.0, 5.0],
+        numbers=[0, 1, 2, 7],
+        objective="loss",
+        units={"defocus": "Å"},
+        logs=["learning rate"],
     )
     panels = figure.axes[:4]
     assert [axes.get_xlabel() for axes in panels] == ["defocus / Å", "learning rate", "method", "tilt"]
@@ -86,7 +91,9 @@ def test_the_objective_over_each_parameter() -> None:
 
 
 def test_truth_values_are_words_and_not_numbers() -> None:
-    axes = plot_slices({"flip": [True, False, None]}, [3.0, 1.0, 2.0], [0, 1, 2], "loss", {}).axes[0]
+    axes = plot_slices(
+        {"flip": [True, False, None]}, [3.0, 1.0, 2.0], numbers=[0, 1, 2], objective="loss", units={}
+    ).axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["False", "None", "True"]
     np.testing.assert_array_equal(axes.collections[0].get_offsets(), [[2, 3], [0, 1], [1, 2]])
 
