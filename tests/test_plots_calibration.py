@@ -30,7 +30,15 @@ def elliptical_disk() -> np.ndarray:
 
 def disk_figure(pixel_mrad: float | None = None) -> Figure:
     return plot_disk(
-        elliptical_disk(), RADIUS, CENTRE, WIDTH, ELLIPSE, "soft", 48.0, 0.0123, pixel_mrad=pixel_mrad
+        elliptical_disk(),
+        radius_px=RADIUS,
+        centre=CENTRE,
+        width_px=WIDTH,
+        ellipse=ELLIPSE,
+        kind="soft",
+        height=48.0,
+        residual=0.0123,
+        pixel_mrad=pixel_mrad,
     )
 
 
@@ -69,7 +77,17 @@ def test_dark_pixels_of_a_pattern_are_drawn_at_the_lowest_colour() -> None:
     pattern = elliptical_disk()
     pattern[0] = 0
     image = panel(
-        plot_disk(pattern, RADIUS, CENTRE, WIDTH, ELLIPSE, "soft", 48.0, 0.0), "mean pattern"
+        plot_disk(
+            pattern,
+            radius_px=RADIUS,
+            centre=CENTRE,
+            width_px=WIDTH,
+            ellipse=ELLIPSE,
+            kind="soft",
+            height=48.0,
+            residual=0.0,
+        ),
+        "mean pattern",
     ).images[0]
     top = np.percentile(pattern, 99.9)
     assert image.get_clim() == pytest.approx((1e-3 * top, top))

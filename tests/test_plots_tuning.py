@@ -125,7 +125,7 @@ def test_contours_between_trials_where_there_are_enough() -> None:
 
 def test_the_objective_over_the_epochs_of_every_trial() -> None:
     figure = plot_epochs([({2: 3.0, 1: 4.0}, False), ({1: 9.0}, True)], "loss")
-    axes = panel(figure, "what the trials did")
+    axes = panel(figure, "trials over their epochs")
     assert labels(axes) == ("finished epochs", "loss per pattern")
     np.testing.assert_array_equal(points_of(axes.lines[0]), [[1, 4], [2, 3]])
     np.testing.assert_array_equal(points_of(axes.lines[1]), [[1, 9]])
