@@ -168,7 +168,7 @@ def test_the_words_of_a_disk_have_their_units() -> None:
 
 def test_positions_in_pixels_are_to_be_made_anew_with_another_pixel_alone() -> None:
     pattern = soft_disk(48, 10.0, (24.0, 24.0), 0.5)
-    stale = "positions were given in pixels: make them anew with this pixel size"
+    stale = "positions were given in pixels: compute them again with this pixel size"
     positions = np.zeros((64, 2))
     assert stale in disk(disk_scan(pattern, positions=positions), conv_semiangle_mrad=20.0).text
     assert stale not in disk(disk_scan(pattern), conv_semiangle_mrad=20.0).text
