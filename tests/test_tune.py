@@ -541,7 +541,7 @@ def test_runs_ignore_the_key() -> None:
 
 
 def test_the_ratio_is_not_divided_by_the_number_of_patterns() -> None:
-    from pypty.tune.objectives import Objective
+    from pypty.tune.objectives import TrialObjective
 
     run = done(
         loss_terms={"single": {}},
@@ -549,7 +549,7 @@ def test_the_ratio_is_not_divided_by_the_number_of_patterns() -> None:
         epoch_max=1,
         learning_rates={"obja": 0.0, "probe": 1e-9},
     )
-    judged = Objective("loss", run).at_the_end()
+    judged = TrialObjective("loss", run).at_the_end()
     assert judged == pytest.approx(run.state.records[0].loss, rel=0.2)
 
 
