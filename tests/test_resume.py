@@ -698,7 +698,7 @@ def test_a_resumed_run_keeps_its_windows(tmp_path: Path) -> None:
     """Other positions would place the windows elsewhere than the refined ones that are resumed."""
     pypty.run(small_params(output_folder=str(tmp_path), epoch_max=2))
     other = {"positions": scan_positions()[::-1].copy(), "output_folder": str(tmp_path), "resume": True}
-    with pytest.raises(CheckpointError, match="positions given now"):
+    with pytest.raises(CheckpointError, match="other crop origins than in the run to continue"):
         pypty.run(small_params(epoch_max=4, **other))
 
 
