@@ -19,7 +19,7 @@ from pypty.model.blocks import Variables
 from pypty.model.forward import Model, build_model, not_fused_because
 from pypty.model.fused import FusedWaves
 from pypty.model.fused_steps import HostWindows
-from pypty.model.options import ModelOptions, NearField
+from pypty.model.options import ModelOptions, NearFieldOptions
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
 
@@ -244,7 +244,7 @@ def test_counts_come_after_it() -> None:
     ("changes", "reason"),
     [
         ({"executor": "stages"}, "asked for"),
-        ({"near_field": NearField(np.array([100.0]))}, "near field"),
+        ({"near_field": NearFieldOptions(np.array([100.0]))}, "near field"),
         ({"probe_marker": np.zeros(N_PATTERNS, int)}, "several probes"),
         ({"aberration_marker": np.zeros(N_PATTERNS, int), "n_aberrations": 2}, "local aberrations"),
         ({"tilt_mode": 2}, "tilts before or after the specimen"),

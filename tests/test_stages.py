@@ -34,7 +34,7 @@ from pypty.errors import DataError
 from pypty.model import stages
 from pypty.model.blocks import Variables
 from pypty.model.forward import build_model
-from pypty.model.options import ModelOptions, NearField
+from pypty.model.options import ModelOptions, NearFieldOptions
 from pypty.optics import probes
 from pypty.optics.grid import Grid
 from pypty.optics.propagators import angular_spectrum_phase_rate, fresnel_phase_rate
@@ -1114,7 +1114,7 @@ def test_subscans_are_reconstructions_of_their_own():
 
 
 FAR = ModelOptions(grid=GRID, cutoff=CUTOFF, subpixel=False)
-NEAR = replace(FAR, near_field=NearField(DEFOCI))
+NEAR = replace(FAR, near_field=NearFieldOptions(DEFOCI))
 MODELS: dict[str, tuple[ModelOptions, str]] = {
     "least": (FAR, "Illumination Multislice FarField Intensity"),
     "shift": (
@@ -1153,7 +1153,7 @@ MODELS: dict[str, tuple[ModelOptions, str]] = {
     "near field, everything": (
         replace(
             NEAR,
-            near_field=NearField(DEFOCI, 3e5, 5e-3),
+            near_field=NearFieldOptions(DEFOCI, 3e5, 5e-3),
             tilt_mode=4,
             crop=3,
             unknowns=frozenset({"beam_current", "detector_blur_std"}),
@@ -1188,7 +1188,7 @@ def test_reachable_pixels_are_those_that_counts_reach(changes: dict[str, Any]):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"near_field": NearField(DEFOCI)},
+        {"near_field": NearFieldOptions(DEFOCI)},
         {"unknowns": frozenset({"static_background"})},
         {"unknowns": frozenset({"detector_blur_std"})},
         {"masks": virtual_masks(GRID.shape)},

@@ -12,7 +12,7 @@ from pypty.data.feed import Batch
 from pypty.model import stages
 from pypty.model.blocks import Variables
 from pypty.model.fused import FusedWaves
-from pypty.model.options import ModelOptions, NearField
+from pypty.model.options import ModelOptions, NearFieldOptions
 from pypty.model.split import SplitWaves, split_reason
 from pypty.model.stages import Stage, Tape
 from pypty.model.stages.base import FORWARD_ONLY, CountStage, Gradients
@@ -205,7 +205,7 @@ def _propagation(options: ModelOptions, mask: np.ndarray, backend: Backend) -> s
     return stages.Propagation(grid, mask, backend, rate, options.tilts[1], fractions)
 
 
-def _near_field(options: ModelOptions, near: NearField, mask: np.ndarray, backend: Backend) -> Stage:
+def _near_field(options: ModelOptions, near: NearFieldOptions, mask: np.ndarray, backend: Backend) -> Stage:
     return stages.NearField(options.grid, mask, backend, near.defocus, near.Cs, options.tilts[1])
 
 

@@ -20,7 +20,7 @@ TILT_MODES = (
 
 
 @dataclass(frozen=True)
-class NearField:
+class NearFieldOptions:
     """A detector in a defocused image plane instead of the far field.
 
     Attributes
@@ -80,7 +80,7 @@ class ModelOptions:
     aberration_marker: np.ndarray | None = None
     n_aberrations: int = 0
     plates: PhasePlateSource | None = None
-    near_field: NearField | None = None
+    near_field: NearFieldOptions | None = None
     across: tuple[float, float] = (1.0, 1.0)
     masks: np.ndarray | None = None
     unknowns: frozenset[str] = frozenset()

@@ -80,7 +80,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Part:
+class SearchPart:
     """A sampler or pruner by name, with the arguments of its constructor."""
 
     name: str
@@ -88,15 +88,15 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SearchPlan:
     """The checked ``tune``. Attributes are those of ``LAYOUT``."""
 
     n_trials: int
     max_trials: int | None
     timeout_s: float | None
     objective: str
-    sampler: Part
-    pruner: Part | None
+    sampler: SearchPart
+    pruner: SearchPart | None
     storage: str
     study_name: str
     collate: bool
@@ -108,7 +108,7 @@ SAMPLERS = ("Random", "TPE", "GP", "CmaEs", "NSGAII", "NSGAIII", "Grid", "QMC", 
 PRUNERS = ("Median", "Patient", "Percentile", "SuccessiveHalving", "Hyperband", "Threshold")
 
 
-def read_plan(raw: Any, report: Report) -> Plan | None:
+def read_plan(raw: Any, report: Report) -> SearchPlan | None:
     """Check the key ``tune``; None where there is a problem."""
     before = len(report.problems)
     if not isinstance(raw, Mapping) or not raw:
@@ -132,10 +132,12 @@ def read_plan(raw: Any, report: Report) -> Plan | None:
     ranges = _read_ranges(values.pop("parameters"), report)
     if len(report.problems) > before or sampler is None or pruner is None:
         return None
-    return Plan(sampler=sampler, pruner=None if pruner.name == "None" else pruner, ranges=ranges, **values)
+    return SearchPlan(
+        sampler=sampler, pruner=None if pruner.name == "None" else pruner, ranges=ranges, **values
+    )
 
 
-def read_part(key: str, part: Any, names: tuple[str, ...], ending: str, report: Report) -> Part | None:
+def read_part(key: str, part: Any, names: tuple[str, ...], ending: str, report: Report) -> SearchPart | None:
     """A name alone, or {name, ...} with constructor arguments beside it (or in ``configs``, as PtyRAD has them)."""
     options = dict(part) if isinstance(part, Mapping) else {"name": part}
     name = str(options.pop("name", None)).removesuffix(ending)
@@ -147,7 +149,7 @@ def read_part(key: str, part: Any, names: tuple[str, ...], ending: str, report: 
         report.add(key, f"given {brief(part)}, expected one of {', '.join(names)}{near(name, names)}, or a dict "
                    "{name: ..., and its arguments}")  # fmt: skip
         return None
-    return Part(name, MappingProxyType({**(configs or {}), **options}))
+    return SearchPart(name, MappingProxyType({**(configs or {}), **options}))
 
 
 def _read_ranges(table: Any, report: Report) -> tuple[Range, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from pypty.errors import ParameterError
 from pypty.params.report import Report
 from pypty.tune.entries import near
-from pypty.tune.layout import PRUNERS, Part, Plan, Range, read_part
+from pypty.tune.layout import PRUNERS, Range, SearchPart, SearchPlan, read_part
 from pypty.tune.optional import load_optuna, quiet
 
 _SAMPLER_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
@@ -29,7 +29,7 @@ _HYPERBAND = MappingProxyType({"min_resource": 5, "reduction_factor": 2})
 _WRAPPED = ("wrapped_pruner", "wrapped_pruner_configs")
 
 
-def make_sampler(plan: Plan, seed: int) -> Any:
+def make_sampler(plan: SearchPlan, seed: int) -> Any:
     """The sampler; trial k has random numbers of its own, derived from the seed and k, whichever worker does it."""
     optuna = load_optuna()
     sampler_seed = plan.sampler.options.get("seed")
@@ -61,7 +61,7 @@ def make_sampler(plan: Plan, seed: int) -> Any:
     return PerTrial()
 
 
-def _build_sampler(plan: Plan, seed: int) -> Any:
+def _build_sampler(plan: SearchPlan, seed: int) -> Any:
     name = plan.sampler.name
     options = {**_SAMPLER_DEFAULTS.get(name, {}), **plan.sampler.options, "seed": seed}
     if name == "Grid":
@@ -69,7 +69,7 @@ def _build_sampler(plan: Plan, seed: int) -> Any:
     return _build(load_optuna().samplers, name, "Sampler", options)
 
 
-def make_pruner(part: Part | None, epoch_max: int) -> Any:
+def make_pruner(part: SearchPart | None, epoch_max: int) -> Any:
     """The pruner; Hyperband's resources are epochs, at most those of the run."""
     optuna = load_optuna()
     if part is None:
@@ -92,7 +92,7 @@ def make_pruner(part: Part | None, epoch_max: int) -> Any:
     return _build(optuna.pruners, part.name, "Pruner", options)
 
 
-def _wrapped(given: Any) -> Part:
+def _wrapped(given: Any) -> SearchPart:
     """The pruner inside a Patient one."""
     report = Report()
     part = read_part(
@@ -145,7 +145,7 @@ def grid_of(one: Range) -> list[Any]:
     return [int(v) for v in values] if one.suggest == "int" else [float(v) for v in values]
 
 
-def check_parts(plan: Plan, epoch_max: int, report: Report) -> None:
+def check_parts(plan: SearchPlan, epoch_max: int, report: Report) -> None:
     """Report why a sampler or pruner cannot be used."""
     names = {item.name for item in plan.ranges}
     space = plan.sampler.options.get("search_space")

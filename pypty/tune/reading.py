@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pypty.tune.layout import Plan
+from pypty.tune.layout import SearchPlan
 from pypty.tune.names import with_values
 from pypty.tune.optional import load_optuna, quiet
 from pypty.tune.results import Study, TrialRecord
@@ -15,18 +15,18 @@ _ENOUGH = 4
 """Completed trials from which on importances mean anything."""
 
 
-def values_of(plan: Plan, stored: Mapping[str, Any]) -> dict[str, Any]:
+def values_of(plan: SearchPlan, stored: Mapping[str, Any]) -> dict[str, Any]:
     """Values by tuned name from those in the storage."""
     known = {item.name: item for item in plan.ranges}
     return {name: known[name].value(value) if name in known else value for name, value in stored.items()}
 
 
-def records_of(study: Any, plan: Plan) -> tuple[TrialRecord, ...]:
+def records_of(study: Any, plan: SearchPlan) -> tuple[TrialRecord, ...]:
     """All trials."""
     return tuple(_record(trial, plan) for trial in study.get_trials(deepcopy=False))
 
 
-def _record(trial: Any, plan: Plan) -> TrialRecord:
+def _record(trial: Any, plan: SearchPlan) -> TrialRecord:
     states = load_optuna().trial.TrialState
     names = {
         states.COMPLETE: "complete",
@@ -56,7 +56,9 @@ def _record(trial: Any, plan: Plan) -> TrialRecord:
     )
 
 
-def study_of(study: Any, plan: Plan, params: Mapping[str, Any], folder: Path | None, reason: str) -> Study:
+def study_of(
+    study: Any, plan: SearchPlan, params: Mapping[str, Any], folder: Path | None, reason: str
+) -> Study:
     """The whole search as it stands now."""
     trials = records_of(study, plan)
     done = [item for item in trials if item.state == "complete" and item.value is not None]
@@ -75,7 +77,7 @@ def study_of(study: Any, plan: Plan, params: Mapping[str, Any], folder: Path | N
     )
 
 
-def best_params(params: Mapping[str, Any], values: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def best_params(params: Mapping[str, Any], values: Mapping[str, Any], plan: SearchPlan) -> dict[str, Any]:
     """The parameters with these values, without ``tune``."""
     out = with_values({name: value for name, value in params.items() if name != "tune"}, values)
     optimizer = values.get("optimizer")

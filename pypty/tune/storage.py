@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pypty.errors import ParameterError
-from pypty.tune.layout import Plan, Range
+from pypty.tune.layout import Range, SearchPlan
 from pypty.tune.optional import load_optuna, quiet
 
 _LOCK_WAIT_S = 120
@@ -29,12 +29,12 @@ _UNSIGNED_S = 60
 _LIVING = "worker"
 _ATTEMPTS = 6
 _RACES = ("already exists", "unique constraint", "duplicate", "locked")
-"""Part of a database's error message when two workers create its tables at the same time."""
+"""SearchPart of a database's error message when two workers create its tables at the same time."""
 
 Retry = Callable[[Any, Any], None]
 
 
-def open_study(plan: Plan, folder: Path | None, sampler: Any, pruner: Any) -> Any:
+def open_study(plan: SearchPlan, folder: Path | None, sampler: Any, pruner: Any) -> Any:
     """Create the study, or join it.
 
     Raises
@@ -67,7 +67,7 @@ def open_study(plan: Plan, folder: Path | None, sampler: Any, pruner: Any) -> An
     return study
 
 
-def _open_storage(plan: Plan, folder: Path | None) -> Any:
+def _open_storage(plan: SearchPlan, folder: Path | None) -> Any:
     """None = in memory."""
     optuna = load_optuna()
     kind, separator, rest = plan.storage.partition("://")
@@ -114,7 +114,7 @@ def _journal(path: str) -> Any:
     return storages.JournalFileStorage(path)  # Optuna 3
 
 
-def _check_same(study: Any, plan: Plan) -> None:
+def _check_same(study: Any, plan: SearchPlan) -> None:
     """Refuse a study whose objective or ranges differ from the plan: its values could not be compared."""
     attributes = study.user_attrs
     objective = attributes.get("objective")

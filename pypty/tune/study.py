@@ -17,7 +17,7 @@ from pypty.output.files import make_folder, remove_leftovers
 from pypty.params.kinds import Text
 from pypty.params.report import Report
 from pypty.tune import writing
-from pypty.tune.layout import Plan, Range, read_plan
+from pypty.tune.layout import Range, SearchPlan, read_plan
 from pypty.tune.log import TuneLog
 from pypty.tune.names import find_target, touched, with_values
 from pypty.tune.optional import load_optuna, quiet
@@ -72,7 +72,7 @@ def tune(params: Params, n_trials: int | None = None, storage: str | None = None
         return search.run()
 
 
-def _check(content: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
+def _check(content: Mapping[str, Any], worker: str) -> tuple[SearchPlan, Setup]:
     """Check everything before the first trial, and report all problems at once."""
     report = Report()
     if Text().problem(worker):
@@ -94,7 +94,7 @@ def _check(content: Mapping[str, Any], worker: str) -> tuple[Plan, Setup]:
     return plan, base
 
 
-def _check_ranges(content: Mapping[str, Any], plan: Plan, report: Report) -> None:
+def _check_ranges(content: Mapping[str, Any], plan: SearchPlan, report: Report) -> None:
     """Check that the names can be set together with the other parameters."""
     base = {name: value for name, value in content.items() if name != "tune"}
     for item in plan.ranges:
@@ -111,7 +111,7 @@ class _Search:
     """This worker's part of a study."""
 
     study: Any
-    plan: Plan
+    plan: SearchPlan
     params: Mapping[str, Any]
     bench: Bench
     folder: Path | None

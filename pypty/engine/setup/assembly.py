@@ -21,7 +21,7 @@ from pypty.engine.setup.memory import MemoryPlan
 from pypty.engine.setup.start import present_blocks, start_variables
 from pypty.model.blocks import Variables
 from pypty.model.forward import build_model
-from pypty.model.options import TILT_MODES, ModelOptions, NearField
+from pypty.model.options import TILT_MODES, ModelOptions, NearFieldOptions
 from pypty.model.parametrization import BandLimits
 from pypty.objective.combined import LossTerms, make_loss_terms
 from pypty.objective.curvature import Curvature
@@ -222,7 +222,11 @@ class Setup:
         """Which physical effects the parameters ask for."""
         settings = self.settings
         defocus = settings["defocus_array"].ravel()
-        near = NearField(defocus, settings["Cs"], settings["alpha_near_field"]) if self.near_field else None
+        near = (
+            NearFieldOptions(defocus, settings["Cs"], settings["alpha_near_field"])
+            if self.near_field
+            else None
+        )
         masks = settings["masks"]
         marker = settings["aberration_marker"]
         return ModelOptions(

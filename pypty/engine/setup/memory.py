@@ -32,7 +32,7 @@ projection of its gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class KeptWaves:
     """Waves that are kept for the way back, besides those of plain multislice.
 
     Attributes
@@ -53,13 +53,13 @@ class Steps:
     windows: int = 0
 
 
-def extra_steps(settings: Settings) -> Steps:
+def kept_waves(settings: Settings) -> KeptWaves:
     """The waves that the effects of these parameters keep, as measured by tests/test_memory.py."""
     before, _, after = TILT_MODES[settings["tilt_mode"]] if has_tilts(settings) else (False,) * 3
     plates, groups = settings["phase_plate_in_h5"] is not None, settings["aberration_marker"] is not None
     near = settings["recon_type"] == "near_field"
     fractional = max(_waves_of(name) for name in ever_chosen(settings))
-    return Steps(
+    return KeptWaves(
         probe=2 * (before + groups + plates) + (settings["probe_marker"] is not None),
         exit=after + 3 * near,
         single=6 * (fractional > 0),
@@ -123,7 +123,7 @@ class Sizes:
     compared: int
     subscans: int = 1
     shared_bytes: int = 0
-    steps: Steps = Steps()
+    kept: KeptWaves = KeptWaves()
     executor: str = "stages"
     spectra: bool = False
     deterministic: bool = False
@@ -196,7 +196,7 @@ def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) 
     else:
         count = _fused_count(sizes, keep_every)
     pixels = sizes.window[0] * sizes.window[1]
-    real = (2 + sizes.steps.real) * pixels + 4 * sizes.compared  # intensities; data, errors, loss, slope
+    real = (2 + sizes.kept.real) * pixels + 4 * sizes.compared  # intensities; data, errors, loss, slope
     return count * backend.complex.itemsize * pixels + real * backend.real.itemsize
 
 
@@ -234,14 +234,12 @@ def _staged_count(sizes: Sizes) -> int:
     Shifted probe (P) and its ramp (1); patches and their gradients (2 S O); the wave entering every slice
     (S P O); wave and gradient (2 P O); waves that further effects keep.
     """
-    modes, steps = sizes.probe_modes * sizes.object_modes, sizes.steps
+    modes, kept = sizes.probe_modes * sizes.object_modes, sizes.kept
     count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
     count += (
-        steps.single
-        + steps.probe * sizes.probe_modes
-        + steps.windows * (sizes.slices + 4) * sizes.object_modes
+        kept.single + kept.probe * sizes.probe_modes + kept.windows * (sizes.slices + 4) * sizes.object_modes
     )
-    return count + (steps.exit + sizes.slices * steps.exit_per_slice) * modes
+    return count + (kept.exit + sizes.slices * kept.exit_per_slice) * modes
 
 
 def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:

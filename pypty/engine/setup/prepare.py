@@ -21,7 +21,7 @@ from pypty.data.survey import Survey, survey
 from pypty.data.window import Window
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.geometry import check_arrays, count_patterns, find_window
-from pypty.engine.setup.memory import MemoryPlan, Sizes, ever_chosen, extra_steps, make_plan, shared_bytes
+from pypty.engine.setup.memory import MemoryPlan, Sizes, ever_chosen, kept_waves, make_plan, shared_bytes
 from pypty.engine.setup.methods import check_methods, idle_keys
 from pypty.engine.setup.sequences import check_sequences, used_at_any_epoch
 from pypty.engine.setup.start_probe import n_subscans, probe_modes
@@ -340,7 +340,7 @@ def _sizes(
         compared=math.prod(window.compared) if settings["masks"] is None else len(settings["masks"]),
         subscans=n_subscans(settings),
         shared_bytes=shared_bytes(settings, window.model),
-        steps=extra_steps(settings),
+        kept=kept_waves(settings),
         deterministic=settings["deterministic"],
         spectra=settings.may_be_on("update_slice_distances") or settings.may_be_on("update_tilts"),
     )

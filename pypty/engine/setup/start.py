@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from pypty.backend.array import Backend
@@ -32,25 +30,13 @@ def start_variables(
 ) -> Variables:
     """All unknowns at the start; ``counts`` is None without data."""
     obj = start_object(settings, scan)
-    blur = settings["detector_blur_std"]
-    marker = settings["aberration_marker"]
-    optional = {
-        "aberrations_array": None if marker is None else settings["aberrations_array"],
-        "static_background": start_background(settings, window),
-        "detector_blur_std": np.array([blur]) if blur > 0 else None,
-    }
-    for name, row in BLOCKS.items():  # the other blocks start as given, or as their row says
-        if row.start is not None:
-            optional[name] = start_block(settings, name, row.start, n_patterns)
+    optional = {name: start_optional(name, settings, n_patterns, window) for name in present_blocks(settings)}
     return Variables(
         obj=from_public("obj", obj, backend),
         probe=backend.asarray(start_probe(settings, grid, window, counts), backend.complex),
         positions=from_public("positions", scan.positions, backend),
         slice_distances=from_public("slice_distances", start_distances(settings, obj.shape[2]), backend),
-        **{
-            name: None if value is None else from_public(name, value, backend)
-            for name, value in optional.items()
-        },
+        **{name: from_public(name, value, backend) for name, value in optional.items()},
     )
 
 
@@ -120,10 +106,13 @@ def present_blocks(settings: Settings) -> frozenset[str]:
     return frozenset(name for name, is_there in there.items() if is_there)
 
 
-def start_block(
-    settings: Settings, name: str, start: Callable[[int], np.ndarray], n_patterns: int
-) -> np.ndarray | None:
-    """The given value, or ``start(n_patterns)`` of a block that is refined; None where the model has no such block."""
-    if not has_block(settings, name, BLOCKS[name].switch):
-        return None
-    return start(n_patterns) if settings.value(name) is None else settings.value(name)
+def start_optional(name: str, settings: Settings, n_patterns: int, window: Window) -> np.ndarray:
+    """The start of a block of :func:`present_blocks`: as given, else as its row says."""
+    if name == "static_background":
+        background = start_background(settings, window)
+        assert background is not None  # a present block
+        return background
+    value, start = settings.value(name), BLOCKS[name].start
+    if value is None and start is not None:
+        return start(n_patterns)
+    return np.atleast_1d(value)
