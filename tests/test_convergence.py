@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epoch_records import record
 from first_order_problems import WANDERING, done, first_order, records
 from problems import small_params
 
@@ -15,7 +16,6 @@ from pypty.engine.epochs.convergence import TENSORS, ConvergenceMonitor, illumin
 from pypty.engine.epochs.observe import no_better
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import CheckpointError
-from pypty.output.loss_log import EpochRecord
 from pypty.params.schema.batches import MONITOR
 from pypty.params.schema.batches import TENSORS as WATCHED
 
@@ -142,23 +142,12 @@ def test_other_tensors_can_be_watched_from_now_on(tmp_path: Path) -> None:
 
 
 def test_only_epochs_since_the_optimizer_was_changed_are_compared() -> None:
-    def record(epoch: int, optimizer: str, loss: float) -> EpochRecord:
-        return EpochRecord(
-            epoch=epoch,
-            time_s=0,
-            loss=loss,
-            sse=0,
-            first_step=1,
-            step=1,
-            evaluations=1,
-            slope=0,
-            new_slope=0,
-            optimizer=optimizer,
-        )
-
     names = ["adam", "adam", "lbfgs", "lbfgs", "adam", "adam", "adam"]
     losses = [9.0, 8.0, 3.0, 2.0, 7.0, 6.0, 5.0]
-    table = [record(*given) for given in zip(range(7), names, losses, strict=True)]
+    table = [
+        record(epoch, optimizer=name, loss=loss, validation=None)
+        for epoch, (name, loss) in enumerate(zip(names, losses, strict=True))
+    ]
     settings: Any = {"stop_patience": 2, "stop_tolerance": 0.0}
     assert no_better(settings, table) == ""
 
@@ -167,21 +156,7 @@ def test_only_epochs_since_the_optimizer_was_changed_are_compared() -> None:
 def test_a_stop_does_not_depend_on_the_constant_of_a_loss(constant: float) -> None:
     """The loss of ``ml`` is some -10^6 per pattern: 0.01 % of that is more than all that is still to be gained."""
     values = [1600.0, 1100.0, 1000.0, 995.0, 993.0, 992.0, 991.5, 991.0, 991.0, 991.0, 991.0]
-    records = [
-        EpochRecord(
-            epoch=k,
-            time_s=1.0 * k,
-            loss=1.0,
-            sse=1.0,
-            first_step=1.0,
-            step=1.0,
-            evaluations=1,
-            slope=0.0,
-            new_slope=0.0,
-            validation=value + constant,
-        )
-        for k, value in enumerate(values)
-    ]
+    records = [record(k, validation=value + constant) for k, value in enumerate(values)]
     settings = prepare(small_params(output_folder="", stop_patience=3, validation_fraction=0.1)).settings
     reasons = [no_better(settings, records[:n]) for n in range(1, len(records) + 1)]
     assert not any(reasons[:-1]) and "of its fall" in reasons[-1] and "epoch 7" in reasons[-1]

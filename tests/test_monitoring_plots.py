@@ -17,7 +17,6 @@ import pypty
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
-from pypty.output.loss_log import EpochRecord
 from pypty.plots import (
     ForwardPass,
     plot_convergence,
@@ -641,19 +640,7 @@ def test_other_kinds_of_data_have_their_figures(changes: dict[str, Any], tmp_pat
 def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
     """Before positions are refined they do not change: no line from the bottom of the axis."""
     records = [
-        EpochRecord(
-            epoch=k,
-            time_s=1.0 * k,
-            loss=1.0,
-            sse=1.0,
-            first_step=1.0,
-            step=1.0,
-            evaluations=1,
-            slope=0.0,
-            new_slope=0.0,
-            convergence={"probe_pos_shifts": value},
-        )
-        for k, value in enumerate([0.0, 1e-2, 1e-3, 1e-4])
+        record(k, convergence={"probe_pos_shifts": value}) for k, value in enumerate([0.0, 1e-2, 1e-3, 1e-4])
     ]
     figure = plot_convergence(History.of(records))
     axes = next(axes for axes in figure.axes if axes.get_title() == "positions")
@@ -664,20 +651,6 @@ def test_a_change_of_zero_on_a_logarithmic_axis() -> None:
 
 
 def test_what_does_not_change_is_no_curve() -> None:
-    still = [
-        EpochRecord(
-            epoch=k,
-            time_s=1.0 * k,
-            loss=1.0,
-            sse=1.0,
-            first_step=1.0,
-            step=1.0,
-            evaluations=1,
-            slope=0.0,
-            new_slope=0.0,
-            convergence={"probe_pos_shifts": 0.0},
-        )
-        for k in range(4)
-    ]
+    still = [record(k, convergence={"probe_pos_shifts": 0.0}) for k in range(4)]
     axes = next(axes for axes in plot_convergence(History.of(still)).axes if axes.get_title() == "positions")
     assert not axes.lines and axes.texts[0].get_text() == "no change"

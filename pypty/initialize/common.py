@@ -82,17 +82,6 @@ def pattern_shape(settings: Settings) -> tuple[int, int]:
     return Preprocess.from_settings(settings).unpadded.pattern_shape(shape)
 
 
-def window_of(settings: Settings) -> Window:
-    """The pixels of patterns and of the reconstruction.
-
-    Raises
-    ------
-    ParameterError
-        Neither data nor masks were given.
-    """
-    return Window.of(settings, pattern_shape(settings))
-
-
 def model_shape(settings: Settings) -> tuple[int, int]:
     """(ny, nx) of the waves: of an array aperture_mask or probe, else of the window that the patterns lead to."""
     for name in ("aperture_mask", "probe"):
@@ -101,7 +90,7 @@ def model_shape(settings: Settings) -> tuple[int, int]:
             return (int(array.shape[0]), int(array.shape[1]))
     if settings["simu_Npix"] is not None:
         return (int(settings["simu_Npix"]), int(settings["simu_Npix"]))
-    return window_of(settings).model
+    return Window.of(settings, pattern_shape(settings)).model
 
 
 def raster_of(settings: Settings, params: Mapping[str, Any]) -> tuple[int, int]:
