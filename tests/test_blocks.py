@@ -99,6 +99,11 @@ def test_no_other_file_knows_the_newest_unknown() -> None:
             assert any(place.startswith(known) for known in KNOWS_A_BLOCK), place
 
 
+def test_the_guide_to_files_names_the_file_of_every_block() -> None:
+    guide = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    assert [row.file for row in BLOCKS.values() if f"`{row.file}`" not in guide] == []
+
+
 def test_the_page_of_the_house_has_the_table() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     found = text.split("<!-- blocks -->")[1].split("<!-- end of blocks -->")[0].strip().splitlines()

@@ -13,6 +13,7 @@ from pypty._version import __version__
 from pypty.params.schema import SCHEMA
 
 ROOT = Path(__file__).parents[1]
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")))
 
 
 def test_parameter_page_is_up_to_date() -> None:
@@ -31,13 +32,19 @@ def test_readme_has_the_two_commands_on_its_first_screen_and_ci_runs_one_of_them
     assert "README.md" in ci and "pytest" in ci
 
 
-@pytest.mark.parametrize(
-    "page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_files_of_the_package_that_a_page_names_exist(page: Path) -> None:
+    """`room/file.py`, from the package, the tests or the root of the checkout."""
+    for name in re.findall(r"`([\w.]+/[\w/.]+\.(?:py|cu|cuh))\b", page.read_text(encoding="utf-8")):
+        places = (ROOT / name, ROOT / "pypty" / name, ROOT / "tests" / name)
+        assert any(place.exists() for place in places), f"{page.name}: {name}"
 
 
 def test_architecture_page_names_every_room() -> None:
