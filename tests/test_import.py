@@ -391,7 +391,7 @@ def test_the_command_says_what_the_file_does_not(tmp_path: Path) -> None:
     lines = import_command(given).splitlines()
     assert lines[0].startswith(f"{tmp_path / 'a.h5'}: 12 patterns of 6 x 5 pixels, uint16, 0.0 MiB")
     assert any(line.startswith("  acc_voltage: 80") for line in lines)
-    start = next(number for number, line in enumerate(lines) if line.startswith("The file does not say"))
+    start = next(number for number, line in enumerate(lines) if line.startswith("Not in the file"))
     assert lines[start + 1 :] == [
         "  scan_step_A (distance between scan points, Å)",
         "  conv_semiangle_mrad (convergence semi-angle, mrad)",
