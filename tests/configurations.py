@@ -104,6 +104,7 @@ class Configuration:
     current: str
     background: bool
     blur: bool
+    gains: bool
     upsample: int
     rim: int
     rim_compared: bool
@@ -177,6 +178,7 @@ class Configuration:
             "static_background": self.background,
             "beam_current": self.current != "none",
             "detector_blur_std": self.blur,
+            "detector_gains": self.gains,
         }
         return {name for name, is_there in there.items() if is_there and name not in self._fixed}
 
@@ -240,6 +242,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "threads": (1, 2, 1),
     "bare beam": (False, True, False, False),
     **{name: (False, True) if name in SCAN_WEIGHTS else (False, True, False, False) for name in WEIGHTS},
+    "gains": (False, True),
 }
 """What each attribute may be, the simplest first; False or True for each regulariser. With a bare beam all patterns
 meet the same probe, so that batches have length 1 up to the specimen."""
@@ -315,6 +318,7 @@ def effects(configuration: Configuration) -> set[str]:
         f"beam current {c.current}": c.current != "none",
         "static background": c.background,
         "detector blur": c.blur,
+        "detector gains": c.gains,
         "upsampled": c.upsample > 1,
         "padded": c.compared != c.detector,
         "cropped": c.pad > 0 and c.compared == c.detector,
@@ -439,6 +443,7 @@ def _optional_unknowns(c: Configuration, rng: np.random.Generator) -> dict[str, 
         "update_static_background": "static_background" in c.refined,
         "update_beam_current": "beam_current" in c.refined,
         "update_detector_blur_std": "detector_blur_std" in c.refined,
+        "update_detector_gains": "detector_gains" in c.refined,
     }
     if c.tilts in ("common", "own"):
         params["tilts"] = 1e-3 * rng.standard_normal((1 if c.tilts == "common" else n, 6))
@@ -449,6 +454,8 @@ def _optional_unknowns(c: Configuration, rng: np.random.Generator) -> dict[str, 
         params["static_background"] = np.sqrt(mean) * rng.uniform(0.2, 0.6, c.compared)
     if c.blur:
         params["detector_blur_std"] = rng.uniform(0.4, 1.0)
+    if c.gains:
+        params["detector_gains"] = rng.uniform(0.7, 1.3, (2, 2))
     if c.aberrations:
         groups = int(rng.integers(1, 4))
         params["aberration_marker"] = rng.integers(0, groups, n)

@@ -815,10 +815,10 @@ def test_rates_are_told_with_their_units() -> None:
 
 def test_losses_have_the_same_defaults_there_and_here() -> None:
     theirs = GROUPS["loss_params"]
-    assert {name for name, entry in theirs.items() if entry["state"]} == {"loss_single"}
+    assert {name for name, row in theirs.items() if row.default["state"]} == {"loss_single"}
     terms = dict.fromkeys(("single", "poissn", "pacbed", "sparse", "simlar"), True)
     for name, entry in LOSS_TERMS.convert(terms).items():
-        given = {key: value for key, value in theirs[f"loss_{name}"].items() if key != "state"}
+        given = {key: value for key, value in theirs[f"loss_{name}"].default.items() if key != "state"}
         assert set(given) == set(entry)
         for key, value in given.items():
             assert np.array_equal(np.asarray(value), np.asarray(entry[key])), (name, key)

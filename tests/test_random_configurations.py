@@ -55,6 +55,7 @@ MAIN_EFFECTS = (
     "beam current",
     "static background",
     "detector blur",
+    "detector gains",
     "upsampled",
     "cropped",
     "virtual detectors",

@@ -220,6 +220,7 @@ class Variables:
         rates={"detector_gains": "dg"},
         file="cq.npy",  # PyPty has no such unknown
         checkpoint="detector_gains",
+        as_parameter=np.abs,  # their signs have no meaning
         stuck="they have converged",
         freeze=8,
         kept=1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pypty.backend.array import Array, Backend
+from pypty.backend.array import Array, Backend, array_module
 from pypty.data.feed import Batch
 from pypty.model.blocks import Variables
 from pypty.model.options import ModelOptions
@@ -12,9 +12,11 @@ from pypty.model.stages.base import Gradients, Tape
 
 
 class DetectorGains:
-    """I <- g_Q I, Q the quadrant of the pixel (``detector_gains``): a detector of four chips, or read-outs, that count
-    differently. A background is added after it, in measured counts. dL/dg_Q = sum over patterns and pixels of Q of
-    dL/dI I.
+    """I <- |g_Q| I, Q the quadrant of the pixel (``detector_gains``): a detector of four chips, or read-outs, that
+    count differently. A background is added after it, in measured counts.
+
+    The sign of a gain has no meaning: a line search may try negative ones, and counts stay positive.
+    dL/dg_Q = sign(g_Q) x sum over patterns and pixels of Q of dL/dI I.
 
     A quadrant ends where the frequency (near field: the distance from the centre) becomes 0, at index n//2 of centred
     patterns, which belongs to the second one along its axis. A common factor of all gains cannot be told from one of
@@ -37,22 +39,26 @@ class DetectorGains:
     def __init__(self, shape: tuple[int, int], backend: Backend, centred: bool = False) -> None:
         self.rows, self.columns = (backend.asarray(_halves(n, centred), np.float64) for n in shape)
 
-    def prepare(self, variables: Variables) -> Array:
-        """(ky, kx) gain of each pixel."""
+    def prepare(self, variables: Variables) -> tuple[Array, Array]:
+        """(ky, kx) gain of each pixel, and the (2, 2) signs of the quadrants' gains."""
+        gains = variables.detector_gains
         # (ky, 2) @ (2, 2) @ (2, kx) -> (ky, kx)
-        return self.rows.T @ variables.detector_gains @ self.columns
+        return self.rows.T @ abs(gains) @ self.columns, array_module(gains).where(gains < 0, -1.0, 1.0)
 
-    def forward(self, intensity: Array, point: Array | None, batch: Batch, tape: Tape) -> Array:
+    def forward(self, intensity: Array, point: tuple[Array, Array] | None, batch: Batch, tape: Tape) -> Array:
         if point is None:  # only the reachable pixels are asked for: gains do not change them
             return intensity
         tape["intensity"] = intensity
-        return intensity * point.astype(intensity.dtype)
+        return intensity * point[0].astype(intensity.dtype)
 
-    def adjoint(self, grad: Array, point: Array, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
+    def adjoint(
+        self, grad: Array, point: tuple[Array, Array], batch: Batch, tape: Tape, gradients: Gradients
+    ) -> Array:
+        gain, sign = point
         if "detector_gains" in gradients:
             slope = (grad * tape["intensity"]).sum(axis=0, dtype=np.float64)  # (batch, ky, kx) -> (ky, kx)
-            gradients["detector_gains"][...] += self.rows @ slope @ self.columns.T  # (2, 2)
-        return grad * point.astype(grad.dtype)
+            gradients["detector_gains"][...] += sign * (self.rows @ slope @ self.columns.T)  # (2, 2)
+        return grad * gain.astype(grad.dtype)
 
 
 def _halves(n: int, centred: bool) -> np.ndarray:
