@@ -9,10 +9,10 @@ once, and the files that name an unknown (``beam_current``, and ``detector_gains
 
 from __future__ import annotations
 
+import argparse
 import ast
 import collections
 import io
-import sys
 import tokenize
 from pathlib import Path
 
@@ -75,7 +75,11 @@ def numbers(package: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    for checkout in sys.argv[1:] or ["."]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkouts", nargs="*", default=["."], metavar="CHECKOUT")
+    for checkout in parser.parse_args().checkouts:
         print(checkout)
         for name, value in numbers(Path(checkout) / "pypty").items():
             print(f"  {name:<42}{value}")
