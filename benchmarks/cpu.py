@@ -99,13 +99,16 @@ def pypty_way(problem: Problem, setup: Setup) -> Callable[[], object]:
     v, grid = problem.variables, setup.grid
     obj = v.obj[0].transpose(1, 2, 0).astype(np.complex128)
     probe = v.probe.transpose(1, 2, 0).astype(np.complex128)
-    corners, data = setup.scan.corners, problem.objective.feed.patterns(np.arange(len(setup.scan.corners)))
-    offset = (np.broadcast_to(v.positions, corners.shape) - corners)[..., None, None, None]
+    crop_origins, data = (
+        setup.scan.crop_origins,
+        problem.objective.feed.patterns(np.arange(len(setup.scan.crop_origins))),
+    )
+    offset = (np.broadcast_to(v.positions, crop_origins.shape) - crop_origins)[..., None, None, None]
     mask = grid.band_mask(setup.settings["damping_cutoff_multislice"])[None, :, :, None]
     rate = -np.pi * grid.wavelength * grid.q2
     step = (np.exp(1j * rate * float(v.slice_distances[0])))[None, :, :, None] * mask
     ny, nx = grid.shape
-    cut = [(slice(y, y + ny), slice(x, x + nx)) for y, x in corners]
+    cut = [(slice(y, y + ny), slice(x, x + nx)) for y, x in crop_origins]
 
     def forward(a: np.ndarray) -> np.ndarray:
         return scipy.fft.fft2(a, axes=(1, 2))
@@ -142,7 +145,7 @@ def pypty_way(problem: Problem, setup: Setup) -> Callable[[], object]:
         np.imag(np.conj(spectrum) * forward(probe[None])).sum(axis=(1, 2, 3))
 
     def whole() -> None:
-        for start in range(0, len(corners), 128):
+        for start in range(0, len(crop_origins), 128):
             run(slice(start, start + 128))
 
     return whole

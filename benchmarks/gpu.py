@@ -123,13 +123,13 @@ class Device:
 
 
 def make_variables(work: Workload, backend: Backend) -> tuple[Variables, np.ndarray]:
-    """Unknowns on the device, and (N, 2) the corners of the windows on the host."""
+    """Unknowns on the device, and (N, 2) the crop origins on the host."""
     rng = np.random.default_rng(0)
     along = 4 + work.step * np.arange(work.side)
     positions = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
     positions += rng.uniform(-0.4, 0.4, positions.shape)
-    corners = np.round(positions).astype(np.int64)
-    size = int(corners.max()) + work.window + 4
+    crop_origins = np.round(positions).astype(np.int64)
+    size = int(crop_origins.max()) + work.window + 4
     obj = np.exp(0.1j * rng.standard_normal((1, work.slices, size, size)))
     shape = (work.modes, work.window, work.window)
     q2 = work.grid.fx**2 + work.grid.fy**2
@@ -141,7 +141,7 @@ def make_variables(work: Workload, backend: Backend) -> tuple[Variables, np.ndar
         positions=backend.asarray(positions),
         slice_distances=backend.asarray(np.array([2.0])),
     )
-    return variables, corners
+    return variables, crop_origins
 
 
 def make_data(work: Workload) -> np.ndarray:
@@ -151,7 +151,7 @@ def make_data(work: Workload) -> np.ndarray:
 
 
 def make_objective(
-    executor: str, work: Workload, backend: Backend, corners: np.ndarray, data: np.ndarray, batch: int
+    executor: str, work: Workload, backend: Backend, crop_origins: np.ndarray, data: np.ndarray, batch: int
 ) -> Objective:
     """The loss as a reconstruction computes it."""
     asked = executor if executor in ("fused", "stages") else "auto"
@@ -162,7 +162,13 @@ def make_objective(
     if backend.on_gpu and executor in ("split", "streamed", "deterministic"):
         assert model.executor == "split", model.executor
     resident = executor != "streamed"
-    feed = Feed(backend, ArraySource(data), corners=corners, reorder=lambda a: a, resident_on_device=resident)
+    feed = Feed(
+        backend,
+        ArraySource(data),
+        crop_origins=crop_origins,
+        reorder=lambda a: a,
+        resident_on_device=resident,
+    )
     if resident:
         feed.make_resident()
     return Objective(backend, model, feed, LsqSqrt(), batch)
@@ -170,8 +176,8 @@ def make_objective(
 
 def evaluate(executor: str, work: Workload, backend: Backend, data: np.ndarray) -> dict[str, np.ndarray]:
     """Loss and gradients of all patterns, on the host."""
-    variables, corners = make_variables(work, backend)
-    objective = make_objective(executor, work, backend, corners, data, 3)
+    variables, crop_origins = make_variables(work, backend)
+    objective = make_objective(executor, work, backend, crop_origins, data, 3)
     found = objective.evaluate(variables, BLOCKS, np.arange(work.patterns))
     return {
         "loss": np.array(found.loss),
@@ -222,14 +228,14 @@ def throughput(name: str, n_bytes: float, seconds: float, bandwidth: float) -> d
 def kernel_rates(device: Device, bandwidth: float, work: Workload, patterns: int) -> list[dict[str, Any]]:
     """Every split kernel alone, on a batch."""
     backend, n, modes = device.backend, work.window, work.modes
-    variables, corners = make_variables(work, backend)
+    variables, crop_origins = make_variables(work, backend)
     half = half_band(work.grid.band_mask(CUTOFF))
     layout, kernels = Layout(patterns, modes, half, half), WaveKernels(n, backend)
     zeros = device.cupy.zeros
     wave, incoming = (zeros((patterns, modes, n, n), np.complex64) for _ in range(2))
     reals, factor = zeros((patterns, n, n), np.float32), zeros((n, n), np.complex64)
     obj, gradient = variables.obj[0, 0], device.cupy.zeros_like(variables.obj[0, 0])
-    where = backend.asarray(corners[:patterns].astype(np.int32))
+    where = backend.asarray(crop_origins[:patterns].astype(np.int32))
     ramps = zeros((patterns, 2, n), np.complex64)
     parts = zeros((kernels.groups(patterns), modes, n, 2 * half), np.complex64)
     slopes = zeros((patterns, modes, kernels.column_blocks(half)), np.complex64)
@@ -264,9 +270,9 @@ def pass_time(
     executor: str, work: Workload, device: Device, limit: float, batch: int = 0, graphs: bool = True
 ) -> dict[str, Any]:
     """Seconds of a pass, scaled from the batches that fit into the limit."""
-    variables, corners = make_variables(work, device.backend)
+    variables, crop_origins = make_variables(work, device.backend)
     size = batch or batch_size(work, device.free_bytes())
-    objective = make_objective(executor, work, device.backend, corners, make_data(work), size)
+    objective = make_objective(executor, work, device.backend, crop_origins, make_data(work), size)
     if not graphs:
         objective._replay = None
     small = min(work.patterns, 4 * size)

@@ -191,10 +191,12 @@ def simulate(params: Params) -> np.ndarray:
         reconstruction = Reconstruction(
             without_data, State(variables=variables, epoch=setup.settings.first_epoch)
         )
-        check_inside(setup.scan, setup.grid.shape, np.arange(len(setup.scan.corners)), variables.obj.shape)
+        check_inside(
+            setup.scan, setup.grid.shape, np.arange(len(setup.scan.crop_origins)), variables.obj.shape
+        )
         now = setup.settings.first()
         objective = reconstruction.objective_for(refined_blocks(now, variables), now["propmethod"])
-        return setup.from_model(objective.simulate(variables, np.arange(len(setup.scan.corners))))
+        return setup.from_model(objective.simulate(variables, np.arange(len(setup.scan.crop_origins))))
     finally:
         setup.close()
 

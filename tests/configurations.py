@@ -384,10 +384,10 @@ def parameters(configuration: Configuration, folder: Path) -> dict[str, Any]:
 def _beam_and_object(c: Configuration, rng: np.random.Generator) -> dict[str, Any]:
     """Probe, object, positions and distances."""
     rows = 1 if c.positions == "common" else c.n_patterns
-    corners = rng.integers(0, 4, (rows, 2))
+    crop_origins = rng.integers(0, 4, (rows, 2))
     offset = rng.uniform(0.05, 0.35, (rows, 2)) * rng.choice([-1, 1], (rows, 2))
     on_pixels = "on pixels" in c.positions
-    positions = corners + np.where(corners == 0, np.abs(offset), offset) * (0 if on_pixels else 1)
+    positions = crop_origins + np.where(crop_origins == 0, np.abs(offset), offset) * (0 if on_pixels else 1)
     ny, nx = c.window
     n_distances = c.gaps if c.distances == "each" else 1
     return {

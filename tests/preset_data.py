@@ -420,23 +420,23 @@ def holograms(counts: float = 300.0, defocus_A: float = 60e3) -> Experiment:
     n, pixel, voltage, alpha = 48, 4.0, 300.0, 2e-5
     fine, field, shape = pixel / 2, 4 * n, (6, 6)
     rng = np.random.default_rng(2)
-    corners = scan_A(shape, 24.0, 0.0) + rng.uniform(-4, 4, (shape[0] * shape[1], 2))
-    corners = (corners - corners.min(axis=0)).round() // fine * fine
-    side = field + int(corners.max() / fine)
+    crop_origins = scan_A(shape, 24.0, 0.0) + rng.uniform(-4, 4, (shape[0] * shape[1], 2))
+    crop_origins = (crop_origins - crop_origins.min(axis=0)).round() // fine * fine
+    side = field + int(crop_origins.max() / fine)
     phase = particles_phase(side * fine, side, voltage, 50, (12.0, 40.0), seed=2)
     smooth = [gaussian_filter(rng.normal(size=(field, field)), s / fine, mode="wrap") for s in (30, 25)]
     amplitude, turn = (noise / noise.std() for noise in smooth)
     beam = (1 + 0.1 * amplitude) * np.exp(0.7j * turn)
-    windows = np.array([phase[y : y + field, x : x + field] for y, x in (corners / fine).astype(int)])
+    windows = np.array([phase[y : y + field, x : x + field] for y, x in (crop_origins / fine).astype(int)])
     images = image(beam * np.exp(1j * windows), fine, wavelength_A(voltage), defocus_A, alpha)
     params = {
         "acc_voltage": voltage,
         "dataset": counted(binned_centre(images, n), counts, seed=2),
-        "positions": corners / pixel,
+        "positions": crop_origins / pixel,
         "defocus_array": [defocus_A],
         "alpha_near_field": alpha,
         **shared(pixel),
     }
-    places = corners + n // 2 * pixel
+    places = crop_origins + n // 2 * pixel
     area = np.stack([places.min(axis=0), places.max(axis=0) + n * pixel])
     return Experiment(params, phase, fine, places, area, images=True)

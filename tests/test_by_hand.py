@@ -396,15 +396,15 @@ def test_windows_follow_positions():
     setup = prepare(params)
     run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     moves = 0
-    corners = setup.scan.corners
+    crop_origins = setup.scan.crop_origins
     for _ in run.epochs():
         positions, scan = run.state.variables.positions, run.setup.scan
-        assert np.abs(positions - scan.corners).max() < limit
-        assert (scan.corners >= 0).all()
-        assert (scan.corners + 16 <= np.array(run.state.variables.obj.shape[-2:])).all()
+        assert np.abs(positions - scan.crop_origins).max() < limit
+        assert (scan.crop_origins >= 0).all()
+        assert (scan.crop_origins + 16 <= np.array(run.state.variables.obj.shape[-2:])).all()
         assert scan.object_shape == run.state.variables.obj.shape[-2:]
-        moves += not np.array_equal(scan.corners, corners)
-        corners = scan.corners
+        moves += not np.array_equal(scan.crop_origins, crop_origins)
+        crop_origins = scan.crop_origins
     assert moves >= 1
     # Without the key nothing of this happens.
     still = pypty.run({**params, "dynamically_resize_yx_object": 0})
@@ -479,12 +479,12 @@ def test_puzzle(tear: tuple[float, float], log: pytest.LogCaptureFixture):
     run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     for record in run.epochs():
         positions, scan = run.state.variables.positions, run.setup.scan
-        assert (scan.corners >= 0).all()
-        assert (scan.corners + 16 <= np.array(run.state.variables.obj.shape[-2:])).all()
+        assert (scan.crop_origins >= 0).all()
+        assert (scan.crop_origins + 16 <= np.array(run.state.variables.obj.shape[-2:])).all()
         if record.epoch < 1:
             np.testing.assert_array_equal(positions, torn)
         else:
-            np.testing.assert_array_equal(scan.corners, np.round(positions))
+            np.testing.assert_array_equal(scan.crop_origins, np.round(positions))
     assert resets(log) == [(1, "puzzle_positions")]
     error = positions - true
     assert np.abs(error - error.mean(axis=0)).max() < 0.6
@@ -1089,5 +1089,5 @@ def test_windows_follow_positions_that_moved_by_a_pixel() -> None:
     assert changed == ["dynamically_resize_yx_object"]
     shift = found.positions[0] - away[0]
     np.testing.assert_allclose(found.positions, away + shift)
-    np.testing.assert_array_equal(scan.corners[3] - shift, np.round(away[3]))
+    np.testing.assert_array_equal(scan.crop_origins[3] - shift, np.round(away[3]))
     setup.close()

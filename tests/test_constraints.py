@@ -305,19 +305,19 @@ def test_orthogonal_modes_of_any_shape(subscans: tuple[int, ...], shape: tuple[i
 
 def moved_windows(rng: np.random.Generator, drift: tuple[float, float]) -> SimpleNamespace:
     """Windows of 6 x 8 px on an object of 20 x 24 px, moved by ``drift``."""
-    corners = np.stack([rng.integers(3, 12, 9), rng.integers(3, 14, 9)], axis=1)
-    positions = corners + np.array(drift) + rng.uniform(-0.3, 0.3, (9, 2))
+    crop_origins = np.stack([rng.integers(3, 12, 9), rng.integers(3, 14, 9)], axis=1)
+    positions = crop_origins + np.array(drift) + rng.uniform(-0.3, 0.3, (9, 2))
     obj = random_complex(rng, (2, 3, 20, 24))
-    return SimpleNamespace(obj=obj, positions=positions, corners=corners, window=(6, 8))
+    return SimpleNamespace(obj=obj, positions=positions, crop_origins=crop_origins, window=(6, 8))
 
 
 def check_resized(case: SimpleNamespace, result) -> None:
     """Windows inside, corners those of the positions, the object under every pixel the same."""
     padded, before = result.obj, result.before
     room = np.array(padded.shape[2:]) - case.window
-    assert (result.corners >= 0).all()
-    assert (result.corners <= room).all()
-    assert np.abs(result.positions - result.corners).max() <= 0.5
+    assert (result.crop_origins >= 0).all()
+    assert (result.crop_origins <= room).all()
+    assert np.abs(result.positions - result.crop_origins).max() <= 0.5
     np.testing.assert_array_equal(
         padded[:, :, before[0] : before[0] + 20, before[1] : before[1] + 24], case.obj
     )
@@ -326,16 +326,16 @@ def check_resized(case: SimpleNamespace, result) -> None:
     np.testing.assert_array_equal(padded, case.obj[:, :, y][:, :, :, x])
     np.testing.assert_array_equal(before, np.maximum(0, -np.round(case.positions).astype(int).min(axis=0)))
     assert result.changed_shape == (padded.shape != case.obj.shape)
-    assert result.corners.dtype == np.int64
+    assert result.crop_origins.dtype == np.int64
 
 
 @pytest.mark.parametrize("drift", [(-2.6, 0), (2.6, 0), (0, -3.6), (0, 3.6), (-2.6, 3.6), (1.7, -1.6)])
 def test_every_window_has_room_again(drift: tuple[float, float]) -> None:
     rng = np.random.default_rng(9)
     case = moved_windows(rng, drift)
-    case.corners[0], case.corners[1] = (0, 0), (14, 16)  # the object's first and last window
-    case.positions[:2] = case.corners[:2] + np.array(drift)
-    result = resized(case.obj, case.positions, case.corners, case.window, 1.0)
+    case.crop_origins[0], case.crop_origins[1] = (0, 0), (14, 16)  # the object's first and last window
+    case.positions[:2] = case.crop_origins[:2] + np.array(drift)
+    result = resized(case.obj, case.positions, case.crop_origins, case.window, 1.0)
     assert result is not None
     check_resized(case, result)
     np.testing.assert_allclose(result.positions, case.positions + result.before, atol=1e-12)
@@ -347,18 +347,18 @@ def test_every_window_has_room_again(drift: tuple[float, float]) -> None:
 
 def test_corners_may_change_without_growth() -> None:
     case = moved_windows(np.random.default_rng(10), (1.2, 0))
-    result = resized(case.obj, case.positions, case.corners, case.window, 1.0)
+    result = resized(case.obj, case.positions, case.crop_origins, case.window, 1.0)
     assert result is not None
     assert not result.changed_shape
-    np.testing.assert_array_equal(result.corners, np.round(case.positions))
+    np.testing.assert_array_equal(result.crop_origins, np.round(case.positions))
     np.testing.assert_array_equal(result.positions, case.positions)
     np.testing.assert_array_equal(result.obj, case.obj)
 
 
 def test_nothing_happens_below_the_limit_or_without_need() -> None:
     case = moved_windows(np.random.default_rng(11), (0.0, 2.0))
-    largest = np.abs(case.positions - case.corners).max()
-    arguments = (case.obj, case.positions, case.corners, case.window)
+    largest = np.abs(case.positions - case.crop_origins).max()
+    arguments = (case.obj, case.positions, case.crop_origins, case.window)
     assert resized(*arguments, largest + 1e-9) is None
     assert resized(*arguments, largest) is not None
     whole = np.round(case.positions).astype(int)
@@ -380,9 +380,9 @@ def test_a_wild_correction_is_one_within_the_window() -> None:
     """The probe is shifted cyclically: a correction of whole windows is none."""
     case = moved_windows(np.random.default_rng(13), (0.0, 0.0))
     tame = case.positions.copy()
-    tame[0] = case.corners[0] + (-3.0, 3.25)  # -n/2 is in the range, n/2 is not
-    case.positions[0] = case.corners[0] + (3.0 + 6e6, 3.25 - 8e6)
-    result = resized(case.obj, case.positions, case.corners, case.window, 1.0)
+    tame[0] = case.crop_origins[0] + (-3.0, 3.25)  # -n/2 is in the range, n/2 is not
+    case.positions[0] = case.crop_origins[0] + (3.0 + 6e6, 3.25 - 8e6)
+    result = resized(case.obj, case.positions, case.crop_origins, case.window, 1.0)
     assert result is not None
     np.testing.assert_allclose(result.positions, tame + result.before, atol=1e-8)
 
@@ -391,10 +391,10 @@ def test_a_wild_correction_is_one_within_the_window() -> None:
 @given(st.floats(-5, 5), st.floats(-5, 5), st.floats(0, 2), st.integers(0, 2**32 - 1))
 def test_resized_for_any_drift(dy: float, dx: float, limit: float, seed: int) -> None:
     case = moved_windows(np.random.default_rng(seed), (0.5 * dy, 0.7 * dx))
-    result = resized(case.obj, case.positions, case.corners, case.window, limit)
+    result = resized(case.obj, case.positions, case.crop_origins, case.window, limit)
     outside = (np.round(case.positions) < 0).any() or (np.round(case.positions) > (14, 16)).any()
-    changed = outside or (np.round(case.positions) != case.corners).any()
-    assert (result is not None) == (np.abs(case.positions - case.corners).max() >= limit and changed)
+    changed = outside or (np.round(case.positions) != case.crop_origins).any()
+    assert (result is not None) == (np.abs(case.positions - case.crop_origins).max() >= limit and changed)
     if result is not None:
         check_resized(case, result)
 
@@ -787,8 +787,8 @@ def calls() -> dict[str, tuple[Callable, list[np.ndarray]]]:
         "orthogonal_modes": (orthogonal_modes, [case.obj[0]]),
         "orthogonal_modes, subscans": (orthogonal_modes, [case.obj]),
         "resized": (
-            lambda obj, positions, corners: resized(obj, positions, corners, case.window, 1),
-            [case.obj, case.positions, case.corners],
+            lambda obj, positions, crop_origins: resized(obj, positions, crop_origins, case.window, 1),
+            [case.obj, case.positions, case.crop_origins],
         ),
         "puzzle": (lambda positions: puzzle(positions, two.size), [two.away]),
         "warped": (

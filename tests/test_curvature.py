@@ -43,7 +43,7 @@ def diagonal(variables: Variables, scale: float = 1.0) -> dict[str, np.ndarray]:
     return Curvature(
         backend=BACKEND,
         grid=GRID,
-        all_corners=CORNERS,
+        all_crop_origins=CORNERS,
         indices=np.arange(len(CORNERS)),
         mean_pattern=MEAN,
         scale=scale,
@@ -112,7 +112,7 @@ def test_slice_distances_of_images():
     found = Curvature(
         backend=BACKEND,
         grid=GRID,
-        all_corners=CORNERS,
+        all_crop_origins=CORNERS,
         indices=np.arange(len(CORNERS)),
         mean_pattern=MEAN,
         near_field=True,
@@ -132,7 +132,11 @@ def test_scale_multiplies_everything():
 
 def test_only_named_blocks():
     found = Curvature(
-        backend=BACKEND, grid=GRID, all_corners=CORNERS, indices=np.arange(len(CORNERS)), mean_pattern=MEAN
+        backend=BACKEND,
+        grid=GRID,
+        all_crop_origins=CORNERS,
+        indices=np.arange(len(CORNERS)),
+        mean_pattern=MEAN,
     ).diagonal(make_variables(), ["probe"])
     assert set(found) == {"probe"}
 
@@ -178,7 +182,7 @@ def test_positive_everywhere(kind: str, precision: str, near_field: bool):
     sees (the convolution by FFT leaves rounding noise there), and without a mean pattern."""
     backend = select("cpu", precision)
     variables = every_variable(kind)
-    corners, mean = CORNERS, MEAN
+    crop_origins, mean = CORNERS, MEAN
     if kind == "one pixel":
         probe = np.zeros((1, 6, 7), complex)
         probe[0, 3, 3] = 30.0
@@ -188,7 +192,7 @@ def test_positive_everywhere(kind: str, precision: str, near_field: bool):
     elif kind == "no counts":
         mean = np.zeros((6, 7))
     elif kind == "one window":
-        corners = CORNERS[:1]
+        crop_origins = CORNERS[:1]
     elif kind == "no distance":
         variables = variables.replace({"slice_distances": np.zeros(2)})
     acting = (False,) * 3 if kind == "no tilt acts" else (True,) * 3
@@ -198,8 +202,8 @@ def test_positive_everywhere(kind: str, precision: str, near_field: bool):
     curvature = Curvature(
         backend=backend,
         grid=GRID,
-        all_corners=corners,
-        indices=np.arange(len(corners)),
+        all_crop_origins=crop_origins,
+        indices=np.arange(len(crop_origins)),
         mean_pattern=mean,
         near_field=near_field,
         acting_tilts=acting,
@@ -237,7 +241,7 @@ def test_bounds_the_curvature_of_the_loss(block: str):
     params = small_problem(41, window=(8, 9), slices=1, damping_cutoff_multislice=2.0)
     params["dataset"] = pypty.simulate(params)
     setup_grid = Grid((8, 9), (0.31, 0.26), wavelength_A(80))
-    corners = np.round(params["positions"]).astype(int)
+    crop_origins = np.round(params["positions"]).astype(int)
     variables = Variables(
         obj=params["obj"].transpose(3, 2, 0, 1),
         probe=params["probe"].transpose(2, 0, 1),
@@ -248,8 +252,8 @@ def test_bounds_the_curvature_of_the_loss(block: str):
     raised = Curvature(
         backend=BACKEND,
         grid=setup_grid,
-        all_corners=corners,
-        indices=np.arange(len(corners)),
+        all_crop_origins=crop_origins,
+        indices=np.arange(len(crop_origins)),
         mean_pattern=mean,
     ).diagonal(variables, [block])[block]
     # undo the rise: values are d + REGULARISATION max(d)
@@ -270,7 +274,7 @@ def test_tilts_that_do_not_act_get_the_largest():
         acting: Curvature(
             backend=BACKEND,
             grid=GRID,
-            all_corners=CORNERS,
+            all_crop_origins=CORNERS,
             indices=np.arange(len(CORNERS)),
             mean_pattern=MEAN,
             acting_tilts=acting,

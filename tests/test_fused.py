@@ -49,8 +49,8 @@ def make_variables(
 
 
 def batch_of(variables: Variables, index: list[int], workspace: Workspace) -> Batch:
-    corners = np.broadcast_to(np.floor(variables.positions), (N_PATTERNS, 2)).astype(int)
-    return Batch(index=np.array(index), corners=corners[index], workspace=workspace)
+    crop_origins = np.broadcast_to(np.floor(variables.positions), (N_PATTERNS, 2)).astype(int)
+    return Batch(index=np.array(index), crop_origins=crop_origins[index], workspace=workspace)
 
 
 def intensities_and_gradients(
@@ -326,11 +326,11 @@ def test_workspace_arrays() -> None:
 
 def test_windows_of_the_host_multiply_and_give_their_gradients_back() -> None:
     rng = np.random.default_rng(0)
-    obj, corners = random_complex(rng, (2, 3, 12, 14)), np.array([[0, 1], [3, 2], [3, 5]])
-    windows = HostWindows(obj, Batch(index=np.arange(3), corners=corners), (8, 9), Workspace(np))
+    obj, crop_origins = random_complex(rng, (2, 3, 12, 14)), np.array([[0, 1], [3, 2], [3, 5]])
+    windows = HostWindows(obj, Batch(index=np.arange(3), crop_origins=crop_origins), (8, 9), Workspace(np))
     wave = random_complex(rng, (3, 2, 2, 8, 9))
     out = np.empty_like(wave)
-    seen = np.stack([obj[:, :, y : y + 8, x : x + 9] for y, x in corners])  # (batch, mode, slice, y, x)
+    seen = np.stack([obj[:, :, y : y + 8, x : x + 9] for y, x in crop_origins])  # (batch, mode, slice, y, x)
     windows.transmit(1, wave, out)
     np.testing.assert_allclose(out, wave * seen[:, None, :, 1])
     gradient, incoming = np.zeros_like(obj), random_complex(rng, wave.shape)
@@ -340,7 +340,7 @@ def test_windows_of_the_host_multiply_and_give_their_gradients_back() -> None:
     windows.finish(gradient)
     expected, back = np.zeros_like(obj), wave.copy()
     for s in (2, 1, 0):
-        for number, (y, x) in enumerate(corners):
+        for number, (y, x) in enumerate(crop_origins):
             products = (incoming[number] * back[number]).sum(axis=0)
             expected[:, s, y : y + 8, x : x + 9] += np.conj(products)
         back = back * seen[:, None, :, s]

@@ -27,19 +27,19 @@ def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) 
     return array.astype(dtype) if np.dtype(dtype).kind == "c" else array.real.astype(dtype)
 
 
-def gather_by_loop(obj: np.ndarray, corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    out = np.empty((obj.shape[1], len(corners), obj.shape[0], *shape), obj.dtype)
-    for b, (y, x) in enumerate(corners):
+def gather_by_loop(obj: np.ndarray, crop_origins: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    out = np.empty((obj.shape[1], len(crop_origins), obj.shape[0], *shape), obj.dtype)
+    for b, (y, x) in enumerate(crop_origins):
         for mode in range(obj.shape[0]):
             for z in range(obj.shape[1]):
                 out[z, b, mode] = obj[mode, z, y : y + shape[0], x : x + shape[1]]
     return out
 
 
-def scatter_by_loop(obj: np.ndarray, corners: np.ndarray, patches: np.ndarray) -> np.ndarray:
+def scatter_by_loop(obj: np.ndarray, crop_origins: np.ndarray, patches: np.ndarray) -> np.ndarray:
     out = obj.copy()
     for z, b, mode, i, j in np.ndindex(patches.shape):
-        out[mode, z, corners[b, 0] + i, corners[b, 1] + j] += patches[z, b, mode, i, j]
+        out[mode, z, crop_origins[b, 0] + i, crop_origins[b, 1] + j] += patches[z, b, mode, i, j]
     return out
 
 
@@ -129,16 +129,16 @@ def test_any_windows(data: st.DataObject, modes: int, slices: int, batch: int):
     """Any object, window and corners that fit, up to the window that is the whole object."""
     size = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     shape = tuple(data.draw(st.integers(1, n)) for n in size)
-    corners = np.array(
+    crop_origins = np.array(
         [[data.draw(st.integers(0, n - w)) for n, w in zip(size, shape, strict=True)] for _ in range(batch)]
     )
     rng = np.random.default_rng(3)
     obj = random_complex(rng, (modes, slices, *size))
-    patches = kernels.gather_patches(obj, corners, shape)
-    np.testing.assert_array_equal(patches, gather_by_loop(obj, corners, shape))
+    patches = kernels.gather_patches(obj, crop_origins, shape)
+    np.testing.assert_array_equal(patches, gather_by_loop(obj, crop_origins, shape))
     added = random_complex(rng, patches.shape)
-    expected = scatter_by_loop(obj, corners, added)
-    kernels.scatter_add_patches(obj, corners, added)
+    expected = scatter_by_loop(obj, crop_origins, added)
+    kernels.scatter_add_patches(obj, crop_origins, added)
     assert relative(obj, expected) < 1e-14
 
 

@@ -229,12 +229,12 @@ def test_an_additive_loss_is_the_sum_of_its_parts(name: str) -> None:
 
 def test_object_terms_grow_with_the_patterns() -> None:
     """Half of the windows twice: what they see counts twice in the sum, and as before in the ratio."""
-    obj, corners = smooth_object(2, seed=1).transpose(3, 2, 0, 1), np.array([[0, 0], [3, 1], [5, 5]])
+    obj, crop_origins = smooth_object(2, seed=1).transpose(3, 2, 0, 1), np.array([[0, 0], [3, 1], [5, 5]])
     obj = np.concatenate([obj, obj**2])
     for scale, factor in (("additive", 2), ("ratio", 1)):
         terms = terms_of({"single": True, **OBJECT}, scale)
-        once, slope = terms.of_object(obj, corners, 2, wanted=True)
-        twice, steeper = terms.of_object(obj, np.repeat(corners, 2, axis=0), 2, wanted=True)
+        once, slope = terms.of_object(obj, crop_origins, 2, wanted=True)
+        twice, steeper = terms.of_object(obj, np.repeat(crop_origins, 2, axis=0), 2, wanted=True)
         assert twice == pytest.approx({key: factor * value for key, value in once.items()}, rel=1e-12)
         assert relative(steeper, factor * slope) < 1e-12
         assert not slope[..., 24:, :].any(), "nothing sees it, beyond the reach of blur and averages"

@@ -50,8 +50,8 @@ ODD = np.arange(N_PATTERNS) % 2
 def exit_waves() -> np.ndarray:
     """(25, 16, 16) probe times object, as :func:`simulated` has them."""
     obj, probe = smooth_object()[..., 0, 0], aperture_probe(1.0)[..., 0]
-    corners = scan_positions().astype(int)
-    return np.stack([probe * obj[y : y + SIDE, x : x + SIDE] for y, x in corners])
+    crop_origins = scan_positions().astype(int)
+    return np.stack([probe * obj[y : y + SIDE, x : x + SIDE] for y, x in crop_origins])
 
 
 def propagated(waves: np.ndarray, phase: np.ndarray | float) -> np.ndarray:

@@ -206,7 +206,7 @@ def test_feed(resident: bool):
     feed = Feed(
         backend,
         ArraySource(data),
-        corners=np.zeros((4, 2), int),
+        crop_origins=np.zeros((4, 2), int),
         preprocess=preprocess,
         weights=mask,
         multiplier=1.5,
@@ -227,7 +227,7 @@ def test_feed_weights_per_pattern():
     backend = select("cpu", "double")
     rng = np.random.default_rng(4)
     data, mask = rng.integers(0, 9, (4, 5, 6)), rng.uniform(0.1, 1, (4, 5, 6))
-    feed = Feed(backend, ArraySource(data), corners=np.zeros((4, 2), int), weights=mask)
+    feed = Feed(backend, ArraySource(data), crop_origins=np.zeros((4, 2), int), weights=mask)
     batch = feed.batch(np.array([1, 3]))
     np.testing.assert_array_equal(batch.weights, to_corner(mask[[1, 3]]))
     assert feed.batch(np.array([2])).weights.shape == (1, 5, 6)
@@ -238,7 +238,9 @@ def test_feed_ignores_nan():
     backend = select("cpu", "double")
     data = np.random.default_rng(5).uniform(1, 9, (3, 5, 6))
     data[1, 2, 3] = np.nan
-    batch = Feed(backend, ArraySource(data), corners=np.zeros((3, 2), int), weights="nan").batch(np.arange(3))
+    batch = Feed(backend, ArraySource(data), crop_origins=np.zeros((3, 2), int), weights="nan").batch(
+        np.arange(3)
+    )
     expected = np.ones((3, 5, 6))
     expected[1, 2, 3] = 0
     np.testing.assert_array_equal(to_centre(batch.weights), expected)
@@ -289,8 +291,8 @@ def test_positions_start_at_the_rim():
     scan = prepare(params).scan
     np.testing.assert_allclose(scan.positions.min(axis=0), 3)
     np.testing.assert_allclose(scan.positions - params["positions"], np.broadcast_to(scan.moved, (6, 2)))
-    assert (np.abs(scan.positions - scan.corners) <= 0.5).all()
-    ends = scan.corners.max(axis=0) + (16, 20) + 3
+    assert (np.abs(scan.positions - scan.crop_origins) <= 0.5).all()
+    ends = scan.crop_origins.max(axis=0) + (16, 20) + 3
     assert scan.object_shape == tuple(ends)
 
 
@@ -298,7 +300,7 @@ def test_positions_are_kept_when_preprocessing_is_skipped():
     params = small_problem(54)
     scan = prepare(params).scan
     np.testing.assert_array_equal(scan.positions, params["positions"])
-    np.testing.assert_array_equal(scan.corners, np.round(params["positions"]))
+    np.testing.assert_array_equal(scan.crop_origins, np.round(params["positions"]))
 
 
 def test_corrections_add_to_the_positions():
@@ -320,8 +322,8 @@ def test_corrections_move_along_with_the_positions():
     params.update(positions=whole + 31, positions_correction=correction, extra_space_on_side_px=2)
     scan = prepare(params).scan
     np.testing.assert_allclose(scan.positions - scan.moved, whole + 31 + correction)
-    np.testing.assert_array_equal(scan.corners - scan.corners[0], whole - whole[0])
-    assert (np.abs(scan.positions - scan.corners) < 1).all()
+    np.testing.assert_array_equal(scan.crop_origins - scan.crop_origins[0], whole - whole[0])
+    assert (np.abs(scan.positions - scan.crop_origins) < 1).all()
     assert (np.abs(scan.positions.min(axis=0) - 2) < 1).all()
 
 
@@ -334,7 +336,7 @@ def test_large_corrections_of_a_saved_run_are_taken(skip: bool):
     correction[4] = -0.7
     params.update(positions=whole, positions_correction=correction, slice_distances=[10.0])
     scan = prepare(params).scan
-    assert (scan.corners >= 0).all()
+    assert (scan.crop_origins >= 0).all()
     relative_positions = scan.positions - scan.positions[0]
     np.testing.assert_allclose(relative_positions, whole + correction - whole[0] - correction[0], atol=1e-12)
 
@@ -343,5 +345,5 @@ def test_whole_pixels_only():
     """allow_subPixel_shift=False rounds the positions."""
     params = small_problem(57, allow_subPixel_shift=False)
     scan = prepare(params).scan
-    np.testing.assert_array_equal(scan.positions, scan.corners)
+    np.testing.assert_array_equal(scan.positions, scan.crop_origins)
     np.testing.assert_array_equal(scan.positions, np.round(params["positions"]))

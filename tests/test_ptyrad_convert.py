@@ -345,8 +345,8 @@ def test_a_model_to_start_from_is_in_the_layout_of_ptyrad(tmp_path: Path) -> Non
         tensors = file["optimizable_tensors"]
         np.testing.assert_allclose(loaded.amplitude, tensors["obja"][()], rtol=1e-6)
         np.testing.assert_allclose(loaded.phase, tensors["objp"][()], rtol=1e-6)
-        corners = file["model_attributes/crop_pos"][()] + tensors["probe_pos_shifts"][()]
-        np.testing.assert_allclose(loaded.positions, corners, rtol=1e-6)
+        crop_origins = file["model_attributes/crop_pos"][()] + tensors["probe_pos_shifts"][()]
+        np.testing.assert_allclose(loaded.positions, crop_origins, rtol=1e-6)
         assert loaded.thickness_A == pytest.approx(float(tensors["slice_thickness"][()]))
     imported = load_ptyrad(MODEL)
     np.testing.assert_allclose(

@@ -504,19 +504,21 @@ def test_what_cannot_be_used_is_said(groups: dict[str, Any], said: str) -> None:
 
 
 def test_positions_of_other_kinds(tmp_path: Path) -> None:
-    corners = np.random.default_rng(0).uniform(0, 20, (30, 2))
-    found = translated(init_params={"pos_source": "custom", "pos_params": corners})
-    np.testing.assert_array_equal(found.params["positions"], corners)  # PtyRAD's default noise is not added
+    crop_origins = np.random.default_rng(0).uniform(0, 20, (30, 2))
+    found = translated(init_params={"pos_source": "custom", "pos_params": crop_origins})
+    np.testing.assert_array_equal(
+        found.params["positions"], crop_origins
+    )  # PtyRAD's default noise is not added
     assert any("not applied" in note for note in found.notes)
     import h5py
 
     with h5py.File(tmp_path / "pos.hdf5", "w") as file:
-        file["ppY"], file["ppX"] = corners[:, 0], corners[:, 1]
+        file["ppY"], file["ppX"] = crop_origins[:, 0], crop_origins[:, 1]
     slice_ = translated(
         init_params={"pos_source": "foldslice_hdf5", "pos_params": str(tmp_path / "pos.hdf5")}
     ).params
     moved = slice_["positions"] * slice_["pixel_size_x_A"]
-    np.testing.assert_allclose(np.diff(moved, axis=0), -np.diff(corners[::-1], axis=0), atol=1e-9)
+    np.testing.assert_allclose(np.diff(moved, axis=0), -np.diff(crop_origins[::-1], axis=0), atol=1e-9)
 
 
 def test_the_shape_of_the_object_may_be_given() -> None:

@@ -137,8 +137,8 @@ def test_positions() -> None:
 def test_a_real_run_starts_from_the_same_positions() -> None:
     with h5py.File(MODEL) as file:
         init = plain(file["params/init_params"], ("__NONE__",))
-        seed, corners = int(file["random_seed"][()]), np.array(file["model_attributes/crop_pos"])
-        refined = corners + np.array(file["optimizable_tensors/probe_pos_shifts"])
+        seed, crop_origins = int(file["random_seed"][()]), np.array(file["model_attributes/crop_pos"])
+        refined = crop_origins + np.array(file["optimizable_tensors/probe_pos_shifts"])
         canvas, weights = (
             file["optimizable_tensors/obja"].shape,
             np.array(file["model_attributes/omode_occu"]),
@@ -151,7 +151,7 @@ def test_a_real_run_starts_from_the_same_positions() -> None:
     }
     params = translate({"init_params": init}).params
     assert params["obj"].shape == tuple(canvas[axis] for axis in (2, 3, 1, 0))
-    np.testing.assert_array_equal(np.round(params["positions"]), corners)
+    np.testing.assert_array_equal(np.round(params["positions"]), crop_origins)
     moved = params["positions"] - refined
     assert np.abs(moved - moved.mean(axis=0)).max() < 0.03  # refined in three iterations, mean taken off
     np.testing.assert_allclose(params["obj_mode_weights"], weights)

@@ -322,5 +322,5 @@ def test_cropped_images_keep_their_size_as_positions_move(tmp_path: Path) -> Non
         )
     )
     sizes = {tifffile.imread(path).shape for path in tmp_path.glob("objp*_crop_iter*.tif")}
-    corners = np.round(first_order()["positions"])
-    assert sizes == {tuple(int(side) + 1 for side in np.ptp(corners, axis=0))}
+    crop_origins = np.round(first_order()["positions"])
+    assert sizes == {tuple(int(side) + 1 for side in np.ptp(crop_origins, axis=0))}

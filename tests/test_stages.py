@@ -54,9 +54,9 @@ CUTOFF = 0.8
 PATTERNS, PROBE_MODES, OBJECT_MODES, SLICES = 3, 2, 2, 3
 CORNERS = np.array([[0, 1], [2, 0], [1, 3], [5, 4]])
 INDEX = np.array([0, 1, 3])
-BATCH = Batch(index=INDEX, corners=CORNERS[INDEX])
+BATCH = Batch(index=INDEX, crop_origins=CORNERS[INDEX])
 """Three of four patterns: a gradient added to the wrong row is found. The windows overlap."""
-ONE = Batch(index=INDEX[2:], corners=CORNERS[INDEX[2:]])
+ONE = Batch(index=INDEX[2:], crop_origins=CORNERS[INDEX[2:]])
 """A batch of one pattern is not a wave that all patterns share."""
 MARKER = np.array([2, 0, 1, 2])
 """Group of aberrations, or subscan, of each pattern: two of the batch share one, and one group is not in it."""
@@ -658,7 +658,7 @@ def test_one_position_shifts_every_window_by_its_own_remainder():
     probe = variables.probe[None, :, None]
     spectrum = through(stages.ToReciprocal(), probe, variables)
     spectrum = through(stages.SubpixelShift(GRID, everything(GRID), BACKEND), spectrum, variables)
-    for moved, corner in zip(through(stages.ToReal(), spectrum, variables), BATCH.corners, strict=True):
+    for moved, corner in zip(through(stages.ToReal(), spectrum, variables), BATCH.crop_origins, strict=True):
         np.testing.assert_allclose(moved, np.roll(probe[0], (4, 3) - corner, axis=(-2, -1)), atol=1e-12)
 
 
@@ -786,7 +786,7 @@ def test_order_in_the_slice_thickness(method: str, order: int):
             GRID, obj=np.array(planes)[None], slice_distances=np.array([depth / n_slices])
         )
         stage = specimen(grid, method)
-        found = through(stage, wave, variables, Batch(index=np.array([0]), corners=np.array([[0, 0]])))
+        found = through(stage, wave, variables, Batch(index=np.array([0]), crop_origins=np.array([[0, 0]])))
         return relative(found[0, 0, 0], exact)
 
     assert np.log2(error(16) / error(32)) == pytest.approx(order, abs=0.25)
@@ -1046,7 +1046,7 @@ def test_only_the_plates_asked_for_are_read(tmp_path: Path):
     found = through(stage, wave, variables)
     np.testing.assert_allclose(found, wave * plates[INDEX][:, None, None], rtol=1e-14)
     with pytest.raises(DataError, match=r"plates\.h5.*cannot be read"):
-        through(stage, wave, variables, Batch(index=np.array([2]), corners=CORNERS[2:3]))
+        through(stage, wave, variables, Batch(index=np.array([2]), crop_origins=CORNERS[2:3]))
     source.close()
 
 

@@ -159,9 +159,9 @@ def test_windows_begin_where_the_positions_say() -> None:
     scan = make_scan(settings, (16, 16), np.arange(2), 2)
     extra = settings["extra_space_on_side_px"]
     np.testing.assert_allclose(scan.positions, [[extra, extra], [extra + 4.6, extra + 5.6]])
-    np.testing.assert_array_equal(scan.corners, np.round(scan.positions))
+    np.testing.assert_array_equal(scan.crop_origins, np.round(scan.positions))
     np.testing.assert_allclose(scan.moved, [extra + 1.2, extra - 4.0])
-    assert scan.object_shape == tuple(scan.corners[1] + 16 + extra)
+    assert scan.object_shape == tuple(scan.crop_origins[1] + 16 + extra)
     with pytest.raises(ParameterError, match="1 patches begin outside the object"):
         outside = settings_of(positions=[[-9.0, 0.0], [3.0, 0.0]], skip_preprocessing=True)
         make_scan(outside, (16, 16), np.arange(2), 2)

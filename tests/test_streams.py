@@ -190,7 +190,7 @@ def feed_of(setup: Setup, **changes: Any) -> Feed:
     return Feed(
         setup.backend,
         setup.source,
-        corners=setup.scan.corners,
+        crop_origins=setup.scan.crop_origins,
         preprocess=setup.preprocess,
         weights=setup.settings["detector_mask"],
         multiplier=setup.settings["data_multiplier"],
@@ -340,7 +340,7 @@ def test_batches_are_read_ahead_in_their_order(from_file: None) -> None:
     """One thread, never more than one batch ahead of the one that computes."""
     cpu = Backend("cpu", np, np.dtype(np.float64), np.dtype(np.complex128))
     source = Slow(np.arange(12.0).reshape(12, 1, 1))
-    feed = Feed(cpu, source, corners=np.zeros((12, 2), int))
+    feed = Feed(cpu, source, crop_origins=np.zeros((12, 2), int))
     chosen, ahead = [np.array([i, i + 1]) for i in range(0, 12, 2)], []
     for number, batch in enumerate(feed.batches(chosen, Workspace(np))):
         ahead.append(len(source.events) - number)
@@ -352,7 +352,7 @@ def test_batches_are_read_ahead_in_their_order(from_file: None) -> None:
 
 def test_errors_in_reading_are_raised_where_the_batch_is_needed(from_file: None) -> None:
     cpu = Backend("cpu", np, np.dtype(np.float64), np.dtype(np.complex128))
-    feed = Feed(cpu, Slow(np.ones((8, 1, 1)), bad=5), corners=np.zeros((8, 2), int))
+    feed = Feed(cpu, Slow(np.ones((8, 1, 1)), bad=5), crop_origins=np.zeros((8, 2), int))
     got = []
     with pytest.raises(DataError, match="pattern 5"):
         for batch in feed.batches([np.array([i, i + 1]) for i in range(0, 8, 2)], Workspace(np)):
@@ -365,7 +365,9 @@ def test_data_in_memory_are_read_by_no_thread() -> None:
     cpu = Backend("cpu", np, np.dtype(np.float64), np.dtype(np.complex128))
     source = Slow(np.ones((4, 1, 1)))
     assert (
-        len(list(Feed(cpu, source, corners=np.zeros((4, 2), int)).batches([np.arange(2)], Workspace(np))))
+        len(
+            list(Feed(cpu, source, crop_origins=np.zeros((4, 2), int)).batches([np.arange(2)], Workspace(np)))
+        )
         == 1
     )
     assert source.threads == {threading.current_thread().name} or reads_file(source)
@@ -484,7 +486,7 @@ def test_an_object_of_another_size_is_another_graph(device: None, graphs: None) 
     objective, variables = objective_of(setup, setup.feed()), setup.variables()
     cut = variables.obj.shape[-1] - 1
     smaller = variables.replace({"obj": variables.obj[..., :cut].copy()})
-    chosen = np.flatnonzero(setup.scan.corners[:, 1] + 64 <= cut)
+    chosen = np.flatnonzero(setup.scan.crop_origins[:, 1] + 64 <= cut)
     assert len(chosen) > 4
     for point in (variables, smaller, variables):
         found = objective.evaluate(point, BLOCKS, chosen)

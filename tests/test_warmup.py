@@ -92,7 +92,7 @@ def test_sums_over_few_windows_are_those_over_many() -> None:
     few = curvature.of_patterns(np.array([0, 7, 24]))
     light, seen = few._illumination(window, image.shape), few._seen(image)
     assert light.sum() == pytest.approx(3 * window.sum())
-    for (y, x), sign in zip(few.corners, (1, 1, 1), strict=True):
+    for (y, x), sign in zip(few.crop_origins, (1, 1, 1), strict=True):
         light[y : y + 16, x : x + 16] -= sign * window
         seen -= image[y : y + 16, x : x + 16]
     np.testing.assert_allclose(light, 0, atol=1e-12)

@@ -14,13 +14,13 @@ from pypty.backend.cuda.elementwise import element_kernels
 from pypty.backend.workspace import Workspace
 
 
-def gather_patches(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> Array:
+def gather_patches(obj: Array, crop_origins: np.ndarray, shape: tuple[int, int]) -> Array:
     """Cut one patch per scan position out of every slice.
 
     Parameters
     ----------
     obj : (mode, z, Y, X)
-    corners : (batch, 2) int, host
+    crop_origins : (batch, 2) int, host
         Crop origins: [y, x] of each patch's first pixel. Patches must lie inside the object.
     shape : (y, x) of a patch
 
@@ -30,33 +30,35 @@ def gather_patches(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> A
     """
     if isinstance(obj, np.ndarray):
         windows = np.lib.stride_tricks.sliding_window_view(obj, shape, axis=(2, 3))
-        patches = windows[:, :, corners[:, 0], corners[:, 1]]  # (mode, z, batch, y, x)
+        patches = windows[:, :, crop_origins[:, 0], crop_origins[:, 1]]  # (mode, z, batch, y, x)
     else:
-        patches = obj[(slice(None), slice(None), *_window_indices(obj, corners, shape))]
+        patches = obj[(slice(None), slice(None), *_window_indices(obj, crop_origins, shape))]
     return array_module(obj).ascontiguousarray(patches.transpose(1, 2, 0, 3, 4))
 
 
-def gather_patches_into(obj: Array, corners: np.ndarray, out: Array) -> None:
+def gather_patches_into(obj: Array, crop_origins: np.ndarray, out: Array) -> None:
     """:func:`gather_patches` into ``out``, (z, batch, mode, y, x)."""
     if not isinstance(obj, np.ndarray):
-        out[...] = gather_patches(obj, corners, out.shape[-2:])
+        out[...] = gather_patches(obj, crop_origins, out.shape[-2:])
         return
     ny, nx = out.shape[-2:]
     by_slice = obj.transpose(1, 0, 2, 3)  # (mode, z, Y, X) -> (z, mode, Y, X), as in ``out``
-    for b, (y, x) in enumerate(corners.tolist()):
+    for b, (y, x) in enumerate(crop_origins.tolist()):
         out[:, b] = by_slice[:, :, y : y + ny, x : x + nx]
 
 
-def _window_indices(obj: Array, corners: np.ndarray, shape: tuple[int, int]) -> tuple[Array, Array]:
+def _window_indices(obj: Array, crop_origins: np.ndarray, shape: tuple[int, int]) -> tuple[Array, Array]:
     """Row (batch, y, 1) and column (batch, 1, x) indices of every patch, on the device of ``obj``."""
     xp = array_module(obj)
-    index = xp.asarray(corners)
+    index = xp.asarray(crop_origins)
     rows = index[:, 0, None, None] + xp.arange(shape[0])[None, :, None]
     columns = index[:, 1, None, None] + xp.arange(shape[1])[None, None, :]
     return rows, columns
 
 
-def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array, deterministic: bool = False) -> None:
+def scatter_add_patches(
+    obj: Array, crop_origins: np.ndarray, patches: Array, deterministic: bool = False
+) -> None:
     """Adjoint of :func:`gather_patches`: add each patch to ``obj`` at its crop origin, in place.
 
     ``deterministic`` matters on a GPU only: results are the same to the last bit, at the cost of memory and time.
@@ -64,7 +66,7 @@ def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array, determi
     Parameters
     ----------
     obj : (mode, z, Y, X), modified
-    corners : (batch, 2) int, host
+    crop_origins : (batch, 2) int, host
         Crop origins.
     patches : (z, batch, mode, y, x)
     """
@@ -72,19 +74,19 @@ def scatter_add_patches(obj: Array, corners: np.ndarray, patches: Array, determi
     if isinstance(obj, np.ndarray):
         by_mode = patches.transpose(2, 0, 1, 3, 4)  # (z, batch, mode, y, x) -> (mode, z, batch, y, x)
         # A loop and not one indexed addition: patches overlap, and += through an index array adds only one of them.
-        for b, (y, x) in enumerate(corners.tolist()):
+        for b, (y, x) in enumerate(crop_origins.tolist()):
             obj[:, :, y : y + ny, x : x + nx] += by_mode[:, :, b]
         return
     if deterministic:
-        _add_fixed(obj, corners, patches)
+        _add_fixed(obj, crop_origins, patches)
     else:
-        _scatter_add_device(obj, corners, patches)
+        _scatter_add_device(obj, crop_origins, patches)
 
 
-def _add_fixed(obj: Array, corners: np.ndarray, patches: Array) -> None:
+def _add_fixed(obj: Array, crop_origins: np.ndarray, patches: Array) -> None:
     """Deterministic CUDA version for complex arrays: integer sums do not depend on the order of additions."""
     xp = array_module(obj)
-    where = xp.asarray(np.ascontiguousarray(corners, np.int32))
+    where = xp.asarray(np.ascontiguousarray(crop_origins, np.int32))
     largest = xp.empty(1, np.uint64)
     fixed = xp.empty((len(obj), *obj.shape[2:], 2), np.int64)  # (mode, Y, X, real and imaginary part)
     for s in range(obj.shape[1]):
@@ -92,13 +94,13 @@ def _add_fixed(obj: Array, corners: np.ndarray, patches: Array) -> None:
         element_kernels(obj.dtype).add_fixed(parts, where, largest, fixed, obj, s)
 
 
-def _scatter_add_device(obj: Array, corners: np.ndarray, patches: Array) -> None:
+def _scatter_add_device(obj: Array, crop_origins: np.ndarray, patches: Array) -> None:
     """CUDA version: overlapping patches are added atomically, real and imaginary parts separately.
 
     There is no atomic addition of complex numbers.
     """
     cupyx = importlib.import_module("cupyx")
-    rows, columns = _window_indices(obj, corners, patches.shape[-2:])
+    rows, columns = _window_indices(obj, crop_origins, patches.shape[-2:])
     for mode in range(obj.shape[0]):
         for z in range(obj.shape[1]):
             plane, values = obj[mode, z], patches[z, :, mode]

@@ -1,8 +1,7 @@
 """Edits of scan and object: a larger object, a torn scan reassembled, an object that follows its scan.
 
 Positions are (N, 2) float64 [y, x] of the top-left corners of patches in object pixels, row-major over the scan. Their
-whole parts are the crop origins (``corners``). Everything is computed on the host; results are on the devices of the
-arguments.
+whole parts are the crop origins. Everything is computed on the host; results are on the devices of the arguments.
 """
 
 from __future__ import annotations
@@ -36,37 +35,37 @@ class Resized:
     ----------
     obj : (mode, z, Y, X) complex, padded with the values of its edges
     positions : (N, 2) float64, moved by ``before``
-    corners : (N, 2) int64 crop origins, the whole parts of ``positions``
+    crop_origins : (N, 2) int64 crop origins, the whole parts of ``positions``
     before : (2,) int64 on the host, rows and columns added at the top and at the left
     changed_shape : whether the object grew
     """
 
     obj: Array
     positions: Array
-    corners: Array
+    crop_origins: Array
     before: np.ndarray
     changed_shape: bool
 
 
 def resized(
-    obj: Array, positions: Array, corners: Array, window: tuple[int, int], limit: float
+    obj: Array, positions: Array, crop_origins: Array, window: tuple[int, int], limit: float
 ) -> Resized | None:
     """Update the crop origins of moved positions, and enlarge the object where a patch would leave it
     (``dynamically_resize_yx_object``).
 
-    Nothing happens until some |positions - corners| reaches ``limit``. Then corners = round(positions), and the
-    object is padded with its edge values on every side where a patch needs it.
+    Nothing happens until some |positions - crop_origins| reaches ``limit``. Then crop_origins = round(positions),
+    and the object is padded with its edge values on every side where a patch needs it.
 
-    The probe is shifted within its window by positions - corners, cyclically: in a window of n pixels a shift s equals
-    s - n. Corrections are therefore first wrapped into [-n/2, n/2), so that the object never grows by more than half a
-    window. After positions were changed on purpose (:func:`puzzle`) pass ``corners = round(positions)`` and
+    The probe is shifted within its window by positions - crop_origins, cyclically: in a window of n pixels a shift s
+    equals s - n. Corrections are therefore first wrapped into [-n/2, n/2), so that the object never grows by more than half a
+    window. After positions were changed on purpose (:func:`puzzle`) pass ``crop_origins = round(positions)`` and
     ``limit = 0``.
 
     Parameters
     ----------
     obj : (mode, z, Y, X) complex
     positions : (N, 2) float64 px
-    corners : (N, 2) int, crop origins
+    crop_origins : (N, 2) int, crop origins
     window : (ny, nx) of the probe
     limit : px
 
@@ -75,7 +74,7 @@ def resized(
     None when nothing changes: below the limit, or the same crop origins, all inside the object.
     """
     size = np.array(window)
-    old = to_host(corners).astype(np.int64)
+    old = to_host(crop_origins).astype(np.int64)
     unwrapped = to_host(positions)
     correction = unwrapped - old
     if np.abs(correction).max() < limit:
@@ -93,7 +92,7 @@ def resized(
     return Resized(
         obj=array_module(obj).asarray(padded),
         positions=array_module(positions).asarray(moved + before),
-        corners=array_module(corners).asarray(new + before),
+        crop_origins=array_module(crop_origins).asarray(new + before),
         before=before,
         changed_shape=grows,
     )

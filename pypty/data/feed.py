@@ -30,11 +30,11 @@ class Placed:
     Attributes
     ----------
     index : (B,) int32
-    corners : (B, 2) int32, crop origins
+    crop_origins : (B, 2) int32, crop origins
     """
 
     index: Array
-    corners: Array
+    crop_origins: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Batch:
     ----------
     index : (B,) int, host
         Indices of the patterns.
-    corners : (B, 2) int, host
+    crop_origins : (B, 2) int, host
         Crop origins: [y, x] of the first pixel of each patch of the object.
     data : (B, ky, kx) on the device, in the model's order (far field: zero frequency first; virtual detectors:
         (B, 1, D)); on a GPU in the type in which they are stored. None when simulating
@@ -57,7 +57,7 @@ class Batch:
     """
 
     index: np.ndarray
-    corners: np.ndarray
+    crop_origins: np.ndarray
     data: Array = None
     weights: Array = None
     workspace: Workspace = field(default_factory=functools.partial(Workspace, np))
@@ -68,7 +68,7 @@ class Batch:
     @classmethod
     def empty(cls) -> Batch:
         """A batch without scan positions."""
-        return cls(index=np.zeros(0, np.int64), corners=np.zeros((0, 2), np.int64))
+        return cls(index=np.zeros(0, np.int64), crop_origins=np.zeros((0, 2), np.int64))
 
     @functools.cached_property
     def placed(self) -> Placed:
@@ -76,7 +76,7 @@ class Batch:
         if self.given is not None:
             return self.given
         xp = self.workspace.xp
-        arrays = (np.ascontiguousarray(a, np.int32) for a in (self.index, self.corners))
+        arrays = (np.ascontiguousarray(a, np.int32) for a in (self.index, self.crop_origins))
         return Placed(*(xp.asarray(a) for a in arrays))
 
     def index_of(self, array: Array) -> Array:
@@ -92,7 +92,7 @@ class Feed:
     Parameters
     ----------
     source : source of the patterns; None gives batches without data
-    corners : (N, 2) crop origins of all patterns
+    crop_origins : (N, 2) crop origins of all patterns
     weights : ``detector_mask``
     multiplier : factor on every count, applied on the device
     reorder : changes the order of pixels from that of the data to that of the model
@@ -104,7 +104,7 @@ class Feed:
         backend: Backend,
         source: PatternSource | None,
         *,
-        corners: np.ndarray,
+        crop_origins: np.ndarray,
         preprocess: Preprocess | None = None,
         weights: np.ndarray | str | None = None,
         multiplier: float = 1.0,
@@ -113,7 +113,7 @@ class Feed:
     ) -> None:
         self.backend = backend
         self.source = source
-        self.corners = corners
+        self.crop_origins = crop_origins
         self.preprocess = preprocess or Preprocess()
         self.weights = DetectorWeights(weights)
         self.multiplier = multiplier
@@ -132,7 +132,7 @@ class Feed:
 
     @property
     def n_patterns(self) -> int:
-        return len(self.corners)
+        return len(self.crop_origins)
 
     @property
     def weights_are_shared(self) -> bool:
@@ -222,7 +222,9 @@ class Feed:
         places = self._places(chosen)
         if self.source is None or not with_data:
             for indices, placed in zip(chosen, places, strict=True):
-                yield Batch(index=indices, corners=self.corners[indices], workspace=workspace, given=placed)
+                yield Batch(
+                    index=indices, crop_origins=self.crop_origins[indices], workspace=workspace, given=placed
+                )
         elif not self.backend.on_gpu:
             yield from self._on_host(chosen, workspace)
         elif self._resident is not None and self.resident_on_device:
@@ -238,10 +240,10 @@ class Feed:
             return [None] * len(chosen)
         together = np.concatenate(chosen)
         index = self.backend.asarray(together, np.int32)
-        corners = self.backend.asarray(self.corners[together], np.int32)
+        crop_origins = self.backend.asarray(self.crop_origins[together], np.int32)
         edges = np.cumsum([0, *(len(indices) for indices in chosen)]).tolist()
         return [
-            Placed(index[start:stop], corners[start:stop])
+            Placed(index[start:stop], crop_origins[start:stop])
             for start, stop in zip(edges[:-1], edges[1:], strict=True)
         ]
 
@@ -265,7 +267,7 @@ class Feed:
                 data *= self.multiplier
             yield Batch(
                 index=indices,
-                corners=self.corners[indices],
+                crop_origins=self.crop_origins[indices],
                 data=data,
                 weights=self._weights_of(pattern_weights),
                 workspace=workspace,
@@ -313,7 +315,7 @@ class Feed:
         weights = self._weights_of(own)
         return Batch(
             index=indices,
-            corners=self.corners[indices],
+            crop_origins=self.crop_origins[indices],
             data=data,
             weights=weights,
             workspace=workspace,

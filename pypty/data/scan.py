@@ -22,7 +22,7 @@ class Scan:
     ----------
     positions : (N, 2) float64, or (1, 2) for all patterns
         [y, x] of each patch's top-left corner in pixels of the object, including the sub-pixel part.
-    corners : (N, 2) int64
+    crop_origins : (N, 2) int64
         Crop origins: positions in whole pixels. The probe is shifted by the difference.
     object_shape : (Y, X)
     moved : (2,) float64
@@ -30,7 +30,7 @@ class Scan:
     """
 
     positions: np.ndarray
-    corners: np.ndarray
+    crop_origins: np.ndarray
     object_shape: tuple[int, int]
     moved: np.ndarray
 
@@ -53,7 +53,7 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray, n_p
     ParameterError
         A patch would begin outside the object, which is possible only if positions are not moved.
     """
-    positions, corners = _split(settings)
+    positions, crop_origins = _split(settings)
     moved = np.zeros(2)
     shared = len(positions) == 1
     counting = slice(None) if settings["use_full_FOV"] or shared else used
@@ -62,17 +62,17 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray, n_p
         moved = np.full(2, float(extra)) if _has_object(settings) else extra - positions[counting].min(axis=0)
         positions = positions + moved
         if settings["positions_correction"] is None:
-            corners = np.round(positions).astype(np.int64)
+            crop_origins = np.round(positions).astype(np.int64)
         else:  # the user chose the crop origins: move them by whole pixels, and keep them inside the object
-            corners = corners + np.round(moved).astype(np.int64)
-            corners = corners - np.minimum(corners[counting].min(axis=0), 0)
+            crop_origins = crop_origins + np.round(moved).astype(np.int64)
+            crop_origins = crop_origins - np.minimum(crop_origins[counting].min(axis=0), 0)
         if not settings["allow_subPixel_shift"]:
-            positions = corners.astype(float)
+            positions = crop_origins.astype(float)
     else:
         # A refined position may be slightly negative: its crop origin is then 0, and the probe is shifted by the rest.
         near = positions > -np.array(window) / _SLACK
-        corners = np.where((corners < 0) & near, 0, corners)
-    outside = np.flatnonzero((corners[counting] < 0).any(axis=1))
+        crop_origins = np.where((crop_origins < 0) & near, 0, crop_origins)
+    outside = np.flatnonzero((crop_origins[counting] < 0).any(axis=1))
     if len(outside):
         row = positions[counting][outside[0]]
         raise ParameterError(
@@ -80,11 +80,13 @@ def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray, n_p
             f"[{row[0]:.4g}, {row[1]:.4g}] px. With skip_preprocessing=True, epoch_prev > 0 or an obj, positions are "
             "not shifted to the origin and must be >= 0 (up to an eighth of a patch below 0 is allowed)"
         )
-    needed = corners[counting].max(axis=0) + np.array(window) + extra
+    needed = crop_origins[counting].max(axis=0) + np.array(window) + extra
     obj = settings["obj"]
     smallest = (1, 1) if obj is None else obj.shape[:2]  # an object of the user is enlarged, never cropped
     shape = (int(max(smallest[0], needed[0])), int(max(smallest[1], needed[1])))
-    return Scan(positions, np.repeat(corners, n_patterns, axis=0) if shared else corners, shape, moved)
+    return Scan(
+        positions, np.repeat(crop_origins, n_patterns, axis=0) if shared else crop_origins, shape, moved
+    )
 
 
 def _has_object(settings: Settings) -> bool:
@@ -102,9 +104,9 @@ def _split(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
             "(position in Å / pixel size in Å)?"
         )
     correction = settings["positions_correction"]
-    corners = np.round(uncorrected).astype(np.int64)
+    crop_origins = np.round(uncorrected).astype(np.int64)
     positions = uncorrected if correction is None else uncorrected + correction
-    return (positions if settings["allow_subPixel_shift"] else corners.astype(float)), corners
+    return (positions if settings["allow_subPixel_shift"] else crop_origins.astype(float)), crop_origins
 
 
 def sort_sequence(sequence: np.ndarray | None, n_patterns: int) -> np.ndarray:

@@ -122,9 +122,9 @@ def _covering(
     obj: np.ndarray, positions: np.ndarray, window: tuple[int, ...], source: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The object with vacuum added where patches need it, and positions on its pixels."""
-    corners = np.round(positions)
-    before = np.maximum(-corners.min(axis=0), 0)
-    after = np.maximum(corners.max(axis=0) + np.array(window) - np.array(obj.shape[:2]), 0)
+    crop_origins = np.round(positions)
+    before = np.maximum(-crop_origins.min(axis=0), 0)
+    after = np.maximum(crop_origins.max(axis=0) + np.array(window) - np.array(obj.shape[:2]), 0)
     if (before > obj.shape[:2]).any() or (after > obj.shape[:2]).any():
         raise DataError(
             f"{source}: positions from {positions.min(axis=0)} to {positions.max(axis=0)} px do not lie on the object "

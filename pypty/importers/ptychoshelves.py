@@ -38,7 +38,7 @@ def load_ptychoshelves(path: Path) -> Imported:
     source = f"{str(path)!r} (PtychoShelves)"
     layers = _layers(obj, source)
     modes, variable = _modes(probe, p, source)
-    corners = _corners(outputs, p, layers.shape[:2], modes.shape[:2], source)
+    crop_origins = _corners(outputs, p, layers.shape[:2], modes.shape[:2], source)
     notes = ["sub-pixel shifts moved the first probe mode only there, and move all of them here"] * (
         modes.shape[2] > 1
     )
@@ -50,7 +50,7 @@ def load_ptychoshelves(path: Path) -> Imported:
     return make_imported(
         layers[..., None],
         modes,
-        corners,
+        crop_origins,
         source,
         pixel_size_A=None if pixel is None else np.broadcast_to(pixel, (2,)).copy(),
         slice_distances_A=_distances(p, outputs, layers.shape[2], source),

@@ -68,7 +68,7 @@ def load_py4dstem(path: Path) -> Imported:
         obj = np.exp(1j * obj)  # a potential in rad
     obj, probe = (obj if multislice else obj[None]), (probe if mixed else probe[None])
     window = np.array(probe.shape[-2:])
-    obj, corners = _unwrapped(obj, positions - window // 2, window, path)
+    obj, crop_origins = _unwrapped(obj, positions - window // 2, window, path)
     sampling = np.asarray(_needed(preprocess, "sampling", path), float).ravel()
     if sampling.shape != (2,):
         raise DataError(f"{str(path)!r}: sampling is {sampling}, expected two pixel sizes in Å")
@@ -78,7 +78,7 @@ def load_py4dstem(path: Path) -> Imported:
         np.fft.fftshift(probe, axes=(-2, -1)).transpose(
             1, 2, 0
         ),  # pixel (0, 0) -> n//2; (mode, y, x) -> (y, x, mode)
-        corners,
+        crop_origins,
         f"{str(path)!r} (py4DSTEM {kind})",
         pixel_size_A=sampling,
         slice_distances_A=_distances(instance, len(obj), path),
@@ -90,17 +90,17 @@ def load_py4dstem(path: Path) -> Imported:
 
 
 def _unwrapped(
-    obj: np.ndarray, corners: np.ndarray, window: np.ndarray, path: Path
+    obj: np.ndarray, crop_origins: np.ndarray, window: np.ndarray, path: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """The object, continued periodically to contain all patches, and corners on its pixels."""
-    whole = np.round(corners).astype(int)
+    whole = np.round(crop_origins).astype(int)
     shape = np.array(obj.shape[-2:])
     before = np.maximum(-whole.min(axis=0), 0)
     after = np.maximum(whole.max(axis=0) + window - shape, 0)
     if (before > shape).any() or (after > shape).any():
         raise DataError(f"{str(path)!r}: positions_px do not lie on the object of {tuple(shape)} px")
     rim = [(0, 0), (int(before[0]), int(after[0])), (int(before[1]), int(after[1]))]
-    return np.pad(obj, rim, mode="wrap"), corners + before
+    return np.pad(obj, rim, mode="wrap"), crop_origins + before
 
 
 def _settings(instance: dict[str, Any], preprocess: dict[str, Any], n_slices: int) -> dict[str, Any]:

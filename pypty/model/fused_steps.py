@@ -79,9 +79,9 @@ class HostWindows:
         modes, n_slices = obj.shape[:2]
         # (O, z, Y, X) -> (z, b, O, y, x) -> (z, b, 1, O, y, x)
         copies = work.array("windows", (n_slices, len(batch.index), modes, *shape), obj.dtype)
-        kernels.gather_patches_into(obj, batch.corners, copies)
+        kernels.gather_patches_into(obj, batch.crop_origins, copies)
         self.arrays = copies[:, :, None]
-        self.corners = batch.corners
+        self.crop_origins = batch.crop_origins
         self.work = work
 
     def _patches(self) -> Array:
@@ -100,7 +100,7 @@ class HostWindows:
     def finish(self, gradient: Array) -> None:
         patches = self._patches()
         np.conjugate(patches, out=patches)
-        kernels.scatter_add_patches(gradient, self.corners, patches)
+        kernels.scatter_add_patches(gradient, self.crop_origins, patches)
 
 
 class HostSteps:
@@ -117,7 +117,7 @@ class HostSteps:
 
     def ramps(self, positions: Array, batch: Batch, work: Workspace) -> Array:
         """(batch, 1, 1, y, x)"""
-        offset = rows_of(positions, batch) - batch.corners
+        offset = rows_of(positions, batch) - batch.crop_origins
         ramp_y = np.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.complex)
         ramp_x = np.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.complex)
         # (b, y) and (b, x) -> (b, 1, 1, y, x)
@@ -156,24 +156,24 @@ class DeviceWindows:
         self, obj: Array, batch: Batch, work: Workspace, own: ElementKernels, deterministic: bool
     ) -> None:
         self.obj = obj
-        self.corners = batch.placed.corners
+        self.crop_origins = batch.placed.crop_origins
         self.work = work
         self.own = own
         self.deterministic = deterministic
 
     def transmit(self, s: int, wave: Array, out: Array) -> None:
-        self.own.transmit(wave, self.obj, s, self.corners, out)
+        self.own.transmit(wave, self.obj, s, self.crop_origins, out)
 
     def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
         if gradient is None or not self.deterministic:
-            self.own.transmit_back(wave, incoming, self.obj, s, self.corners, gradient)
+            self.own.transmit_back(wave, incoming, self.obj, s, self.crop_origins, gradient)
             return
         n, _, objects, ny, nx = wave.shape
         parts = self.work.array("window gradients", (n, objects, ny, nx), wave.dtype)
-        self.own.transmit_back(wave, incoming, self.obj, s, self.corners, parts=parts)
+        self.own.transmit_back(wave, incoming, self.obj, s, self.crop_origins, parts=parts)
         largest = self.work.array("largest part", (1,), np.uint64)
         fixed = self.work.array("integer gradient", (objects, *gradient.shape[2:], 2), np.int64)
-        self.own.add_fixed(parts, self.corners, largest, fixed, gradient, s)
+        self.own.add_fixed(parts, self.crop_origins, largest, fixed, gradient, s)
 
     def finish(self, gradient: Array) -> None:
         """All slices are there already."""
@@ -212,7 +212,9 @@ class DeviceSteps:
         """(batch, ny + nx)"""
         out = work.array("ramps", (len(batch.index), sum(self.shape)), self.complex)
         placed = batch.placed
-        self.own.shift_ramps(positions, placed.index, placed.corners, self.frequencies, self.shape[0], out)
+        self.own.shift_ramps(
+            positions, placed.index, placed.crop_origins, self.frequencies, self.shape[0], out
+        )
         return out
 
     def shift(self, probe: Array, ramps: Array, out: Array) -> None:

@@ -175,13 +175,13 @@ class SplitWaves:
         """(batch, ky, kx) intensities, zero frequency first. Waves stay in the workspace for the way back."""
         work, kernels = batch.workspace, self.kernels
         waves = tape["waves"] = self._begin(point, batch, work)
-        layout, corners, n_slices = waves.layout, waves.placed.corners, len(point.obj)
+        layout, crop_origins, n_slices = waves.layout, waves.placed.crop_origins, len(point.obj)
         # the waves entering the slices are needed for dL/dO on the way back only
         kept = None if FORWARD_ONLY in tape else self._incoming(layout, n_slices, work)
         kernels.probe_forward(waves.wave, point.spectrum, waves.ramps, layout)
         for s in range(n_slices):
             incoming = None if kept is None else kept[s]
-            kernels.row_forward(waves.wave, incoming, point.obj[s], corners, layout, first=s == 0)
+            kernels.row_forward(waves.wave, incoming, point.obj[s], crop_origins, layout, first=s == 0)
             if s + 1 < n_slices:
                 kernels.propagate(waves.wave, self._factor(point, s), layout, conjugate=False)
         intensity = work.array("intensity", (layout.patterns, self.n, self.n), np.float32)
@@ -194,7 +194,7 @@ class SplitWaves:
         if self.subpixel:
             # a shifted probe is band-limited: only 2 x half columns of its spectrum are stored
             entry, ramps = self.half, work.array("ramps", (n_patterns, 2 * self.n), np.complex64)
-            where = (point.positions, placed.index, placed.corners)
+            where = (point.positions, placed.index, placed.crop_origins)
             self.elements.shift_ramps(*where, self.f, self.n, ramps)
         wave = work.array("mixed wave", (n_patterns, modes, self.n, self.n), np.complex64)
         return _Waves(Layout(n_patterns, modes, self.half, entry), placed, ramps, wave)
@@ -240,8 +240,8 @@ class SplitWaves:
         leaves: bool,
     ) -> None:
         """Back through slice s; adds to the gradient of the object."""
-        corners = waves.placed.corners
-        arrays = (waves.wave, incoming, point.obj[s], corners, waves.layout)
+        crop_origins = waves.placed.crop_origins
+        arrays = (waves.wave, incoming, point.obj[s], crop_origins, waves.layout)
         if "obj" not in gradients:
             if leaves:
                 self.kernels.row_adjoint(*arrays, first=s == 0)
@@ -259,7 +259,7 @@ class SplitWaves:
         largest.fill(0)
         fixed.fill(0)
         self.kernels.row_adjoint(*arrays, window_gradient=parts, largest=largest, first=s == 0, leaves=leaves)
-        self.kernels.fixed_scatter(parts, corners, largest, fixed, gradient.shape[1])
+        self.kernels.fixed_scatter(parts, crop_origins, largest, fixed, gradient.shape[1])
         self.kernels.fixed_add(fixed, largest, gradient, n_patterns)
 
     def _add_probe(self, point: SplitPoint, waves: _Waves, gradients: Gradients, work: Workspace) -> None:

@@ -66,18 +66,18 @@ class Folder:
     @property
     def centres_A(self) -> np.ndarray:
         """(N, 2) [y, x] of the probe's centre, relative to the first pixel of the object."""
-        corners = self.arrays.get("positions")
-        if corners is None:
-            corners = np.atleast_2d(np.asarray(self.params.get("positions", [[0.0, 0.0]]), float))
-        n = len(corners) if self.patterns is None else self.patterns.n_patterns
-        if len(corners) not in (1, n):
+        crop_origins = self.arrays.get("positions")
+        if crop_origins is None:
+            crop_origins = np.atleast_2d(np.asarray(self.params.get("positions", [[0.0, 0.0]]), float))
+        n = len(crop_origins) if self.patterns is None else self.patterns.n_patterns
+        if len(crop_origins) not in (1, n):
             raise CheckpointError(
-                f"{str(self.path)!r} has {len(corners)} positions, but there are {n} patterns; are they its data?"
+                f"{str(self.path)!r} has {len(crop_origins)} positions, but there are {n} patterns; are they its data?"
             )
         # One position for all patterns (a focal series): (1, 2) -> (N, 2)
-        corners = np.repeat(corners, n, axis=0) if len(corners) == 1 else corners
+        crop_origins = np.repeat(crop_origins, n, axis=0) if len(crop_origins) == 1 else crop_origins
         # Stored positions are corners of patches; the probe is centred at pixel n//2 of its window.
-        return (corners + np.array(self.window) // 2) * np.array(self.pixel_A)
+        return (crop_origins + np.array(self.window) // 2) * np.array(self.pixel_A)
 
     @property
     def raster(self) -> tuple[int, int] | None:

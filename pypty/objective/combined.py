@@ -181,12 +181,12 @@ class LossTerms:
         return noise, self.pacbed.weight * self._root_slope(square, sums, 2) * slope
 
     def of_object(
-        self, obj: Array, corners: np.ndarray, chunk: int, wanted: bool
+        self, obj: Array, crop_origins: np.ndarray, chunk: int, wanted: bool
     ) -> tuple[dict[str, float], Array]:
         """Value of each term of the object, and their gradient if it is wanted; None if it has none."""
         if self.objects is None:
             return {}, None
-        return self.objects.values_and_gradient(obj, corners, chunk, wanted and not self.noise.bounded)
+        return self.objects.values_and_gradient(obj, crop_origins, chunk, wanted and not self.noise.bounded)
 
     def curvature(self, mean_pattern: np.ndarray, n: int) -> float:
         """Scale of the preconditioner (:class:`pypty.objective.noise.NoiseModel`), from the data terms.

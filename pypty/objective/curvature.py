@@ -52,7 +52,7 @@ class Curvature:
 
     backend: Backend
     grid: Grid
-    all_corners: np.ndarray
+    all_crop_origins: np.ndarray
     indices: np.ndarray
     mean_pattern: np.ndarray
     scale: float = 1.0
@@ -64,9 +64,9 @@ class Curvature:
     mode_weights: np.ndarray | None = None
 
     @property
-    def corners(self) -> np.ndarray:
+    def crop_origins(self) -> np.ndarray:
         """(n, 2) crop origins of the patches in use."""
-        return self.all_corners[self.indices]
+        return self.all_crop_origins[self.indices]
 
     def of_patterns(self, indices: np.ndarray) -> Curvature:
         """The curvature of the loss over other patterns."""
@@ -114,7 +114,7 @@ class Curvature:
     def _visits(self, shape: tuple[int, ...]) -> Array:
         """(Y, X): how many patches have their crop origin at each pixel."""
         visits = np.zeros(shape)
-        np.add.at(visits, (self.corners[:, 0], self.corners[:, 1]), 1.0)
+        np.add.at(visits, (self.crop_origins[:, 0], self.crop_origins[:, 1]), 1.0)
         return self.backend.asarray(visits)
 
     def _object(self, variables: Variables) -> Array:
@@ -138,7 +138,7 @@ class Curvature:
             return _convolve(self._visits(shape), window, shape)
         ny, nx = window.shape
         light = np.zeros(shape)
-        for y, x in self.corners.tolist():
+        for y, x in self.crop_origins.tolist():
             light[y : y + ny, x : x + nx] += window
         return light
 
@@ -162,7 +162,7 @@ class Curvature:
             return _correlate(self._visits(image.shape), image, self.grid.shape)
         ny, nx = self.grid.shape
         seen = np.zeros(self.grid.shape)
-        for y, x in self.corners.tolist():
+        for y, x in self.crop_origins.tolist():
             seen += image[y : y + ny, x : x + nx]
         return seen
 
@@ -183,14 +183,14 @@ class Curvature:
 
     def _sharing(self, block: Array) -> int:
         """How many patterns share a row of a block."""
-        return len(self.corners) if len(block) == 1 else 1
+        return len(self.crop_origins) if len(block) == 1 else 1
 
     def _distances(self, variables: Variables) -> Array:
         """(1,): 2 N sum_q (pi lambda q^2)^2 <I>, all gaps alike; a common distance moves all of them."""
         rate = fresnel_phase_rate(self.grid)
         known = self.mean_pattern.any() and not self.near_field
         spectrum = self.mean_pattern if known else self._spectrum(variables)
-        value = 2 * len(self.corners) * float((rate**2 * spectrum).sum())
+        value = 2 * len(self.crop_origins) * float((rate**2 * spectrum).sum())
         n_gaps = max(variables.n_slices - 1, 1)
         # a common distance changes the phase n_gaps times as much, and the curvature by its square
         repeats = n_gaps**2 if len(variables.slice_distances) == 1 else 1
@@ -229,7 +229,9 @@ class Curvature:
         groups, n_terms = variables.aberrations_array.shape
         basis = aberration_basis(self.grid, n_terms)
         values = (
-            2 * (basis**2 * self._spectrum(variables)).sum(axis=(1, 2)) * max(len(self.corners) / groups, 1.0)
+            2
+            * (basis**2 * self._spectrum(variables)).sum(axis=(1, 2))
+            * max(len(self.crop_origins) / groups, 1.0)
         )
         return self.backend.asarray(np.maximum(values, max(values.max() * 1e-9, 1e-300))[None])
 
@@ -243,7 +245,7 @@ class Curvature:
         share = np.ones_like(square)
         if self.compared_mean is not None:
             share = np.minimum(2 * square / np.maximum(self.compared_mean, 1e-300), 1)
-        return self.backend.asarray(2.0 * len(self.corners) * (share + REGULARISATION))
+        return self.backend.asarray(2.0 * len(self.crop_origins) * (share + REGULARISATION))
 
     def _current(self, variables: Variables) -> Array:
         """(1,): d sqrt I/db = sqrt I0, so 2 sum I0."""
@@ -258,7 +260,7 @@ class Curvature:
             rows = np.add.reduceat(self.compared_mean, [0, ky], axis=0)  # (ky, kx) -> (2, kx)
             counts = np.add.reduceat(rows, [0, kx], axis=1)  # (2, 2)
         counts = np.maximum(counts, REGULARISATION * counts.max() + np.finfo(float).tiny)
-        return self.backend.asarray(0.5 * len(self.corners) * counts / gains**2)
+        return self.backend.asarray(0.5 * len(self.crop_origins) * counts / gains**2)
 
     def _blur(self, variables: Variables) -> Array:
         """(1,): N/2 sum (dI/ds)^2/I, dI/ds = K'(s) I. For patterns with speckles, in which neighbours are as good as
@@ -269,7 +271,7 @@ class Curvature:
         (ky, dy), (kx, dx) = kernels_
         square = (dy @ dy) * (kx @ kx) + (ky @ ky) * (dx @ dx) + 2 * (ky @ dy) * (kx @ dx)
         return self.backend.asarray(
-            np.array([0.5 * len(self.corners) * self._counts(variables) * float(square)])
+            np.array([0.5 * len(self.crop_origins) * self._counts(variables) * float(square)])
         )
 
 

@@ -154,29 +154,29 @@ class ObjectTerms:
     deterministic: bool = False
 
     def values_and_gradient(
-        self, obj: Array, corners: np.ndarray, chunk: int, wanted: bool
+        self, obj: Array, crop_origins: np.ndarray, chunk: int, wanted: bool
     ) -> tuple[dict[str, float], Array]:
         """Value of each term, and the gradient of their sum if it is wanted, else None.
 
         Parameters
         ----------
         obj : (mode, z, Y, X)
-        corners : (n, 2) crop origin of each patch, host
+        crop_origins : (n, 2) crop origin of each patch, host
         chunk : patches taken together
         """
         n_modes = len(obj)
         weights = np.full(n_modes, 1 / n_modes) if self.mode_weights is None else self.mode_weights
-        scale = 1.0 if self.ratio else float(len(corners) * self.window[0] * self.window[1])
+        scale = 1.0 if self.ratio else float(len(crop_origins) * self.window[0] * self.window[1])
         values: dict[str, float] = {}
         gradient: Array = None
         if self.sparse is not None:
-            seen = self._seen(obj, corners)
+            seen = self._seen(obj, crop_origins)
             value, gradient = self.sparse.value_and_gradient(obj, seen, weights, wanted)
             values["sparse"] = float(scale * value)
             if gradient is not None:
                 gradient *= scale
         if self.simlar is not None:
-            value, similar_gradient = self._alike(obj, corners, chunk, weights, wanted)
+            value, similar_gradient = self._alike(obj, crop_origins, chunk, weights, wanted)
             values["simlar"] = float(scale * value)
             if similar_gradient is not None:
                 gradient = (
@@ -184,15 +184,15 @@ class ObjectTerms:
                 )
         return values, gradient
 
-    def _seen(self, obj: Array, corners: np.ndarray) -> Array:
-        """(Y, X) how many patches contain each pixel, on the device of ``obj``: differences at the corners of the
+    def _seen(self, obj: Array, crop_origins: np.ndarray) -> Array:
+        """(Y, X) how many patches contain each pixel, on the device of ``obj``: differences at the crop origins of the
         patches, summed up along both axes."""
         steps = np.zeros((obj.shape[-2] + 1, obj.shape[-1] + 1))
-        ends = corners + np.array(self.window)
+        ends = crop_origins + np.array(self.window)
         for y, x, sign in (
-            (corners[:, 0], corners[:, 1], 1),
-            (ends[:, 0], corners[:, 1], -1),
-            (corners[:, 0], ends[:, 1], -1),
+            (crop_origins[:, 0], crop_origins[:, 1], 1),
+            (ends[:, 0], crop_origins[:, 1], -1),
+            (crop_origins[:, 0], ends[:, 1], -1),
             (ends[:, 0], ends[:, 1], 1),
         ):
             # several patches may share a corner: add.at counts each of them
@@ -202,7 +202,7 @@ class ObjectTerms:
         return array_module(obj).asarray(np.ascontiguousarray(seen, obj.real.dtype))
 
     def _alike(
-        self, obj: Array, corners: np.ndarray, chunk: int, weights: np.ndarray, wanted: bool
+        self, obj: Array, crop_origins: np.ndarray, chunk: int, weights: np.ndarray, wanted: bool
     ) -> tuple[float, Array]:
         """Value of simlar in the scale of the ratio, and its gradient, or None."""
         assert self.simlar is not None
@@ -210,12 +210,12 @@ class ObjectTerms:
         if len(obj) == 1:
             return 0.0, xp.zeros_like(obj) if wanted else None
         slopes = xp.zeros_like(obj) if wanted else None  # with respect to the amplitude + i that of the phase
-        counts = None if self.ratio else self._seen(obj, corners)
+        counts = None if self.ratio else self._seen(obj, crop_origins)
         total = n_values = 0.0
         for unit, array in self.simlar.parts(obj):
             # amplitude and phase each have all values: they are counted once
             n_values = 0.0
-            for slices, origins, window in self._parts(obj, corners, chunk):
+            for slices, origins, window in self._parts(obj, crop_origins, chunk):
                 # (O, z, Y, X) -> (z, b, O, y, x)
                 images = kernels.gather_patches(array[:, slices], origins, window)
                 value, n, spread_gradient = self.simlar.spread(images, weights, counts, wanted)
@@ -235,13 +235,13 @@ class ObjectTerms:
         return factor * total, factor * (slopes.real + 1j * slopes.imag / size) * obj / size
 
     def _parts(
-        self, obj: Array, corners: np.ndarray, chunk: int
+        self, obj: Array, crop_origins: np.ndarray, chunk: int
     ) -> Iterator[tuple[slice, np.ndarray, tuple[int, int]]]:
         """Slices, crop origins and sizes of what is computed together: some patches, or the whole plane."""
         assert self.simlar is not None
         if self.ratio:
-            for start in range(0, len(corners), chunk):
-                yield slice(None), corners[start : start + chunk], self.window
+            for start in range(0, len(crop_origins), chunk):
+                yield slice(None), crop_origins[start : start + chunk], self.window
             return
         whole = np.zeros((1, 2), np.int64)
         together = self.simlar.scale_factor[0] != 1  # averages along z need all slices

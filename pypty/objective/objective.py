@@ -198,8 +198,8 @@ class Objective:
         """Everything but the regularisers, for a ``loss_weight`` of 1."""
         if self.terms is None:
             return self._sum_batches(variables, names, indices, limit, self.noise)
-        corners, wanted = self.feed.corners[indices], "obj" in names
-        values, slope = self.terms.of_object(variables.obj, corners, self.batch_size, wanted)
+        crop_origins, wanted = self.feed.crop_origins[indices], "obj" in names
+        values, slope = self.terms.of_object(variables.obj, crop_origins, self.batch_size, wanted)
         extra = sum(values.values())
         data_limit = Limit(limit.value - extra, limit.parts) if limit is not None else None
         evaluated = self._data_terms(self.terms, variables, names, indices, data_limit)

@@ -87,13 +87,13 @@ class Replay:
         """
         work, placed = batch.workspace, batch.placed
         index = work.array("fixed index", placed.index.shape, np.int32)
-        corners = work.array("fixed corners", placed.corners.shape, np.int32)
+        crop_origins = work.array("fixed crop origins", placed.crop_origins.shape, np.int32)
         fixed_totals = work.array("fixed totals", (2,), np.float64)
         index[...] = placed.index
-        corners[...] = placed.corners
+        crop_origins[...] = placed.crop_origins
         # resident data are read by pattern number, which is copied above; others lie in a buffer of the feed
         rows = None if batch.rows is None else index
-        fixed = dataclasses.replace(batch, rows=rows, given=Placed(index, corners))
+        fixed = dataclasses.replace(batch, rows=rows, given=Placed(index, crop_origins))
         formula = noise.formula()
         assert formula is not None
         # arrays cannot be compared as keys; their addresses are what a graph depends on

@@ -172,12 +172,12 @@ def _one_cycle_factor(config: Mapping[str, Any], step: int, total: int) -> float
     high = config["max_factor"]
     first = high / config["div_factor"]
     last = first / config["final_div_factor"]
-    corners = (first, high, first, last) if config["three_phase"] else (first, high, last, last)
-    return _one_cycle(config, step, total, corners)
+    crop_origins = (first, high, first, last) if config["three_phase"] else (first, high, last, last)
+    return _one_cycle(config, step, total, crop_origins)
 
 
 def _one_cycle(
-    config: Mapping[str, Any], step: int, total: int, corners: tuple[float, float, float, float]
+    config: Mapping[str, Any], step: int, total: int, crop_origins: tuple[float, float, float, float]
 ) -> float:
     """Between the values at the ends of the two or three phases; the last one after the end."""
     length = int(_given(config["total_steps"], total))
@@ -187,14 +187,14 @@ def _one_cycle(
     if config["three_phase"]:
         ends.insert(1, 2 * rising - 2)
     begin = 0.0
-    for end, start_value, end_value in zip(ends, corners[:-1], corners[1:], strict=False):
+    for end, start_value, end_value in zip(ends, crop_origins[:-1], crop_origins[1:], strict=False):
         if step <= end or end == ends[-1]:
             part = min(1.0, (step - begin) / (end - begin)) if end > begin else 1.0
             if config["anneal_strategy"] == "linear":
                 return start_value + (end_value - start_value) * part
             return end_value + (start_value - end_value) / 2 * (1 + math.cos(math.pi * part))
         begin = end
-    return corners[-1]
+    return crop_origins[-1]
 
 
 def _cycle_height(config: Mapping[str, Any], step: int) -> float:

@@ -57,8 +57,8 @@ def _field_item(facts: Facts, scan: ScanFacts) -> Item:
 def _object_item(facts: Facts) -> Item:
     scan, settings = facts.setup.scan, facts.setup.settings
     shape = facts.variables.obj.shape[-2:]
-    ends = scan.corners + np.array(facts.setup.grid.shape)
-    free = int(min(scan.corners.min(), (np.array(shape) - ends).min()))
+    ends = scan.crop_origins + np.array(facts.setup.grid.shape)
+    free = int(min(scan.crop_origins.min(), (np.array(shape) - ends).min()))
     moving = settings.may_be_on("update_probe_pos") and not settings.may_be_on("dynamically_resize_yx_object")
     return Item(
         name="positions inside the object",

@@ -75,7 +75,7 @@ def draw_figures(
 def forward_pass(run: Reconstruction, snapshot: Snapshot, index: int) -> ForwardPass:
     """Modelled and measured pattern ``index``."""
     setup, variables = run.setup, run.state.variables
-    (y, x), (ny, nx) = setup.scan.corners[index], setup.grid.shape
+    (y, x), (ny, nx) = setup.scan.crop_origins[index], setup.grid.shape
     window = snapshot.obj[y : y + ny, x : x + nx]
     weights = snapshot.mode_weights
     marker = run.settings["probe_marker"]

@@ -99,9 +99,11 @@ class Saver:
         from pypty.plots.figures import scanned_area
 
         modes = self.run.settings["result_modes"]
-        corners = self.run.setup.scan.corners  # as refined positions move, all images keep their size
-        corners = corners if len(corners) == 1 else corners[snapshot.used]
-        area = scanned_area(snapshot.obj.shape, corners, snapshot.probe.shape[:2])
+        crop_origins = (
+            self.run.setup.scan.crop_origins
+        )  # as refined positions move, all images keep their size
+        crop_origins = crop_origins if len(crop_origins) == 1 else crop_origins[snapshot.used]
+        area = scanned_area(snapshot.obj.shape, crop_origins, snapshot.probe.shape[:2])
         images: list[Image] = []
         for kind in ("obja", "objp"):
             if kind in wanted:

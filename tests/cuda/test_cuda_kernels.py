@@ -64,7 +64,7 @@ class Bench:
         rng = self.rng = np.random.default_rng(n)
         self.shape = (n + 7, n + 5)
         self.obj = random_waves(rng, self.shape)
-        self.corners = rng.integers(0, 6, (patterns, 2)).astype(np.int32)
+        self.crop_origins = rng.integers(0, 6, (patterns, 2)).astype(np.int32)
         self.ramps = twins.shift_ramps(n, rng.uniform(-0.5, 0.5, (patterns, 2))).astype(np.complex64)
         self.spectrum = random_waves(rng, (modes, n, n))
         self.mask = (rng.uniform(size=(n, n)) < 0.7).astype(np.float32)
@@ -106,8 +106,8 @@ def test_probe_forward(bench: Bench, shifted: bool) -> None:
 def test_row_forward(bench: Bench, keep: bool) -> None:
     wave = bench.wave()
     incoming = np.empty_like(wave) if keep else None
-    expected = twins.row_forward(bench.double(wave), bench.obj, bench.corners, 2 * bench.layout.half)
-    bench.kernels.row_forward(wave, incoming, bench.obj, bench.corners, bench.layout, first=False)
+    expected = twins.row_forward(bench.double(wave), bench.obj, bench.crop_origins, 2 * bench.layout.half)
+    bench.kernels.row_forward(wave, incoming, bench.obj, bench.crop_origins, bench.layout, first=False)
     bench.check(wave, expected[0])
     if keep:
         assert relative(incoming, expected[1]) < TOLERANCE
@@ -117,8 +117,8 @@ def test_first_row_has_columns_of_its_own(bench: Bench) -> None:
     """The wave that enters is not band-limited where there is no sub-pixel shift."""
     layout = replace(bench.layout, entry=bench.n // 2)
     wave = random_waves(bench.rng, (3, 2, bench.n, bench.n))
-    expected, _ = twins.row_forward(wave.astype(complex), bench.obj, bench.corners, 2 * layout.half)
-    bench.kernels.row_forward(wave, None, bench.obj, bench.corners, layout, first=True)
+    expected, _ = twins.row_forward(wave.astype(complex), bench.obj, bench.crop_origins, 2 * layout.half)
+    bench.kernels.row_forward(wave, None, bench.obj, bench.crop_origins, layout, first=True)
     assert relative(bench.used(wave), expected) < TOLERANCE
 
 
@@ -157,12 +157,14 @@ def test_row_adjoint(bench: Bench, leaves: bool, form: str) -> None:
     wave = bench.wave()
     incoming = random_waves(bench.rng, wave.shape)
     before = bench.double(wave)
-    after, parts = twins.row_adjoint(before, incoming, bench.obj, bench.corners, 2 * bench.layout.half)
+    after, parts = twins.row_adjoint(before, incoming, bench.obj, bench.crop_origins, 2 * bench.layout.half)
     gradient = random_waves(bench.rng, bench.shape) if form == "atomics" else None
-    expected = None if gradient is None else gradient + twins.fixed_scatter(parts, bench.corners, bench.shape)
+    expected = (
+        None if gradient is None else gradient + twins.fixed_scatter(parts, bench.crop_origins, bench.shape)
+    )
     windows = np.empty((3, bench.n, bench.n), np.complex64) if form == "windows" else None
     largest = np.zeros(1, np.uint32)
-    arguments = (wave, incoming, bench.obj, bench.corners, bench.layout, gradient, windows, largest)
+    arguments = (wave, incoming, bench.obj, bench.crop_origins, bench.layout, gradient, windows, largest)
     bench.kernels.row_adjoint(*arguments, leaves=leaves)
     bench.check(wave, after if leaves else before)
     if gradient is not None:
@@ -206,10 +208,10 @@ def test_fixed_point_sums(scale: float) -> None:
     largest = np.array([np.abs(parts.view(np.float32)).max()]).view(np.uint32)
     fixed = np.zeros((*bench.shape, 2), np.int64)
     gradient = random_waves(bench.rng, bench.shape) * np.float32(scale)
-    total = twins.fixed_scatter(parts.astype(complex), bench.corners, bench.shape)
+    total = twins.fixed_scatter(parts.astype(complex), bench.crop_origins, bench.shape)
     expected = twins.fixed_add(total, gradient.astype(complex))
     allowed = 2e-7 * (np.abs(gradient) + np.abs(total)) + 1e-44
-    bench.kernels.fixed_scatter(parts, bench.corners, largest, fixed, bench.shape[1])
+    bench.kernels.fixed_scatter(parts, bench.crop_origins, largest, fixed, bench.shape[1])
     bench.kernels.fixed_add(fixed, largest, gradient, 3)
     assert (np.abs(gradient - expected) < allowed).all()
 
@@ -221,7 +223,7 @@ def test_fixed_point_sums_show_what_is_not_finite(bad: float) -> None:
     parts[1, 2, 3] = bad
     largest = np.array([abs(bad)], np.float32).view(np.uint32)
     fixed, gradient = np.zeros((*bench.shape, 2), np.int64), np.zeros(bench.shape, np.complex64)
-    bench.kernels.fixed_scatter(parts, bench.corners, largest, fixed, bench.shape[1])
+    bench.kernels.fixed_scatter(parts, bench.crop_origins, largest, fixed, bench.shape[1])
     bench.kernels.fixed_add(fixed, largest, gradient, 3)
     assert np.isnan(gradient).all()
 
@@ -349,7 +351,7 @@ class Elements:
         self.rtol = 1e-5 if real == "float" else 1e-13
         self.rng = np.random.default_rng(6)
         self.obj = self.waves(2, 3, 30, 33)
-        self.corners = np.array([[0, 0], [3, 5], [15, 13]], np.int32)
+        self.crop_origins = np.array([[0, 0], [3, 5], [15, 13]], np.int32)
 
     def waves(self, *shape: int) -> np.ndarray:
         return (self.rng.standard_normal(shape) + 1j * self.rng.standard_normal(shape)).astype(self.dtype)
@@ -384,7 +386,13 @@ BEFORE = [(3, 2), (1, 1), (3, 1), (1, 2)]
 
 @pytest.mark.parametrize("before", BEFORE, ids=str)
 def test_transmit(elements: Elements, before: tuple[int, int]) -> None:
-    arguments = (elements.wave(*before), elements.obj, 1, elements.corners, np.zeros_like(elements.wave()))
+    arguments = (
+        elements.wave(*before),
+        elements.obj,
+        1,
+        elements.crop_origins,
+        np.zeros_like(elements.wave()),
+    )
     elements.both("transmit", *arguments, changed=(4,))
 
 
@@ -393,7 +401,15 @@ def test_transmit(elements: Elements, before: tuple[int, int]) -> None:
 def test_transmit_back(elements: Elements, before: tuple[int, int], form: str) -> None:
     gradient = elements.waves(*elements.obj.shape) if form == "atomics" else None
     parts = elements.waves(3, 2, 15, 20) if form == "parts" else None
-    arguments = (elements.wave(), elements.wave(*before), elements.obj, 2, elements.corners, gradient, parts)
+    arguments = (
+        elements.wave(),
+        elements.wave(*before),
+        elements.obj,
+        2,
+        elements.crop_origins,
+        gradient,
+        parts,
+    )
     changed = {"no gradient": (0,), "atomics": (0, 5), "parts": (0, 6)}[form]
     elements.both("transmit_back", *arguments, changed=changed)
 
@@ -431,12 +447,12 @@ def test_imaginary_sum(elements: Elements) -> None:
 @pytest.mark.parametrize("rows", [1, 7])
 def test_shift_ramps(elements: Elements, rows: int) -> None:
     """In double precision, whatever that of the waves: far windows have large numbers."""
-    index, corners = np.array([6, 0, 2], np.int32), elements.corners + np.int32(5000)
+    index, crop_origins = np.array([6, 0, 2], np.int32), elements.crop_origins + np.int32(5000)
     positions = 5000 + 10 * elements.rng.standard_normal((rows, 2))
     frequencies = np.concatenate([np.fft.fftfreq(15), np.fft.fftfreq(20)])
     ramps = elements.waves(3, 35)
-    elements.kernels.shift_ramps(positions, index, corners, frequencies, 15, ramps)
-    expected = twins.position_ramps(positions, index, corners, frequencies, 15)
+    elements.kernels.shift_ramps(positions, index, crop_origins, frequencies, 15, ramps)
+    expected = twins.position_ramps(positions, index, crop_origins, frequencies, 15)
     assert relative(ramps, expected) < (1e-7 if elements.dtype == np.complex64 else 1e-12)
 
 
@@ -447,9 +463,9 @@ def test_add_fixed(elements: Elements, scale: float) -> None:
     start = (elements.waves(*elements.obj.shape) * scale).astype(elements.dtype)
     gradient, expected = start.copy(), start.copy()
     for o in range(2):
-        twins.scatter(expected[o, 1], elements.corners, parts[:, o])
+        twins.scatter(expected[o, 1], elements.crop_origins, parts[:, o])
     scratch = np.empty(1, np.uint64), np.empty((2, 30, 33, 2), np.int64)
-    elements.kernels.add_fixed(parts, elements.corners, *scratch, gradient, 1)
+    elements.kernels.add_fixed(parts, elements.crop_origins, *scratch, gradient, 1)
     unit = elements.dtype.type(scale)
     elements.same(gradient / unit, expected / unit)
 
@@ -457,7 +473,7 @@ def test_add_fixed(elements: Elements, scale: float) -> None:
 def test_add_fixed_of_nothing(elements: Elements) -> None:
     gradient, parts = np.zeros_like(elements.obj), np.zeros((3, 2, 15, 20), elements.dtype)
     scratch = np.empty(1, np.uint64), np.empty((2, 30, 33, 2), np.int64)
-    elements.kernels.add_fixed(parts, elements.corners, *scratch, gradient, 0)
+    elements.kernels.add_fixed(parts, elements.crop_origins, *scratch, gradient, 0)
     assert not gradient.any()
 
 
@@ -466,7 +482,7 @@ def test_add_fixed_beside_a_negative_zero(elements: Elements) -> None:
     gradient, parts = np.zeros_like(elements.obj), np.ones((3, 2, 15, 20), elements.dtype)
     parts[:, 1] = complex(-0.0, -0.0)
     scratch = np.empty(1, np.uint64), np.empty((2, 30, 33, 2), np.int64)
-    elements.kernels.add_fixed(parts, elements.corners, *scratch, gradient, 0)
+    elements.kernels.add_fixed(parts, elements.crop_origins, *scratch, gradient, 0)
     assert gradient[0, 0].sum() == 3 * 15 * 20 and not gradient[1].any()
 
 
@@ -475,7 +491,7 @@ def test_add_fixed_shows_what_is_not_finite(elements: Elements, bad: float) -> N
     gradient, parts = np.zeros_like(elements.obj), np.zeros((3, 2, 15, 20), elements.dtype)
     parts[1, 0, 2, 3] = bad
     scratch = np.empty(1, np.uint64), np.empty((2, 30, 33, 2), np.int64)
-    elements.kernels.add_fixed(parts, elements.corners, *scratch, gradient, 0)
+    elements.kernels.add_fixed(parts, elements.crop_origins, *scratch, gradient, 0)
     assert np.isnan(gradient[:, 0]).all() and not gradient[:, 1:].any()
 
 
@@ -716,23 +732,23 @@ for n in {sizes}:
         case = Case(n, patterns=1, modes=2)
         batch = case.batch()
         if {bad_corner}:
-            batch = replace(batch, corners=batch.corners + MARGIN)
+            batch = replace(batch, crop_origins=batch.crop_origins + MARGIN)
         evaluate(case, [case.split(cpu(SANITISED), deterministic)], case.variables(), batch=batch)
 own = ElementKernels("float", cpu(SANITISED))
 wave, obj, real = np.ones((2, 3, 2, 15, 20), "c8"), np.ones((2, 2, 17, 21), "c8"), np.ones((2, 15, 20), "f4")
-corners, ramps, index = np.array([[0, 0], [2, 1]], "i4"), np.ones((2, 35), "c8"), np.array([4, 1], "i4")
+crop_origins, ramps, index = np.array([[0, 0], [2, 1]], "i4"), np.ones((2, 35), "c8"), np.array([4, 1], "i4")
 parts = np.ones((2, 2, 15, 20), "c8")
 for before in (wave.copy(), wave[:1].copy(), wave[:, :, :1].copy(), wave[:1, :, :1].copy()):
-    own.transmit(before, obj, 1, corners, wave)
-    own.transmit_back(wave, before, obj, 1, corners, obj.copy())
-    own.transmit_back(wave, before, obj, 1, corners, parts=parts)
+    own.transmit(before, obj, 1, crop_origins, wave)
+    own.transmit_back(wave, before, obj, 1, crop_origins, obj.copy())
+    own.transmit_back(wave, before, obj, 1, crop_origins, parts=parts)
 own.multiply_spectrum(wave, wave[0, 0, 0].copy(), ramps)
 own.shift_probe(wave[0, :, 0].copy(), ramps, wave[:, :, :1].copy())
 own.sum_abs2(wave, real[0].copy(), real, np.ones(wave.shape[2], "f4"))
 own.conjugate_times(wave, real, real[0].copy(), np.ones(wave.shape[2], "f4"))
 own.imaginary_sum(wave, wave.copy(), real)
-own.shift_ramps(np.ones((5, 2)), index, corners, np.ones(35), 15, ramps)
-own.add_fixed(parts, corners, np.ones(1, "u8"), np.ones((2, 17, 21, 2), "i8"), obj, 1)
+own.shift_ramps(np.ones((5, 2)), index, crop_origins, np.ones(35), 15, ramps)
+own.add_fixed(parts, crop_origins, np.ones(1, "u8"), np.ones((2, 17, 21, 2), "i8"), obj, 1)
 score = ScoreKernels("float", "uint8", cpu(SANITISED))
 arrays = np.ones((5, 15, 20), "u1"), real.copy(), np.ones((score.n_parts(real), 2)), np.ones(2)
 score.score(Formula(kind="poisson", dark=1, reachable=np.ones((15, 20), bool)), real, *arrays, index, real[0].copy())

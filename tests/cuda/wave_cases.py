@@ -60,14 +60,14 @@ class Case:
         return self.grid.band_mask(self.cutoff)
 
     @property
-    def corners(self) -> np.ndarray:
-        corners = np.random.default_rng(3).integers(0, MARGIN, (5, 2))
-        return corners if self.positions > 1 else np.repeat(corners[:1], 5, axis=0)
+    def crop_origins(self) -> np.ndarray:
+        crop_origins = np.random.default_rng(3).integers(0, MARGIN, (5, 2))
+        return crop_origins if self.positions > 1 else np.repeat(crop_origins[:1], 5, axis=0)
 
     def batch(self) -> Batch:
         """Not the first patterns: a gradient that is added to the wrong row is found."""
         index = np.arange(5)[-self.patterns :]
-        return Batch(index=index, corners=self.corners[index], workspace=Workspace(np))
+        return Batch(index=index, crop_origins=self.crop_origins[index], workspace=Workspace(np))
 
     def variables(self) -> Variables:
         """Single precision, so that both executors begin with the same numbers."""
@@ -78,7 +78,7 @@ class Case:
         return Variables(
             obj=(amplitude * np.exp(1j * phase)).astype(np.complex64),
             probe=random_waves(rng, (self.modes, self.n, self.n)),
-            positions=self.corners[: self.positions] + shifts,
+            positions=self.crop_origins[: self.positions] + shifts,
             slice_distances=rng.uniform(15, 40, self.distances),
             tilts=rng.uniform(-0.01, 0.01, (1, 6)),
         )

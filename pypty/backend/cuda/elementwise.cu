@@ -28,8 +28,8 @@ struct Pixel {
   }
 
   // In a plane of the object.
-  __device__ __forceinline__ size_t in_object(const int* corners, size_t plane, int height, int width) const {
-    return (plane * height + corners[2 * pattern] + y) * width + corners[2 * pattern + 1] + x;
+  __device__ __forceinline__ size_t in_object(const int* crop_origins, size_t plane, int height, int width) const {
+    return (plane * height + crop_origins[2 * pattern] + y) * width + crop_origins[2 * pattern + 1] + x;
   }
 };
 
@@ -46,14 +46,14 @@ struct Incoming {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    transmit(const complex_t* wave, const complex_t* obj, const int* corners, complex_t* out, int patterns, int probes,
+    transmit(const complex_t* wave, const complex_t* obj, const int* crop_origins, complex_t* out, int patterns, int probes,
              int objects, int ny, int nx, int slices, int slice, int height, int width, int one_pattern,
              int one_object) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
   const Incoming incoming{probes, one_object ? 1 : objects, one_pattern != 0};
   for (int o = 0; o < objects; o++) {
-    const complex_t object = obj[pixel.in_object(corners, (size_t)o * slices + slice, height, width)];
+    const complex_t object = obj[pixel.in_object(crop_origins, (size_t)o * slices + slice, height, width)];
     for (int p = 0; p < probes; p++)
       out[pixel.in_wave(p * objects + o, probes * objects)] = wave[incoming.place(pixel, p, o)] * object;
   }
@@ -61,14 +61,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // gradient is added to by atomics, or parts (pattern, object mode, NY, NX) are written; with both null neither.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    transmit_back(complex_t* wave, const complex_t* before, const complex_t* obj, const int* corners,
+    transmit_back(complex_t* wave, const complex_t* before, const complex_t* obj, const int* crop_origins,
                   complex_t* gradient, complex_t* parts, int patterns, int probes, int objects, int ny, int nx,
                   int slices, int slice, int height, int width, int one_pattern, int one_object) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
   const Incoming incoming{probes, one_object ? 1 : objects, one_pattern != 0};
   for (int o = 0; o < objects; o++) {
-    const size_t in_object = pixel.in_object(corners, (size_t)o * slices + slice, height, width);
+    const size_t in_object = pixel.in_object(crop_origins, (size_t)o * slices + slice, height, width);
     const complex_t object = obj[in_object];
     complex_t sum = make_complex(0, 0);
 #pragma unroll 2
@@ -157,14 +157,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // exp(-2 pi i f.d), d = position - corner, in double precision: ramps (pattern, NY + NX) along y and along x.
 // frequencies (NY + NX) in units of 1/pixel; one position for all patterns, or a row for each.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    shift_ramps(const double* positions, const int* index, const int* corners, const double* frequencies,
+    shift_ramps(const double* positions, const int* index, const int* crop_origins, const double* frequencies,
                 complex_t* ramps, int patterns, int ny, int nx, int one_position) {
   const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
   const int points = ny + nx;
   if (i >= (size_t)patterns * points) return;
   const int pattern = i / points, point = i % points, axis = point >= ny;
   const size_t row = one_position ? 0 : index[pattern];
-  const double distance = positions[2 * row + axis] - corners[2 * pattern + axis];
+  const double distance = positions[2 * row + axis] - crop_origins[2 * pattern + axis];
   double sine, cosine;
   sincospi(-2 * frequencies[point] * distance, &sine, &cosine);
   ramps[i] = make_complex((real_t)cosine, (real_t)sine);
@@ -195,7 +195,7 @@ __device__ __forceinline__ int fixed_exponent(unsigned long long largest, int te
 
 // Adds parts (pattern, object mode, NY, NX), as integers, to fixed (object mode, height, width), pairs.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    fixed_scatter(const complex_t* parts, const int* corners, const unsigned long long* largest, long long* fixed,
+    fixed_scatter(const complex_t* parts, const int* crop_origins, const unsigned long long* largest, long long* fixed,
                   int patterns, int objects, int ny, int nx, int height, int width) {
   const Pixel pixel(patterns, ny, nx);
   if (!pixel.exists) return;
@@ -203,7 +203,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int o = 0; o < objects; o++) {
     const complex_t part = parts[pixel.in_wave(o, objects)];
     unsigned long long* place = reinterpret_cast<unsigned long long*>(fixed);
-    place += 2 * pixel.in_object(corners, o, height, width);
+    place += 2 * pixel.in_object(crop_origins, o, height, width);
     atomicAdd(place, (unsigned long long)__double2ll_rn(part.x * scale));
     atomicAdd(place + 1, (unsigned long long)__double2ll_rn(part.y * scale));
   }

@@ -2,8 +2,7 @@
 
 The functions of the same names in :mod:`pypty.backend.cuda.twins` are their definition. Waves are C-contiguous
 (B, P, O, y, x) complex64 or complex128; the wave before a slice may have B = 1 (all patterns share it) and O = 1
-(object modes share it). ``obj`` is (O, z, Y, X), ``corners`` are the crop origins (B, 2) int32; all arrays are on the
-device.
+(object modes share it). ``obj`` is (O, z, Y, X) and ``crop_origins`` (B, 2) int32; all arrays are on the device.
 """
 
 from __future__ import annotations
@@ -49,13 +48,13 @@ class ElementKernels:
         converted = (np.int32(a) if isinstance(a, (int, bool)) else a for a in arguments)
         self.module.launch(name, -(-n_threads // _THREADS), _THREADS, *converted)
 
-    def transmit(self, wave: Array, obj: Array, s: int, corners: Array, out: Array) -> None:
+    def transmit(self, wave: Array, obj: Array, s: int, crop_origins: Array, out: Array) -> None:
         """out = wave times the patch of slice s that each pattern illuminates."""
         n, probes, objects, ny, nx = out.shape
         _, slices, height, width = obj.shape
         sizes = (n, probes, objects, ny, nx, slices, s, height, width)
         shared = (wave.shape[0] < n, wave.shape[2] < objects)
-        self._launch("transmit", n * ny * nx, wave, obj, corners, out, *sizes, *shared)
+        self._launch("transmit", n * ny * nx, wave, obj, crop_origins, out, *sizes, *shared)
 
     def transmit_back(
         self,
@@ -63,7 +62,7 @@ class ElementKernels:
         before: Array,
         obj: Array,
         s: int,
-        corners: Array,
+        crop_origins: Array,
         gradient: Array = None,
         parts: Array = None,
     ) -> None:
@@ -76,7 +75,7 @@ class ElementKernels:
         _, slices, height, width = obj.shape
         sizes = (n, probes, objects, ny, nx, slices, s, height, width)
         shared = (before.shape[0] < n, before.shape[2] < objects)
-        arrays = (wave, before, obj, corners, gradient, parts)
+        arrays = (wave, before, obj, crop_origins, gradient, parts)
         self._launch("transmit_back", n * ny * nx, *arrays, *sizes, *shared)
 
     def multiply_spectrum(self, wave: Array, factor: Array, ramps: Array = None) -> None:
@@ -107,15 +106,15 @@ class ElementKernels:
         self._launch("imaginary_sum", n * ny * nx, a, b, out, n, probes * objects, ny, nx)
 
     def shift_ramps(
-        self, positions: Array, index: Array, corners: Array, frequencies: Array, ny: int, ramps: Array
+        self, positions: Array, index: Array, crop_origins: Array, frequencies: Array, ny: int, ramps: Array
     ) -> None:
         """ramps (B, ny + nx) = exp(-2 pi i f.d), d = position - crop origin; frequencies (ny + nx) float64, 1/pixel."""
         n, points = ramps.shape
-        arrays = (positions, index, corners, frequencies, ramps)
+        arrays = (positions, index, crop_origins, frequencies, ramps)
         self._launch("shift_ramps", n * points, *arrays, n, ny, points - ny, len(positions) == 1)
 
     def add_fixed(
-        self, parts: Array, corners: Array, largest: Array, fixed: Array, gradient: Array, s: int
+        self, parts: Array, crop_origins: Array, largest: Array, fixed: Array, gradient: Array, s: int
     ) -> None:
         """Add parts (B, O, y, x) to slice s of gradient (O, z, Y, X), with a result independent of the order of blocks.
 
@@ -131,7 +130,7 @@ class ElementKernels:
         fixed.fill(0)
         self._launch("largest_part", parts.size, parts, largest, np.int64(parts.size))
         sizes = (n, objects, ny, nx, height, width)
-        self._launch("fixed_scatter", n * ny * nx, parts, corners, largest, fixed, *sizes)
+        self._launch("fixed_scatter", n * ny * nx, parts, crop_origins, largest, fixed, *sizes)
         plane = height * width
         numbers = (n, objects, slices, s, np.int64(plane))
         self._launch("fixed_add", objects * plane, fixed, largest, gradient, *numbers)

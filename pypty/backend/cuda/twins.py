@@ -25,15 +25,15 @@ def all_columns(wave: np.ndarray) -> np.ndarray:
     return full
 
 
-def windows(obj_slice: np.ndarray, corners: np.ndarray, n: tuple[int, int]) -> np.ndarray:
-    """(B, 1, y, x): the patches of a slice (Y, X) at the crop origins ``corners`` (B, 2)."""
-    return np.stack([obj_slice[y : y + n[0], x : x + n[1]] for y, x in corners])[:, None]
+def windows(obj_slice: np.ndarray, crop_origins: np.ndarray, n: tuple[int, int]) -> np.ndarray:
+    """(B, 1, y, x): the patches of a slice (Y, X) at the crop origins ``crop_origins`` (B, 2)."""
+    return np.stack([obj_slice[y : y + n[0], x : x + n[1]] for y, x in crop_origins])[:, None]
 
 
-def scatter(gradient: np.ndarray, corners: np.ndarray, values: np.ndarray) -> None:
+def scatter(gradient: np.ndarray, crop_origins: np.ndarray, values: np.ndarray) -> None:
     """Add the patches ``values`` (B, y, x) to ``gradient`` (Y, X) at their crop origins, in place."""
     ny, nx = values.shape[1:]
-    for (y, x), value in zip(corners, values, strict=True):
+    for (y, x), value in zip(crop_origins, values, strict=True):
         gradient[y : y + ny, x : x + nx] += value
 
 
@@ -58,12 +58,12 @@ def probe_forward(spectrum: np.ndarray, ramps: np.ndarray | None, columns: int) 
 
 
 def row_forward(
-    wave: np.ndarray, obj_slice: np.ndarray, corners: np.ndarray, columns_out: int
+    wave: np.ndarray, obj_slice: np.ndarray, crop_origins: np.ndarray, columns_out: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Transmission: the wave after a slice in the mixed domain, and the wave before it (B, P, n, n) in real space."""
     n = wave.shape[-2]
     incoming = n * np.fft.ifft(all_columns(wave), axis=-1)  # (B, P, y, columns) -> (B, P, y, x)
-    after = np.fft.fft(incoming * windows(obj_slice, corners, (n, n)), axis=-1)
+    after = np.fft.fft(incoming * windows(obj_slice, crop_origins, (n, n)), axis=-1)
     return after[..., column_indices(n, columns_out)], incoming
 
 
@@ -90,13 +90,13 @@ def detector_adjoint(wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | Non
 
 
 def row_adjoint(
-    wave: np.ndarray, incoming: np.ndarray, obj_slice: np.ndarray, corners: np.ndarray, columns_out: int
+    wave: np.ndarray, incoming: np.ndarray, obj_slice: np.ndarray, crop_origins: np.ndarray, columns_out: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adjoint of :func:`row_forward`: gradients of the wave before a slice (mixed domain) and of patches (B, n, n)."""
     n = wave.shape[-2]
     gradient = n * np.fft.ifft(all_columns(wave), axis=-1)  # (B, P, y, x)
     window_gradient = (incoming.conj() * gradient).sum(axis=1)  # (B, y, x): modes share the patch
-    before = np.fft.fft(gradient * windows(obj_slice, corners, (n, n)).conj(), axis=-1)
+    before = np.fft.fft(gradient * windows(obj_slice, crop_origins, (n, n)).conj(), axis=-1)
     return before[..., column_indices(n, columns_out)], window_gradient
 
 
@@ -117,10 +117,12 @@ def probe_adjoint(
     return gradient.sum(axis=0), np.stack(along, axis=1)
 
 
-def fixed_scatter(window_gradient: np.ndarray, corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def fixed_scatter(
+    window_gradient: np.ndarray, crop_origins: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
     """The sum (Y, X) of the gradients (B, n, n) of all patches."""
     out = np.zeros(shape, window_gradient.dtype)
-    scatter(out, corners, window_gradient)
+    scatter(out, crop_origins, window_gradient)
     return out
 
 
@@ -145,15 +147,15 @@ def add_shifts(shift_parts: np.ndarray, index: np.ndarray, gradient: np.ndarray,
 # ---- operations between two-dimensional transforms: waves (B, P, O, y, x), objects (O, z, Y, X)
 
 
-def seen(obj: np.ndarray, s: int, corners: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(B, 1, O, y, x): the patches of slice s at the crop origins ``corners``."""
+def seen(obj: np.ndarray, s: int, crop_origins: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(B, 1, O, y, x): the patches of slice s at the crop origins ``crop_origins``."""
     ny, nx = shape
-    return np.stack([obj[:, s, y : y + ny, x : x + nx] for y, x in corners])[:, None]
+    return np.stack([obj[:, s, y : y + ny, x : x + nx] for y, x in crop_origins])[:, None]
 
 
-def transmit(wave: np.ndarray, obj: np.ndarray, s: int, corners: np.ndarray, out: np.ndarray) -> None:
+def transmit(wave: np.ndarray, obj: np.ndarray, s: int, crop_origins: np.ndarray, out: np.ndarray) -> None:
     """out = wave times the patch of each pattern."""
-    np.multiply(wave, seen(obj, s, corners, out.shape[-2:]), out=out)
+    np.multiply(wave, seen(obj, s, crop_origins, out.shape[-2:]), out=out)
 
 
 def transmit_back(
@@ -161,7 +163,7 @@ def transmit_back(
     before: np.ndarray,
     obj: np.ndarray,
     s: int,
-    corners: np.ndarray,
+    crop_origins: np.ndarray,
     gradient: np.ndarray | None = None,
     parts: np.ndarray | None = None,
 ) -> None:
@@ -174,8 +176,8 @@ def transmit_back(
         parts[...] = sums
     elif gradient is not None:
         for o in range(len(gradient)):
-            scatter(gradient[o, s], corners, sums[:, o])
-    wave *= seen(obj, s, corners, wave.shape[-2:])
+            scatter(gradient[o, s], crop_origins, sums[:, o])
+    wave *= seen(obj, s, crop_origins, wave.shape[-2:])
 
 
 def ramp(ramps: np.ndarray, ny: int) -> np.ndarray:
@@ -219,9 +221,9 @@ def imaginary_sum(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 
 
 def position_ramps(
-    positions: np.ndarray, index: np.ndarray, corners: np.ndarray, frequencies: np.ndarray, ny: int
+    positions: np.ndarray, index: np.ndarray, crop_origins: np.ndarray, frequencies: np.ndarray, ny: int
 ) -> np.ndarray:
     """exp(-2 pi i f.d), (B, ny + nx), d = position - crop origin: the output of the kernel shift_ramps."""
-    offset = (positions if len(positions) == 1 else positions[index]) - corners  # (B, 2) pixels
+    offset = (positions if len(positions) == 1 else positions[index]) - crop_origins  # (B, 2) pixels
     distance = np.repeat(offset, [ny, len(frequencies) - ny], axis=1)
     return np.exp(-2j * np.pi * frequencies * distance)

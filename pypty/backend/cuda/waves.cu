@@ -41,8 +41,8 @@ struct RowTask {
   }
 
   // Offset of this row's first pixel in a plane of the object.
-  __device__ __forceinline__ size_t object_offset(const int* corners, int object_width) const {
-    return (size_t)(corners[2 * pattern] + row) * object_width + corners[2 * pattern + 1];
+  __device__ __forceinline__ size_t object_offset(const int* crop_origins, int object_width) const {
+    return (size_t)(crop_origins[2 * pattern] + row) * object_width + crop_origins[2 * pattern + 1];
   }
 
   __device__ __forceinline__ void load(complex_t* v, const complex_t* wave_row, int half) const {
@@ -122,11 +122,11 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 // Times a slice of the object: row by row, for all modes. Keeps the wave entering the slice in `incoming`, unless
 // that is null. A block has some rows of a pattern.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
-    row_forward(complex_t* wave, complex_t* incoming, const complex_t* obj, const int* corners,
+    row_forward(complex_t* wave, complex_t* incoming, const complex_t* obj, const int* crop_origins,
                 const complex_t* roots, int modes, int object_width, int half_in, int half_out) {
   __shared__ complex_t shared[ROW_PITCH * ROWS];
   const RowTask task(shared);
-  const complex_t* window = obj + task.object_offset(corners, object_width);
+  const complex_t* window = obj + task.object_offset(crop_origins, object_width);
   complex_t object[PER_THREAD];
 #pragma unroll
   for (int e = 0; e < PER_THREAD; e++) object[e] = window[task.point(e)];
@@ -226,12 +226,12 @@ __device__ __forceinline__ void raise_largest(unsigned int* largest, complex_t v
 // null there is none. The wave is left as it is when half_out = 0. A block has some rows of a pattern. The object is
 // read again for every mode, from a cache: in registers it would halve the number of blocks that run at a time.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
-    row_adjoint(complex_t* wave, const complex_t* incoming, const complex_t* obj, const int* corners,
+    row_adjoint(complex_t* wave, const complex_t* incoming, const complex_t* obj, const int* crop_origins,
                 const complex_t* roots, complex_t* gradient, complex_t* window_gradient, unsigned int* largest,
                 int modes, int object_width, int half_in, int half_out) {
   __shared__ complex_t shared[ROW_PITCH * ROWS];
   const RowTask task(shared);
-  const size_t corner = task.object_offset(corners, object_width);
+  const size_t corner = task.object_offset(crop_origins, object_width);
   const complex_t* window = obj + corner;
   const bool refined = gradient || window_gradient;
   complex_t sum[PER_THREAD];
@@ -365,13 +365,13 @@ __device__ __forceinline__ int fixed_exponent(unsigned int largest, int terms) {
 // Deterministic gradient of a slice, first half: window gradients as integers, whose sum has no order.
 // fixed (Y, X) pairs, one thread per pixel of each window.
 extern "C" __global__ void __launch_bounds__(256)
-    fixed_scatter(const complex_t* window_gradient, const int* corners, const unsigned int* largest,
+    fixed_scatter(const complex_t* window_gradient, const int* crop_origins, const unsigned int* largest,
                   long long* fixed, int patterns, int object_width) {
   const size_t i = (size_t)blockIdx.x * 256 + threadIdx.x;
   if (i >= patterns * WINDOW_PIXELS) return;
   const int x = i % WINDOW, y = i / WINDOW % WINDOW, pattern = i / WINDOW_PIXELS;
   const double scale = scalbn(1.0, fixed_exponent(*largest, patterns));
-  const size_t row = corners[2 * pattern] + y, column = corners[2 * pattern + 1] + x;
+  const size_t row = crop_origins[2 * pattern] + y, column = crop_origins[2 * pattern + 1] + x;
   unsigned long long* place = reinterpret_cast<unsigned long long*>(fixed) + 2 * (row * object_width + column);
   atomicAdd(place, (unsigned long long)__double2ll_rn(window_gradient[i].x * scale));
   atomicAdd(place + 1, (unsigned long long)__double2ll_rn(window_gradient[i].y * scale));

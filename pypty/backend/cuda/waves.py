@@ -123,11 +123,11 @@ class WaveKernels:
         self.module.launch("probe_forward", n_blocks, self.plan.column_threads, *arrays, *numbers)
 
     def row_forward(
-        self, wave: Array, incoming: Array, obj_slice: Array, corners: Array, layout: Layout, first: bool
+        self, wave: Array, incoming: Array, obj_slice: Array, crop_origins: Array, layout: Layout, first: bool
     ) -> None:
         half_in = layout.entry if first else layout.half
         numbers = _int32(layout.modes, obj_slice.shape[1], half_in, layout.half)
-        arrays = (wave, incoming, obj_slice, corners, self.roots)
+        arrays = (wave, incoming, obj_slice, crop_origins, self.roots)
         self.module.launch("row_forward", self._row_blocks(layout), self.plan.row_threads, *arrays, *numbers)
 
     def propagate(self, wave: Array, factor: Array, layout: Layout, conjugate: bool) -> None:
@@ -154,7 +154,7 @@ class WaveKernels:
         wave: Array,
         incoming: Array,
         obj_slice: Array,
-        corners: Array,
+        crop_origins: Array,
         layout: Layout,
         gradient: Array = None,
         window_gradient: Array = None,
@@ -165,7 +165,7 @@ class WaveKernels:
         """``first``: this is the first slice; ``leaves``: the gradient of the wave before the slice is needed."""
         half_out = (layout.entry if first else layout.half) if leaves else 0
         numbers = _int32(layout.modes, obj_slice.shape[1], layout.half, half_out)
-        arrays = (wave, incoming, obj_slice, corners, self.roots, gradient, window_gradient, largest)
+        arrays = (wave, incoming, obj_slice, crop_origins, self.roots, gradient, window_gradient, largest)
         self.module.launch("row_adjoint", self._row_blocks(layout), self.plan.row_threads, *arrays, *numbers)
 
     def groups(self, patterns: int) -> int:
@@ -202,11 +202,11 @@ class WaveKernels:
         self.module.launch("add_shifts", n_blocks, _PIXEL_THREADS, shift_parts, index, gradient, *numbers)
 
     def fixed_scatter(
-        self, window_gradient: Array, corners: Array, largest: Array, fixed: Array, object_width: int
+        self, window_gradient: Array, crop_origins: Array, largest: Array, fixed: Array, object_width: int
     ) -> None:
         n_blocks = -(-window_gradient.size // _PIXEL_THREADS)
         numbers = _int32(len(window_gradient), object_width)
-        arrays = (window_gradient, corners, largest, fixed)
+        arrays = (window_gradient, crop_origins, largest, fixed)
         self.module.launch("fixed_scatter", n_blocks, _PIXEL_THREADS, *arrays, *numbers)
 
     def fixed_add(self, fixed: Array, largest: Array, gradient: Array, patterns: int) -> None:

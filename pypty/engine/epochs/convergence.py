@@ -123,15 +123,15 @@ def _mean_where(change: Array, where: Array) -> float:
     return float((change * where).sum(dtype=np.float64)) / count if count else 0.0
 
 
-def illuminated_area(corners: np.ndarray, window: tuple[int, int]) -> tuple[slice, slice]:
+def illuminated_area(crop_origins: np.ndarray, window: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns between the first and the last window centre, one before the first included.
 
     Parameters
     ----------
-    corners : (N, 2) whole pixels [y, x] of the windows' top-left corners
+    crop_origins : (N, 2) whole pixels [y, x] of the patches' top-left corners
     window : (ny, nx)
     """
-    centres = np.asarray(corners) + np.array(window) // 2
+    centres = np.asarray(crop_origins) + np.array(window) // 2
     low, high = centres.min(axis=0), centres.max(axis=0)
     return (
         slice(max(0, int(low[0]) - 1), int(high[0])),

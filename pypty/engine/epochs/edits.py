@@ -151,7 +151,7 @@ def _with_room(
     Patches outside the object belong to patterns that are not used: they are only shifted along.
     """
     n_rows = len(variables.positions)
-    old = scan.corners[:n_rows]
+    old = scan.crop_origins[:n_rows]
     ends = old + np.array(window)
     inside = np.flatnonzero(((old >= 0) & (ends <= np.array(variables.obj.shape[-2:]))).all(axis=1))
     if len(inside) < n_rows and limit == 0:  # puzzle_positions has just moved all of them
@@ -161,17 +161,19 @@ def _with_room(
     resized = by_scan.resized(variables.obj, variables.positions[chosen], old[inside], window, limit)
     if resized is None:
         return None
-    corners = old + resized.before
+    crop_origins = old + resized.before
     # all origins shift with the rows and columns that were added; those in use are rounded anew
-    corners[inside] = to_host(resized.corners)
+    crop_origins[inside] = to_host(resized.crop_origins)
     positions = variables.positions + xp.asarray(resized.before)
     positions[chosen] = resized.positions
     ny, nx = resized.obj.shape[-2:]
-    placed = Scan(scan.positions + resized.before, scan.corners, (ny, nx), scan.moved + resized.before)
-    return variables.replace({"obj": resized.obj, "positions": positions}), _with_corners(placed, corners)
+    placed = Scan(scan.positions + resized.before, scan.crop_origins, (ny, nx), scan.moved + resized.before)
+    return variables.replace({"obj": resized.obj, "positions": positions}), _with_corners(
+        placed, crop_origins
+    )
 
 
-def _with_corners(scan: Scan, corners: np.ndarray) -> Scan:
+def _with_corners(scan: Scan, crop_origins: np.ndarray) -> Scan:
     """The scan with other crop origins; a single row holds for all patterns."""
-    repeats = len(scan.corners) // len(corners)
-    return dataclasses.replace(scan, corners=np.repeat(corners, repeats, axis=0))
+    repeats = len(scan.crop_origins) // len(crop_origins)
+    return dataclasses.replace(scan, crop_origins=np.repeat(crop_origins, repeats, axis=0))

@@ -72,7 +72,7 @@ class Reconstruction:
     def __init__(
         self, setup: Setup, state: State, batch_size: int | None = None, n_threads: int | None = None
     ) -> None:
-        self.start_corners = setup.scan.corners
+        self.start_crop_origins = setup.scan.crop_origins
         self.setup = setup if state.scan is None else dataclasses.replace(setup, scan=state.scan)
         self.settings = setup.settings
         self.state = state
@@ -88,7 +88,7 @@ class Reconstruction:
     def _needs_subpixel(self, refining_positions: bool) -> bool:
         """Decided by the state alone, so that a resumed run agrees."""
         positions = to_host(self.state.variables.positions)
-        return refining_positions or bool((positions != self.setup.scan.corners).any())
+        return refining_positions or bool((positions != self.setup.scan.crop_origins).any())
 
     @functools.cached_property
     def data_fingerprint(self) -> str:
@@ -195,7 +195,7 @@ class Reconstruction:
     def _place(self, setup: Setup) -> None:
         """Take over crop origins that were moved."""
         self.setup = setup
-        self.feed.corners = setup.scan.corners
+        self.feed.crop_origins = setup.scan.crop_origins
 
     def _epoch(self, now: EpochValues) -> EpochRecord:
         state = self.state

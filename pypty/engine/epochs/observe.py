@@ -48,7 +48,7 @@ def _monitor(
     asked: Mapping[str, Any], setup: Setup, snapshot: Mapping[str, Array] | None
 ) -> ConvergenceMonitor:
     return ConvergenceMonitor(
-        illuminated_area(setup.scan.corners, setup.grid.shape),
+        illuminated_area(setup.scan.crop_origins, setup.grid.shape),
         setup.grid.pixel_size_A,
         asked["tensors"],
         tuple(asked["percentile_range"]),
@@ -63,7 +63,7 @@ def _observe(monitor: ConvergenceMonitor, variables: Variables) -> dict[str, flo
 
 def sees_the_same(old: Scan, new: Scan, window: tuple[int, int]) -> bool:
     """Whether snapshots from before and after crop origins were moved can be compared."""
-    areas = [illuminated_area(scan.corners, window) for scan in (old, new)]
+    areas = [illuminated_area(scan.crop_origins, window) for scan in (old, new)]
     return areas[0] == areas[1] and bool((old.moved == new.moved).all())
 
 

@@ -243,16 +243,16 @@ def _read_progress(group: Any) -> Progress:
 
 def _write_scan(file: Any, run: Reconstruction) -> None:
     """The crop origins at the start, and the present ones if they were moved."""
-    file["corners"] = run.start_corners
+    file["corners"] = run.start_crop_origins
     scan = run.state.scan
     if scan is not None:
         group = file.create_group("scan")
-        group["positions"], group["corners"], group["moved"] = scan.positions, scan.corners, scan.moved
+        group["positions"], group["corners"], group["moved"] = scan.positions, scan.crop_origins, scan.moved
         group["object_shape"] = scan.object_shape
 
 
 def _read_scan(file: Any, path: Path, setup: Setup) -> Scan | None:
-    if not np.array_equal(file["corners"][()], setup.scan.corners):
+    if not np.array_equal(file["corners"][()], setup.scan.crop_origins):
         raise CheckpointError(
             f"{str(path)!r}: the positions lead to other crop origins than in the run to continue; leave "
             "them unchanged, or start from pypty.load_checkpoint(folder)"
@@ -296,7 +296,7 @@ def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) ->
             f"{str(path)!r} has other dimensions than the parameters give now: {', '.join(wrong)}"
         )
     _check_blocks(variables, path, setup)
-    ends = scan.corners.max(axis=0) + np.array(setup.grid.shape)
+    ends = scan.crop_origins.max(axis=0) + np.array(setup.grid.shape)
     if (ends > np.array(variables.obj.shape[-2:])).any() and setup.settings["use_full_FOV"]:
         raise CheckpointError(
             f"{str(path)!r} has an object of {variables.obj.shape[-2:]} pixels, but the scan now needs "

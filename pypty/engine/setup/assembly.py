@@ -156,7 +156,7 @@ class Setup:
         feed = Feed(
             self.backend,
             self.source,
-            corners=self.scan.corners,
+            crop_origins=self.scan.crop_origins,
             preprocess=self.preprocess,
             weights=self.settings["detector_mask"],
             multiplier=self.multiplier,
@@ -283,7 +283,7 @@ class Setup:
         return Curvature(
             backend=self.backend,
             grid=self.grid,
-            all_corners=self.scan.corners,
+            all_crop_origins=self.scan.crop_origins,
             indices=indices,
             mean_pattern=mean,
             scale=weight * scale,

@@ -31,9 +31,9 @@ def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape
     ParameterError
         A patch reaches beyond it (a sequence left the field of view with ``use_full_FOV=False``).
     """
-    corners = scan.corners[indices]
-    ends = corners + np.array(window)
-    if (corners < 0).any() or (ends > np.array(shape[-2:])).any():
+    crop_origins = scan.crop_origins[indices]
+    ends = crop_origins + np.array(window)
+    if (crop_origins < 0).any() or (ends > np.array(shape[-2:])).any():
         raise ParameterError(
             "sequence: it names patterns whose patches lie outside the object, which covers only the "
             "sequence of the first epoch; set use_full_FOV=True"
@@ -102,7 +102,7 @@ def check_sequences(
     schedule = settings.schedules["sequence"]
     if any(report.has(key) for key in ("sequence", "indices_mode", "indices_shape", "validation_fraction")):
         return
-    share, n = settings["validation_fraction"], len(scan.corners)
+    share, n = settings["validation_fraction"], len(scan.crop_origins)
     if share > 0 and round(share * n) == 0:
         report.warnings.append(
             f"validation_fraction = {share:g} of {n} patterns is none: nothing is held out"
@@ -110,7 +110,7 @@ def check_sequences(
     epochs = epochs_to_check(settings, first)
     for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
         try:
-            indices, _ = patterns_of_epoch(settings, {"sequence": schedule.at(epoch)}, len(scan.corners))
+            indices, _ = patterns_of_epoch(settings, {"sequence": schedule.at(epoch)}, len(scan.crop_origins))
             check_inside(scan, window, indices, scan.object_shape)
         except ParameterError as error:
             report.note_error(error)

@@ -223,7 +223,7 @@ def _raw_positions(init: Group, folder: Path, grid: Grid, data: Measured, ledger
         positions = np.array(open_array(given, folder, "pos_params").data, float)
         if positions.ndim != 2 or positions.shape[1] != 2 or (positions < 0).any():
             raise ParameterError(
-                f"pos_params has shape {positions.shape}, expected (N, 2) corners [y, x] of windows from 0 on, px"
+                f"pos_params has shape {positions.shape}, expected (N, 2) crop origins [y, x] from 0 on, px"
             )
         return positions
     if source == "foldslice_hdf5":

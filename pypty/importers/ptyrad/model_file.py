@@ -40,10 +40,10 @@ def load_ptyrad(path: Path) -> Imported:
         amplitude = array_of(tensors, "obja", (4,)).astype(float)
         phase = array_of(tensors, "objp", (4,)).astype(float)
         probe = _complex(array_of(tensors, "probe", (3, 4)))
-        corners, shifts = array_of(model, "crop_pos", (2,)), array_of(tensors, "probe_pos_shifts", (2,))
-        if amplitude.shape != phase.shape or corners.shape != shifts.shape:
+        crop_origins, shifts = array_of(model, "crop_pos", (2,)), array_of(tensors, "probe_pos_shifts", (2,))
+        if amplitude.shape != phase.shape or crop_origins.shape != shifts.shape:
             raise DataError(
-                f"{str(path)!r}: obja {amplitude.shape} and objp {phase.shape}, crop_pos {corners.shape} and "
+                f"{str(path)!r}: obja {amplitude.shape} and objp {phase.shape}, crop_pos {crop_origins.shape} and "
                 f"probe_pos_shifts {shifts.shape} should have the same shapes"
             )
         tilts = (
@@ -67,11 +67,11 @@ def load_ptyrad(path: Path) -> Imported:
         tilts = tilts - 1e3 * wavelength / (2 * np.array(probe.shape[-2:]) * pixel)
     if (weights != 1).any():
         settings["obj_mode_weights"] = weights
-    settings.update(_tilt_settings(tilts, n_slices, len(corners), path))
+    settings.update(_tilt_settings(tilts, n_slices, len(crop_origins), path))
     return make_imported(
         obj.transpose(2, 3, 1, 0),
         probe.transpose(1, 2, 0) / np.sqrt(pixels),
-        corners + shifts,
+        crop_origins + shifts,
         f"{str(path)!r} (PtyRAD {written_by})",
         pixel_size_A=np.full(2, pixel),
         slice_distances_A=_thickness(thickness, attributes, n_slices),

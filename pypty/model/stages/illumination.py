@@ -181,7 +181,7 @@ class SubpixelShift:
         """(batch, 1, 1, y, x): M exp(-2 pi i f.d), built from one exponential per axis."""
         xp = self.backend.xp
         # (b, 2) px: between -1/2 and 1/2 until positions are refined
-        offset = rows_of(positions, batch) - xp.asarray(batch.corners)
+        offset = rows_of(positions, batch) - xp.asarray(batch.crop_origins)
         ramp_y = xp.exp(-2j * np.pi * offset[:, :1] * self.fy).astype(self.backend.complex)
         ramp_x = xp.exp(-2j * np.pi * offset[:, 1:] * self.fx).astype(self.backend.complex)
         # (b, y, 1) * (b, 1, x) -> (b, y, x)

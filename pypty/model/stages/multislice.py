@@ -53,7 +53,7 @@ class ObjectWindows:
     def gather(self, obj: Array, batch: Batch) -> Array:
         """(slice, batch, 1, object mode, y, x)."""
         # (O, z, Y, X) -> (z, b, O, y, x); slices first, so that each slice is contiguous
-        windows = kernels.gather_patches(obj, batch.corners, self.shape)
+        windows = kernels.gather_patches(obj, batch.crop_origins, self.shape)
         if self.blur is not None:
             self.blur.apply(windows)
         return self._limited(windows)[:, :, None]  # an axis of length 1 for the probe modes
@@ -67,8 +67,8 @@ class ObjectWindows:
         windows = self._limited(windows)
         if self.blur is not None:
             # gathered again: the forward pass blurred its patches in place
-            self.blur.back(windows, kernels.gather_patches(obj, batch.corners, self.shape))
-        kernels.scatter_add_patches(gradient, batch.corners, windows, self.deterministic)
+            self.blur.back(windows, kernels.gather_patches(obj, batch.crop_origins, self.shape))
+        kernels.scatter_add_patches(gradient, batch.crop_origins, windows, self.deterministic)
 
 
 class WindowBlur:
