@@ -57,8 +57,8 @@ def resized(
     and the object is padded with its edge values on every side where a patch needs it.
 
     The probe is shifted within its window by positions - crop_origins, cyclically: in a window of n pixels a shift s
-    equals s - n. Corrections are therefore first wrapped into [-n/2, n/2), so that the object never grows by more than half a
-    window. After positions were changed on purpose (:func:`puzzle`) pass ``crop_origins = round(positions)`` and
+    equals s - n. Corrections are therefore first wrapped into [-n/2, n/2), so that the object never grows by more than
+    half a window. After positions were changed on purpose (:func:`puzzle`) pass ``crop_origins = round(positions)`` and
     ``limit = 0``.
 
     Parameters
