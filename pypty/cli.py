@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pypty._version import __version__
 from pypty.errors import ParameterError, PyptyError
+from pypty.output.terminal import Terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status (0 well, 1 a problem, which is printed, 2 wrong usage)."""
+    """Run a command; returns the exit status (0 well, 1 a problem, which is printed, 2 wrong usage, 130 and
+    143 interrupted by SIGINT and SIGTERM, with everything saved)."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
     except PyptyError as error:
-        sys.stderr.write(f"pypty: {error}\n")
+        Terminal(sys.stderr).write(f"pypty: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("pypty: interrupted\n")
+        Terminal(sys.stderr).write("pypty: interrupted\n")
         return 130
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _leave(stream)
+
+
+def _leave(stream: IO[str]) -> None:
+    """Flush a stream; where its reader has gone, let it end nowhere, so that Python does not complain when it exits."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +74,15 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "run":
             sub.add_argument(
-                "--resume", action="store_true", help="FILE is an output folder: continue it exactly"
+                "--resume",
+                action="store_true",
+                help="continue the run in the output folder (FILE itself, or that of its parameters) exactly; "
+                "with --set resume=auto continue if there is something to continue, and begin otherwise",
+            )
+            sub.add_argument(
+                "--overwrite",
+                action="store_true",
+                help="replace the result in the output folder; it is kept until the new run has a full epoch",
             )
     _add_import(add("import", _import, "Write a detector's file as calibrated HDF5, whatever its format."))
     _add_convert(add("convert", _convert, "Translate a parameter file of PtyRAD into a preset."))
@@ -68,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", default="pypty_demo", help="folder for results and figures (default: %(default)s)"
     )
     demo.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a parameter")
+    demo.add_argument("--overwrite", action="store_true", help="replace the result in the folder")
     explain = add("explain", _explain, "Explain a parameter.")
     explain.add_argument("key", help="name of the parameter")
     add("presets", _presets, "List the presets that come with PyPty.")
@@ -86,23 +111,19 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from pypty.engine.record.interrupts import exit_status
     from pypty.iterative import run
 
     params = _parameters(options)
     if options.resume:
-        if not Path(options.file).is_dir():
-            raise ParameterError(f"--resume needs an output folder, but {options.file!r} is none")
-        params |= {"resume": True, "output_folder": options.file}
-    elif (
-        Path(options.file).is_dir()
-        and Path(params.get("output_folder", "")).resolve() == Path(options.file).resolve()
-    ):
-        raise ParameterError(
-            f"the result in {options.file!r} would be replaced; add --resume to continue it, or "
-            "--set output_folder=NAME to start again elsewhere"
-        )
-    _say(repr(run(params)))
-    return 0
+        params["resume"] = True
+        if Path(options.file).is_dir():
+            params["output_folder"] = options.file
+    if options.overwrite:
+        params["overwrite"] = True
+    result = run(params)
+    _say(repr(result))
+    return exit_status(result.interrupted_by)
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +195,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from pypty.demo import run_demo
+    from pypty.engine.record.interrupts import exit_status
 
     _say(
         "Reconstructing a MoS2 monolayer from 1024 simulated diffraction patterns (80 kV, 1e6 electrons/Å^2) ..."
@@ -183,6 +205,8 @@ def _demo(options: argparse.Namespace) -> int:
     changes = read_changes(options.set)
     if "output_folder" in changes:
         raise ParameterError("--set output_folder: the demo's folder is set with --output")
+    if options.overwrite:
+        changes["overwrite"] = True
     report = run_demo(options.output, **changes)
     _say(
         f"{len(report.result.epochs)} epochs in {report.seconds:.1f} s; "
@@ -195,7 +219,7 @@ def _demo(options: argparse.Namespace) -> int:
     _say("Figures:")
     for path in report.figures:
         _say(f"  {path}")
-    return 0
+    return exit_status(report.result.interrupted_by)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -222,5 +246,6 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    stream = Terminal(sys.stdout)
+    stream.write(text + "\n")
+    stream.flush()

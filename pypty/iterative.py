@@ -16,21 +16,26 @@ from pypty._version import __version__
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.epochs.state import State
-from pypty.engine.record.folder import TEXT_LOG, RunFolder
-from pypty.engine.record.progress import Reporter
+from pypty.engine.record.earlier import Aside, recover
+from pypty.engine.record.folder import RunFolder
+from pypty.engine.record.history_file import HistoryFile
+from pypty.engine.record.interrupts import Interrupts
+from pypty.engine.record.progress import TEXT_LOG, Reporter
 from pypty.engine.record.resume import read_resume
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.memory import MemoryPlan
 from pypty.engine.setup.prepare import Params, inspect, prepare
 from pypty.engine.setup.sequences import check_inside
-from pypty.errors import PyptyError, ResourceError
+from pypty.errors import OutputError, PyptyError, ResourceError
 from pypty.importers import parameters_of
 from pypty.model.blocks import OPTIONAL, to_public
-from pypty.output.files import make_folder
+from pypty.output.checkpoints import held_result
+from pypty.output.lock import FolderLock, locked
 from pypty.params.report import Report
+from pypty.params.settings import Settings
 from pypty.results.history import History
 from pypty.results.result import Evaluation, Result
-from pypty.results.saver import Saver, result_folder
+from pypty.results.saver import Saver, continues, result_folder
 
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 
@@ -55,10 +60,14 @@ def run(params: Params) -> Result:
         Lists every problem of the parameters and the data; nothing has been written.
     CheckpointError
         ``resume`` was asked for and the state cannot be continued.
+    OutputError
+        The output folder cannot be written, holds another result (``resume``, ``overwrite``), or is in use by another
+        run.
     ReconstructionError
         The loss became infinite or NaN.
 
-    Interrupting it (Ctrl-C, or the stop button of a notebook) ends it after the last full epoch.
+    Ctrl-C (the stop button of a notebook), SIGTERM (a queue that ends the job) and SIGHUP (a terminal that closes) end
+    it after the last full epoch, with everything saved; ``Result.interrupted_by`` names the signal.
     """
     setup = prepare(_read(params))
     try:
@@ -79,16 +88,56 @@ def _read(params: Params) -> Mapping[str, Any]:
 
 
 def _run(setup: Setup) -> Result:
-    settings = setup.settings
     path = result_folder(setup, datetime.now())
-    if path is not None and settings["resume"]:
+    with Interrupts() as interrupts, locked(path) as lock:
+        reconstruction, folder = _begin(setup, path, lock)
+        return _go(reconstruction, folder, interrupts)
+
+
+def _begin(
+    setup: Setup, path: Path | None, lock: FolderLock | None
+) -> tuple[Reconstruction, RunFolder | None]:
+    """Continue the run in the folder, or begin one; the folder is ours."""
+    settings = setup.settings
+    if path is None:
+        return Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch)), None
+    recover(path)
+    history: HistoryFile | None = None
+    replaces: Aside | None = None
+    if continues(settings, path):
         resumed = read_resume(path, setup)
         reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
+        history = HistoryFile(path, len(resumed.state.records), resumed.history_bytes)
     else:
+        earlier = _would_replace(settings, path)
+        if earlier is not None and not settings["overwrite"]:
+            raise OutputError(earlier)
+        replaces = Aside(path) if earlier is not None else None
         reconstruction = Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch))
-    state = reconstruction.state
-    folder = _folder(path, reconstruction) if path is not None else None
-    log_file = make_folder(path) / TEXT_LOG if path is not None else None
+    saver = Saver(reconstruction, path, path if history else None)
+    folder = RunFolder(
+        path,
+        reconstruction,
+        __version__,
+        lambda last: saver(reconstruction.batches, last),
+        history=history,
+        lock=lock,
+        replaces=replaces,
+    )
+    return reconstruction, folder
+
+
+def _would_replace(settings: Settings, path: Path) -> str | None:
+    """What to say about a result that a new run in its folder would replace; None where it would not."""
+    goes_on = continues(settings, path) or settings.first_epoch > 0
+    return None if goes_on else held_result(path)
+
+
+def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: Interrupts) -> Result:
+    """The epochs, with everything that is written and shown on the way."""
+    setup, settings, state = reconstruction.setup, reconstruction.settings, reconstruction.state
+    path = None if folder is None else folder.path
+    log_file = None if path is None else path / TEXT_LOG
     with Reporter(settings["print_flag"], state.epoch, settings["epoch_max"], log_file) as reporter:
         for note in settings.notes:
             _log.warning(note)
@@ -101,21 +150,16 @@ def _run(setup: Setup) -> Result:
                 if folder is not None:
                     folder.epoch_done(record)
         except KeyboardInterrupt:
-            state.stop_reason = f"interrupted after {state.epoch} epochs"
+            by = f" by {interrupts.name}" if interrupts.name not in ("", "SIGINT") else ""
+            state.stop_reason = f"interrupted{by} after {state.epoch} epochs"
         finally:  # whatever happened: finished epochs are kept
             if folder is not None:
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
-    return result_of(reconstruction, path)
+    return result_of(reconstruction, path, interrupts.name)
 
 
-def _folder(path: Path, reconstruction: Reconstruction) -> RunFolder:
-    """The output folder, with results every ``save_iters`` epochs."""
-    saver = Saver(reconstruction, path, path if reconstruction.settings["resume"] else None)
-    return RunFolder(path, reconstruction, __version__, lambda last: saver(reconstruction.batches, last))
-
-
-def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Result:
+def result_of(reconstruction: Reconstruction, folder: Path | None = None, interrupted_by: str = "") -> Result:
     """The result as it stands now."""
     state = reconstruction.state
     blocks = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
@@ -139,6 +183,7 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None) -> Res
         ),
         settings=reconstruction.settings.record(),
         folder=folder,
+        interrupted_by=interrupted_by,
         history=History.of(state.records),
     )
 
@@ -213,6 +258,10 @@ def check(params: Params) -> Report:
     except PyptyError as error:  # a file that cannot be read is a problem like others
         return Report([str(error)])
     if setup is not None:
+        settings, path = setup.settings, result_folder(setup, datetime.now())
+        earlier = None if path is None or settings["overwrite"] else _would_replace(settings, path)
+        if earlier is not None:
+            report.add("output_folder", earlier)
         setup.close()
     return report
 

@@ -15,10 +15,9 @@ import pytest
 from problems import aperture_probe, small_params, smooth_object
 
 import pypty
-from pypty.engine.record.folder import LOSS_LOG
 from pypty.engine.setup import memory
 from pypty.errors import ParameterError
-from pypty.output.loss_log import read_loss_log
+from pypty.output.loss_log import LOSS_LOG, read_loss_log
 
 
 @dataclass

@@ -31,7 +31,11 @@ def in_parts(params: dict[str, Any], folder: Path, *stops: int) -> Result:
     """Run until each of the epochs ``stops`` in turn, every time from resume.h5."""
     result: Result | None = None
     for stop in stops:
-        changes = {"output_folder": str(folder), "epoch_max": stop, "resume": result is not None}
+        changes = {
+            "output_folder": str(folder),
+            "epoch_max": stop,
+            "resume": "auto" if result is None else True,
+        }
         result = pypty.run({**params, **changes})
     assert result is not None
     return result

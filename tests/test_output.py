@@ -35,13 +35,12 @@ from problems import (
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
-from pypty.engine.record.folder import LOSS_LOG, TEXT_LOG
-from pypty.engine.record.progress import Reporter
+from pypty.engine.record.progress import TEXT_LOG, Reporter
 from pypty.errors import CheckpointError, OutputError, PyptyError, ReconstructionError, ResourceError
 from pypty.model.blocks import BLOCKS
 from pypty.output.checkpoints import from_averaged_modes
 from pypty.output.files import atomic, make_folder, remove_leftovers, write_array, write_text
-from pypty.output.loss_log import EpochRecord, read_loss_log, write_loss_log
+from pypty.output.loss_log import LOSS_LOG, EpochRecord, read_loss_log, write_loss_log
 from pypty.params.schema import SCHEMA
 from pypty.results.history import History
 from pypty.results.result import Result

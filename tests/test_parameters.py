@@ -47,11 +47,11 @@ from problems import (
 )
 
 import pypty
-from pypty.engine.record.folder import LOSS_LOG
 from pypty.engine.setup import memory
 from pypty.engine.setup.prepare import inspect
 from pypty.errors import ParameterError
 from pypty.optics.wavelength import wavelength_A
+from pypty.output.loss_log import LOSS_LOG
 from pypty.params.explain import explain
 from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
 from pypty.params.reading import read_parameters

@@ -17,10 +17,10 @@ from problems import N_PATTERNS, scan_positions, small_params, two_slices
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction, State
-from pypty.engine.record.folder import LOSS_LOG, RunFolder
+from pypty.engine.record.folder import RunFolder
 from pypty.engine.setup.prepare import prepare
 from pypty.engine.setup.sequences import problems_from
-from pypty.output.loss_log import EpochRecord, read_loss_log
+from pypty.output.loss_log import LOSS_LOG, EpochRecord, read_loss_log
 from pypty.output.settings_file import NAME
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA

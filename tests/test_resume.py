@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,14 +34,16 @@ import pypty
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
 from pypty.engine.epochs.state import State
-from pypty.engine.record.folder import LOSS_LOG
+from pypty.engine.record import history_file
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import CheckpointError, ParameterError
 from pypty.iterative import resume
 from pypty.model.blocks import BLOCKS
 from pypty.objective.objective import Objective
-from pypty.output.checkpoints import RESUME_FILE
-from pypty.output.loss_log import read_loss_log
+from pypty.output import files, loss_log
+from pypty.output.checkpoints import HISTORY_FILE, RESUME_FILE
+from pypty.output.lock import LOCK_FILE
+from pypty.output.loss_log import LOSS_LOG, read_loss_log
 
 OFF_GRID = scan_positions() + np.random.default_rng(1).uniform(-0.4, 0.4, (N_PATTERNS, 2))
 CASES: dict[str, dict[str, Any]] = {
@@ -722,3 +726,83 @@ def test_an_epoch_of_lbfgs_moves_the_state_and_records_how() -> None:
     rejected = quasi_newton_epoch(state, settings, run.problem(now), {**now, "update_step_bfgs": 1e9})
     assert rejected.loss <= again.loss
     setup.close()
+
+
+def test_every_step_of_writing_leaves_a_folder_that_goes_on_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is copied before and after each file appears or grows; each copy goes on to the same end."""
+    folder, copies = tmp_path / "out", []
+    params = small_params(
+        output_folder=str(folder),
+        epoch_max=2,
+        save_checkpoints_every_epoch=1,
+        save_iters=1,
+        save_result=["model"],
+        update_probe_pos="lambda x: x >= 1",
+    )
+
+    def copied(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **keywords: Any) -> Any:
+            answer = function(*args, **keywords)
+            copies.append(tmp_path / f"copy{len(copies)}")
+            shutil.copytree(folder, copies[-1], ignore=shutil.ignore_patterns(LOCK_FILE))
+            return answer
+
+        return call
+
+    monkeypatch.setattr(files.os, "replace", copied(os.replace))
+    monkeypatch.setattr(loss_log, "append_text", copied(files.append_text))
+    monkeypatch.setattr(history_file, "append_text", copied(files.append_text))
+    whole = pypty.run(params)
+    monkeypatch.undo()
+    assert len(copies) > 20
+    for copy in copies:
+        if not (copy / RESUME_FILE).exists():
+            assert not (copy / HISTORY_FILE).exists() or (copy / HISTORY_FILE).read_text() == ""
+            continue
+        again = pypty.run({**params, "output_folder": str(copy), "resume": True})
+        assert_identical(again, whole)
+        for path in folder.iterdir():
+            if path.suffix in (".npy", ".jsonl"):
+                assert (copy / path.name).exists(), f"{copy.name}: {path.name}"
+            if path.suffix == ".npy":
+                assert np.array_equal(np.load(path), np.load(copy / path.name)), f"{copy.name}: {path.name}"
+        assert [row["loss"] for row in read_loss_log(copy / LOSS_LOG)] == [
+            row["loss"] for row in read_loss_log(folder / LOSS_LOG)
+        ]
+
+
+def test_the_state_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+    """History and log are appended: what an epoch writes is the same after many epochs."""
+    params = small_params(output_folder=str(tmp_path), epoch_max=3, hist_length=2)
+    pypty.run(params)
+    few = (tmp_path / RESUME_FILE).stat().st_size
+    pypty.run({**params, "epoch_max": 40, "resume": True})
+    assert (tmp_path / RESUME_FILE).stat().st_size <= 1.05 * few
+    assert len((tmp_path / HISTORY_FILE).read_text().splitlines()) == 40
+
+
+@pytest.mark.parametrize("spoil", ["missing", "short", "damaged"])
+def test_a_history_that_does_not_fit_is_refused(spoil: str, folder: Path) -> None:
+    path = folder / HISTORY_FILE
+    text = path.read_text()
+    if spoil == "missing":
+        path.unlink()
+    else:
+        path.write_text(text[:-9] if spoil == "short" else "x" * len(text))
+    with pytest.raises(CheckpointError, match="history.jsonl"):
+        pypty.run(small_params(output_folder=str(folder), resume=True, epoch_max=5))
+
+
+def test_a_state_of_format_4_goes_on_exactly(folder: Path) -> None:
+    """It holds the history itself."""
+    lines = (folder / HISTORY_FILE).read_text().splitlines()
+    (folder / HISTORY_FILE).unlink()
+    with h5py.File(folder / RESUME_FILE, "r+") as file:
+        file.attrs["format"] = 4
+        del file.attrs["history_bytes"]
+        file["history"] = f"[{', '.join(lines)}]"
+    again = pypty.run(small_params(output_folder=str(folder), resume=True, epoch_max=5))
+    assert_identical(again, pypty.run(small_params(epoch_max=5)))
+    assert len((folder / HISTORY_FILE).read_text().splitlines()) == 5

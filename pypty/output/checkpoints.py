@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import h5py
 import numpy as np
 
 from pypty.errors import CheckpointError
 from pypty.model.blocks import BLOCKS, Variables, to_public
 from pypty.output.files import write_array
-from pypty.output.loss_log import read_loss_log
+from pypty.output.loss_log import LOSS_LOG, read_loss_log
 from pypty.params.schema import SCHEMA
 
 _log = logging.getLogger(__name__)
 
 RESUME_FILE = "resume.h5"
 """File with the complete state for an exact restart (engine/record/resume.py)."""
+HISTORY_FILE = "history.jsonl"
+"""What was recorded of each epoch, which belongs to it (engine/record/history_file.py)."""
 
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {name: parameter.default for name, parameter in SCHEMA.items() if parameter.shapes_start}
@@ -81,8 +85,33 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
         out["probe"] = from_averaged_modes(out["probe"], out["obj"])
     out = {name: BLOCKS[name].as_parameter(array) for name, array in out.items()}
     out.update(skip_preprocessing=True, **MADE_THE_START)
-    out["epoch_prev"] = _epochs_done(folder / "loss.csv")
+    out["epoch_prev"] = epochs_done(folder / LOSS_LOG)
     return out
+
+
+def epochs_in(folder: Path) -> int | None:
+    """Epochs of the result that a folder holds; None if there is none, or only the start of a run without one epoch."""
+    with (
+        contextlib.suppress(OSError, KeyError, ValueError, TypeError),
+        h5py.File(folder / RESUME_FILE, "r") as file,
+    ):
+        return int(file.attrs["epoch"]) or None
+    if not (folder / BLOCKS["obj"].file).exists() and not (folder / RESUME_FILE).exists():
+        return None
+    with contextlib.suppress(CheckpointError):
+        return epochs_done(folder / LOSS_LOG)
+    return 0
+
+
+def held_result(folder: Path) -> str | None:
+    """What to say where a new run would replace a result; None where there is none."""
+    epochs = epochs_in(folder)
+    if epochs is None:
+        return None
+    return (
+        f"{str(folder)!r} holds a result of {epochs} epochs; continue it with resume=True (--resume), replace it with "
+        "overwrite=True (--overwrite), or choose another output_folder"
+    )
 
 
 def from_averaged_modes(probe: np.ndarray, obj: np.ndarray) -> np.ndarray:
@@ -104,7 +133,7 @@ def _load_array(path: Path) -> np.ndarray:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
 
 
-def _epochs_done(log: Path) -> int:
+def epochs_done(log: Path) -> int:
     if not log.is_file():
         return 0
     try:

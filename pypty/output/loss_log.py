@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pypty.output.files import write_text
+from pypty.output.files import append_text, write_text
+
+LOSS_LOG = "loss.csv"
 
 
 @dataclass(kw_only=True)
@@ -77,40 +79,90 @@ _AFTER = ("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss")
 """The last two are not PyPty's; the last is empty where no patterns are held out."""
 
 
+class LossLog:
+    """Writes loss.csv: a line is appended after each epoch, so that the cost of an epoch does not grow.
+
+    The whole file is written again only where its columns change, or where it is not as it was left.
+
+    Parameters
+    ----------
+    level : 1 has one column for all regularisers, 2 one for each
+    """
+
+    def __init__(self, path: Path, level: int) -> None:
+        self.path = path
+        self.level = level
+        self._columns: list[str] = []
+        self._rows = 0
+        self._size = -1
+
+    def write(self, rows: Sequence[EpochRecord]) -> None:
+        """Bring the log up to ``rows``, which only grow.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        new = rows[self._rows :]
+        terms = {name for row in new for name in row.terms} if self.level == 2 else set()
+        known = set(self._columns) if self._rows else set()
+        if self._rows and terms <= known and self._size == _size(self.path):
+            if new:
+                append_text(self.path, _lines(new, self._columns))
+        else:
+            self._columns = sorted(terms | known)
+            header = [*_BEFORE, *(self._columns or ["Constraints contribution"]), *_AFTER]
+            write_text(self.path, _csv([header]) + _lines(rows, self._columns))
+        self._rows, self._size = len(rows), _size(self.path)
+
+
 def write_loss_log(path: Path, rows: Sequence[EpochRecord], level: int) -> None:
-    """Rewrite the log: level 1 has one column for all regularisers, level 2 one for each."""
-    names = sorted({name for row in rows for name in row.terms}) if level == 2 else []
+    """Write a whole log."""
+    LossLog(path, level).write(rows)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _lines(rows: Sequence[EpochRecord], terms: Sequence[str]) -> str:
+    return _csv([_cells(row, terms) for row in rows])
+
+
+def _csv(cells: Sequence[Sequence[object]]) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*_BEFORE, *(names or ["Constraints contribution"]), *_AFTER])
-    for row in rows:
-        terms = [row.terms.get(name, 0.0) for name in names] or [sum(row.terms.values())]
-        writer.writerow(
-            [
-                row.epoch,
-                f"{row.time_s:.3f}",
-                repr(row.loss),
-                repr(row.sse),
-                row.first_step,
-                row.step,
-                row.evaluations,
-                row.slope,
-                row.new_slope,
-                *terms,
-                f"{row.free_GiB:.3f}",
-                f"{row.total_GiB:.3f}",
-                "; ".join([*row.decisions, *row.warnings]),
-                row.optimizer,
-                "" if row.validation is None else repr(row.validation),
-            ]
-        )
-    write_text(path, stream.getvalue())
+    csv.writer(stream, lineterminator="\n").writerows(cells)
+    return stream.getvalue()
+
+
+def _cells(row: EpochRecord, terms: Sequence[str]) -> list[object]:
+    return [
+        row.epoch,
+        f"{row.time_s:.3f}",
+        repr(row.loss),
+        repr(row.sse),
+        row.first_step,
+        row.step,
+        row.evaluations,
+        row.slope,
+        row.new_slope,
+        *([row.terms.get(name, 0.0) for name in terms] or [sum(row.terms.values())]),
+        f"{row.free_GiB:.3f}",
+        f"{row.total_GiB:.3f}",
+        "; ".join([*row.decisions, *row.warnings]),
+        row.optimizer,
+        "" if row.validation is None else repr(row.validation),
+    ]
 
 
 def read_loss_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a log, by column name."""
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    """The rows of a log, by column name; a last line that a kill or a full disk has cut off is left out."""
+    text = path.read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
 
 
 def read_records(path: Path) -> list[EpochRecord]:

@@ -79,6 +79,7 @@ class Result:
     decisions : automatic decisions of the engine, with the epoch
     settings : the parameters used
     folder : the output folder, or None
+    interrupted_by : the signal that ended the run ("SIGINT" for Ctrl-C, "SIGTERM", "SIGHUP"), or ""
     history : everything that is recorded per epoch (learning rates, validation, convergence, norms, ...)
     """
 
@@ -97,6 +98,7 @@ class Result:
     decisions: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    interrupted_by: str = ""
     history: History = field(default_factory=lambda: History.of(()))
 
     def __getattr__(self, name: str) -> np.ndarray | None:

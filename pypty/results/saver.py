@@ -20,6 +20,7 @@ from pypty.optics.propagators import fresnel_phase_rate
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.files import atomic, make_folder
 from pypty.params.checks.results import is_named
+from pypty.params.settings import Settings
 from pypty.results.folder_name import RunSizes, folder_name
 from pypty.results.history import History
 from pypty.results.images import Image, object_images, side_by_side, tiff_stem, write_tiff
@@ -145,7 +146,7 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
     if not settings["output_folder"]:
         return None
     path = Path(settings["output_folder"]).expanduser()
-    if settings["resume"] or not is_named(settings):
+    if settings["resume"] is True or not is_named(settings):
         return path
     used, _ = patterns_of_epoch(settings, settings.first(), setup.n_patterns)
     found = setup.plan.sizes
@@ -159,11 +160,18 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
     )
     name = folder_name(settings, sizes, now) or "run"
     named, count = path / name, 1
+    if settings["resume"] and (named / RESUME_FILE).exists():
+        return named
     while any((named / file).exists() for file in _HOLDS_A_RESULT):
         count += 1
         ending = f"_{count}"
         named = path / f"{name[: 255 - len(ending)]}{ending}"
     return named
+
+
+def continues(settings: Settings, folder: Path) -> bool:
+    """Whether a run goes on with the one in its folder; ``resume="auto"`` does where there is one."""
+    return settings["resume"] is True or (settings["resume"] == "auto" and (folder / RESUME_FILE).exists())
 
 
 def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:

@@ -8,22 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.record.earlier import Aside
+from pypty.engine.record.history_file import HistoryFile
 from pypty.engine.record.resume import write_resume
 from pypty.engine.setup.sequences import problems_from
 from pypty.engine.setup.start import propagates_after_last
 from pypty.errors import CheckpointError
 from pypty.model.blocks import BLOCKS
 from pypty.output.checkpoints import remove_checkpoint, write_checkpoint, write_numbered
-from pypty.output.files import make_folder, remove_leftovers
-from pypty.output.loss_log import EpochRecord, read_records, write_loss_log
-from pypty.output.settings_file import SettingsWatch, write_settings
+from pypty.output.files import remove_leftovers
+from pypty.output.lock import FolderLock
+from pypty.output.loss_log import LOSS_LOG, EpochRecord, LossLog, read_records
+from pypty.output.settings_file import ARRAYS, SettingsWatch, write_settings
 
 _log = logging.getLogger(__name__)
-LOSS_LOG = "loss.csv"
-TEXT_LOG = "pypty.log"
 _QUICK_S = 1.0
-_PAUSE = 4.0
-"""A resume.h5 that takes longer than _QUICK_S to write is not written again before this many times as long."""
+"""A resume.h5 that takes longer to write is not written again before as much time has passed: writing never takes more
+than half of the time, and a kill loses no more than the epoch that it hits and the time of one writing."""
 
 Save = Callable[[bool], None]
 """Called after every epoch, and with True at the end: writes the results that are due."""
@@ -36,31 +37,50 @@ def _no_results(last: bool) -> None:
 class RunFolder:
     """Writes checkpoints, the loss log and resume.h5 as epochs pass.
 
-    Everything in it is replaced in one step, file by file, so that a kill leaves a folder that loads.
+    Everything in it is replaced in one step, file by file, so that a kill leaves a folder that loads. resume.h5 comes
+    last: what a kill leaves out, or leaves from a later epoch, is written again when the run is resumed.
 
     Parameters
     ----------
     save : writes results in public formats (``save_iters``); passed in, as this package does not import them
+    history : the history file of the run that is resumed; None begins one
+    lock : of the folder; None where nobody else can write
+    replaces : the earlier result, which is removed after the first full epoch
     """
 
-    def __init__(self, path: Path, run: Reconstruction, version: str, save: Save = _no_results) -> None:
+    def __init__(
+        self,
+        path: Path,
+        run: Reconstruction,
+        version: str,
+        save: Save = _no_results,
+        *,
+        history: HistoryFile | None = None,
+        lock: FolderLock | None = None,
+        replaces: Aside | None = None,
+    ) -> None:
         self.save = save
         self.path = path
         self.run = run
         self.version = version
+        self._history = HistoryFile(path) if history is None else history
+        self._lock = lock
+        self._replaces = replaces
         self._kept_rows = _earlier_rows(path, run)
+        level = run.settings["save_loss_log"]
+        self._log = LossLog(path / LOSS_LOG, level) if level else None
         self._resume_written_at = 0.0
         self._resume_took_s = 0.0
 
     def open(self) -> SettingsWatch:
         """Write the starting state; returns the watch on params.yaml."""
-        make_folder(self.path)
-        remove_leftovers(self.path)
-        if (self.path / BLOCKS["obj"].file).exists() and self.run.state.epoch == 0:
-            _log.warning("%s holds an earlier reconstruction, which is being replaced", self.path)
+        remove_leftovers(self.path, self.path / ARRAYS)
         write_settings(self.path, self.run.settings, self.version)
-        self._write_state()
+        write_checkpoint(self.path, self.run.state.variables, self._names())
         remove_checkpoint(self.path, set(BLOCKS) - set(self._names()))
+        self._write_log()
+        self._write_resume()
+        self._resume_took_s = 0.0  # the first time imports what it needs
         return SettingsWatch(
             self.path, lambda settings, epoch: problems_from(self.run.setup, settings, epoch)
         )
@@ -68,21 +88,38 @@ class RunFolder:
     def epoch_done(self, record: EpochRecord) -> None:
         """Write what is due after an epoch."""
         settings = self.run.settings
-        # 0 = not during the run
-        every = settings["save_inter_checkpoints"]
-        if every and record.epoch % every == 0:
-            self._write_state(resume=self._may_write_resume())
+        if self._lock is not None:
+            self._lock.check()
         every = settings["save_checkpoints_every_epoch"]
         if every and record.epoch % every == 0:
             write_numbered(self.path, self.run.state.variables, record.epoch, record.blocks)
+        # 0 = not during the run
+        every = settings["save_inter_checkpoints"]
+        due = bool(every and record.epoch % every == 0) or self._replaces is not None
+        if due:
+            write_checkpoint(self.path, self.run.state.variables, self._names())
         self._write_log()
         self.save(False)
+        if due and (self._may_write_resume() or self._replaces is not None):
+            self._write_resume()
+        if self._replaces is not None:
+            self._replaces.remove()
+            self._replaces = None
 
     def close(self) -> None:
-        """Write the final state."""
-        self._write_state()
+        """Write the final state; a run that replaces a result and has no epoch puts that result back."""
+        if self._lock is not None:
+            self._lock.check()
+        if self._replaces is not None and not self.run.state.records:
+            self._replaces.put_back()
+            return
+        write_checkpoint(self.path, self.run.state.variables, self._names())
         self._write_log()
         self.save(True)
+        self._write_resume()
+        if self._replaces is not None:
+            self._replaces.remove()
+            self._replaces = None
 
     def _names(self) -> list[str]:
         """The blocks to write; the distance after a single slice is left out unless it is used."""
@@ -92,22 +129,18 @@ class RunFolder:
 
     def _may_write_resume(self) -> bool:
         """Whether resume.h5 is small enough to be written every time, or was written long enough ago."""
-        pause = _PAUSE * self._resume_took_s if self._resume_took_s > _QUICK_S else 0.0
+        pause = self._resume_took_s if self._resume_took_s > _QUICK_S else 0.0
         return time.perf_counter() - self._resume_written_at >= pause
 
-    def _write_state(self, resume: bool = True) -> None:
-        write_checkpoint(self.path, self.run.state.variables, self._names())
-        if not resume:
-            return
+    def _write_resume(self) -> None:
         started = time.perf_counter()
-        write_resume(self.path, self.run, self.version)
+        write_resume(self.path, self.run, self.version, self._history)
         self._resume_written_at = time.perf_counter()
         self._resume_took_s = self._resume_written_at - started
 
     def _write_log(self) -> None:
-        level = self.run.settings["save_loss_log"]
-        if level:
-            write_loss_log(self.path / LOSS_LOG, [*self._kept_rows, *self.run.state.records], level)
+        if self._log is not None:
+            self._log.write([*self._kept_rows, *self.run.state.records])
 
 
 def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:

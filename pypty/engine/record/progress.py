@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -10,7 +11,9 @@ from tqdm.auto import tqdm
 
 from pypty.errors import OutputError
 from pypty.output.loss_log import EpochRecord
+from pypty.output.terminal import Terminal
 
+TEXT_LOG = "pypty.log"
 _ROOT = logging.getLogger("pypty")
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
@@ -18,9 +21,13 @@ _FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="
 class _TqdmHandler(logging.Handler):
     """Shows log lines above the bar, in a terminal and in Jupyter."""
 
+    def __init__(self, stream: Terminal) -> None:
+        super().__init__()
+        self._stream = stream
+
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        tqdm.write(prefix + record.getMessage())
+        tqdm.write(prefix + record.getMessage(), file=self._stream)
 
 
 def _how(record: EpochRecord) -> tuple[str, str]:
@@ -48,7 +55,10 @@ class Reporter:
     def __init__(self, print_flag: int, first_epoch: int, last_epoch: int, log_file: Path | None) -> None:
         self.level = print_flag
         self.log_file = log_file
+        # looked up here: a notebook, or a test, may have replaced the streams
+        self._lines, self._bar_stream = Terminal(sys.stdout), Terminal(sys.stderr)
         self.bar = tqdm(
+            file=self._bar_stream,
             total=last_epoch,
             initial=first_epoch,
             unit="epoch",
@@ -61,7 +71,7 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if self.level > 0:
-            shown = _TqdmHandler()
+            shown = _TqdmHandler(self._lines)
             shown.setLevel(
                 logging.WARNING if self.level == 1 else logging.INFO if self.level == 2 else logging.DEBUG
             )

@@ -18,6 +18,7 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Signature
 from pypty.engine.epochs.state import State
 from pypty.engine.epochs.stuck import BlockMonitor
+from pypty.engine.record.history_file import HistoryFile, read_history, record_of
 from pypty.engine.setup.assembly import Setup, data_fingerprint
 from pypty.engine.setup.start import start_distances
 from pypty.errors import CheckpointError
@@ -27,19 +28,26 @@ from pypty.optimize.lbfgs import Lbfgs, Pair, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.files import atomic
-from pypty.output.loss_log import EpochRecord
 
-FORMAT = 4
+FORMAT = 5
+_READ = (4, 5)
+"""Format 4, of 2.0 before December 2026, holds the history itself."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Resumed:
-    """A state read back, with the batch size, threads and device that decide its rounding."""
+    """A state read back, with the batch size, threads and device that decide its rounding.
+
+    Attributes
+    ----------
+    history_bytes : of history.jsonl that belong to it; 0 where resume.h5 holds the history itself
+    """
 
     state: State
     batch_size: int
     n_threads: int
     device: str
+    history_bytes: int = 0
 
     def rounding(self, setup: Setup) -> tuple[int | None, int | None]:
         """Batch size and threads that repeat the rounding of the earlier run; None where the plan decides.
@@ -51,12 +59,14 @@ class Resumed:
         return self.batch_size, self.n_threads if setup.settings["n_threads"] is None else None
 
 
-def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
+def write_resume(folder: Path, run: Reconstruction, version: str, history: HistoryFile) -> None:
     """Write the state after an epoch.
 
-    Every random generator is derived from (seed, epoch), so these two are the random state.
+    Every random generator is derived from (seed, epoch), so these two are the random state. The records of the epochs
+    are appended to history.jsonl first, so that the file does not grow with them.
     """
     state = run.state
+    history_bytes = history.write(state.records)
     # a temporary file that replaces the old one when it is complete
     with atomic(folder / RESUME_FILE) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(
@@ -71,6 +81,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             n_threads=run.objective.n_threads,
             precision=run.settings["default_dtype"],
             device=run.setup.backend.name,
+            history_bytes=history_bytes,
             data=run.data_fingerprint,
             frozen=json.dumps(state.frozen),
             monitor=json.dumps(dataclasses.asdict(state.monitor)),
@@ -110,7 +121,6 @@ def write_resume(folder: Path, run: Reconstruction, version: str) -> None:
             group = file.create_group("snapshot")
             for name, array in state.snapshot.items():
                 group[name] = to_host(array)
-        file["history"] = json.dumps([dataclasses.asdict(record) for record in state.records])
 
 
 def read_resume(folder: Path, setup: Setup) -> Resumed:
@@ -138,8 +148,10 @@ def read_resume(folder: Path, setup: Setup) -> Resumed:
 
 
 def _check_origin(file: Any, path: Path, setup: Setup) -> None:
-    if int(file.attrs["format"]) != FORMAT:
-        raise CheckpointError(f"{str(path)!r} has format {file.attrs['format']}; this version reads {FORMAT}")
+    if int(file.attrs["format"]) not in _READ:
+        raise CheckpointError(
+            f"{str(path)!r} has format {file.attrs['format']}; this version reads {_READ[0]} to {_READ[-1]}"
+        )
     precision = setup.settings["default_dtype"]
     if file.attrs["precision"] != precision:
         raise CheckpointError(
@@ -200,13 +212,17 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     state.progress = _read_progress(file["progress"])
     if "snapshot" in file:
         state.snapshot = {name: backend.asarray(item[()]) for name, item in file["snapshot"].items()}
-    records = json.loads(file["history"].asstr()[()])
-    state.records = [
-        EpochRecord(**{**record, **{key: tuple(record[key]) for key in ("blocks", "mean_tilt_mrad")}})
-        for record in records
-    ]
+    history_bytes = int(file.attrs.get("history_bytes", 0))
+    if "history" in file:
+        state.records = [record_of(record) for record in json.loads(file["history"].asstr()[()])]
+    else:
+        state.records = read_history(path.parent, history_bytes)
     return Resumed(
-        state, int(file.attrs["batch_size"]), int(file.attrs["n_threads"]), str(file.attrs["device"])
+        state,
+        int(file.attrs["batch_size"]),
+        int(file.attrs["n_threads"]),
+        str(file.attrs["device"]),
+        history_bytes,
     )
 
 

@@ -361,5 +361,5 @@ def _check_output(settings: Settings, report: Report) -> None:
         )
     elif not os.access(existing, os.W_OK | os.X_OK):
         report.add("output_folder", f"{str(folder)!r} cannot be written: no permission for {str(existing)!r}")
-    if settings["resume"] and not (folder / RESUME_FILE).is_file():
+    if settings["resume"] is True and not (folder / RESUME_FILE).is_file():
         report.add("resume", f"True, but there is no resume.h5 in {str(folder)!r}; start with resume=False")

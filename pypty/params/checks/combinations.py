@@ -90,7 +90,10 @@ def check_combinations(settings: Settings, report: Report) -> None:
             f"{settings['positions'].shape}; one row per position is needed",
         )
     if settings["resume"] and not settings["output_folder"]:
-        report.add("resume", "True, but output_folder is empty; give the folder that holds resume.h5")
+        report.add(
+            "resume",
+            f"{settings['resume']}, but output_folder is empty; give the folder that holds resume.h5",
+        )
     if isinstance(settings["probe"], str) and settings["aperture_mask"] is None:
         report.add(
             "probe", "'aperture' needs aperture_mask: an array, or the radius as a fraction of Nyquist"

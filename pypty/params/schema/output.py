@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pypty.params.kinds import Either, FilePath, Flag, Number, Text
+from pypty.params.kinds import Choice, Either, FilePath, Flag, Number, Text
 from pypty.params.parameter import NOT_YET, Parameter
 from pypty.params.schema.numbers import NATURAL
 
@@ -23,7 +23,10 @@ OUTPUT = (
               "Refresh co.npy, cp.npy, ... and resume.h5 every so many epochs; 0 = only at the end."),
     Parameter("print_flag", 1, Number(0, 4, integer=True), "",
               "0 silent, 1 progress bar, 2 a line per epoch, 3 also each line-search step, 4 also each regulariser."),
-    Parameter("resume", False, Flag(), "", "Continue exactly from resume.h5 in output_folder."),
+    Parameter("resume", False, Either((Flag(), Choice(("auto",)))), "", "Continue exactly from resume.h5 in "
+              "output_folder; 'auto': if there is one, else begin (for jobs that a queue starts again)."),
+    Parameter("overwrite", False, Flag(), "", "Replace a result in output_folder; it is moved aside, and removed when "
+              "the new run has a full epoch."),
     Parameter("data_simulation_flag", False, Either((Flag(), Text())), "",
               "Use pypty.simulate(params) to compute patterns.", per_epoch=True, status=NOT_YET),
     Parameter("data_simulation_exitwave", False, Flag(), "", "Store exit waves when simulating.", per_epoch=True,

@@ -26,7 +26,7 @@ Words = Literal[
 ]
 OnOff = Literal[
     "flip_ky", "use_full_FOV", "force_pad", "load_one_by_one", "preload_to_cpu", "strip_dataset_from_params",
-    "resume", "allow_subPixel_shift", "skip_preprocessing", "lazy_clean", "use_padded_intensity", "deterministic",
+    "overwrite", "allow_subPixel_shift", "skip_preprocessing", "lazy_clean", "use_padded_intensity", "deterministic",
     "remove_fft_cache", "preconditioner", "shuffle_batches",
 ]
 Whole = Literal[
@@ -61,7 +61,7 @@ TableOrNone = Literal[
     "loss_terms",
 ]
 OnOffOrWord = Literal[
-    "recompute_slices", "prefix_time",
+    "recompute_slices", "prefix_time", "resume",
 ]
 WholeOrNone = Literal[
     "n_threads", "simu_Npix", "max_count", "mc_n_modes",

@@ -1,0 +1,78 @@
+"""history.jsonl: what was recorded of each epoch, one line each, appended; resume.h5 says how much of it is valid."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pypty.errors import CheckpointError
+from pypty.output.checkpoints import HISTORY_FILE
+from pypty.output.files import append_text, write_text
+from pypty.output.loss_log import EpochRecord
+
+_TUPLES = ("blocks", "mean_tilt_mrad")
+
+
+class HistoryFile:
+    """Writes the records of a run.
+
+    Parameters
+    ----------
+    size : bytes of the file that are valid already, when a run is resumed
+    """
+
+    def __init__(self, folder: Path, written: int = 0, size: int = 0) -> None:
+        self.path = folder / HISTORY_FILE
+        self._written, self._size = written, size
+
+    def write(self, records: Sequence[EpochRecord]) -> int:
+        """Bring the file up to ``records``, which only grow; returns its size in bytes when it is on the disk.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        new = "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records[self._written :])
+        size = self.path.stat().st_size if self.path.exists() else -1
+        if self._written and size >= self._size:
+            if size > self._size:  # lines of epochs that are repeated
+                os.truncate(self.path, self._size)
+            if new:
+                append_text(self.path, new, keep=True)
+        else:  # a new run, or the file is gone
+            new = "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
+            write_text(self.path, new)
+            self._size = 0
+        self._written, self._size = len(records), self._size + len(new.encode("utf-8"))
+        return self._size
+
+
+def read_history(folder: Path, size: int) -> list[EpochRecord]:
+    """The records in the first ``size`` bytes.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, shorter, or damaged.
+    """
+    path = folder / HISTORY_FILE
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(size)
+        if len(content) < size:
+            raise ValueError(f"it has {len(content)} bytes, resume.h5 expects {size}")
+        return [record_of(json.loads(line)) for line in content.decode("utf-8").splitlines()]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{str(path)!r}, which belongs to resume.h5, cannot be read: {error}; start again from "
+            "pypty.load_checkpoint(folder)"
+        ) from error
+
+
+def record_of(plain: dict[str, object]) -> EpochRecord:
+    """A record from its fields, as JSON has them."""
+    return EpochRecord(**{**plain, **{key: tuple(plain[key]) for key in _TUPLES}})  # type: ignore[arg-type]
