@@ -1,4 +1,4 @@
-"""The output folder while a run goes on."""
+"""The output folder of a running reconstruction."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ LOSS_LOG = "loss.csv"
 TEXT_LOG = "pypty.log"
 _QUICK_S = 1.0
 _PAUSE = 4.0
-"""A resume.h5 that takes longer than _QUICK_S to write is not written again before this many times as long."""
+"""If writing resume.h5 takes longer than _QUICK_S, the next one waits for this many times the duration."""
 
 Save = Callable[[bool], None]
-"""Called after every epoch, and with True at the end: writes the results that are due."""
+"""Called after every epoch with False, and at the end with True; writes the results that are due."""
 
 
 def _no_results(last: bool) -> None:
-    """Nothing but the state is written."""
+    """Write no results: only the state is saved."""
 
 
 class RunFolder:
     """Writes checkpoints, the loss log and resume.h5 as epochs pass.
 
-    Everything in it is replaced in one step, file by file, so that a kill leaves a folder that loads.
+    Every file is replaced atomically, so that a killed run leaves a folder that loads.
 
     Parameters
     ----------
@@ -60,13 +60,14 @@ class RunFolder:
             _log.warning("%s holds an earlier reconstruction, which is being replaced", self.path)
         write_settings(self.path, self.run.settings, self.version)
         self._write_state()
+        # blocks of an earlier run that this one does not have
         remove_checkpoint(self.path, set(BLOCKS) - set(self._names()))
         return SettingsWatch(
             self.path, lambda settings, epoch: problems_from(self.run.setup, settings, epoch)
         )
 
     def epoch_done(self, record: EpochRecord) -> None:
-        """Write what is due after an epoch."""
+        """Write the files that are due after an epoch."""
         settings = self.run.settings
         # 0 = not during the run
         every = settings["save_inter_checkpoints"]
@@ -111,7 +112,7 @@ class RunFolder:
 
 
 def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
-    """Rows of an earlier run in this folder that is continued with ``epoch_prev``."""
+    """Records of the earlier run in this folder, if it is continued with ``epoch_prev``."""
     first = run.settings.first_epoch
     if first == 0 or not (path / LOSS_LOG).is_file():
         return []
@@ -119,5 +120,5 @@ def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
         return [record for record in read_records(path / LOSS_LOG) if record.epoch < first]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{str(path / LOSS_LOG)!r} of the run to continue cannot be read ({error!r}); move it away, or mend it"
+            f"{str(path / LOSS_LOG)!r} of the run to continue cannot be read ({error!r}); move or repair it"
         ) from error
