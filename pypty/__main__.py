@@ -1,4 +1,4 @@
-"""python -m pypty"""
+"""``python -m pypty``."""
 
 import sys
 

@@ -16,8 +16,8 @@ from pypty.output.terminal import Terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status (0 well, 1 a problem, which is printed, 2 wrong usage, 130 and
-    143 interrupted by SIGINT and SIGTERM, with everything saved)."""
+    """Run a command; returns the exit status: 0 success, 1 a reported error, 2 wrong usage; 130, 143 and 129 a run that
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP ended, with everything saved."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, function, text in (
         ("run", _run, "Reconstruct with the parameters of a file."),
-        ("check", _check, "List every problem of a parameter file."),
+        ("check", _check, "List all problems of a parameter file."),
         ("plan", _plan, "Estimate memory and batch size."),
     ):
         sub = add(name, function, text)
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--report",
                 metavar="FILE.html",
-                help="also look at the data: dose, overlap, probe, depth, memory, time; writes one HTML page",
+                help="also check the data: dose, overlap, probe, depth, memory, time; writes an HTML page",
             )
         if name == "run":
             sub.add_argument(
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="replace the result in the output folder; it is kept until the new run has a full epoch",
             )
-    _add_import(add("import", _import, "Write a detector's file as calibrated HDF5, whatever its format."))
+    _add_import(add("import", _import, "Convert a detector's file of any format to calibrated HDF5."))
     _add_convert(add("convert", _convert, "Translate a parameter file of PtyRAD into a preset."))
     _add_tune(add("tune", _tune, "Search for the best parameters with many short reconstructions."))
     demo = add("demo", _demo, "Reconstruct MoS2 from simulated data that comes with PyPty.")
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = add("explain", _explain, "Explain a parameter.")
     explain.add_argument("key", help="name of the parameter")
     add("presets", _presets, "List the presets that come with PyPty.")
-    add("doctor", _doctor, "Show what this machine offers, and why a GPU is not used.")
+    add("doctor", _doctor, "Show the resources of this machine, and why a GPU is not used.")
     return parser
 
 
@@ -214,7 +214,7 @@ def _demo(options: argparse.Namespace) -> int:
     )
     _say(
         f"Correlation of the phase with the known truth: {report.agreement.correlation:.4f} "
-        "(0.99 is usual; amplitudes instead of Poisson statistics give 0.98)"
+        "(typically 0.99; 0.98 with amplitudes instead of Poisson statistics)"
     )
     _say("Figures:")
     for path in report.figures:

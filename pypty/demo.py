@@ -25,7 +25,7 @@ PRESET = "mos2_demo"
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo did."""
+    """Result of the demo."""
 
     result: Result
     agreement: Agreement
@@ -34,7 +34,7 @@ class DemoReport:
 
 
 def demo_data() -> Path:
-    """The data set that comes with PyPty: simulated with abTEM, 1e6 electrons/Å^2, truth included."""
+    """The data set that comes with PyPty: simulated with abTEM, 1e6 electrons/Å^2, with the true phase."""
     return Path(str(importlib.resources.files("pypty.resources") / DATA))
 
 
@@ -53,7 +53,7 @@ def demo_params(output_folder: str | Path = "pypty_demo", **changes: Any) -> dic
         }
     params = {**load_preset(PRESET), **changes}
     n_pixels = 64
-    pixel *= n_pixels / (n_pixels + 2 * params["data_pad"])  # a padded pattern reaches further: finer pixels
+    pixel *= n_pixels / (n_pixels + 2 * params["data_pad"])  # padded patterns have finer pixels in real space
     return {
         **experiment,
         "pixel_size_x_A": pixel,

@@ -1,4 +1,4 @@
-"""``pypty doctor``: what this machine offers, and why a GPU is not used."""
+"""``pypty doctor``: resources of this machine, and why a GPU is not used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGES = ("numpy", "scipy", "h5py", "matplotlib", "PyYAML", "simpleeval", "tq
 
 
 def examine() -> str:
-    """A report in plain words."""
+    """A report as text."""
     lines = [f"PyPty {__version__} on Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"  {name:<12}{_version(name)}" for name in _PACKAGES]
     cpu = select("cpu")

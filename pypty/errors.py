@@ -1,6 +1,6 @@
-"""Every error that PyPty raises on purpose.
+"""The errors that PyPty raises.
 
-Each message says what was given, what was expected and what to do.
+Messages say what was given, what was expected and what to do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ class PyptyError(Exception):
 
 
 class ParameterError(PyptyError, ValueError):
-    """A parameter, or a combination of parameters, is not usable."""
+    """A parameter, or a combination of parameters, is wrong."""
 
 
 class ExpressionError(ParameterError):

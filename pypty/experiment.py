@@ -24,7 +24,7 @@ from pypty.params.settings import Settings
 
 CHUNK_BYTES = 64 * 2**20
 CALIBRATED = ("acc_voltage", "scan_step_A")
-"""Parameters that are required by methods which relate angles to lengths in the scan."""
+"""Parameters required by methods that relate angles to lengths in the scan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class Experiment:
     scan_size : points (slow, fast); their product is N
     step_A : distance between scan points, Å
     rotation_deg : PLRotation_deg, see :func:`pypty.optics.scan_grid.rotation_yx`
-    window : the pixels of a pattern and of the reconstruction, with their sizes
-    aberrations_A : Krivanek coefficients, the extra defocus of the probe included in the first
+    window : numbers and sizes of pixels of a pattern and of the reconstruction
+    aberrations_A : Krivanek coefficients; the first includes the extra defocus of the probe
     settings : all parameters, checked one by one
     """
 
@@ -60,7 +60,7 @@ class Experiment:
 
         Parameters
         ----------
-        needs : keys that the user must set: with a default voltage or step, the calibration would be wrong unnoticed
+        needs : keys that the user must set, since a default voltage or step would silently give a wrong calibration
 
         Raises
         ------
@@ -72,10 +72,10 @@ class Experiment:
         report = Report()
         settings = read_parameters(params, report)
         report.raise_if_any()
-        missing = [key for key in needs if key not in settings.given]
+        missing = [key for key in needs if key not in settings.set_by_user]
         if missing:
             units = ", ".join(f"{key} in {SCHEMA[key].unit}" for key in missing)
-            raise ParameterError(f"{' and '.join(missing)} not given, and needed here; set {units}")
+            raise ParameterError(f"{' and '.join(missing)} not given, but needed here; set {units}")
         source = open_source(settings)
         if source is None:
             raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
@@ -127,7 +127,7 @@ class Experiment:
         Raises
         ------
         DataError
-            A value that counts is NaN or infinite.
+            A value that is not masked is NaN or infinite.
         """
         indices = np.asarray(indices)
         out = self._left_out[indices]
@@ -159,7 +159,7 @@ class Experiment:
         bad = ~np.isfinite(data).all(axis=(1, 2))
         if bad.any():
             raise DataError(
-                f"{self.source.name}: pattern {indices[bad][0]} holds values that are NaN or infinite; give "
+                f"{self.source.name}: pattern {indices[bad][0]} contains values that are NaN or infinite; give "
                 "detector_mask='nan', a mask that is 0 there, or a sequence without it (pypty.calibrate.defects)"
             )
         return data
@@ -267,11 +267,13 @@ def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
         elif side * side == n:
             points = (side, side)
         else:
-            raise ParameterError(f"scan_size is not given, and {n} patterns are no square; give (slow, fast)")
+            raise ParameterError(
+                f"scan_size is not given, and {n} patterns do not form a square; give (slow, fast)"
+            )
     size = (int(points[0]), int(points[1]))
     if size[0] * size[1] != n:
         raise ParameterError(
-            f"scan_size {size} has {size[0] * size[1]} points, but there are {n} patterns; correct it (slow, fast)"
+            f"scan_size {size} has {size[0] * size[1]} points, but the data have {n} patterns; correct it (slow, fast)"
         )
     return size
 

@@ -1,4 +1,4 @@
-"""The public functions: run, evaluate, simulate, check, plan. A reconstruction on one screen."""
+"""The public functions: run, evaluate, simulate, check, plan, resume."""
 
 from __future__ import annotations
 
@@ -43,31 +43,33 @@ _log = logging.getLogger(__name__)
 
 
 def run(params: Params) -> Result:
-    """Reconstruct.
+    """Run a reconstruction.
 
     Parameters
     ----------
     params : dict of parameters (``pypty explain KEY``, docs/parameters.md), or the path of a preset file, of an output
-        folder, or of a model file (model_iter*.h5), from which the run goes on
+        folder, or of a model file (model_iter*.h5) to continue from
 
     Returns
     -------
-    Result, with every array in the layout of docs/conventions.md
+    Result, with all arrays in the layout of docs/conventions.md
 
     Raises
     ------
     ParameterError
-        Lists every problem of the parameters and the data; nothing has been written.
+        The parameters or the data have problems; the message lists all. No files have been written.
     CheckpointError
-        ``resume`` was asked for and the state cannot be continued.
+        ``resume`` is set, but the state cannot be continued.
     OutputError
         The output folder cannot be written, holds another result (``resume``, ``overwrite``), or is in use by another
         run.
     ReconstructionError
         The loss became infinite or NaN.
 
-    Ctrl-C (the stop button of a notebook), SIGTERM (a queue that ends the job) and SIGHUP (a terminal that closes) end
-    it after the last full epoch, with everything saved; ``Result.interrupted_by`` names the signal.
+    Notes
+    -----
+    Ctrl-C (the stop button of a notebook), SIGTERM (from a queue) and SIGHUP (from a terminal that closes) end the run
+    with everything saved; the result is that of the last complete epoch. ``Result.interrupted_by`` names the signal.
     """
     setup = prepare(_read(params))
     try:
@@ -83,7 +85,7 @@ def run(params: Params) -> Result:
 
 
 def _read(params: Params) -> Mapping[str, Any]:
-    """The parameters as a mapping: a dict as it is, a path read from its file."""
+    """The parameters as a mapping, read from the file if a path is given."""
     return parameters_of(params) if isinstance(params, (str, Path)) else params
 
 
@@ -152,7 +154,7 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
         except KeyboardInterrupt:
             by = f" by {interrupts.name}" if interrupts.name not in ("", "SIGINT") else ""
             state.stop_reason = f"interrupted{by} after {state.epoch} epochs"
-        finally:  # whatever happened: finished epochs are kept
+        finally:  # keep finished epochs after any error
             if folder is not None:
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
@@ -160,7 +162,7 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
 
 
 def result_of(reconstruction: Reconstruction, folder: Path | None = None, interrupted_by: str = "") -> Result:
-    """The result as it stands now."""
+    """The current result."""
     state = reconstruction.state
     blocks = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
     sample = reconstruction.last_sample()
@@ -189,7 +191,7 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None, interr
 
 
 def evaluate(params: Params) -> Evaluation:
-    """Loss, SSE, regularisers and gradients at the start point. Writes nothing.
+    """Loss, SSE, regularisers and gradients at the start point. Writes no files.
 
     Gradients are those of the loss as a function of the arrays themselves: neither the band limit nor the edits
     between epochs are applied to them.
@@ -197,7 +199,7 @@ def evaluate(params: Params) -> Evaluation:
     Raises
     ------
     ParameterError
-        With every problem of the parameters and the data.
+        The parameters or the data have problems; the message lists all.
     """
     setup = prepare(_read(params))
     try:
@@ -217,17 +219,17 @@ def evaluate(params: Params) -> Evaluation:
 def simulate(params: Params) -> np.ndarray:
     """Diffraction patterns of the model at the start point.
 
-    Without data the window is that of ``probe``, which must be an array, and the probe is not scaled to other counts.
+    Without data, ``probe`` must be an array; it sets the size of the patterns, and is not scaled to other counts.
 
     Returns
     -------
-    (N, ky, kx) float in counts, zero frequency at index n//2 (near field: images; masks: sums (N, D)), as they would be
-    compared with data; N = all patterns, whatever the sequence
+    (N, ky, kx) float in counts, zero frequency at index n//2 (near field: images; masks: sums (N, D)), in the form in
+    which they are compared with data; all N patterns, whatever the sequence
 
     Raises
     ------
     ParameterError
-        With every problem of the parameters.
+        The parameters have problems; the message lists all.
     """
     setup = prepare(_read(params), needs_data=False)
     try:
@@ -247,15 +249,15 @@ def simulate(params: Params) -> np.ndarray:
 
 
 def check(params: Params) -> Report:
-    """Find every problem of the parameters and the data. Writes nothing.
+    """Find all problems of the parameters and the data. Writes no files.
 
     Returns
     -------
-    Report: true when a reconstruction could start; printing it lists problems and warnings
+    Report: its truth value is True if a reconstruction can start; printing it lists problems and warnings
     """
     try:
         report, setup = inspect(_read(params))
-    except PyptyError as error:  # a file that cannot be read is a problem like others
+    except PyptyError as error:  # an unreadable file is reported as a problem
         return Report([str(error)])
     if setup is not None:
         settings, path = setup.settings, result_folder(setup, datetime.now())
@@ -267,7 +269,7 @@ def check(params: Params) -> Report:
 
 
 def plan(params: Params, show: bool = True) -> MemoryPlan:
-    """Estimate memory and batch size without allocating anything or reading the patterns.
+    """Estimate memory and batch size without allocating arrays or reading the patterns.
 
     Parameters
     ----------
@@ -276,7 +278,7 @@ def plan(params: Params, show: bool = True) -> MemoryPlan:
     Raises
     ------
     ParameterError
-        With every problem of the parameters and the data.
+        The parameters or the data have problems; the message lists all.
     """
     setup = prepare(_read(params), read_data=False)
     setup.close()
@@ -286,5 +288,5 @@ def plan(params: Params, show: bool = True) -> MemoryPlan:
 
 
 def resume(folder: str | Path, **changes: object) -> Result:
-    """Continue the reconstruction in ``folder`` exactly where it was; ``changes`` replace parameters."""
+    """Continue the reconstruction in ``folder`` exactly where it ended; ``changes`` replace parameters."""
     return run({**_read(folder), "output_folder": str(folder), **changes, "resume": True})

@@ -1,4 +1,4 @@
-"""How close a reconstructed phase is to a known truth."""
+"""Compare a reconstructed phase with the known truth."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def phase_agreement(
     Parameters
     ----------
     phase : (Y, X) rad
-    origin_A : (y, x) where pixel (0, 0) of ``phase`` lies in the coordinates of the truth
+    origin_A : (y, x) of pixel (0, 0) of ``phase`` in the coordinates of the truth
     truth : (Y', X') rad, pixel (0, 0) at (0, 0) Å
-    area_A : (2, 2) lower and upper corner (y, x) of the scan; ``margin_A`` is cut off on each side
+    area_A : (2, 2) lower and upper corner (y, x) of the scan
+    margin_A : width cut off on each side of ``area_A``
     search_A : range of the registration
     """
     low = np.ceil((area_A[0] + margin_A) / truth_pixel_A).astype(int)
@@ -51,8 +52,8 @@ def phase_agreement(
         sampled = map_coordinates(
             phase, (at + np.asarray(shift)[:, None, None]) / pixel_size_A, order=3, mode="nearest"
         )
-        found = _without_ramp(sampled, rows, columns)
-        return float((found * wanted).sum() / np.sqrt((found**2).sum() * (wanted**2).sum() + 1e-300))
+        flat = _without_ramp(sampled, rows, columns)
+        return float((flat * wanted).sum() / np.sqrt((flat**2).sum() * (wanted**2).sum() + 1e-300))
 
     steps = np.arange(-search_A, search_A + 1e-9, truth_pixel_A)
     coarse = max(((y, x) for y in steps for x in steps), key=lambda s: correlation(np.array(s)))

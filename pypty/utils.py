@@ -1,4 +1,4 @@
-"""Building blocks by PyPty's names: the public name of :mod:`pypty.compat.utils`."""
+"""Building blocks with PyPty's names: the public name of :mod:`pypty.compat.utils`."""
 
 from pypty.compat.utils import *  # noqa: F403
 from pypty.compat.utils import __all__ as __all__

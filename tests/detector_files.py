@@ -343,7 +343,7 @@ OBJECTS = np.array([[[Danger()]]], dtype=object)
 
 
 DAMAGED: dict[str, tuple[Build, str]] = {
-    "missing": (no_file, "there is no file"),
+    "missing": (no_file, "does not exist"),
     "folder": (a_folder, "is a folder"),
     **{
         f"empty {ending}": (bytes_file(f"a{ending}", b""), "is empty")
@@ -366,7 +366,7 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     "h5 magic only": (bytes_file("a.h5", b"\x89HDF\r\n\x1a\n" + bytes(200)), "damaged|truncated"),
     "h5 spoilt chunk": (spoilt_h5_chunk, "cannot be read"),
     "h5 without patterns": (h5(lambda file: file.create_dataset("image", data=np.ones((4, 4)))), "image"),
-    "h5 without anything": (h5(lambda file: None), "holds no arrays"),
+    "h5 without anything": (h5(lambda file: None), "contains no arrays"),
     "h5 missing key": (
         h5(lambda file: file.create_dataset("data", data=counts()), key="dp"),
         "no array 'dp'",
@@ -411,7 +411,7 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     ),
     "h5 axes of a stack": (
         h5(lambda file: file.create_dataset("data", data=counts()), axes="n,ky,kx"),
-        "3 axes were named",
+        "3 axes are named",
     ),
     "h5 version": (
         h5(lambda file: file.create_dataset("data", data=counts()), version=1),
@@ -460,8 +460,8 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     "tif cut": (cut(good_tif, 0.5), "truncated|damaged"),
     "tif packed, cut": (cut(good_packed_tif, 0.5), "truncated|damaged|cannot be read"),
     "tif magic only": (bytes_file("a.tif", b"II*\0" + bytes(60)), "TIFF|tifffile|no pages"),
-    "tif of one page": (page_tif, "one image is not a scan"),
-    "zarr without chunks": (zarr_with(remove_chunks), "none of the 3 chunks"),
+    "tif of one page": (page_tif, "a single image is not a scan"),
+    "zarr without chunks": (zarr_with(remove_chunks), "all 3 chunks are missing"),
     "zarr spoilt chunk": (zarr_with(spoil_chunk), "cannot be read"),
     "zarr spoilt header": (zarr_with(spoil_header), "cannot be read as zarr"),
     "blo cut": (cut(good_blo, 0.5), "cannot be read"),

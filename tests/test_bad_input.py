@@ -72,7 +72,7 @@ def _changed(params: dict[Any, Any], changes: dict[Any, Any]) -> dict[Any, Any]:
 KEYS = (
     row("unknown key", {"epoch_maxx": 5}, "epoch_maxx", "did you mean 'epoch_max'"),
     row("unknown key in other case", {"Update_Obj": True}, "Update_Obj", "did you mean 'update_obj'"),
-    row("unknown key far from all", {"zzzz": 5}, "zzzz", "unknown parameter", "no known key is near"),
+    row("unknown key far from all", {"zzzz": 5}, "zzzz", "unknown parameter", "no known key is similar"),
     row("key that is no string", {3: 5}, "3", "names are strings"),
     row("key that is None", {None: 5}, "None", "names are strings"),
 )
@@ -322,7 +322,7 @@ ARRAYS = (
         "one row per position",
     ),
     row("detector_mask too small", {"detector_mask": np.ones((8, 8))}, "detector_mask", "(8, 8)", "(16, 16)"),
-    row("detector_mask of all zeros", {"detector_mask": 0 * _MASK}, "detector_mask", "not all may be zero"),
+    row("detector_mask of all zeros", {"detector_mask": 0 * _MASK}, "detector_mask", "must not all be zero"),
     row("detector_mask negative", {"detector_mask": -_MASK}, "detector_mask", "-1", "0"),
     row("detector_mask above 1", {"detector_mask": 300 * _MASK}, "detector_mask", "300", "1"),
     row("detector_mask word", {"detector_mask": "auto"}, "detector_mask", "'auto'"),
@@ -679,9 +679,12 @@ VIRTUAL = (
     virtual_row("negative sums", {"dataset": -np.ones((N_PATTERNS, 4))}, "negative", "pattern 0"),
     virtual_row("sums of NaN", {"dataset": np.full((N_PATTERNS, 4), np.nan)}, "NaN", "pattern 0"),
     virtual_row("no counts", {"dataset": np.zeros((N_PATTERNS, 4))}, "all 25 patterns are zero"),
-    virtual_row("negative", {"masks": -_VIRTUAL["masks"]}, "masks", "-1", "not negative"),
+    virtual_row("negative", {"masks": -_VIRTUAL["masks"]}, "masks", "-1", "must not be negative"),
     virtual_row(
-        "one sees nothing", {"masks": _VIRTUAL["masks"] * np.arange(4)[:, None, None]}, "masks", "sees"
+        "one sees nothing",
+        {"masks": _VIRTUAL["masks"] * np.arange(4)[:, None, None]},
+        "masks",
+        "zero everywhere",
     ),
     virtual_row(
         "of another window", {"masks": np.ones((4, 15, 15))}, "probe", "(16, 16)", "(15, 15)", "even"
@@ -818,7 +821,7 @@ COMBINATIONS = (
         {"tune_only_probe_abs": True, "tune_only_probe_phase": True},
         "tune_only_probe_abs",
         "tune_only_probe_phase at epoch 0",
-        "choose one",
+        "switch on only one",
     ),
     row(
         "refinement of aberrations that are not there",
@@ -847,7 +850,7 @@ COMBINATIONS = (
             {"mc_n_modes": 2, "focal_spread": 10.0, name: [1, 1]},
             "mc_n_modes",
             name,
-            "choose one way",
+            "in one way only",
         )
         for name in ("n_hermite_probe_modes", "defocus_spread_modes")
     ),
@@ -1363,8 +1366,8 @@ PRESETS = (
     Row("folder without params.yaml", lambda folder, out: folder, ("params.yaml", "no parameter file")),
     Row("a pickle", _pickle_preset, ("params.pkl", "can run code", "import_pickle")),
     Row("binary YAML", _binary_yaml, ("preset.yaml", "cannot be read as YAML")),
-    yaml_row("YAML list", "- 1\n- 2\n", "preset.yaml", "holds a list", "name: value"),
-    yaml_row("YAML text", "just words\n", "preset.yaml", "holds a str", "name: value"),
+    yaml_row("YAML list", "- 1\n- 2\n", "preset.yaml", "contains a list", "name: value"),
+    yaml_row("YAML text", "just words\n", "preset.yaml", "contains a str", "name: value"),
     yaml_row("YAML with a syntax error", "a: [1, 2\nb: 3\n", "preset.yaml", "cannot be read as YAML"),
     yaml_row("YAML with a tab", "a:\n\tb: 3\n", "preset.yaml", "cannot be read as YAML"),
     yaml_row("YAML with a key twice", _START + "epoch_max: 3\nepoch_max: 4\n", "'epoch_max'", "twice"),
@@ -1814,7 +1817,7 @@ def test_wrong_types_are_parameter_errors(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("epoch_max: 3\n")
     with pytest.raises(ParameterError, match="need a list of values"):
         pypty.utils.change_params(tmp_path / "p.yaml", ["epoch_max"], 4)
-    with pytest.raises(ParameterError, match="is a file of data"):
+    with pytest.raises(ParameterError, match="is a data file"):
         pypty.load_preset(data_file(tmp_path))
 
 

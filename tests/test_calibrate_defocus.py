@@ -34,7 +34,7 @@ def test_mos2(params):
     assert found.values["C10_A"] == pytest.approx(TRUE_C10_A, rel=0.05)
     assert found.values["defocus_A"] == -found.values["C10_A"]
     assert found.values["explained"] > 0.6
-    assert "overfocus" in found.text and "little" not in found.text
+    assert f"C10 = {found.values['C10_A']:.4g} Å (overfocus)" in found.text and "little" not in found.text
     assert len(found.figure.axes) >= 3
     new = found.apply({**params, "extra_probe_defocus": 50.0})
     assert new["extra_probe_defocus"] == 0.0 and new["aberrations"].shape == (1,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from calibration_data import demo_scan, disk_scan, soft_disk, transformed
@@ -60,3 +62,21 @@ def test_a_thin_specimen_is_not_fitted_by_slabs() -> None:
     assert found.values["orientation.outside_disk"] < 0.03
     assert not [name for name in found.values if name.startswith("specimen")]
     assert "multislice" not in found.text
+
+
+def test_a_thick_specimen_is_fitted_from_the_defocus_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = sys.modules[everything.__module__]
+    asked: list[tuple[object, float]] = []
+
+    def stub(params: object, near_C10_A: float) -> None:
+        asked.append((params, near_C10_A))
+        raise DataError("not fitted here")
+
+    monkeypatch.setattr(module, "specimen", stub)
+    monkeypatch.setattr(module, "_is_thick", lambda now, done: True)
+    found = everything(demo_scan())
+    ((params, near),) = asked
+    assert isinstance(params, dict) and near == pytest.approx(found.values["defocus.C10_A"])
+    assert "specimen: not done: not fitted here" in found.text

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from pypty.calibrate import Candidate, disk, orientation
 from pypty.calibrate.fields import _DERIVATIVE, _LOW_ORDER, curl_angle, free_of_curl
-from pypty.calibrate.shifts import PixelImages, best_number, mirror, refine, search, split, turn
+from pypty.calibrate.shifts import PixelImages, _climb, best_number, mirror, refine, search, split, turn
 from pypty.errors import DataError, ParameterError
 from pypty.optics.scan_grid import rotation_yx
 
@@ -40,6 +40,7 @@ def test_each_of_the_eight_is_told_from_the_others(matrix: np.ndarray) -> None:
     assert found.values["margin"] > 2
     assert found.values["C10_A"] == pytest.approx(100, rel=0.15)
     assert found.values["decided_by"] == "bright-field shifts"
+    assert f"coincide for an overfocus C10 = {found.values['C10_A']:.0f} Å (" in found.text
     assert found.values["half_turn_by"] == "attraction"
     assert len(found.values["candidates"]) == 8
     assert len({(c.flip, round(c.angle_deg / 90)) for c in found.values["candidates"]}) >= 8
@@ -120,6 +121,8 @@ def test_shifts_of_images_give_back_their_matrix(angle: float, number: float, fl
     assert pixels.coherence(found) > max(0.6, 1.15 * pixels.coherence(np.zeros((2, 2))))
     value, coherence = best_number(pixels, angle, flip, 6.0)
     assert value == pytest.approx(number, abs=0.015) and coherence > 0.6
+    _, reached = _climb(pixels, matrix.ravel(), 0.02, lambda p: p.reshape(2, 2))
+    assert reached >= pixels.coherence(matrix)
     got, mean, spread = split(found, flip)
     assert off(got, angle if number > 0 else angle + 180) < 1
     assert mean == pytest.approx(abs(number), abs=0.01) and spread < 0.01
@@ -136,7 +139,7 @@ def test_nothing_to_see_is_said() -> None:
 
 def test_small_scans_and_images_are_refused() -> None:
     pattern = soft_disk(32, 8.0, (16.0, 16.0))
-    with pytest.raises(DataError, match="6 x 6 points or more"):
+    with pytest.raises(DataError, match="at least 6 x 6 points"):
         orientation(disk_scan(pattern, side=5))
     with pytest.raises(ParameterError, match="orientation: recon_type"):
         orientation(disk_scan(pattern, recon_type="near_field"))

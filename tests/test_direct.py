@@ -224,7 +224,7 @@ def test_known_aberrations_do_what_a_given_probe_does(method: Any) -> None:
 
 @pytest.mark.parametrize("method", [wdd, ssb])
 def test_padding_belongs_to_reciprocal_space(method: Any) -> None:
-    """PyPty 2.2 crops the padded probe in real space (B36), so that padding changes the image."""
+    """PyPty 2.2 crops the padded probe in real space, so that padding changes the image."""
     params, _ = weak_scan((12, 14), 0.0)
     pad = 8
     finer = PIXEL_A * N / (N + 2 * pad)

@@ -252,4 +252,4 @@ def test_a_mask_takes_nan_out_of_centres_of_mass() -> None:
 def test_a_rotation_that_the_maps_do_not_tell_is_said(caplog: pytest.LogCaptureFixture) -> None:
     y, x = np.mgrid[:12, :12]
     pypty.dpc.GetPLRotation(np.sin(x / 2.0), np.sin(y / 2.0))
-    assert "or half a turn more: the centres of mass do not decide" in caplog.text
+    assert "or half a turn more: the centres of mass cannot decide" in caplog.text

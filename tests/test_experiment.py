@@ -92,9 +92,9 @@ def test_scan_size() -> None:
     assert Experiment.from_params(params()).scan_size == (3, 4)
     flat = params(dataset=np.ones((9, 8, 8)))
     assert Experiment.from_params(flat).scan_size == (3, 3)
-    with pytest.raises(ParameterError, match="no square; give \\(slow, fast\\)"):
+    with pytest.raises(ParameterError, match="do not form a square; give \\(slow, fast\\)"):
         Experiment.from_params(params(dataset=np.ones((8, 8, 8))))
-    with pytest.raises(ParameterError, match="has 10 points, but there are 12 patterns"):
+    with pytest.raises(ParameterError, match="has 10 points, but the data have 12 patterns"):
         Experiment.from_params(params(scan_size=(2, 5)))
 
 
@@ -184,7 +184,7 @@ def test_masked_pixels_reach_nothing() -> None:
 def test_a_pattern_left_out_of_the_sequence_is_the_mean_of_the_others(tmp_path: Path) -> None:
     data = flat_scan()["dataset"].copy()
     data[2, 3] = np.nan
-    with pytest.raises(DataError, match="pattern 21 holds values that are NaN"):
+    with pytest.raises(DataError, match="pattern 21 contains values that are NaN"):
         Experiment.from_params(flat_scan(dataset=data)).patterns(np.arange(36))
     found = Experiment.from_params(flat_scan(dataset=data, sequence=np.delete(np.arange(36), 21)))
     np.testing.assert_allclose(found.patterns(np.arange(36))[21], flat_disk())

@@ -15,7 +15,7 @@ def test_explain_of_an_entry() -> None:
     text = explain("learning_rates.probe")
     assert "rms amplitude" in text and "positions" not in text
     assert "std = 0.4 px" in explain("constraints.obj_rblur")
-    assert "first epoch in which it moves" in explain("learning_rates.objp.start")
+    assert "first epoch in which it is refined" in explain("learning_rates.objp.start")
     with pytest.raises(ParameterError, match="obj_rblur"):
         explain("constraints.obj_blur")
 

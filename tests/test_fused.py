@@ -243,7 +243,7 @@ def test_counts_come_after_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"executor": "stages"}, "asked for"),
+        ({"executor": "stages"}, "requested"),
         ({"near_field": NearFieldOptions(np.array([100.0]))}, "near field"),
         ({"probe_marker": np.zeros(N_PATTERNS, int)}, "several probes"),
         ({"aberration_marker": np.zeros(N_PATTERNS, int), "n_aberrations": 2}, "local aberrations"),

@@ -234,7 +234,7 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
     target.write_text("precious")
     with pytest.raises(OutputError, match=r"exists.*--overwrite"):
         import_file(path, target)
-    with pytest.raises(DataError, match="every value is zero"):
+    with pytest.raises(DataError, match="all values are zero"):
         import_file(Recording(np.zeros((4, 3, 3)), "array"), target, overwrite=True)
     assert target.read_text() == "precious"
     import_file(path, target, overwrite=True)
@@ -316,7 +316,7 @@ def test_params_of_other_files(tmp_path: Path) -> None:
     path, _ = hdf5(tmp_path)
     with pytest.raises(DataError, match="pypty import"):
         params_of(path)
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="does not exist"):
         params_of(tmp_path / "nothing.h5")
     path.write_bytes(b"text")
     with pytest.raises(DataError, match="damaged"):

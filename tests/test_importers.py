@@ -511,6 +511,14 @@ def test_pypty22_folder_with_trust(tmp_path: Path) -> None:
     assert params_from(tmp_path / "params.pkl", trust_pickle=True)["acc_voltage"] == 80
 
 
+def test_parameters_of_a_folder_without_a_result(tmp_path: Path) -> None:
+    """params.yaml alone, as a run leaves it that was killed at once; a pickle beside it is not touched."""
+    (tmp_path / "params.yaml").write_text("acc_voltage: 80\npixel_size_y_A: 0.2\npixel_size_x_A: 0.2\n")
+    (tmp_path / "params.pkl").write_bytes(b"no pickle")
+    for trust in (False, True):
+        assert params_from(tmp_path, trust_pickle=trust)["acc_voltage"] == 80
+
+
 def test_own_folder(tmp_path: Path) -> None:
     rng = RNG(3)
     positions = np.stack(np.meshgrid(np.arange(4), np.arange(4), indexing="ij"), -1).reshape(-1, 2) * 3.0
@@ -626,7 +634,7 @@ def test_settings_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file or folder"):
+    with pytest.raises(DataError, match="does not exist"):
         load_result(tmp_path / "missing.h5")
     text = tmp_path / "result.hdf5"
     text.write_text("not HDF5")

@@ -170,7 +170,7 @@ def test_an_existing_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     create_pypty_data(data + 1, path)
     assert path.read_bytes() == before
     assert "is kept" in caplog.text
-    with pytest.raises(DataError, match=r"\(6, 4, 4\) would be written"):
+    with pytest.raises(DataError, match=r"expected \(6, 4, 4\)"):
         create_pypty_data(data, path, bin=2)
     path.write_bytes(b"text")
     with pytest.raises(DataError, match="cannot be opened as HDF5"):
@@ -211,7 +211,7 @@ def test_wrong_arguments(tmp_path: Path, options: dict[str, Any], text: str) -> 
 def test_wrong_data(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="flip_y and flip_x"):
         made(tmp_path, counts(4, 8, 8), flip_y=True)
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match="does not exist"):
         made(tmp_path, tmp_path / "missing.npy")
     with pytest.raises(DataError, match="no counts"):
         made(tmp_path, np.zeros((2, 2, 8, 8)))
@@ -227,8 +227,8 @@ def test_create_pypty_data_does_not_replace_what_it_reads(tmp_path: Path) -> Non
     with h5py.File(path, "w") as file:
         file["data"] = flat_scan()["dataset"]
     before = path.read_bytes()
-    with pytest.raises(ParameterError, match="the file that is read; give another one"):
+    with pytest.raises(ParameterError, match="which is the input file; give another path"):
         create_pypty_data(path, path, bin=2, exist_ok=False)
-    with h5py.File(path) as file, pytest.raises(ParameterError, match="the file that is read"):
+    with h5py.File(path) as file, pytest.raises(ParameterError, match="the input file"):
         create_pypty_data(file["data"], path, exist_ok=False)
     assert path.read_bytes() == before

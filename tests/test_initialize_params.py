@@ -25,7 +25,7 @@ from pypty.initialize.common import (
     positions_px,
     raster_of,
 )
-from pypty.initialize.given import read_given, was_flipped
+from pypty.initialize.experimental_values import read_values, was_flipped
 from pypty.initialize.slices import choose_slices, starting_object
 from pypty.optics.scan_grid import rotation_yx
 from pypty.optics.wavelength import acc_voltage_kV, wavelength_A
@@ -81,7 +81,7 @@ def test_a_resampled_pattern_has_larger_pixels() -> None:
 def test_golden(setup: int) -> None:
     """PyPty computes the wavelength with h c = 12.4 keV Å: here the voltage is changed to give that wavelength.
 
-    Deviating on purpose: num_slices is honoured (B16: PyPty's file 0 has 7 slices although 3 were asked for); with
+    Deviating on purpose: num_slices is used (PyPty's file 0 has 7 slices although 3 were given); with
     upsample_pattern 2 (file 2) rez_pixel_size_A stays that of the detector, and the aperture consists of whole detector
     pixels, where PyPty interpolates the pattern on a stretched grid.
     """
@@ -336,7 +336,7 @@ def test_patterns_are_not_flipped_twice(tmp_path: Path, caplog: pytest.LogCaptur
     del given["dataset"]
     params = append_exp_params(given)
     assert params["flip_ky"] is False
-    assert "reversed when it was written" in caplog.text
+    assert "already flipped when it was written" in caplog.text
 
 
 def test_calibration_of_an_imported_file_is_used(tmp_path: Path) -> None:
@@ -354,12 +354,12 @@ def test_calibration_of_an_imported_file_is_used(tmp_path: Path) -> None:
 def test_a_square_is_guessed_aloud(caplog: pytest.LogCaptureFixture) -> None:
     params = append_exp_params(experiment(dataset=np.broadcast_to(disk(), (16, 16, 16))))
     assert params["scan_size"] == (4, 4)
-    assert "taken as a square" in caplog.text
+    assert "assumed to be a square" in caplog.text
     with caplog.at_level(logging.WARNING):
         given = experiment(plot=True)
         del given["acc_voltage"]
         assert append_exp_params(given)["acc_voltage"] == 60
-    assert "60 kV is taken" in caplog.text
+    assert "60 kV is assumed" in caplog.text
     assert "plot" in caplog.text
 
 
@@ -368,8 +368,8 @@ def test_a_square_is_guessed_aloud(caplog: pytest.LogCaptureFixture) -> None:
     [
         ({"scan_stepA": 1}, "did you mean 'scan_step_A'"),
         ({"positions": np.zeros((20, 2))}, "computed here"),
-        ({"rez_pixel_size_A": None}, "pixel of the detector is unknown"),
-        ({"rez_pixel_size_A": -0.1}, "pixel of the detector"),
+        ({"rez_pixel_size_A": None}, "pixel size of the detector is unknown"),
+        ({"rez_pixel_size_A": -0.1}, "pixel size of the detector"),
         ({"scan_step_A": None}, "neither scan_step_A nor fov_nm"),
         ({"scan_step_A": 0.0}, "scan step"),
         ({"scan_size": (4, 4)}, "16 points"),
@@ -383,7 +383,7 @@ def test_a_square_is_guessed_aloud(caplog: pytest.LogCaptureFixture) -> None:
         ({"num_obj_modes": -1}, "num_obj_modes"),
         ({"dataset": None}, "no patterns"),
         ({"dataset": np.zeros((4, 5, 16, 16))}, "no counts"),
-        ({"dataset": np.ones((7, 8, 8))}, "no square"),
+        ({"dataset": np.ones((7, 8, 8))}, "do not form a square"),
         ({"algorithm": "best"}, "algorithm"),
     ],
 )
@@ -447,24 +447,24 @@ def test_numbers_of_incomplete_parameters() -> None:
 
 
 def test_what_is_given_of_an_experiment() -> None:
-    found, given = read_given(
+    values, known_keys = read_values(
         {"acc_voltage": 80.0, "rez_pixel_size_mrad": 1.0, "chemical_fomula": "MoS2", "fov_nm": 3.0}
     )
-    assert found["slice_thickness"] == "auto" and found["chemical_formula"] == "MoS2"
+    assert values["slice_thickness"] == "auto" and values["chemical_formula"] == "MoS2"
     assert {
         "rez_pixel_size_A",
         "rez_pixel_size_mrad",
         "scan_step_A",
         "fov_nm",
-    } <= given and "plot" not in given
-    moved, _ = read_given({"aperture_mask": np.ones((2, 2)), "pixel_size_x_A": 0.1, "rez_pixel_size_A": 0.1})
+    } <= known_keys and "plot" not in known_keys
+    moved, _ = read_values({"aperture_mask": np.ones((2, 2)), "pixel_size_x_A": 0.1, "rez_pixel_size_A": 0.1})
     assert moved["aperture"].shape == (2, 2) and moved.get("pixel_size_x_A") is None
     with pytest.raises(ParameterError, match="did you mean 'acc_voltage'"):
-        read_given({"acc_voltag": 80})
+        read_values({"acc_voltag": 80})
     with pytest.raises(ParameterError, match="pixel_size_x_A, which are computed here"):
-        read_given({"pixel_size_x_A": 0.1})
+        read_values({"pixel_size_x_A": 0.1})
     with pytest.raises(ParameterError, match="is list, expected a dict"):
-        read_given([])  # type: ignore[arg-type]
+        read_values([])  # type: ignore[arg-type]
 
 
 def test_a_file_says_whether_ky_was_reversed(tmp_path: Path) -> None:

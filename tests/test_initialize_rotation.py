@@ -146,7 +146,7 @@ def test_an_unknown_half_turn_is_said(caplog: pytest.LogCaptureFixture) -> None:
             "bright_threshold": 0.5,
         }
     )
-    assert "hardly tell" in caplog.text
+    assert "hardly distinguish" in caplog.text
 
 
 def test_a_measured_rotation_says_where_the_centres_are_and_whether_it_is_sure() -> None:

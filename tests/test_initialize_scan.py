@@ -95,7 +95,7 @@ def test_grid_of_an_image() -> None:
 
 @pytest.mark.parametrize("argument", ["angle_deg", "new_pl_rot"])
 def test_rotating_gives_the_grid_of_the_new_angle(argument: str) -> None:
-    """PyPty 2.2 turns the other way (B1b)."""
+    """PyPty 2.2 rotates positions in the opposite direction."""
     params = scan(rotation=4.0)
     before = params["positions"].copy()
     turned = rotate_scan_grid(params, **{argument: 6.0 if argument == "angle_deg" else 10.0})

@@ -524,7 +524,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_folders_that_cannot_be_converted(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="there is no folder"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         convert_to_nxs(tmp_path / "missing", tmp_path / "a.nxs")
     folder, _ = run_folder(tmp_path)
     (tmp_path / "patterns.h5").write_bytes(b"not HDF5")
@@ -553,7 +553,7 @@ def test_positions_of_other_data(tmp_path: Path) -> None:
     folder, _ = run_folder(tmp_path)
     with h5py.File(tmp_path / "patterns.h5", "w") as file:
         file["data"] = np.zeros((7, SIDE, SIDE))
-    with pytest.raises(CheckpointError, match="20 positions, but there are 7 patterns"):
+    with pytest.raises(CheckpointError, match="20 positions, but its data have 7 patterns"):
         convert_to_nxs(folder, tmp_path / "a.nxs")
     with h5py.File(tmp_path / "patterns.h5", "w") as file:
         file["data"] = np.zeros(7)

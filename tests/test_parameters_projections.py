@@ -35,7 +35,7 @@ def _(desk: Desk) -> None:
     [
         ({"obj_rblurr": True}, "did you mean 'obj_rblur'"),
         ({"obj_rblur": {"kernel_size": 4}}, "even"),
-        ({"obj_rblur": {"stdev": 1}}, "no entry of it"),
+        ({"obj_rblur": {"stdev": 1}}, "not an entry of it"),
         ({"objp_postiv": {"step": 0}}, "out of range"),
         ({"kr_thresh": {"thresh": 0}}, "out of range"),
         ({"tilt_smooth": True}, "scan_size"),

@@ -91,7 +91,7 @@ def _(desk: Desk) -> None:
 def _(desk: Desk) -> None:
     """Which stages there are; the numbers are the same."""
     models = {name: executor_of(executor=name) for name in ("auto", "fused", "stages")}
-    assert models == {"auto": "fused", "fused": "fused", "stages": "stages (asked for)"}
+    assert models == {"auto": "fused", "fused": "fused", "stages": "stages (requested)"}
     assert loss(executor="stages") == pytest.approx(loss(), rel=1e-12)
 
 

@@ -170,7 +170,7 @@ def test_defocus_is_shown_with_the_shifts_that_led_to_it() -> None:
     k, shifts = np.array([[1.0, 2.0], [-3.0, 4.0]]), np.array([[0.5, 1.0], [3.0, -4.0]])
     image = np.arange(30.0 * 44).reshape(30, 44)
     figure = plot_defocus(
-        defoci, explained, found_A=42.5, k_mrad=k, shifts_A=shifts, image=image, pixel_size_A=0.5
+        defoci, explained, fitted_A=42.5, k_mrad=k, shifts_A=shifts, image=image, pixel_size_A=0.5
     )
     axes = panel(figure, "trial defoci")
     assert labels(axes) == ("C10 / Å (overfocus positive)", "contrast explained / %")

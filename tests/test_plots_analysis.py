@@ -234,7 +234,7 @@ def test_beam_and_slices_are_drawn_to_scale() -> None:
     np.testing.assert_allclose(slices[0].get_segments()[0][:, 0], [-0.92 * widest, 0.92 * widest])
     assert slices[0].get_label() == "3 slices" and slices[1].get_label().strip("_") != "3 slices"
     thin = axes.collections[4]
-    assert thin.get_label() == "acts like one plane: 20 Å"
+    assert thin.get_label() == "thickness of one slice: up to 20 Å"
     np.testing.assert_allclose(thin.get_segments()[0], [[1.058 * widest, 0], [1.058 * widest, 20]])
     assert axes.get_title() == "crossover at -100 Å (C10 = 100 Å)"
     single = plot_beam_and_slices(

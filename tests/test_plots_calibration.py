@@ -316,7 +316,7 @@ def test_trials_of_both_half_turns_over_defocus_and_thickness() -> None:
     worse = better * (-1, 1, 2)
     phase = np.random.default_rng(0).normal(size=(20, 30))
     figure = plot_specimen(
-        better, worse, rotations_deg=(10.0, -170.0), found_A=(-120.0, 77.0), phase=phase, pixel_A=(0.5, 0.25)
+        better, worse, rotations_deg=(10.0, -170.0), fitted_A=(-120.0, 77.0), phase=phase, pixel_A=(0.5, 0.25)
     )
     defocus, thickness = figure.axes[:2]
     assert defocus.get_xlabel() == "|C10| at the middle of the specimen / Å"
@@ -348,7 +348,7 @@ def test_panels_stand_side_by_side_and_fill_the_figure() -> None:
                 trials,
                 trials,
                 rotations_deg=(1.0, 2.0),
-                found_A=(3.0, 4.0),
+                fitted_A=(3.0, 4.0),
                 phase=np.ones((9, 9)),
                 pixel_A=(1.0, 1.0),
             ),

@@ -461,7 +461,7 @@ def test_costs_are_those_of_the_epochs_to_come() -> None:
         assert 0 < epoch_seconds(facts) < 60
     with facts_of(epoch_max=0) as facts:
         items, missing = cost_items(facts)
-        assert [item.name for item in items] == ["memory"] and missing == ["time: there is no epoch to run"]
+        assert [item.name for item in items] == ["memory"] and missing == ["time: the run has no epochs"]
 
 
 def test_figures_are_made_of_what_was_found() -> None:

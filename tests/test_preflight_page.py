@@ -204,5 +204,5 @@ def test_a_page_has_a_card_for_each_figure() -> None:
     settings = {"sample_name": "WSe2", "obj": np.ones((3, 4)), "epoch_max": 7}
     text = page("summary", "<p>body</p>", {"counts": figure}, "plan of memory", settings)
     words = " ".join(Reader(text).words.split())
-    assert "Counts of the patterns that were looked at." in words and "plan of memory" in words
+    assert "Counts of the patterns in the sample." in words and "plan of memory" in words
     assert "epoch_max: 7" in words and "obj: array (3, 4) float64" in words and "WSe2" in words

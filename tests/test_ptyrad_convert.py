@@ -71,9 +71,9 @@ def test_yaml_json_and_toml_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.py", "init_params = {}", "would run whatever is in it"),
-        ("a.yml", "acc_voltage: 80", "is no parameter file of PtyRAD"),
-        ("a.json", "[1]", "holds a list"),
+        ("a.py", "init_params = {}", "reading would execute it"),
+        ("a.yml", "acc_voltage: 80", "is not a parameter file of PtyRAD"),
+        ("a.json", "[1]", "contains a list"),
         ("a.json", "{", "cannot be read as JSON"),
         ("a.toml", "= 1", "cannot be read as TOML"),
     ],
@@ -82,7 +82,7 @@ def test_files_that_are_not_read(tmp_path: Path, name: str, text: str, said: str
     (tmp_path / name).write_text(text)
     with pytest.raises(ParameterError, match=said):
         translate_file(tmp_path / name)
-    with pytest.raises(ParameterError, match="there is no parameter file"):
+    with pytest.raises(ParameterError, match="none.yml' does not exist"):
         read_file(tmp_path / "none.yml")
 
 
@@ -144,7 +144,7 @@ def test_files_of_patterns_that_do_not_fit(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="correct shape, gap or offset"):
         given(path="p.raw")
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="nothing.raw' does not exist"):
         given(path="nothing.raw")
     (tmp_path / "p.txt").write_text("1")
     with pytest.raises(DataError, match=r"\.txt"):
@@ -247,7 +247,7 @@ def test_a_model_of_ptyrad_is_continued(tmp_path: Path) -> None:
     np.testing.assert_allclose(params["positions"], loaded.positions, atol=1e-9)
     np.testing.assert_allclose(params["obj"], loaded.obj, atol=1e-6)
     np.testing.assert_allclose(params["tilts"], loaded.settings["tilts"], atol=1e-9)
-    assert any("not applied a second time" in note for note in found.notes)
+    assert any("not applied again" in note for note in found.notes)
     ratio = (np.abs(loaded.probe) ** 2).sum(axis=(0, 1)) / (np.abs(params["probe"]) ** 2).sum(axis=(0, 1))
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-3)  # normalised anew, modes orthogonal
     with pytest.raises(ParameterError, match="pickle"):

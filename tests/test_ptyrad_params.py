@@ -151,6 +151,12 @@ def test_defaults_are_those_of_ptyrad() -> None:
         "pos_recenter",
     }
     assert params["constraints"]["obj_rblur"]["std"] == 0.4
+    amplitude = GROUPS["constraint_params"]["mirrored_amp"].rows
+    assert {name: amplitude[name].default for name in ("relax", "scale", "power")} == {
+        "relax": 0.1,
+        "scale": 0.03,
+        "power": 4.0,
+    }
     assert params["probe"].shape == (16, 16, 4)
     assert (
         params["loss_terms"] == {"single": {"weight": 1.0, "dp_pow": 0.5}} and params["loss_scale"] == "ratio"
@@ -190,7 +196,9 @@ def test_calibration(mode: str, value: float, pixel: float) -> None:
 
 
 def test_fitted_disk_cropping_padding_and_simulated_size_change_the_pixel() -> None:
-    raw = translated().params["pixel_size_x_A"]
+    found = translated()
+    raw = found.params["pixel_size_x_A"]
+    assert "from fitRBF, radius of the disk 3.385 px" in found.report(every_key=True)
     assert raw == pytest.approx(1e3 * 0.04175716 * 6 / np.sqrt(np.pi) / (16 * 24.9), rel=1e-5)  # 36 pixels
     cut = {"meas_crop": [None, None, [2, 14], [2, 14]]}
     assert translated(init_params=cut).params["pixel_size_x_A"] == pytest.approx(raw * 16 / 12)
@@ -469,7 +477,7 @@ def test_hypertune_leaves_open_what_it_searches() -> None:
         ({"init_params": {"pos_source": "prism"}}, "pos_source"),
         ({"init_params": {"probe_pmode_init_pows": [0.5, 0.5]}}, "probe_pmode_init_pows"),
         ({"init_params": {"obj_z_resample": {"mode": "more", "value": 2}}}, "obj_z_resample.mode"),
-        ({"init_params": {"obj_params": "a.pt", "obj_source": "PtyRAD"}}, "no file"),
+        ({"init_params": {"obj_params": "a.pt", "obj_source": "PtyRAD"}}, "does not exist"),
         ({"hypertune_params": {"tune_params": {"C11": None}}}, "did you mean 'C41'"),
         ({"recon_params": {"NITER": "many"}}, "recon_params.NITER is 'many', expected an integer"),
         ({"recon_params": {"NITER": None}}, "recon_params.NITER is null, expected an integer"),
@@ -487,7 +495,7 @@ def test_hypertune_leaves_open_what_it_searches() -> None:
             "with 1 in it, expected a list of 4, each a list of 2, or None",
         ),
         ({"init_params": {"meas_permute": [0, 0, 1]}}, "do not fit"),
-        ({"init_params": {"meas_pad": {"target_Npix": 8}}}, "target_Npix from 16 on"),
+        ({"init_params": {"meas_pad": {"target_Npix": 8}}}, "target_Npix >= 16"),
         ({"init_params": {"probe_permute": [0, 0, 1]}}, "in some order"),
         ({"init_params": {"probe_conv_angle": [1]}}, r"probe_conv_angle is \[1\], expected a number > 0"),
         ({"constraint_params": {"obj_rblur": 3}}, "obj_rblur is 3, expected a dict"),
@@ -522,7 +530,7 @@ def test_positions_of_other_kinds(tmp_path: Path) -> None:
 
 
 def test_the_shape_of_the_object_may_be_given() -> None:
-    params = translated(init_params={"obj_params": [1, 3, 60, 70]}).params  # stops PtyRAD (B11)
+    params = translated(init_params={"obj_params": [1, 3, 60, 70]}).params  # PtyRAD stops with an error
     assert params["obj"].shape == (60, 70, 3, 1)
 
 
@@ -687,7 +695,7 @@ def test_schedulers_that_cannot_be_are_refused() -> None:
     ):
         with pytest.raises(ParameterError, match=message):
             translated_one(name)
-    with pytest.raises(ParameterError, match="one max_lr"):
+    with pytest.raises(ParameterError, match="a single max_lr"):
         translated_one("OneCycleLR", {"max_lr": [1.0, 2.0]})
     assert "lr_scheduler" not in translated_one("StepLR", {"step_size": 1}, "lbfgs").params
     plateau = translated_one("ReduceLROnPlateau", {"eps": 1e-8, "mode": "max"})
@@ -754,7 +762,7 @@ def test_arrays_that_an_entry_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.data, data[1:3, :, 0])
     assert open_array(data, tmp_path, "key").data is data
     assert unknown_entries({"path": "a", "gap": 1, "speed": 2}) == ["speed"]
-    with pytest.raises(DataError, match="key.path: there is no file"):
+    with pytest.raises(DataError, match="key.path: the file"):
         open_array({"path": "b.npy"}, tmp_path, "key")
     with pytest.raises(ParameterError, match="expected {path: FILE}"):
         open_array({"file": "a.npy"}, tmp_path, "key")

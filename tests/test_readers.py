@@ -178,7 +178,7 @@ def test_recording_refuses_wrong_patterns_and_wrong_indices() -> None:
     with pytest.raises(DataError, match="complex"):
         Recording(counts("complex64"), "array")
     recording = Recording(counts(), "array")
-    with pytest.raises(DataError, match="there are 12"):
+    with pytest.raises(DataError, match="it has 12"):
         recording.read(np.array([3, 12]))
     assert recording.read(np.array([], int)).shape == (0, KY, KX)
     assert recording.scan_size == (SY, SX)
@@ -609,7 +609,7 @@ def test_the_array_of_patterns_is_chosen_by_its_axes() -> None:
         only_one({**arrays, "other": ((12, 8, 8), number)}, None, "file")
     with pytest.raises(DataError, match="no array 'x'; its arrays are: a/cube"):
         only_one(arrays, "x", "file")
-    with pytest.raises(DataError, match="it holds no arrays"):
+    with pytest.raises(DataError, match="it contains no arrays"):
         only_one({}, None, "file")
     many = {f"m{k:02d}": ((2, 2), number) for k in range(15)}
     with pytest.raises(DataError, match="and 3 more"):
@@ -642,7 +642,7 @@ def test_the_reader_is_that_of_content_and_ending(tmp_path: Path) -> None:
     with h5py.File(hdf5, "w") as file:
         file["data"] = 1
     folder.mkdir()
-    with pytest.raises(DataError, match="is a folder, and not one that zarr wrote"):
+    with pytest.raises(DataError, match="is a folder, but not a zarr folder"):
         kind_of(folder)
     (folder / ".zgroup").write_text("{}")
     assert (kind_of(hdf5), kind_of(folder)) == ("hdf5", "zarr")

@@ -268,7 +268,7 @@ BAD: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "an impossible date": (set_value("sample_name", "2001-99-99"), ("YAML",)),
     "an unknown key": (
         lambda text: text + "\nupdate_object: false\n",
-        ("update_object", "no such parameter"),
+        ("update_object", "not a parameter"),
     ),
     "a fixed key": (set_value("acc_voltage", "300.0"), ("acc_voltage", "cannot change")),
     "the last epoch": (set_value("epoch_max", "4"), ("epoch_max", "cannot change")),
@@ -377,7 +377,7 @@ def test_of_two_edits_that_exclude_each_other_one_counts(
     run = run_with_edit(tmp_path, edit)
     now = run.settings.at(5)
     assert now["tune_only_probe_phase"] != now["tune_only_probe_abs"]
-    assert len(warnings_of(caplog)) == 1 and "choose one" in warnings_of(caplog)[0]
+    assert len(warnings_of(caplog)) == 1 and "switch on only one" in warnings_of(caplog)[0]
 
 
 def test_a_bad_edit_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -169,7 +169,7 @@ def test_results_of_a_device_are_host_arrays(device: None, tmp_path: Path, blank
     ("damage", "message"),
     [
         (lambda file: file.attrs.__delitem__("format"), "not a model file"),
-        (lambda file: file.attrs.__setitem__("format_version", 9), "update it"),
+        (lambda file: file.attrs.__setitem__("format_version", 9), "update PyPty"),
         (lambda file: file["unknowns"].__delitem__("probe"), "it has no probe"),
         (lambda file: file["history"].__delitem__("loss"), "no history of loss"),
     ],

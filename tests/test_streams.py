@@ -99,8 +99,8 @@ def gpu(precision: str = "single") -> Backend:
     ("changes", "precision", "stage", "executor"),
     [
         ({}, "single", SplitWaves, "split"),
-        ({"executor": "fused"}, "single", FusedWaves, "fused (asked for)"),
-        ({"executor": "stages"}, "single", object, "stages (asked for)"),
+        ({"executor": "fused"}, "single", FusedWaves, "fused (requested)"),
+        ({"executor": "stages"}, "single", object, "stages (requested)"),
         ({}, "double", FusedWaves, "fused (split kernels do not cover: double precision)"),
         (
             {"grid": Grid((60, 60), (0.2, 0.2), 0.04)},

@@ -397,13 +397,13 @@ def test_values_are_changed_in_a_file(tmp_path: Path) -> None:
     before = path.read_text()
     for keys, values, text in (
         ("acc_voltage", "high", "acc_voltage"),
-        (["acc_voltage"], [1, 2], "one value for each key"),
+        (["acc_voltage"], [1, 2], "one value per key"),
         ("speed", 1, "not a parameter"),
     ):
         with pytest.raises(ParameterError, match=text):
             utils.change_params(path, keys, values)
     assert path.read_text() == before
-    with pytest.raises(ParameterError, match="no file"):
+    with pytest.raises(ParameterError, match="does not exist"):
         utils.change_params(tmp_path / "other.yaml", "acc_voltage", 1)
 
 

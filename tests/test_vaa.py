@@ -214,7 +214,7 @@ def test_the_affine_matrix_of_a_sheared_scan() -> None:
     np.testing.assert_allclose(regular, 0.4 * rotation_yx(20.0), atol=1e-12)
     with pytest.raises(ParameterError, match="px_size_A"):
         vaa.get_affine_transform(positions, (4, 5), 0.0)
-    with pytest.raises(ParameterError, match="one line"):
+    with pytest.raises(ParameterError, match="a single line"):
         vaa.get_affine_transform(scan_grid_A((1, 5), 0.4), (1, 5), 1.0)
 
 

@@ -192,7 +192,7 @@ def test_diverging_steps_are_halved(
         one = problem()
         done = warm_up(one, batches(one))
     assert done.passes > 1 and done.step == 0.5 ** (done.passes - 1)
-    assert "errors grow with steps of 1; again with half of it" in caplog.text
+    assert "errors grow with steps of 1; trying again with half of that" in caplog.text
     assert np.isfinite(done.loss)
 
 
@@ -202,7 +202,8 @@ def test_a_warm_up_that_cannot_work_is_left_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(warmup, "STEPS", {"obj": 1e9, "probe": 1e9})
     done = pypty.run(warm_params(epoch_max=1))
     assert any(
-        "warm-up: errors grow, however short the steps; it is left out" in text for text in done.warnings
+        "warm-up: errors grow even with the shortest steps; the warm-up is skipped" in text
+        for text in done.warnings
     )
     np.testing.assert_array_equal(done.obj, np.ones_like(done.obj))
 

@@ -48,7 +48,7 @@ class Backend:
         return self.name == "gpu"
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
-        """Copy ``array`` to the device of this backend (no copy where it is there already)."""
+        """Copy ``array`` to the device of this backend; no copy if it is there already."""
         return self.xp.asarray(array, dtype=dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -88,9 +88,9 @@ def cupy_module() -> Any:
 
 
 def gpu_status() -> GpuStatus:
-    """Look for a usable CUDA device, and say why there is none.
+    """Look for a usable CUDA device, and report why there is none.
 
-    ``import cupy`` succeeds on machines without a driver, so the import alone decides nothing.
+    ``import cupy`` succeeds on machines without a driver, so the import alone proves nothing.
     """
     cupy = cupy_module()
     if cupy is None:
@@ -125,7 +125,7 @@ def _fft_library(name: str) -> str:
     has_pyfftw = importlib.util.find_spec("pyfftw") is not None
     if name == "fftw" and not has_pyfftw:
         raise BackendError(
-            "fft_library='fftw' was asked for, but pyFFTW is not installed; install it with  "
+            "fft_library='fftw' is set, but pyFFTW is not installed; install it with  "
             "pip install 'pypty[fast]'  or use fft_library='auto' or 'scipy'"
         )
     return "fftw" if has_pyfftw and name != "scipy" else "scipy"
@@ -154,7 +154,7 @@ def select(name: str = "auto", precision: str = "double", fft_library: str = "au
         return Backend("gpu", cupy_module(), real, complex_)
     if name == "gpu":
         raise BackendError(
-            f"backend='gpu' was asked for, but: {status.reason}. "
+            f"backend='gpu' cannot be used: {status.reason}. "
             "Use backend='cpu' or 'auto', or see  pypty doctor."
         )
     return Backend("cpu", np, real, complex_, library)

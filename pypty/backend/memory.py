@@ -85,7 +85,7 @@ def total_bytes(backend: Backend) -> int:
 def out_of_memory_errors() -> tuple[type[BaseException], ...]:
     """The exceptions that mean "it does not fit" on the CPU and, where there is CuPy, on the GPU.
 
-    An FFT plan whose work area does not fit raises an error of its own.
+    An FFT plan whose work area does not fit raises a separate error.
     """
     cupy = cupy_module()
     if cupy is None:

@@ -1,8 +1,8 @@
 """Calibration from the patterns alone. Each function looks at a scan and returns a :class:`Suggestion`.
 
-found = pypty.calibrate.everything(params)
-print(found)
-params = found.apply(params)
+suggestion = pypty.calibrate.everything(params)
+print(suggestion)
+params = suggestion.apply(params)
 """
 
 from pypty.calibrate.defects import defects

@@ -59,7 +59,7 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
     """A detector mask and a sequence without defective pixels and patterns.
 
     A pixel is *hot* if its mean exceeds 1.5 times the fourth brightest of its 24 neighbours; *dead* if it is below
-    0.35 of the fourth darkest, or has no counts where its neighbours let one expect some; *stuck* if it hardly varies
+    0.35 of the fourth darkest, or has no counts although its neighbours have; *stuck* if it hardly varies
     while its neighbours do. The differences must exceed six standard errors, estimated from the scatter of the
     neighbours over the scan. Ranks are used instead of means, so that the edge of a disk is no defect. A pattern is
     *saturated* if a good pixel reaches the limit of the counter, *empty* if its total is zero, and *outlying* if its
@@ -75,9 +75,10 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
     Returns
     -------
     Suggestion
-        ``detector_mask`` (ky, kx) float, 0 or 1 times a given one, if there are bad pixels; ``sequence`` (of
-        the given one), if there are bad patterns. Values: ``hot``, ``dead``, ``stuck``, ``saturated_pixels``
-        ((n, 2) [ky, kx]), ``saturated``, ``empty``, ``outlying``, ``not_finite`` (indices of patterns).
+        ``detector_mask`` (ky, kx) float, 0 or 1 (times that of ``params``), if there are bad pixels; ``sequence``
+        (a part of that of ``params``), if there are bad patterns. Values: ``hot``, ``dead``, ``stuck``,
+        ``saturated_pixels`` ((n, 2) [ky, kx]), ``saturated``, ``empty``, ``outlying``, ``not_finite`` (indices of
+        patterns).
 
     Raises
     ------
@@ -89,10 +90,10 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
     experiment = open_far_field(params, "defects")
     try:
         sums = _survey(experiment.source)
-        given = experiment.settings["detector_mask"]
+        user_mask = experiment.settings["detector_mask"]
         known = (
-            given <= 0
-            if isinstance(given, np.ndarray) and given.ndim == 2
+            user_mask <= 0
+            if isinstance(user_mask, np.ndarray) and user_mask.ndim == 2
             else np.zeros(sums.mean.shape, bool)
         )
         hot, dead, stuck = _bad_pixels(sums, known)
@@ -119,7 +120,7 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
         "not_finite": np.flatnonzero(~sums.finite),
     }
     masked = hot | dead | stuck | pixels
-    suggested = _suggested(experiment, masked, left_out, given)
+    suggested = _suggested(experiment, masked, left_out, user_mask)
     figure = plot_defects(
         sums.mean,
         hot=values["hot"],
@@ -211,13 +212,13 @@ def _shaded(dark: np.ndarray) -> np.ndarray:
     return shaded
 
 
-def _limit(dtype: np.dtype, highest: np.ndarray, given: float | None) -> float | None:
+def _limit(dtype: np.dtype, highest: np.ndarray, saturation: float | None) -> float | None:
     """The count of a saturated pixel, or None if no pixel is saturated."""
     if not len(highest):
         return None
     top = float(highest.max())
-    if given is not None:
-        return float(given) if top >= given else None
+    if saturation is not None:
+        return float(saturation) if top >= saturation else None
     largest = float(np.iinfo(dtype).max) if dtype.kind in "iu" else np.inf
     return top if top in (largest, *_COUNTERS) and dtype.kind in "iu" else None
 
@@ -254,11 +255,13 @@ def _outlying(totals: np.ndarray, size: tuple[int, int], good: np.ndarray) -> np
     return good & (np.abs(jump) > max(_OUTLYING * spread, np.log(_FACTOR)))
 
 
-def _suggested(experiment: Experiment, bad: np.ndarray, left_out: np.ndarray, given: Any) -> dict[str, Any]:
+def _suggested(
+    experiment: Experiment, bad: np.ndarray, left_out: np.ndarray, user_mask: Any
+) -> dict[str, Any]:
     suggested: dict[str, Any] = {}
     if bad.any():
         mask = np.where(bad, 0.0, 1.0)
-        suggested["detector_mask"] = mask * given if isinstance(given, np.ndarray) else mask
+        suggested["detector_mask"] = mask * user_mask if isinstance(user_mask, np.ndarray) else mask
     if left_out.any():
         used = experiment.settings.first()["sequence"]
         indices = np.arange(len(left_out)) if used is None else np.asarray(used)

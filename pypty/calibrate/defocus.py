@@ -32,15 +32,15 @@ def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: boo
     """Defocus C10 (and further aberrations) of the probe from the images of single bright-field pixels.
 
     Both signs of defocus are tried over the range that the field of view allows; then aberrations, and the rotation
-    if wanted, are fitted (``pypty.direct_methods.numerics.bright_field_fit``). Of a thick specimen it is the defocus at
-    a plane inside it, about the middle; the probe at the entrance has a C10 that is less by about half of the
-    thickness. Atom columns that scatter strongly move that plane further: refine it in the reconstruction.
+    if wanted, are fitted (``pypty.direct_methods.numerics.bright_field_fit``). In a thick specimen it is the defocus
+    at a plane inside, near the middle; C10 at the entrance is less by about half of the thickness. Atom columns that
+    scatter strongly move that plane further: refine it in the reconstruction.
 
     Parameters
     ----------
     params : needs scan_size, scan_step_A, acc_voltage, the reciprocal pixel, the aperture, and PLRotation_deg, right
         within 90 degrees: half a turn off, the defocus has the wrong sign
-    n_aberrations : at most so many Krivanek coefficients; an order is kept if it explains more
+    n_aberrations : largest number of Krivanek coefficients; an order is kept if it explains more
     fit_rotation : suggest PLRotation_deg, too, and turn positions with it
 
     Returns
@@ -114,6 +114,7 @@ class _Outcome:
                 "That is little: there are few counts, or the specimen is thick (then C10 is that of a plane inside "
                 "it), or aperture, pixel size, scan step or rotation are wrong."
             )
+        # distance from the end of the tried range: a maximum there may lie beyond it
         edge = np.abs(self.trials.defoci_A).max() - abs(self.trials.best_A)
         if edge < 3 * (self.trials.defoci_A[1] - self.trials.defoci_A[0]):
             lines.append(
@@ -134,7 +135,7 @@ class _Outcome:
         return plot_defocus(
             self.trials.defoci_A,
             self.trials.explained,
-            found_A=float(fit.aberrations_A[0]),
+            fitted_A=float(fit.aberrations_A[0]),
             k_mrad=1e3 * scan.wavelength * few.k_1A,
             shifts_A=shifts,
             image=total.image(),

@@ -31,12 +31,11 @@ def descan(params: Mapping[str, Any]) -> Suggestion:
     Returns
     -------
     Suggestion
-        ``tilts`` (N, 6) rad, of which the last two columns [y, x] after the specimen are set (the others are those
-        given), and ``tilt_mode``, if the disk moves by more than 0.1 px and four standard errors. If it is displaced
-        from the zero frequency by a constant half pixel or more, ``data_shift_vector``. Values:
-        ``drift_px`` (largest distance between two fitted positions), ``slope_y_px``, ``slope_x_px`` ((2,),
-        change of [ky, kx] over the whole scan along its slow and fast axis), ``error_px`` (of one block),
-        ``centre_y_px``, ``centre_x_px`` (of the middle).
+        ``tilts`` (N, 6) rad, of which the last two columns [y, x] after the specimen are set (the others are kept),
+        and ``tilt_mode``, if the disk moves by more than 0.1 px and four standard errors. If it is displaced from the
+        zero frequency by a constant half pixel or more, ``data_shift_vector``. Values: ``drift_px`` (largest distance
+        between two fitted positions), ``slope_y_px``, ``slope_x_px`` ((2,), change of [ky, kx] over the whole scan
+        along its slow and fast axis), ``error_px`` (of one block), ``centre_y_px``, ``centre_x_px`` (of the middle).
 
     Raises
     ------
@@ -106,16 +105,16 @@ def _suggested(
     if not moves:
         return suggested
     offset = positions + whole / experiment.preprocess.detector_pixels - zero
-    given = experiment.settings["tilts"]
+    user_tilts = experiment.settings["tilts"]
     tilts = np.zeros((experiment.n_patterns, 6))
-    if given is not None:
-        tilts += given
+    if user_tilts is not None:
+        tilts += user_tilts
     # The patterns were not corrected for given tilts, so these columns hold all of the descan.
     tilts[:, 4:] = offset * np.array(experiment.pixel_1A) * experiment.wavelength
     mode = int(experiment.settings["tilt_mode"])
     # The smallest tilt_mode that keeps the given tilts acting and adds those after the specimen.
-    inside_acts = given is not None and bool(np.any(tilts[:, 2:4])) and mode in (0, 3, 4)
-    before_acts = given is not None and bool(np.any(tilts[:, :2])) and mode in (2, 4)
+    inside_acts = user_tilts is not None and bool(np.any(tilts[:, 2:4])) and mode in (0, 3, 4)
+    before_acts = user_tilts is not None and bool(np.any(tilts[:, :2])) and mode in (2, 4)
     return {**suggested, "tilts": tilts, "tilt_mode": 4 if before_acts else 3 if inside_acts else 1}
 
 

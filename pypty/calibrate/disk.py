@@ -19,7 +19,7 @@ from pypty.plots.calibration import plot_disk
 # Any of them calibrates the detector.
 _PIXEL_KEYS = ("rez_pixel_size_mrad", "rez_pixel_size_A", "pixel_size_x_A", "pixel_size_y_A")
 _ROUND = 0.02
-"""An ellipticity above this is worth a remark."""
+"""Ellipticity above which the text mentions it."""
 
 
 def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) -> Suggestion:
@@ -31,14 +31,14 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
 
     Parameters
     ----------
-    params : parameters of the data; the patterns are looked at after flip, shift and binning
+    params : parameters of the data; patterns are analysed after flip, shift and binning
     conv_semiangle_mrad : the known semi-angle; None = that of ``params``, if it has one
 
     Returns
     -------
     Suggestion
         Parameters ``rez_pixel_size_mrad``, ``rez_pixel_size_A`` (1/Å, of a detector pixel before binning),
-        ``pixel_size_x_A``, ``pixel_size_y_A``, ``conv_semiangle_mrad`` (as far as they follow),
+        ``pixel_size_x_A``, ``pixel_size_y_A``, ``conv_semiangle_mrad`` (as far as they are known),
         ``data_shift_vector`` (the given one and the correction), and ``aperture_mask`` (bool, padded).
         Values ``radius_px``, ``centre_y_px``, ``centre_x_px``, ``ellipticity``, ``ellipse_angle_deg``,
         ``edge_width_px``, ``pixel_mrad``, ``semiangle_mrad``.
@@ -48,7 +48,7 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
     DataError
         No disk is found, or it is not all on the detector.
     ParameterError
-        The data are not diffraction patterns, or the semi-angle is no positive number.
+        The data are not diffraction patterns, or the semi-angle is not a positive number.
     """
     experiment = open_far_field(params, "disk")
     try:
@@ -60,6 +60,7 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
     edge = fit_edge(mean, weights)
     known = any(params.get(key) is not None for key in _PIXEL_KEYS)
     given_mrad = experiment.pixel_mrad if known else None
+    # a known semi-angle calibrates the pixel, else a known pixel the semi-angle
     pixel = angle / edge.radius_px if angle is not None else (given_mrad[0] if given_mrad else None)
     semiangle = pixel * edge.radius_px if pixel is not None else None
     shift = _shift(experiment, edge)
@@ -88,9 +89,11 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
     )
 
 
-def _semiangle(experiment: Experiment, given: float | None) -> float | None:
+def _semiangle(experiment: Experiment, conv_semiangle_mrad: float | None) -> float | None:
     """Convergence semi-angle in mrad, or None if it is not known."""
-    value = given if given is not None else experiment.settings["conv_semiangle_mrad"]
+    value = (
+        conv_semiangle_mrad if conv_semiangle_mrad is not None else experiment.settings["conv_semiangle_mrad"]
+    )
     if value is None:
         return None
     try:
@@ -103,10 +106,11 @@ def _semiangle(experiment: Experiment, given: float | None) -> float | None:
 
 
 def _pixel_params(experiment: Experiment, pixel_mrad: float | None) -> dict[str, Any]:
-    """Pixels of the detector and of the reconstruction; nothing if they do not follow from the disk."""
+    """Pixel sizes of detector and reconstruction; empty without the semi-angle."""
     if pixel_mrad is None:
         return {}
     pixel_1A = pixel_mrad * 1e-3 / experiment.wavelength
+    # the pixel of the reconstruction is the reciprocal of the width of the padded pattern
     window = experiment.window.calibrated((pixel_1A, pixel_1A))
     return {
         "rez_pixel_size_mrad": pixel_mrad / window.detector_pixels,

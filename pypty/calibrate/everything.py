@@ -1,4 +1,4 @@
-"""All calibrations in their order, each with the results of the ones before it."""
+"""All calibrations in a fixed order, each using the results of those before."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pypty.experiment import CALIBRATED, Experiment
 from pypty.plots.calibration import plot_overview
 
 _DEPTHS = 2.0
-"""Depths of focus from which a given thickness is called thick."""
+"""Thickness, in depths of focus, above which a specimen counts as thick."""
 Step = Callable[[Mapping[str, Any]], Suggestion]
 
 
@@ -44,7 +44,7 @@ def everything(params: Mapping[str, Any]) -> Suggestion:
     Raises
     ------
     DataError, ParameterError
-        The data cannot be read, or there is no disk, without which no other calibration makes sense.
+        The data cannot be read, or there is no disk, which all other calibrations need.
     """
     if not isinstance(params, Mapping):
         raise ParameterError(
@@ -63,11 +63,13 @@ def everything(params: Mapping[str, Any]) -> Suggestion:
                 raise
             failed[name] = str(error)
         else:
+            # later calibrations start from the parameters suggested so far
             now.update(done[name].apply({}))
 
     take("defects", defects)
     take("disk", disk, needed=True)
     take("orientation", orientation)
+    # a flip of the detector moves the disk
     if "orientation" in done and "data_shift_vector" in done["orientation"].params:
         take("disk", disk, needed=True)
     take("descan", descan)
@@ -95,5 +97,6 @@ def _is_thick(params: Mapping[str, Any], done: Mapping[str, Suggestion]) -> bool
     experiment = Experiment.from_params(params)
     experiment.source.close()
     thickness = known_thickness(experiment)
+    # rad
     angle = 1e-3 * done["disk"].values["radius_px"] * done["disk"].values["pixel_mrad"]
     return thickness is not None and thickness > _DEPTHS * experiment.wavelength / angle**2

@@ -1,6 +1,4 @@
-"""Maps over the scan from one reading of the patterns: centres of mass, dark field, images of single
-pixels.
-"""
+"""Maps over the scan in one pass over the patterns: centres of mass, dark field, images of single pixels."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def read_maps(experiment: Experiment, edge: Edge, weights: np.ndarray) -> Maps:
     """
     if min(experiment.scan_size) < _SMALLEST_SCAN:
         raise DataError(
-            f"the scan has {experiment.scan_size} points; its orientation shows only in 6 x 6 points or more"
+            f"the scan has {experiment.scan_size} points; at least 6 x 6 points are needed to find its orientation"
         )
     indices, shape = _centre_of_scan(experiment.scan_size)
     y, x = np.indices(experiment.pattern_shape)

@@ -20,14 +20,14 @@ from pypty.plots.calibration import plot_orientation
 BRIGHT_FIELD = "bright-field shifts"
 CURL = "curl"
 _SMALLEST_SHIFT = 0.75
-"""Scan steps, of the outermost pixels; below it the images of bright-field pixels hardly differ."""
+"""Shift of the outermost pixels, in scan steps, below which bright-field images hardly differ."""
 _SMALLEST_COHERENCE = 0.08  # below it shifts of the images are noise
 _CLEAR = 1.3
 """Ratio of the coherence of the two hands from which the shifts decide."""
 _SURE = 1.2
 """Ratio of the best score to the next below which the result is called unsure."""
 _LARGEST_SHIFT = 0.25
-"""Fraction of the scan's shorter side."""
+"""Largest shift in the search, as a fraction of the shorter side of the scan."""
 _UNDECIDED = 0.1  # correlation below which attraction decides nothing
 THICK = 0.03
 """Fraction of the counts outside the disk above which a specimen is called thick: the attraction may change its
@@ -149,6 +149,7 @@ def _measure(maps: Maps) -> _Measured:
     largest = max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
     matrices = [search(images, flip, largest) for flip in (False, True)]
     coherence = [images.coherence(matrix) for matrix in matrices]
+    # 0 not flipped, 1 flipped
     hand = int(np.argmax(coherence))
     refined = refine(images, matrices[hand])
     # With all four elements free the fit may cross over to the other hand; then the similarity is kept.
@@ -195,6 +196,7 @@ def _candidates(
         by = "attraction"
     scored = []
     for c in candidates:
+        # how well the orientation fits, times how well its half turn does
         fit = c.aligned if by_shifts else c.curl_free
         if by == "defocus":
             side = 1.0 if c.C10_A * nominal > 0 else 0.0

@@ -13,7 +13,7 @@ _COARSE_PIXELS = 40  # images in the coarse search
 _COARSE_FREQUENCIES = 300  # the strongest ones, in the coarse search
 _FREQUENCIES = 2000  # the strongest ones
 _KEPT = 4
-"""Coarse maxima that are refined."""
+"""Number of coarse maxima that are refined."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class PixelImages:
         _, sy, sx = images.shape
         window = tukey(sy, 0.5)[:, None] * tukey(sx, 0.5)[None, :]
         columns = sx // 2 + 1
+        # summed over all images, to choose the frequencies that carry signal
         power = np.zeros((sy, columns))
         for image in images:
             power += np.abs(_spectrum(image, window)) ** 2
@@ -62,7 +63,7 @@ class PixelImages:
         """Agreement of the images after each is shifted back by ``matrix @ k`` scan steps: 0 for none, 1 for identical
         images.
 
-        It is the power of the sum over the sum of the powers, corrected for the 1/K that independent noise gives.
+        The power of the sum divided by K times the sum of the powers, corrected for the 1/K of independent noise.
         """
         phase = (self.k @ np.asarray(matrix).T) @ self.q.T  # (K, M) turns
         # exp(2 pi i phase) in single precision: phases are a few turns

@@ -21,9 +21,9 @@ from pypty.optics.scan_grid import rotation_yx, scan_grid_A
 _WINDOW = 4.5
 """Width of the model's window in radii of the disk: the band limit, two thirds of it, is 1.5 radii on each side."""
 _SEEN = 1.5
-"""Radii of the disk up to which patterns are compared."""
+"""Radius up to which patterns are compared, in radii of the disk."""
 _WORK = 400 * 96**2
-"""Pixels of all fitted patterns together; more hardly change the result."""
+"""Total number of pixels of the fitted patterns; more hardly change the result."""
 _FEWEST = 8  # patterns along each axis of the scan
 _FLOOR = 1e-3  # amplitude below which no logarithm is taken
 _BACKGROUND = 20
@@ -113,6 +113,7 @@ class Slab:
             )
         pad = max(pads)
         window = tuple(size + 2 * pad for size in weights.shape)
+        # (y, x) Å: the reciprocal of the width of the padded pattern
         pixel = (1 / (window[0] * experiment.pixel_1A[0]), 1 / (window[1] * experiment.pixel_1A[1]))
         params = {
             "dataset": data,
@@ -131,6 +132,7 @@ class Slab:
             "print_flag": 0,
             **_tilts(experiment, indices),
         }
+        # convergence semi-angle in rad
         angle = radius * float(np.mean(experiment.pixel_mrad)) * 1e-3
         counts = float((data * weights).sum(dtype=np.float64))
         scan = scan_grid_A(experiment.scan_size, experiment.step_A)[indices]

@@ -101,23 +101,23 @@ def _suggested(outcome: _Outcome, experiment: Experiment) -> dict[str, Any]:
         "extra_probe_defocus": 0.0,
         "total_thickness": thickness,
     }
-    if not {"num_slices", "slice_distances", "obj"} & set(settings.given):
+    if not {"num_slices", "slice_distances", "obj"} & set(settings.set_by_user):
         n = max(2, math.ceil(2 * thickness / outcome.best.slab.depth_of_focus_A))
         suggested |= {"num_slices": n, "slice_distances": np.array([thickness / n])}
     return suggested
 
 
 def known_thickness(experiment: Experiment) -> float | None:
-    """Thickness in Å from the parameters; None if it is not given."""
+    """Thickness in Å from the parameters; None without one."""
     settings = experiment.settings
     try:
-        given = float(settings["total_thickness"])
+        thickness = float(settings["total_thickness"])
     except (TypeError, ValueError):
-        given = 0.0
-    if given > 0 and math.isfinite(given):
-        return given
+        thickness = 0.0
+    if thickness > 0 and math.isfinite(thickness):
+        return thickness
     n, gaps = int(settings["num_slices"]), np.asarray(settings["slice_distances"], float)
-    if {"num_slices", "slice_distances"} <= set(settings.given) and n > 1:
+    if {"num_slices", "slice_distances"} <= set(settings.set_by_user) and n > 1:
         return float(n * gaps[0]) if len(gaps) == 1 else float(gaps.sum() + gaps[-1])
     return None
 
@@ -191,6 +191,7 @@ def _lowest(lower: float, here: float, upper: float) -> float:
 def _decide(searches: Sequence[_Search], known: float | None) -> _Outcome:
     """The better half turn, with refined defocus and thickness."""
     kept, other = searches
+    # the rotation of the parameters is kept unless the other is clearly better
     turned = kept.best_misfit > _CLEAR * other.best_misfit
     best, worse = (other, kept) if turned else (kept, other)
     margin = worse.best_misfit / best.best_misfit
@@ -294,7 +295,7 @@ class _Outcome:
             rows(self.best),
             rows(self.worse),
             rotations_deg=(self.best.rotation_deg, self.worse.rotation_deg),
-            found_A=(self.middle_A, self.thickness_A),
+            fitted_A=(self.middle_A, self.thickness_A),
             phase=self.fine.phase,
             pixel_A=self.best.slab.pixel_A,
         )

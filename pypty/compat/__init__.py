@@ -1,1 +1,1 @@
-"""PyPty's modules ``utils``, ``vaa`` and ``se``, by PyPty's names."""
+"""The modules ``utils``, ``vaa`` and ``se`` of PyPty 2.2, with its names."""

@@ -39,7 +39,7 @@ def smooth_phase(obj: Array, sigma: Sequence[float]) -> Array:
     Parameters
     ----------
     obj : (mode, z, Y, X) complex
-    sigma : standard deviations (y, x) in px, each slice on its own; or (z, y, x) in slices and px
+    sigma : standard deviations (y, x) in px, for each slice separately; or (z, y, x) in slices and px
     """
     widths = _widths(sigma)
     axes = tuple(axis for axis in range(3) if widths[axis] > 0)
@@ -66,7 +66,7 @@ def smooth_absorption(obj: Array, sigma: Sequence[float]) -> Array:
     Parameters
     ----------
     obj : (mode, z, Y, X) complex
-    sigma : standard deviations (y, x) in px, each slice on its own; or (z, y, x) in slices and px
+    sigma : standard deviations (y, x) in px, for each slice separately; or (z, y, x) in slices and px
     """
     widths = _widths(sigma)
     host = to_host(obj)

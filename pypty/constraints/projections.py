@@ -80,9 +80,9 @@ ORDER = (
 OF_OBJECT = (*OF_AMPLITUDE_AND_PHASE, "obj_z_recenter")
 """Constraints that change the object."""
 _SAME = 1e-9
-"""Largest relative change that counts as none."""
+"""Relative changes up to this size count as no change."""
 _ORTHOGONAL = 1e-6
-"""Overlap of probe modes that counts as none."""
+"""Probe modes with an overlap below this count as orthogonal."""
 
 
 def acts(record: Mapping[str, Any], epoch: int) -> bool:

@@ -1,7 +1,7 @@
 """Constraints of the probe, by PtyRAD's names.
 
-Probes are (mode, y, x) or (subscan, mode, y, x) complex, centred at n//2; every subscan on its own. Results are on the
-device and in the precision of the probe.
+Probes are (mode, y, x) or (subscan, mode, y, x) complex, centred at n//2; subscans are treated separately. Results are
+on the device and in the precision of the probe.
 """
 
 from __future__ import annotations

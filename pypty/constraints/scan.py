@@ -176,8 +176,8 @@ def warped(obj: Array, positions_old: Array, positions_new: Array, window: tuple
 
     A pixel r of the new object takes the value of the old object at r - d, where d is the displacement of the scan
     point whose new patch centre (position + n//2) is nearest to r. Real and imaginary part are interpolated linearly,
-    and the amplitude is replaced by the interpolated amplitude, so that a pure phase object remains one. Outside the
-    old object the value of the nearest pixel is used. The shape does not change.
+    and the amplitude is replaced by the interpolated amplitude, so that a pure phase object remains a phase
+    object. Outside the old object the value of the nearest pixel is used. The shape does not change.
 
     Parameters
     ----------

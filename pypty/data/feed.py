@@ -53,7 +53,7 @@ class Batch:
     workspace : memory of the thread that computes the batch
     rows : (B,) int32 on the device: rows of ``data`` (N, ky, kx) that belong to the batch; None = data are (B, ky, kx)
     multiplier : factor on data that are stored in the detector's type
-    given : index and crop origins that are already on the device; None = copied when needed
+    on_device : index and crop origins that are already on the device; None = copied when needed
     """
 
     index: np.ndarray
@@ -63,7 +63,7 @@ class Batch:
     workspace: Workspace = field(default_factory=functools.partial(Workspace, np))
     rows: Array = None
     multiplier: float = 1.0
-    given: Placed | None = None
+    on_device: Placed | None = None
 
     @classmethod
     def empty(cls) -> Batch:
@@ -73,8 +73,8 @@ class Batch:
     @functools.cached_property
     def placed(self) -> Placed:
         """Index and crop origins on the device."""
-        if self.given is not None:
-            return self.given
+        if self.on_device is not None:
+            return self.on_device
         xp = self.workspace.xp
         arrays = (np.ascontiguousarray(a, np.int32) for a in (self.index, self.crop_origins))
         return Placed(*(xp.asarray(a) for a in arrays))
@@ -83,7 +83,7 @@ class Batch:
         """``index`` on the device of ``array``."""
         if isinstance(array, np.ndarray):
             return self.index
-        return array_module(array).asarray(self.index) if self.given is None else self.given.index
+        return array_module(array).asarray(self.index) if self.on_device is None else self.on_device.index
 
 
 class Feed:
@@ -190,7 +190,7 @@ class Feed:
         pattern_weights = None if self.weights_are_shared else self.weights.of(raw, indices)
         return self._prepare(raw, indices), pattern_weights
 
-    def _own_weights(self, indices: np.ndarray) -> np.ndarray | None:
+    def _weights_in_memory(self, indices: np.ndarray) -> np.ndarray | None:
         """Raw weights (n, ky, kx) of patterns in memory, if these differ between patterns."""
         mask, kept = self.weights.mask, self._resident_weights
         if self.weights_are_shared:
@@ -223,13 +223,16 @@ class Feed:
         if self.source is None or not with_data:
             for indices, placed in zip(chosen, places, strict=True):
                 yield Batch(
-                    index=indices, crop_origins=self.crop_origins[indices], workspace=workspace, given=placed
+                    index=indices,
+                    crop_origins=self.crop_origins[indices],
+                    workspace=workspace,
+                    on_device=placed,
                 )
         elif not self.backend.on_gpu:
             yield from self._on_host(chosen, workspace)
         elif self._resident is not None and self.resident_on_device:
             for indices, placed in zip(chosen, places, strict=True):
-                pattern_weights = self._own_weights(indices)
+                pattern_weights = self._weights_in_memory(indices)
                 yield self._device_batch(indices, placed, self._resident, pattern_weights, workspace)
         else:
             yield from self._streamed(chosen, places, workspace)
@@ -247,19 +250,19 @@ class Feed:
             for start, stop in zip(edges[:-1], edges[1:], strict=True)
         ]
 
-    def _found(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    def _host_patterns(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Prepared patterns on the host, and raw weights if these differ between patterns; files are read ahead."""
         if self._resident is not None:
-            return ((self.patterns(indices), self._own_weights(indices)) for indices in chosen)
+            return ((self.patterns(indices), self._weights_in_memory(indices)) for indices in chosen)
         if self.source is not None and reads_file(self.source):
             return self._reader.ahead(self._read, chosen)
         return (self._read(indices) for indices in chosen)
 
-    def _weights_of(self, own: np.ndarray | None) -> Array:
-        return self._common_weights if own is None else self._on_device(own)
+    def _weights_of(self, pattern_weights: np.ndarray | None) -> Array:
+        return self._common_weights if pattern_weights is None else self._on_device(pattern_weights)
 
     def _on_host(self, chosen: Sequence[np.ndarray], workspace: Workspace) -> Iterator[Batch]:
-        for indices, (patterns, pattern_weights) in zip(chosen, self._found(chosen), strict=True):
+        for indices, (patterns, pattern_weights) in zip(chosen, self._host_patterns(chosen), strict=True):
             # Assignment to a buffer converts the detector's type without a temporary array.
             data = workspace.array("data", patterns.shape, self.backend.real)
             data[...] = patterns
@@ -279,7 +282,7 @@ class Feed:
         """The next batch is copied to the device while the current one is computed."""
         waiting: deque[tuple[np.ndarray, Placed | None, Upload, np.ndarray | None]] = deque()
         for indices, placed, (patterns, pattern_weights) in zip(
-            chosen, places, self._found(chosen), strict=True
+            chosen, places, self._host_patterns(chosen), strict=True
         ):
             # Sent in the detector's type, which is often smaller than a float; values are converted on the device.
             upload = self.streams.upload(patterns.astype(stored_type(patterns.dtype), copy=False))
@@ -294,11 +297,11 @@ class Feed:
         indices: np.ndarray,
         placed: Placed | None,
         upload: Upload,
-        own: np.ndarray | None,
+        pattern_weights: np.ndarray | None,
         workspace: Workspace,
     ) -> Iterator[Batch]:
         try:
-            yield self._device_batch(indices, placed, upload.receive(), own, workspace)
+            yield self._device_batch(indices, placed, upload.receive(), pattern_weights, workspace)
         finally:
             upload.release()
 
@@ -307,12 +310,12 @@ class Feed:
         indices: np.ndarray,
         placed: Placed | None,
         data: Array,
-        own: np.ndarray | None,
+        pattern_weights: np.ndarray | None,
         workspace: Workspace,
     ) -> Batch:
         # Resident data hold all patterns: the batch reads its rows in place instead of copying them.
         rows = placed.index if placed is not None and data is self._resident else None
-        weights = self._weights_of(own)
+        weights = self._weights_of(pattern_weights)
         return Batch(
             index=indices,
             crop_origins=self.crop_origins[indices],
@@ -321,5 +324,5 @@ class Feed:
             workspace=workspace,
             rows=rows,
             multiplier=self.multiplier,
-            given=placed,
+            on_device=placed,
         )

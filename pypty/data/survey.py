@@ -67,7 +67,7 @@ def survey(
         A pixel with weight > 0 is NaN, infinite or negative, or there are no counts at all.
     """
     if normalization is not None and preprocess.resample != 1:
-        # The norm is defined on patterns that are not resampled, so it needs a pass of its own.
+        # The norm is defined on patterns that are not resampled, so it needs a separate pass.
         plain = survey(
             source,
             indices,

@@ -1,4 +1,4 @@
-"""Direct methods: a complex object on the scan grid in one step, by Wigner deconvolution or from single sidebands."""
+"""Direct methods: a complex object on the scan grid in one step, by Wigner deconvolution or single sidebands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wdd(
 ) -> np.ndarray:
     """The object by Wigner distribution deconvolution (Rodenburg and Bates, Phil. Trans. R. Soc. A 339 (1992) 521).
 
-    The probe is ``probe`` (its first mode), else made of the mean pattern, with ``extra_probe_defocus`` and
+    The probe is ``probe`` (its first mode), or made from the mean pattern, with ``extra_probe_defocus`` and
     ``aberrations``. Object frequencies reach the Nyquist frequency of the scan, or twice the aperture.
 
     Parameters
@@ -150,6 +150,7 @@ def _object(
         raise ParameterError(
             "the mean of the object is 0: there are no counts in the probe's disk, or thresh is too large"
         )
+    # the factor makes the mean of the image 1: O(0) of an unnormalised transform is mean x points
     image = np.fft.ifft2(object_spectrum * (object_spectrum.size / object_spectrum[0, 0])).astype(
         object_spectrum.dtype
     )
@@ -199,6 +200,7 @@ def _probe_spectrum(experiment: Experiment) -> np.ndarray:
     wave = _given_spectrum(experiment)
     if wave is None:
         return np.sqrt(pattern) * _aberration_factor(experiment)
+    # the counts of the data: |W|^2, and with it eps_wiener, are in these units
     return wave * np.sqrt(pattern.sum() / (np.abs(wave) ** 2).sum())
 
 
@@ -214,10 +216,12 @@ def _given_spectrum(experiment: Experiment) -> np.ndarray | None:
     if isinstance(probe, str):
         return experiment.aperture * _aberration_factor(experiment)
     window = experiment.window
+    # (y, x[, mode[, subscan]]) -> (y, x): the first mode of the first subscan
     mode = probe.reshape(*probe.shape[:2], -1)[:, :, 0]
     wave = window.spectrum_on_pattern(window.probe_on_model(mode[None]))[0]
     if not wave.any():
         raise ParameterError("probe is 0 on the detector; check its window, data_pad and upsample_pattern")
+    # an earlier run's probe contains its aberrations already
     return wave if settings["epoch_prev"] > 0 else wave * _aberration_factor(experiment)
 
 
@@ -232,6 +236,7 @@ def _disk(experiment: Experiment) -> np.ndarray:
         raise ParameterError("no pixel is inside the aperture; correct conv_semiangle_mrad or aperture_mask")
     wave = _given_spectrum(experiment)
     factor = _aberration_factor(experiment) if wave is None else np.exp(1j * np.angle(wave))
+    # |A|^2 in the disk is the mean count, so that the fit needs no scale
     level = float(experiment.mean_pattern[inside].mean())
     if level <= 0:
         raise ParameterError(

@@ -29,7 +29,7 @@ from pypty.plots.bright_field import plot_dpc
 
 _LOG = logging.getLogger(__name__)
 _DECIDES = 0.2
-"""Value of :func:`attraction` below which half a turn remains undecided."""
+"""Value of :func:`attraction` below which the half turn is undecided."""
 
 
 def fft_based_dpc(
@@ -46,7 +46,7 @@ def fft_based_dpc(
     Parameters
     ----------
     pypty_params : needs scan_size, scan_step_A, PLRotation_deg and the reciprocal pixel; comx and comy are used if
-        they are there
+        present
     hpass, lpass : damping of low and high frequencies, see ``integrate_fourier``; 0 = none
     save, plot : True writes phase, centres of mass and a figure into output_folder/dpc. The figure itself comes from
         ``pypty.plots.plot_dpc``
@@ -155,6 +155,7 @@ def iterative_poisson_solver(
         lpass=lpass,
         pad=pad_width,
     )
+    # per px_size^2 -> per point^2
     image, errors = solve_poisson(np.asarray(laplace, float) * px_size**2, options, select)
     if print_flag:
         _report("Poisson solver", errors)
@@ -171,7 +172,7 @@ def GetPLRotation(dpcx: np.ndarray, dpcy: np.ndarray) -> float:
     """
     angle = rotation_from_com(dpcy, dpcx)
     if abs(attraction(dpcy, dpcx, angle)) < _DECIDES:
-        _LOG.warning("GetPLRotation: %.2f deg, or half a turn more: the centres of mass do not decide", angle)
+        _LOG.warning("GetPLRotation: %.2f deg, or half a turn more: the centres of mass cannot decide", angle)
     return float(np.deg2rad(angle))
 
 
@@ -203,6 +204,7 @@ def _centres(
             if experiment.settings["masks"] is not None:
                 raise ParameterError("sums over virtual detectors have no centre of mass; give comx and comy")
             shape = (experiment.n_patterns, *experiment.pattern_shape)
+            # (N, 2) -> two arrays (N,)
             centres = tuple(centres_of_mass(experiment.chunks(), shape).T)
         maps = []
         for name, item in zip(("comy", "comx"), centres, strict=True):
@@ -219,7 +221,9 @@ def _centres(
 
 def _gradient(com_y: np.ndarray, com_x: np.ndarray, experiment: Experiment) -> np.ndarray:
     """(2, sy, sx) gradient [y, x] of the phase along the axes of the scan, rad per scan point."""
+    # px x 1/Å per px -> (2, sy, sx) 1/Å, in the frame of the detector
     field = np.stack([com_y * experiment.pixel_1A[0], com_x * experiment.pixel_1A[1]])
+    # detector to scan: the transpose of a rotation is its inverse
     back = rotation_yx(experiment.rotation_deg).T
     return 2 * np.pi * experiment.step_A * np.einsum("ij,jyx->iyx", back, field)
 

@@ -62,14 +62,14 @@ def upsampled_tcbf(
     pad : scan points added on each side; 0 with upsample 1 gives an image on the scan grid, as
         ``get_ptycho_obj_from_scan`` takes it
     compensate_lowfreq_drift : False, or the threshold (0 to 1) of the bright disk whose drift is corrected
-    ctf_sign_flip : the image is 1 + 2 sin(chi) phase of a weak object; turn the spatial frequencies around at which
-        sin(chi(q)) is negative (exact for C10 and C12), so that it can seed the phase of the object
+    ctf_sign_flip : the image is 1 + 2 sin(chi) phase of a weak object; flip the sign of the spatial frequencies at
+        which sin(chi(q)) is negative (exact for C10 and C12), so that it can seed the phase of the object
     default_float : 64 or 32 bits
     round_shifts : shift by whole pixels of the result
     save : True writes image and figure into output_folder/tcbf
     max_parallel_fft : detectors transformed at a time; None = as many as 256 MiB hold. The data are read once for each
         group
-    bin_fac : squares of so many detector pixels make one image
+    bin_fac : side of the squares of detector pixels that make one image
 
     Returns
     -------
@@ -144,9 +144,9 @@ def run_tcbf_alignment(
 ) -> dict[str, Any]:
     """Aberrations and rotation of the scan from bright-field images.
 
-    ``method="weak_phase"`` (default): defocus is looked for on both sides of focus, and aberrations and rotation are
-    those with which a weak phase object explains most of the images (``bright_field_fit``), side bands outside the disk
-    included. Orders are added as long as they explain more. Keywords of the cross-correlation have no effect then.
+    ``method="weak_phase"`` (default): both signs of defocus are tried, and aberrations and rotation are fitted so that
+    a weak phase object explains most of the images (``bright_field_fit``), including side bands outside the disk.
+    Orders are added as long as they explain more. Keywords of the cross-correlation have no effect then.
 
     ``method="shifts"``: as PyPty 2.2, for each entry of ``binning_for_fit`` the shifts of the images of squares of
     detector pixels are measured by cross-correlation and fitted by least squares.
@@ -157,7 +157,7 @@ def run_tcbf_alignment(
     binning_for_fit : detector pixels per side of a square, one round for each entry
     optimize_angle : fit the rotation, too
     aberrations : start in Å; None = those of params or a scan of defocus, whichever explains more
-    n_aberrations_to_fit : at most so many
+    n_aberrations_to_fit : largest number of coefficients
     reference_type, refine_box_dim, upsample, cross_corr_type, scan_pad, binning_cross_corr, phase_cross_corr_formula :
         see ``CorrelationOptions``; cross_corr_type "phase" or "plain". interpolate_scan_factor multiplies upsample
     cancel_large_shifts : quantile (0 to 1) above which shifts that deviate from the model are left out
@@ -254,14 +254,14 @@ def run_tcbf_compressed_alignment(
     return result
 
 
-def _read_options(given: dict[str, Any]) -> Alignment:
+def _read_options(options: dict[str, Any]) -> Alignment:
     known = {field.name for field in dataclasses.fields(Alignment)}
-    unknown = sorted(set(given) - known)
+    unknown = sorted(set(options) - known)
     if unknown:
         raise ParameterError(
             f"tcBF alignment has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
-    chosen = Alignment(**given)
+    chosen = Alignment(**options)
     for name, allowed in (
         ("method", ("weak_phase", "shifts")),
         ("cross_corr_type", ("phase", "plain", "abs")),

@@ -24,7 +24,7 @@ def opened(path: Path, expected: str) -> Iterator[h5py.File]:
     Raises
     ------
     DataError
-        It cannot be opened or read as HDF5, or something in it is missing (a KeyError inside the block).
+        The file cannot be opened or read as HDF5, or an item is missing (a KeyError inside the block).
     """
     try:
         with h5py.File(path, "r") as file:
@@ -58,7 +58,7 @@ def array_of(group: h5py.Group, name: str, ndim: tuple[int, ...] | None = None) 
         where = group.name.rstrip("/")
         raise KeyError(f"it has no data set '{where}/{name}'")
     value = np.asarray(item[()])
-    if value.dtype.names and set(value.dtype.names) == {"real", "imag"}:
+    if value.dtype.names and set(value.dtype.names) == {"real", "imag"}:  # a compound type of complex numbers
         value = value["real"] + 1j * value["imag"]
     if value.dtype.kind not in "biufc":
         raise DataError(f"{item.file.filename!r}: {item.name!r} holds {value.dtype}, expected numbers")
@@ -71,7 +71,7 @@ def array_of(group: h5py.Group, name: str, ndim: tuple[int, ...] | None = None) 
 
 
 def plain(item: h5py.Group | h5py.Dataset, none: tuple[str, ...] = ()) -> Any:
-    """A group as a dict, a data set as a number, text, or array; a text of ``none`` as None."""
+    """A group as a dict, a data set as a number, string or array; strings in ``none`` become None."""
     if isinstance(item, h5py.Group):
         return {key: plain(value, none) for key, value in item.items()}
     if not isinstance(item, h5py.Dataset):

@@ -1,4 +1,4 @@
-"""Result of an importer: arrays and calibration in the conventions of this package."""
+"""The result of an importer: arrays and calibration in the conventions of this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pypty.errors import DataError, ParameterError
 _log = logging.getLogger(__name__)
 
 ALL_FREQUENCIES = 2.0
-"""``damping_cutoff_multislice`` without a band limit, which the models of the other programs do not have."""
+"""Value of ``damping_cutoff_multislice`` without a band limit, since the models of other programs have none."""
 
 _NEEDED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A")
 
@@ -27,7 +27,7 @@ class Imported:
     ----------
     obj : (y, x, z, modes) complex128 transmission functions; slice 0 meets the beam first; intensities of modes add
     probe : (y, x, modes[, subscans]) complex128, centred at n//2, intensities of modes add
-    positions : (N, 2) float64 top-left corner [y, x] of each patch, pixels of ``obj``
+    positions : (N, 2) float64 crop origin [y, x] of each patch, pixels of ``obj``
     source : the file, and the program that wrote it
     pixel_size_A : (2,) [y, x], or None if it is not in the file
     slice_distances_A : (1,) or (slices - 1,), or None for one slice or if they are not in the file
@@ -97,7 +97,7 @@ def make_imported(
     Raises
     ------
     DataError
-        They do not fit together, or hold values that are not finite.
+        They do not fit together, or contain values that are not finite.
     """
     obj, probe = np.asarray(obj, np.complex128), np.asarray(probe, np.complex128)
     positions = np.array(positions, np.float64)
@@ -112,7 +112,7 @@ def make_imported(
     for name, array in (("object", obj), ("probe", probe), ("positions", positions)):
         if not np.isfinite(array).all():
             raise DataError(
-                f"{source}: the {name} holds values that are not finite; the reconstruction diverged"
+                f"{source}: the {name} contains values that are not finite; the reconstruction diverged"
             )
     obj, positions = _covering(obj, positions, probe.shape[:2], source)
     return Imported(obj=obj, probe=probe, positions=positions, source=source, **rest)
@@ -122,6 +122,7 @@ def _covering(
     obj: np.ndarray, positions: np.ndarray, window: tuple[int, ...], source: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """The object with vacuum added where patches need it, and positions on its pixels."""
+    # Vacuum needed before the first and after the last pixel of the object, along y and x.
     crop_origins = np.round(positions)
     before = np.maximum(-crop_origins.min(axis=0), 0)
     after = np.maximum(crop_origins.max(axis=0) + np.array(window) - np.array(obj.shape[:2]), 0)

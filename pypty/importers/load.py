@@ -1,4 +1,4 @@
-"""Detection of the program that wrote a file, from the content of the file."""
+"""Detect the program that wrote a file from its content, and read it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
     DataError
         The file is missing, damaged, or none of these.
     CheckpointError
-        A folder holds no result, or a damaged one.
+        A folder contains no result, or a damaged one.
     """
     path = _existing(path)
     if path.is_dir():
@@ -115,7 +115,7 @@ def parameters_of(source: str | Path) -> dict[str, Any]:
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.exists():
-        raise DataError(f"there is no file or folder {str(path)!r}; expected {EXPECTED}")
+        raise DataError(f"{str(path)!r} does not exist; expected {EXPECTED}")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Variables of MATLAB files, versions 5 to 7.3, in MATLAB's own order of axes."""
+"""Variables of MATLAB files, versions 5 to 7.3, with axes in MATLAB's order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_mat(path: Path, names: Iterable[str], expected: str) -> dict[str, Any]:
     Raises
     ------
     DataError
-        It cannot be read.
+        The file cannot be read.
     """
     if h5py.is_hdf5(path):
         with opened(path, expected) as file:
@@ -61,7 +61,7 @@ def _from_hdf5(item: h5py.Group | h5py.Dataset, file: h5py.File) -> Any:
         return "".join(chr(code) for code in np.ravel(value))
     if value.dtype.names and set(value.dtype.names) == {"real", "imag"}:
         value = value["real"] + 1j * value["imag"]
-    return np.asarray(value).transpose()  # stored in the opposite order
+    return np.asarray(value).transpose()  # HDF5 stores the axes in the opposite order
 
 
 def _from_scipy(value: Any) -> Any:

@@ -19,12 +19,12 @@ _NOT_CARRIED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A", "dataset", "o
 
 
 def load_model(path: Path) -> Imported:
-    """Read a model file; its parameters go on after its last epoch, with everything as it was.
+    """Read a model file; its parameters continue after its last epoch.
 
     Raises
     ------
     CheckpointError
-        It is damaged.
+        The file is damaged.
     """
     model = read_model(path)
     settings: dict[str, Any] = {
@@ -35,6 +35,7 @@ def load_model(path: Path) -> Imported:
         _log.warning(
             "%s: parameters that this version does not know are left out: %s", path, ", ".join(unknown)
         )
+    # The stored unknowns replace the starting values of the earlier run.
     for name in BLOCKS:
         settings.pop(name, None)
     settings.update({name: BLOCKS[name].as_parameter(model[name]) for name in OPTIONAL if name in model})

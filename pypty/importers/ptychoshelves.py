@@ -19,14 +19,14 @@ VARIABLES = ("object", "probe", "outputs", "p", "par")
 def load_ptychoshelves(path: Path) -> Imported:
     """Read a result.
 
-    ``outputs.probe_positions`` are (x, y) in pixels from the centre of the object; the window of a pattern begins at
-    ceil(object/2 - probe/2) - 1 + [y, x], counted from 0. Without them ``p.positions``, (y, x) from its first pixel,
-    are taken. Axes y, x are those of the arrays.
+    ``outputs.probe_positions`` are (x, y) in pixels from the centre of the object; the crop origin of a pattern is
+    ceil(object/2 - probe/2) - 1 + [y, x], counted from 0. If they are missing, ``p.positions`` are used: (y, x) from
+    the first pixel. Axes y, x are those of the arrays.
 
     Raises
     ------
     DataError
-        It is no such file, or damaged.
+        The file is not such a result, or is damaged.
     """
     content = read_mat(path, VARIABLES, NAME)
     outputs = _struct(content.get("outputs"))
@@ -38,12 +38,14 @@ def load_ptychoshelves(path: Path) -> Imported:
     source = f"{str(path)!r} (PtychoShelves)"
     layers = _layers(obj, source)
     modes, variable = _modes(probe, p, source)
-    crop_origins = _corners(outputs, p, layers.shape[:2], modes.shape[:2], source)
-    notes = ["sub-pixel shifts moved the first probe mode only there, and move all of them here"] * (
-        modes.shape[2] > 1
-    )
+    crop_origins = _crop_origins(outputs, p, layers.shape[:2], modes.shape[:2], source)
+    notes = [
+        "PtychoShelves applies sub-pixel shifts to the first probe mode only, here they apply to all"
+    ] * (modes.shape[2] > 1)
     if variable:
-        notes.append("the probe varied from position to position there; its constant part is taken")
+        notes.append(
+            "PtychoShelves varied the probe from position to position; only its constant part is used"
+        )
     pixel = _vector(p.get("dx_spec", outputs.get("pixel_size")))
     if pixel is not None and pixel.max() < 1e-6:
         pixel = pixel * 1e10  # m, as in the X-ray branch
@@ -77,21 +79,22 @@ def _layers(value: Any, source: str) -> np.ndarray:
             raise DataError(
                 f"{source}: the cells of the object have shapes {[np.shape(layer) for layer in value]}"
             )
-        return np.stack([_numbers(layer, "object", source) for layer in value], axis=2)
+        return np.stack([_numbers(layer, "object", source) for layer in value], axis=2)  # (y, x, layers)
     array = _numbers(value, "object", source)
     if array.ndim == 4 and array.shape[2] == 1:
-        array = array[:, :, 0]
+        array = array[:, :, 0]  # (y, x, 1, layers) -> (y, x, layers)
     if array.ndim == 2:
-        array = array[:, :, None]
+        array = array[:, :, None]  # one layer
     if array.ndim != 3:
         raise DataError(f"{source}: the object has shape {array.shape}, expected (y, x, layers)")
     return array
 
 
 def _modes(value: Any, p: dict[str, Any], source: str) -> tuple[np.ndarray, bool]:
-    """(y, x, modes), and whether a part that varies was left out.
+    """(y, x, modes), and whether a variable part of the probe was left out.
 
-    Arrays are (y, x, modes[, variable]); inside the engine (y, x, 1, modes), known by p.probe_modes.
+    Stored arrays are (y, x, modes[, variable]), or (y, x, 1, modes) as inside the engine, which p.probe_modes tells
+    apart.
     """
     if isinstance(value, list):
         cells = [_numbers(cell, "probe", source) for cell in value]
@@ -112,10 +115,10 @@ def _modes(value: Any, p: dict[str, Any], source: str) -> tuple[np.ndarray, bool
     return array[..., 0], array.shape[3] > 1
 
 
-def _corners(
+def _crop_origins(
     outputs: dict[str, Any], p: dict[str, Any], obj: tuple[int, ...], window: tuple[int, ...], source: str
 ) -> np.ndarray:
-    """(N, 2) [y, x] of the first pixels of the patches, counted from 0."""
+    """(N, 2) crop origins [y, x] of the patches, counted from 0."""
     if "probe_positions" in outputs and np.size(outputs["probe_positions"]):
         centred = _positions(outputs["probe_positions"], "outputs.probe_positions", source)
         # (x, y) -> [y, x]; MATLAB counts from 1.
@@ -141,6 +144,7 @@ def _distances(p: dict[str, Any], outputs: dict[str, Any], n_layers: int, source
         distances = _vector(_struct(p.get("multi_slice_param")).get("z_distance", outputs.get("z_distance")))
     if distances is None:
         return None
+    # The last distances lead to the detector, and may be infinite.
     distances = distances[np.isfinite(distances)][: n_layers - 1]
     if distances.size not in (1, n_layers - 1) or (distances < 0).any():
         raise DataError(

@@ -23,7 +23,7 @@ _NONE = ("_None",)
 
 
 def find_reconstruction(file: h5py.File) -> h5py.Group | None:
-    """The first group that holds a ptychographic reconstruction."""
+    """The first group with a ptychographic reconstruction, or None."""
     groups: list[h5py.Group] = []
 
     def look(_: str, item: h5py.Group | h5py.Dataset) -> bool | None:
@@ -53,7 +53,7 @@ def load_py4dstem(path: Path) -> Imported:
             raise DataError(f"{str(path)!r} has no group with a ptychographic reconstruction (python_class)")
         kind = _text(group.attrs["python_class"])
         if kind not in KINDS:
-            raise DataError(f"{str(path)!r} holds a {kind}; supported are {', '.join(KINDS)}")
+            raise DataError(f"{str(path)!r} contains a {kind}; supported are {', '.join(KINDS)}")
         multislice, mixed = "Multislice" in kind, kind.startswith("Mixed")
         obj = array_of(group, "_object_emd/data", (3,) if multislice else (2,))
         probe = array_of(group, "_probe_emd/data", (3,) if mixed else (2,))
@@ -75,9 +75,8 @@ def load_py4dstem(path: Path) -> Imported:
     notes = _notes(preprocess)
     return make_imported(
         obj[..., None].transpose(1, 2, 0, 3),  # (z, y, x) -> (y, x, z, 1)
-        np.fft.fftshift(probe, axes=(-2, -1)).transpose(
-            1, 2, 0
-        ),  # pixel (0, 0) -> n//2; (mode, y, x) -> (y, x, mode)
+        # Centre at pixel (0, 0) -> n//2; (mode, y, x) -> (y, x, mode)
+        np.fft.fftshift(probe, axes=(-2, -1)).transpose(1, 2, 0),
         crop_origins,
         f"{str(path)!r} (py4DSTEM {kind})",
         pixel_size_A=sampling,
@@ -92,9 +91,10 @@ def load_py4dstem(path: Path) -> Imported:
 def _unwrapped(
     obj: np.ndarray, crop_origins: np.ndarray, window: np.ndarray, path: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The object, continued periodically to contain all patches, and corners on its pixels."""
+    """The object, continued periodically to contain all patches, and crop origins on its pixels."""
     whole = np.round(crop_origins).astype(int)
     shape = np.array(obj.shape[-2:])
+    # Pixels by which patches extend beyond the object, at its beginning and end.
     before = np.maximum(-whole.min(axis=0), 0)
     after = np.maximum(whole.max(axis=0) + window - shape, 0)
     if (before > shape).any() or (after > shape).any():
@@ -109,7 +109,7 @@ def _settings(instance: dict[str, Any], preprocess: dict[str, Any], n_slices: in
         settings["conv_semiangle_mrad"] = float(instance["semiangle_cutoff"])
     if not preprocess.get("data_transpose") and preprocess.get("rotation_angle_rad") is not None:
         settings["PLRotation_deg"] = float(np.rad2deg(preprocess["rotation_angle_rad"]))
-    tilts = [float(instance.get(f"theta_{axis}") or 0.0) for axis in "xy"]  # their x is rows
+    tilts = [float(instance.get(f"theta_{axis}") or 0.0) for axis in "xy"]  # py4DSTEM's x is rows
     if n_slices > 1 and any(tilts):
         row = np.zeros((1, 6))
         row[0, 2:4] = np.tan(1e-3 * np.array(tilts))
@@ -120,13 +120,13 @@ def _settings(instance: dict[str, Any], preprocess: dict[str, Any], n_slices: in
 def _notes(preprocess: dict[str, Any]) -> tuple[str, ...]:
     notes = []
     if preprocess.get("positions_mask") is not None:
-        notes.append("patterns were left out by positions_mask; give those that were used")
+        notes.append("positions_mask left out patterns; give only those that were used")
     measured, window = preprocess.get("amplitudes_shape"), preprocess.get("region_of_interest_shape")
     if measured is not None and window is not None and not np.array_equal(measured, window):
         notes.append(
-            f"patterns of {tuple(measured)} pixels were brought to {tuple(window)}; do the same to the data"
+            f"py4DSTEM changed patterns of {tuple(measured)} pixels to {tuple(window)}; do the same to the data"
         )
-    notes.append("patterns were centred by a fit of their centres of mass there; centre the data")
+    notes.append("py4DSTEM centred the patterns by a fit of their centres of mass; centre the data")
     return tuple(notes)
 
 

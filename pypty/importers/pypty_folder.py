@@ -23,7 +23,7 @@ _PICKLE = "params.pkl"
 
 
 def load_folder(folder: Path, trust_pickle: bool) -> Imported:
-    """Arrays and, as far as they may be read, parameters of an output folder.
+    """Arrays and (if they may be read) parameters of an output folder.
 
     params.yaml is read; params.pkl of PyPty 2.2 only with ``trust_pickle``, and then restricted to arrays and plain
     containers.
@@ -31,15 +31,16 @@ def load_folder(folder: Path, trust_pickle: bool) -> Imported:
     Raises
     ------
     CheckpointError
-        It holds no arrays, or damaged ones.
+        The folder contains no arrays, or damaged ones.
     ParameterError
-        Its parameters cannot be read.
+        The parameters cannot be read.
     """
     arrays = load_checkpoint(folder)
     settings = folder_params(folder, trust_pickle)
     untrusted = not settings and (folder / _PICKLE).is_file()
     pixels = [settings.get(f"pixel_size_{axis}_A") for axis in "yx"]
     state = {name: arrays.pop(name) for name in _STATE if name in arrays}
+    # Refined arrays take precedence over the parameters.
     positions = state.get("positions", settings.get("positions"))
     if positions is None:
         raise ParameterError(f"{str(folder)!r} has no cg.npy, and its parameters no positions")
@@ -61,7 +62,7 @@ def load_folder(folder: Path, trust_pickle: bool) -> Imported:
 
 
 def folder_params(folder: Path, trust_pickle: bool) -> dict[str, Any]:
-    """The parameters of an output folder; empty where they may not be read."""
+    """The parameters of an output folder; empty if they may not be read."""
     if (folder / "params.yaml").is_file():
         return load_preset(folder)
     if (folder / _PICKLE).is_file() and trust_pickle:
@@ -69,11 +70,11 @@ def folder_params(folder: Path, trust_pickle: bool) -> dict[str, Any]:
     return {}
 
 
-def known_params(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of PyPty 2.2 that exist here and are valid; the log names the others."""
+def known_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of PyPty 2.2 that exist here and are valid; the log lists the others."""
     out: dict[str, Any] = {}
     left: list[str] = []
-    for key, value in given.items():
+    for key, value in params.items():
         parameter = SCHEMA.get(key)
         if parameter is None or parameter.status == "no effect":
             left.append(str(key))

@@ -1,6 +1,6 @@
-"""From an experiment to the parameters of a reconstruction: PyPty's functions, under PyPty's names.
+"""From an experiment to the parameters of a reconstruction, with the function names of PyPty 2.2.
 
-No argument is changed: every function that gives parameters returns a new dict.
+Arguments are never modified: every function that returns parameters returns a new dict.
 """
 
 from pypty.initialize.beam import (

@@ -1,4 +1,4 @@
-"""The starting beam: from a vacuum pattern, conjugated, moved onto the measured disk."""
+"""The starting probe: from a vacuum pattern, conjugated, aligned with the measured disk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pypty.params.settings import Settings
 
 
 def conjugate_beam(pypty_params: Mapping[str, Any]) -> dict[str, Any]:
-    """The beam with the opposite aberrations: every phase of its spectrum changes its sign.
+    """Change the sign of all aberrations of the beam, i.e. of the phases of its spectrum.
 
     aberrations, aberrations_array, extra_probe_defocus, defocus_spread_modes, beam_ctf and the recorded defocus are
-    negated; a probe array P gets the complex conjugate spectrum.
+    negated; the spectrum of a probe array is replaced by its complex conjugate.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def conjugate_beam(pypty_params: Mapping[str, Any]) -> dict[str, Any]:
             out[name] = -np.array(settings.value(name), float)
     for name in ("extra_probe_defocus", "defocus"):
         if out.get(name) is not None:
-            out[name] = -float(out[name]) if float(out[name]) else 0.0
+            out[name] = -float(out[name]) if float(out[name]) else 0.0  # not -0.0
     if isinstance(settings["probe"], np.ndarray):
         out["probe"] = _on_planes(
             settings["probe"],
@@ -43,24 +43,24 @@ def conjugate_beam(pypty_params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _on_planes(probe: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """``change`` of (…, y, x) applied to a probe (y, x[, modes[, subscans]])."""
+    """Apply ``change``, a function of arrays (…, y, x), to a probe (y, x[, modes[, subscans]])."""
     return np.moveaxis(change(np.moveaxis(np.asarray(probe), (0, 1), (-2, -1))), (-2, -1), (0, 1))
 
 
 def get_focussed_probe_from_vacscan(
     pypty_params: Mapping[str, Any], mean_pattern: np.ndarray
 ) -> dict[str, Any]:
-    """The probe in focus whose pattern is one measured without a specimen.
+    """The probe in focus, from a pattern measured without a specimen.
 
     Parameters
     ----------
     mean_pattern : (ky, kx) counts as measured, zero frequency at n//2; flip_ky, data_shift_vector and data_bin of the
-        parameters are applied to it, as they are to the data
+        parameters are applied to it, as to the data
 
     Returns
     -------
-    new dict with probe (y, x, 1) complex, in the window of the waves. aberrations and extra_probe_defocus are left, and
-    act on it when a reconstruction starts.
+    new dict with probe (y, x, 1) complex, in the window of the waves. aberrations and extra_probe_defocus are kept, and
+    are applied to it when a reconstruction starts.
 
     Raises
     ------
@@ -118,13 +118,13 @@ def _prepared(settings: Settings, pattern: Any) -> np.ndarray:
 
 
 def tiltbeamtodata(pypty_params: Mapping[str, Any], align_type: str = "com") -> dict[str, Any]:
-    """Tilt the probe so that its pattern lies where the mean measured pattern does.
+    """Tilt the probe so that its pattern is aligned with the mean measured pattern.
 
     Parameters
     ----------
-    pypty_params : with probe, an array, and data
-    align_type : "com": the centres of mass coincide; "cross_corr": the cross-correlation of the amplitudes of both
-        patterns is largest, to a fraction of a pixel by a parabola
+    pypty_params : with probe as an array, and data
+    align_type : "com": align the centres of mass; "cross_corr": maximise the cross-correlation of the amplitudes of
+        both patterns, with sub-pixel precision by a parabola
 
     Returns
     -------
@@ -133,7 +133,7 @@ def tiltbeamtodata(pypty_params: Mapping[str, Any], align_type: str = "com") -> 
     Raises
     ------
     ParameterError
-        There is no probe array, it does not fit the data, or ``align_type`` is unknown.
+        No probe array is given, it does not fit the data, or ``align_type`` is unknown.
     """
     settings = checked(pypty_params)
     probe = settings["probe"]
@@ -145,10 +145,11 @@ def tiltbeamtodata(pypty_params: Mapping[str, Any], align_type: str = "com") -> 
         raise ParameterError(f"align_type is {align_type!r}, expected 'com' or 'cross_corr'")
     measured = _mean_in_window(pypty_params, settings)
     spectrum = probes.spectrum_of_probe(np.moveaxis(probe, (0, 1), (-2, -1)))
+    # Incoherent sum over modes and subscans: (..., y, x) -> (y, x)
     simulated = (np.abs(spectrum) ** 2).reshape(-1, *probe.shape[:2]).sum(axis=0)
     if simulated.shape != measured.shape:
         raise ParameterError(
-            f"the window of the probe is {simulated.shape}, that of the data {measured.shape}; resize the probe"
+            f"the probe has {simulated.shape} pixels, but the data have {measured.shape}; resize the probe"
         )
     shift = (
         _centre(measured) - _centre(simulated)
@@ -157,6 +158,7 @@ def tiltbeamtodata(pypty_params: Mapping[str, Any], align_type: str = "com") -> 
     )
     ny, nx = simulated.shape
     y, x = (np.arange(ny) - ny // 2)[:, None], (np.arange(nx) - nx // 2)[None, :]
+    # A plane wave in real space shifts the spectrum by ``shift`` pixels.
     wave = np.exp(2j * np.pi * (shift[0] * y / ny + shift[1] * x / nx))
     return {**pypty_params, "probe": probe * wave.reshape(ny, nx, *(1,) * (probe.ndim - 2))}
 
@@ -165,6 +167,7 @@ def _mean_in_window(params: Mapping[str, Any], settings: Settings) -> np.ndarray
     if settings["mean_pattern"] is not None:
         mean = _prepared(settings, settings["mean_pattern"])
     else:
+        # The probe is not needed for the mean, and might not fit the data.
         experiment = Experiment.from_params({**params, "probe": None})
         try:
             mean = experiment.mean_pattern
@@ -174,7 +177,7 @@ def _mean_in_window(params: Mapping[str, Any], settings: Settings) -> np.ndarray
     out = Window.of(settings, mean.shape).counts_on_model(mean)
     if out.shape != window:
         raise ParameterError(
-            f"the padded mean pattern is {out.shape}, the window of the probe {window}; resize the probe"
+            f"the probe has {window} pixels, but the padded mean pattern has {out.shape}; resize the probe"
         )
     return out
 
@@ -188,16 +191,18 @@ def _centre(pattern: np.ndarray) -> np.ndarray:
     return np.array([pattern.sum(axis=1) @ y, pattern.sum(axis=0) @ x]) / total
 
 
-def _correlation_shift(own: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """[y, x] px that moves ``own`` onto ``measured``."""
-    a, b = np.fft.fft2(np.sqrt(own)), np.fft.fft2(np.sqrt(measured))
+def _correlation_shift(simulated: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """[y, x] px that moves the pattern ``simulated`` onto ``measured``."""
+    a, b = np.fft.fft2(np.sqrt(simulated)), np.fft.fft2(np.sqrt(measured))
     correlation = np.fft.ifft2(b * a.conj()).real
     peak = np.array(np.unravel_index(int(correlation.argmax()), correlation.shape))
     shift = []
     for axis, n in enumerate(correlation.shape):
-        line = np.take(correlation, peak[1 - axis], axis=1 - axis)
+        line = np.take(correlation, peak[1 - axis], axis=1 - axis)  # profile through the peak along this axis
         before, here, after = (line[(peak[axis] + step) % n] for step in (-1, 0, 1))
         bend = before - 2 * here + after
-        fraction = 0.5 * (before - after) / bend if bend < 0 else 0.0
-        shift.append((peak[axis] + fraction + n / 2) % n - n / 2)
+        fraction = (
+            0.5 * (before - after) / bend if bend < 0 else 0.0
+        )  # vertex of the parabola through three points
+        shift.append((peak[axis] + fraction + n / 2) % n - n / 2)  # into [-n/2, n/2)
     return np.array(shift)

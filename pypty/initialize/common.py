@@ -1,4 +1,4 @@
-"""What the functions here ask of a parameter dict."""
+"""Values that the functions of this package derive from a parameter dict."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pypty.params.settings import Settings
 
 
 def checked(params: Mapping[str, Any]) -> Settings:
-    """Parameters with defaults filled in, each checked on its own: they may still be incomplete.
+    """Parameters with defaults filled in, each checked on its own; they need not be complete.
 
     Per-epoch parameters are left out.
 
     Raises
     ------
     ParameterError
-        With every problem.
+        A value is wrong; the message lists all problems.
     """
     report = Report()
     fixed: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def checked(params: Mapping[str, Any]) -> Settings:
 
 
 def check_all(params: Mapping[str, Any]) -> None:
-    """Check parameters one by one and against each other; raises ParameterError with every problem."""
+    """Check parameters one by one and against each other; raises ParameterError that lists all problems."""
     report = Report()
     read_parameters(params, report)
     report.raise_if_any()
@@ -83,7 +83,7 @@ def pattern_shape(settings: Settings) -> tuple[int, int]:
 
 
 def model_shape(settings: Settings) -> tuple[int, int]:
-    """(ny, nx) of the waves: of an array aperture_mask or probe, else of the window that the patterns lead to."""
+    """(ny, nx) of the waves: the shape of aperture_mask or probe if they are arrays, else the padded pattern's."""
     for name in ("aperture_mask", "probe"):
         array = settings.value(name)
         if isinstance(array, np.ndarray) and array.ndim >= 2:
@@ -109,6 +109,6 @@ def raster_of(settings: Settings, params: Mapping[str, Any]) -> tuple[int, int]:
         return (int(layout[0]), int(layout[1]))
     n = len(settings["positions"])
     side = math.isqrt(n)
-    if "positions" in settings.given and n > 1 and side * side == n:
+    if "positions" in settings.set_by_user and n > 1 and side * side == n:
         return (side, side)
     raise ParameterError("scan_size is not given; give the scan points (slow, fast)")

@@ -1,4 +1,4 @@
-"""From a notebook page of settings to the parameters of a reconstruction."""
+"""From the settings of an experiment to the parameters of a reconstruction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pypty.data.window import Window
 from pypty.errors import ParameterError
 from pypty.experiment import Experiment
 from pypty.initialize.common import check_all, checked
-from pypty.initialize.given import OWN_KEYS, read_given, was_flipped
+from pypty.initialize.experimental_values import OWN_KEYS, read_values, was_flipped
 from pypty.initialize.rotation import measure_rotation
 from pypty.initialize.slices import choose_slices, starting_object
 from pypty.optics.scan_grid import scan_grid_A
@@ -50,40 +50,40 @@ _DATA_KEYS = (
 def append_exp_params(
     experimental_params: Mapping[str, Any], pypty_params: Mapping[str, Any] | str | Path | None = None
 ) -> dict[str, Any]:
-    """Calibrated parameters from what is known of an experiment.
+    """Calibrated parameters from the settings of an experiment.
 
     Parameters
     ----------
     experimental_params : any parameter of a reconstruction (``pypty explain KEY``), which is passed on, and
 
         * data_path or dataset; masks for sums over virtual detectors
-        * path_json : metadata of Nion Swift, for what is not given: acc_voltage, scan_size, scan step, detector pixel,
-          and defocus (-1e10 times theirs, as in PyPty 2.2). A file of ``pypty import`` fills in likewise, but for
+        * path_json : metadata of Nion Swift, for values that are not given: acc_voltage, scan_size, scan step, detector
+          pixel, and defocus (-1e10 times Nion's, as in PyPty 2.2). A file of ``pypty import`` provides the same except
           the defocus.
         * acc_voltage : kV, default 60 with a warning
-        * one of rez_pixel_size_mrad, rez_pixel_size_A (pixel of the detector as recorded), or conv_semiangle_mrad, with
-          which the bright-field disk gives the pixel; the first of these counts
-        * aperture, or aperture_mask : (ky, kx) mask of the disk, else pixels above bright_threshold (0.1) times the
-          maximum of the mean
+        * one of rez_pixel_size_mrad, rez_pixel_size_A (pixel of the detector as recorded), or conv_semiangle_mrad, from
+          which the bright-field disk gives the pixel; the first one given is used
+        * aperture, or aperture_mask : (ky, kx) mask of the disk; default: pixels above bright_threshold (0.1) times the
+          maximum of the mean pattern
         * data_pad : default a quarter of the width; upsample_pattern, flip_ky, data_bin
-        * aberrations (Å, Krivanek), defocus : extra_probe_defocus, where that is not given, Å, in the sign of C10
+        * aberrations (Å, Krivanek), defocus : extra_probe_defocus if that is not given, Å, with the sign of C10
           (positive: overfocus)
         * scan_size (slow, fast), and scan_step_A, or fov_nm from the first to the last point of the fast axis
-        * special_postions_A : (N, 2) [y, x] Å, in place of a raster; neither transformed nor rotated
+        * special_postions_A : (N, 2) [y, x] Å, instead of a raster; neither transformed nor rotated
         * transform_axis_matrix : (2, 2) on [y, x], before the rotation
         * PLRotation_deg : "auto" (default) or None measure it (:func:`pypty.initialize.rotation.measure_rotation`)
-        * total_thickness Å, num_slices; slice_thickness : a number (Å) wins over num_slices; "auto" only counts where
-          num_slices is not given: 0.5/(convergence angle x largest frequency)
-        * num_obj_modes, obj_phase_sigma : random normal phases as a start of mixed objects
+        * total_thickness Å, num_slices; slice_thickness : a number (Å) takes precedence over num_slices; "auto" is only
+          used if num_slices is not given: 0.5/(convergence angle x largest frequency)
+        * num_obj_modes, obj_phase_sigma : start a mixed object from normally distributed random phases
         * erase_probe : drop the probe of ``pypty_params``
-        * save_preprocessing_files : arrays that were found, into output_folder/preprocessing
-        * plot : PyPty's; figures are in ``pypty.plots`` and the report of ``pypty check``
+        * save_preprocessing_files : write the computed arrays into output_folder/preprocessing
+        * plot : PyPty's, without effect; figures are in ``pypty.plots`` and in the report of ``pypty check``
     pypty_params : dict, or preset or folder (:func:`pypty.load_preset`), whose other values are kept
 
     Returns
     -------
-    new dict for ``pypty.run``, with mean_pattern, aperture_mask, positions, pixel sizes, slice_distances, obj, and what
-    was found, and comx, comy (N,) (px, mean removed) where the rotation was measured
+    new dict for ``pypty.run``, with mean_pattern, aperture_mask, positions, pixel sizes, slice_distances, obj, the
+    calibration, and, if the rotation was measured, comx and comy (N,) (px, mean removed)
 
     Raises
     ------
@@ -92,68 +92,73 @@ def append_exp_params(
     DataError
         The patterns cannot be read.
     """
-    found, given = read_given(experimental_params)
-    base = _base(pypty_params, found)
-    out = {**base, **{key: value for key, value in found.items() if key not in OWN_KEYS and key in given}}
-    if "conv_semiangle_mrad" in given and found.get("rez_pixel_size_A") is None:
-        out.pop("rez_pixel_size_A", None)  # of another experiment
+    values, known_keys = read_values(experimental_params)
+    base = _base(pypty_params, values)
+    out = {
+        **base,
+        **{key: value for key, value in values.items() if key not in OWN_KEYS and key in known_keys},
+    }
+    if "conv_semiangle_mrad" in known_keys and values.get("rez_pixel_size_A") is None:
+        out.pop("rez_pixel_size_A", None)  # it belongs to the experiment of pypty_params
+    # These would contradict the calibrated values below.
     for key in ("fov_nm", "defocus", "rez_pixel_size_mrad", "PLRotation_deg"):
         out.pop(key, None)
     if "acc_voltage" not in out:
-        _log.warning("acc_voltage is not given; 60 kV is taken")
+        _log.warning("acc_voltage is not given; 60 kV is assumed")
         out["acc_voltage"] = 60.0
     if out.get("masks") is not None and out.get("algorithm") is None:
-        _log.info("algorithm lsq_compressed is taken, for virtual detectors")
+        _log.info("algorithm lsq_compressed is used, for virtual detectors")
         out["algorithm"] = "lsq_compressed"
     if out.get("flip_ky") and was_flipped(out.get("data_path"), out.get("data_key", "data")):
         _log.warning(
-            "flip_ky: the patterns of %s were reversed when it was written; not done again", out["data_path"]
+            "flip_ky: the patterns of %s were already flipped when it was written; they are not flipped again",
+            out["data_path"],
         )
         out["flip_ky"] = False
     patterns = _Patterns(out)
-    out.update(_detector(patterns, out, found, given))
-    out.update(_scan(patterns, out, found, given))
+    out.update(_detector(patterns, out, values, known_keys))
+    out.update(_scan(patterns, out, values, known_keys))
     window = patterns.window(**{key: out[key] for key in ("data_pad", "pixel_size_y_A", "pixel_size_x_A")})
-    out.update(choose_slices(found, given, out, window.edge_1A))
-    out["obj"] = starting_object(found, out, window.model)
-    if "aberrations" in given:
-        out["aberrations"] = np.array(found["aberrations"], float)
-    if "defocus" in given and "extra_probe_defocus" not in given:
-        out["extra_probe_defocus"] = float(found["defocus"])
-    if found["plot"]:
+    out.update(choose_slices(values, known_keys, out, window.edge_1A))
+    out["obj"] = starting_object(values, out, window.model)
+    if "aberrations" in known_keys:
+        out["aberrations"] = np.array(values["aberrations"], float)
+    if "defocus" in known_keys and "extra_probe_defocus" not in known_keys:
+        out["extra_probe_defocus"] = float(values["defocus"])
+    if values["plot"]:
         _log.warning(
             "plot: no figure is shown here; see pypty.plots, or  pypty check FILE --report report.html"
         )
     check_all(out)
-    _save(out, bool(found["save_preprocessing_files"]))
+    _save(out, bool(values["save_preprocessing_files"]))
     return out
 
 
-def _base(pypty_params: Mapping[str, Any] | str | Path | None, found: Mapping[str, Any]) -> dict[str, Any]:
+def _base(pypty_params: Mapping[str, Any] | str | Path | None, values: Mapping[str, Any]) -> dict[str, Any]:
     if pypty_params is None:
         base: dict[str, Any] = {}
     else:
         base = dict(pypty_params) if isinstance(pypty_params, Mapping) else load_preset(pypty_params)
-    if found.get("dataset") is not None:
+    if values.get("dataset") is not None:
         base.pop("data_path", None)
-    elif found.get("data_path"):
+    elif values.get("data_path"):
         base.pop("dataset", None)
-    for key in ("comx", "comy", "positions_correction", "obj"):  # of other positions, or other data
+    for key in ("comx", "comy", "positions_correction", "obj"):  # they belong to other positions or data
         base.pop(key, None)
-    if found["erase_probe"]:
+    if values["erase_probe"]:
         base.pop("probe", None)
     return base
 
 
 class _Patterns:
-    """The data, as far as geometry needs them.
+    """Shape and mean of the data.
 
     Attributes
     ----------
     settings : checked parameters that concern the data
-    mean : (ky, kx) mean as recorded, 0 on NaN and masked pixels; with masks, the sum of masks times mean sums
+    mean : (ky, kx) mean as recorded, 0 on NaN and masked pixels; with masks, sum of masks weighted by their mean sums
     n : number of patterns
-    layout : (slow, fast) where the data have four axes
+    layout : (slow, fast) if the data have four axes, else None
     """
 
     def __init__(self, params: Mapping[str, Any]) -> None:
@@ -165,6 +170,7 @@ class _Patterns:
             self.n = int(source.shape[0])
             per_pattern = 8 * source.shape[1] * source.shape[2]
             step = max(1, _CHUNK_BYTES // per_pattern)
+            # Sums and numbers of valid values of each pixel, as NaN marks missing ones.
             total, seen = np.zeros(source.shape[1:]), np.zeros(source.shape[1:])
             for start in range(0, self.n, step):
                 chunk = source.read(np.arange(start, min(start + step, self.n)))
@@ -175,9 +181,10 @@ class _Patterns:
             source.close()
         mean = self._without_dead(total / np.maximum(seen, 1))
         masks = self.settings["masks"]
+        # With masks: (D,) mean sums x (D, ky, kx) -> (ky, kx)
         self.mean = mean if masks is None else np.tensordot(mean[0], masks, axes=1)
         if not (np.isfinite(self.mean).all() and self.mean.max() > 0):
-            raise ParameterError("the mean pattern has no counts, or an infinite number; correct the data")
+            raise ParameterError("the mean pattern has no counts, or is infinite; correct the data")
 
     def _without_dead(self, mean: np.ndarray) -> np.ndarray:
         mask = self.settings["detector_mask"]
@@ -185,7 +192,7 @@ class _Patterns:
             return mean
         if mask.shape[-2:] != mean.shape:
             raise ParameterError(f"detector_mask has shape {mask.shape}, but patterns are {mean.shape}")
-        weights = mask if mask.ndim == 2 else mask.mean(axis=0)
+        weights = mask if mask.ndim == 2 else mask.mean(axis=0)  # (N, ky, kx) -> (ky, kx)
         return np.where(weights > 0.5, mean, 0)
 
     def prepared(self, pattern: np.ndarray) -> np.ndarray:
@@ -193,40 +200,42 @@ class _Patterns:
         return Preprocess.from_settings(self.settings).unpadded.patterns(pattern)
 
     def window(self, **changes: Any) -> Window:
-        """The pixels of these patterns, with other values of ``data_pad`` or of the pixel sizes."""
+        """The window of these patterns, with other values of ``data_pad`` or of the pixel sizes."""
         ky, kx = self.prepared(self.mean).shape
         return Window.of(self.settings.replaced(**changes), (ky, kx))
 
 
 def _detector(
-    patterns: _Patterns, out: Mapping[str, Any], found: Mapping[str, Any], given: set[str]
+    patterns: _Patterns, out: Mapping[str, Any], values: Mapping[str, Any], known_keys: set[str]
 ) -> dict[str, Any]:
-    """Aperture, padding, and pixels of detector and reconstruction."""
+    """Aperture, padding, and pixel sizes of detector and reconstruction."""
     mean = patterns.prepared(patterns.mean)
     plain = patterns.window()
     threshold = float(out["bright_threshold"] if out.get("bright_threshold") is not None else 0.1)
     disk = (
         mean > threshold * mean.max()
-        if found["aperture"] is None
-        else _aperture(found["aperture"], mean.shape)
+        if values["aperture"] is None
+        else _aperture(values["aperture"], mean.shape)
     )
-    radius = math.sqrt(float(disk.sum()) / math.pi)
+    radius = math.sqrt(float(disk.sum()) / math.pi)  # px, of a circle with the area of the disk
     wavelength = wavelength_A(out["acc_voltage"])
-    if found.get("rez_pixel_size_mrad") is not None and "rez_pixel_size_mrad" in given:
-        rez = float(found["rez_pixel_size_mrad"]) * 1e-3 / wavelength * plain.detector_pixels
+    if values.get("rez_pixel_size_mrad") is not None and "rez_pixel_size_mrad" in known_keys:
+        rez = float(values["rez_pixel_size_mrad"]) * 1e-3 / wavelength * plain.detector_pixels
     elif out.get("rez_pixel_size_A") is not None:
         rez = float(out["rez_pixel_size_A"]) * plain.detector_pixels
     elif out.get("conv_semiangle_mrad") is not None:
         rez = float(out["conv_semiangle_mrad"]) * 1e-3 / (radius * wavelength)
     else:
         raise ParameterError(
-            "the pixel of the detector is unknown; give rez_pixel_size_mrad, rez_pixel_size_A or conv_semiangle_mrad"
+            "the pixel size of the detector is unknown; give rez_pixel_size_mrad, rez_pixel_size_A or "
+            "conv_semiangle_mrad"
         )
     if not (rez > 0 and math.isfinite(rez)):
-        raise ParameterError(f"the pixel of the detector is {rez} 1/Å, expected a positive number")
+        raise ParameterError(f"the pixel size of the detector is {rez} 1/Å, expected a positive number")
     pad = out.get("data_pad")
     if pad is None:
         up = plain.upsample
+        # A quarter of the width in model pixels, a multiple of upsample_pattern.
         pad = 0 if plain.match else math.ceil(up * mean.shape[1] / 4 / up) * up
     window = patterns.window(data_pad=int(pad)).calibrated((rez, rez))
     angle = out.get("conv_semiangle_mrad")
@@ -242,8 +251,8 @@ def _detector(
     }
 
 
-def _aperture(given: Any, shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.asarray(given)
+def _aperture(aperture: Any, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.asarray(aperture)
     if mask.shape != tuple(shape) or mask.dtype.kind not in "biuf" or not (mask > 0.5).any():
         raise ParameterError(
             f"aperture has shape {mask.shape} and dtype {mask.dtype}; expected a mask {tuple(shape)}, 1 inside"
@@ -252,12 +261,12 @@ def _aperture(given: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _scan(
-    patterns: _Patterns, out: Mapping[str, Any], found: Mapping[str, Any], given: set[str]
+    patterns: _Patterns, out: Mapping[str, Any], values: Mapping[str, Any], known_keys: set[str]
 ) -> dict[str, Any]:
-    """Positions, step and rotation."""
+    """Positions, scan step and rotation."""
     pixel = np.array([out["pixel_size_y_A"], out["pixel_size_x_A"]])
-    special = found["special_postions_A"]
-    rotation = found.get("PLRotation_deg", "auto")
+    special = values["special_postions_A"]
+    rotation = values.get("PLRotation_deg", "auto")
     measured = rotation is None or isinstance(rotation, str)
     if isinstance(rotation, str) and rotation != "auto":
         raise ParameterError(f"PLRotation_deg is {rotation!r}, expected degrees, or 'auto'")
@@ -272,13 +281,13 @@ def _scan(
             "PLRotation_deg": 0.0 if measured else float(rotation),
         }
     size = _size(patterns, out)
-    step = _step(size, out, found)
+    step = _step(size, out, values)
     changes: dict[str, Any] = {"scan_size": size, "scan_step_A": step}
     if measured:
-        changes.update(_measured({**out, **changes}, found, given))
+        changes.update(_measured({**out, **changes}, values, known_keys))
     else:
         changes["PLRotation_deg"] = float(rotation)
-    matrix = found["transform_axis_matrix"]
+    matrix = values["transform_axis_matrix"]
     if matrix is not None and np.shape(matrix) != (2, 2):
         raise ParameterError(f"transform_axis_matrix has shape {np.shape(matrix)}, expected 2 x 2 numbers")
     points = scan_grid_A(size, step, changes["PLRotation_deg"], matrix)
@@ -294,46 +303,51 @@ def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
         elif side * side == patterns.n:
             scan_size = (side, side)
             _log.warning(
-                "scan_size is not given; %d patterns are taken as a square of %d x %d", patterns.n, side, side
+                "scan_size is not given; the %d patterns are assumed to be a square of %d x %d",
+                patterns.n,
+                side,
+                side,
             )
         else:
             raise ParameterError(
-                f"scan_size is not given, and {patterns.n} patterns are no square; give (slow, fast)"
+                f"scan_size is not given, and {patterns.n} patterns do not form a square; give (slow, fast)"
             )
     size = (int(scan_size[0]), int(scan_size[1]))
     if patterns.layout is not None and size != tuple(patterns.layout):
-        _log.warning("scan_size %s is taken, but the data are stored as %s points", size, patterns.layout)
+        _log.warning("scan_size %s is used, but the data are stored as %s points", size, patterns.layout)
     if size[0] * size[1] != patterns.n:
         raise ParameterError(
-            f"scan_size {size} has {size[0] * size[1]} points, but there are {patterns.n} patterns; give (slow, fast), "
-            "or special_postions_A"
+            f"scan_size {size} has {size[0] * size[1]} points, but the data have {patterns.n} patterns; give (slow, "
+            "fast), or special_postions_A"
         )
     return size
 
 
-def _step(size: tuple[int, int], out: Mapping[str, Any], found: Mapping[str, Any]) -> float:
-    """Å: as given, else the field of view over the fast axis."""
+def _step(size: tuple[int, int], out: Mapping[str, Any], values: Mapping[str, Any]) -> float:
+    """Scan step in Å: as given, else from the field of view along the fast axis."""
     step = out.get("scan_step_A")
-    if step is None or (found.get("fov_nm") is not None and found.get("scan_step_A") is None):
-        if found.get("fov_nm") is None:
-            raise ParameterError("neither scan_step_A nor fov_nm is given; without it there are no positions")
+    if step is None or (values.get("fov_nm") is not None and values.get("scan_step_A") is None):
+        if values.get("fov_nm") is None:
+            raise ParameterError("neither scan_step_A nor fov_nm is given; positions need one of them")
         if size[1] < 2:
-            raise ParameterError("fov_nm says nothing of a single column of points; give scan_step_A")
-        step = 10 * float(found["fov_nm"]) / (size[1] - 1)
+            raise ParameterError(
+                "fov_nm does not define the step of a single column of points; give scan_step_A"
+            )
+        step = 10 * float(values["fov_nm"]) / (size[1] - 1)  # nm -> Å
     if not (float(step) > 0 and math.isfinite(float(step))):
         raise ParameterError(f"the scan step is {step} Å, expected a positive number")
     return float(step)
 
 
-def _measured(out: Mapping[str, Any], found: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+def _measured(out: Mapping[str, Any], values: Mapping[str, Any], known_keys: set[str]) -> dict[str, Any]:
     keys = {*_DATA_KEYS, "data_pad", "pixel_size_x_A", "pixel_size_y_A", "aperture_mask", "rez_pixel_size_A"}
     keys |= {"scan_size", "scan_step_A", "conv_semiangle_mrad"}
     params = {key: out[key] for key in keys if key in out}
     beam = {"aberrations": out.get("aberrations"), "extra_probe_defocus": out.get("extra_probe_defocus", 0.0)}
-    if "aberrations" in given:
-        beam["aberrations"] = found["aberrations"]
-    if "defocus" in given and "extra_probe_defocus" not in given:
-        beam["extra_probe_defocus"] = found["defocus"]
+    if "aberrations" in known_keys:
+        beam["aberrations"] = values["aberrations"]
+    if "defocus" in known_keys and "extra_probe_defocus" not in known_keys:
+        beam["extra_probe_defocus"] = values["defocus"]
     experiment = Experiment.from_params({**params, **beam})
     try:
         result = measure_rotation(experiment)

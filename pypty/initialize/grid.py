@@ -1,4 +1,4 @@
-"""The raster of a scan on the pixels of the reconstruction."""
+"""Positions of a raster scan in pixels of the reconstruction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pypty.optics.scan_grid import rotation_yx, scan_grid_A
 
 _log = logging.getLogger(__name__)
 _STRAIGHT = 0.05
-"""Scan steps; a scan that is further (rms) from an affine grid is not a raster any more."""
+"""Largest rms distance from an affine grid, in scan steps, for a scan to count as a raster."""
 
 
 def get_positions_pixel_size(
@@ -29,23 +29,23 @@ def get_positions_pixel_size(
     print_flag: bool = False,
     transform_axis_matrix: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float | np.ndarray]:
-    """Positions of a raster, row by row, and the pixel of the reconstruction.
+    """Positions of a raster, row by row, and the pixel size of the reconstruction.
 
     Parameters
     ----------
-    x_range, y_range : scan points along the fast and the slow axis
-    scan_step_A : between points, Å
+    x_range, y_range : number of scan points along the fast and the slow axis
+    scan_step_A : distance between points, Å
     detector_pixel_size_rezA : pixel of the pattern, 1/Å
-    patternshape : (…, ky, kx) of the padded pattern; the pixel is 1/(number of pixels x reciprocal pixel)
+    patternshape : (…, ky, kx) of the padded pattern; the pixel size is 1/(number of pixels x reciprocal pixel)
     rot_angle_deg : PLRotation_deg (:func:`pypty.optics.scan_grid.rotation_yx`)
-    flip_x, flip_y : the scan ran from right to left, or from bottom to top
+    flip_x, flip_y : whether the scan ran from right to left, or from bottom to top
     print_flag : log the pixel size
     transform_axis_matrix : (2, 2) applied to [y, x] before the rotation; None = none
 
     Returns
     -------
     positions : (y_range * x_range, 2) float64 [y, x], px; the smallest is 0 on both axes
-    pixel_size : Å; a float where the pattern is square, else an array [y, x]
+    pixel_size : Å; a float if the pattern is square, else an array [y, x]
 
     Raises
     ------
@@ -87,9 +87,9 @@ def get_offset(
     patternshape: tuple[int, ...],
     rot_angle_deg: float = 0,
 ) -> tuple[float, float]:
-    """(y, x) in Å that was added to a rotated raster so that its smallest coordinates are 0.
+    """(y, x) offset in Å that makes the smallest coordinates of a rotated raster 0.
 
-    ``detector_pixel_size_rezA`` and ``patternshape`` have no influence; they are PyPty's arguments.
+    ``detector_pixel_size_rezA`` and ``patternshape`` have no effect; they are kept for PyPty's signature.
     """
     points = scan_grid_A((y_range, x_range), scan_step_A, rot_angle_deg)
     low = -points.min(axis=0)
@@ -108,7 +108,9 @@ def fitted_raster(points: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray
     coefficients, *_ = np.linalg.lstsq(design, points, rcond=None)
     residual = float(np.sqrt(((points - design @ coefficients) ** 2).sum(axis=1).mean()))
     matrix = coefficients[:2].T.copy()
-    for axis in np.flatnonzero(np.array(size) == 1):  # one row has no slope across it: square steps
+    for axis in np.flatnonzero(
+        np.array(size) == 1
+    ):  # a single row has no slope across it: assume square steps
         other = matrix[:, 1 - axis]
         matrix[:, axis] = (other[1], -other[0]) if axis == 0 else (-other[1], other[0])
     return matrix, coefficients[2], residual
@@ -126,11 +128,11 @@ def get_grid_for_upsampled_image(
     left_zero_of_scan_grid: float = 0,
     top_zero_of_scan_grid: float = 0,
 ) -> np.ndarray:
-    """Where the pixels of an image of the scanned area are in the reconstruction.
+    """Coordinates, in the reconstruction, of the pixels of an image of the scanned area.
 
     Rows and columns of the image run along the axes of the scan, as in DPC or tcBF images, upsampled or not; its pixel
     (top_zero_of_scan_grid, left_zero_of_scan_grid) is scan point (0, 0). The raster is the affine grid that fits
-    ``positions`` best, so that its rotation, transformation and offset are those of the reconstruction.
+    ``positions`` best, and so has the rotation, transformation and offset of the reconstruction.
 
     Parameters
     ----------
@@ -147,7 +149,7 @@ def get_grid_for_upsampled_image(
     Raises
     ------
     ParameterError
-        The image is not 2-D, a size is not positive, or the scan is not a raster.
+        The image is not 2-D, the pixel size is not positive, or scan_size does not fit the positions.
     """
     image = np.asarray(image)
     if image.ndim != 2 or not image_pixel_size > 0:
@@ -165,6 +167,7 @@ def get_grid_for_upsampled_image(
     matrix, origin, _ = fitted_raster(points, size)
     step = float(settings["scan_step_A"])
     rows, columns = (index.ravel() for index in np.indices(image.shape))
+    # (rows * columns, 2): coordinates of the pixels in scan steps
     in_steps = np.stack([rows - top_zero_of_scan_grid, columns - left_zero_of_scan_grid], axis=1) * (
         image_pixel_size / step
     )
@@ -174,16 +177,16 @@ def get_grid_for_upsampled_image(
 def rotate_scan_grid(
     pypty_params: Mapping[str, Any], angle_deg: float | None = None, new_pl_rot: float | None = None
 ) -> dict[str, Any]:
-    """The same scan with another rotation: positions are what the new PLRotation_deg would have given.
+    """Rotate the scan: positions become those of a new PLRotation_deg.
 
-    (PyPty 2.2 turns positions the other way.) An object with an extent was on the old positions and is replaced by
-    vacuum.
+    (PyPty 2.2 rotates positions in the opposite direction.) An object array belongs to the old positions and is
+    replaced by vacuum.
 
     Parameters
     ----------
-    pypty_params : with positions and the pixel size; PLRotation_deg is 0 where it is missing
+    pypty_params : with positions and the pixel size; PLRotation_deg is 0 if it is missing
     angle_deg : added to PLRotation_deg
-    new_pl_rot : the new PLRotation_deg; one of the two is given
+    new_pl_rot : the new PLRotation_deg; give either this or ``angle_deg``
 
     Returns
     -------
@@ -192,7 +195,7 @@ def rotate_scan_grid(
     Raises
     ------
     ParameterError
-        None or both of the angles were given.
+        Neither or both of the angles were given.
     """
     if (angle_deg is None) == (new_pl_rot is None):
         raise ParameterError("give either angle_deg (added to PLRotation_deg) or new_pl_rot (replaces it)")
@@ -204,11 +207,11 @@ def rotate_scan_grid(
     points = positions_px(settings) * pixel @ rotation_yx(turn).T
     out = dict(pypty_params)
     out["positions"] = (points - points.min(axis=0)) / pixel
-    out["PLRotation_deg"] = float(180.0 - (180.0 - old - turn) % 360.0)
+    out["PLRotation_deg"] = float(180.0 - (180.0 - old - turn) % 360.0)  # in (-180, 180]
     if out.get("positions_correction") is not None:
-        out["positions_correction"] = None
+        out["positions_correction"] = None  # contained in the new positions
     obj = settings["obj"]
     if obj is not None and obj.shape[:2] != (1, 1):
-        _log.warning("rotate_scan_grid: the object belonged to the old positions; it is vacuum again")
+        _log.warning("rotate_scan_grid: the object belongs to the old positions; it is replaced by vacuum")
         out["obj"] = np.ones((1, 1, *obj.shape[2:]), complex)
     return out

@@ -32,32 +32,32 @@ def get_ptycho_obj_from_scan(
 ) -> dict[str, Any]:
     """A starting object from images of phase and amplitude.
 
-    Images are interpolated onto the object: cubic splines in the coordinates of the image, whose pixels are an affine
-    grid on the object (the best fit to their positions); scattered cubic interpolation (Clough and Tocher) where the
-    positions are further than 5 % of a step from such a grid. A phase is spread evenly over all slices, the amplitude
-    a becomes a^(1/slices) in each.
+    Images are interpolated onto the pixels of the object. Their pixels form an affine grid on the object (the best fit
+    to their positions), on which cubic splines are used; if the positions are further than 5 % of a step from such a
+    grid, scattered cubic interpolation (Clough and Tocher) is used. The phase is divided evenly among the slices, and
+    each slice gets the amplitude a^(1/slices).
 
     Parameters
     ----------
-    params : with positions, and data, probe or aperture_mask, from which the size of the window is taken
-    num_slices : None = that of ``params``; "auto" = so many that no slice exceeds 0.75 pi of the range of the phase
+    params : with positions, and data, probe or aperture_mask, which give the size of the patches
+    num_slices : None = that of ``params``; "auto" = so many that the phase of each slice spans at most 0.75 pi
     array_phase : (rows, columns) rad, or None
     array_abs : (rows, columns) amplitude, or None = 1
     scale_phase, scale_abs : factors on the images
     scan_array_A : (rows * columns, 2) [y, x] in Å of the pixels of the images, from
         :func:`get_grid_for_upsampled_image`; None = pixels are the scan points
-    fill_value_type : what is beyond the images: None phase 0 and the median of the amplitude; "median" the median of
+    fill_value_type : values outside the images: None phase 0 and the median of the amplitude; "median" the median of
         both; "edge" the nearest value; 0 phase 0 and amplitude 1. The rim is never opaque.
 
     Returns
     -------
-    new dict with obj (y, x, z, 1) complex, as large as the last window needs, num_slices, slice_distances where the
-    number of slices changed (same thickness in all), and positions, which begin at 0
+    new dict with obj (y, x, z, 1) complex, large enough for all patches, num_slices, slice_distances if the number of
+    slices changed (same total thickness), and positions, which begin at 0
 
     Raises
     ------
     ParameterError
-        No image, or images that do not fit the scan, to each other, or are not finite; an unknown fill.
+        No image is given, images do not fit the scan or each other or are not finite, or the fill is unknown.
     """
     settings = checked(params)
     images = _images(array_phase, array_abs)
@@ -79,6 +79,7 @@ def get_ptycho_obj_from_scan(
             "value for each scan point, or scan_array_A from get_grid_for_upsampled_image"
         )
     shape = np.round(positions).astype(int).max(axis=0) + np.array(window)
+    # Scan points are at the centres of the patches.
     sample = _Sampler(
         points + np.array(window) // 2, (int(size[0]), int(size[1])), (int(shape[0]), int(shape[1]))
     )
@@ -128,13 +129,13 @@ def _images(phase: Any, amplitude: Any) -> dict[str, Any]:
     return {"shape": shapes.pop()}
 
 
-def _fill(given: str | float | None) -> str | None:
+def _fill(fill_value_type: str | float | None) -> str | None:
     """None, "zero", "median" or "edge"."""
-    if given is None or given in ("median", "edge"):
-        return given
-    if given in (0, "0", "zero"):
+    if fill_value_type is None or fill_value_type in ("median", "edge"):
+        return fill_value_type
+    if fill_value_type in (0, "0", "zero"):
         return "zero"
-    raise ParameterError(f"fill_value_type is {given!r}, expected None, 0, 'median' or 'edge'")
+    raise ParameterError(f"fill_value_type is {fill_value_type!r}, expected None, 0, 'median' or 'edge'")
 
 
 class _Sampler:
@@ -142,7 +143,7 @@ class _Sampler:
 
     Parameters
     ----------
-    points : (rows * columns, 2) [y, x] object pixels of the image's pixels
+    points : (rows * columns, 2) [y, x] coordinates of the image's pixels, in object pixels
     size : (rows, columns)
     shape : (Y, X) of the object
     """
@@ -152,15 +153,19 @@ class _Sampler:
         matrix, origin, residual = fitted_raster(points, size)
         self.straight = is_straight(matrix, residual)
         if self.straight:
+            # Fractional rows and columns of the image at every object pixel, each (Y, X).
             inverse = np.linalg.inv(matrix)
             y, x = (np.arange(n)[:, None] - origin[i] for i, n in enumerate(shape))
             self.rows = inverse[0, 0] * y + inverse[0, 1] * x.T
             self.columns = inverse[1, 0] * y + inverse[1, 1] * x.T
         else:
-            _log.info("positions are no affine grid (rms %.2g px off): scattered interpolation", residual)
+            _log.info(
+                "positions do not form an affine grid (rms deviation %.2g px): scattered interpolation",
+                residual,
+            )
 
     def __call__(self, image: np.ndarray, fill: str | None, zero: float) -> np.ndarray:
-        """(Y, X); ``zero`` is what is beyond the image with fill None or "zero"."""
+        """(Y, X) values; ``zero`` is the value outside the image with fill None or "zero"."""
         if self.straight:
             values, outside = self._regular(image)
         else:
@@ -173,6 +178,7 @@ class _Sampler:
         inside = [
             np.clip(index, 0, n - 1) for index, n in zip((self.rows, self.columns), self.size, strict=True)
         ]
+        # A spline needs two points along each axis.
         wide = np.pad(image, [(0, 1 if n == 1 else 0) for n in self.size], mode="edge")
         axes = [np.arange(n, dtype=float) for n in wide.shape]
         spline = RectBivariateSpline(*axes, wide, kx=min(3, wide.shape[0] - 1), ky=min(3, wide.shape[1] - 1))
@@ -186,23 +192,23 @@ class _Sampler:
     def _scattered(self, image: np.ndarray, edge: bool) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.stack([index.ravel() for index in np.indices(self.shape)], axis=1).astype(float)
         values = CloughTocher2DInterpolator(self.points[:, ::-1], image.ravel())(pixels[:, ::-1])
-        outside = np.isnan(values)
+        outside = np.isnan(values)  # NaN outside the convex hull of the points
         if edge:
             values[outside] = NearestNDInterpolator(self.points, image.ravel())(pixels[outside])
         return values.reshape(self.shape), outside.reshape(self.shape)
 
 
-def _n_slices(given: int | str | None, settings: Settings, phase: np.ndarray | None) -> int:
-    if given is None:
+def _n_slices(num_slices: int | str | None, settings: Settings, phase: np.ndarray | None) -> int:
+    if num_slices is None:
         return _present_slices(settings)
-    if isinstance(given, str):
-        if given != "auto":
-            raise ParameterError(f"num_slices is {given!r}, expected a whole number, 'auto' or None")
+    if isinstance(num_slices, str):
+        if num_slices != "auto":
+            raise ParameterError(f"num_slices is {num_slices!r}, expected a whole number, 'auto' or None")
         span = 0.0 if phase is None else float(np.ptp(phase))
         return max(1, math.ceil(span / _LARGEST_PHASE))
-    if int(given) != given or given < 1:
-        raise ParameterError(f"num_slices is {given!r}, expected a whole number from 1")
-    return int(given)
+    if int(num_slices) != num_slices or num_slices < 1:
+        raise ParameterError(f"num_slices is {num_slices!r}, expected a whole number >= 1")
+    return int(num_slices)
 
 
 def _present_slices(settings: Settings) -> int:
@@ -211,7 +217,7 @@ def _present_slices(settings: Settings) -> int:
 
 
 def _with_distances(out: dict[str, Any], settings: Settings, n: int) -> dict[str, Any]:
-    """The same thickness in another number of slices."""
+    """Keep the total thickness with another number of slices."""
     before = _present_slices(settings)
     if n == before:
         return out

@@ -1,4 +1,4 @@
-"""Parts of a scan: blocks with a beam of their own, and sequences of patterns."""
+"""Parts of a scan: blocks with separate probes or aberrations, and sequences of patterns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pypty.initialize.common import checked, raster_of
 
 
 def create_aberrations_chunks(pypty_params: Mapping[str, Any], chop_size: int, n_abs: int) -> dict[str, Any]:
-    """Give each block of chop_size x chop_size scan points aberrations of its own, zero at first.
+    """Give each block of chop_size x chop_size scan points separate aberrations, zero at first.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def create_aberrations_chunks(pypty_params: Mapping[str, Any], chop_size: int, n
     Raises
     ------
     ParameterError
-        There is no scan_size, or a number is below 1.
+        scan_size is missing, or a number is below 1.
     """
     marker = _blocks(pypty_params, chop_size)
     if not int(n_abs) >= 1:
@@ -37,34 +37,34 @@ def create_aberrations_chunks(pypty_params: Mapping[str, Any], chop_size: int, n
 
 
 def create_probe_marker_chunks(pypty_params: Mapping[str, Any], chop_size: int) -> dict[str, Any]:
-    """Give each block of chop_size x chop_size scan points a probe of its own.
+    """Give each block of chop_size x chop_size scan points a separate probe.
 
     Returns
     -------
-    new dict with probe_marker (N,) int, blocks counted row by row; a 3-D probe is the start of all of them
+    new dict with probe_marker (N,) int, blocks counted row by row; all of them start from a 3-D probe
 
     Raises
     ------
     ParameterError
-        There is no scan_size, or ``chop_size`` is below 1.
+        scan_size is missing, or ``chop_size`` is below 1.
     """
     return {**pypty_params, "probe_marker": _blocks(pypty_params, chop_size)}
 
 
 def _blocks(params: Mapping[str, Any], chop_size: int) -> np.ndarray:
-    """(N,) number of the block of each scan point."""
+    """(N,) index of the block of each scan point."""
     size = raster_of(checked(params), params)
     chop = int(chop_size)
     if chop < 1:
         raise ParameterError(f"chop_size is {chop_size!r}, expected at least one scan point")
     rows, columns = np.indices(size) // chop
-    return (rows * -(-size[1] // chop) + columns).ravel()
+    return (rows * -(-size[1] // chop) + columns).ravel()  # -(-a // b): blocks per row, rounded up
 
 
 def create_sub_sequence(
     pypty_params: Mapping[str, Any], left: int, top: int, width: int, height: int, sub: int
 ) -> dict[str, Any]:
-    """Use a rectangle of the scan only, and of it every ``sub``-th point of every ``sub``-th row.
+    """Use only a rectangle of the scan, and in it every ``sub``-th point of every ``sub``-th row.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def create_sequence_from_points(
     ----------
     yf, xf : rows and columns of the points, scan points
     width_roi : side of the squares, scan points: a square reaches from y - width_roi//2 to
-        y - width_roi//2 + width_roi - 1; what leaves the scan is cut off
+        y - width_roi//2 + width_roi - 1; parts outside the scan are cut off
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A data file for reconstructions from any 4D-STEM data, a few patterns at a time."""
+"""Write a data file for reconstructions from any 4D-STEM data, a few patterns at a time."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def create_pypty_data(
     data_key: str | None = None,
     scan_size: tuple[int, int] | None = None,
 ) -> Path:
-    """Write patterns, prepared, into data set "data" (N, ky, kx) of an HDF5 file.
+    """Write prepared patterns into data set "data" (N, ky, kx) of an HDF5 file.
 
-    In this order: flips; the two detector axes swapped; negative counts set to 0; patterns moved by whole pixels so
-    that their centre of mass is at the zero frequency, index n//2 (what wraps around is set to 0); zeros beyond
-    ``cutoff_ratio``; division by the mean number of counts (``normalize``) and by ``rescale``; crop; sums over
-    bin x bin pixels (incomplete blocks at the far edges are left out); zeros around; cast. No more than about 64 MiB of
-    patterns is held at once. The file has its name only when it is complete.
+    The steps, in this order: flip; swap the two detector axes; set negative counts to 0; shift patterns by whole pixels
+    so that their centre of mass is at the zero frequency, index n//2 (pixels that wrap around are set to 0); set pixels
+    beyond ``cutoff_ratio`` to 0; divide by the mean number of counts (``normalize``) and by ``rescale``; crop; sum over
+    bin x bin pixels (incomplete blocks at the far edges are left out); pad with zeros; cast. At most about 64 MiB of
+    patterns are held in memory. The file gets its name only when it is complete.
 
     Parameters
     ----------
@@ -63,17 +63,17 @@ def create_pypty_data(
     swap_axes : transpose every pattern
     flip_ky, flip_kx : reverse an axis of the patterns
     flip_y, flip_x : reverse the slow or the fast axis of the scan
-    comcalc_len : number of patterns, evenly spread, from which the centre of mass is taken
-    comx, comy : px from the zero frequency; None = measured; both 0 leave the patterns where they are
+    comcalc_len : number of evenly spread patterns from which the centre of mass is computed
+    comx, comy : px from the zero frequency; None = measured; both 0: no shift
     bin, pad_k : px
-    crop_left, crop_right, crop_top, crop_bottom : px cut off on each side, None = 0; what is cut off on opposite sides
-        should be alike, or the zero frequency is no more at n//2
+    crop_left, crop_right, crop_top, crop_bottom : px cut off on each side, None = 0; opposite sides should be equal,
+        otherwise the zero frequency is no longer at n//2
     normalize : divide by the mean over all patterns of their sum
     cutoff_ratio : pixels at this fraction of half the (smaller) pattern or farther from the zero frequency become 0
     data_dtype : type in the file
-    rescale : counts are divided by this
+    rescale : divisor of the counts
     exist_ok : True keeps an existing file if it has the shape that would be written; False replaces it
-    data_key : which array of a file that holds several (``key`` of :func:`pypty.readers.open_recording`)
+    data_key : the array to read if a file contains several (``key`` of :func:`pypty.readers.open_recording`)
     scan_size : (slow, fast), for flip_y and flip_x of data with three axes
 
     Returns
@@ -112,8 +112,8 @@ def create_pypty_data(
         known = comx is not None and comy is not None
         centre = (0.0, 0.0) if known else steps.centre(source, int(comcalc_len))
         shift = [
-            -round(found if given is None else given)
-            for found, given in zip(centre, (comy, comx), strict=True)
+            -round(measured if com is None else com)
+            for measured, com in zip(centre, (comy, comx), strict=True)
         ]
         divisor = float(rescale) * (steps.mean_sum(source, (shift[0], shift[1])) if normalize else 1.0)
         make_folder(path.parent)
@@ -134,7 +134,7 @@ def create_pypty_data(
 
 @dataclass(frozen=True, kw_only=True)
 class _Steps:
-    """What is done to the patterns; ``order`` are their indices in the input."""
+    """The steps of the preparation; ``order`` (N,) are the indices of the patterns in the input."""
 
     order: np.ndarray
     flips: tuple[bool, bool]
@@ -193,7 +193,7 @@ class _Steps:
         for start in range(0, len(wanted), step):
             chosen = wanted[start : start + step]
             places = self.order[chosen]
-            back = np.argsort(np.argsort(places))
+            back = np.argsort(np.argsort(places))  # ranks: HDF5 needs sorted indices, the output their order
             data = np.asarray(source.read(np.sort(places)), np.float64)[back]
             data = data[:, :: -1 if self.flips[0] else 1, :: -1 if self.flips[1] else 1]
             if self.swap:
@@ -201,7 +201,7 @@ class _Steps:
             yield chosen, np.maximum(data, 0)
 
     def centre(self, source: PatternSource, n: int) -> tuple[float, float]:
-        """Mean centre of mass [y, x] relative to n//2 of up to n patterns; a pattern without counts says nothing."""
+        """Mean centre of mass [y, x] relative to n//2 of up to n patterns; patterns without counts are ignored."""
         sample = np.unique(np.linspace(0, len(self.order) - 1, max(1, n)).round().astype(int))
         centres_of_mass = []
         for _, data in self.raw(source, sample):
@@ -290,18 +290,18 @@ class _Flat:
 
 
 def _refuse_same_file(data: Any, path: Path) -> None:
-    """Raise ParameterError where the output would replace what is read."""
+    """Raise ParameterError if the output would replace the input file."""
     name = data if isinstance(data, (str, Path)) else getattr(data, "filename", None)
     if name is None and isinstance(data, h5py.Dataset):
         name = data.file.filename
     if name is not None and Path(name).expanduser().resolve() == path.resolve():
-        raise ParameterError(f"path_output is {str(path)!r}, the file that is read; give another one")
+        raise ParameterError(f"path_output is {str(path)!r}, which is the input file; give another path")
 
 
 def _opened(
     data: Any, data_key: str | None, scan_size: tuple[int, int] | None
 ) -> tuple[PatternSource, tuple[int, int] | None]:
-    """Patterns, and (slow, fast) where it was given, or the input has four axes or says it."""
+    """Patterns, and (slow, fast) if it is given, stored in the file, or known from four axes of the input."""
     if isinstance(data, (str, Path)):
         recording = open_recording(data, key=data_key, scan_size=scan_size)
         return _Flat(recording), recording.scan_size
@@ -316,19 +316,18 @@ def _raster(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _keep(path: Path, shape: tuple[int, ...]) -> None:
-    """Raises DataError unless the existing file has the data that would be written, as far as its shape says."""
+    """Raise DataError unless the existing file has data of the shape that would be written."""
     try:
         with h5py.File(path, "r") as file:
             existing = file["data"].shape if isinstance(file.get("data"), h5py.Dataset) else None
     except OSError as error:
         raise DataError(
-            f"{str(path)!r} exists and cannot be opened as HDF5 ({error}); delete it, or exist_ok=False replaces it"
+            f"{str(path)!r} exists, but cannot be opened as HDF5 ({error}); delete it, or replace it with "
+            "exist_ok=False"
         ) from error
     if existing != shape:
         raise DataError(
-            f"{str(path)!r} exists, but its data set 'data' has shape {existing}, and {shape} would be written; "
-            "delete it, or exist_ok=False replaces it"
+            f"{str(path)!r} exists, but its data set 'data' has shape {existing}, expected {shape}; "
+            "delete it, or replace it with exist_ok=False"
         )
-    _log.warning(
-        "%s exists with the right shape %s and is kept; exist_ok=False would replace it", path, shape
-    )
+    _log.warning("%s exists with the expected shape %s and is kept; exist_ok=False replaces it", path, shape)

@@ -1,4 +1,4 @@
-"""Going on from an earlier reconstruction."""
+"""Continue an earlier reconstruction."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _OLD = "params.pkl"
 def prepare_restart(output_folder: str | Path, new_folder: str | Path | None = None) -> dict[str, Any]:
     """Parameters that continue an earlier reconstruction, of this PyPty or of PyPty 2.2, from its last arrays.
 
-    What is continued are the arrays; the optimiser starts anew. (``pypty.resume(folder)`` goes on exactly where a run
-    of this PyPty was.)
+    The optimiser's history is not restored. (``pypty.resume(folder)`` continues a run of this PyPty exactly where it
+    ended.)
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ def prepare_restart(output_folder: str | Path, new_folder: str | Path | None = N
 
     Returns
     -------
-    dict: parameters of the earlier run with obj, probe, positions, ... and epoch_prev, the epochs done. epoch_max is an
-    absolute index, as it was. A dataset that was in memory is not in the folder: give it again.
+    dict: parameters of the earlier run with obj, probe, positions, ... and epoch_prev, the number of epochs done.
+    epoch_max is unchanged, an absolute index. A dataset that was in memory is not in the folder: pass it again.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""PLRotation_deg="auto": the rotation between scan and detector from the data themselves."""
+"""PLRotation_deg="auto": measure the rotation between scan and detector from the data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pypty.experiment import Experiment
 
 _log = logging.getLogger(__name__)
 _ACROSS = 6
-"""Groups of bright-field pixels across the disk."""
+"""Number of groups of bright-field pixels across the disk."""
 _LEAST_SHIFT = 0.5
-"""Scan steps that the outermost images must be shifted by to tell half a turn."""
+"""Smallest shift of the outermost images, in scan steps, that distinguishes the two angles."""
 _UNSURE = 0.2
-"""Skewness of the divergence, and relative gain of power, below which half a turn is open."""
+"""Skewness of the divergence, or relative gain of power, below which the two angles are not distinguished."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class MeasuredRotation:
 
 
 def measure_rotation(experiment: Experiment) -> MeasuredRotation:
-    """The angle of the smallest curl of the centres of mass, and which of the two half turns it is.
+    """The angle that minimises the curl of the centres of mass, and the choice between it and the angle + 180 degrees.
 
-    With a known defocus that shifts bright-field images by more than half a scan step they decide: for the right angle
-    they add up in register (tcBF). Otherwise atoms are taken to attract the beam
-    (:func:`pypty.direct_methods.numerics.rotation.rotation_from_com`); that holds for a probe that is not much larger
+    If the defocus is known and shifts bright-field images by more than half a scan step, these images decide: at the
+    right angle they add up in register (tcBF). Otherwise atoms are assumed to attract the beam
+    (:func:`pypty.direct_methods.numerics.rotation.rotation_from_com`), which holds for a probe that is not much larger
     than the distance between atoms.
     """
     centres = _centres(experiment)
@@ -57,10 +57,12 @@ def measure_rotation(experiment: Experiment) -> MeasuredRotation:
         if gain < 0:
             angle = float(180.0 - (-angle) % 360.0)
     sure = strength > _UNSURE
-    _log.info("PLRotation_deg measured: %.2f (half a turn by: %s, %.2f)", angle, how, strength)
+    _log.info(
+        "PLRotation_deg measured: %.2f (chosen from it and its opposite by: %s, %.2f)", angle, how, strength
+    )
     if not sure:
         _log.warning(
-            "PLRotation_deg %.2f was measured, but the data hardly tell it from %.2f; compare both, or give it",
+            "PLRotation_deg %.2f was measured, but the data hardly distinguish it from %.2f; compare both, or give it",
             angle,
             float(180.0 - (-angle) % 360.0),
         )
@@ -73,19 +75,20 @@ def _centres(experiment: Experiment) -> np.ndarray:
         return centres_of_mass(experiment.chunks(), (experiment.n_patterns, *experiment.pattern_shape))
     y, x = (np.arange(n) - n // 2 for n in masks.shape[1:])
     weights = masks.sum(axis=(1, 2))
+    # (D, 2): centre of mass of each virtual detector
     of_mask = np.stack([masks.sum(axis=2) @ y, masks.sum(axis=1) @ x], axis=1) / weights[:, None]
     sums = np.concatenate([patterns[:, 0] for _, patterns in experiment.chunks()]).astype(float)
     total = sums.sum(axis=1, keepdims=True)
     if not (total > 0).all():
         raise DataError("a position has no counts in any virtual detector; give PLRotation_deg as a number")
-    return sums @ of_mask / total
+    return sums @ of_mask / total  # (N, D) @ (D, 2) -> (N, 2)
 
 
 def _alignment_gain(experiment: Experiment, angle_deg: float) -> float | None:
-    """(P+ - P-)/(P+ + P-): power of the sum of bright-field images moved as the angle says, and half a turn from it.
+    """(P+ - P-)/(P+ + P-), P the power of the sum of bright-field images shifted for the angle (+) or its opposite (-).
 
     None if the aberrations hardly shift the images. The test relies on C10: aberrations whose shifts do not change sign
-    under half a turn cannot distinguish the two angles.
+    under a rotation by 180 degrees cannot distinguish the two angles.
     """
     aberrations = experiment.aberrations_A
     if not np.any(aberrations) or not experiment.aperture.any():
@@ -105,7 +108,7 @@ def _alignment_gain(experiment: Experiment, angle_deg: float) -> float | None:
 
 
 def _power_in_register(field: BrightField, shifts: np.ndarray) -> float:
-    """Power, without the mean, of the sum of images that were moved by ``shifts`` (D, 2) scan points."""
+    """Power, without the mean, of the sum of images shifted by ``shifts`` (D, 2), in scan points."""
     rows, columns = field.images.shape[1:]
     qy, qx = np.fft.fftfreq(rows)[:, None], np.fft.fftfreq(columns)[None, :]
     total = np.zeros((rows, columns), complex)
@@ -113,5 +116,5 @@ def _power_in_register(field: BrightField, shifts: np.ndarray) -> float:
         total += np.fft.fft2(image / max(float(image.mean()), 1e-30)) * np.exp(
             -2j * np.pi * (qy * y + qx * x)
         )
-    total[0, 0] = 0
+    total[0, 0] = 0  # the mean carries no information on the alignment
     return float((np.abs(total) ** 2).sum())

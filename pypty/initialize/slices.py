@@ -1,4 +1,4 @@
-"""How many slices, and the object before the first epoch."""
+"""The number of slices, and the starting object."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pypty.optics.wavelength import wavelength_A
 
 _log = logging.getLogger(__name__)
 _OBJECT = 2
-"""Which of the streams of ``seed`` draws the object."""
+"""Index of the random stream of ``seed`` that draws the object."""
 
 
 def choose_slices(
-    found: Mapping[str, Any], given: set[str], out: Mapping[str, Any], edge_1A: float
+    values: Mapping[str, Any], known_keys: set[str], out: Mapping[str, Any], edge_1A: float
 ) -> dict[str, Any]:
     """num_slices, slice_distances (1,) Å and total_thickness.
 
-    A slice_thickness that is a number gives ceil(total/slice_thickness) slices; else num_slices counts; else "auto":
-    slices of 0.5/(alpha k_max), alpha the convergence semi-angle, k_max = ``edge_1A`` the largest frequency of the
-    (unpadded) pattern. Slice distances of ``out`` stay where no thickness is known.
+    If slice_thickness is a number, there are ceil(total/slice_thickness) slices; otherwise num_slices; if that is not
+    given, "auto" makes slices of 0.5/(alpha k_max), with the convergence semi-angle alpha and the largest frequency
+    k_max = ``edge_1A`` of the (unpadded) pattern. Slice distances of ``out`` are kept if no thickness is known.
     """
     known = out.get("total_thickness") is not None
     total = float(out["total_thickness"]) if known else 1.0
     if not (total > 0 and math.isfinite(total)):
         raise ParameterError(f"total_thickness is {total} Å, expected a positive number")
-    thickness = found["slice_thickness"]
+    thickness = values["slice_thickness"]
     if isinstance(thickness, str) and thickness != "auto":
         raise ParameterError(f"slice_thickness is {thickness!r}, expected Å, 'auto' or None")
     number = not (thickness is None or isinstance(thickness, str))
@@ -40,10 +40,10 @@ def choose_slices(
         )
     wanted = out.get("num_slices")
     if number:
-        n = math.ceil(total / float(thickness) * (1 - 1e-12))
-        if "num_slices" in given and int(found["num_slices"]) != n:
+        n = math.ceil(total / float(thickness) * (1 - 1e-12))  # rounding must not add a slice
+        if "num_slices" in known_keys and int(values["num_slices"]) != n:
             _log.warning(
-                "slice_thickness %g Å makes %d slices; num_slices %s is not used", thickness, n, wanted
+                "slice_thickness %g Å gives %d slices; num_slices %s is not used", thickness, n, wanted
             )
     elif wanted is not None:
         n = int(wanted)
@@ -67,15 +67,15 @@ def _thickest_slice_A(out: Mapping[str, Any], edge_1A: float) -> float:
     return slice_A
 
 
-def starting_object(found: Mapping[str, Any], out: Mapping[str, Any], window: tuple[int, int]) -> np.ndarray:
+def starting_object(values: Mapping[str, Any], out: Mapping[str, Any], window: tuple[int, int]) -> np.ndarray:
     """(1, 1, z, 1) vacuum, or with num_obj_modes (y, x, z, modes) of normal random phases of obj_phase_sigma rad."""
-    n, modes = int(out["num_slices"]), found["num_obj_modes"]
+    n, modes = int(out["num_slices"]), values["num_obj_modes"]
     if modes is None or int(modes) == 0:
         return np.ones((1, 1, n, 1), complex)
-    sigma = float(found["obj_phase_sigma"])
+    sigma = float(values["obj_phase_sigma"])
     if int(modes) < 1 or not sigma >= 0:
         raise ParameterError(
-            f"num_obj_modes {modes!r} and obj_phase_sigma {sigma} given, expected a number of modes, and rad from 0"
+            f"num_obj_modes {modes!r} and obj_phase_sigma {sigma} given, expected a number of modes, and rad >= 0"
         )
     shape = np.round(out["positions"]).astype(int).max(axis=0) + np.array(window)
     rng = np.random.default_rng([int(out.get("seed", 0)), _OBJECT])

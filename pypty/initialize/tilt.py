@@ -1,4 +1,4 @@
-"""Descan: how the patterns wander over the detector during the scan."""
+"""Descan: the motion of the patterns over the detector during the scan."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def get_approx_beam_tilt(
     percentile_filter_value: float | None = None,
     percentile_filter_size: int = 10,
 ) -> dict[str, Any]:
-    """Tilts after the specimen from the centres of mass of the patterns, smoothed by a polynomial of the position.
+    """Tilts after the specimen, from the centres of mass of the patterns, smoothed by a polynomial of the position.
 
-    A tilt t moves a pattern by t/lambda, so t = centre of mass x reciprocal pixel x lambda. The polynomial has the
-    terms y^i x^j with i + j < power; what the specimen does to single patterns is left out by it.
+    A tilt t shifts a pattern by t/lambda, so t = centre of mass x reciprocal pixel x lambda. The polynomial has the
+    terms y^i x^j with i + j < power; it removes the deflections of single patterns by the specimen.
 
     Parameters
     ----------
     pypty_params : with data in memory or in a file; stored comx and comy are not used, since their mean is removed
     power : 1 constant, 2 plane, 3 second order, ...
-    make_binary : True, or a number b: count pixels above b (True = 1) times the mean of each pattern, all alike: the
-        centre of the disk's area rather than of its counts
-    percentile_filter_value : 0 to 100; the maps of centres are percentile-filtered before the fit; None = not
-    percentile_filter_size : scan points of that filter
+    make_binary : True, or a number b: set pixels above b (True = 1) times the mean of each pattern to 1, others to 0,
+        for the centre of the disk's area rather than of its counts
+    percentile_filter_value : 0 to 100; percentile of a filter on the maps of centres before the fit; None = no filter
+    percentile_filter_size : size of that filter, scan points
 
     Returns
     -------
-    new dict with tilts (N, 6) rad, columns 4 and 5 = [y, x] after the specimen (other columns as they were), and
-    tilt_mode 1, or 3 and 4 where tilts inside or before acted already
+    new dict with tilts (N, 6) rad, columns 4 and 5 = [y, x] after the specimen (other columns unchanged), and
+    tilt_mode 1, or 3 or 4 if tilts inside or before the specimen were on already
 
     Raises
     ------
     ParameterError
-        There are no data, or an argument is out of range.
+        No data are given, or an argument is out of range.
     """
     if int(power) != power or power < 1:
         raise ParameterError(f"power is {power!r}, expected a whole number from 1")
@@ -68,11 +68,12 @@ def get_approx_beam_tilt(
         ).reshape(-1, 2)
     points = positions_px(settings) * pixel_yx_A(settings)
     if len(points) != len(centres):
-        raise ParameterError(f"there are {len(points)} positions, but {len(centres)} patterns")
+        raise ParameterError(f"{len(points)} positions given, but the data have {len(centres)} patterns")
     tilts = np.zeros((len(points), 6))
     if settings["tilts"] is not None:
         tilts[:] = settings["tilts"]
     tilts[:, 4:6] = _smoothed(points, centres, int(power)) * scale
+    # Add the tilts after the specimen to those that act already (see tilt_mode).
     mode = {0: 3, 1: 1, 2: 4, 3: 3, 4: 4}[int(settings["tilt_mode"])] if tilts[:, :4].any() else 1
     return {**pypty_params, "tilts": tilts, "tilt_mode": mode}
 
@@ -83,7 +84,7 @@ def _centres(
     """Centres (N, 2) px, scan size, and rad per pixel [y, x]."""
     if settings["masks"] is not None:
         raise ParameterError(
-            "patterns are needed; sums over virtual detectors (masks) have no centre of this kind"
+            "patterns are needed; sums over virtual detectors (masks) have no centre of mass of this kind"
         )
     if settings["dataset"] is None and not settings["data_path"]:
         raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
@@ -105,9 +106,9 @@ def _binary(experiment: Experiment, threshold: float) -> Iterator[tuple[np.ndarr
 
 
 def _smoothed(points: np.ndarray, values: np.ndarray, power: int) -> np.ndarray:
-    """The polynomial of the points (N, 2) with all terms of degree below ``power`` that fits values (N, 2) best."""
+    """Least-squares fit to values (N, 2) by a polynomial of the points (N, 2), with all terms of degree < ``power``."""
     span = np.maximum(np.ptp(points, axis=0), np.finfo(float).tiny)
-    y, x = (2 * (points - points.min(axis=0)) / span - 1).T
+    y, x = (2 * (points - points.min(axis=0)) / span - 1).T  # scaled to [-1, 1] for conditioning
     terms = [y**i * x**j for i in range(power) for j in range(power - i)]
     design = np.stack(terms, axis=1)
     coefficients, *_ = np.linalg.lstsq(design, values, rcond=None)

@@ -15,10 +15,10 @@ from pypty.backend.array import Array, Backend, array_module, to_host
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One unknown, with everything about it that is not physics.
+    """Everything about an unknown that is not physics.
 
     To add an unknown, write its row (a field of :class:`Variables`), its stage, its curvature, its entries in the
-    schema, and its tests: nothing else knows the names of blocks.
+    schema, and its tests. No other code names blocks.
 
     Attributes
     ----------
@@ -28,18 +28,18 @@ class Block:
     order : axes of the public array, counted in the internal one; None = the same
     is_complex : complex numbers in the precision of the backend; else float64
     switch : the parameter that refines it
-    start : the value of a block that is refined but not given, from the number of patterns; None = there is such a
-        block only where it is given
+    start : starting value of a block that is refined without a parameter, from the number of patterns; None = the
+        block exists only if its parameter is set
     per_pattern : it has a row for each pattern
-    one_for_all : one row for all patterns will do, too
+    one_for_all : a single row for all patterns is allowed, too
     rates : names of its learning rates, with the abbreviation of each in folder names
-    rate_unit : what one unit of a learning rate is in that of the block
-    file : latest state in an output folder
-    checkpoint : the name in the files that are written every few epochs
+    rate_unit : unit of learning rates, in units of the block
+    file : name of the latest state in an output folder
+    checkpoint : name in the files that are written every few epochs
     as_parameter : from the public array to the value of the parameter that starts another run
-    stuck : what it means that its gradient promises no decrease
-    freeze : which block is frozen first when updates keep being rejected, lowest number first; None = never
-    kept : real arrays of the shape of a pattern that its stage keeps for the way back
+    stuck : possible reasons why its gradient promises no decrease, for a warning
+    freeze : order in which blocks are frozen when updates keep being rejected, lowest first; None = never
+    kept : real arrays of the shape of a pattern that its stage keeps for the adjoint
     """
 
     meaning: str
@@ -78,10 +78,9 @@ def _row(**columns: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Variables:
-    """The unknowns, in the internal layout, on one device. A block that the model does not have is None.
+    """The unknowns, in the internal layout, on one device. Blocks that the model does not have are None.
 
-    The name of each is also the name of the parameter that holds its starting value. Their order is that in which they
-    are stored and reported.
+    Each has the name of the parameter that holds its starting value. They are stored and reported in this order.
     """
 
     # (mode, z, Y, X); slice 0 meets the beam first
@@ -231,16 +230,16 @@ class Variables:
 
     @property
     def present(self) -> tuple[str, ...]:
-        """Names of the blocks that there are."""
+        """Names of the blocks that are not None."""
         return tuple(name for name in BLOCKS if self.block(name) is not None)
 
     def blocks(self, names: Iterable[str]) -> dict[str, Array]:
-        """The named blocks that there are, in the order of :data:`BLOCKS`."""
+        """The named blocks that are not None, in the order of :data:`BLOCKS`."""
         wanted = set(names)
         return {name: self.block(name) for name in self.present if name in wanted}
 
     def replace(self, blocks: Mapping[str, Array]) -> Variables:
-        """A copy with some blocks exchanged; the others are shared."""
+        """A copy with some blocks replaced; the other arrays are shared."""
         return dataclasses.replace(self, **blocks)
 
     def zeros(self, names: Iterable[str]) -> dict[str, Array]:
@@ -282,5 +281,6 @@ def from_public(name: str, array: np.ndarray, backend: Backend) -> Array:
 
 def _of_rank(order: tuple[int, ...], n_axes: int) -> tuple[int, ...]:
     """The order of axes of an array that lacks the first internal axes (a probe without subscans)."""
+    # the missing axes come first in the internal layout: the others move down by their number
     missing = len(order) - n_axes
     return tuple(axis - missing for axis in order if axis >= missing)

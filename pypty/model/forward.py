@@ -1,4 +1,4 @@
-"""The list of stages that makes a diffraction pattern, and the way back for its gradient."""
+"""The list of stages that computes diffraction patterns, and its adjoint for gradients."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Model:
 
     Parameters
     ----------
-    reachable : (ky, kx) bool, as patterns are compared, where there can be counts at all; None = everywhere
+    reachable : (ky, kx) bool, compared pixels that can have counts; None = all
     executor : how the waves are computed, and why, for the log
 
-    One stage may stand for many: see :mod:`pypty.model.fused`.
+    One stage may replace several: see :mod:`pypty.model.fused`.
     """
 
     def __init__(self, stages: list[Stage], reachable: Array = None, executor: str = "stages") -> None:
@@ -36,7 +36,7 @@ class Model:
         self.executor = executor
 
     def prepare(self, variables: Variables) -> list[Any]:
-        """What every batch of one evaluation shares."""
+        """Compute what all batches of an evaluation share."""
         return [stage.prepare(variables) for stage in self.stages]
 
     @property
@@ -59,13 +59,13 @@ class Model:
     def adjoint(
         self, grad: Array, points: list[Any], batch: Batch, tapes: list[Tape], gradients: Gradients
     ) -> None:
-        """Carry dL/dI back to the beginning; adds to ``gradients`` and empties ``tapes``."""
+        """Propagate dL/dI back through all stages; adds to ``gradients`` and empties ``tapes``."""
         for stage, point in zip(reversed(self.stages), reversed(points), strict=True):
             grad = stage.adjoint(grad, point, batch, tapes.pop(), gradients)
 
     def finish(self, gradients: dict[str, Array]) -> None:
-        """Called once all batches have added to ``gradients``: some stages sum up another form of them, and convert
-        it here."""
+        """Call once all batches have added to ``gradients``: some stages sum another form of them, and convert it
+        here."""
         for stage in self.stages:
             if isinstance(stage, (FusedWaves, SplitWaves)):
                 stage.finish(gradients)
@@ -74,8 +74,8 @@ class Model:
 def build_model(options: ModelOptions, backend: Backend) -> Model:
     """Choose the stages. An effect that is absent is not in the list and costs nothing.
 
-    Up to the intensities one stage may stand for all: on a GPU SplitWaves, elsewhere, and for models that it does not
-    cover, FusedWaves. ``options.executor`` "stages" asks for the definition, "fused" excludes SplitWaves.
+    Up to the intensities one stage may replace the others: SplitWaves on a GPU; FusedWaves elsewhere, and for models
+    that SplitWaves does not cover. With ``options.executor`` "stages" nothing is replaced; "fused" excludes SplitWaves.
     """
     mask = options.grid.band_mask(options.cutoff)
     waves, executor = _executor(options, mask, backend)
@@ -87,7 +87,7 @@ def build_model(options: ModelOptions, backend: Backend) -> Model:
 
 
 def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tuple[list[Stage], str]:
-    """The stages up to the intensities, and what they are called."""
+    """The stages up to the intensities, and a description for the log."""
     reason = not_fused_because(options)
     if reason:
         return _waves(options, mask, backend), f"stages ({reason})"
@@ -95,7 +95,7 @@ def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tupl
     name, common = "fused", (options.grid, mask, backend)
     if backend.on_gpu:
         if options.executor == "fused":
-            name = "fused (asked for)"
+            name = "fused (requested)"
         else:
             uncovered = split_reason(options, backend.complex)
             if not uncovered:
@@ -131,7 +131,7 @@ def not_fused_because(options: ModelOptions) -> str:
     """Why the fused executor does not cover a model; "" if it does."""
     before, _, after = options.tilts
     reasons = {
-        "asked for": options.executor == "stages",
+        "requested": options.executor == "stages",
         "near field": options.near_field is not None,
         "several probes": options.probe_marker is not None,
         "local aberrations": options.aberration_marker is not None,
@@ -201,6 +201,7 @@ def _propagation(options: ModelOptions, mask: np.ndarray, backend: Backend) -> s
     # (y, x) rad/Å
     rate = angular_spectrum_phase_rate(grid) if exact else fresnel_phase_rate(grid)
     branches = stages.INTEGRATORS.get(options.propagation)
+    # integrators propagate by parts of a slice distance: a propagator for each
     fractions = (1.0,) if branches is None else stages.propagation_fractions(branches)
     return stages.Propagation(grid, mask, backend, rate, options.tilts[1], fractions)
 

@@ -1,16 +1,16 @@
 """The waves from the probe to the far field as one stage: the second executor of the common case.
 
 It computes what Illumination, ToReciprocal, SubpixelShift, ToReal, Multislice, FarField and Intensity compute, one
-after the other (they are the definition; tests/test_fused.py compares), with less traffic:
+after the other (they are the definition; tests/test_fused.py compares), with less memory traffic:
 
-* every array lives in a :class:`~pypty.backend.workspace.Workspace` and is used again, transforms are in place and
-  without a pass for their normalisation, which is folded into probe and propagators;
+* every array lives in a :class:`~pypty.backend.workspace.Workspace` and is reused; transforms are in place, and their
+  normalisation is folded into probe and propagators;
 * the spectrum of the probe is computed once per evaluation, and the gradient of the probe is summed in reciprocal space
   over all batches and transformed once;
-* the way back carries the complex conjugate of the gradient, C = conj(G). Then conj(F^-1[conj(H) F[G]]) is
-  F^-1[H F[C]] with the directions of the transforms exchanged, conj(conj(O) G) = O C, and nothing is ever conjugated.
+* the adjoint carries the complex conjugate of the gradient, C = conj(G). Then conj(F^-1[conj(H) F[G]]) is
+  F^-1[H F[C]] with the directions of the transforms exchanged, conj(conj(O) G) = O C, and nothing needs conjugation.
 
-What lies between two transforms is in fused_steps.py, for the CPU and for a CUDA device.
+The operations between two transforms are in fused_steps.py, for the CPU and for a CUDA device.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class FusedWaves:
     mask : (y, x) band limit M of the illumination and of the far field
     propagation : between the slices
     subpixel : patches are, or may move, off the pixel grid
-    keep_every : keep the waves entering every k-th slice only; those between are computed again on the way back
+    keep_every : keep the waves entering every k-th slice only; those between are recomputed in the adjoint
     deterministic : on a GPU, the same bits every time (elsewhere they always are)
     mode_weights : (object mode,) weights w of the intensities, or None (1)
     """
@@ -106,7 +106,7 @@ class FusedWaves:
             probe = spectrum.astype(self.backend.complex)
         gaps = self.propagation.prepare(variables, variables.n_slices - 1)
         factors = {
-            # and here to F^-1 of every propagation
+            # the same for F^-1 of every propagation
             key: factor / self.backend.real.type(self.n_pixels)
             for key, factor in gaps.factors.items()
         }
@@ -121,7 +121,7 @@ class FusedWaves:
             gradients["probe"] = fft.ifft2(total * self.mask, overwrite=True) if self.subpixel else total
 
     def forward(self, wave: Array, point: FusedPoint, batch: Batch, tape: Tape) -> Array:
-        """(batch, ky, kx) intensities, zero frequency first. The waves stay in the workspace for the way back."""
+        """(batch, ky, kx) intensities, zero frequency first. The waves stay in the workspace for the adjoint."""
         work = batch.workspace
         tape["windows"] = windows = self.steps.windows(point.obj, batch, work)
         tape["ramps"] = self.steps.ramps(point.positions, batch, work) if self.subpixel else None
@@ -146,7 +146,7 @@ class FusedWaves:
         return wave
 
     def _place(self, s: int, n_slices: int, keep: bool = True) -> str:
-        """Which buffer holds the wave entering slice s. Waves that are not kept share the buffers of their block."""
+        """Name of the buffer of the wave entering slice s. Waves that are not kept share buffers between blocks."""
         if s == n_slices or not keep:
             return "exit"
         return f"incoming {s}" if s % self.keep_every == 0 else f"between {s % self.keep_every}"
@@ -154,8 +154,9 @@ class FusedWaves:
     def _through_slice(
         self, s: int, wave: Array, windows: Windows, point: FusedPoint, batch: Batch, keep: bool = True
     ) -> Array:
-        """Through slice s, and to the next if there is one. ``wave`` is kept, unless it lies in the output buffer."""
+        """Through slice s, and to the next one. ``wave`` is kept, unless it lies in the output buffer."""
         work, n_slices = batch.workspace, point.n_slices
+        # (b or 1, P, 1 or O, y, x) -> (b, P, O, y, x): every probe mode meets every object mode
         shape = (len(batch.index), wave.shape[1], len(point.obj), *self.shape)
         out = work.array(self._place(s + 1, n_slices, keep), shape, self.backend.complex)
         windows.transmit(s, wave, out)
@@ -184,8 +185,9 @@ class FusedWaves:
         self._add_probe(wave, point, batch, tape, gradients)
 
     def _compute_again(self, s: int, point: FusedPoint, batch: Batch, tape: Tape) -> None:
-        """Compute the waves of the block that ends with slice s again, from the one that was kept."""
+        """Recompute the waves of the block that ends with slice s, from the one that was kept."""
         k = self.keep_every
+        # the adjoint enters a block at its last slice; the last block was not overwritten
         if k == 1 or (s + 1) % k or s + 1 == point.n_slices:
             return
         for earlier in range(s + 1 - k, s):
@@ -196,7 +198,7 @@ class FusedWaves:
     def _back(
         self, gap: int, after: Array, wave: Array, point: FusedPoint, batch: Batch, gradients: Gradients
     ) -> None:
-        """Carry C back over a gap, in place; ``after`` is the wave behind it."""
+        """Propagate C back over a gap, in place; ``after`` is the wave after the gap."""
         work = batch.workspace
         work.fft.backward(wave)
         if self.propagation.refines(gradients):
@@ -204,6 +206,7 @@ class FusedWaves:
             spectrum = work.array("spectrum", after.shape, after.dtype)
             spectrum[...] = after
             work.fft.forward(spectrum)
+            # Im(C F[psi]) summed over modes: (b, P, O, y, x) -> (b, y, x)
             slope = self.steps.imaginary_sum(wave, spectrum, work)
             self.propagation.add_gradients(slope, point.gaps, gap, batch, gradients)
         self.steps.propagate(wave, point.gaps, gap, batch)

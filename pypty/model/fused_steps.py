@@ -1,7 +1,7 @@
 """The operations of the fused executor: for NumPy arrays, which define them, and as kernels on a CUDA device.
 
-On the CPU a batch copies its patches of all slices at once, and adds their gradients to that of the object at once: it
-stays in the caches. On a device the object is read, and added to, in place.
+On the CPU a batch copies its patches of all slices at once, and adds all their gradients at once, so that it stays in
+the caches. On a device the kernels read the object, and add to its gradient, in place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pypty.optics.grid import Grid
 
 
 class Windows(Protocol):
-    """The patches of the object that a batch sees, and their gradients.
+    """The patches of the object in a batch, and their gradients.
 
     Waves are (batch, probe mode, object mode, y, x).
     """
@@ -31,11 +31,11 @@ class Windows(Protocol):
         """out = wave times the patches of slice s; ``out`` may be ``wave``."""
 
     def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
-        """C before slice s, in place; the gradient of the object (None: not wanted) gets, now or when
-        :meth:`finish` is called, conj(sum over probe modes of incoming C)."""
+        """C before slice s, in place. Adds conj(sum over probe modes of incoming C) to the gradient of the object
+        (None: not wanted), now or in :meth:`finish`."""
 
     def finish(self, gradient: Array) -> None:
-        """After all slices."""
+        """Call after all slices."""
 
 
 class Steps(Protocol):
@@ -66,7 +66,7 @@ class Steps(Protocol):
         """(batch, y, x) sum over modes of Im(a b)."""
 
     def slopes(self, slope: Array) -> Array:
-        """What :meth:`position_slopes` takes, made once of s = i conj(2 pi M F[P]/n^2), (P, y, x)."""
+        """The argument of :meth:`position_slopes`, made once of s = i conj(2 pi M F[P]/n^2), (P, y, x)."""
 
     def position_slopes(self, wave: Array, slopes: Array, work: Workspace) -> Array:
         """(batch, 2) Re sum over probe modes and q of f W conj(s), f along y and x, of the waves W."""
@@ -143,7 +143,7 @@ class HostSteps:
         return imaginary_product(a.conj(), b, axes=(1, 2))
 
     def slopes(self, slope: Array) -> Array:
-        return slope[:, None].astype(self.complex)
+        return slope[:, None].astype(self.complex)  # (P, y, x) -> (P, 1, y, x)
 
     def position_slopes(self, wave: Array, slopes: Array, work: Workspace) -> Array:
         return kernels.first_moments(wave, slopes, self.fy, self.fx, work)
@@ -153,27 +153,28 @@ class DeviceWindows:
     """Patches are read, and their gradients added, in place; in the deterministic mode as integers (elementwise.cu)."""
 
     def __init__(
-        self, obj: Array, batch: Batch, work: Workspace, own: ElementKernels, deterministic: bool
+        self, obj: Array, batch: Batch, work: Workspace, kernels: ElementKernels, deterministic: bool
     ) -> None:
         self.obj = obj
         self.crop_origins = batch.placed.crop_origins
         self.work = work
-        self.own = own
+        self.kernels = kernels
         self.deterministic = deterministic
 
     def transmit(self, s: int, wave: Array, out: Array) -> None:
-        self.own.transmit(wave, self.obj, s, self.crop_origins, out)
+        self.kernels.transmit(wave, self.obj, s, self.crop_origins, out)
 
     def back(self, s: int, wave: Array, incoming: Array, gradient: Array) -> None:
         if gradient is None or not self.deterministic:
-            self.own.transmit_back(wave, incoming, self.obj, s, self.crop_origins, gradient)
+            self.kernels.transmit_back(wave, incoming, self.obj, s, self.crop_origins, gradient)
             return
+        # integer sums do not depend on the order in which patches are added
         n, _, objects, ny, nx = wave.shape
         parts = self.work.array("window gradients", (n, objects, ny, nx), wave.dtype)
-        self.own.transmit_back(wave, incoming, self.obj, s, self.crop_origins, parts=parts)
+        self.kernels.transmit_back(wave, incoming, self.obj, s, self.crop_origins, parts=parts)
         largest = self.work.array("largest part", (1,), np.uint64)
         fixed = self.work.array("integer gradient", (objects, *gradient.shape[2:], 2), np.int64)
-        self.own.add_fixed(parts, self.crop_origins, largest, fixed, gradient, s)
+        self.kernels.add_fixed(parts, self.crop_origins, largest, fixed, gradient, s)
 
     def finish(self, gradient: Array) -> None:
         """All slices are there already."""
@@ -185,7 +186,7 @@ class DeviceSteps:
     Parameters
     ----------
     deterministic : the bits of gradients do not depend on the order in which blocks run
-    own : makes the kernels for a dtype; the default compiles those of the device
+    make_kernels : makes the kernels for a dtype; the default compiles those of the device
     """
 
     def __init__(
@@ -194,54 +195,54 @@ class DeviceSteps:
         backend: Backend,
         propagation: Propagation,
         deterministic: bool = False,
-        own: Callable[[np.dtype], ElementKernels] = element_kernels,
+        make_kernels: Callable[[np.dtype], ElementKernels] = element_kernels,
     ) -> None:
         self.shape = grid.shape
         frequencies = np.concatenate([grid.fy[:, 0], grid.fx[0]])
         self.frequencies = backend.asarray(frequencies, np.float64)
-        self.own = own(backend.complex)
+        self.kernels = make_kernels(backend.complex)
         self.complex, self.real = backend.complex, backend.real
         self.propagation = propagation
         self.xp = backend.xp
         self.deterministic = deterministic
 
     def windows(self, obj: Array, batch: Batch, work: Workspace) -> Windows:
-        return DeviceWindows(obj, batch, work, self.own, self.deterministic)
+        return DeviceWindows(obj, batch, work, self.kernels, self.deterministic)
 
     def ramps(self, positions: Array, batch: Batch, work: Workspace) -> Array:
         """(batch, ny + nx)"""
         out = work.array("ramps", (len(batch.index), sum(self.shape)), self.complex)
         placed = batch.placed
-        self.own.shift_ramps(
+        self.kernels.shift_ramps(
             positions, placed.index, placed.crop_origins, self.frequencies, self.shape[0], out
         )
         return out
 
     def shift(self, probe: Array, ramps: Array, out: Array) -> None:
-        self.own.shift_probe(probe[0, :, 0], ramps, out)
+        self.kernels.shift_probe(probe[0, :, 0], ramps, out)
 
     def unshift(self, wave: Array, ramps: Array) -> None:
-        self.own.multiply_spectrum(wave, None, ramps)
+        self.kernels.multiply_spectrum(wave, None, ramps)
 
     def propagate(self, spectrum: Array, point: PropagationPoint, gap: int, batch: Batch) -> None:
         index, ramps = point.index(gap), None
         if point.tilts is not None and len(point.tilts) > 1:
             # (b, 1, 1, y, 1) and (b, 1, 1, 1, x) -> (b, y + x), as the kernel reads them
-            along = self.propagation.own_ramps(point, float(point.distances[index]), batch)
+            along = self.propagation.tilt_ramps(point, float(point.distances[index]), batch)
             ramps = self.xp.concatenate([ramp.reshape(len(ramp), -1) for ramp in along], axis=1)
-        self.own.multiply_spectrum(spectrum, point.factors[index, 1.0], ramps)
+        self.kernels.multiply_spectrum(spectrum, point.factors[index, 1.0], ramps)
 
     def intensity(self, wave: Array, mask: Array, work: Workspace, weights: Array = None) -> Array:
         out = work.array("intensity", (len(wave), *self.shape), self.real)
-        self.own.sum_abs2(wave, mask, out, weights)
+        self.kernels.sum_abs2(wave, mask, out, weights)
         return out
 
     def conjugate_times(self, wave: Array, slope: Array, mask: Array, weights: Array = None) -> None:
-        self.own.conjugate_times(wave, self.xp.ascontiguousarray(slope, dtype=self.real), mask, weights)
+        self.kernels.conjugate_times(wave, self.xp.ascontiguousarray(slope, dtype=self.real), mask, weights)
 
     def imaginary_sum(self, a: Array, b: Array, work: Workspace) -> Array:
         out = work.array("imaginary sum", (len(a), *self.shape), self.real)
-        self.own.imaginary_sum(a, b, out)
+        self.kernels.imaginary_sum(a, b, out)
         return out
 
     def slopes(self, slope: Array) -> Array:

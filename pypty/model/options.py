@@ -57,14 +57,14 @@ class ModelOptions:
     masks : (D, ky, kx) virtual detectors in the order of the model's patterns, or None
     unknowns : names of the optional blocks that this model has
     executor : "auto", "fused" or "stages"
-    keep_every : the fused executor keeps the waves entering every k-th slice, and computes the others again
+    keep_every : the fused executor keeps the waves entering every k-th slice, and recomputes the others
     object_modes : number of object modes
     tilt_rows : rows of ``tilts``: 1 for all patterns, or N
-    refines_propagation : distances or tilts are refined, at any epoch
+    refines_propagation : slice distances or tilts are refined at some epoch
     deterministic : on a GPU, the same bits every time; elsewhere they always are
     mode_weights : (object mode,) weights of the intensities, or None (1 each)
     preblur_std : pixels, blur of amplitude and phase of each patch; 0 = none
-    matched : (ky, kx) to which a simulated pattern is brought; None = that of ``grid``
+    matched : (ky, kx) of a simulated pattern after cropping or resampling; None = that of ``grid``
     resampled : by interpolation instead of a crop
     reflected_blur : the detector blur is reflected at the rim of the measured pattern
     """
@@ -108,7 +108,7 @@ class ModelOptions:
 
     @property
     def measured(self) -> tuple[int, int]:
-        """(ky, kx) of what is compared, before virtual detectors."""
+        """(ky, kx) of the compared pattern, before virtual detectors."""
         if self.matched is not None:
             return self.matched
         ny, nx = ((n - 2 * self.crop) // self.upsample for n in self.grid.shape)

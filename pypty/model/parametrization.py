@@ -1,4 +1,4 @@
-"""How the optimiser sees the unknowns: which numbers it moves, and in which subspace."""
+"""Parametrisation of the unknowns: the numbers that the optimiser moves, and their subspace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OBJECT_FORMS = ("complex", "phase", "amplitude_phase")
 PROBE_FORMS = ("complex", "fourier_phase", "fourier_amplitude")
 POSITION_FORMS = ("free", "affine", "jitter")
 _DARK = 1e-3
-"""Curvature of a phase where there is next to no amplitude: this fraction of the largest."""
+"""Smallest curvature of a phase, as a fraction of the largest: keeps steps bounded where the amplitude vanishes."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class BandLimits:
     probe_steps: Array = None
 
     def limit(self, name: str, array: Array) -> Array:
-        """Orthogonal projection of an object or probe on its subspace; other blocks as they are."""
+        """Orthogonal projection of an object or probe on its subspace; other blocks are returned unchanged."""
         return _filtered(array, {"obj": self.obj, "probe": self.probe}.get(name))
 
     def damp(self, name: str, array: Array) -> Array:
-        """The soft edge where there is one, else the projection."""
+        """Multiply by the soft edge of the band limit if there is one, else project."""
         soft = {"obj": self.obj_steps, "probe": self.probe_steps}.get(name)
         return self.limit(name, array) if soft is None else _filtered(array, soft)
 
@@ -62,8 +62,8 @@ class Parametrization:
 
     The object may be moved as a complex number, by its phase alone (O = |O| exp(i theta)), or by amplitude and phase
     (O = a exp(i theta), stacked on a new first axis); the probe as a complex number, or by the phase or the amplitude
-    of its spectrum alone. A real parametrisation keeps to the same band-limited subspace as the complex one. Positions
-    may be moved one by one, all together by an affine map, or in any way but by an affine map (jitter).
+    of its spectrum alone. A real parametrisation has the same band limit as the complex one. Positions may be moved
+    independently, by an affine map of the whole scan, or by everything except an affine map (jitter).
 
     Attributes
     ----------
@@ -100,8 +100,8 @@ class Parametrization:
         return phase if self.obj == "phase" else xp.stack([abs(obj), phase])
 
     def variables(self, base: Variables, vector: Mapping[str, Array]) -> Variables:
-        """Inverse of :meth:`vector`. ``base`` provides what the vector lacks: the other blocks, the amplitude where
-        only the phase is moved, the phase where only the amplitude is."""
+        """Inverse of :meth:`vector`. ``base`` provides everything else: the other blocks, the amplitude if only the
+        phase is moved, and the phase if only the amplitude is moved."""
         blocks = dict(vector)
         if "obj" in blocks and self.obj != "complex":
             numbers = blocks["obj"]
@@ -141,7 +141,7 @@ class Parametrization:
         ----------
         base : as in :meth:`variables`
         gradients : of the loss with respect to the unknowns, at ``variables(base, vector)``
-        at : those variables, where they are known
+        at : those variables, if they are known already
         """
         out = dict(gradients)
         if "obj" in out and self.obj != "complex":
@@ -165,8 +165,8 @@ class Parametrization:
         return out
 
     def signs(self, vector: Mapping[str, Array]) -> dict[str, Array]:
-        """-1 for numbers that change sign when a block is mapped to the unknowns and back (amplitudes that a step made
-        negative), else 1. Blocks without such numbers are left out."""
+        """-1 for amplitudes that a step made negative, else 1: mapped to the unknowns and back, they change sign.
+        Blocks without negative amplitudes are left out."""
         out = {}
         if "obj" in vector and self.obj == "amplitude_phase" and bool((vector["obj"][0] < 0).any()):
             xp = array_module(vector["obj"])
@@ -180,8 +180,7 @@ class Parametrization:
     def project(self, vector: Mapping[str, Array]) -> dict[str, Array]:
         """Orthogonal projection of every block on its subspace.
 
-        A gradient is projected so that steps stay in the subspace; a projected gradient is the gradient of
-        the restricted problem.
+        The projected gradient is that of the problem restricted to the subspace, so steps stay in it.
         """
         return {name: self._in_subspace(name, array, False) for name, array in vector.items()}
 
@@ -244,6 +243,7 @@ class Parametrization:
             if self.probe == "fourier_phase":
                 out["probe"] = scale * (power + _DARK * power.max())
             else:
+                # |dP^/da| = 1 for the amplitude: the same curvature for all frequencies
                 out["probe"] = array_module(power).full((1,) * power.ndim, scale)
         return out
 

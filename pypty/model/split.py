@@ -81,7 +81,7 @@ class _Waves:
     ----------
     layout : sizes and order of the waves in memory
     placed : pattern numbers and crop origins on the device
-    ramps : (B, 2 n) exp(-2 pi i f d) along y and x, d = position - corner; None without a sub-pixel shift
+    ramps : (B, 2 n) exp(-2 pi i f d) along y and x, d = position - crop origin; None without a sub-pixel shift
     wave : (B, P, y, kx), in the mixed domain
     """
 
@@ -165,18 +165,18 @@ class SplitWaves:
             gradients["probe"] = fft.ifft2(self._limited(gradients["probe"]), overwrite=True)
 
     def _limited(self, spectrum: Array) -> Array:
-        """The band limit of the illumination; there is none without a sub-pixel shift."""
+        """Apply the band limit of the illumination; without a sub-pixel shift there is none."""
         return spectrum if self.mask is None or not self.subpixel else spectrum * self.mask
 
     def _contiguous(self, array: Array) -> Array:
         return self.backend.xp.ascontiguousarray(array, dtype=np.complex64)
 
     def forward(self, wave: None, point: SplitPoint, batch: Batch, tape: Tape) -> Array:
-        """(batch, ky, kx) intensities, zero frequency first. Waves stay in the workspace for the way back."""
+        """(batch, ky, kx) intensities, zero frequency first. Waves stay in the workspace for the adjoint."""
         work, kernels = batch.workspace, self.kernels
         waves = tape["waves"] = self._begin(point, batch, work)
         layout, crop_origins, n_slices = waves.layout, waves.placed.crop_origins, len(point.obj)
-        # the waves entering the slices are needed for dL/dO on the way back only
+        # only the adjoint needs the waves entering the slices, for dL/dO
         kept = None if FORWARD_ONLY in tape else self._incoming(layout, n_slices, work)
         kernels.probe_forward(waves.wave, point.spectrum, waves.ramps, layout)
         for s in range(n_slices):
@@ -294,8 +294,8 @@ class SplitWaves:
 
 
 def half_band(mask: np.ndarray) -> int:
-    """The number h for which the h lowest positive and the h lowest negative kx hold all columns that a mask (y, x)
-    lets through, rounded up to whole memory sectors."""
+    """The number h of lowest positive, and of lowest negative, kx that hold all columns transmitted by a mask (y, x);
+    rounded up to whole memory sectors."""
     n = mask.shape[1]
     used = np.abs(np.fft.fftfreq(n, 1 / n))[mask.any(axis=0)]
     half = int(used.max(initial=0)) + 1

@@ -1,7 +1,7 @@
 """Filters that act on every step of the optimiser: x = x0 + G y.
 
-A smoothing constraint between two steps of L-BFGS would move the point and make its history useless. A filter of the
-steps does not: with the preconditioner G D^-1 G^T in place of D^-1 every step, and so their sum, is in the range of G.
+A smoothing constraint between two steps of L-BFGS would move the point and invalidate its history. A filter of the
+steps does not: with the preconditioner G D^-1 G^T instead of D^-1 every step, and so their sum, is in the range of G.
 The starting value is not smoothed.
 """
 
@@ -33,8 +33,8 @@ class StepFilter:
 
     Attributes
     ----------
-    parts : (filter, what of the object it changes: "amplitude", "phase", "both"; "" for other blocks)
-    text : which filters with which numbers
+    parts : (filter, part of the object that it changes: "amplitude", "phase", "both"; "" for other blocks)
+    text : description of the filters with their numbers
     """
 
     parts: tuple[tuple[LinearFilter, str], ...]
@@ -46,8 +46,8 @@ class StepFilter:
         Parameters
         ----------
         array : a step as the optimiser takes it
-        form : of the object (``parametrization.OBJECT_FORMS``). A complex step is filtered as a whole, whichever
-            part is meant; with "phase" filters of the amplitude do nothing.
+        form : of the object (``parametrization.OBJECT_FORMS``). A complex step is filtered as a whole, for
+            either part; with "phase" filters of the amplitude do nothing.
         """
         for part, target in self.parts:
             array = _on(part.apply, array, target, form)
@@ -99,7 +99,7 @@ class Centred:
 
 
 def is_between(record: Mapping[str, Any], epoch: int) -> bool:
-    """Whether start <= epoch < end. (``step`` is not used: a pause would make the history useless.)"""
+    """Whether start <= epoch < end. (``step`` is not used: a pause would invalidate the history.)"""
     return bool(record["start"] <= epoch and (record["end"] is None or epoch < record["end"]))
 
 
@@ -158,7 +158,7 @@ def _text(name: str, record: Mapping[str, Any]) -> str:
 
 
 def _on(change: Any, array: Array, target: str, form: str) -> Array:
-    """Change the part that is meant: one of amplitude and phase on the first axis, a phase, or a whole array."""
+    """Apply ``change`` to the target: amplitude or phase on the first axis, a phase, or the whole array."""
     if form == "amplitude_phase" and target in ("amplitude", "phase"):
         amplitude, phase = array
         pair = (change(amplitude), phase) if target == "amplitude" else (amplitude, change(phase))

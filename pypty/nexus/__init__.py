@@ -1,4 +1,4 @@
-"""Results as NeXus files of the application definition NXcxi_ptycho."""
+"""Write results as NeXus files of the application definition NXcxi_ptycho."""
 
 from __future__ import annotations
 

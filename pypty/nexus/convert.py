@@ -1,4 +1,4 @@
-"""An output folder as one NeXus file: experiment, object, probe, positions, parameters."""
+"""Convert an output folder to a NeXus file: experiment, object, probe, positions, parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pypty.params.presets import read_yaml, resolve_files
 
 CXI_VERSION = 160  # of the CXI file format, 1.60
 _UNITS: Mapping[str, str] = MappingProxyType({"Å": "angstrom", "rad": "rad"})
-"""How NeXus writes the units of unknowns; others are plain numbers."""
+"""Units of unknowns as NeXus spells them; other unknowns are written without units."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Folder:
 
     Attributes
     ----------
-    arrays : blocks by name, public layout
-    params : all parameters, arrays included
-    version : of the program that wrote the folder
+    arrays : blocks by name, in the public layout
+    params : all parameters, including arrays
+    version : version of the program that wrote the folder
     patterns : location of the measured patterns, or None
     """
 
@@ -50,7 +50,7 @@ class Folder:
 
     @property
     def pixel_A(self) -> tuple[float, float]:
-        """(y, x) of the reconstruction."""
+        """Pixel size (y, x) of the reconstruction."""
         return (float(self.params.get("pixel_size_y_A", 1.0)), float(self.params.get("pixel_size_x_A", 1.0)))
 
     @property
@@ -65,27 +65,28 @@ class Folder:
 
     @property
     def centres_A(self) -> np.ndarray:
-        """(N, 2) [y, x] of the probe's centre, relative to the first pixel of the object."""
+        """(N, 2) [y, x] centre of the probe, relative to the first pixel of the object."""
         crop_origins = self.arrays.get("positions")
         if crop_origins is None:
             crop_origins = np.atleast_2d(np.asarray(self.params.get("positions", [[0.0, 0.0]]), float))
         n = len(crop_origins) if self.patterns is None else self.patterns.n_patterns
         if len(crop_origins) not in (1, n):
             raise CheckpointError(
-                f"{str(self.path)!r} has {len(crop_origins)} positions, but there are {n} patterns; are they its data?"
+                f"{str(self.path)!r} has {len(crop_origins)} positions, but its data have {n} patterns; do they belong "
+                "together?"
             )
         # One position for all patterns (a focal series): (1, 2) -> (N, 2)
         crop_origins = np.repeat(crop_origins, n, axis=0) if len(crop_origins) == 1 else crop_origins
-        # Stored positions are corners of patches; the probe is centred at pixel n//2 of its window.
+        # Stored positions are crop origins of patches; the probe is centred at pixel n//2.
         return (crop_origins + np.array(self.window) // 2) * np.array(self.pixel_A)
 
     @property
     def raster(self) -> tuple[int, int] | None:
         """(slow, fast), if ``scan_size`` fits the number of patterns."""
-        given, n = self.params.get("scan_size"), len(self.centres_A)
-        if given is None or len(given) != 2 or int(given[0]) * int(given[1]) != n:
+        scan_size, n = self.params.get("scan_size"), len(self.centres_A)
+        if scan_size is None or len(scan_size) != 2 or int(scan_size[0]) * int(scan_size[1]) != n:
             return None
-        return (int(given[0]), int(given[1]))
+        return (int(scan_size[0]), int(scan_size[1]))
 
 
 def convert_to_nxs(
@@ -93,8 +94,8 @@ def convert_to_nxs(
 ) -> Path:
     """Write an output folder as a NeXus file of the application definition NXcxi_ptycho.
 
-    In addition to what the definition covers, the file holds the object, the probe and the summed phase as NXdata
-    (lengths in Å, with axes), the loss, and every parameter (:func:`load_nexus_params` reads them).
+    In addition to what the definition covers, the file contains the object, the probe and the summed phase as NXdata
+    (lengths in Å, with axes), the loss, and all parameters (:func:`load_nexus_params` reads them).
 
     Parameters
     ----------
@@ -138,11 +139,11 @@ def _read_folder(path: Path) -> Folder:
     settings = path / "params.yaml"
     if not settings.is_file():
         raise CheckpointError(
-            f"{str(path)!r} has no params.yaml, which holds the calibration; a folder of PyPty 2.2 can be "
-            "imported with pypty.importers, and run"
+            f"{str(path)!r} has no params.yaml, which contains the calibration; import a folder of PyPty 2.2 with "
+            "pypty.importers, and run it"
         )
     content = read_yaml(settings)
-    # Functions of the epoch are recorded as {"callable": source}; they are kept as such and never evaluated.
+    # Functions of the epoch are recorded as {"callable": name} and kept in this form.
     functions = {
         key: value for key, value in content.items() if isinstance(value, Mapping) and "callable" in value
     }
@@ -233,7 +234,7 @@ def _depths(folder: Folder) -> np.ndarray:
     n_slices = folder.arrays["obj"].shape[2]
     distances = folder.arrays.get("slice_distances", folder.params.get("slice_distances", [0.0]))
     gaps = np.atleast_1d(np.asarray(distances, float))
-    # (1,) or (slices - 1,) -> (slices - 1,): one distance is that of all gaps
+    # (1,) or (slices - 1,) -> (slices - 1,): a single distance applies to all gaps
     gaps = np.append(gaps, np.repeat(gaps[-1:], max(0, n_slices - 1 - len(gaps))))
     return np.append(0.0, np.cumsum(gaps[: n_slices - 1]))
 
@@ -241,6 +242,7 @@ def _depths(folder: Folder) -> np.ndarray:
 def _write_probe(entry: h5py.Group, folder: Folder) -> None:
     """probe_1 ([subscan,] mode, y, x), intensities of modes add."""
     probe = folder.arrays["probe"]
+    # (y, x, mode) -> (mode, y, x); (y, x, mode, subscan) -> (subscan, mode, y, x)
     order = (2, 0, 1) if probe.ndim == 3 else (3, 2, 0, 1)
     wave = np.ascontiguousarray(probe.transpose(order))
     axes = [*(["subscan"] if probe.ndim == 4 else []), "mode", "y", "x"]

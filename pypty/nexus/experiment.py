@@ -1,4 +1,4 @@
-"""The groups that NXcxi_ptycho requires: instrument, beam, detector, sample, and the links between them."""
+"""Write the groups that NXcxi_ptycho requires: instrument, beam, detector, sample, and the links between them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pypty.nexus.groups import array, group, link, scalar
 from pypty.nexus.patterns import Patterns
 
 NOMINAL_DISTANCE_M = 1.0
-"""In the far field angles are known, but no camera length. Sizes of detector pixels refer to this distance."""
+"""Nominal camera length: in the far field only angles are known. Sizes of detector pixels refer to this distance."""
 
 
 class Scanned(Protocol):
-    """The part of :class:`pypty.nexus.convert.Folder` that is needed here."""
+    """The attributes of :class:`pypty.nexus.convert.Folder` used here."""
 
     @property
     def params(self) -> Mapping[str, Any]: ...
@@ -52,7 +52,7 @@ def write_experiment(entry: h5py.Group, folder: Scanned, target_folder: Path, co
         path = f"{detector.name}/data"
         patterns.write(entry.file, path, raster or (n,), target_folder, copy_data)
         detector["data"].attrs.update(units="counts", long_name="counts")
-        # CXI expects a list of patterns (data_1), NeXus viewers a raster (data): both show the same bytes.
+        # CXI expects a list of patterns (data_1), NeXus viewers a raster (data): both refer to the same bytes.
         if raster is None:
             link(detector, "data_1", detector["data"])
         elif copy_data:

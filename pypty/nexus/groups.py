@@ -1,4 +1,4 @@
-"""Groups and data sets with the attributes that NeXus asks for."""
+"""Create groups and data sets with the attributes that NeXus requires."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-_COMPRESS_FROM = 1000
+_COMPRESS_FROM = 1000  # values; smaller arrays are not compressed
 
 
 def group(parent: h5py.Group, name: str, nx_class: str, **attributes: Any) -> h5py.Group:
@@ -35,7 +35,7 @@ def array(parent: h5py.Group, name: str, values: np.ndarray, units: str, **attri
 
 
 def scalar(parent: h5py.Group, name: str, value: float, units: str, **attributes: Any) -> h5py.Dataset:
-    """One number with units."""
+    """A number with units."""
     return array(parent, name, np.asarray(float(value)), units, **attributes)
 
 

@@ -1,4 +1,4 @@
-"""Parameters in an HDF5 group, with their Python types."""
+"""Read and write parameters in an HDF5 group, with their Python types."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def load_nexus_params(path_nexus: str | Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict: None, True/False, numbers, texts (expressions of the epoch among them), lists, dicts and arrays of any dtype
-    as they were in params.yaml, arrays beside it included; tuples stay tuples
+    dict: None, True/False, numbers, strings (including expressions of the epoch), lists, dicts and arrays of any dtype
+    as in params.yaml and the arrays beside it; tuples stay tuples
 
     Raises
     ------
     CheckpointError
-        The file is missing, damaged, or holds no parameters.
+        The file is missing or damaged, or contains no parameters.
     """
     path = Path(path_nexus).expanduser()
     try:
@@ -86,7 +86,7 @@ def write_value(group: h5py.Group, name: str, value: Any) -> None:
 
 
 def read_value(item: h5py.Group | h5py.Dataset) -> Any:
-    """The value that :func:`write_value` wrote; for other data sets the plain values."""
+    """The value that :func:`write_value` wrote; the plain values of other data sets."""
     kind = item.attrs.get(_KIND, "")
     if kind == "dict":
         return dict(zip(read_value(item["keys"]), read_value(item["values"]), strict=True))

@@ -1,4 +1,4 @@
-"""The measured patterns in a NeXus file: linked where they are, or copied."""
+"""The measured patterns in a NeXus file: links to their file, or copies."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Patterns:
     path : an HDF5 or .npy file
     key : data set in an HDF5 file
     shape, dtype : as stored
-    offset : bytes before the values of a .npy file
-    sums : each pattern is a row of sums over virtual detectors
+    offset : number of bytes before the values of a .npy file
+    sums : whether each pattern is a row of sums over virtual detectors
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Patterns:
 
     @property
     def n_tail(self) -> int:
-        """Axes of one pattern: 2, or 1 for sums of virtual detectors."""
+        """Number of axes of a pattern: 2, or 1 for sums over virtual detectors."""
         return 1 if self.sums or len(self.shape) == 2 else 2
 
     @property
@@ -52,7 +52,7 @@ class Patterns:
         """Create the data set ``name`` with leading axes ``lead`` (their product is the number of patterns).
 
         Without ``copy`` it is a link, valid as long as the patterns are not moved: a virtual data set for HDF5
-        (relative to ``folder`` where possible), external storage for .npy.
+        (relative to ``folder`` if possible), external storage for .npy.
         """
         # (N, ky, kx) or (sy, sx, ky, kx) -> (*lead, ky, kx)
         shape = (*lead, *self.shape[len(self.shape) - self.n_tail :])
@@ -96,7 +96,7 @@ class Patterns:
                 if len(lead) == 1:
                     out[start:stop] = read(start, stop)
                     continue
-                while start < stop:  # HDF5 writes rectangles only: not across the end of a row
+                while start < stop:  # HDF5 writes rectangular blocks: split at the end of a scan row
                     row, column = divmod(start, lead[1])
                     end = min(stop, (row + 1) * lead[1])
                     out[row, column : column + end - start] = read(start, end)
@@ -104,7 +104,7 @@ class Patterns:
 
 
 class _Reader:
-    """Patterns start to stop of a file, as (n, ...)."""
+    """Context manager that reads patterns start to stop of a file, as (n, ...)."""
 
     def __init__(self, patterns: Patterns) -> None:
         self._patterns = patterns
@@ -136,15 +136,15 @@ class _Reader:
 
 
 def find_patterns(params: Mapping[str, Any], folder: Path) -> Patterns | None:
-    """The patterns that a folder's parameters name; None, with a warning, if they cannot be located."""
+    """The patterns named by a folder's parameters; None, with a warning, if they cannot be located."""
     stored = params.get("dataset")
     path = Path(str(getattr(stored, "filename", ""))) if isinstance(stored, np.memmap) else None
     if path is None and params.get("data_path"):
         path = (folder / Path(str(params["data_path"])).expanduser()).resolve()
     if path is None or not path.is_file():
         _log.warning(
-            "the patterns of %s (%s) were not found; the NeXus file is written without detector_1/data, which "
-            "NXcxi_ptycho requires",
+            "the patterns of %s (%s) were not found; the NeXus file is written without detector_1/data, although "
+            "NXcxi_ptycho requires it",
             folder,
             path or "passed in memory and not stored",
         )
@@ -164,7 +164,7 @@ def find_patterns(params: Mapping[str, Any], folder: Path) -> Patterns | None:
 def _of_npy(path: Path) -> Patterns | None:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.memmap) or not array.flags.c_contiguous:
-        _log.warning("the patterns in %s are not in C order, and cannot be linked; they are left out", path)
+        _log.warning("the patterns in %s are not in C order and cannot be linked; they are left out", path)
         return None
     return _checked(
         Patterns(path=path, key="", shape=array.shape, dtype=array.dtype, offset=int(array.offset))

@@ -1,20 +1,20 @@
 """``loss_terms``: a sum of losses of data and object, as a likelihood or relative to the counts of a batch.
 
 D = modelled counts (plus a floor), M = measured; sums run over the patterns of one evaluation and their pixels, with
-the weights of the pixels, which count as n values.
+the weights of the pixels; n is the sum of the weights.
 
 additive
     single  w sum (D^g - M^g)^2
     poissn  -w sum (M^g ln(D^g + e) - D^g)
     pacbed  w (patterns) sum_k (<D>^g - <M>^g)^2, <> = mean over patterns
-    The first two of all patterns are the sums of those of their parts; the third grows with the patterns.
+    The first two are sums over patterns, whatever the batches; the third grows with the number of patterns.
 ratio
     PtyRAD's: single w sqrt(mean (D^g - M^g)^2) / mean M^g, poissn -w mean(M^g ln(D^g + e) - D^g) / mean M^g,
-    pacbed w sqrt(mean_k (<D>^g - <M>^g)^2) / mean M^g. The patterns of an evaluation count as one of PtyRAD's
-    batches, however they are divided for the computation.
+    pacbed w sqrt(mean_k (<D>^g - <M>^g)^2) / mean M^g. The patterns of an evaluation correspond to one batch of
+    PtyRAD, however they are divided for the computation.
 
-The value of each is a function of a few sums, and so are the factors of its slope. A single additive function of the
-pixels takes one pass over the patterns, and its gradient is multiplied in the end; else a first pass computes only
+The value of each term, and the factors of its slope, are functions of a few sums. A single term of pixels takes one
+pass over the patterns, and its gradient is multiplied by its factor in the end. Otherwise a first pass computes only
 intensities and sums, and a second one the gradient.
 """
 
@@ -47,7 +47,7 @@ _TYPICAL = 0.4
 
 @dataclass(frozen=True)
 class Sums:
-    """The sums that the terms are functions of.
+    """Sums over pixels and patterns, from which the terms are computed.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Pacbed:
         return float((weights * difference**2).sum()), slope
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
-        """That of ``single`` with the same exponent: an upper bound, as the mean changes less than its patterns."""
+        """As ``single`` with the same exponent: an upper bound, since the mean varies less than single patterns."""
         return PowerDifference(self.weight, self.power).curvature(mean_pattern)
 
 
@@ -122,7 +122,7 @@ class LossTerms:
 
     @property
     def is_pixelwise(self) -> bool:
-        """Whether the data term is a sum over pixels and patterns, whose parts a line search may compare."""
+        """Whether the data term is a sum over pixels and patterns, so that a line search may compare parts of it."""
         return not self.ratio and self.pacbed is None
 
     def with_bounded_slope(self) -> LossTerms:
@@ -145,12 +145,12 @@ class LossTerms:
         return values
 
     def _root(self, square: float, sums: Sums, number: int) -> float:
-        """A sum of squares, or the ratio's root of their mean over the mean of M^g."""
+        """The sum of squares; for a ratio, the root of their mean divided by the mean of M^g."""
         # sqrt(Q/n)/<M^g>
         return math.sqrt(square / sums.n) / sums.mean_power(number) if self.ratio else square
 
     def _root_slope(self, square: float, sums: Sums, number: int) -> float:
-        """The derivative of :meth:`_root`; 0 for a perfect fit, where the root has none."""
+        """The derivative of :meth:`_root`; 0 for a perfect fit, where it is undefined."""
         if not self.ratio:
             return 1.0
         # d/dQ of sqrt(Q/n)/<M^g>
@@ -162,7 +162,7 @@ class LossTerms:
         return {SINGLE: self._root_slope(float(sums.totals[SINGLE]), sums, 0), POISSN: poissn}
 
     def factor(self, sums: Sums) -> float:
-        """Factor of the gradient that a single pass has summed up."""
+        """Factor of a gradient that was summed up in a single pass."""
         if self.noise.bounded or not self.ratio:
             return 1.0
         return self._factors(sums)[self.noise.terms[0][0]]
@@ -209,7 +209,7 @@ class LossTerms:
 
 
 def make_loss_terms(
-    given: Mapping[str, Mapping[str, Any]],
+    loss_terms: Mapping[str, Mapping[str, Any]],
     *,
     scale: str,
     dark: float,
@@ -218,19 +218,19 @@ def make_loss_terms(
     deterministic: bool = False,
     pixels: float = 1.0,
 ) -> LossTerms:
-    """The terms that the parameters ask for; those of weight 0 are left out.
+    """The terms that the parameters ask for; terms of weight 0 are left out.
 
     Parameters
     ----------
-    given, scale : ``loss_terms``, ``loss_scale``
-    dark : counts below which an intensity is nothing but rounding
-    window : (y, x) pixels of a window of the object
+    loss_terms, scale : ``loss_terms``, ``loss_scale``
+    dark : counts below which an intensity is only rounding
+    window : (y, x) pixels of a patch of the object
     mode_weights : ``obj_mode_weights``; None = equal weights that sum to 1
     deterministic : on a GPU, the same bits every time
-    pixels : pixels of the model for each that is compared; each of them adds its floor
+    pixels : model pixels per compared pixel; each adds its floor
     """
     floor = pixels * FLOOR
-    used = {name: entry for name, entry in given.items() if entry["weight"] > 0}
+    used = {name: entry for name, entry in loss_terms.items() if entry["weight"] > 0}
     single, poissn, pacbed = (used.get(name) for name in ("single", "poissn", "pacbed"))
     noise = PowerSum(
         single=None if single is None else PowerDifference(single["weight"], single["dp_pow"], dark, floor),

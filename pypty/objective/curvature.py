@@ -23,9 +23,9 @@ from pypty.optics.grid import Grid
 from pypty.optics.propagators import fresnel_phase_rate
 
 _NARROWEST_BLUR = 0.3
-"""Pixels; narrower blurs have next to no slope."""
+"""Pixels; narrower blurs have almost no slope."""
 _SMALLEST_GAIN = 0.1
-"""Smaller gains of a detector are taken to be this."""
+"""Smaller gains of a detector are replaced by this."""
 _PIXELS_PER_TRANSFORM = 100
 """Pixels that can be added in the time that a convolution by FFT takes for one."""
 REGULARISATION = 0.03
@@ -38,11 +38,11 @@ class Curvature:
 
     Attributes
     ----------
-    all_corners : (N, 2) crop origins of all patches, host
+    all_crop_origins : (N, 2) crop origins of all patches, host
     indices : (n,) the patterns in use
     mean_pattern : (ny, nx) mean counts in the window, zero frequency first, host; zeros if not known
     scale : factor of the noise model and of ``loss_weight``
-    relative : the loss is a mean over patterns: the fewer there are, the more each counts
+    relative : the loss is a mean over patterns: the fewer there are, the more weight each has
     near_field : the detector is in an image plane
     acting_tilts : whether tilts before, inside and after the specimen act
     defocus_A : largest defocus of a near field, Å
@@ -75,8 +75,8 @@ class Curvature:
         return dataclasses.replace(self, indices=indices, scale=self.scale * share)
 
     def overlap(self, probe: Array, shape: tuple[int, ...]) -> float:
-        """How many patterns light the same pixel: with the illumination L of all of them, sum L^2 over the sum of
-        (|P|^2)^2 of each. 1 if none overlaps another."""
+        """Number of patterns that illuminate the same pixel: sum L^2, with the illumination L of all patterns, over the
+        sum of (|P|^2)^2 of each. 1 without overlap."""
         window = _modes_power(probe)
         # (Y, X) illumination of all patterns
         light = _convolve(self._visits(shape), window, shape)
@@ -103,7 +103,7 @@ class Curvature:
         return 1 if self.near_field else self.grid.shape[0] * self.grid.shape[1]
 
     def _counts(self, variables: Variables) -> float:
-        """Counts of a pattern of the probe."""
+        """Counts of a pattern in vacuum."""
         return max(self._gain() * float(_modes_power(variables.probe).sum()), np.finfo(float).tiny)
 
     def _spectrum(self, variables: Variables) -> np.ndarray:
@@ -113,6 +113,7 @@ class Curvature:
 
     def _visits(self, shape: tuple[int, ...]) -> Array:
         """(Y, X): how many patches have their crop origin at each pixel."""
+        # np.add.at, since several patches may share a crop origin
         visits = np.zeros(shape)
         np.add.at(visits, (self.crop_origins[:, 0], self.crop_origins[:, 1]), 1.0)
         return self.backend.asarray(visits)
@@ -126,13 +127,13 @@ class Curvature:
         # (Y, X) -> (1, 1, Y, X); with weights (O, 1, Y, X)
         diagonal = (2 * self._gain() * n_slices * _raised(illumination))[None, None]
         if self.mode_weights is not None:
+            # a mode of weight 0 would have no curvature to divide by
             weights = np.maximum(self.mode_weights, REGULARISATION * self.mode_weights.max())
             diagonal = diagonal * self.backend.asarray(weights)[:, None, None, None]
         return diagonal.astype(self.backend.real)
 
     def _illumination(self, window: Array, shape: tuple[int, ...]) -> Array:
-        """(Y, X): the window placed at every crop origin, by addition where they are few, by convolution where they are
-        many."""
+        """(Y, X): the window placed at every crop origin; added one by one if they are few, else by convolution."""
         few = len(self.indices) * window.size < _PIXELS_PER_TRANSFORM * math.prod(shape)
         if self.backend.on_gpu or not few:
             return _convolve(self._visits(shape), window, shape)
@@ -169,8 +170,8 @@ class Curvature:
     def _positions(self, variables: Variables) -> Array:
         """(1, 2): 2 sum_q |2 pi f P^|^2, the same for every position.
 
-        At least that of a probe with one period in the window: a plane wave looks the same from everywhere, and its
-        positions should then stay where they are rather than jump.
+        At least the value for a single period in the window: shifts of a plane wave change nothing, and its positions
+        should stay instead of jumping.
         """
         power = self._spectrum(variables)
         # one period in the window is a frequency of 1/n cycles/pixel
@@ -186,9 +187,10 @@ class Curvature:
         return len(self.crop_origins) if len(block) == 1 else 1
 
     def _distances(self, variables: Variables) -> Array:
-        """(1,): 2 N sum_q (pi lambda q^2)^2 <I>, all gaps alike; a common distance moves all of them."""
+        """(1,): 2 N sum_q (pi lambda q^2)^2 <I>, the same for all gaps; a common distance changes all of them."""
         rate = fresnel_phase_rate(self.grid)
         known = self.mean_pattern.any() and not self.near_field
+        # measured counts reach higher frequencies than the probe alone
         spectrum = self.mean_pattern if known else self._spectrum(variables)
         value = 2 * len(self.crop_origins) * float((rate**2 * spectrum).sum())
         n_gaps = max(variables.n_slices - 1, 1)
@@ -212,7 +214,7 @@ class Curvature:
         ]
         distances = to_host(variables.slice_distances)
         n_gaps = max(variables.n_slices - 1, 1)
-        # through the specimen, and over the defocus of a near field
+        # length of propagation over which a tilt shifts the wave: specimen, and defocus of a near field
         way = abs(self.defocus_A) + float(distances[0] * n_gaps if len(distances) == 1 else distances.sum())
         spectrum = self._spectrum(variables)
         inside = [
@@ -233,15 +235,17 @@ class Curvature:
             * (basis**2 * self._spectrum(variables)).sum(axis=(1, 2))
             * max(len(self.crop_origins) / groups, 1.0)
         )
+        # an aberration without effect gets a tiny curvature instead of 0, a divisor
         return self.backend.asarray(np.maximum(values, max(values.max() * 1e-9, 1e-300))[None])
 
     def _background(self, variables: Variables) -> Array:
         """(ky, kx): I = I0 + b^2, so 2 N (d sqrt I/db)^2 = 2 N b^2/I, at most 2 N.
 
-        Twice the value of the mean pattern, to be on the safe side where a model has half its counts.
+        Twice the value for the mean pattern, in case a model has only half of its counts.
         """
         # b^2/I is at most 1; REGULARISATION keeps the curvature of an unused background positive
         square = to_host(variables.static_background) ** 2
+        # (ky, kx); without measured counts the upper bound 1
         share = np.ones_like(square)
         if self.compared_mean is not None:
             share = np.minimum(2 * square / np.maximum(self.compared_mean, 1e-300), 1)
@@ -259,12 +263,13 @@ class Curvature:
             ky, kx = (n // 2 for n in self.compared_mean.shape)
             rows = np.add.reduceat(self.compared_mean, [0, ky], axis=0)  # (ky, kx) -> (2, kx)
             counts = np.add.reduceat(rows, [0, kx], axis=1)  # (2, 2)
+        # a quadrant without counts would get an unbounded step
         counts = np.maximum(counts, REGULARISATION * counts.max() + np.finfo(float).tiny)
         return self.backend.asarray(0.5 * len(self.crop_origins) * counts / gains**2)
 
     def _blur(self, variables: Variables) -> Array:
-        """(1,): N/2 sum (dI/ds)^2/I, dI/ds = K'(s) I. For patterns with speckles, in which neighbours are as good as
-        independent, sum (K' I)^2/I ~ counts x (squared norm of a row of K')."""
+        """(1,): N/2 sum (dI/ds)^2/I, dI/ds = K'(s) I. For patterns with speckles, whose neighbouring
+        pixels are nearly independent, sum (K' I)^2/I ~ counts x (squared norm of a row of K')."""
         width = max(abs(float(to_host(variables.detector_blur_std)[0])), _NARROWEST_BLUR)
         kernels_ = [_gaussian_row(n, width) for n in self.grid.shape]
         # K' of the two axes is dy kx + ky dx: its squared norm, with the mixed term twice
@@ -287,6 +292,7 @@ def _gaussian_row(n: int, width: float) -> tuple[np.ndarray, np.ndarray]:
 def _modes_power(probe: Array) -> Array:
     """(y, x) float64 sum of |P|^2 over modes, averaged over subscans."""
     power = kernels.sum_abs2(probe, axes=(-3,)).astype(np.float64)
+    # (mode, y, x) -> (y, x), or (subscan, mode, y, x) -> (subscan, y, x)
     return power if power.ndim == 2 else power.mean(axis=0)
 
 

@@ -1,11 +1,10 @@
 """Noise models: a loss between modelled and measured counts, and its derivative.
 
-Sums run over all pixels. D = measured, I = modelled counts. Where the model can never have counts (outside the band
-limit) I is exactly zero; where it would be a divisor it is replaced by 1. The wave there is zero, and so is its
-gradient.
+Sums run over all pixels. D = measured, I = modelled counts. Where the model cannot have counts (outside the band
+limit) I is exactly zero, and is replaced by 1 in divisors. The wave there is zero, and so is its gradient.
 
-On a GPU a model with a formula is computed by one kernel (backend/cuda/score.py), from data of any type; one without
-is computed by expressions of arrays.
+On a GPU a kernel (backend/cuda/score.py) computes models with a formula, from data of any type; models without one are
+computed by array expressions.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pypty.backend.cuda.score import Formula, score_kernels
 from pypty.backend.workspace import Workspace
 
 _ROUNDING = 30
-"""Rounding of an amplitude, in units of eps times the largest amplitude: a generous bound."""
+"""A generous bound on the rounding of an amplitude, in units of eps times the largest amplitude."""
 
 
 class NoiseModel(Protocol):
@@ -35,7 +34,7 @@ class NoiseModel(Protocol):
     """
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
-        """Loss per pixel, and its derivative with respect to I; both arguments are (batch, ky, kx), and not changed."""
+        """Loss per pixel, and its derivative with respect to I. The arguments are (batch, ky, kx), and not changed."""
 
     def curvature(self, mean_pattern: np.ndarray) -> float:
         """See above; ``mean_pattern`` is the mean measured pattern."""
@@ -45,7 +44,7 @@ class NoiseModel(Protocol):
 
 
 def _never(intensity: Array, dark: float, reachable: Array) -> Array:
-    """Where the model can never have counts."""
+    """Where the model cannot have counts."""
     if dark == 0:
         return intensity == 0
     return array_module(intensity).zeros((), bool) if reachable is None else ~reachable
@@ -56,12 +55,12 @@ class LsqSqrt:
     """Amplitudes: (sqrt I - sqrt D)^2, the variance-stabilised Gaussian approximation of Poisson noise
     (Thibault and Guizar-Sicairos, New J. Phys. 14 (2012) 063004).
 
-    An intensity that is only rounding has no slope: its gradient would have the measured amplitude, but an
-    arbitrary phase: noise, which differs from machine to machine.
+    An intensity that is only rounding has no slope: its gradient would have the measured amplitude with an arbitrary
+    phase, noise that differs between machines.
 
     Attributes
     ----------
-    dark : counts below which an intensity is nothing but rounding
+    dark : counts below which an intensity is only rounding
     """
 
     dark: float = 0.0
@@ -89,14 +88,14 @@ class Poisson:
 
     An intensity that is only rounding of the Fourier transform is raised to ``dark`` in the logarithm, and has no
     slope: D/I there is arbitrary and as large as 1e30, where a sharp probe has left the detector dark. The loss
-    still falls when such a pixel is lit up, as it should. ``dark`` is one number for a whole run; else the loss would
-    depend on how patterns are put into batches.
+    still falls when such a pixel is lit up, as it should. ``dark`` is constant during a run; otherwise the loss
+    would depend on the batches.
 
     Attributes
     ----------
-    dark : counts below which an intensity is nothing but rounding
-    reachable : (ky, kx) bool, in the order of the patterns, where the model can have counts; None = everywhere, or with
-        ``dark`` 0 wherever it has any
+    dark : counts below which an intensity is only rounding
+    reachable : (ky, kx) bool, in the pixel order of the patterns: where the model can have counts; None = everywhere;
+        with ``dark`` 0, where it has counts
     """
 
     dark: float = 0.0
@@ -140,6 +139,7 @@ class LsqSqrt2:
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         xp = work.xp
+        # an empty pixel has no variance to divide by: its Poisson likelihood is I itself
         counted = data > self.threshold
         safe = xp.where(counted, data, data.dtype.type(1))
         loss = xp.where(counted, (data - intensity) ** 2 / (2 * safe), intensity)
@@ -269,7 +269,7 @@ def dark_counts(brightest: float, precision: np.dtype) -> float:
 
 
 def bounded(noise: NoiseModel) -> NoiseModel:
-    """A model with the same loss whose slope suits steps of a fixed length."""
+    """A model with the same loss, and a slope with bounded curvature for steps of a fixed length."""
     if isinstance(noise, LsqSqrt):
         return noise
     return SlopeOfAmplitudes(noise, LsqSqrt(getattr(noise, "dark", 0.0)))
@@ -287,7 +287,7 @@ def score(
 ) -> tuple[Array, Array, Array]:
     """Weighted loss, weighted sum of squared errors (both accumulated in float64), and dLoss/dI.
 
-    On a GPU the first two stay on the device, so that nothing waits for them.
+    On a GPU the first two stay on the device, to avoid a synchronisation.
 
     Parameters
     ----------

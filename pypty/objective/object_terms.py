@@ -1,7 +1,7 @@
-"""The object terms of ``loss_terms``: a sparse phase, and object modes that are alike.
+"""The object terms of ``loss_terms``: a sparse phase, and similar object modes.
 
-a = |O| and phi = arg O of the patches that the patterns of an evaluation see: every pixel is penalised as often as it
-is seen. w_m = weight of an object mode.
+a = |O| and phi = arg O of the patches of an evaluation: every pixel is penalised once for each patch that contains it.
+w_m = weight of an object mode.
 
 sparse  w sum_m w_m (mean |phi|^v)^(1/v), mean over patterns, slices and pixels
 simlar  w (T(a) + T(phi)), T(x) = mean of the standard deviation over modes (divided by M - 1) of w_m B x; B = Gaussian
@@ -11,7 +11,7 @@ These are the values of the ratio (PtyRAD's). The additive ones are multiplied b
 pixels of a patch, as a sum over counts would be, so that weights mean about the same in both scales and for any size of
 a batch; and additive simlar blurs the object as a whole, where the ratio blurs every patch.
 
-The phase lies between -pi and pi. There is no slope where two modes agree, where |phi| = 0, and for a single mode.
+The phase lies between -pi and pi. The slope is 0 where two modes agree, where |phi| = 0, and for a single mode.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Similar:
-    """Object modes that are alike: the term ``simlar``.
+    """Similar object modes: the term ``simlar``.
 
     Attributes
     ----------
@@ -195,7 +195,7 @@ class ObjectTerms:
             (crop_origins[:, 0], ends[:, 1], -1),
             (ends[:, 0], ends[:, 1], 1),
         ):
-            # several patches may share a corner: add.at counts each of them
+            # several patches may share a crop origin: add.at counts each of them
             np.add.at(steps, (y, x), sign)
         # +1 from the first row and column of a patch on, back to 0 after its last
         seen = steps.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
@@ -237,7 +237,7 @@ class ObjectTerms:
     def _parts(
         self, obj: Array, crop_origins: np.ndarray, chunk: int
     ) -> Iterator[tuple[slice, np.ndarray, tuple[int, int]]]:
-        """Slices, crop origins and sizes of what is computed together: some patches, or the whole plane."""
+        """Slices, crop origins and sizes of the images that are computed together: some patches, or the whole plane."""
         assert self.simlar is not None
         if self.ratio:
             for start in range(0, len(crop_origins), chunk):
@@ -250,14 +250,14 @@ class ObjectTerms:
 
 
 def make_object_terms(
-    given: Mapping[str, Mapping[str, Any]],
+    terms: Mapping[str, Mapping[str, Any]],
     ratio: bool,
     window: tuple[int, int],
     mode_weights: np.ndarray | None,
     deterministic: bool,
 ) -> ObjectTerms | None:
-    """The terms of the object among ``loss_terms``; None if there are none."""
-    sparse, simlar = given.get("sparse"), given.get("simlar")
+    """The object terms among ``loss_terms``; None if there are none."""
+    sparse, simlar = terms.get("sparse"), terms.get("simlar")
     if sparse is None and simlar is None:
         return None
     alike = None
@@ -309,7 +309,7 @@ def _taps(std: float) -> list[float]:
 
 
 def _blur(array: Array, std: float) -> Array:
-    """Five pixels of a Gaussian along both axes of the plane; the edges are mirrors on their last pixel."""
+    """Gaussian blur of five pixels along both axes of the plane, mirrored at the last pixel of each edge."""
     xp = array_module(array)
     for _ in range(2):
         # (..., n) -> (..., n + 4); the second turn of the loop blurs the other axis
@@ -327,7 +327,7 @@ def _blur_adjoint(array: Array, std: float) -> Array:
         for i, tap in enumerate(_taps(std)):
             padded[..., i : i + n] += tap * array
         back = padded[..., _REACH:-_REACH]
-        for i in range(_REACH):  # what was reflected
+        for i in range(_REACH):  # the reflected rim
             back[..., _REACH - i] += padded[..., i]
             back[..., n - 1 - _REACH + i] += padded[..., n + 2 * _REACH - 1 - i]
         array = back.swapaxes(-1, -2)

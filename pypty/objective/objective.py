@@ -29,7 +29,7 @@ from pypty.objective.share import Share, sums_of
 
 _log = logging.getLogger(__name__)
 _WORTH_A_THREAD = 2**17
-"""Pixels of the waves of a batch (patterns x modes x slices); with fewer, a second thread was measured to be slower."""
+"""Pixels of the waves of a batch (patterns x modes x slices) below which a second thread is slower, as measured."""
 
 
 @dataclass(kw_only=True)
@@ -42,8 +42,8 @@ class Evaluated:
     sse : sum of squared errors (D - I)^2 times the detector weights; not times ``loss_weight``
     gradients : by block name, only the refined ones
     terms : value of each regulariser
-    parts : loss of every batch, not weighted, for the comparison with a trial (:class:`Limit`); empty where the loss is
-        not a sum over batches
+    parts : unweighted loss of every batch, to compare a trial with (:class:`Limit`); empty if the loss is not a sum
+        over batches
     loss_terms : value of each term of ``loss_terms``, times ``loss_weight``: with ``terms`` they add up to ``loss``
     sums : the sums that the terms are functions of, or None
     """
@@ -61,9 +61,9 @@ class Evaluated:
 class Limit:
     """The value of the objective above which the gradient is not needed.
 
-    A thread that finds, after a quarter of its batches, that their loss has grown expects the trial to be rejected:
-    for the rest it computes the loss only, in less than half the time. Where the loss turns out to be low enough, the
-    missing gradients are computed after all. On a GPU a thread copies the losses to the host only twice: after a
+    If the loss of the first quarter of its batches (or more) has grown, a thread expects the trial to be rejected. It
+    then computes only the loss of the rest, in less than half the time. If the total loss is low enough after all, the
+    missing gradients are computed afterwards. On a GPU a thread copies the losses to the host only twice: after a
     quarter of its batches and after half of them.
 
     Attributes
@@ -117,8 +117,8 @@ class Objective:
         return other
 
     def for_batches(self, n_patterns: int, variables: Variables) -> Objective:
-        """The same loss, in the same memory, for mini-batches of ``n_patterns``. It uses only as many threads as have
-        enough to do: small arrays cost more to hand over than to compute."""
+        """The same loss, in the same memory, for mini-batches of ``n_patterns``. Uses fewer threads for small
+        batches: starting a thread costs more than a small array."""
         # probe (P, y, x) and object (O, z): pixels of all waves of one pattern
         modes = math.prod(variables.probe.shape[-3:]) * math.prod(variables.obj.shape[:2])
         threads = max(1, min(self.n_threads, n_patterns * modes // _WORTH_A_THREAD))
@@ -131,7 +131,7 @@ class Objective:
 
     @property
     def adds_up(self) -> bool:
-        """Whether losses of parts of the patterns add up to that of all: not with ``loss_scale`` ratio."""
+        """Whether losses of subsets of the patterns add up to the total; not with ``loss_scale`` ratio."""
         return self.terms is None or not self.terms.ratio
 
     def evaluate(
@@ -145,7 +145,7 @@ class Objective:
     ) -> Evaluated:
         """Loss and gradient of the named blocks over the patterns ``indices`` (sorted).
 
-        ``weight`` multiplies the data term only; regularisers have weights of their own. Above ``limit``
+        ``weight`` multiplies the data term only; regularisers have separate weights. Above ``limit``
         gradients may be missing.
 
         Raises
@@ -195,7 +195,7 @@ class Objective:
     def _of_patterns(
         self, variables: Variables, names: tuple[str, ...], indices: np.ndarray, limit: Limit | None
     ) -> Evaluated:
-        """Everything but the regularisers, for a ``loss_weight`` of 1."""
+        """The loss without regularisers, for a ``loss_weight`` of 1."""
         if self.terms is None:
             return self._sum_batches(variables, names, indices, limit, self.noise)
         crop_origins, wanted = self.feed.crop_origins[indices], "obj" in names
@@ -217,7 +217,7 @@ class Objective:
         indices: np.ndarray,
         limit: Limit | None,
     ) -> Evaluated:
-        """In one pass over the patterns, or two (:mod:`pypty.objective.combined`)."""
+        """The data terms in one or two passes over the patterns (:mod:`pypty.objective.combined`)."""
         # of two passes the first computes intensities only: without names there are no gradients
         first = () if terms.two_passes else names
         evaluated = self._sum_batches(
@@ -298,7 +298,7 @@ class Objective:
         return shares, points
 
     def _run(self, shares: list[Share], task: Callable[[Share], None]) -> None:
-        """Run the task on every share, each in a thread of its own."""
+        """Run the task on every share, each in its own thread."""
         # iterating raises what a thread raised
         for _ in map(task, shares) if self._pool is None else self._pool.map(task, shares):
             pass
@@ -314,14 +314,14 @@ class Objective:
         keep = bool(share.gradients) and not share.rejecting
         tapes: list[Tape] = []
         slope = self._score(share, points, batch, tapes, share.totals[number], keep)
-        # asked before the way back, which takes more than half of the time of a batch
+        # decided before the adjoint, which takes more than half of the time of a batch
         if share.expects_rejection(number) or not keep:
             return False
         self.model.adjoint(slope, points, batch, tapes, share.gradients)
         return True
 
     def _step_on_device(self, share: Share, points: list, batch: Batch, number: int) -> bool:
-        """As :meth:`_step`, but without waiting for the loss: it decides about the next batch instead of this one."""
+        """As :meth:`_step`, but without waiting for the loss, which decides about the next batch instead."""
         # reading the loss would stop the device until its queue is empty
         wanted = bool(share.gradients) and not share.rejecting
         self._whole(share, points, batch, share.totals[number], wanted)
@@ -332,6 +332,7 @@ class Objective:
         self, share: Share, points: list, batch: Batch, tapes: list[Tape], totals: Array, keep: bool
     ) -> Array:
         """dLoss/dI of a batch; ``totals`` gets loss and squared errors."""
+        # (b, ky, kx), or (b, 1, D) with virtual detectors
         intensity = self.model.forward(points, batch, tapes, keep)
         measured = (batch.data, batch.weights, batch.workspace, batch.rows, batch.multiplier)
         if isinstance(share.noise, PowerSum):
@@ -353,7 +354,7 @@ class Objective:
             share.replay.run(task, batch, totals, share.gradients, share.noise, wanted)
 
     def _catch_up(self, share: Share, points: list) -> None:
-        """The gradients of batches of which only the loss was computed."""
+        """Compute the gradients of batches of which only the loss was computed."""
         # totals are written a second time, with the same values
         chosen = [share.batches[number] for number in share.skipped]
         for number, batch in zip(share.skipped, self.feed.batches(chosen, share.workspace), strict=True):
@@ -376,7 +377,7 @@ class Objective:
         return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums_of(shares))
 
     def _halve_batch(self, error: BaseException) -> None:
-        # buffers of the old size, and graphs that point to them, are of no use any more
+        # release buffers of the old size, and graphs that point to them
         for workspace in self._workspaces:
             workspace.clear()
         if self._replay is not None:
@@ -393,5 +394,5 @@ class Objective:
                 f"modes, or a smaller window ({error})"
             ) from error
         _log.warning(
-            "out of memory: going on with batches of %d on %d threads", self.batch_size, self.n_threads
+            "out of memory: continuing with batches of %d on %d threads", self.batch_size, self.n_threads
         )

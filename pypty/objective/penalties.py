@@ -1,6 +1,6 @@
 """The penalties of the regularisers: value and gradient of each.
 
-None is normalised by the number of pixels. The formulas are those of PyPty 2.2 unless a docstring says otherwise.
+They are not normalised by the number of pixels. Formulas are those of PyPty 2.2 unless a docstring says otherwise.
 Gradients are dL/dRe + i dL/dIm (docs/conventions.md), twice PyPty's dL/dz*.
 
 Layouts: object (mode, z, Y, X), probe (mode, y, x) or (subscan, mode, y, x), positions (N, 2) and tilts (N, 6) in the
@@ -72,7 +72,7 @@ class SecondDifferences(Penalty):
         slope[2:] += bend
         slope[1:-1] -= 2 * bend
         slope = slope.swapaxes(0, 1) if self.along_fast else slope[:, None]
-        # Each point of a row has the slope of the row's sum.
+        # each point of a row gets the slope of the sum of its row
         gradient = xp.zeros_like(grid) + (2 * self.weight) * slope
         return self.weight * kernels.total(bend**2), gradient.reshape(array.shape)
 
@@ -148,7 +148,7 @@ class AbsorptionNorm(PlanePenalty):
         xp = array_module(plane)
         power = kernels.abs2(plane)
         above = xp.maximum(power, OPAQUE)
-        # The bracket is zero for all but opaque pixels.
+        # the bracket is zero except in opaque pixels
         log_power = xp.log(above) + (xp.minimum(power / OPAQUE, 1) - 1)
         slope = self.weight * xp.sign(log_power) / above
         return 0.5 * self.weight * kernels.total(abs(log_power)), slope * plane
@@ -271,6 +271,7 @@ class ProbeAperture(Penalty):
     outside: np.ndarray
 
     def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+        # ([subscan,] mode, ky, kx); A is 0 or 1, so A^2 = A
         spectrum = _on_device(self.outside, array) * fft.fft2(array)
         value = self.weight * kernels.total(kernels.abs2(spectrum))
         return value, (2 * self.weight) * fft.fft2_adjoint(spectrum, overwrite=True)

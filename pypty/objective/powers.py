@@ -26,7 +26,7 @@ N_SUMS = 8
 
 
 def raised(counts: Array, power: float) -> Array:
-    """counts^power; the usual exponents without a logarithm."""
+    """counts^power; 1 and 1/2 are faster than a general power."""
     if power == 1:
         return counts
     return array_module(counts).sqrt(counts) if power == 0.5 else counts**power
@@ -39,7 +39,7 @@ class PowerDifference:
     Attributes
     ----------
     weight, power : w, g
-    dark : counts below which an intensity is nothing but rounding
+    dark : counts below which an intensity is only rounding
     floor : added to the intensities
     """
 
@@ -49,7 +49,7 @@ class PowerDifference:
     floor: float = FLOOR
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
-        """Loss and slope of every pixel without the weight, and M^g; ``modelled`` is D."""
+        """Unweighted loss and slope of every pixel, and M^g; ``modelled`` is D."""
         model_power, counts = raised(modelled, self.power), raised(data, self.power)
         difference = model_power - counts
         # d(D^g)/dD = g D^g/D: no second power is computed
@@ -74,7 +74,7 @@ class PowerPoisson:
     ----------
     weight, power : w, g
     eps : e
-    dark : counts below which an intensity is nothing but rounding
+    dark : counts below which an intensity is only rounding
     floor : added to the intensities
     """
 
@@ -85,7 +85,7 @@ class PowerPoisson:
     floor: float = FLOOR
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
-        """As those of :class:`PowerDifference`."""
+        """As :meth:`PowerDifference.parts`."""
         model_power, counts = raised(modelled, self.power), raised(data, self.power)
         # e in the logarithm and in its derivative, as PtyRAD has it
         safe = model_power + model_power.dtype.type(self.eps)
@@ -105,12 +105,12 @@ class PowerPoisson:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerSum:
-    """The sum of both, and a slope that all patterns share, from a loss of their mean.
+    """The sum of both terms, and a slope that all patterns share, from a loss of their mean.
 
     Attributes
     ----------
     single, poissn : None = there is no such term
-    dark : counts below which an intensity is nothing but rounding
+    dark : counts below which an intensity is only rounding
     pacbed_power : exponent of M in the loss of the mean pattern; None = no such loss
     shared : (ky, kx) added to the slope of every pattern, before the weights of the pixels; or None
     bounded : the slope is that of amplitudes, for steps of a fixed length

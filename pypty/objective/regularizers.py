@@ -32,7 +32,7 @@ class Regularizer(Protocol):
         """The block it acts on: "obj", "probe", "positions" or "tilts"."""
 
     def value_and_gradient(self, array: Array) -> tuple[float, Array]:
-        """Weighted penalty, and its gradient in the shape and dtype of ``array``, which is not modified."""
+        """Weighted penalty, and its gradient with the shape and dtype of ``array``, which is not modified."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def make_regularizers(
     Raises
     ------
     ParameterError
-        A weight is set, but not what its regulariser needs (``scan_size``, ``window``, an aperture).
+        A weight is set without the parameter that its regulariser needs (``scan_size``, ``window``, an aperture).
     """
     made: list[Regularizer] = []
     for name, row in _ROWS.items():
@@ -133,7 +133,7 @@ def scan_frequencies(grid: Grid, cutoff: float, scan_step_A: float, tolerance: f
     last = math.ceil(0.5 * scan_step_A / max(grid.pixel_size_A))
     v, u = grid.qy * scan_step_A, grid.qx * scan_step_A
     near = np.zeros(grid.shape, bool)
-    # A lattice point within the tolerance is the nearest one, or at most this far from it.
+    # a lattice point within the tolerance is at most this far from the nearest one
     reach = min(math.floor(tolerance + 0.5), last + math.ceil(float(max(abs(v).max(), abs(u).max()))))
     for dk in range(-reach, reach + 1):
         for dh in range(-reach, reach + 1):

@@ -1,8 +1,8 @@
-"""Small batches on a GPU as CUDA graphs: dozens of kernels are started by one call.
+"""Small batches on a GPU as CUDA graphs: a single call starts dozens of kernels.
 
-A batch whose kernels take less time than starting them from Python is captured once and replayed. Everything that
-changes from one batch, or one evaluation, to the next lies in buffers of fixed addresses: the arrays that batches
-share, the accumulators, and the numbers of the patterns (by which resident data are read).
+If the kernels of a batch take less time than their start from Python, the batch is captured once and replayed.
+Everything that changes between batches or evaluations lies in buffers with fixed addresses: the arrays that batches
+share, the accumulators, and the pattern numbers (by which resident data are read).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pypty.model.split import SplitWaves
 from pypty.objective.noise import NoiseModel
 
 LAUNCH_BOUND_PIXELS = 2**22
-"""Pixels of all waves of a batch. A kernel reads and writes 16 bytes of each: 15 to 40 µs on devices of today, about
-what starting it from Python takes."""
+"""Pixels of all waves of a batch. A kernel reads and writes 16 bytes of each: 15 to 40 µs on current devices, about as
+long as its start from Python."""
 
 
 class Replay:
@@ -42,7 +42,7 @@ class Replay:
 
     @classmethod
     def for_device(cls, model: Model, feed: Feed) -> Replay | None:
-        """None where there can be no graphs: on the CPU, with stages that allocate arrays, and with weights that differ
+        """None if graphs are not possible: on the CPU, with stages that allocate arrays, or with weights that differ
         between patterns."""
         if model.split is None or not isinstance(feed.streams, DeviceStreams) or not feed.weights_are_shared:
             return None
@@ -93,7 +93,7 @@ class Replay:
         crop_origins[...] = placed.crop_origins
         # resident data are read by pattern number, which is copied above; others lie in a buffer of the feed
         rows = None if batch.rows is None else index
-        fixed = dataclasses.replace(batch, rows=rows, given=Placed(index, crop_origins))
+        fixed = dataclasses.replace(batch, rows=rows, on_device=Placed(index, crop_origins))
         formula = noise.formula()
         assert formula is not None
         # arrays cannot be compared as keys; their addresses are what a graph depends on
@@ -106,7 +106,7 @@ class Replay:
             _address(batch.weights),
             batch.multiplier,
         )
-        buffers = tuple(sorted(work.sizes.items()))  # they only grow: those of the same size are the same
+        buffers = tuple(sorted(work.sizes.items()))  # buffers only grow: one of the same size is the same one
         key = (len(batch.index), data, numbers, names, self._shapes, buffers)
         self.graphs.run(key, lambda: task(fixed, fixed_totals))
         totals[...] = fixed_totals

@@ -1,4 +1,4 @@
-"""What one thread computes of an evaluation, and what it has summed up."""
+"""The share of an evaluation that a thread computes, with its sums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pypty.objective.replay import Replay
 
 @dataclass(kw_only=True)
 class Share:
-    """The batches of one thread, with what it has summed up.
+    """The batches of a thread, with its sums.
 
     Attributes
     ----------
@@ -51,12 +51,12 @@ class Share:
 
     @property
     def losses(self) -> np.ndarray:
-        """Of each batch."""
+        """Loss of each batch."""
         return self.scores[:, 0]
 
     def expects_rejection(self, number: int) -> bool:
-        """Whether the loss of the batches so far, a quarter at least, has grown. On a GPU it is the answer of the
-        last comparison."""
+        """Whether the loss of the batches so far, at least a quarter, has grown. On a GPU the result of the last
+        comparison is used."""
         seen, n = number + 1, len(self.batches)
         if self.before is None or not self.gradients or 4 * seen < n:
             return False
@@ -68,9 +68,10 @@ class Share:
 
 
 def sums_of(shares: list[Share]) -> Sums | None:
-    """Over all batches, in a fixed order; None where the noise model has none."""
+    """Sums over all batches, in a fixed order; None if the noise model has none."""
     if not shares or shares[0].scores.shape[1] != N_SUMS:
         return None
+    # (batches, N_SUMS) of each thread -> (N_SUMS,)
     totals = np.sum([share.scores.sum(axis=0) for share in shares], axis=0)
     patterns = {
         name: np.sum([to_host(share.patterns[name]) for share in shares], axis=0)

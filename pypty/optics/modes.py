@@ -1,7 +1,7 @@
 """Several incoherent probe modes made from a coherent probe.
 
 Probes are (mode, y, x) complex, real space, centred at n//2. Intensities of modes add (docs/conventions.md): every
-function here gives modes whose total power, sum |P|^2 over all modes and pixels, is that of the probe it was given.
+function here gives modes whose total power, sum |P|^2 over all modes and pixels, is that of the original probe.
 The mixed state that the modes stand for: Thibault and Menzel, Nature 494 (2013) 68.
 
 Hermite and defocus modes are a basis that the reconstruction refines. They are made from the first mode and replace

@@ -16,27 +16,27 @@ from pypty.optimize.methods import METHODS, Method
 from pypty.optimize.update_rules import Part
 
 _PIECE = 1 << 15
-"""Numbers that are stepped at a time on the host: they stay in the cache."""
+"""Size of the pieces in which numbers are stepped on the host, chosen to fit the cache."""
 
 
 class FirstOrder:
     """One of the methods with its moments.
 
-    A step moves the blocks for which there is a gradient; all others keep their moments and counters as they are.
+    A step moves the blocks that have a gradient; the moments and counters of all others do not change.
 
     Parameters
     ----------
     name : a name in ``methods.METHODS``
     options : its constants (``OPTIMIZER_OPTIONS`` of the parameters); None or absent = PyTorch's default; those of
         other methods are ignored (``unused_options`` names them)
-    state : where an earlier one ended (its ``state``); not modified
+    state : ``state`` of an earlier object, to continue it; not modified
 
     Raises
     ------
     ParameterError
         The method is not known, or its options contradict each other.
     CheckpointError
-        ``state`` is that of another method.
+        ``state`` belongs to another method.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class FirstOrder:
 
         Parameters
         ----------
-        point : all blocks; those without gradient come back as they are (the same arrays)
+        point : all blocks; those without gradient are returned unchanged (the same arrays)
         gradient : dL/dRe + i dL/dIm, or dL/dx, of the blocks that move
         rates : learning rate of each of these, a number or an array that broadcasts to the block
         rows : for some blocks the rows (first axis, each once) that this step concerns; all other rows rest
@@ -232,7 +232,7 @@ class FirstOrder:
             if not fits:
                 raise CheckpointError(
                     f"The optimiser's state has {key!r} of shape {kept[key].shape} for {name!r}, which {self.name} on "
-                    f"{reals.shape} real numbers does not have. It is that of another method or problem: start "
+                    f"{reals.shape} real numbers does not have. It belongs to another method or problem: start "
                     "without it."
                 )
         return kept

@@ -153,7 +153,7 @@ class Lbfgs:
         """-H_k gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs.
 
         Both loops run on numbers instead of vectors: with <s_i, y_j> known, alpha_i and beta_i follow by substitution,
-        and q = gradient - sum alpha_i y_i and r = H_k^0 q + sum (alpha_i - beta_i) s_i are each put together in one
+        and q = gradient - sum alpha_i y_i and r = H_k^0 q + sum (alpha_i - beta_i) s_i are each computed in one
         pass over the memory.
         """
         pairs = self.pairs[-int(min(hist_length, len(self.pairs))) :] if hist_length >= 1 else []
@@ -189,7 +189,7 @@ class Lbfgs:
         """gamma_k of every block, from the newest pair in which its gradient changed; that of all blocks together where
         the block has no usable value.
 
-        Blocks have different units, and some rest while others move, so that one gamma_k for all would be dominated by
+        Blocks have different units, and some rest while others move, so that a common gamma_k would be dominated by
         the block with the largest <s, y>.
         """
         newest = self.pairs[-1]

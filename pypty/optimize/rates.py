@@ -24,7 +24,7 @@ class RateSchedule:
     ----------
     config : complete record of ``lr_scheduler``
     total_epochs, batches_per_epoch : of the whole run; steps (after accumulation) of one epoch
-    state : that of an earlier one (plateau only)
+    state : ``state`` of an earlier schedule (plateau only)
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The arrays of a reconstruction as .npy files with PyPty's names."""
+"""The arrays of a reconstruction as .npy files, with the file names of PyPty 2.2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HISTORY_FILE = "history.jsonl"
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {name: parameter.default for name, parameter in SCHEMA.items() if parameter.shapes_start}
 )
-"""Neutral values of parameters that changed the start of the earlier run: its arrays contain their effect already."""
+"""Neutral values of parameters that shaped the start of the earlier run: its arrays already contain their effect."""
 
 
 def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = BLOCKS) -> None:
@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, variables: Variables, names: Iterable[str] = 
 
 
 def remove_checkpoint(folder: Path, names: Iterable[str]) -> None:
-    """Delete the named blocks of an earlier run: they must not stay beside those of a new one."""
+    """Delete the named blocks of an earlier run, which must not be mixed with those of a new run."""
     for name in names:
         (folder / BLOCKS[name].file).unlink(missing_ok=True)
 
@@ -71,7 +71,7 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {str(folder)!r}")
+        raise CheckpointError(f"the folder {str(folder)!r} does not exist")
     out: dict[str, Any] = {}
     for name, row in BLOCKS.items():
         path = folder / row.file

@@ -17,9 +17,9 @@ _LEFT_S = 86400.0
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; when the block ends well, it replaces ``path`` in one step.
+    """Provide a temporary path beside ``path``, which replaces ``path`` in one step if the block ends without error.
 
-    A kill at any moment leaves either the old file or the new one.
+    If the process is killed, either the old or the new file is left.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def make_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the output folder {str(folder)!r} cannot be made: {error.strerror or error}"
+            f"the output folder {str(folder)!r} cannot be created: {error.strerror or error}"
         ) from error
     return folder
 

@@ -1,4 +1,4 @@
-"""loss.csv: one row per epoch, in PyPty's columns. Row k holds the loss before the update of epoch k."""
+"""loss.csv: one row per epoch, with the columns of PyPty 2.2. Row k contains the loss before the update of epoch k."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class EpochRecord:
     Attributes
     ----------
     loss, sse : before the update of this epoch
-    first_step, step : tried first, and accepted (0 if rejected)
-    evaluations : of loss and gradient in this epoch
+    first_step, step : first trial step, and accepted step (0 if rejected)
+    evaluations : number of evaluations of loss and gradient in this epoch
     slope, new_slope : directional derivative at the start and at the accepted point
     terms : value of each regulariser
     decisions : automatic decisions of the engine (blocks frozen or refined again)
-    warm_up : "" for L-BFGS; "falling" or "settled" for a pass of mini-batches, by its errors
-    optimizer : how the unknowns were moved ("lbfgs", "preconditioned", "adam", ...)
-    learning_rates : of a first-order method, by the names of ``learning_rates``, in their units, at the epoch's start
+    warm_up : "" for L-BFGS; "falling" or "settled" for a pass of mini-batches, from its errors
+    optimizer : the method ("lbfgs", "preconditioned", "adam", ...)
+    learning_rates : of a first-order method at the start of the epoch, with names and units of ``learning_rates``
     loss_terms : value of each term of ``loss_terms``
     gradient_norms, update_norms : root of the mean square of gradient and change, by block (of the optimiser's vector)
-    validation : loss of the held-out patterns per pattern, after the update; None = there are none
+    validation : loss of the held-out patterns per pattern, after the update; None = no such patterns
     convergence : metrics of the convergence monitor, at its epochs
     mean_slice_distance_A, mean_tilt_mrad : after the update; the tilt [y, x] inside the specimen
     batches : number of batches
@@ -76,7 +76,7 @@ _BEFORE = (
     "new dir. derivative",
 )
 _AFTER = ("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss")
-"""The last two are not PyPty's; the last is empty where no patterns are held out."""
+"""The last two are not in PyPty 2.2; the last is empty if no patterns are held out."""
 
 
 class LossLog:
@@ -118,7 +118,7 @@ class LossLog:
 
 
 def write_loss_log(path: Path, rows: Sequence[EpochRecord], level: int) -> None:
-    """Write a whole log."""
+    """Write the whole log; level 1 has one column for all regularisers, level 2 one for each."""
     LossLog(path, level).write(rows)
 
 
@@ -166,7 +166,7 @@ def read_loss_log(path: Path) -> list[dict[str, str]]:
 
 
 def read_records(path: Path) -> list[EpochRecord]:
-    """The rows of a log as records; raises KeyError or ValueError where it is none."""
+    """The rows of a log as records; raises KeyError or ValueError if the file is not a log."""
     return [_record(row) for row in read_loss_log(path)]
 
 

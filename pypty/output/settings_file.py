@@ -1,4 +1,4 @@
-"""params.yaml: all settings of a run, with arrays beside it; edited values are used while the run goes on."""
+"""params.yaml: all settings of a run, with arrays beside it; edits are applied during the run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "params.yaml"
 ARRAYS = "params"
 _INLINE = 16
 _HEADER = """# Parameters of this reconstruction, defaults filled in ({version}).
-# A value that may vary with the epoch can be edited here while the run goes on: it is used from the next epoch.
+# Values that may vary with the epoch can be edited here during the run; edits apply from the next epoch.
 # pypty explain KEY  describes a key.
 """
 
@@ -39,7 +39,7 @@ def write_settings(folder: Path, settings: Settings, version: str) -> None:
 
 
 def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
-    """``value`` as plain YAML, or the name of a file that holds it."""
+    """``value`` as plain YAML, or the name of the file that contains it."""
     if name == "dataset":
         if value is None or settings["strip_dataset_from_params"]:
             return None
@@ -78,9 +78,9 @@ FindProblems = Callable[[Settings, int], list[str]]
 
 
 class SettingsWatch:
-    """Notices when params.yaml is edited during a run.
+    """Detects edits of params.yaml during a run.
 
-    Only per-epoch values are used. Other and invalid edits are reported and ignored.
+    Only edits of per-epoch values are applied. Other and invalid edits are reported and ignored.
     """
 
     def __init__(self, folder: Path, find_problems: FindProblems) -> None:
@@ -119,7 +119,7 @@ class SettingsWatch:
                 _log.warning("edit of %s: %s ignored (%s)", NAME, key, error)
         if not self._find_problems(settings.with_schedules(edits), epoch):
             return self._accept(settings, edits)
-        # One edit is wrong, or two of them together: apply them one by one, so that the others count.
+        # An edit is wrong, or edits contradict each other: apply them one by one, to keep the valid ones.
         for key, schedule in edits.items():
             problems = self._find_problems(settings.with_schedules({key: schedule}), epoch)
             if problems:
@@ -132,9 +132,7 @@ class SettingsWatch:
         """The schedule of an edited value; raises ParameterError if the value cannot be used."""
         parameter = SCHEMA.get(key)
         if parameter is None or not parameter.per_epoch:
-            raise ParameterError(
-                "it cannot change during a run" if parameter else "there is no such parameter"
-            )
+            raise ParameterError("it cannot change during a run" if parameter else "it is not a parameter")
         value = resolve_files({key: value}, self.path.parent)[key]
         if parameter.status == NOT_YET and not parameter.is_neutral(value):
             raise ParameterError(f"this feature is {NOT_YET}")

@@ -18,7 +18,7 @@ def explain(name: str) -> str:
     Raises
     ------
     ParameterError
-        There is no such parameter.
+        No parameter has this name.
     """
     key, *entries = name.split(".")
     _known(key, SCHEMA, "parameter")
@@ -46,8 +46,8 @@ def explain(name: str) -> str:
 
 
 def _known(name: str, names: Iterable[str], what: str) -> None:
-    """Refuse a name that is not one of these."""
-    by_lower = {known.lower(): known for known in names}
+    """Raise ParameterError, with similar names, unless ``name`` is one of ``names``."""
+    by_lower = {known.lower(): known for known in names}  # similar names are found in any case
     if name in by_lower.values():
         return
     near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.4)]
@@ -55,7 +55,7 @@ def _known(name: str, names: Iterable[str], what: str) -> None:
 
 
 def _explain_entry(path: str, kind: Kind, entries: Sequence[str]) -> str:
-    """What ``pypty explain`` prints of an entry of a dict, or of one of its entries."""
+    """What ``pypty explain`` prints about an entry of a dict, at any depth."""
     for option in kind.kinds if isinstance(kind, Either) else (kind,):
         parts: dict[str, Record | Field] = dict(option.records) if isinstance(option, Table) else {}
         if isinstance(option, Record):

@@ -1,7 +1,7 @@
 """Safe evaluation of per-epoch expressions such as ``"lambda x: x >= 10"`` or ``"8e-9 if epoch == 0 else 1"``.
 
-Built on simpleeval, which walks the syntax tree and knows only the names given here: no attribute of an
-object, no import, no assignment, bounded powers.
+Built on simpleeval, which walks the syntax tree and knows only the names listed here: no attributes of
+objects, no imports, no assignments, bounded powers.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ _CONSTANTS: Mapping[str, Any] = MappingProxyType(
 
 
 def _refuse_foreign(text: str, tree: ast.expr) -> None:
-    """Refuse what simpleeval would allow but no schedule needs: attributes other than np.NAME, and formatting.
+    """Refuse what simpleeval allows but no schedule needs: attributes other than np.NAME, and string formatting.
 
-    Formatting can make a text of any length out of a short expression.
+    Formatting can turn a short expression into a string of any length.
     """
     known = {*FUNCTIONS, *_CONSTANTS}
     for node in ast.walk(tree):
@@ -76,16 +76,18 @@ def _refuse_foreign(text: str, tree: ast.expr) -> None:
             isinstance(node.value, ast.Name) and node.value.id == "np" and node.attr in known
         ):
             raise ExpressionError(
-                f"{text!r} uses the attribute {node.attr!r}; only np.NAME is known, with NAME one of "
+                f"{text!r} uses the attribute {node.attr!r}; only np.NAME is allowed, with NAME one of "
                 f"{', '.join(sorted(known))}"
             )
         formats = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and not _is_numeric(node.left)
         if formats or isinstance(node, ast.JoinedStr):
-            raise ExpressionError(f"{text!r} formats a text; an expression gives a number, a word or a list")
+            raise ExpressionError(
+                f"{text!r} formats a string; an expression must give a number, a word or a list"
+            )
 
 
 def _is_numeric(node: ast.expr) -> bool:
-    """Whether the left side of % is surely no text: it contains no literal text."""
+    """Whether the left side of % contains no string literal, so that % is the remainder."""
     return not any(
         isinstance(part, ast.Constant) and isinstance(part.value, (str, bytes)) for part in ast.walk(node)
     )
@@ -101,18 +103,16 @@ def compile_expression(text: str) -> Callable[[int], Any]:
     Raises
     ------
     ExpressionError
-        The text is no expression. Unknown names and functions show when it is evaluated.
+        The text is not an expression. Unknown names and functions only raise when it is evaluated.
     """
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(
-            f"an expression of {len(text)} characters was given; at most {MAX_LENGTH} are read"
-        )
+        raise ExpressionError(f"the expression has {len(text)} characters, expected at most {MAX_LENGTH}")
     match = _LAMBDA.match(text)
     variable, body = (match.group(1), match.group(2)) if match else ("epoch", text)
     evaluator = simpleeval.EvalWithCompoundTypes(functions=dict(FUNCTIONS))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's remarks on odd literals
+            warnings.simplefilter("ignore")  # Python's SyntaxWarnings about odd literals
             tree = ast.parse(body.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ExpressionError(f"{text!r} is not an expression of the epoch ({error})") from error

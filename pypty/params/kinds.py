@@ -1,4 +1,4 @@
-"""What a parameter's value may be: each kind describes itself, finds fault, and converts."""
+"""What a parameter's value may be: each kind describes, checks and converts values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 _LARGEST_INTEGER = 2**62
 _LARGEST_NUMBER = 1e60
-"""No quantity of this field is larger; powers of what is smaller stay finite."""
+"""Larger than any physical quantity here; powers of smaller numbers stay finite in double precision."""
 
 
 class Kind(Protocol):
@@ -38,15 +38,16 @@ def brief(value: Any) -> str:
 
 
 def near(name: Any, known: Iterable[Any]) -> str:
-    """The known name that was meant, perhaps, as the end of a complaint."""
+    """The most similar known name as a hint, for the end of an error message; "" if none is similar."""
     names = [str(item) for item in known]
+    # A name that differs only in case is the most likely one.
     same = [item for item in names if item.lower() == str(name).lower()]
     close = same or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def complaint(kind: Kind, problem: str, unit: str = "") -> str:
-    """A problem of a kind, with what is expected unless it says so already, as those of an entry of a dict do."""
+    """A problem with what was expected instead, unless the text (as of an entry of a dict) says so already."""
     if ", expected " in problem:
         return problem
     return f"{problem}, expected {kind.describe()}{f' in {unit}' if unit else ''}"
@@ -107,7 +108,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Flag:
-    """True or False; unless it is strict 0 and 1 are taken too, as PyPty's presets use them."""
+    """True or False; unless ``strict``, 0 and 1 are accepted too, since PyPty's presets use them."""
 
     strict: bool = False
 
@@ -183,7 +184,7 @@ class FilePath:
         if not isinstance(value, (str, os.PathLike)):
             return f"given {brief(value)}"
         if "\0" in str(value):
-            return f"given {brief(value)}, which cannot be a path (it holds a NUL character)"
+            return f"given {brief(value)}, which cannot be a path (it contains a NUL character)"
         try:
             Path(value).expanduser().exists()
         except (OSError, RuntimeError, ValueError) as error:  # name too long, unknown user, NUL character
@@ -230,9 +231,9 @@ class Null:
 class ArrayOf:
     """A finite numeric array (or nested list, or the path of a .npy file) of given dimensions.
 
-    ``dims`` holds one tuple of axis names per accepted number of dimensions. With ``lazy`` the array is
-    taken as it is: not copied, not scanned, any dtype that holds real numbers (for data sets). An axis whose
-    name is a number has exactly that size.
+    ``dims`` holds one tuple of axis names per accepted number of dimensions; an axis whose name is a number must
+    have exactly that size. With ``lazy`` (for data sets) the array may have any real dtype, and is neither copied nor
+    scanned for bad values.
     """
 
     dims: tuple[tuple[str, ...], ...]
@@ -271,12 +272,12 @@ class ArrayOf:
         try:
             array = value if hasattr(value, "shape") and hasattr(value, "dtype") else np.asarray(value)
         except ValueError as error:
-            return f"given a nested list that is no array ({error})"
+            return f"given a nested list that does not form an array ({error})"
         return self._array_problem(array)
 
     def _file_problem(self, path: Path) -> str | None:
         if path.suffix != ".npy":
-            return f"given the string {str(path)!r}, which is no .npy file"
+            return f"given the string {str(path)!r}, which is not a .npy file"
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -285,7 +286,7 @@ class ArrayOf:
 
     def _array_problem(self, array: Any) -> str | None:
         if not isinstance(array.dtype, np.dtype):
-            return f"given a {type(array).__name__}, which is no NumPy array; convert it with numpy.asarray"
+            return f"given a {type(array).__name__}, not a NumPy array; convert it with numpy.asarray"
         text = f"given an array of shape {tuple(array.shape)} and dtype {array.dtype}"
         if array.dtype.kind not in "biufc":
             return f"{text}, which does not hold numbers"
@@ -296,13 +297,17 @@ class ArrayOf:
         if 0 in array.shape:
             return None if self.empty else f"{text}, which is empty"
         try:
+            # An empty slice tests the conversion of a lazy array without reading it.
             values = np.asarray(array[:0] if self.lazy else array)
-        except TypeError as error:  # CuPy arrays, for example, do not become NumPy arrays by themselves
-            return f"{text} of type {type(array).__name__}, which does not turn into a NumPy array ({error})"
+        except TypeError as error:  # CuPy arrays, for example, refuse implicit conversion
+            return (
+                f"{text} of type {type(array).__name__}, which cannot be converted to a NumPy array ({error})"
+            )
         if self.lazy:
             return None
         if not self.allow_nan and values.dtype.kind in "fc" and not np.isfinite(values).all():
-            return f"{text}, which holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite"
+            n_bad = int((~np.isfinite(values)).sum())
+            return f"{text}, which contains {n_bad} values that are NaN or infinite"
         if values.dtype.kind != "c" and (values < self.low).any():
             return f"{text}, whose smallest value is {values.min():g}"
         if values.dtype.kind != "c" and (values > self.high).any():
@@ -325,7 +330,7 @@ class ArrayOf:
 
 
 def _fits(shape: tuple[int, ...], names: tuple[str, ...]) -> bool:
-    """Whether a shape has these axes; a name that is a number must be its size."""
+    """Whether a shape has these axes; an axis whose name is a number must have that size."""
     return len(shape) == len(names) and all(
         not name.isdigit() or size == int(name) for size, name in zip(shape, names, strict=True)
     )

@@ -17,7 +17,7 @@ class Field:
 
     Attributes
     ----------
-    name, default, kind, unit, meaning : as of a parameter
+    name, default, kind, unit, meaning : as in :class:`pypty.params.parameter.Parameter`
     """
 
     name: str
@@ -29,12 +29,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Record:
-    """A dict with some of the named fields; what is left out has its default.
+    """A dict with some of the named fields; missing fields take their defaults.
 
     Attributes
     ----------
     fields : the possible entries
-    shorthand : name of the field that a value which is not a dict sets; "" = only a dict is accepted
+    shorthand : name of the field that is set by a value that is not a dict; "" = only a dict is accepted
     """
 
     fields: tuple[Field, ...]
@@ -52,7 +52,9 @@ class Record:
         for name, entry in entries.items():
             field = self._field(name)
             if field is None:
-                wrong = f"given {name!r}, which is no entry of it{near(name, [f.name for f in self.fields])}"
+                wrong = (
+                    f"given {name!r}, which is not an entry of it{near(name, [f.name for f in self.fields])}"
+                )
                 return complaint(self, wrong)
             problem = field.kind.problem(entry)
             if problem:
@@ -91,9 +93,7 @@ class Table:
     complete: bool = False
 
     def describe(self) -> str:
-        return (
-            f"a dict with some of {', '.join(repr(name) for name, _ in self.records)}, each a dict of its own"
-        )
+        return f"a dict with some of {', '.join(repr(name) for name, _ in self.records)}, each itself a dict"
 
     def problem(self, value: Any) -> str | None:
         if not isinstance(value, Mapping):
@@ -101,7 +101,7 @@ class Table:
         known = dict(self.records)
         for name, entry in value.items():
             if name not in known:
-                return complaint(self, f"given {name!r}, which there is not{near(name, known)}")
+                return complaint(self, f"given {name!r}, which is not an entry of it{near(name, known)}")
             if entry is None or isinstance(entry, (bool, np.bool_)):
                 continue
             problem = known[name].problem(entry)
@@ -113,7 +113,7 @@ class Table:
         """Complete records, in the order of the table."""
         out = {}
         for name, record in self.records:
-            entry = value.get(name, True if self.complete else None)
+            entry = value.get(name, True if self.complete else None)  # True: all defaults
             if entry is not None and entry is not False:
                 out[name] = record.convert({} if entry is True else entry)
         return out
@@ -135,12 +135,12 @@ class Words:
         return f"given {brief(wrong[0])}{near(wrong[0], self.options)}" if wrong else None
 
     def convert(self, value: Any) -> list[Any]:
-        return list(dict.fromkeys(value))
+        return list(dict.fromkeys(value))  # without repetitions, in the given order
 
 
 @dataclass(frozen=True)
 class Entries:
-    """A dict, whatever is in it."""
+    """A dict with any contents."""
 
     def describe(self) -> str:
         return "a dict ('key: value' lines)"
@@ -158,8 +158,8 @@ class ListOf:
 
     Attributes
     ----------
-    kind : of each
-    length : how many; None = any number
+    kind : of each value
+    length : number of values; None = any number
     """
 
     kind: Kind

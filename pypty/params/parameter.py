@@ -22,14 +22,15 @@ class Parameter:
     Attributes
     ----------
     name, default, kind, unit, meaning : what ``pypty explain`` prints
-    per_epoch : may be a callable of the epoch or an expression
-    when : when it has an effect ("" = always)
+    per_epoch : whether it may vary: a callable of the epoch, an expression or a table
+    when : condition under which it has an effect ("" = always)
     status : "" (it works), NOT_YET (only its neutral value is accepted), RECORDED (kept in params.yaml,
-        no effect on the reconstruction) or NO_EFFECT (a PyPty 2.2 key this engine does not need; a
-        warning says so when it is set)
-    changes_loss : the loss depends on it for the same variables and data, so that gradients and optimiser history of
-        another value cannot be used
-    shapes_start : it only affects the starting arrays, and is therefore already contained in those of an earlier run
+        no effect on the reconstruction) or NO_EFFECT (a PyPty 2.2 key that this engine does not need; setting it
+        gives a warning)
+    changes_loss : whether the loss depends on it for the same variables and data, so that gradients and the
+        optimiser's history become invalid when it changes
+    shapes_start : whether it only affects the starting arrays, and is thus already contained in those of an earlier
+        run
     """
 
     name: str
@@ -51,7 +52,7 @@ class Parameter:
         return any(isinstance(kind, FilePath) for kind in kinds)
 
     def is_neutral(self, value: Any) -> bool:
-        """Whether ``value`` asks for nothing: the default, None, False, zero or zeros."""
+        """Whether ``value`` has no effect: the default, None, False, zero or an array of zeros."""
         if value is None or value is False:
             return True
         if isinstance(value, str) or callable(value):
@@ -73,12 +74,14 @@ class Parameter:
         return bool(value == self.default)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(first: Any, second: Any) -> bool:
     """Equality of nested dicts that may hold arrays."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return set(one) == set(other) and all(_same(one[key], other[key]) for key in one)
-    return bool(np.array_equal(one, other))
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return set(first) == set(second) and all(_same(first[key], second[key]) for key in first)
+    return bool(np.array_equal(first, second))
 
 
 def _numeric(default: Any) -> Any:
-    return default if isinstance(default, (int, float, list, tuple, np.ndarray)) else np.nan
+    return (
+        default if isinstance(default, (int, float, list, tuple, np.ndarray)) else np.nan
+    )  # NaN equals nothing

@@ -1,4 +1,4 @@
-"""Read parameters from files: YAML presets, params.yaml of an output folder, and, by name only, old pickles."""
+"""Read parameters from files: YAML presets, params.yaml of an output folder, and (only on request) old pickles."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark
                 )
+            # Other keys may not be hashable; PyYAML reports them itself.
             seen.add(key if isinstance(key, (str, int, float)) else id(key_node))
         return super().construct_mapping(node, deep)
 
@@ -43,7 +44,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_value(text: str) -> Any:
-    """One value as it would stand in a YAML file."""
+    """One value, read by the rules of YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -51,19 +52,19 @@ def read_value(text: str) -> Any:
 
 
 def read_changes(pairs: Sequence[str]) -> dict[str, Any]:
-    """The values of --set KEY=VALUE, read as YAML; {file: x.npy} is taken from the current folder."""
+    """The values of --set KEY=VALUE, read as YAML; {file: x.npy} is relative to the current folder."""
     changes = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator:
             raise ParameterError(f"--set {pair!r}: expected KEY=VALUE, for example --set epoch_max=20")
-        expression = value.strip().startswith("lambda ")  # its colon means nothing to YAML here
+        expression = value.strip().startswith("lambda ")  # YAML would read its colon as a mapping
         changes[key.strip()] = value.strip() if expression else read_value(value)
     return resolve_files(changes, Path.cwd())
 
 
 def preset_folder() -> Path:
-    """Where the presets that come with PyPty are."""
+    """The folder of the presets that come with PyPty."""
     try:
         return Path(str(importlib.resources.files("pypty.presets")))
     except ModuleNotFoundError:  # running from a source tree that is not installed
@@ -85,12 +86,12 @@ def load_preset(source: str | Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict, ready to be changed and given to :func:`pypty.run`
+    dict, to be edited and passed to :func:`pypty.run`
 
     Raises
     ------
     ParameterError
-        There is no such file, or it is no YAML mapping.
+        The file does not exist, or is not a YAML mapping.
     """
     path = _parameter_file(source)
     if path.suffix in (".pkl", ".pickle"):
@@ -108,7 +109,7 @@ def load_preset(source: str | Path) -> dict[str, Any]:
 
 
 def _parameter_file(source: str | Path) -> Path:
-    """The file that ``source`` means."""
+    """The parameter file that ``source`` (a path, an output folder or the name of a preset) refers to."""
     problem = FilePath().problem(source)
     if problem:
         raise ParameterError(
@@ -128,11 +129,11 @@ def _parameter_file(source: str | Path) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises ParameterError where there is none."""
+    """The mapping in a YAML file; raises ParameterError if the file contains anything else."""
     if path.suffix.lower() in (".h5", ".hdf5", ".npy", ".nxs"):
         raise ParameterError(
-            f"{str(path)!r} is a file of data, expected parameters; write a YAML file with the line "
-            f"'data_path: {path.name}' (of a NeXus file, pypty.nexus.load_nexus_params gives the parameters)"
+            f"{str(path)!r} is a data file, expected parameters; write a YAML file with the line "
+            f"'data_path: {path.name}' (pypty.nexus.load_nexus_params reads the parameters of a NeXus file)"
         )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -141,7 +142,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ParameterError(f"{str(path)!r} holds a {type(content).__name__}, expected 'name: value' lines")
+        raise ParameterError(
+            f"{str(path)!r} contains a {type(content).__name__}, expected 'name: value' lines"
+        )
     return content
 
 
@@ -159,7 +162,7 @@ def resolve_files(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
                 ) from error
         elif isinstance(value, Mapping) and set(value) == {"callable"}:
             raise ParameterError(
-                f"{key}: was a Python function ({value['callable']}) that cannot be stored; pass the "
+                f"{key}: it was a Python function ({value['callable']}), which cannot be stored; pass the "
                 "parameter again, as a function or an expression of the epoch"
             )
         else:
@@ -203,20 +206,20 @@ class _ArraysOnly(pickle.Unpickler):
         if module == "numpy.dtypes" and name.endswith("DType"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(
-            f"it asks for {module}.{name}, which is neither a NumPy array nor a plain container"
+            f"it needs {module}.{name}, which is neither a NumPy array nor a plain container"
         )
 
 
 def import_pickle(path: str | Path) -> dict[str, Any]:
     """Read a parameter pickle of PyPty 2.2 (params.pkl), restricted to NumPy arrays and plain containers.
 
-    Strings that hold lambdas stay strings (they are read by the safe expressions); text PyPty 2.2 wrote for
-    callables that it could not store is left as it is.
+    Lambdas stored as strings stay strings, to be evaluated as safe expressions; so does the text that PyPty 2.2 wrote
+    for callables that it could not store.
 
     Raises
     ------
     ParameterError
-        The file is no pickle of a dict, or asks for anything but arrays and containers.
+        The file is not a pickle of a dict, or contains anything but arrays and plain containers.
     """
     path = Path(path)
     try:
@@ -224,5 +227,5 @@ def import_pickle(path: str | Path) -> dict[str, Any]:
     except Exception as error:
         raise ParameterError(f"the pickle {str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ParameterError(f"the pickle {str(path)!r} holds a {type(content).__name__}, expected a dict")
+        raise ParameterError(f"the pickle {str(path)!r} contains a {type(content).__name__}, expected a dict")
     return content

@@ -1,4 +1,4 @@
-"""Read a parameter dict: every problem is found and reported at once."""
+"""Read a parameter dict, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from pypty.params.settings import Settings
 def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
     """Check every key on its own and against the others.
 
-    Problems go into ``report``; the settings returned hold the defaults in their place, so that later
-    checks can go on and report theirs as well.
+    Problems are added to ``report``. In the returned settings the default replaces every bad value, so that later
+    checks can run and report their problems as well.
 
     Raises
     ------
     ParameterError
-        ``params`` is no mapping.
+        ``params`` is not a mapping.
     """
     if not isinstance(params, Mapping):
         raise ParameterError(
@@ -36,14 +36,12 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
     fixed: dict[str, Any] = {}
     schedules: dict[str, Schedule] = {}
     for name, parameter in SCHEMA.items():
-        given = name in params
-        value = params[name] if given else parameter.default
-        if given:
-            value = _screen(parameter, value, report)
+        value = _screen(parameter, params[name], report) if name in params else parameter.default
         if parameter.per_epoch:
             schedules[name] = _schedule(parameter, value, report)
         else:
             fixed[name] = _fixed(parameter, value, report)
+    # All keys were read on their own; now check them against each other.
     settings = Settings(
         MappingProxyType(fixed),
         MappingProxyType(schedules),
@@ -63,12 +61,12 @@ def _find_unknown_keys(params: Mapping[str, Any], report: Report) -> None:
             report.problems.append(f"{key!r} is not a parameter name; names are strings")
             continue
         near = difflib.get_close_matches(key, SCHEMA, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r} ({SCHEMA[near[0]].meaning})" if near else "no known key is near"
+        hint = f"did you mean {near[0]!r} ({SCHEMA[near[0]].meaning})" if near else "no known key is similar"
         report.add(key, f"unknown parameter; {hint}")
 
 
 def _screen(parameter: Parameter, value: Any, report: Report) -> Any:
-    """Refuse what is not available yet and note what has no effect; returns the value to go on with."""
+    """Report unavailable features, and warn about keys without effect; returns the value to use."""
     if parameter.status == NOT_YET and not parameter.is_neutral(value):
         report.add(
             parameter.name,

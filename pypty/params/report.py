@@ -1,4 +1,4 @@
-"""The outcome of a check: all problems and warnings together."""
+"""The outcome of a check: all problems and warnings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pypty.errors import ParameterError, PyptyError
 
 @dataclass
 class Report:
-    """Problems and warnings of :func:`pypty.check`. True if there is no problem."""
+    """Problems and warnings of :func:`pypty.check`. Its truth value is True if there are no problems."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Report:
 
     def has(self, key: str) -> bool:
         """Whether parameter ``key`` has a problem already."""
-        return any(text.startswith(f"{key}: ") for text in self.problems)
+        return any(text.startswith(f"{key}: ") for text in self.problems)  # as add() writes them
 
     def add(self, key: str, text: str) -> None:
         """Note a problem of parameter ``key``, once."""
@@ -27,7 +27,7 @@ class Report:
             self.problems.append(f"{key}: {text}")
 
     def note_error(self, error: PyptyError) -> None:
-        """Note an error that one part raised, once."""
+        """Note the message of an error, once."""
         if str(error) not in self.problems:
             self.problems.append(str(error))
 

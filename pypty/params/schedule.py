@@ -21,7 +21,7 @@ class Schedule(Protocol):
         """The value, already checked and converted."""
 
     def record(self, first: int, last: int) -> Any:
-        """The value as it is written into params.yaml for epochs ``first`` to ``last`` - 1."""
+        """The value to write into params.yaml for epochs ``first`` to ``last`` - 1."""
 
 
 RECORDED_EPOCHS = 10_000
@@ -58,7 +58,7 @@ class Varying:
             raise ParameterError(f"{self.parameter.name}: at epoch {epoch}: {error}") from error
         except Exception as error:  # the user's own function may raise anything
             raise ParameterError(
-                f"{self.parameter.name}: the function given for it raised "
+                f"{self.parameter.name}: the given function raised "
                 f"{type(error).__name__} at epoch {epoch}: {error}"
             ) from error
         problem = self.parameter.kind.problem(value)
@@ -90,8 +90,8 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
     Parameters
     ----------
     value : a value of the parameter's kind; a callable of the epoch; a string with an expression; or a table
-        ``{"from_epoch": {0: a, 10: b}}`` in which each value holds from its epoch on, and, with ``until_epoch``,
-        up to that epoch.
+        ``{"from_epoch": {0: a, 10: b}}`` in which each value applies from its epoch on. With ``until_epoch`` the
+        table ends before that epoch.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def make_schedule(parameter: Parameter, value: Any) -> Schedule:
 
 
 def _from_text(parameter: Parameter, text: str) -> Schedule:
-    """An expression of the epoch. The error for any other text names what the parameter expects."""
+    """An expression of the epoch. The error for any other text says what the parameter expects."""
     try:
         return Varying(parameter, text, compile_expression(text))
     except ExpressionError as error:
@@ -126,7 +126,7 @@ def _from_text(parameter: Parameter, text: str) -> Schedule:
 def _no_expression(parameter: Parameter, source: Any, error: ExpressionError) -> str:
     """Message for a text that is neither a value nor an expression.
 
-    A single word for a parameter with a few options is most likely misspelt, so the parser's error is left out.
+    For a parameter with a few options, a single word is most likely misspelt, so the parser's error is left out.
     """
     word = isinstance(parameter.kind, Choice) and str(source).isidentifier()
     problem = parameter.kind.problem(source) or f"given {brief(source)}"
@@ -135,13 +135,13 @@ def _no_expression(parameter: Parameter, source: Any, error: ExpressionError) ->
 
 
 def _table(parameter: Parameter, table: Any, until: Any) -> Callable[[int], Any]:
-    """The function that a table stands for; from epoch ``until`` on it is unknown and raises an error."""
+    """The table as a function of the epoch; it raises ParameterError from epoch ``until`` on."""
     whole = isinstance(table, Mapping) and all(_is_epoch(epoch) for epoch in table)
     if not whole or not table or not (until is None or _is_epoch(until)):
         raise ParameterError(
             f"{parameter.name}: given the table {brief(table)}, expected {{epoch: value}} with whole epochs"
         )
-    starts = sorted(table)
+    starts = sorted(table)  # before the first entry, its value applies
 
     def value(epoch: int) -> Any:
         if until is not None and epoch >= until:

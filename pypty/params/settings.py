@@ -1,4 +1,4 @@
-"""The checked parameters: fixed values, and schedules of the values that change with the epoch."""
+"""The checked parameters: fixed values, and schedules of values that may change with the epoch."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from pypty.params.schema.values import (
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked parameters; defaults filled in.
+    """Checked parameters, with defaults filled in.
 
     Attributes
     ----------
-    fixed : value of every parameter that cannot vary
-    schedules : schedule of every parameter that may
-    given : names the user set
+    fixed : value of every parameter that cannot vary with the epoch
+    schedules : schedule of every parameter that may vary
+    set_by_user : names of the parameters that the user set
     notes : warnings about keys that were set but have no effect
     """
 
     fixed: Mapping[str, Any]
     schedules: Mapping[str, Schedule]
-    given: frozenset[str]
+    set_by_user: frozenset[str]
     notes: tuple[str, ...] = ()
 
     @overload
@@ -103,7 +103,7 @@ class Settings:
         return cast(EpochValues, MappingProxyType(values))
 
     def may_be_on(self, name: str) -> bool:
-        """Whether a per-epoch switch may be on at some epoch; always true if it depends on the epoch."""
+        """Whether a per-epoch switch may be on at some epoch; True for any value that varies with the epoch."""
         schedule = self.schedules[name]
         return bool(schedule.value) if isinstance(schedule, Constant) else True
 
@@ -116,16 +116,20 @@ class Settings:
         return int(self.fixed["epoch_prev"])
 
     def replaced(self, **values: Any) -> Settings:
-        """A copy with other values of parameters that do not vary; they are not checked."""
-        return Settings(MappingProxyType({**self.fixed, **values}), self.schedules, self.given, self.notes)
+        """A copy with other values of fixed parameters; the values are not checked."""
+        return Settings(
+            MappingProxyType({**self.fixed, **values}), self.schedules, self.set_by_user, self.notes
+        )
 
     def with_notes(self, notes: tuple[str, ...]) -> Settings:
         """A copy with other warnings."""
-        return Settings(self.fixed, self.schedules, self.given, notes)
+        return Settings(self.fixed, self.schedules, self.set_by_user, notes)
 
     def with_schedules(self, changed: Mapping[str, Schedule]) -> Settings:
         """A copy with some schedules changed."""
-        return Settings(self.fixed, MappingProxyType({**self.schedules, **changed}), self.given, self.notes)
+        return Settings(
+            self.fixed, MappingProxyType({**self.schedules, **changed}), self.set_by_user, self.notes
+        )
 
     def record(self) -> dict[str, Any]:
         """All parameters as plain values for params.yaml (arrays stay arrays)."""

@@ -1,4 +1,4 @@
-"""Figures. Matplotlib is used only here; only the interfaces for users import this package."""
+"""Figures. Matplotlib is used only in this package, which only user interfaces import."""
 
 from pypty.plots.bright_field import plot_defocus, plot_dpc, plot_tcbf
 from pypty.plots.figures import plot_loss, plot_patterns, plot_phase, plot_positions, plot_probe

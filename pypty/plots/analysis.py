@@ -16,7 +16,7 @@ _DPI = 150
 
 
 def plot_curve(epochs: np.ndarray, values: np.ndarray, name: str, times_s: np.ndarray | None) -> Figure:
-    """One column of a log over epochs, logarithmic where all of it is positive, with the time at the top."""
+    """One column of a log over epochs, logarithmic if all values are positive, with the time on the upper axis."""
     figure = NotebookFigure(figsize=(5.0, 3.6), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(epochs, values, marker=".", linewidth=1)
@@ -35,7 +35,7 @@ def plot_curve(epochs: np.ndarray, values: np.ndarray, name: str, times_s: np.nd
 
 
 def plot_mode_table(modes: np.ndarray, spectra: np.ndarray) -> Figure:
-    """One row for each mode: amplitude and phase in real and in reciprocal space. Both (y, x, n) complex."""
+    """One row per mode: amplitude and phase in real and in reciprocal space, both (y, x, n) complex."""
     n = modes.shape[2]
     figure = NotebookFigure(figsize=(12.0, 2.9 * n), dpi=_DPI, layout="constrained")
     for mode in range(n):
@@ -55,8 +55,8 @@ def plot_mode_table(modes: np.ndarray, spectra: np.ndarray) -> Figure:
 
 
 def plot_pictures(pictures: Sequence[np.ndarray], names: Sequence[str], rows: int) -> Figure:
-    """Coloured pictures (y, x, 3) in ``rows`` rows."""
-    columns = -(-len(pictures) // rows)
+    """Colour images (y, x, 3) in ``rows`` rows."""
+    columns = -(-len(pictures) // rows)  # rounded up
     figure = NotebookFigure(figsize=(3.0 * columns, 3.2 * rows), dpi=_DPI, layout="constrained")
     for index, (picture, name) in enumerate(zip(pictures, names, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
@@ -75,7 +75,7 @@ def plot_aberration_fit(
     names: Sequence[str],
     coefficients_A: np.ndarray,
 ) -> Figure:
-    """Measured and fitted phase of a spectrum (ky, kx), NaN where it does not count; their difference; the numbers."""
+    """Measured and fitted phase of a spectrum (ky, kx), NaN outside the fit; their difference; the coefficients."""
     figure = NotebookFigure(figsize=(13.0, 3.4), dpi=_DPI, layout="constrained")
     used = np.isfinite(measured)
     reach = float(angle_mrad[used].max())
@@ -120,7 +120,7 @@ def complex_colours(wave: np.ndarray, dark: bool, largest: float | None) -> np.n
 
 
 def draw_colour_wheel(axes: Axes, rgb: np.ndarray, largest: float, fontsize: float) -> None:
-    """A disk (n, n, 3) with the phases 0, pi/2, pi, -pi/2 and the largest modulus written beside it."""
+    """Draw a disk (n, n, 3), labelled with the phases 0, pi/2, pi, -pi/2 and the largest modulus."""
     axes.imshow(rgb, extent=(-1, 1, -1, 1), interpolation="nearest")
     axes.set_axis_off()
     for x, y, text in ((1.12, 0, "0"), (0, 1.12, "π/2"), (-1.12, 0, "π"), (0, -1.12, "−π/2")):
@@ -148,6 +148,6 @@ def draw_scale_bar(
     label: str,
     fontsize: float,
 ) -> None:
-    """A white bar (x, y, width, height) in pixels and its label."""
+    """Draw a white bar (x, y, width, height) in pixels and its label."""
     axes.add_patch(Rectangle(bar[:2], bar[2], bar[3], facecolor="white", edgecolor="black", linewidth=0.5))
     axes.text(*text_at, label, color="white", fontsize=fontsize, ha="center", va="center")

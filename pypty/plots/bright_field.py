@@ -9,7 +9,7 @@ from pypty.plots.figures import _DPI, NotebookFigure, _image, add_scale_bar, plo
 
 
 def plot_dpc(phase: np.ndarray, com_y_1A: np.ndarray, com_x_1A: np.ndarray, step_A: float) -> Figure:
-    """Centres of mass along the axes of the scan (1/Å) and the phase (rad) that they are the gradient of; (sy, sx)."""
+    """Centres of mass along the axes of the scan (1/Å), and the phase (rad) whose gradient they are; all (sy, sx)."""
     figure = NotebookFigure(figsize=(12.0, 3.9), dpi=_DPI, layout="constrained")
     limit = max(float(np.abs([com_y_1A, com_x_1A]).max()), 1e-300)
     for column, (field, name) in enumerate(((com_y_1A, "y"), (com_x_1A, "x"))):
@@ -23,7 +23,7 @@ def plot_dpc(phase: np.ndarray, com_y_1A: np.ndarray, com_x_1A: np.ndarray, step
 
 
 def plot_tcbf(image: np.ndarray, pixel_size_A: float, title: str = "tilt-corrected bright field") -> Figure:
-    """A bright-field image (y, x) in counts with a scale bar; the grey levels leave out 0.2 % at each end."""
+    """A bright-field image (y, x) in counts with a scale bar; 0.2 % of the values are clipped at each end."""
     figure = NotebookFigure(figsize=(5.4, 4.6), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     low, high = np.percentile(image, (0.2, 99.8))
@@ -39,7 +39,7 @@ def plot_defocus(
     defoci_A: np.ndarray,
     explained: np.ndarray,
     *,
-    found_A: float,
+    fitted_A: float,
     k_mrad: np.ndarray,
     shifts_A: np.ndarray,
     image: np.ndarray,
@@ -49,15 +49,15 @@ def plot_defocus(
 
     Parameters
     ----------
-    defoci_A, explained : (n,) C10 and share of the contrast
-    found_A : the fitted C10
-    k_mrad, shifts_A : (D, 2) [y, x] of detectors, and of the shifts that correct their images
+    defoci_A, explained : (n,) C10, and the fraction of the contrast it explains
+    fitted_A : the fitted C10
+    k_mrad, shifts_A : (D, 2) [y, x] angles of the detectors, and shifts that correct their images
     image : (y, x) tilt-corrected bright field
     """
     figure = NotebookFigure(figsize=(13.0, 4.0), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot(1, 3, 1)
     axes.plot(defoci_A, 100 * explained, linewidth=1)
-    axes.axvline(found_A, color="C3", linewidth=1, label=f"fit: {found_A:.4g} Å")
+    axes.axvline(fitted_A, color="C3", linewidth=1, label=f"fit: {fitted_A:.4g} Å")
     axes.set_xlabel("C10 / Å (overfocus positive)")
     axes.set_ylabel("contrast explained / %")
     axes.grid(alpha=0.3)

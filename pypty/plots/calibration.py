@@ -32,9 +32,7 @@ def plot_disk(
     residual: float,
     pixel_mrad: float | None = None,
 ) -> Figure:
-    """The mean pattern (ky, kx) with the fitted edge, and all its pixels over their distance from the
-    centre.
-    """
+    """The mean pattern (ky, kx) with the fitted edge, and its values over the distance from the centre."""
     figure = _new(8.4, 3.7)
     draw_disk(
         figure,
@@ -84,7 +82,7 @@ def draw_disk(
     centre: tuple[float, float],
     ellipse: tuple[float, float] = (0.0, 0.0),
 ) -> None:
-    """Mean pattern, the fitted edge, its centre, and where the zero frequency should be."""
+    """Draw the mean pattern, the fitted edge, its centre, and the nominal position of the zero frequency."""
     top = float(np.percentile(mean_pattern, 99.9))
     shown = axes.imshow(
         np.maximum(mean_pattern, 1e-4 * top), norm="log", vmin=1e-3 * top, vmax=top, cmap="magma"
@@ -111,14 +109,13 @@ def plot_orientation(
     step_A: float,
     radius_px: float,
 ) -> Figure:
-    """Deflection of the beam in the frame of the scan over the dark field, and the scores of all eight
-    orientations.
+    """Deflection of the beam on the dark-field image, and the scores of all eight orientations.
 
     Parameters
     ----------
-    field : (2, sy, sx) centres of mass [y, x] in px, turned back into the scan
+    field : (2, sy, sx) centres of mass [y, x] in px, rotated into the frame of the scan
     dark : (sy, sx) fraction of the counts outside the disk
-    rows : (flip_ky, angle in deg, free of curl, aligned, attracted, score), best first
+    rows : (flip_ky, angle in deg, scores for curl, alignment and attraction, total score), best first
     """
     figure = _new(9.6, 4.2)
     left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
@@ -164,7 +161,7 @@ def draw_deflection(
 
 
 def draw_scores(axes: Axes, rows: Sequence[tuple[bool, float, float, float, float, float]]) -> None:
-    """Bars of every orientation's scores, the suggested one on top."""
+    """Draw the scores of all orientations as bars, the suggested orientation on top."""
     place = np.arange(len(rows))[::-1]
     names = [f"{'flip, ' if row[0] else ''}{row[1]:.1f}°" for row in rows]
     for offset, column, color, label in (
@@ -184,7 +181,7 @@ def draw_scores(axes: Axes, rows: Sequence[tuple[bool, float, float, float, floa
 
 
 def plot_descan(centres: np.ndarray, fitted: np.ndarray, radius_px: float) -> Figure:
-    """Position of the disk in blocks of the scan (by, bx, 2) [ky, kx] in px from its middle, and the fit."""
+    """Position of the disk in blocks of the scan, (by, bx, 2) [ky, kx] in px relative to the mean, and the fit."""
     figure = _new(9.6, 3.6)
     top = float(max(np.abs(centres).max(), 0.05))
     for column, (axis, name) in enumerate(((0, "ky"), (1, "kx"))):
@@ -199,7 +196,7 @@ def plot_descan(centres: np.ndarray, fitted: np.ndarray, radius_px: float) -> Fi
 
 
 def draw_descan(axes: Axes, centres: np.ndarray, fitted: np.ndarray, radius_px: float) -> None:
-    """Paths of the disk over the detector."""
+    """Draw the paths of the disk over the detector."""
     axes.plot(
         centres[..., 1].ravel(), centres[..., 0].ravel(), ".", color="0.5", label="measured, each block"
     )
@@ -286,7 +283,7 @@ def draw_bad_pixels(
 
 
 def plot_overview(figures: Sequence[Figure], names: Sequence[str]) -> Figure:
-    """All figures of a calibration on one page, in two columns, as pictures."""
+    """All figures of a calibration on one page, as images in two columns."""
     rows = -(-len(figures) // 2)
     page = _new(13.0, 3.1 * rows)
     for place, (figure, name) in enumerate(zip(figures, names, strict=True)):

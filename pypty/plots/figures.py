@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 _HARDLY = 4
-"""Pixels; a scan that moves less shows one window."""
+"""Extent in pixels below which a scan counts as a single position."""
 _DPI = 150
 
 Lengths: TypeAlias = Sequence[float] | np.ndarray
@@ -25,7 +25,7 @@ Lengths: TypeAlias = Sequence[float] | np.ndarray
 
 
 class NotebookFigure(Figure):
-    """A figure that Jupyter shows although pyplot, with its global state, is not involved."""
+    """A figure that Jupyter displays without pyplot and its global state."""
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()
@@ -34,8 +34,8 @@ class NotebookFigure(Figure):
 
 
 def add_scale_bar(axes: Axes, pixel_size_A: float, width_px: int, height_px: int) -> None:
-    """Draw a bar of a round length, about a quarter of the width, and label it."""
-    wanted = 0.25 * width_px * pixel_size_A
+    """Draw and label a scale bar of a round length, about a quarter of the width."""
+    wanted = 0.25 * width_px * pixel_size_A  # Å; rounded down to 1, 2 or 5 times a power of ten
     power = 10 ** math.floor(math.log10(wanted))
     length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
     bar = length / pixel_size_A
@@ -59,7 +59,7 @@ def _image(figure: Figure, axes: Axes, image: np.ndarray, label: str, **options:
 def scanned_area(
     shape: tuple[int, ...], positions: np.ndarray, window: tuple[int, int]
 ) -> tuple[slice, slice]:
-    """The part of the object under the centres of the patches; the whole patches of a scan that hardly moves."""
+    """Part of the object under the centres of the patches; a whole patch if the scan is a single position."""
     if np.ptp(positions, axis=0).max() < _HARDLY:
         low = np.clip(np.floor(positions.min(axis=0)).astype(int), 0, np.array(shape[:2]) - 1)
         high = np.minimum(low + np.array(window), shape[:2])
@@ -73,7 +73,7 @@ def scanned_area(
 def plot_phase(
     phase: np.ndarray, pixel_size_A: Lengths, axes: Axes | None = None, title: str = "object phase"
 ) -> Figure:
-    """A phase image (y, x) in rad with a scale bar; the grey levels leave out 0.2 % at each end."""
+    """A phase image (y, x) in rad with a scale bar; 0.2 % of the values are clipped at each end."""
     figure, axes = _figure_and_axes(axes, (5.4, 4.6))
     low, high = np.percentile(phase, (0.2, 99.8))
     _image(
@@ -108,8 +108,8 @@ def all_modes(probe: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def plot_probe(probe: np.ndarray, pixel_size_A: Lengths) -> Figure:
-    """Every probe mode (y, x, modes[, subscans]) in real space (brightness amplitude, hue phase), with its share of
-    power."""
+    """All probe modes (y, x, modes[, subscans]) in real space (brightness: amplitude, hue: phase), with their share of
+    the power."""
     probe, names = all_modes(probe)
     n_modes = probe.shape[2]
     columns = min(n_modes, 4)
@@ -147,7 +147,7 @@ def plot_loss(loss: np.ndarray, axes: Axes | None = None) -> Figure:
 def plot_positions(
     positions: np.ndarray, start: np.ndarray, pixel_size_A: Lengths, axes: Axes | None = None
 ) -> Figure:
-    """Scan positions in Å, with an arrow from where they started where they moved."""
+    """Scan positions in Å, with arrows from the starting positions if they moved."""
     figure, axes = _figure_and_axes(axes, (5.0, 4.6))
     scale = np.asarray(pixel_size_A)
     now, before = positions * scale, start * scale
@@ -181,7 +181,7 @@ def plot_positions(
 def plot_patterns(
     measured: np.ndarray, modelled: np.ndarray, names: Sequence[str] = ("measured", "modelled")
 ) -> Figure:
-    """A measured and a modelled pattern (ky, kx), counts on one logarithmic scale."""
+    """A measured and a modelled pattern (ky, kx), in counts on a common logarithmic scale."""
     figure = NotebookFigure(figsize=(8.6, 3.9), dpi=_DPI, layout="constrained")
     high = max(float(measured.max()), float(modelled.max()), 1e-300)
     low = max(high * 1e-4, min(0.5, high / 2))

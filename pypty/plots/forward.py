@@ -1,4 +1,4 @@
-"""Modelled and measured patterns at single positions, with probe and object there."""
+"""Modelled and measured patterns at single positions, with the probe and the object patch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ForwardPass:
 
     Attributes
     ----------
-    index : of the pattern
-    probe_intensity, amplitude, phase : (y, x) of the window: intensity summed over modes; amplitude averaged over
-        object modes and multiplied over slices; phase averaged over modes and summed over slices, rad
+    index : index of the pattern
+    probe_intensity, amplitude, phase : (y, x): probe intensity summed over modes; amplitude of the object patch,
+        averaged over modes and multiplied over slices; its phase, averaged over modes and summed over slices, rad
     modelled, measured : (ky, kx) counts, zero frequency at n//2, or (D,) of virtual detectors
     """
 
@@ -36,11 +36,11 @@ class ForwardPass:
 def plot_forward(
     passes: Sequence[ForwardPass], pixel_size_A: Lengths, pixel_mrad: tuple[float, float] | None
 ) -> Figure:
-    """One row for each position: probe, patch of the object, and the roots of modelled and measured counts.
+    """One row per position: probe, object patch, and square roots of modelled and measured counts.
 
     Parameters
     ----------
-    pixel_mrad : (ky, kx) of a pixel of the patterns; None for images of the near field
+    pixel_mrad : (ky, kx) pixel size of the patterns; None for near-field images
     """
     figure = NotebookFigure(figsize=(15.0, 2.9 * len(passes)), dpi=_DPI * 2 // 3, layout="constrained")
     panels = figure.subplots(len(passes), 5, squeeze=False)
@@ -57,7 +57,7 @@ def plot_forward(
             row[4].set_axis_off()
             continue
         roots = [np.sqrt(np.maximum(pattern, 0)) for pattern in (item.modelled, item.measured)]
-        high = max(float(np.max(roots)), 1e-300)
+        high = max(float(np.max(roots)), 1e-300)  # both patterns have the same scale
         for axes, root, name in zip(row[3:], roots, ("modelled", "measured"), strict=True):
             _pattern(figure, axes, root, high, pixel_mrad)
             axes.set_title(name)
@@ -101,10 +101,10 @@ def _pattern(
     figure.colorbar(shown, ax=axes, label="$\\sqrt{counts}$", fraction=0.046, pad=0.03)
 
 
-def _curves(axes: Axes, one: ForwardPass) -> None:
-    """Sums of virtual detectors."""
-    axes.plot(np.sqrt(np.maximum(one.measured, 0)), ".", color="0.5", label="measured")
-    axes.plot(np.sqrt(np.maximum(one.modelled, 0)), "-", color="C0", linewidth=1, label="modelled")
+def _curves(axes: Axes, item: ForwardPass) -> None:
+    """Draw sums over virtual detectors."""
+    axes.plot(np.sqrt(np.maximum(item.measured, 0)), ".", color="0.5", label="measured")
+    axes.plot(np.sqrt(np.maximum(item.modelled, 0)), "-", color="C0", linewidth=1, label="modelled")
     axes.set_xlabel("virtual detector")
     axes.set_ylabel("$\\sqrt{counts}$")
     axes.legend(fontsize=8)

@@ -1,4 +1,4 @@
-"""Probe modes at the start and now, in real and reciprocal space."""
+"""Starting and current probe modes, in real and reciprocal space."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABELS = MappingProxyType(
 )
 _CELL = 2.3
 _NARROW = 4.2
-"""Inches that a title needs."""
+"""Smallest width of the figure, inches; the title needs it."""
 _MOST = 16
 
 
@@ -33,14 +33,14 @@ def plot_probe_modes(
     pixel_size_A: Lengths,
     pixel_mrad: tuple[float, float] | None = None,
 ) -> Figure:
-    """The modes at the start (upper row) and now (lower row), with their shares of the power; up to 16.
+    """Starting (upper row) and current (lower row) modes with their shares of the power; at most 16 modes.
 
     Parameters
     ----------
     start, now : (y, x, modes[, subscans]) complex, centred at n//2
-    kind : "r_amp" amplitude in real space; "k_amp" amplitude, "k_phase" -phase times amplitude of the spectrum, as
-        the mode's wave exp(-i chi) shows its aberrations
-    pixel_mrad : (ky, kx) of a pixel of the spectrum
+    kind : "r_amp" amplitude in real space; "k_amp" amplitude of the spectrum; "k_phase" minus its phase times its
+        amplitude, which shows the aberrations chi of a spectrum exp(-i chi)
+    pixel_mrad : (ky, kx) pixel size of the spectrum
     """
     rows = [all_modes(probe)[0][..., :_MOST] for probe in (start, now)]
     shares = [_shares(probe) for probe in (start, now)]
@@ -52,6 +52,7 @@ def plot_probe_modes(
     panels = figure.subplots(2, columns, squeeze=False)
     for row, (modes, share, when) in enumerate(zip(rows, shares, ("start", "now"), strict=True)):
         images = [shown(modes[..., column], kind) for column in range(columns)]
+        # Amplitudes relative to the largest of the row; phases are scaled by their own amplitude already.
         scale = 1.0 if kind == "k_phase" else max(float(np.max(images)), 1e-300)
         limit = max(float(np.abs(images).max()), 1e-300)
         for column, image in enumerate(images):
@@ -74,9 +75,10 @@ def plot_probe_modes(
 
 
 def shown(mode: np.ndarray, kind: str) -> np.ndarray:
-    """(y, x) real: the quantity of a mode that a panel shows."""
+    """(y, x) real: the quantity of a mode shown in a panel."""
     if kind == "r_amp":
         return np.abs(mode)
+    # ifftshift moves the centre to pixel (0, 0), so that the phase has no ramp.
     spectrum = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(mode)))
     amplitude = np.abs(spectrum)
     if kind == "k_amp":
@@ -85,7 +87,7 @@ def shown(mode: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _shares(probe: np.ndarray) -> np.ndarray:
-    power = (np.abs(all_modes(probe)[0]) ** 2).sum(axis=(0, 1))
+    power = (np.abs(all_modes(probe)[0]) ** 2).sum(axis=(0, 1))  # (y, x, n) -> (n,)
     return power / max(float(power.sum()), 1e-300)
 
 
@@ -96,7 +98,7 @@ def _brief(name: str) -> str:
 def _extent(
     shape: tuple[int, ...], pixel_mrad: tuple[float, float] | None
 ) -> tuple[float, float, float, float]:
-    """Edges of a spectrum with its zero at n//2; in pixels where no calibration is given."""
+    """Edges of a spectrum with zero frequency at n//2; in pixels if no calibration is given."""
     (ny, nx), (py, px) = shape, pixel_mrad or (1.0, 1.0)
     return (
         (-(nx // 2) - 0.5) * px,
@@ -115,7 +117,7 @@ def _dress(
     lowest: bool,
     first: bool,
 ) -> None:
-    """Scale bar in real space; angles at the outer panels in reciprocal space."""
+    """Add a scale bar in real space, or angles at the outer panels in reciprocal space."""
     if kind == "r_amp":
         axes.set_xticks([])
         axes.set_yticks([])

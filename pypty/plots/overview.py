@@ -20,7 +20,7 @@ from pypty.plots.figures import (
 
 
 class Reconstructed(Protocol):
-    """The part of a :class:`pypty.Result` that the overview shows."""
+    """The attributes of :class:`pypty.Result` used in the overview."""
 
     @property
     def obj(self) -> np.ndarray: ...

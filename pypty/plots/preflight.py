@@ -1,4 +1,4 @@
-"""Figures of the pre-flight: disk, probe, scan, counts, slices. Plain arrays in, a Figure out."""
+"""Figures of the pre-flight, from plain arrays: disk, probe, scan, counts, slices."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def plot_disk(
     high = float(pattern.max()) if pattern.any() else 1.0
     low = max(high * 1e-5, float(pattern[pattern > 0].min()) if (pattern > 0).any() else high * 1e-5)
     py, px = pixel_mrad
+    # mrad at the outer edges of the outermost pixels: left, right, bottom, top
     extent = (
         (-(nx // 2) - 0.5) * px,
         (nx - nx // 2 - 0.5) * px,
@@ -71,7 +72,7 @@ def plot_probe_window(
     centre_px: tuple[float, float],
     diameter_A: float,
 ) -> Figure:
-    """Intensity of a probe (y, x) in its window, with the circle of its diameter; wraps around like the waves do."""
+    """Intensity of a probe (y, x) in its periodic window, with the circle of its diameter."""
     figure, axes = _new(image=True)
     ny, nx = intensity.shape
     py, px = pixel_size_A
@@ -100,9 +101,10 @@ def plot_probe_window(
 
 
 def plot_scan(positions_A: np.ndarray, diameter_A: float | None = None) -> Figure:
-    """Scan positions (N, 2) [y, x] in Å and, enlarged, the probe at the most central one with its neighbours."""
+    """Scan positions (N, 2) [y, x] in Å; enlarged, the probe at the most central position and its neighbours."""
     figure = NotebookFigure(figsize=(8.2, 4.3), dpi=_DPI, layout="constrained")
     whole, near = figure.subplots(1, 2)
+    # At most _MOST_POINTS points; the step is the distance of the fourth neighbour of the central point.
     points = positions_A[:: -(-len(positions_A) // _MOST_POINTS)]
     middle = positions_A[np.argmin(((positions_A - positions_A.mean(axis=0)) ** 2).sum(axis=1))]
     distances = np.sort(np.hypot(*(positions_A - middle).T))
@@ -129,7 +131,7 @@ def plot_scan(positions_A: np.ndarray, diameter_A: float | None = None) -> Figur
 
 
 def _mark_start(axes: Axes, positions_A: np.ndarray) -> None:
-    """The first point, and the way the beam goes from there."""
+    """Mark the first point and the direction of the scan."""
     y, x = positions_A[0]
     axes.plot(x, y, "o", color="#b3261e", markersize=5)
     axes.set_xlabel("x / Å    (red: first position)")
@@ -163,7 +165,7 @@ def plot_beam_and_slices(
     wavelength: float,
 ) -> Figure:
     """Side view: the cone of the beam (semi-angle ``alpha`` in rad, crossover at -defocus before the first slice), the
-    slices, the depth of focus around the crossover, and a bar of the thickness that acts like one plane."""
+    slices, the depth of focus around the crossover, and a bar of the thickness that one slice can describe."""
     figure, axes = _new()
     depths = np.concatenate([[0.0], np.cumsum(gaps_A)])
     crossover = -defocus_A
@@ -189,7 +191,12 @@ def plot_beam_and_slices(
         label = f"{len(depths)} slice{'s' * (len(depths) > 1)}" if number == 0 else ""
         axes.hlines(depth, -0.8 * wide, 0.8 * wide, color="#33577b", linewidth=1.6, label=label)
     axes.vlines(
-        0.92 * wide, 0, thin_A, color="#b3261e", linewidth=4, label=f"acts like one plane: {thin_A:.3g} Å"
+        0.92 * wide,
+        0,
+        thin_A,
+        color="#b3261e",
+        linewidth=4,
+        label=f"thickness of one slice: up to {thin_A:.3g} Å",
     )
     axes.set_xlim(-wide, wide)
     axes.set_ylim(bottom, top)

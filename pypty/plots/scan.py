@@ -21,13 +21,13 @@ _GOLDEN = 0.618034
 def plot_grouping(
     positions_A: np.ndarray, batches: Sequence[np.ndarray], diameter_A: float | None = None
 ) -> Figure:
-    """Grouping of patterns into batches: all batches in colours, and the first one with the size of the probe.
+    """Grouping of patterns into batches: all batches in colours, and the first batch with the size of the probe.
 
     Parameters
     ----------
     positions_A : (N, 2) [y, x] of the probe
-    batches : indices of the patterns of each
-    diameter_A : circle around the first position of the batch that holds 90 % of the probe's intensity
+    batches : indices of the patterns of each batch
+    diameter_A : diameter of the circle that contains 90 % of the probe's intensity, drawn at the first position
     """
     figure = NotebookFigure(figsize=(9.6, 4.7), dpi=_DPI, layout="constrained")
     every, first = figure.subplots(1, 2)
@@ -52,7 +52,7 @@ def plot_grouping(
 
 
 def plot_scan_positions(positions: np.ndarray, start: np.ndarray, pixel_size_A: Lengths) -> Figure:
-    """Positions in Å at the start and now; an arrow from the first to the tenth shows the way of the scan."""
+    """Starting and current positions in Å; an arrow from the first to the tenth shows the direction of the scan."""
     figure = NotebookFigure(figsize=(5.4, 5.0), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     plot_positions(positions, start, pixel_size_A, axes)
@@ -67,11 +67,12 @@ def plot_scan_positions(positions: np.ndarray, start: np.ndarray, pixel_size_A: 
 
 
 def plot_tilts(positions_A: np.ndarray, tilts_mrad: np.ndarray) -> Figure:
-    """Tilt of the specimen at every position, as arrows in the colour of their size.
+    """Tilt of the specimen at every position, as arrows coloured by their length.
 
     Parameters
     ----------
-    positions_A, tilts_mrad : (N, 2) [y, x]; one tilt may be that of all positions
+    positions_A : (N, 2) [y, x]
+    tilts_mrad : (N, 2) or (1, 2) [y, x]; a single tilt applies to all positions
     """
     figure = NotebookFigure(figsize=(5.8, 4.8), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -84,14 +85,14 @@ def plot_tilts(positions_A: np.ndarray, tilts_mrad: np.ndarray) -> Figure:
     elif len(tilts_mrad) == 1:
         _draw_tilt(axes, *mean)
     else:
-        every = -(-len(positions_A) // _MOST_POINTS)
+        every = -(-len(positions_A) // _MOST_POINTS)  # draw at most _MOST_POINTS arrows
         points, tilts = positions_A[::every], tilts_mrad[::every]
         size = np.hypot(tilts[:, 0], tilts[:, 1])
         arrows = axes.quiver(
             points[:, 1],
             points[:, 0],
             tilts[:, 1],
-            -tilts[:, 0],
+            -tilts[:, 0],  # angles="uv" refers to the screen, where y points up
             size,
             angles="uv",
             pivot="mid",
@@ -104,7 +105,7 @@ def plot_tilts(positions_A: np.ndarray, tilts_mrad: np.ndarray) -> Figure:
 
 
 def _draw_tilt(axes: Axes, y: float, x: float) -> None:
-    """One tilt as an arrow from the axis of the beam, mrad."""
+    """Draw a single tilt as an arrow from the beam axis, mrad."""
     arrow = {"arrowstyle": "->", "color": "C0", "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (x, y), (0, 0), arrowprops=arrow)
     reach = 1.2 * max(abs(x), abs(y))
@@ -115,7 +116,7 @@ def _draw_tilt(axes: Axes, y: float, x: float) -> None:
 
 
 def _frame(axes: Axes, positions_A: np.ndarray, least: float = 0.0) -> None:
-    """Axes in Å, y downwards, with a margin."""
+    """Set axes in Å, y downwards, with a margin."""
     low, high = positions_A.min(axis=0), positions_A.max(axis=0)
     margin = max(0.05 * float((high - low).max()), least, 0.5)
     axes.set_xlim(low[1] - margin, high[1] + margin)

@@ -1,4 +1,4 @@
-"""Numbers over epochs: loss, learning rates, mean tilt, slice distance, and all of them on one page."""
+"""Series over epochs: loss, learning rates, mean tilt, slice distance, and all of them on one page."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pypty.plots.figures import _DPI, NotebookFigure
 _LAST = 10  # epochs in the inset
 _ENOUGH = 20  # epochs from which there is an inset
 _DECADE = 3.0
-"""An axis that spans less than this factor is linear."""
+"""Ratio of the largest to the smallest value below which an axis is linear."""
 _LABELLED = (2.5, 0.6)
 """Decades below which some, and all, of the ticks between powers of ten are labelled."""
 
 
 class Series(Protocol):
-    """The part of :class:`pypty.results.history.History` that these figures use."""
+    """The attributes of :class:`pypty.results.history.History` used here."""
 
     @property
     def epochs(self) -> np.ndarray: ...
@@ -42,7 +42,7 @@ class Series(Protocol):
 
 
 def plot_loss_history(history: Series) -> Figure:
-    """Loss before each epoch, that of held-out patterns if there are any, and the last ten epochs enlarged."""
+    """Loss before each epoch, loss of held-out patterns if any, and the last ten epochs enlarged."""
     figure, axes = _single()
     draw_loss(axes, history)
     n = len(history.epochs)
@@ -80,12 +80,11 @@ def plot_slice_distance(history: Series) -> Figure:
 
 
 def plot_convergence(history: Series, dynamic: bool = False) -> Figure:
-    """The quantities that show whether a reconstruction has converged, on one page (docs/monitoring.md).
+    """Quantities that show whether a reconstruction has converged, on one page (docs/monitoring.md).
 
     Parameters
     ----------
-    dynamic : panels of loss and changes begin at their knee (:func:`knee_index`), so that the steep
-        beginning does not hide the rest
+    dynamic : start panels of loss and changes at their knee (:func:`knee_index`), so that later changes are visible
     """
     figure = NotebookFigure(figsize=(15.0, 6.4), dpi=110, layout="constrained")
     panels = figure.subplots(2, 4).ravel()
@@ -170,7 +169,7 @@ def draw_rates(axes: Axes, history: Series) -> None:
 
 
 def draw_steps(axes: Axes, history: Series) -> None:
-    """Accepted steps of the line search; a rejected one is missing."""
+    """Draw accepted steps of the line search; rejected steps are left out."""
     _label(axes, "accepted step", "line search")
     axes.plot(history.epochs, np.where(history.step > 0, history.step, np.nan), ".-", linewidth=1)
     _scale(axes, history.step[history.step > 0])
@@ -237,11 +236,11 @@ _FEWEST = 3
 
 
 def knee_index(values: np.ndarray) -> int:
-    """Index of the knee of a series (n,), from which on small changes can be seen.
+    """Index of the knee of a series (n,), after which small changes are visible.
 
-    The knee of a curve is where it is farthest from its chord, both axes scaled to 1 (Satopaa et al., ICDCSW 2011). A
-    curve that falls by less than a factor of two is cut twice; a positive one is looked at on a logarithmic scale,
-    unless that cuts hardly anything.
+    The knee is the point farthest from the chord of the curve, with both axes scaled to 1 (Satopaa et al., ICDCSW
+    2011). A curve that falls by less than a factor of two is cut at its second knee; the knee of a positive curve is
+    determined on a logarithmic scale, unless that cuts hardly any points.
     """
     values = np.asarray(values, float)
     if len(values) < _FEWEST or np.ptp(values) == 0:
@@ -264,6 +263,7 @@ def _farthest_from_chord(values: np.ndarray) -> int:
     height = float(np.ptp(values))
     if len(values) < _FEWEST or height == 0:
         return 0
+    # Both axes scaled to 1, so that the result does not depend on units.
     x = np.linspace(0, 1, len(values))
     y = (values - values.min()) / height
     return int(np.argmax(np.abs(y - y[0] - (y[-1] - y[0]) * x)))

@@ -1,4 +1,4 @@
-"""The figure of a thick specimen: misfit of all trials, and the phase of the last fit."""
+"""Figure of the calibration of a thick specimen: misfit of all trials, and the phase of the last fit."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ def plot_specimen(
     worse: np.ndarray,
     *,
     rotations_deg: tuple[float, float],
-    found_A: tuple[float, float],
+    fitted_A: tuple[float, float],
     phase: np.ndarray,
     pixel_A: tuple[float, float],
 ) -> Figure:
-    """Misfit over defocus and over thickness for both half turns; the phase of the refined slab.
+    """Misfit over defocus and over thickness for a rotation and its opposite; the phase of the refined slab.
 
     Parameters
     ----------
-    better, worse : (n, 3) trials of the believed rotation and of half a turn from it: C10 at the middle in Å, thickness
-        in Å, misfit
+    better, worse : (n, 3) trials of the better rotation and of its opposite (180 degrees from it): C10 at the middle of
+        the specimen in Å, thickness in Å, misfit
     rotations_deg : PLRotation_deg of both
-    found_A : C10 at the middle, and thickness
+    fitted_A : fitted C10 at the middle of the specimen, and thickness
     phase : (y, x) rad, summed over the slices
-    pixel_A : of it, (y, x)
+    pixel_A : pixel size of the phase, (y, x)
     """
     figure = NotebookFigure(figsize=(12.6, 3.8), dpi=_DPI, layout="constrained")
     for place, label in enumerate(("C10 at the middle of the specimen / Å", "thickness / Å")):
@@ -39,7 +39,7 @@ def plot_specimen(
             steps = np.unique(np.round(shown[:, place], 1))
             lowest = [100 * rows[np.abs(shown[:, place] - s) < 0.1, 2].min() for s in steps]
             axes.plot(steps, lowest, color=color, linewidth=1, label=f"{angle:.1f}°")
-        axes.axvline(abs(found_A[0]) if place == 0 else found_A[1], color="black", linewidth=1)
+        axes.axvline(abs(fitted_A[0]) if place == 0 else fitted_A[1], color="black", linewidth=1)
         axes.set_xlabel(label if place else f"|{label[:3]}|{label[3:]}")
         axes.set_ylabel("misfit / % of the counts")
         axes.legend(title="PLRotation_deg", fontsize=8, title_fontsize=8)

@@ -1,4 +1,4 @@
-"""Figures of a search for parameters: its history, the importance of names, and the best values."""
+"""Figures of a parameter search: its history, importances, and the best values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _new(width: float, height: float) -> NotebookFigure:
 def plot_history(
     numbers: Sequence[int], values: Sequence[float], pruned: Sequence[bool], objective: str
 ) -> Figure:
-    """The objective of every trial, and the best one so far."""
+    """The objective of every trial, and the best value so far."""
     figure = _new(5.6, 3.8)
     axes = figure.add_subplot()
     n, v, early = np.asarray(numbers), np.asarray(values, float), np.asarray(pruned, bool)
@@ -69,7 +69,7 @@ def plot_slices(
     units: Mapping[str, str],
     logs: Collection[str] = (),
 ) -> Figure:
-    """The objective over each parameter; later trials are darker, the best one is marked."""
+    """The objective over each parameter; later trials are darker, the best trial is marked."""
     n_columns = min(len(columns), _COLUMNS)
     n_rows = math.ceil(len(columns) / n_columns)
     figure = _new(3.4 * n_columns + 0.8, 3.1 * n_rows)
@@ -79,7 +79,7 @@ def plot_slices(
     for place, (name, column) in enumerate(columns.items()):
         axes = figure.add_subplot(n_rows, n_columns, place + 1)
         x = _numbers_or_places(axes, column)
-        known = ~np.isnan(x)
+        known = ~np.isnan(x)  # trials in which this name was not searched have no value
         shown = axes.scatter(
             x[known], v[known], c=np.asarray(numbers)[known], cmap=shades, vmin=0, vmax=max(*numbers, 1), s=18,
             edgecolors="0.4", linewidths=0.4,
@@ -105,18 +105,19 @@ def plot_contour(
     units: Mapping[str, str],
     logs: Collection[str] = (),
 ) -> Figure:
-    """The objective over two parameters; contours between the trials where there are enough of them."""
+    """The objective over two parameters, with contours if there are enough trials."""
     (x_name, xs), (y_name, ys) = pair.items()
     figure = _new(5.4, 4.2)
     axes = figure.add_subplot()
     x, y, v = np.asarray(xs, float), np.asarray(ys, float), np.asarray(values, float)
     u, w = _unit_square(x, x_name in logs), _unit_square(y, y_name in logs)
+    # Triangulation needs points that are not all on a line.
     points = np.unique(np.stack([u, w], axis=1), axis=0)
     if len(points) >= _ENOUGH_FOR_CONTOURS and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-3) == 2:
         from matplotlib.tri import Triangulation
 
         mesh = Triangulation(u, w)
-        mesh.x, mesh.y = x, y  # triangles of the unit square, drawn in the parameters' own units
+        mesh.x, mesh.y = x, y  # triangulated in the unit square, drawn in the units of the parameters
         axes.tricontourf(mesh, v, levels=12, cmap="viridis_r")
     shown = axes.scatter(x, y, c=v, cmap="viridis_r", s=22, edgecolors="white", linewidths=0.6)
     best = int(v.argmin())
@@ -132,7 +133,7 @@ def plot_contour(
 
 
 def plot_epochs(histories: Sequence[tuple[Mapping[int, float], bool]], objective: str) -> Figure:
-    """The objective of every trial over its epochs, as the pruner sees it."""
+    """The objective of every trial over its epochs, as used by the pruner."""
     figure = _new(5.6, 3.8)
     axes = figure.add_subplot()
     seen = []
@@ -167,15 +168,15 @@ def _with_unit(name: str, units: Mapping[str, str]) -> str:
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
-    """Logarithmic where values are positive and far apart."""
+    """Use a logarithmic axis if values are positive and span more than a factor of 30."""
     if len(values) and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
 
 
 def _numbers_or_places(axes: Axes, column: Sequence[Any]) -> np.ndarray:
-    """Numbers as they are, words as ticks; NaN where there is no value."""
-    given = [item for item in column if item is not None]
-    if all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in given):
+    """Coordinates of a column: numbers unchanged (NaN for None); otherwise indices of words, which become ticks."""
+    known = [item for item in column if item is not None]
+    if all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in known):
         return np.array([np.nan if item is None else float(item) for item in column])
     words = sorted({str(item) for item in column})
     axes.set_xticks(range(len(words)), words)

@@ -1,7 +1,7 @@
-"""Pre-flight: can these data and settings work? Told before the first epoch.
+"""Pre-flight: check before the first epoch whether data and settings can work.
 
-``pypty.preflight(params)`` is what users type. Python puts an imported subpackage where that function would
-stand, so the package itself can be called.
+Users call ``pypty.preflight(params)``. An imported subpackage takes the name of that function, so the package itself
+is callable.
 """
 
 from __future__ import annotations

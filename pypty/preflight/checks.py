@@ -1,4 +1,4 @@
-"""The pre-flight: all checks of a reconstruction before its first epoch."""
+"""Run all checks of a pre-flight."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PARTS = (scan_items, dose_items, probe_items, specimen_items, data_items, cost_
 
 
 def preflight(params: Params) -> Preflight:
-    """Tell whether a reconstruction with these parameters can work. Writes nothing.
+    """Check whether a reconstruction with these parameters can work. Writes no files.
 
-    First everything that :func:`pypty.check` finds; where that finds no problem, the numbers of docs/preflight.md, each
-    with its limit and advice. It reads the patterns once, analyses some of them in detail, and measures how long an
-    evaluation of a few takes.
+    The parameters are checked as by :func:`pypty.check`. If that finds no problem, the numbers of docs/preflight.md are
+    computed and compared with their limits. This reads the patterns once, analyses some of them in detail, and measures
+    the time of an evaluation of a few patterns.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def preflight(params: Params) -> Preflight:
     figures
     """
     report, setup = inspect(params)
-    settings = _given(params)
+    settings = _set_by_user(params)
     if setup is None:
         return Preflight(items=(_check_item(report),), report=report, settings=settings)
     try:
@@ -46,7 +46,7 @@ def preflight(params: Params) -> Preflight:
         setup.close()
 
 
-def _given(params: Params) -> dict[str, object]:
+def _set_by_user(params: Params) -> dict[str, object]:
     """The parameters that the user set, for the page; empty if they cannot be read."""
     try:
         return {str(key): value for key, value in read(params).items()}
@@ -76,8 +76,8 @@ def _judge(facts: Facts) -> tuple[list[Item], list[str]]:
     items: list[Item] = []
     missing: list[str] = []
     for part in _PARTS:
-        found, left_out = part(facts)
-        items += found
+        checked, left_out = part(facts)
+        items += checked
         missing += left_out
     return items, missing
 
@@ -90,6 +90,6 @@ def _check_item(report: Report) -> Item:
         value=f"{problems} problem{'s' * (problems != 1)}, {warnings} warning{'s' * (warnings != 1)}",
         unit="",
         limit="warn with a warning, fail with a problem",
-        meaning="What pypty.check finds; listed in full beside this table.",
+        meaning="Problems and warnings of pypty.check; they are listed in full beside this table.",
         what_to_do="See the list of problems and warnings.",
     )

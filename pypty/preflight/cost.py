@@ -15,9 +15,9 @@ from pypty.preflight.facts import Facts
 from pypty.preflight.item import FAIL, Item, number, worse_above
 
 _ENOUGH_S = 0.4
-"""A measurement that takes this long is long enough."""
+"""Duration of a sufficiently accurate measurement, seconds."""
 _SEARCH = 1.2
-"""Evaluations per epoch: most line searches take the first step."""
+"""Evaluations per epoch: most line searches accept the first step."""
 _PATIENCE_H = 24.0  # hours above which the time is a warning
 _GIB = 2**30
 
@@ -28,7 +28,7 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
     items = [_memory_item(facts)]
     epochs = settings["epoch_max"] - settings["epoch_prev"]
     if epochs < 1:
-        return items, ["time: there is no epoch to run"]
+        return items, ["time: the run has no epochs"]
     try:
         seconds = epoch_seconds(facts)
     except PyptyError as error:
@@ -57,8 +57,7 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
             limit=f"warn above {_PATIENCE_H:g} h",
             meaning=(
                 f"{epochs} epochs of about {number(seconds)} s each on {facts.setup.plan.device}, from an "
-                "evaluation of "
-                f"some patterns just now, times {_SEARCH:g} for line searches; expect a factor of two."
+                f"evaluation of some patterns, times {_SEARCH:g} for line searches; accurate to a factor of two."
             ),
             what_to_do="Use a GPU, default_dtype='single', fewer slices or modes, data_bin, or a lower epoch_max.",
         )
@@ -68,7 +67,7 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
 
 def _memory_item(facts: Facts) -> Item:
     plan = facts.setup.plan
-    again = f" Waves of every {plan.keep_every} slices only are kept." if plan.keep_every > 1 else ""
+    again = f" Only waves at every {plan.keep_every} slices are kept." if plan.keep_every > 1 else ""
     data = (
         "kept on the GPU" if plan.resident_on_device else "kept" if plan.resident else "read in every epoch"
     )
@@ -84,7 +83,7 @@ def _memory_item(facts: Facts) -> Item:
 
 
 def epoch_seconds(facts: Facts) -> float:
-    """Seconds of one evaluation of all patterns, from one of a few; they are read from the source and not kept."""
+    """Seconds of one evaluation of all patterns, extrapolated from a few, which are read from the source."""
     plan = dataclasses.replace(facts.setup.plan, resident=False, resident_on_device=False)
     setup = dataclasses.replace(facts.setup, plan=plan)
     now = setup.settings.first()
@@ -93,7 +92,7 @@ def epoch_seconds(facts: Facts) -> float:
     ).problem(now)
     n_all = len(problem.indices)
     n = min(n_all, plan.n_threads)
-    _seconds(problem, n)  # plans of Fourier transforms and memory, once in a run: not counted
+    _seconds(problem, n)  # not counted: Fourier transforms are planned and memory allocated once per run
     measured = [(n, _seconds(problem, n))]
     while measured[-1][1] < _ENOUGH_S and n < n_all:
         n = min(n_all, 4 * n)
@@ -103,7 +102,9 @@ def epoch_seconds(facts: Facts) -> float:
         return more[1]
     average = more[1] / more[0]
     slope = (more[1] - fewer[1]) / (more[0] - fewer[0]) if more[0] > fewer[0] else average
-    slope = min(max(slope, 0.2 * average), average)
+    slope = min(
+        max(slope, 0.2 * average), average
+    )  # timings are noisy; overhead per call makes the slope smaller
     return more[1] + slope * (n_all - more[0])
 
 

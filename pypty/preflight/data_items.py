@@ -1,4 +1,4 @@
-"""Checks of the counts themselves: whole numbers, noise model, bad pixels, saturation, empty frames."""
+"""Checks of the counts: whole numbers, noise model, bad pixels, saturation, empty frames."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
             unit="",
             limit="warn when values are not whole numbers",
             meaning=(
-                f"Electrons are counted in whole numbers ({seen}); other values are scaled, or of an "
+                f"Counts of electrons are whole numbers ({seen}); other values are scaled, or come from an "
                 "integrating detector."
             ),
             what_to_do=(
                 "Divide by the detector's gain (data_multiplier), or use algorithm='poisson_gaussian' "
-                "with detector_gain "
-                "and readout_noise. Noise-free simulations may stay as they are."
+                "with detector_gain and readout_noise. Noise-free simulations need no change."
             ),
         ),
         Item(
@@ -37,7 +36,7 @@ def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
             unit="patterns",
             limit="warn above 0, fail above half of them",
             meaning=f"Patterns with less than a tenth of the median counts, {seen}.",
-            what_to_do="Leave them out with sequence.",
+            what_to_do="Exclude them with sequence.",
         ),
         Item(
             name="saturation",
@@ -46,14 +45,14 @@ def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
             unit="%",
             limit="warn above 0",
             meaning=(
-                f"Values that are the largest one, {sample.largest:g}, where it is the limit of the type or far too "
+                f"Values equal to the maximum, {sample.largest:g}, if it is the limit of the data type or suspiciously "
                 f"frequent ({seen})."
             ),
             what_to_do="Give saturated pixels weight 0 with detector_mask, or measure with less current.",
         ),
     ]
     if settings["masks"] is not None:
-        return items, ["hot and dead pixels: virtual detectors have none"]
+        return items, ["hot and dead pixels: virtual detectors have no pixels"]
     items += [_bad_pixel_item(facts, seen)]
     if facts.disk is not None:
         items.append(_noise_model_item(facts))
@@ -68,7 +67,7 @@ def _bad_pixel_item(facts: Facts, seen: str) -> Item:
         value=hot + dead,
         unit="px",
         limit="warn above 0",
-        meaning=f"{hot} above three times every neighbour, {dead} without any count beside bright ones ({seen}).",
+        meaning=f"{hot} above three times every neighbour, {dead} without counts beside bright ones ({seen}).",
         what_to_do="Give them weight 0 with detector_mask; pypty.calibrate makes one.",
     )
 
@@ -87,5 +86,5 @@ def _noise_model_item(facts: Facts) -> Item:
         unit="e/px",
         limit=f"warn below {_DENSE:g} with algorithm {', '.join(_LEAST_SQUARES)}",
         meaning=f"Mean counts of a pixel in the disk; {used}.",
-        what_to_do="Few counts have no Gaussian noise: use algorithm='ml'.",
+        what_to_do="The noise of few counts is not Gaussian: use algorithm='ml'.",
     )

@@ -1,4 +1,4 @@
-"""The numbers that the checks judge: of the scan, the starting probe and the bright-field disk."""
+"""The numbers behind the checks: scan, starting probe and bright-field disk."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ProbeFacts:
     ----------
     intensity : (y, x), sum 1
     centre_px : [y, x]
-    diameter_A : of the circle that holds 90 % of the intensity
+    diameter_A : diameter of the circle that contains 90 % of the intensity
     share : that diameter as a fraction of the window's shorter side
-    rim : part of the intensity in the outermost 1/16 of the window on each side
+    rim : fraction of the intensity in the outermost 1/16 of the window on each side
     """
 
     intensity: np.ndarray
@@ -48,11 +48,11 @@ class DiskFacts:
     Attributes
     ----------
     centre_px : [ky, kx]
-    radius_px : of the disk of the same area, in pixels along kx
+    radius_px : radius of a circle of the same area, in pixels along kx
     radius_1A : 1/Å
     offset_px : distance of its centre from the zero frequency at n//2
-    edge_share : radius over the distance from the centre to the nearest edge of the detector
-    dark : part of the counts outside 1.1 radii
+    edge_share : ratio of the radius to the distance from the centre to the nearest edge of the detector
+    dark : fraction of the counts outside 1.1 radii
     inside : (ky, kx) bool, within 0.9 radii
     """
 
@@ -73,10 +73,10 @@ class ScanFacts:
     ----------
     positions_A : (N, 2) [y, x] centres of the patches
     area_A2 : specimen area per scan point; 0 for a line
-    step_A : its square root; along a line the distance between points
+    step_A : square root of the area; for a line the distance between points
     extent_A : (y, x) between the outermost points
     misfit : rms distance from the best affine raster in steps; None without scan_size
-    rotation_deg : of the fast axis in the frame of the detector; None without scan_size
+    rotation_deg : direction of the fast axis in the frame of the detector; None without scan_size
     """
 
     positions_A: np.ndarray
@@ -94,8 +94,8 @@ class Facts:
     Attributes
     ----------
     pixel_1A : (ky, kx) detector pixel of the model, 1/Å
-    alpha : convergence semi-angle, rad: given, else that of the disk; None where there is none
-    n_slices, gap_A : slices of the start, and the largest distance between them
+    alpha : convergence semi-angle, rad: as given, else from the disk; None without a disk
+    n_slices, gap_A : number of slices of the start, and the largest distance between them
     """
 
     setup: Setup
@@ -116,8 +116,9 @@ class Facts:
 
     @property
     def thin_A(self) -> float | None:
-        """Largest thickness in Å of a specimen that acts like one plane, 5.2 d²/lambda with d = 0.61 lambda/(2 alpha)
-        (Tsai et al., Optics Express 24 (2016) 29089); the angle is twice that of the aperture."""
+        """Largest thickness in Å of a specimen that one slice can describe, 5.2 d²/lambda with
+        d = 0.61 lambda/(2 alpha); the angle is twice that of the aperture (Tsai et al., Optics Express 24 (2016)
+        29089)."""
         if self.alpha is None:
             return None
         return 5.2 * (0.61 * self.wavelength / (2 * self.alpha)) ** 2 / self.wavelength
@@ -136,7 +137,7 @@ def gather(setup: Setup, sample: PatternSample) -> Facts:
         if settings["masks"] is None and setup.survey is not None:
             disk = disk_facts(setup.survey.mean, window.pixel_1A)
         else:
-            # No mean pattern of the detector: the disk is that of the starting probe, cut to the measured pattern.
+            # No mean pattern: use the disk of the starting probe, cropped to the measured pattern.
             spectrum = (np.abs(spectrum_of_probe(modes)) ** 2).sum(axis=0)
             cut = tuple(slice(window.pad, n - window.pad) for n in spectrum.shape)
             disk = disk_facts(spectrum[cut], window.model_pixel_1A)
@@ -172,7 +173,7 @@ def _semiangle(setup: Setup, disk: DiskFacts | None) -> float | None:
 
 
 def probe_facts(intensity: np.ndarray, pixel_size_A: tuple[float, float]) -> ProbeFacts:
-    """Size of a probe (y, x) in its periodic window: distances are the shortest ones around the edges."""
+    """Size of a probe (y, x) in its periodic window; distances wrap around the edges."""
     shape = intensity.shape
     total = max(float(intensity.sum()), np.finfo(float).tiny)
     intensity = intensity / total
@@ -206,7 +207,7 @@ def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts 
     clipped = np.clip(pattern, 0, high)
     if not clipped.any():
         return None
-    # Participation ratio: the number of pixels if all bright ones were equal. It needs no threshold.
+    # Participation ratio: the number of bright pixels if all were equal. It needs no threshold.
     area = clipped.sum() ** 2 / (clipped**2).sum()
     bright = clipped > 0.5 * clipped.sum() / area
     spots, n_spots = label(bright)
@@ -250,9 +251,9 @@ def scan_facts(setup: Setup) -> ScanFacts | None:
 
 
 def _spacing(points: np.ndarray) -> tuple[float, float]:
-    """Step and area per point of any scan with even density.
+    """Step and area per point of a scan of uniform density.
 
-    A raster of a x b points has a hull of (a - 1)(b - 1) s² with the perimeter 2 (a + b - 2) s, so that
+    The hull of a raster of a x b points has the area (a - 1)(b - 1) s² and the perimeter 2 (a + b - 2) s, so that
     (N - 1) s² - (perimeter/2) s - hull = 0. The area is 0 for points on a line.
     """
     centred = points - points.mean(axis=0)

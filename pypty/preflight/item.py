@@ -18,13 +18,13 @@ class Item:
 
     Attributes
     ----------
-    name : of the check
-    status : "pass", "warn" (it may work; read the advice) or "fail" (it will not)
+    name : name of the check
+    status : "pass", "warn" (it may work; read the advice) or "fail" (it will not work)
     value : the number, or a short text
-    unit : of the value
-    limit : from which value on it is not "pass" any more
-    meaning : of the number, in a sentence
-    what_to_do : how to get to "pass"
+    unit : unit of the value
+    limit : values for which the status is "warn" or "fail", in words
+    meaning : meaning of the number, in a sentence
+    what_to_do : advice to reach "pass"
     """
 
     name: str
@@ -43,7 +43,7 @@ class Item:
 
 
 def number(value: float) -> str:
-    """Three digits, with an exponent only for very large and very small numbers."""
+    """Three significant digits, with an exponent only for very large and very small numbers."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if not 1e-3 <= abs(value) < 1e7:

@@ -1,4 +1,4 @@
-"""The page of a pre-flight: one HTML file without anything outside it."""
+"""The page of a pre-flight: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _TABLE_STYLE = """
 _CAPTIONS = (
     (
         "mean pattern",
-        "Mean pattern with the bright-field disk that was found and the zero frequency (cross).",
+        "Mean pattern with the detected bright-field disk and the zero frequency (cross).",
     ),
-    ("starting probe", "Starting probe in the window of the waves; the circle holds 90 % of it."),
-    ("scan", "Scan positions, and the probe's circle at the middle of the scan, with its neighbours."),
-    ("counts", "Counts of the patterns that were looked at."),
-    ("slices", "Beam and slices from the side, against the depth of focus."),
+    ("starting probe", "Starting probe in the simulation window; the circle contains 90 % of its intensity."),
+    ("scan", "Scan positions, and the probe's circle in the middle of the scan and at neighbouring points."),
+    ("counts", "Counts of the patterns in the sample."),
+    ("slices", "Beam and slices from the side, compared with the depth of focus."),
 )
 
 
@@ -55,7 +55,7 @@ def fragment(
     warnings: Iterable[str],
     not_checked: Iterable[str],
 ) -> str:
-    """The table with its lists, for a notebook and for the page."""
+    """The table and the lists as HTML, for a notebook and for the page."""
     items = tuple(items)
     statuses = [item.status for item in items]
     worst = "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
@@ -91,7 +91,7 @@ def _list(title: str, texts: Iterable[str]) -> str:
 def page(
     summary: str, body: str, figures: Mapping[str, Figure], plan: str, settings: Mapping[str, Any]
 ) -> str:
-    """The whole page; figures are inside as PNG."""
+    """The whole page, with figures embedded as PNG."""
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     name = _name(settings)
     captions = dict(_CAPTIONS)
@@ -130,7 +130,7 @@ def _settings_part(settings: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value in a line; arrays by shape and type."""
+    """A value on one line; arrays as shape and dtype."""
     if isinstance(value, np.ndarray) and value.size > 8 or hasattr(value, "shape") and not np.isscalar(value):
         return f"array {tuple(value.shape)} {value.dtype}"
     text = " ".join(repr(value).split()) if not isinstance(value, str) else value

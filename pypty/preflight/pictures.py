@@ -1,4 +1,4 @@
-"""Figures of a pre-flight, and the few small arrays that they show."""
+"""Figures of a pre-flight, and the arrays that they show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pypty.preflight.probe_items import start_defocus_A
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Arrays and numbers behind the figures; None where there is nothing to see.
+    """Arrays and numbers behind the figures; None if there is nothing to show.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Pictures:
 
 
 def pictures_of(facts: Facts) -> Pictures:
-    """Keep the data of the figures only, so that the patterns can be released."""
+    """Keep only the data of the figures, so that the patterns can be released."""
     setup = facts.setup
     seen = setup.survey is not None and setup.settings["masks"] is None
     mrad = 1e3 * facts.wavelength

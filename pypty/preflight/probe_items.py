@@ -7,15 +7,15 @@ import math
 from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts, given_number
 from pypty.preflight.item import PASS, WARN, Item, Status, number, worse_above, worse_below
 
-_WINDOW = (0.5, 0.8)  # diameter of the probe over its window: warn, fail
+_WINDOW = (0.5, 0.8)  # ratio of the probe's diameter to its window: warn, fail
 _RIM = (0.01, 0.05)  # intensity at the rim of the window: warn, fail
-_DISK = (0.67, 0.95)  # radius of the disk over the distance to the edge: warn, fail
+_DISK = (0.67, 0.95)  # ratio of the disk's radius to the distance to the edge: warn, fail
 _APERTURE_OFF = (0.05, 0.2)  # relative error of the semi-angle: warn, fail
 _OFFSET = 1.0
 
 
 def probe_items(facts: Facts) -> tuple[list[Item], list[str]]:
-    """Checks of the probe in its window and of the disk on the detector, and the items that could not be checked."""
+    """Checks of the probe in its window and of the disk on the detector; and the items that could not be checked."""
     if facts.probe is None:
         return [], ["probe, disk and defocus: the detector is in the near field"]
     items, missing = [*_window_items(facts, facts.probe)], []
@@ -32,7 +32,7 @@ def _window_items(facts: Facts, probe: ProbeFacts) -> list[Item]:
     window = probe.diameter_A / probe.share if probe.share else 0.0
     advice = (
         "Bring the probe closer to focus, or use smaller detector pixels (a longer camera length, less binning); "
-        "upsample_pattern=2 makes the window of the model twice as large."
+        "upsample_pattern=2 doubles the size of the simulation window."
     )
     return [
         Item(
@@ -41,8 +41,8 @@ def _window_items(facts: Facts, probe: ProbeFacts) -> list[Item]:
             value=100 * probe.share,
             unit="%",
             limit=f"warn above {100 * _WINDOW[0]:g} %, fail above {100 * _WINDOW[1]:g} %",
-            meaning=f"Diameter that holds 90 % of the starting probe, {number(probe.diameter_A)} Å, over the window of "
-            f"{number(window)} Å.",
+            meaning=f"Diameter that contains 90 % of the starting probe, {number(probe.diameter_A)} Å, relative to the "
+            f"window of {number(window)} Å.",
             what_to_do=advice,
         ),
         Item(
@@ -51,7 +51,7 @@ def _window_items(facts: Facts, probe: ProbeFacts) -> list[Item]:
             value=100 * probe.rim,
             unit="%",
             limit=f"warn above {100 * _RIM[0]:g} %, fail above {100 * _RIM[1]:g} %",
-            meaning="Part of the probe's intensity in the outermost sixteenth of the window, which wraps around.",
+            meaning="Fraction of the probe's intensity in the outermost sixteenth of the window, which wraps around.",
             what_to_do=advice,
         ),
     ]
@@ -69,8 +69,8 @@ def _magnification_item(facts: Facts, probe: ProbeFacts, alpha: float) -> Item:
         unit="px/Å",
         limit=f"warn below {number(warn)}, fail below {number(fail)} px/Å",
         meaning=(
-            "Radius of the disk in detector pixels over radius of the probe in Å (arXiv 2311.15181): the scale of the "
-            f"shadow image in the disk. A period of {number(1 / per_period)} Å needs two pixels."
+            "Radius of the disk in detector pixels divided by the radius of the probe in Å (arXiv 2311.15181): the "
+            f"scale of the shadow image in the disk. A period of {number(1 / per_period)} Å needs two pixels."
         ),
         what_to_do="Bring the probe closer to focus, or use smaller detector pixels.",
     )
@@ -89,7 +89,7 @@ def _pixel_item(facts: Facts, alpha: float) -> Item:
         limit=f"warn when the finest period, {number(1 / limit)} Å, is above {number(1.05 / needed)} Å, fail above "
         f"{number(1.05 * facts.wavelength / alpha)} Å",
         meaning=(
-            "Finest period inside the band limit against that of twice the aperture (or of the edge of the "
+            "Finest period inside the band limit, compared with that of twice the aperture (or of the edge of the "
             "detector)."
         ),
         what_to_do="Raise data_pad, which makes pixels finer, or damping_cutoff_multislice.",
@@ -106,8 +106,8 @@ def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
             value=100 * disk.edge_share,
             unit="%",
             limit=f"warn above {100 * warn:g} %, fail above {100 * fail:g} %",
-            meaning=f"Radius of the disk, {number(disk.radius_px)} px, over the distance from its centre to the edge; "
-            f"{number(100 * disk.dark)} % of the counts lie outside the disk.",
+            meaning=f"Radius of the disk, {number(disk.radius_px)} px, relative to the distance from its centre to the "
+            f"edge; {number(100 * disk.dark)} % of the counts lie outside the disk.",
             what_to_do=(
                 "Use a shorter camera length, or more of the detector: resolution beyond the aperture needs "
                 "dark field."
@@ -121,8 +121,7 @@ def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
             limit=f"warn above {_OFFSET:g} px, fail above half a radius",
             meaning=(
                 f"Distance of the disk's centre [{disk.centre_px[0]:.1f}, {disk.centre_px[1]:.1f}] from "
-                "the zero frequency "
-                "at n//2."
+                "the zero frequency at n//2."
             ),
             what_to_do="Shift the patterns with data_shift_vector (pixels before binning), or remove the descan.",
         ),
@@ -138,11 +137,11 @@ def _disk_items(facts: Facts, disk: DiskFacts) -> list[Item]:
                 limit=f"warn when {100 * _APERTURE_OFF[0]:g} %, fail when {100 * _APERTURE_OFF[1]:g} % from "
                 f"conv_semiangle_mrad = {semiangle:g}",
                 meaning=(
-                    "Semi-angle of the disk with this pixel size and voltage: they fit to the microscope if "
-                    "it agrees."
+                    "Semi-angle of the disk for this pixel size and voltage; it should agree with that of the "
+                    "microscope."
                 ),
                 what_to_do=(
-                    "If the semi-angle is right, multiply pixel_size_x_A and pixel_size_y_A by "
+                    "If the given semi-angle is right, multiply pixel_size_x_A and pixel_size_y_A by "
                     f"{disk_mrad / semiangle:.4g} (and positions in pixels by its inverse); check acc_voltage."
                 ),
             )
@@ -161,10 +160,9 @@ def _defocus_item(facts: Facts) -> Item:
         status=status,
         value="as in the given probe" if has_probe and c10 == 0 else c10,
         unit="" if has_probe and c10 == 0 else "Å",
-        limit="warn when it is zero, or of the other sign than the recorded defocus",
+        limit="warn when it is zero, or has the opposite sign of the recorded defocus",
         meaning=(
-            "C10 = extra_probe_defocus + aberrations[0]; positive is overfocus (the crossover lies before "
-            "the specimen). "
+            "C10 = extra_probe_defocus + aberrations[0]; positive is overfocus (crossover before the specimen). "
             f"Phase at the rim of the aperture: {number(at_aperture)} rad."
         ),
         what_to_do=advice,
@@ -172,7 +170,7 @@ def _defocus_item(facts: Facts) -> Item:
 
 
 def start_defocus_A(facts: Facts) -> float:
-    """C10 that the starting probe is given, Å."""
+    """C10 applied to the starting probe, Å."""
     settings = facts.setup.settings
     aberrations = settings["aberrations"]
     first = 0.0 if aberrations is None or not len(aberrations) else float(aberrations[0])
@@ -182,8 +180,8 @@ def start_defocus_A(facts: Facts) -> float:
 def _judge_defocus(c10: float, recorded: float | None, has_probe: bool) -> tuple[Status, str]:
     if recorded and c10 and recorded * c10 < 0:
         return WARN, (
-            f"The recorded defocus = {recorded:g} Å asks for C10 = {recorded:g} Å; change the sign of one of them. A "
-            "start with the wrong sign is far from the truth."
+            f"The recorded defocus = {recorded:g} Å means C10 = {recorded:g} Å; change the sign of one of them. A "
+            "start with the wrong sign is far from the solution."
         )
     if recorded and not c10 and not has_probe:
         return WARN, f"The recorded defocus is not used: set extra_probe_defocus={recorded:g}."

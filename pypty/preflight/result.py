@@ -25,10 +25,10 @@ class Preflight:
 
     Attributes
     ----------
-    items : every check, in the order of the page; by name with ``preflight["overlap"]``
+    items : all checks, in the order of the page; ``preflight["overlap"]`` gives one by name
     report : problems and warnings of :func:`pypty.check`
     not_checked : items that could not be checked, with the reason
-    plan : the memory plan as text; "" where there is none
+    plan : the memory plan as text; "" if there is none
     settings : the parameters that the user set
     """
 
@@ -41,7 +41,7 @@ class Preflight:
 
     @property
     def ok(self) -> bool:
-        """Nothing fails; there may be warnings."""
+        """Whether no check fails; there may be warnings."""
         return all(item.status != FAIL for item in self.items)
 
     def __getitem__(self, name: str) -> Item:
@@ -74,7 +74,7 @@ class Preflight:
     __repr__ = __str__
 
     def figures(self) -> dict[str, Figure]:
-        """The figures of the page by name; empty if the parameters have problems."""
+        """The figures of the page, by name; empty if the parameters have problems."""
         return {} if self.pictures is None else self.pictures.figures()
 
     def _repr_html_(self) -> str:
@@ -83,12 +83,12 @@ class Preflight:
         )
 
     def write_html(self, path: str | Path) -> Path:
-        """Write one page with everything in it, figures included; it needs no other file and no network.
+        """Write one self-contained HTML page, including the figures.
 
         Raises
         ------
         OutputError
-            It cannot be written.
+            The file cannot be written.
         """
         target = Path(path).expanduser()
         body = self._repr_html_()

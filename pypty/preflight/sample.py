@@ -18,8 +18,8 @@ _HOT = 3.0  # times the brightest neighbour
 _SIGMAS = 6.0  # above the brightest neighbour
 _DEAD_COUNTS = 30.0  # of the dimmest neighbour, in all patterns of the sample
 _EMPTY = 0.1  # fraction of the median counts
-_LEAST_SATURATED = 10  # values equal to the largest one
-_SATURATED_COUNTS = 20  # a smaller largest value is no limit of a counter
+_LEAST_SATURATED = 10  # number of values equal to the maximum
+_SATURATED_COUNTS = 20  # a smaller maximum is not the limit of a counter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,14 @@ class PatternSample:
 
     Attributes
     ----------
-    n, n_all : number of patterns in the sample, and in all
+    n, n_all : number of patterns in the sample, and in total
     totals : (n,) counts of each pattern
     mean, variance : (ky, kx) over these patterns
     hot, dead : (ky, kx) bool; pixels far brighter than their neighbours, and pixels without counts beside bright ones
     empty : number of patterns with less than a tenth of the median counts
     saturated : fraction of the values that equal the largest value, if that value is suspiciously frequent; else 0
     largest : largest value as stored
-    whole : all values are whole numbers
+    whole : whether all values are whole numbers
     """
 
     n: int
@@ -56,7 +56,7 @@ def look(setup: Setup) -> PatternSample:
     source, settings = setup.source, setup.settings
     assert source is not None
     used = used_at_any_epoch(settings, source.shape[0])
-    pattern_bytes = 8 * source.shape[1] * source.shape[2]  # as float64, whatever is stored
+    pattern_bytes = 8 * source.shape[1] * source.shape[2]  # as float64, whatever the stored dtype
     n = int(min(len(used), MOST_PATTERNS, max(16, LARGEST_BYTES // pattern_bytes)))
     chosen = used[np.unique(np.linspace(0, len(used) - 1, n).astype(int))]
     weights, preprocess = DetectorWeights(settings["detector_mask"]), setup.preprocess.unpadded
@@ -72,7 +72,7 @@ def look(setup: Setup) -> PatternSample:
         whole = whole and (raw.dtype.kind in "iub" or bool((raw == np.round(raw)).all()))
         mask = weights.of(stored, indices)
         seen = np.ones(shape) if mask is None else preprocess.weights(mask)
-        counting |= (seen.reshape(-1, *shape) > 0).any(axis=0)
+        counting |= (seen.reshape(-1, *shape) > 0).any(axis=0)  # pixels with a weight in at least one pattern
         data = preprocess.patterns(raw).astype(float) * setup.multiplier
         sums.append(data.sum(axis=(1, 2)))
         total += data.sum(axis=0)
@@ -98,8 +98,11 @@ def look(setup: Setup) -> PatternSample:
 
 
 def bad_pixels(mean: np.ndarray, counting: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(hot, dead) pixels of the mean of ``n`` patterns (ky, kx): more than three times every neighbour and six
-    standard deviations above it; or never a count where every neighbour has 30 or more."""
+    """(hot, dead) pixels (ky, kx) of the mean of ``n`` patterns.
+
+    Hot: more than three times every neighbour, and six standard deviations above that. Dead: no counts in any pattern,
+    while every neighbour has 30 or more.
+    """
     if min(mean.shape) < 3:
         return np.zeros(mean.shape, bool), np.zeros(mean.shape, bool)
     ring = np.ones((3, 3), bool)
@@ -114,7 +117,7 @@ def bad_pixels(mean: np.ndarray, counting: np.ndarray, n: int) -> tuple[np.ndarr
 class _Peaks:
     """Counts the largest stored value, and values just below it.
 
-    A detector that saturates piles its counts up at one value: it is far more frequent than the values just below.
+    Counts of a saturated detector pile up at one value, which is far more frequent than the values just below it.
     """
 
     def __init__(self) -> None:

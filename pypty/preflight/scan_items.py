@@ -24,8 +24,8 @@ def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:
     if scan is None:
         return [_object_item(facts)], ["scan, overlap and dose: all patterns have the same position"]
     items, missing = [_field_item(facts, scan), _object_item(facts)], []
-    for found in (_raster_item(facts, scan), _rotation_item(facts, scan), _step_item(facts, scan)):
-        items += [] if found is None else [found]
+    for item in (_raster_item(facts, scan), _rotation_item(facts, scan), _step_item(facts, scan)):
+        items += [] if item is None else [item]
     if scan.misfit is None:
         missing.append("scan raster and rotation: scan_size is not given")
     if facts.probe is None:
@@ -86,7 +86,7 @@ def _raster_item(facts: Facts, scan: ScanFacts) -> Item | None:
         limit=f"warn above {_MISFIT:g}",
         meaning=f"Rms distance of the positions from the best affine raster of scan_size {size[0]} x {size[1]}.",
         what_to_do=(
-            "scan_size is (slow, fast): swap it if positions run the other way; regularisers of positions "
+            "scan_size is (slow, fast): swap its numbers if positions run the other way; regularisers of positions "
             "rely on it."
         ),
     )
@@ -112,7 +112,7 @@ def _rotation_item(facts: Facts, scan: ScanFacts) -> Item | None:
 
 def _step_item(facts: Facts, scan: ScanFacts) -> Item | None:
     settings = facts.setup.settings
-    if "scan_step_A" not in settings.given or scan.area_A2 == 0:
+    if "scan_step_A" not in settings.set_by_user or scan.area_A2 == 0:
         return None
     step_A = float(settings["scan_step_A"])
     away = abs(scan.step_A / step_A - 1)
@@ -140,8 +140,8 @@ def _overlap_item(facts: Facts, scan: ScanFacts) -> Item:
         value=100 * overlap,
         unit="%",
         limit=f"warn below {100 * _OVERLAP[0]:g} %, fail below {100 * _OVERLAP[1]:g} %",
-        meaning=f"1 - step / probe diameter, {number(scan.step_A)} and {number(diameter)} Å: how much of the probe two "
-        "neighbouring points share.",
+        meaning=f"1 - step / probe diameter, {number(scan.step_A)} and {number(diameter)} Å: the fraction of the "
+        "probe's diameter that neighbouring points share.",
         what_to_do=f"Use a smaller step, at most {number((1 - _OVERLAP[0]) * diameter)} Å, or more defocus.",
     )
 
@@ -157,8 +157,8 @@ def _oversampling_item(facts: Facts, scan: ScanFacts) -> Item:
         unit="",
         limit=f"warn below {warn:g}, fail below {fail:g} ({'one slice' if facts.n_slices == 1 else 'several slices'})",
         meaning=(
-            "Probe area over area per scan point (arXiv 2311.15181): how many patterns see a point of the "
-            "specimen."
+            "Probe area divided by the area per scan point (arXiv 2311.15181): the number of patterns that illuminate "
+            "a point of the specimen."
         ),
         what_to_do=f"Use a smaller step, at most {number(math.sqrt(area / warn))} Å, or more defocus.",
     )
@@ -177,16 +177,16 @@ def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
         status=WARN if fraction else worse_below(electrons, 100),
         value=electrons,
         unit="e",
-        limit="warn below 100; up to 2 the data are taken as fractions of the beam",
-        meaning="Mean sum of a pattern, as it enters the loss (the electrons that reach the detector).",
-        what_to_do="Give counts: set data_multiplier to the electrons per pattern, so that noise is weighted rightly."
+        limit="warn below 100; values up to 2 are taken to be fractions of the beam",
+        meaning="Mean sum of a pattern, as used in the loss (the electrons that reach the detector).",
+        what_to_do="Set data_multiplier to the number of electrons per pattern: the noise model needs counts."
         if fraction
         else "Use a larger current or dwell time, a regulariser, and algorithm='ml'.",
     )
     if fraction:
         return [item], ["dose: the data are not counts"]
     if facts.scan is None or facts.scan.area_A2 == 0:
-        return [item], ["dose: there is no area per scan point"]
+        return [item], ["dose: the area per scan point is not defined"]
     dose = electrons / facts.scan.area_A2
     if facts.alpha is None:
         return [item, _plain_dose_item(dose)], []
@@ -194,7 +194,7 @@ def dose_items(facts: Facts) -> tuple[list[Item], list[str]]:
 
 
 def _plain_dose_item(dose: float) -> Item:
-    meaning = "Electrons per pattern over the specimen area per scan point."
+    meaning = "Electrons per pattern divided by the specimen area per scan point."
     return Item(
         name="dose",
         status=PASS,
@@ -220,7 +220,7 @@ def _dose_item(facts: Facts, dose: float) -> Item:
         value=dose,
         unit="e/Å^2",
         limit=f"warn below {number(needed)}, fail below {number(needed * (warn / fail) ** 2)} e/Å^2",
-        meaning=f"At best the phase of an area of ({number(size)} Å)^2 is known to {number(noise)} rad, "
-        f"1/(2 sqrt(electrons in it)){shared}; the limit is {warn:g} rad.",
+        meaning=f"Shot noise limits the precision of the phase in an area of ({number(size)} Å)^2 to {number(noise)} "
+        f"rad, 1/(2 sqrt(electrons in it)){shared}; the limit is {warn:g} rad.",
         what_to_do="Use fewer slices or modes, a regulariser (atv_weight), algorithm='ml', or more dose.",
     )

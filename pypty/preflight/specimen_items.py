@@ -1,4 +1,4 @@
-"""Checks of the specimen model: slices against depth of focus, thickness, expected phase."""
+"""Checks of the specimen model: slice thickness, total thickness, expected phase."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pypty.preflight.item import Item, number, worse_above, worse_below
 _PHASE = math.pi / 2
 _SPREAD = 6.0
 """Range of a phase image in units of its standard deviation."""
-_TOO_THIN = 0.1  # fraction of the thickness that acts like a plane
-_THICKNESS_OFF = 1.25  # ratio of sum of the slices and total_thickness, either way
+_TOO_THIN = 0.1  # fraction of the thickness that one slice can describe
+_THICKNESS_OFF = 1.25  # ratio of the sum of the slices to total_thickness, or its inverse
 
 
 def specimen_items(facts: Facts) -> tuple[list[Item], list[str]]:
     """Checks of slices and phase, and the items that could not be checked."""
     items, missing = [], []
     if facts.thin_A is None:
-        missing.append("slices: the convergence angle is not known")
+        missing.append("slices: the convergence angle is unknown")
     else:
         if facts.n_slices > 1:
             items.append(_slice_item(facts, facts.thin_A))
         thickness = given_number(facts.setup, "total_thickness")
         if thickness is None or thickness <= 0:
             missing.append(
-                "specimen thickness: total_thickness is not given; one slice serves up to about "
+                "specimen thickness: total_thickness is not given; one slice is sufficient up to about "
                 f"{number(facts.thin_A)} Å"
             )
         else:
@@ -38,19 +38,19 @@ def specimen_items(facts: Facts) -> tuple[list[Item], list[str]]:
     if phase is not None:
         items.append(
             _phase_item(
-                phase, "Largest range of the phase of a slice of the given obj, without its extremes."
+                phase, "Largest range of the phase in a slice of the given obj (percentiles 0.1 to 99.9)."
             )
         )
     elif estimated is not None:
         items.append(
             _phase_item(
                 estimated,
-                "About, from the scattered electrons: six times the rms phase of a weak object, shared by all slices. "
-                "A thick specimen has more.",
+                "Estimated from the scattered electrons: six times the rms phase of a weak object, divided among all "
+                "slices. It is larger for a thick specimen.",
             )
         )
     else:
-        missing.append("phase range: it needs patterns of the far field")
+        missing.append("phase range: far-field patterns are needed")
     return items, missing
 
 
@@ -66,11 +66,11 @@ def _slice_item(facts: Facts, thin: float) -> Item:
         value=gap,
         unit="Å",
         limit=f"warn above {number(thin)} or below {number(_TOO_THIN * thin)} Å, fail above {number(4 * thin)} Å",
-        meaning=f"Largest slice distance of {facts.n_slices} slices, against the thickness that acts like one plane, "
-        f"5.2 (0.61 lambda/2 alpha)^2/lambda. The depth of focus, lambda/alpha^2, is {number(focus)} Å.",
+        meaning=f"Largest slice distance of {facts.n_slices} slices, compared with the thickness that one slice can "
+        f"describe, 5.2 (0.61 lambda/2 alpha)^2/lambda. The depth of focus, lambda/alpha^2, is {number(focus)} Å.",
         what_to_do=(
-            "Thicker slices than that miss propagation: use more of them. Much thinner ones cannot be distinguished: "
-            "use fewer, or a regulariser along the beam (wedge_mu)."
+            "Use more slices if they are thicker: they neglect propagation. Use fewer if they are much thinner, or a "
+            "regulariser along the beam (wedge_mu): they cannot be distinguished."
         ),
     )
 
@@ -83,7 +83,8 @@ def _thickness_item(facts: Facts, thickness: float, thin: float) -> Item:
             value=thickness,
             unit="Å",
             limit=f"warn above {number(thin)} Å, fail above {number(4 * thin)} Å",
-            meaning="total_thickness against what one slice can describe, 5.2 (0.61 lambda/2 alpha)^2/lambda.",
+            meaning="total_thickness, compared with the thickness that one slice can describe, "
+            "5.2 (0.61 lambda/2 alpha)^2/lambda.",
             what_to_do=f"Use num_slices={math.ceil(thickness / thin)} with slice_distances of about "
             f"{number(thickness / math.ceil(thickness / thin))} Å.",
         )
@@ -98,16 +99,15 @@ def _thickness_item(facts: Facts, thickness: float, thin: float) -> Item:
         unit="Å",
         limit=(
             f"warn when more than {100 * (_THICKNESS_OFF - 1):g} % from total_thickness = {thickness:g} Å, "
-            "fail from twice "
-            "or half of it"
+            "fail above twice or below half of it"
         ),
-        meaning=f"{facts.n_slices} slices with their distances, against the recorded thickness.",
+        meaning=f"Total thickness of {facts.n_slices} slices with their distances, compared with the recorded one.",
         what_to_do=f"Use slice_distances of about {number(thickness / facts.n_slices)} Å, or another num_slices.",
     )
 
 
 def _given_phase(facts: Facts) -> float | None:
-    """Range of the phase of the given object, the largest of its slices, between its percentiles 0.1 and 99.9."""
+    """Range of the phase of the given object between percentiles 0.1 and 99.9; the largest of its slices."""
     obj = facts.setup.settings["obj"]
     if obj is None or obj.shape[:2] == (1, 1):
         return None
@@ -121,11 +121,11 @@ def _given_phase(facts: Facts) -> float | None:
 
 
 def _estimated_phase(facts: Facts) -> float | None:
-    """Range per slice, rad: six standard deviations.
+    """Phase range per slice, rad: six standard deviations of the phase.
 
-    A weak phase object of variance v scatters the part v out of the incident wave. What leaves the disk is seen beside
-    it; what stays inside changes its brightness from point to point, with a variance of 2 v, as the transfer
-    4 sin² chi of a defocused probe is 2 on average. Shot noise is subtracted.
+    A weak phase object of variance v scatters the fraction v of the incident wave. Electrons scattered out of the disk
+    are counted outside it; those that stay inside change its brightness from scan point to scan point with a variance
+    of 2 v, since the transfer 4 sin² chi of a defocused probe is 2 on average. Shot noise is subtracted.
     """
     disk, sample = facts.disk, facts.sample
     if disk is None or facts.probe is None or facts.setup.settings["masks"] is not None or sample.n < 2:
@@ -149,7 +149,7 @@ def _phase_item(phase_range: float, meaning: str) -> Item:
         limit=f"warn above {number(_PHASE)} rad (pi/2)",
         meaning=meaning,
         what_to_do=(
-            "Use more slices (num_slices): a slice with a strong phase is far from the vacuum that the reconstruction "
-            "starts from."
+            "Use more slices (num_slices): slices with a strong phase are far from vacuum, from which the "
+            "reconstruction starts."
         ),
     )

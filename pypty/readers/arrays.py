@@ -1,4 +1,4 @@
-"""Files that hold one array: .npy, .tif, .zarr, and frames without a header."""
+"""Files that contain a single array: .npy, .tif, .zarr, and frames without a header."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LOG = logging.getLogger("pypty")
 
 
 class Frames:
-    """Consecutive frames of a file, read instead of mapped, because a map counts as memory of the process.
+    """Consecutive frames of a file, read on access; a memory map would count as memory of the process.
 
     Parameters
     ----------
-    offset : bytes before the first frame
+    offset : number of bytes before the first frame
     shape : (N, ky, kx) or (sy, sx, ky, kx)
-    rows : rows of a stored frame, of which the first ky are the pattern
+    rows : number of rows of a stored frame; the first ky of them are the pattern
     """
 
     def __init__(
@@ -52,30 +52,30 @@ class Frames:
         view, done = out.reshape(-1).view(np.uint8).data, 0
         with self._reading:
             self._file.seek(self._offset + start * self._rows * self.shape[-1] * self.dtype.itemsize)
-            while done < len(view):  # one readinto may return less than was asked for
+            while done < len(view):  # readinto may return fewer bytes than requested
                 count = self._file.readinto(view[done:])
                 if not count:
                     raise DataError(f"{self._name!r} ends before its last pattern; it is truncated")
                 done += count
-        return out[:, : self.shape[-2]]
+        return out[:, : self.shape[-2]]  # (n, rows, kx) -> (n, ky, kx)
 
     def close(self) -> None:
         self._file.close()
 
 
 def open_npy(path: Path, axes: str | None) -> Recording:
-    """A .npy file; arrays of Python objects are refused, nothing is unpickled.
+    """Open a .npy file; arrays of Python objects are refused, nothing is unpickled.
 
     Raises
     ------
     DataError
-        The file is damaged, truncated, or holds no numbers of three or four axes.
+        The file is damaged or truncated, or does not contain numbers with three or four axes.
     """
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy parses the header as Python text, which may raise anything
         raise DataError(
-            f"{str(path)!r} cannot be read as .npy: {error}. It is damaged or truncated, or holds Python objects, "
+            f"{str(path)!r} cannot be read as .npy: {error}. It is damaged or truncated, or contains Python objects, "
             "which are never unpickled; write it again with numpy.save(..., allow_pickle=False)"
         ) from error
     if axes is not None or not mapped.flags.c_contiguous or mapped.ndim not in (3, 4) or not mapped.size:
@@ -85,12 +85,12 @@ def open_npy(path: Path, axes: str | None) -> Recording:
 
 
 def open_tif(path: Path, axes: str | None) -> Recording:
-    """A TIFF stack: one pattern per page, or an uncompressed stack of three or four axes.
+    """Open a TIFF stack: one pattern per page, or an uncompressed stack with three or four axes.
 
     Raises
     ------
     DataError
-        tifffile is not installed, or the file is damaged or no stack.
+        tifffile is not installed, or the file is damaged or not a stack.
     """
     tifffile = optional_library("tifffile", "tifffile", f"reading {str(path)!r}")
     try:
@@ -119,14 +119,14 @@ def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, 
     shape, dtype = tuple(series.shape), np.dtype(series.dtype).newbyteorder(file.byteorder)
     if len(file.series) > 1:
         raise DataError(
-            f"{str(path)!r} holds {len(file.series)} series of pages, of shapes "
-            f"{', '.join(str(tuple(item.shape)) for item in file.series[:6])}; expected one stack of patterns, all of "
-            "one shape. If it was written in pieces, write it again as one"
+            f"{str(path)!r} contains {len(file.series)} series of pages, of shapes "
+            f"{', '.join(str(tuple(item.shape)) for item in file.series[:6])}; expected a single stack of patterns of "
+            "the same shape. If it was written in pieces, write it again as one stack"
         )
     if len(shape) not in (3, 4):
         raise DataError(
-            f"{str(path)!r} has shape {shape}, expected a stack of patterns (N, ky, kx) or (sy, sx, ky, kx); one image "
-            "is not a scan"
+            f"{str(path)!r} has shape {shape}, expected a stack of patterns (N, ky, kx) or (sy, sx, ky, kx); a single "
+            "image is not a scan"
         )
     if series.dataoffset is not None:  # the pages are contiguous and not compressed
         needed, have = int(series.dataoffset) + math.prod(shape) * dtype.itemsize, path.stat().st_size
@@ -138,13 +138,13 @@ def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, 
         return np.memmap(path, dtype, "r", int(series.dataoffset), shape), ()
     pages = series.pages
     if len(pages) != math.prod(shape[:-2]) or axes is not None:
-        return series.asarray(), ()  # pages of several patterns, or another order: read whole
+        return series.asarray(), ()  # several patterns per page, or another order of axes: read into memory
     flat = StackOfPages(lambda page: pages[page].asarray(), (len(pages), *shape[-2:]), dtype)
     return (flat if len(shape) == 3 else _Rows(flat, shape)), ()
 
 
 class _Rows:
-    """A stack (N, ky, kx) as (sy, sx, ky, kx)."""
+    """View of a stack (N, ky, kx) as (sy, sx, ky, kx)."""
 
     def __init__(self, stack: StackOfPages, shape: tuple[int, ...]) -> None:
         self._stack, self.shape, self.dtype = stack, shape, stack.dtype
@@ -159,18 +159,18 @@ class _Rows:
 
 
 def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
-    """A zarr array, or the array ``key`` of a group.
+    """Open a zarr array, or the array ``key`` of a group.
 
     Raises
     ------
     DataError
-        zarr is not installed, the folder is damaged, or the array is not to be found.
+        zarr is not installed, the folder is damaged, or the array is not found.
     """
     zarr = optional_library("zarr", "zarr", f"reading {str(path)!r}")
     try:
         opened = zarr.open(str(path), mode="r")
         array = opened if hasattr(opened, "shape") else _zarr_member(opened, key, path)
-        # zarr reads missing chunks as the fill value.
+        # zarr silently reads missing chunks as the fill value.
         missing = int(array.nchunks) - int(array.nchunks_initialized)
     except DataError:
         raise
@@ -181,11 +181,11 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
     if missing:
         if missing == array.nchunks:
             raise DataError(
-                f"{str(path)!r}: none of the {missing} chunks is there; copy the folder again, with all files"
+                f"{str(path)!r}: all {missing} chunks are missing; copy the folder again, with all files"
             )
         _LOG.warning(
-            "%s: %d of %d chunks are missing; zarr reads them as %r. Right for empty chunks, wrong if the copy is "
-            "not complete",
+            "%s: %d of %d chunks are missing; zarr reads them as %r. This is right for empty chunks, but wrong if the "
+            "copy is incomplete",
             path,
             missing,
             array.nchunks,

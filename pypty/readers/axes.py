@@ -1,4 +1,4 @@
-"""Views of arrays whose axes are stored in another order, without a copy."""
+"""Views, without copies, of arrays whose axes are stored in another order."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ _log = logging.getLogger(__name__)
 
 
 class AxesView:
-    """An array with slicing, its axes in another order.
+    """A sliceable view of an array with its axes in another order.
 
     Parameters
     ----------
     array : array-like with ``shape``, ``dtype`` and slicing
-    order : stored axis of each axis shown
+    order : for each axis of the view, the stored axis
     """
 
     def __init__(self, array: Any, order: tuple[int, ...]) -> None:
         self._array, self._order = array, order
         self.shape = tuple(int(array.shape[axis]) for axis in order)
         self.dtype = np.dtype(array.dtype)
-        self.chunks = tuple(
-            stored_rows(array, axis) for axis in order
-        )  # for Recording.chunks, in the shown order
+        # Chunk sizes in the order of the view, for Recording.chunks.
+        self.chunks = tuple(stored_rows(array, axis) for axis in order)
 
     def __getitem__(self, key: Any) -> np.ndarray:
         parts = key if isinstance(key, tuple) else (key,)
@@ -40,7 +39,7 @@ class AxesView:
         for axis, part in zip(self._order, parts, strict=False):
             index[axis] = part
         values = np.asarray(self._array[tuple(index)])
-        # An integer index removes its axis, so the order of the others is taken among those that are left.
+        # An integer index removes its axis: transpose the remaining axes only.
         kept = [axis for axis in range(len(index)) if not isinstance(index[axis], (int, np.integer))]
         return values.transpose([kept.index(axis) for axis in self._order if axis in kept])
 
@@ -75,7 +74,7 @@ def in_order(array: Any, names: str | None, default: tuple[str, ...] | None, nam
     Raises
     ------
     DataError
-        The names are not those of three or four axes, or not as many as the array has.
+        The names are unknown, or their number is not that of the axes.
     """
     if names is None:
         order = default
@@ -90,7 +89,7 @@ def in_order(array: Any, names: str | None, default: tuple[str, ...] | None, nam
         return array
     if len(order) != len(array.shape):
         raise DataError(
-            f"{name} has shape {tuple(array.shape)}, but {len(order)} axes were named ({', '.join(order)}); name each"
+            f"{name} has shape {tuple(array.shape)}, but {len(order)} axes are named ({', '.join(order)}); name all"
         )
     wanted = _STACK if len(order) == 3 else _SCAN
     if order == wanted:
@@ -99,20 +98,20 @@ def in_order(array: Any, names: str | None, default: tuple[str, ...] | None, nam
 
 
 def with_scan(array: Any, n_patterns: int, scan_size: tuple[int, int], name: str) -> None:
-    """Check that a scan has as many points as there are patterns.
+    """Check that the number of scan points equals the number of patterns.
 
     Raises
     ------
     DataError
-        It does not.
+        The numbers differ.
     """
     points = math.prod(scan_size)
     if points != n_patterns:
         raise DataError(
             f"{name}: scan_size {scan_size} has {points} points, but the shape {tuple(array.shape)} has {n_patterns} "
-            "patterns; give the right scan_size (slow, fast)"
+            "patterns; correct scan_size (slow, fast)"
         )
     if len(array.shape) == 4 and tuple(array.shape[:2]) != tuple(scan_size):
         _log.warning(
-            "%s: scan_size %s is taken, but the data are stored as %s", name, scan_size, array.shape[:2]
+            "%s: scan_size %s is used, but the data are stored as %s", name, scan_size, array.shape[:2]
         )

@@ -1,4 +1,4 @@
-"""Selection of the array of a file that holds the patterns."""
+"""Choose the array of a file that contains the patterns."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | 
     Raises
     ------
     DataError
-        There is none, or several; the message lists them.
+        No array fits, or several do; the message lists the arrays.
     """
     if key is not None:
         wanted = key.strip("/")
         if wanted in arrays:
             return wanted
-        # The name of a group stands for its only array of patterns.
+        # The name of a group selects its only array of patterns.
         below = [
             array for array in arrays if array.startswith(wanted + "/") and len(arrays[array][0]) in (3, 4)
         ]
@@ -37,7 +37,7 @@ def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | 
     ]
     if len(fitting) == 1:
         return fitting[0]
-    if "data" in fitting:  # the name that pypty import, and most programs, use
+    if "data" in fitting:  # the name that pypty import and most programs use
         return "data"
     if not fitting:
         raise DataError(
@@ -51,7 +51,7 @@ def only_one(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], key: str | 
 
 def _list(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
     if not arrays:
-        return "it holds no arrays"
+        return "it contains no arrays"
     shown = [f"{array} {shape} {dtype}" for array, (shape, dtype) in sorted(arrays.items())[:12]]
     more = f", and {len(arrays) - 12} more" if len(arrays) > 12 else ""
     return "its arrays are: " + ", ".join(shown) + more

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", help="file of a detector: .raw, .mat, .tif, .zarr, .npy, .h5, .dm4, .mib, .emd, ..."
     )
     parser.add_argument("-o", "--output", required=True, help="HDF5 file that is written (.h5)")
-    parser.add_argument("--key", help="data set or variable, where the file holds several")
+    parser.add_argument("--key", help="data set or variable, if the file contains several")
     parser.add_argument(
         "--scan-size",
         nargs=2,
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="part of the detector, in pixels",
     )
     parser.add_argument(
-        "--bin", type=int, default=1, help="sum blocks of so many pixels (default: %(default)s)"
+        "--bin", type=int, default=1, help="side of blocks of pixels to sum (default: %(default)s)"
     )
     parser.add_argument("--compression", choices=("lzf", "gzip"), help="default: none")
     parser.add_argument(
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--empad-version", type=int, choices=(1, 2), help="of a .raw file")
     parser.add_argument("--dtype", choices=("float32", "uint32"), help="of an EMPAD-G2 .raw file")
     parser.add_argument("--metadata", help="JSON file of Nion Swift (default: the one of the same name)")
-    parser.add_argument("--ignore-metadata", action="store_true", help="read the patterns only")
+    parser.add_argument("--ignore-metadata", action="store_true", help="read only the patterns")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument(
         "--set",
@@ -72,7 +72,7 @@ def import_command(options: argparse.Namespace) -> str:
     Raises
     ------
     PyptyError
-        As :func:`pypty.readers.import_file`.
+        As in :func:`pypty.readers.import_file`.
     """
     written = import_file(
         options.file,

@@ -1,4 +1,4 @@
-"""Detection of the file format from its first bytes, which must agree with its ending."""
+"""Detect the format of a file from its first bytes, which must agree with its ending."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def content_of(path: Path) -> str:
         marks = (".zarray", ".zgroup", "zarr.json")
         return "zarr" if any((path / mark).is_file() for mark in marks) else "other"
     if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r} (looked from {str(Path.cwd())!r})")
+        raise DataError(f"the file {str(path)!r} does not exist (current folder: {str(Path.cwd())!r})")
     try:
         with path.open("rb") as stream:
             head = stream.read(4096)
@@ -86,9 +86,7 @@ def kind_of(path: Path) -> str:
     content, ending = content_of(path), path.suffix.lower()
     expected = _BY_ENDING.get(ending)
     if path.is_dir() and content != "zarr" and ending != ".zspy":
-        raise DataError(
-            f"{str(path)!r} is a folder, and not one that zarr wrote; give the file with the patterns"
-        )
+        raise DataError(f"{str(path)!r} is a folder, but not a zarr folder; give the file with the patterns")
     if expected is None:
         return "zarr" if content == "zarr" and ending != ".zspy" else "vendor"
     if content not in expected:
@@ -106,5 +104,5 @@ def kind_of(path: Path) -> str:
 
 def _advice(content: str) -> str:
     if content == "other":
-        return "It is damaged, or another kind of file"
+        return "It is damaged, or a different kind of file"
     return f"If it is {_CONTENTS[content]}, give it that ending"

@@ -34,18 +34,18 @@ def open_empad(
     dtype: str | None,
     ignore_metadata: bool,
 ) -> Recording:
-    """An EMPAD file.
+    """Open an EMPAD file.
 
     Parameters
     ----------
-    scan_size : points (slow, fast); None: from the .xml beside it, a name like scan_x256_y256.raw, or a square
+    scan_size : points (slow, fast); None: from the .xml beside it, from a name like scan_x256_y256.raw, or a square
     version : 1 or 2; None: derived from the size of the file and the scan
     dtype : "float32" or "uint32", for version 2; None: derived from the values
 
     Raises
     ------
     DataError
-        The size of the file fits no scan, or more than one; the values look like neither type.
+        The size of the file fits no scan, or several; or the values fit neither type.
     """
     if version not in (None, 1, 2):
         raise DataError(f"version is {version!r}, expected 1 (EMPAD, 130 x 128) or 2 (EMPAD-G2, 128 x 128)")
@@ -76,7 +76,7 @@ def raw_of_xml(path: Path) -> Path:
     Raises
     ------
     DataError
-        It names none, or the file is not there.
+        It names no file, or the file is missing.
     """
     name = _raw_name(_parse(path))
     if name is None:
@@ -103,22 +103,22 @@ def _geometry(path: Path, scan: tuple[int, int] | None, version: int | None) -> 
         sizes = " or ".join(str(4 * _SIDE * rows[v]) for v in rows if version in (None, v))
         raise DataError(
             f"{str(path)!r} has {size} bytes, which is not a whole number of EMPAD frames ({sizes} bytes each); it is "
-            "truncated, or no EMPAD file"
+            "truncated, or not an EMPAD file"
         )
     if scan is not None:
         fitting = [v for v, count in counts.items() if count == math.prod(scan)]
         if len(fitting) == 1:
             return fitting[0], scan
         raise DataError(
-            f"{str(path)!r} holds {text}, but a scan of {scan[0]} x {scan[1]} has {math.prod(scan)} points; it is "
-            "truncated, or give the right scan_size (slow, fast)"
+            f"{str(path)!r} contains {text}, but a scan of {scan[0]} x {scan[1]} has {math.prod(scan)} points; correct "
+            "scan_size (slow, fast), or the file is truncated"
         )
     # Without a scan size only a square scan is accepted, and only if one version allows it.
     squares = [v for v, count in counts.items() if math.isqrt(count) ** 2 == count]
     if len(squares) == 1:
         side = math.isqrt(counts[squares[0]])
         return squares[0], (side, side)
-    raise DataError(f"{str(path)!r} holds {text}, which is not a square scan; give scan_size (slow, fast)")
+    raise DataError(f"{str(path)!r} contains {text}, which is not a square scan; give scan_size (slow, fast)")
 
 
 def _named_size(name: str) -> tuple[int, int] | None:
@@ -128,7 +128,7 @@ def _named_size(name: str) -> tuple[int, int] | None:
 
 
 def _look(path: Path) -> str:
-    """Type of 4-byte values: counts of a uint32 are denormal as float32, and common floats are above 2^29 as uint32."""
+    """dtype of 4-byte values: uint32 counts are denormal as float32; usual floats exceed 2^29 as uint32."""
     n = path.stat().st_size // (4 * _SIDE * _SIDE)
     frames = Frames(path, 0, (n, _SIDE, _SIDE), np.dtype("<u4"))
     try:
@@ -143,7 +143,7 @@ def _look(path: Path) -> str:
     if values.size and not (floats > 1e15).any() and np.mean((floats > 1e-12) | np.isnan(floats)) > 0.99:
         return "float32"
     raise DataError(
-        f"{str(path)!r}: the values look neither like float32 nor like combined uint32 counts. Combine the gains first "
+        f"{str(path)!r}: the values are neither float32 nor combined uint32 counts. Combine the gains first "
         "(EMPAD-G2 raw words hold two gains), or give dtype='float32' or 'uint32'"
     )
 
@@ -161,7 +161,7 @@ def _refuse_nonsense(path: Path, frames: Frames) -> None:
 
 
 def _find_xml(path: Path) -> Path | None:
-    """The .xml of the same name, else the one of the folder that names this file."""
+    """The .xml file of the same name, else one in the same folder that names this file."""
     same = path.with_suffix(".xml")
     if same.is_file():
         return same
@@ -189,15 +189,15 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _raw_name(root: ElementTree.Element) -> str | None:
-    found = next(root.iter("raw_file"), None)
-    if found is None:
+    raw_file = next(root.iter("raw_file"), None)
+    if raw_file is None:
         return None
-    name = found.get("filename") or found.findtext("filename") or ""
+    name = raw_file.get("filename") or raw_file.findtext("filename") or ""
     return Path(name.replace("\\", "/")).name or None
 
 
 def _read_xml(path: Path) -> tuple[tuple[int, int] | None, Metadata]:
-    """Scan size and calibration; the field of view is scaled as the instrument stores it."""
+    """Scan size (slow, fast) and calibration."""
     root = _parse(path)
     size, columns, rows = None, root.findtext(".//pix_x"), root.findtext(".//pix_y")
     if columns is not None and rows is not None:
@@ -228,7 +228,7 @@ def _numbers(text: Any, path: Path) -> list[float]:
         numbers = []
     if not numbers or not all(math.isfinite(item) and item > 0 for item in numbers):
         raise DataError(
-            f"{str(path)!r} says {text!r} where positive numbers are expected; correct it, or use ignore_metadata "
+            f"{str(path)!r} contains {text!r}, expected positive numbers; correct it, or use ignore_metadata "
             "(--ignore-metadata)"
         )
     return numbers

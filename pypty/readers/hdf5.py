@@ -1,4 +1,4 @@
-"""HDF5 files: any data set, py4DSTEM's layout, and those that ``pypty import`` wrote."""
+"""HDF5 files: any data set, the layout of py4DSTEM, and files that ``pypty import`` wrote."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _CALIBRATION = ("Q_pixel_size", "Q_pixel_units", "R_pixel_size", "R_pixel_units"
 
 
 def open_hdf5(path: Path, key: str | None, axes: str | None, ignore_metadata: bool) -> Recording:
-    """A data set of an HDF5 file.
+    """Open a data set of an HDF5 file.
 
-    Without ``key``: the only one with three or four axes, else the data cube of py4DSTEM, else "data".
+    Without ``key``: the data cube of py4DSTEM, else the only data set with three or four axes, else "data".
 
     Raises
     ------
     DataError
-        The file is damaged or truncated, or the data set is not to be found.
+        The file is damaged or truncated, or the data set is not found.
     """
     file = open_file(path)
     try:
@@ -63,7 +63,7 @@ def open_file(path: Path) -> Any:
     Raises
     ------
     DataError
-        It is no HDF5 file, or is damaged or truncated.
+        It is not an HDF5 file, or is damaged or truncated.
     """
     try:
         return h5py.File(path, "r")
@@ -74,7 +74,7 @@ def open_file(path: Path) -> Any:
 
 
 def find_dataset(file: Any, key: str | None, path: Path) -> Any:
-    """The data set that holds the patterns, see :func:`pypty.readers.choose.only_one`."""
+    """The data set with the patterns, see :func:`pypty.readers.choose.only_one`."""
     arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     cubes: list[str] = []
 
@@ -85,9 +85,8 @@ def find_dataset(file: Any, key: str | None, path: Path) -> Any:
                 cubes.append(name)
 
     file.visititems(visit)
-    if key is not None and isinstance(
-        file.get(key), h5py.Dataset
-    ):  # also through a link, which is not visited
+    # visititems does not follow links; a key may name one.
+    if key is not None and isinstance(file.get(key), h5py.Dataset):
         return file[key]
     if key is None and len(cubes) == 1:
         return file[cubes[0]]
@@ -141,7 +140,7 @@ def _py4dstem(file: Any, path: Path) -> Metadata:
 
 
 def plain(value: Any) -> Any:
-    """A number, text or tuple instead of NumPy's types."""
+    """A value of NumPy or HDF5 as a number, text or tuple of Python."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray):

@@ -1,4 +1,4 @@
-"""Conversion of a detector's file to a calibrated, chunked HDF5 file, without loading it whole."""
+"""Convert a detector's file to a calibrated, chunked HDF5 file, piece by piece."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pypty.readers.recording import PARAMETERS, Metadata, Recording
 
 _LOG = logging.getLogger("pypty")
 _CHUNK_BYTES = 2**20
-"""Size of a chunk of the file; HDF5 keeps one in memory."""
+"""Size of a chunk of the file in bytes."""
 _OURS = ("data_path", "data_key", "dataset")  # keys that the import sets
 
 
@@ -52,12 +52,12 @@ def import_file(
     Parameters
     ----------
     path : file, or a recording that the caller closes
-    swap_axes : transpose every pattern, first
-    crop : (first ky, end ky, first kx, end kx) in detector pixels, after that
-    bin : sum blocks of so many pixels, last; the pixel of the detector grows accordingly
-    patterns_per_chunk : patterns stored together; None: about 1 MiB
+    swap_axes : transpose every pattern; done first
+    crop : (first ky, end ky, first kx, end kx) in detector pixels; done after swap_axes
+    bin : side of blocks of pixels to sum; done last. The pixel size of the detector is scaled accordingly
+    patterns_per_chunk : number of patterns in a chunk; None: about 1 MiB
     compression : None, "lzf" or "gzip"
-    params : additional parameters, which take precedence over those of the file; they describe the patterns as written
+    params : additional parameters, which take precedence over those of the file; they refer to the patterns as written
     overwrite : replace an existing file
     options : of :func:`pypty.readers.open_recording`: key, scan_size, axes, version, dtype, metadata_file,
         ignore_metadata
@@ -69,9 +69,9 @@ def import_file(
     Raises
     ------
     DataError
-        The file cannot be read, or holds no measurement (only zeros, or no finite value).
+        The file cannot be read, or contains no measurement (only zeros, or no finite value).
     ParameterError
-        A parameter or an argument is not usable.
+        A parameter or an argument is wrong.
     OutputError
         The output exists, or cannot be written.
     """
@@ -80,7 +80,7 @@ def import_file(
     if isinstance(path, Recording):
         if options:
             raise ParameterError(
-                f"{', '.join(sorted(options))}: a recording is open already; give them to open_recording"
+                f"{', '.join(sorted(options))}: a recording is open already; pass them to open_recording"
             )
         source: contextlib.AbstractContextManager[Recording] = contextlib.nullcontext(path)
     else:
@@ -113,11 +113,11 @@ def params_of(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     DataError
-        The file is damaged, or was not written by it.
+        The file is missing or damaged, or was not written by :func:`import_file`.
     """
     chosen = Path(path).expanduser()
     if not chosen.is_file():
-        raise DataError(f"there is no file {str(chosen)!r} (looked from {str(Path.cwd())!r})")
+        raise DataError(f"the file {str(chosen)!r} does not exist (current folder: {str(Path.cwd())!r})")
     with open_file(chosen) as file:
         group = file.get("pypty")
         if not isinstance(group, h5py.Group) or not isinstance(file.get("data"), h5py.Dataset):
@@ -158,7 +158,7 @@ class _Change:
         return self._work.patterns(data[:, self._window[0], self._window[1]])
 
     def metadata(self, metadata: Metadata) -> Metadata:
-        """Pixel and centre of the changed patterns."""
+        """Metadata with the pixel size and centre of the changed patterns."""
         centre = metadata.beam_centre_px
         if centre is not None:
             swapped = centre[::-1] if self._swap else centre
@@ -178,7 +178,7 @@ def _calibration(metadata: Metadata, params: Mapping[str, Any]) -> tuple[Metadat
     if wrong:
         raise ParameterError(f"{', '.join(wrong)}: set by the import itself; leave it out")
     report = Report()
-    # The same checks as those of a run, so that a mistake is reported before a long import.
+    # The same checks as in a run, so that mistakes are reported before a long import.
     read_parameters(dict(params), report)
     report.raise_if_any()
     fields = {key: name for name, key in PARAMETERS.items()}
@@ -226,7 +226,7 @@ def _copy(recording: Recording, change: _Change, data: Any) -> None:
             something = something or bool(changed.any())
     if not something:
         raise DataError(
-            f"{recording.name}: every value is zero or not finite; it is not a measurement, or the wrong array"
+            f"{recording.name}: all values are zero or not finite; it is not a measurement, or the wrong array"
         )
     if not_finite:
         _LOG.warning(
@@ -263,7 +263,7 @@ def _check_choices(bin_: int, patterns_per_chunk: int | None, compression: str |
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """A temporary path that replaces ``path`` when the block ends well."""
+    """Provide a temporary path that replaces ``path`` if the block ends without error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -2,7 +2,7 @@
 
 Axes are named as MATLAB shows them (``size(data)``), in both versions: HDF5 files store them reversed, which is undone
 here. Without ``axes`` the patterns are MATLAB's first two axes: ``data(:,:,n)`` is (ky, kx, n), and ``data(:,:,iy,ix)``
-is (ky, kx, sy, sx). A shape that contradicts this is refused.
+is (ky, kx, sy, sx). A shape that suggests another order is refused.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pypty.readers.recording import Recording
 
 
 def open_mat5(path: Path, key: str | None, axes: str | None) -> Recording:
-    """A variable of a file of version 5 to 7; it is read whole (such a variable has 2 GiB at most).
+    """Read a variable of a file of version 5 to 7 into memory (such variables have at most 2 GiB).
 
     Raises
     ------
     DataError
-        The file is damaged or truncated, or the variable is not to be found.
+        The file is damaged or truncated, or the variable is not found.
     """
     from scipy.io import loadmat, whosmat
 
@@ -50,29 +50,29 @@ def open_mat5(path: Path, key: str | None, axes: str | None) -> Recording:
 
 
 def open_mat73(path: Path, key: str | None, axes: str | None) -> Recording:
-    """A variable of a file of version 7.3, read lazily.
+    """Open a variable of a file of version 7.3, to be read lazily.
 
     Raises
     ------
     DataError
-        The file is damaged or truncated, or the variable is not to be found.
+        The file is damaged or truncated, or the variable is not found.
     """
     file = open_file(path)
     try:
         arrays = {
-            name: (tuple(item.shape)[::-1], item.dtype)
+            name: (tuple(item.shape)[::-1], item.dtype)  # axes as MATLAB shows them
             for name, item in file.items()
             if isinstance(item, h5py.Dataset) and item.shape is not None
         }
         chosen = only_one(arrays, key, str(path))
-        found, name = file[chosen], f"{path}:{chosen}"
-        if found.dtype.names is not None and set(found.dtype.names) == {"real", "imag"}:
+        dataset, name = file[chosen], f"{path}:{chosen}"
+        if dataset.dtype.names is not None and set(dataset.dtype.names) == {"real", "imag"}:
             raise DataError(
-                f"{name} is complex; measured patterns are real counts. Give the right variable with key"
+                f"{name} is complex; measured patterns are real counts. Choose another variable with key"
             )
-        if found.ndim not in (3, 4):
-            return Recording(found, name)  # refused there
-        shown = AxesView(found, tuple(reversed(range(found.ndim))))
+        if dataset.ndim not in (3, 4):
+            return Recording(dataset, name)  # raises DataError
+        shown = AxesView(dataset, tuple(reversed(range(dataset.ndim))))
         data = in_order(shown, axes, _usual(shown.shape, axes, name), name)
         return Recording(data, name, closing=(file.close,))
     except DataError:
@@ -99,7 +99,7 @@ def _usual(shape: tuple[int, ...], axes: str | None, name: str) -> tuple[str, ..
         other = "n,ky,kx" if len(shape) == 3 else "sy,sx,ky,kx"
         raise DataError(
             f"{name} has size {tuple(shape)} in MATLAB. Patterns are expected in the first two axes "
-            f"({', '.join(usual)}), but the last two look like it; say which: axes={other!r} or "
+            f"({', '.join(usual)}), but only the last two axes have equal lengths; give axes={other!r} or "
             f"axes={','.join(usual)!r}"
         )
     return usual

@@ -15,16 +15,16 @@ from pypty.readers.recording import Metadata, axis_metadata, checked_scan_size
 def read_nion_json(path: Path) -> Metadata:
     """Voltage, defocus, scan and calibrations of a JSON file of Nion Swift.
 
-    Read, wherever they stand in the tree (the outermost first): ``high_tension_v`` or ``high_tension`` (V), ``defocus``
-    (m; C10 = -1e10 times it, as PyPty 2.2 takes it, so that ``defocus_A`` = 1e10 times it), ``scan_size`` (slow,
-    fast), ``fov_nm`` with ``scan_context_size``, and at the top ``spatial_calibrations`` (scale and units of the axes
-    of the data). The scan step is ``fov_nm`` over the points of the longer side, as Nion Swift calibrates its own
-    images.
+    The following keys are read, the outermost of each in the tree: ``high_tension_v`` or ``high_tension`` (V),
+    ``defocus`` (m; C10 = -1e10 times it, as in PyPty 2.2, so that ``defocus_A`` = 1e10 times it), ``scan_size`` (slow,
+    fast), ``fov_nm`` with ``scan_context_size``; and at the top level ``spatial_calibrations`` (scale and units of the
+    axes of the data). The scan step is ``fov_nm`` divided by the number of points of the longer side, as for the images
+    of Nion Swift.
 
     Raises
     ------
     DataError
-        The file cannot be read, is no JSON, or a value is not a number.
+        The file cannot be read or is not JSON, or a value is not a number.
     """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def read_nion_json(path: Path) -> Metadata:
         ) from error
     if not isinstance(tree, dict):
         raise DataError(
-            f"the metadata file {str(path)!r} holds {type(tree).__name__}, expected a JSON object"
+            f"the metadata file {str(path)!r} contains a {type(tree).__name__}, expected a JSON object"
         )
     voltage = _find(tree, "high_tension_v", "high_tension")
     defocus, fov = _find(tree, "defocus"), _find(tree, "fov_nm")
@@ -92,7 +92,7 @@ def _value(value: Any, name: str, path: Path) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise DataError(
-            f"{str(path)!r} says {name} = {value!r}, expected a finite number; correct it, or read the data with "
+            f"{str(path)!r} has {name} = {value!r}, expected a finite number; correct it, or read the data with "
             "ignore_metadata (--ignore-metadata)"
         )
     return number

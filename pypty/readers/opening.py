@@ -1,4 +1,4 @@
-"""Opens files of all formats."""
+"""Open detector files of all formats."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def open_recording(
     """Open the file of a detector; patterns are read lazily.
 
     Formats: EMPAD .raw (or its .xml), MATLAB .mat (v5 to v7.3), .tif, .zarr, .npy, HDF5 (.h5, .hdf5, .emd: any data
-    set, and py4DSTEM's layout), all others through RosettaSciIO. The content must agree with the ending.
+    set, and the layout of py4DSTEM); all others through RosettaSciIO. The content must agree with the ending.
 
     Parameters
     ----------
@@ -44,25 +44,25 @@ def open_recording(
     axes : names of the axes in the order of the file, for example "ky,kx,n" or "sx,sy,ky,kx"; for .mat as MATLAB shows
         them (see :mod:`pypty.readers.matlab` for the default)
     version, dtype : of an EMPAD file, see :func:`pypty.readers.empad.open_empad`
-    metadata_file : JSON of Nion Swift; None: the .json of the same name, where it exists
-    ignore_metadata : read the patterns only
+    metadata_file : JSON of Nion Swift; None: the .json of the same name, if it exists
+    ignore_metadata : read only the patterns
 
     Raises
     ------
     DataError
-        The file is missing, empty, damaged, truncated, mislabelled, or holds no scan of patterns; or an optional
+        The file is missing, empty, damaged, truncated, mislabelled, or contains no scan of patterns; or an optional
         library is missing.
     """
     chosen = Path(path).expanduser()
     try:
-        given = None if scan_size is None else checked_scan_size(scan_size, "the call")
+        size = None if scan_size is None else checked_scan_size(scan_size, "the call")
         if chosen.suffix.lower() == ".xml" and chosen.is_file():
             chosen = raw_of_xml(chosen)
-        recording = _open(chosen, key, given, axes, version, dtype, ignore_metadata)
+        recording = _open(chosen, key, size, axes, version, dtype, ignore_metadata)
         try:
             if not ignore_metadata:
                 _add_json(recording, chosen, metadata_file)
-            _settle_scan(recording, given)
+            _settle_scan(recording, size)
         except DataError:
             recording.close()
             raise
@@ -108,15 +108,14 @@ def _open(
     return open_vendor(path, key, axes, ignore_metadata)
 
 
-def _settle_scan(recording: Recording, given: tuple[int, int] | None) -> None:
-    """Use the given scan size, else that of four axes, else that of the metadata, and check the number of patterns."""
+def _settle_scan(recording: Recording, scan: tuple[int, int] | None) -> None:
+    """Set the scan size: ``scan`` if given, else that of four axes, else that of the metadata; check the patterns."""
     shape, stated = recording.shape, recording.metadata.scan_size
-    scan = given
     if scan is None and len(shape) == 4:
         scan = (shape[0], shape[1])
         if stated is not None and stated != scan:
             _LOG.warning(
-                "%s: the metadata say scan_size %s, but the data are %s; taken from the data",
+                "%s: scan_size is %s in the metadata, but the data have %s points; the latter is used",
                 recording.name,
                 stated,
                 scan,

@@ -1,4 +1,4 @@
-"""Libraries of the extra ``io``, imported when a file needs them."""
+"""Import libraries of the extra ``io`` when a file needs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recorded scan: lazily read patterns, and the metadata of the microscope in its file."""
+"""A recorded scan: lazily read patterns, and the metadata in its file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pypty.errors import DataError
 from pypty.readers.units import known_unit
 
 CHUNK_BYTES = 64 * 2**20
-"""Size of the patterns that are in memory at once."""
+"""Largest size of the patterns in memory at once, in bytes."""
 
 _LOG = logging.getLogger("pypty")
 
@@ -95,7 +95,7 @@ class Metadata:
             object.__setattr__(self, "scan_size", checked_scan_size(self.scan_size, "the metadata"))
 
     def params(self) -> dict[str, Any]:
-        """The known values under the keys of pypty_params, where ``defocus`` has the sign of C10."""
+        """The known values with the names of parameters; ``defocus`` has the sign of C10."""
         params = {key: getattr(self, name) for name, key in PARAMETERS.items()}
         if self.defocus_A is not None:
             params["defocus"] = -self.defocus_A
@@ -104,7 +104,7 @@ class Metadata:
     def filled_from(self, other: Metadata) -> Metadata:
         """These metadata, completed by those of ``other``.
 
-        The detector pixel in mrad and in 1/Å are one quantity: ``other``'s is used only if both are unknown here.
+        The detector pixel in mrad and in 1/Å are the same quantity: that of ``other`` is used only if both are unknown.
         """
         changes = {
             item.name: getattr(other, item.name)
@@ -120,9 +120,9 @@ class Metadata:
 def axis_metadata(
     scan: list[tuple[float, object]], detector: list[tuple[float, object]], name: str
 ) -> Metadata:
-    """Step and pixel from (scale, unit) of the scan axes and of the two detector axes (ky, kx).
+    """Scan step and detector pixel from (scale, unit) of the scan axes and of the two detector axes (ky, kx).
 
-    An axis without a known unit is taken as not calibrated.
+    An axis without a known unit counts as not calibrated.
     """
     step = _common(scan, ("length",), name, "scan")
     pixel = _common(detector, ("angle", "reciprocal"), name, "detector")
@@ -170,7 +170,7 @@ def checked_scan_size(value: Any, source: str) -> tuple[int, int]:
     Raises
     ------
     DataError
-        It is not that.
+        The value has another form.
     """
     numbers = [_number(item) for item in np.ravel(np.asarray(value, dtype=object))]
     if len(numbers) != 2 or not all(math.isfinite(n) and n >= 1 and n == int(n) for n in numbers):
@@ -194,7 +194,7 @@ class Recording:
     Raises
     ------
     DataError
-        The data are not real numbers of three or four axes, or there are none.
+        The data are not real numbers with three or four axes, or are empty.
     """
 
     data: Any
@@ -212,7 +212,7 @@ class Recording:
 
     @property
     def dtype(self) -> np.dtype:
-        """The detector's own type, in the byte order of this machine."""
+        """The stored dtype, in the byte order of this machine."""
         return np.dtype(self.data.dtype).newbyteorder("=")
 
     @property
@@ -237,12 +237,12 @@ class Recording:
         Raises
         ------
         DataError
-            There is no such pattern, or the file cannot be read there.
+            An index is out of range, or the file cannot be read.
         """
         wanted = np.asarray(indices)
         if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < self.n_patterns):
             raise DataError(
-                f"{self.name}: patterns {wanted[0]} to {wanted[-1]} were requested, but there are {self.n_patterns}"
+                f"{self.name}: patterns {wanted[0]} to {wanted[-1]} were requested, but it has {self.n_patterns}"
             )
         # Runs of consecutive patterns, each read by one slice.
         edges = [0, *(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
@@ -255,8 +255,8 @@ class Recording:
     def chunks(self, largest_bytes: int = CHUNK_BYTES) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(indices, patterns) of the whole scan in order, in pieces of at most ``largest_bytes``.
 
-        Pieces consist of whole scan rows, aligned with the chunks of the file if the limit allows it: a chunk that is
-        cut would be decompressed twice.
+        Pieces consist of whole scan rows, aligned with the chunks of the file if the limit allows it: a chunk that
+        belongs to two pieces would be decompressed twice.
         """
         for start, stop in self._pieces(max(1, largest_bytes // self._pattern_bytes)):
             indices = np.arange(start, stop)
@@ -295,9 +295,8 @@ class Recording:
         first, last = start // columns, (stop - 1) // columns
         if first == last:  # inside one scan row
             return self.data[first, start - first * columns : stop - first * columns]
-        rows = np.asarray(
-            self.data[first : last + 1]
-        )  # whole scan rows, then cut: (rows, sx, ky, kx) -> (n, ky, kx)
+        # Read whole scan rows, then cut: (rows, sx, ky, kx) -> (n, ky, kx)
+        rows = np.asarray(self.data[first : last + 1])
         return rows.reshape(-1, *self.pattern_shape)[start - first * columns : stop - first * columns]
 
     def close(self) -> None:
@@ -313,7 +312,7 @@ class Recording:
 
 
 def stored_rows(data: Any, axis: int = 0) -> int:
-    """Number of entries of an axis that are stored together (the chunk size); 1 if it is not known."""
+    """Chunk size along an axis; 1 if it is unknown."""
     chunks = getattr(data, "chunks", None)
     if not chunks:
         return 1

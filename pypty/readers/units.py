@@ -1,4 +1,4 @@
-"""Units of files to the units used here: Å, mrad, 1/Å and kV."""
+"""Convert units of files to those used here: Å, mrad, 1/Å and kV."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def convert(value: float, unit: object, kind: str) -> float:
     Raises
     ------
     DataError
-        The unit does not measure that.
+        The unit does not measure this quantity.
     """
     known = known_unit(unit)
     if known is None or known[0] != kind:

@@ -1,4 +1,4 @@
-"""Every other format through RosettaSciIO, lazily."""
+"""Read all other formats lazily through RosettaSciIO."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LOG = logging.getLogger("pypty")
 
 
 def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: bool) -> Recording:
-    """The patterns of a vendor's file, with the scales and units of its axes, its beam energy and convergence angle.
+    """Open the patterns of a vendor's file, with the calibration of its axes, beam energy and convergence angle.
 
     Parameters
     ----------
-    key : title of the signal, where the file has several
+    key : title of the signal, if the file has several
 
     Raises
     ------
     DataError
         RosettaSciIO, or a library that it needs for this format, is not installed, no reader is known for the ending,
-        the file is damaged, or holds no scan of patterns.
+        or the file is damaged or contains no scan of patterns.
     """
     signals = _signals(path)
     named: dict[str, Mapping[str, Any]] = {}
@@ -60,8 +60,8 @@ def _signals(path: Path) -> list[Mapping[str, Any]]:
     ]
     if not plugins:
         raise DataError(
-            f"{str(path)!r} has the ending {path.suffix!r}, for which no reader is known. Read are .h5, .hdf5, .emd, "
-            ".npy, .mat, .tif, .zarr, .raw (EMPAD), and the formats of RosettaSciIO (.dm4, .mib, .blo, .hspy, ...)"
+            f"{str(path)!r} has the ending {path.suffix!r}, for which no reader is known. Supported are .h5, .hdf5, "
+            ".emd, .npy, .mat, .tif, .zarr, .raw (EMPAD) and formats of RosettaSciIO (.dm4, .mib, .blo, .hspy, ...)"
         )
     problems = []
     for plugin in plugins:
@@ -87,12 +87,12 @@ def _read(plugin: Mapping[str, Any], path: Path) -> list[Mapping[str, Any]]:
     except Exception as error:  # readers of damaged files raise anything
         raise DataError(f"{plugin['name']}: {type(error).__name__}: {error}") from error
     if not signals:
-        raise DataError(f"{plugin['name']}: nothing in it")
+        raise DataError(f"{plugin['name']}: the file contains no signals")
     return signals
 
 
 def _maps_the_header(api: str) -> bool:
-    """mrcz before 0.6 (the last one for Python 3.10) maps the file from its first byte: the header becomes counts."""
+    """Whether lazy reading would turn the header into counts: mrcz < 0.6 maps the file from its first byte."""
     if not api.endswith("mrcz"):
         return False
     try:

@@ -1,1 +1,1 @@
-"""The result of a run, and the files and figures that it writes."""
+"""Result of a run, and its files and figures."""

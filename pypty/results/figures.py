@@ -29,7 +29,7 @@ _SHARE = 0.9  # of the probe's intensity, for the circle that shows its size
 def draw_figures(
     run: Reconstruction, snapshot: Snapshot, batches: Sequence[np.ndarray]
 ) -> list[tuple[str, Draw]]:
-    """(file name without epoch, function that draws it) of every selected figure, and of the batches if there are any.
+    """(file name without epoch, function that draws it) of all selected figures, and of the batches if given.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def draw_figures(
             lambda: plot_convergence(history, dynamic=True),
         ),
     }
-    chosen = {"convergence_full" if name == "convergence" else name for name in wanted}
+    chosen = {"convergence_full" if name == "convergence" else name for name in wanted}  # synonyms
     drawn = [entry for name, entry in known.items() if everything or name in chosen]
     if batches:
         drawn.append(("summary_pos_grouping", lambda: _grouping(snapshot, batches)))
@@ -76,7 +76,7 @@ def forward_pass(run: Reconstruction, snapshot: Snapshot, index: int) -> Forward
     """Modelled and measured pattern ``index``."""
     setup, variables = run.setup, run.state.variables
     (y, x), (ny, nx) = setup.scan.crop_origins[index], setup.grid.shape
-    window = snapshot.obj[y : y + ny, x : x + nx]
+    patch = snapshot.obj[y : y + ny, x : x + nx]  # (y, x, z, modes)
     weights = snapshot.mode_weights
     marker = run.settings["probe_marker"]
     probe = snapshot.probe if marker is None else snapshot.probe[..., int(marker[index])]
@@ -85,24 +85,27 @@ def forward_pass(run: Reconstruction, snapshot: Snapshot, index: int) -> Forward
     return ForwardPass(
         index=int(index),
         probe_intensity=(np.abs(probe) ** 2).sum(axis=2),
-        amplitude=np.tensordot(np.abs(window), weights, axes=1).prod(axis=2),
-        phase=np.tensordot(np.angle(window), weights, axes=1).sum(axis=2),
+        # Averaged over modes, then multiplied (amplitude) or added (phase) over slices -> (y, x)
+        amplitude=np.tensordot(np.abs(patch), weights, axes=1).prod(axis=2),
+        phase=np.tensordot(np.angle(patch), weights, axes=1).sum(axis=2),
         modelled=setup.from_model(run.objective.simulate(variables, chosen))[0],
         measured=setup.from_model(measured)[0],
     )
 
 
 def two_patterns(used: np.ndarray) -> np.ndarray:
-    """Two patterns in the middle of those that are fitted, a quarter of a row from each other on a square raster."""
+    """Indices of two fitted patterns in the middle of the scan: a quarter and three quarters along the middle row
+    of a square raster."""
     n = len(used)
     places = [n / 2 + np.sqrt(n) / 4, n / 2 + 3 * np.sqrt(n) / 4]
     return np.unique(used[np.minimum(np.array(places, dtype=int), n - 1)])
 
 
 def diameter_px(intensity: np.ndarray) -> int:
-    """2 R + 1, where R is the smallest whole radius around n//2 that holds 90 % of the intensity (y, x)."""
+    """2 R + 1, where R is the smallest whole radius around n//2 that contains 90 % of the intensity (y, x)."""
     ny, nx = intensity.shape
     y, x = np.ogrid[:ny, :nx]
+    # Sum of the intensity for each whole radius, then within it.
     radius = np.ceil(np.hypot(y - ny // 2, x - nx // 2)).astype(int)
     inside = np.cumsum(np.bincount(radius.ravel(), intensity.ravel()))
     return 2 * int(np.searchsorted(inside, _SHARE * inside[-1])) + 1
@@ -116,13 +119,13 @@ def _forward(run: Reconstruction, snapshot: Snapshot) -> Figure:
 
 
 def _tilts(run: Reconstruction, snapshot: Snapshot) -> Figure:
-    """Tilts inside the specimen; where those do not act, before or after it."""
+    """Tilts inside the specimen; if tilt_mode excludes these, before or after it."""
     places = _centres_A(snapshot)
     tilts = snapshot.arrays.get("tilts")
     if tilts is None:
         return plot_tilts(places, np.zeros((1, 2)))
     before, inside, _ = TILT_MODES[run.settings["tilt_mode"]]
-    first = 2 if inside else 0 if before else 4
+    first = 2 if inside else 0 if before else 4  # columns of tilts: before, inside, after the specimen
     return plot_tilts(places, 1e3 * tilts[:, first : first + 2])
 
 

@@ -1,4 +1,4 @@
-"""The name of an output folder, from the settings of the run that it holds."""
+"""The name of an output folder, made from the settings of its run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pypty.params.checks.results import FORBIDDEN, TIME_FORMATS
 from pypty.params.settings import Settings
 
 LONGEST = 255
-"""Bytes of a name that every file system takes."""
+"""Longest name that all file systems accept, in bytes."""
 
 MINIMAL = ("indices", "meas", "batch", "pmode", "omode", "nlayer")
 DEFAULT = (*MINIMAL, "lr", "model", "constraint", "loss", "affine", "tilt", "aberrations")
@@ -31,7 +31,7 @@ class RunSizes:
 
     Attributes
     ----------
-    patterns : that are fitted
+    patterns : number of fitted patterns
     detector : (ky, kx) pixels of a measured pattern
     probe_modes, object_modes, slices : numbers of them
     wavelength_A : Å
@@ -46,10 +46,10 @@ class RunSizes:
 
 
 def folder_name(settings: Settings, sizes: RunSizes, now: datetime) -> str:
-    """Time, prefix, settings and postfix, joined by "_"; at most 255 bytes, and a name on every system.
+    """Time, prefix, settings and postfix, joined by "_"; at most 255 bytes, and valid on all systems.
 
-    The order of the settings is fixed, whatever their order in ``recon_dir_affixes``. A setting that does not act in
-    this run (rates of L-BFGS, a tilt of zero) is not named.
+    The order of the settings is fixed, whatever their order in ``recon_dir_affixes``. Settings without effect in this
+    run (learning rates with L-BFGS, a tilt of zero) are left out.
     """
     chosen = _chosen(settings["recon_dir_affixes"])
     parts = [_time(settings["prefix_time"], now), settings["prefix"]]
@@ -58,26 +58,27 @@ def folder_name(settings: Settings, sizes: RunSizes, now: datetime) -> str:
     return _safe("_".join(part for part in parts if part))
 
 
-def _chosen(asked: Sequence[str]) -> frozenset[str]:
+def _chosen(affixes: Sequence[str]) -> frozenset[str]:
     presets = {"minimal": MINIMAL, "default": DEFAULT, "all": tuple(_MAKERS)}
-    return frozenset(tag for name in asked for tag in presets.get(name, (name,)))
+    return frozenset(tag for name in affixes for tag in presets.get(name, (name,)))
 
 
-def _time(asked: bool | str, now: datetime) -> str:
-    if not asked:
+def _time(prefix_time: bool | str, now: datetime) -> str:
+    if not prefix_time:
         return ""
-    return now.strftime(TIME_FORMATS.get("date" if asked is True else asked, str(asked)))
+    return now.strftime(TIME_FORMATS.get("date" if prefix_time is True else prefix_time, str(prefix_time)))
 
 
 def _safe(name: str) -> str:
-    """A name that Windows takes, too, cut after 255 bytes (whole characters)."""
+    """A name that is also valid on Windows, cut after 255 bytes (whole characters)."""
     name = "".join("-" if item in FORBIDDEN or ord(item) < ord(" ") else item for item in name)
     name = name.encode()[:LONGEST].decode(errors="ignore").rstrip(". ")
+    # Windows reserves the names of devices, also with an ending.
     return f"_{name[: LONGEST - 1]}" if name.split(".")[0].upper() in _RESERVED else name
 
 
 def _short(value: float) -> str:
-    """Three digits, which are enough to distinguish runs."""
+    """Three significant digits, enough to distinguish runs."""
     return f"{float(value):.3g}"
 
 
@@ -134,6 +135,7 @@ def _rates(settings: Settings) -> Iterable[tuple[str, Mapping[str, Any]]]:
         return
     now = settings.first()
     table = now["learning_rates"]
+    # The object has one rate, or one each for amplitude and phase.
     if now["phase_only_obj"]:
         of_object = {"objp"}
     else:
@@ -182,7 +184,7 @@ def _constraints(settings: Settings, sizes: RunSizes) -> list[str]:
 
 
 def _words(record: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of a constraint as a name shows them."""
+    """The fields of a constraint, formatted for the folder name."""
     words = {"of": _OF[record.get("obj_type", "both")]}
     for key, value in record.items():
         if key == "mode":
@@ -207,7 +209,7 @@ def _losses(settings: Settings, sizes: RunSizes) -> list[str]:
 
 
 def _angle(settings: Settings, sizes: RunSizes) -> list[str]:
-    """Semi-angle of an aperture that is given by its radius as a fraction of Nyquist, mrad."""
+    """Semi-angle in mrad of an aperture that is given as a fraction of the Nyquist frequency."""
     radius = settings["aperture_mask"]
     if radius is None or isinstance(radius, np.ndarray):
         return []

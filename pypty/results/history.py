@@ -15,7 +15,7 @@ _BY_NAME = ("learning_rates", "loss_terms", "regularizers", "gradient_norms", "u
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Series over epochs. NaN where an epoch has no such number.
+    """Series over epochs; NaN for epochs without a value.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class History:
     optimizer : (n,) method that updated the unknowns
     mean_slice_distance_A : (n,) after the update
     mean_tilt_mrad : (n, 2) [y, x] inside the specimen, after the update
-    learning_rates : (n,) each, by the names of the parameter, in its units
+    learning_rates : (n,) each, with the names and units of the parameter ``learning_rates``
     loss_terms, regularizers : (n,) each
     gradient_norms, update_norms : (n,) each, root of the mean square of gradient and change of a block
     convergence : (k, 2) each: epoch, and the change since the previous snapshot (docs/monitoring.md)
@@ -84,7 +84,7 @@ class History:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> History:
-        """Inverse of :meth:`arrays`; raises KeyError where something is missing."""
+        """Inverse of :meth:`arrays`; raises KeyError if a series is missing."""
         grouped: dict[str, Any] = {name: {} for name in (*_BY_NAME, "convergence")}
         known = {item.name for item in fields(cls)} - {*grouped, "optimizer"}
         plain: dict[str, Any] = {name: array for name, array in arrays.items() if name in known}
@@ -100,7 +100,7 @@ class History:
 
 
 def _series(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
-    """One array for every name in any of the rows, in the order in which they appear."""
+    """One array for every name in any of the rows, in order of appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, np.nan) for row in rows], dtype=float) for name in names}
 

@@ -23,10 +23,10 @@ class Image:
 
     Attributes
     ----------
-    name : of the quantity that it shows
+    name : name of the quantity
     pixels : (..., y, x) real
-    axes : of ``pixels``, in ImageJ's letters: T object modes, Z slices, Y, X
-    unit : of the values
+    axes : axes of ``pixels``, in ImageJ's letters: T object modes, Z slices, Y, X
+    unit : unit of the values
     """
 
     name: str
@@ -47,9 +47,9 @@ def object_images(
     Parameters
     ----------
     obj : (y, x, z, modes) complex
-    weights : (modes,) shares of the modes, which add up to 1: for mean and standard deviation over modes
-    dimensions : 2 one image: modes averaged, slices added (phase), or averaged and multiplied (amplitude); 3 stacks of
-        slices or modes; 4 both. There is no stack along an axis of length 1
+    weights : (modes,) weights of the modes in mean and standard deviation; their sum is 1
+    dimensions : 2: one image, averaged over modes and summed over slices (phase), or images of the mean and the
+        product over slices (amplitude); 3: stacks of slices or modes; 4: both. Axes of length 1 make no stack
 
     Notes
     -----
@@ -66,7 +66,7 @@ def object_images(
         return Image(f"{kind}_{ending}" if ending else kind, pixels, axes, unit)
 
     def over_slices(stack: np.ndarray, how: str) -> np.ndarray:
-        """The last three axes are slices, y, x."""
+        """(..., slices, y, x) -> (..., y, x)."""
         if how == "zprod":
             return stack.prod(axis=-3)
         return stack.sum(axis=-3) if how == "zsum" else stack.mean(axis=-3)
@@ -91,15 +91,15 @@ def object_images(
 
 
 def side_by_side(name: str, modes: np.ndarray) -> Image:
-    """Amplitudes of waves ([planes,] modes, y, x), the modes beside each other: ([planes,] y, modes x)."""
-    moved = np.moveaxis(np.abs(modes), -3, -2)
+    """Amplitudes of waves ([planes,] modes, y, x) with the modes side by side: ([planes,] y, modes x)."""
+    moved = np.moveaxis(np.abs(modes), -3, -2)  # ([planes,] y, modes, x)
     return Image(
         name, moved.reshape(*moved.shape[:-2], -1), "ZYX" if modes.ndim == 4 else "YX", "sqrt(counts)"
     )
 
 
 def scaled(pixels: np.ndarray, bit: str) -> np.ndarray:
-    """Unchanged in single precision (raw), scaled from 0 to 1 (32), or as truncated integers of 16 or 8 bits."""
+    """Values in single precision: unscaled (raw) or scaled to 0...1 (32); or truncated integers of 16 or 8 bits."""
     if bit == "raw":
         return pixels.astype(np.float32)
     low, high = float(pixels.min()), float(pixels.max())
@@ -123,7 +123,7 @@ def write_tiff(
     ----------
     bit : raw, 32, 16 or 8 (:func:`scaled`)
     pixel_size_A : (2,) [y, x]
-    spacing_A : from plane to plane, if they are slices
+    spacing_A : distance between planes, if they are slices
 
     Raises
     ------
@@ -139,7 +139,7 @@ def write_tiff(
     }
     if "Z" in image.axes and spacing_A:
         metadata["spacing"] = spacing_A / _A_PER_NM
-    per_nm = _A_PER_NM / np.asarray(pixel_size_A)
+    per_nm = _A_PER_NM / np.asarray(pixel_size_A)  # ImageJ expects pixels per unit
     with atomic(path) as temporary:
         tifffile.imwrite(
             temporary,

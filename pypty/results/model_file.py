@@ -22,7 +22,7 @@ FORMAT = "pypty model"
 VERSION = 1
 _INLINE = 16
 _LARGEST = 2**22
-"""Numbers of a setting; larger ones (weights of every pattern, phase plates) belong to the data and are left out."""
+"""Largest size of an array setting; larger arrays (weights of every pattern, phase plates) are left out."""
 
 
 def is_model(file: Any) -> bool:
@@ -51,7 +51,7 @@ def write_model(path: Path, snapshot: Snapshot) -> Path:
             row = BLOCKS[name]
             _dataset(file, f"unknowns/{name}", array).attrs.update(axes=row.axes, unit=row.unit)
         positions = file["unknowns/positions"]
-        positions.attrs["meaning"] = "top-left corner of each window, pixels of obj; add n//2 for its centre"
+        positions.attrs["meaning"] = "top-left corner of each patch, pixels of obj; add n//2 for its centre"
         for name, array in (
             ("positions_A", snapshot.arrays["positions"]),
             ("start_positions_A", snapshot.start_positions),
@@ -81,7 +81,7 @@ def read_model(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        The file is missing, damaged, or none.
+        The file is missing, damaged, or not a model file.
     """
     path = Path(path).expanduser()
     try:
@@ -93,8 +93,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
                 )
             if int(file.attrs["format_version"]) > VERSION:
                 raise CheckpointError(
-                    f"{str(path)!r} has version {file.attrs['format_version']} of the format; this PyPty reads up to "
-                    f"{VERSION}; update it"
+                    f"{str(path)!r} has format version {file.attrs['format_version']}; this PyPty reads versions up to "
+                    f"{VERSION}; update PyPty"
                 )
             return _read(file)
     except (OSError, KeyError, ValueError, TypeError, ParameterError) as error:
@@ -126,7 +126,7 @@ def _read(file: Any) -> dict[str, Any]:
 
 
 def arrays_below(group: Any) -> dict[str, np.ndarray]:
-    """Every data set below a group, by its path."""
+    """All data sets below a group, by path."""
     arrays: dict[str, np.ndarray] = {}
 
     def take(name: str, item: Any) -> None:
@@ -143,7 +143,7 @@ def _dataset(file: Any, name: str, array: np.ndarray) -> Any:
 
 
 def _write_settings(file: Any, settings: Mapping[str, Any]) -> None:
-    """Numbers and text as YAML, arrays beside them; neither the data nor the starting values of the unknowns."""
+    """Write numbers and text as YAML, and arrays as data sets; without data and starting values of the unknowns."""
     plain: dict[str, Any] = {}
     for name, value in settings.items():
         if name == "dataset" or (name in BLOCKS and isinstance(value, np.ndarray)):

@@ -68,19 +68,19 @@ class Result:
     probe : (y, x, modes[, subscans]) complex
     positions : (N, 2) [y, x] in pixels of ``obj``
     slice_distances : Å
-    optional : unknowns that a model may lack, by name. Each is an attribute, too: ``tilts``, ``aberrations_array``,
-        ``static_background``, ``beam_current``, ... ; None where the model has none (docs/conventions.md)
-    start_positions : (N, 2) where the positions started
+    optional : optional unknowns, by name; also available as attributes ``tilts``, ``aberrations_array``,
+        ``static_background``, ``beam_current``, ..., which are None if the model lacks them (docs/conventions.md)
+    start_positions : (N, 2) starting positions
     loss, sse : before the update of each epoch; the last entry is after the last update
     epochs : indices of the epochs that were done
     pixel_size_A : (2,) [y, x]
-    stop_reason : why the run ended
-    warnings : of the run
+    stop_reason : reason why the run ended
+    warnings : warnings of the run
     decisions : automatic decisions of the engine, with the epoch
     settings : the parameters used
     folder : the output folder, or None
     interrupted_by : the signal that ended the run ("SIGINT" for Ctrl-C, "SIGTERM", "SIGHUP"), or ""
-    history : everything that is recorded per epoch (learning rates, validation, convergence, norms, ...)
+    history : all series recorded per epoch (learning rates, validation, convergence, norms, ...)
     """
 
     obj: np.ndarray
@@ -111,12 +111,12 @@ class Result:
 
     @property
     def learning_rates(self) -> Mapping[str, np.ndarray]:
-        """(epochs,) of every unknown that had one, in the units of the parameter; empty for L-BFGS."""
+        """(epochs,) learning rate of each refined unknown, in the units of the parameter; empty for L-BFGS."""
         return self.history.learning_rates
 
     @property
     def validation(self) -> np.ndarray:
-        """(epochs,) loss of the held-out patterns, per pattern, after each epoch; NaN where there are none."""
+        """(epochs,) loss of the held-out patterns, per pattern, after each epoch; NaN without such patterns."""
         return self.history.validation
 
     @property
@@ -174,7 +174,7 @@ class Result:
         Raises
         ------
         CheckpointError
-            The file is missing or no result.
+            The file is missing, or is not a saved result.
         """
         try:
             with h5py.File(Path(path).expanduser(), "r") as file:
@@ -204,11 +204,11 @@ class Result:
         return plot_result(self)
 
     def plot_convergence(self, dynamic: bool = False) -> Figure:
-        """Loss, changes of object, probe and positions, tilts, rates and slice distance over the epochs.
+        """Plot loss, changes of object, probe and positions, tilts, rates and slice distance over the epochs.
 
         Parameters
         ----------
-        dynamic : falling curves begin at their knee
+        dynamic : start falling curves at their knee
         """
         from pypty.plots.series import plot_convergence
 
@@ -216,11 +216,11 @@ class Result:
 
 
 def _write_setting(group: Any, name: str, value: Any) -> None:
-    """Numbers and arrays as they are, anything else as text; None and the data set are left out."""
+    """Write numbers and arrays as they are, other values as text; leave out None and the data set."""
     if value is None or name == "dataset":
         return
     try:
         array = np.asarray(value)
-    except ValueError:
+    except ValueError:  # a ragged list
         array = np.asarray(None)
     group[name] = array if array.dtype.kind in "biufc" else str(value)

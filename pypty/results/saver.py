@@ -100,9 +100,8 @@ class Saver:
         from pypty.plots.figures import scanned_area
 
         modes = self.run.settings["result_modes"]
-        crop_origins = (
-            self.run.setup.scan.crop_origins
-        )  # as refined positions move, all images keep their size
+        # Crop origins of the start: images keep their size while positions are refined.
+        crop_origins = self.run.setup.scan.crop_origins
         crop_origins = crop_origins if len(crop_origins) == 1 else crop_origins[snapshot.used]
         area = scanned_area(snapshot.obj.shape, crop_origins, snapshot.probe.shape[:2])
         images: list[Image] = []
@@ -113,6 +112,7 @@ class Saver:
                 images += [image.crop(area) for image in whole] if "crop" in modes["FOV"] else []
         waves = first_probe(self.run)
         if "probe" in wanted:
+            # (y, x, modes[, subscans]) -> (n, y, x)
             every = snapshot.probe.reshape(*snapshot.probe.shape[:2], -1).transpose(2, 0, 1)
             images.append(side_by_side("probe_amp", every))
         if "probe_prop" in wanted:
@@ -130,7 +130,7 @@ class Saver:
             name = f"{stem}.png" if stem == "summary_pos_grouping" else snapshot.name(stem, ".png")
             try:
                 figure = draw()
-            except _NOT_DRAWN as error:  # a figure is no reason to end a run of hours
+            except _NOT_DRAWN as error:  # a failed figure must not end a long run
                 _log.warning("%s could not be drawn: %s", name, error, exc_info=True)
                 continue
             with atomic(self.folder / name) as temporary:
@@ -149,13 +149,13 @@ def result_folder(setup: Setup, now: datetime) -> Path | None:
     if settings["resume"] is True or not is_named(settings):
         return path
     used, _ = patterns_of_epoch(settings, settings.first(), setup.n_patterns)
-    found = setup.plan.sizes
+    planned = setup.plan.sizes
     sizes = RunSizes(
         patterns=len(used),
         detector=setup.window.pattern,
-        probe_modes=found.probe_modes,
-        object_modes=found.object_modes,
-        slices=found.slices,
+        probe_modes=planned.probe_modes,
+        object_modes=planned.object_modes,
+        slices=planned.slices,
         wavelength_A=setup.grid.wavelength,
     )
     name = folder_name(settings, sizes, now) or "run"
@@ -181,9 +181,9 @@ def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
     origins = {}
     for name in run.state.variables.present:
         value = settings.fixed.get(name)
-        if isinstance(value, np.ndarray) and name in settings.given:
+        if isinstance(value, np.ndarray) and name in settings.set_by_user:
             origins[name] = f"given: array {value.shape}"
-        elif value is not None and name in settings.given:
+        elif value is not None and name in settings.set_by_user:
             origins[name] = f"given: {value}"
         else:
             origins[name] = "computed"
@@ -232,7 +232,7 @@ def through_vacuum(run: Reconstruction, waves: np.ndarray) -> np.ndarray:
     distances = to_host(variables.slice_distances)
     n_gaps = variables.n_slices - 1
     gaps = np.full(n_gaps, distances[0]) if len(distances) == 1 else distances[:n_gaps]
-    depths = np.concatenate([[0.0], np.cumsum(gaps)])
+    depths = np.concatenate([[0.0], np.cumsum(gaps)])  # (slices,) Å below the first slice
     spectrum = np.fft.fft2(waves)
     rate = fresnel_phase_rate(run.setup.grid)
     return np.stack([np.fft.ifft2(spectrum * np.exp(1j * depth * rate)) for depth in depths])

@@ -1,4 +1,4 @@
-"""A reconstruction at one moment, as result files and figures need it."""
+"""The state of a reconstruction for result files and figures."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Snapshot:
 
     Attributes
     ----------
-    epochs_done : number of finished epochs, those of earlier runs included
+    epochs_done : number of finished epochs, including those of earlier runs
     arrays : the unknowns by name ("obj", "probe", "positions", ...)
-    start_positions, start_probe : where this run started
-    history : of this run
+    start_positions, start_probe : starting values of this run
+    history : history of this run
     settings : all parameters (:meth:`pypty.params.settings.Settings.record`)
     pixel_size_A : (2,) [y, x]
     wavelength_A : Å
     used : indices of the patterns that are fitted
-    provenance : version, data, origin of the starting arrays: plain values
-    optimizer_state : arrays by path, where they are to be kept
+    provenance : version, data, origin of the starting arrays, as plain values
+    optimizer_state : arrays by path; empty unless they are to be saved
     """
 
     epochs_done: int
@@ -51,7 +51,7 @@ class Snapshot:
 
     @property
     def mode_weights(self) -> np.ndarray:
-        """(modes,) shares of the object modes; they add up to 1."""
+        """(modes,) relative weights of the object modes; their sum is 1."""
         mode_weights = self.settings.get("obj_mode_weights")
         weights = np.ones(self.obj.shape[3]) if mode_weights is None else np.asarray(mode_weights, float)
         return weights / weights.sum()

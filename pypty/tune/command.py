@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="YAML file with parameters and the key 'tune', or name of a preset")
     parser.add_argument("--trials", type=int, metavar="N", help="trials of this worker (tune.n_trials)")
     parser.add_argument(
-        "--storage", metavar="URL", help="where trials are kept: sqlite:///FILE, journal:///FILE, a data base"
+        "--storage", metavar="URL", help="storage of the trials: sqlite:///FILE, journal:///FILE, a database"
     )
     parser.add_argument(
         "--worker",
@@ -31,7 +31,7 @@ def tune_command(options: argparse.Namespace) -> str:
     Raises
     ------
     PyptyError
-        As :func:`pypty.tune.tune`.
+        As in :func:`pypty.tune.tune`.
     """
     params, notes = load_parameters(options.file, read_changes(options.set))
     table = tune(params, options.trials, options.storage, options.worker).table()

@@ -1,4 +1,4 @@
-"""Tuned names that are our own: a parameter, or one entry of it by a dotted path."""
+"""Tuned names that are parameters, or entries of parameters by a dotted path."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ABERRATIONS = tuple(aberration_names(25))
 _FIXED = frozenset(parameter.name for group in ("Output", "Result files") for parameter in GROUPS[group]) - {
     "epoch_max"
 }
-"""Keys of the output only, which cannot be compared between trials."""
+"""Keys that only concern the output; trials with different values could not be compared."""
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint at the most similar of the known names."""
+    """A hint at the most similar known name; "" if none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -35,10 +35,10 @@ class Entry:
 
     Attributes
     ----------
-    parameter : which
-    path : the parts of the name after its first dot
-    kind : of a value of the entry
-    unit : of it
+    parameter : the parameter
+    path : parts of the name after the first dot
+    kind : kind of the entry's values
+    unit : their unit
     """
 
     parameter: Parameter
@@ -48,21 +48,21 @@ class Entry:
 
     @property
     def whole(self) -> bool:
-        """Whether it is an integer."""
+        """Whether its values are integers."""
         return _is_whole(self.kind)
 
     def problem(self, value: Any) -> str | None:
         """The problem of a value, or None."""
         problem = self.kind.problem(value)
-        return None if problem is None else f"{problem}, where {self.kind.describe()} is expected"
+        return None if problem is None else f"{problem}, expected {self.kind.describe()}"
 
     def change(self, params: dict[str, Any], value: Any) -> None:
-        """Set the value in new objects; objects in ``params`` are not changed.
+        """Set the value in ``params``; dicts and arrays in it are copied before they are changed.
 
         Raises
         ------
         ParameterError
-            The parameter, as it is given, has no such entry.
+            The value of the parameter has no such entry.
         """
         name = self.parameter.name
         if not self.path:
@@ -76,21 +76,21 @@ class Entry:
 
 
 def find_entry(name: str) -> Entry:
-    """The parameter or entry of this name.
+    """The parameter or entry with this name.
 
     Raises
     ------
     ParameterError
-        There is none, or it cannot be tuned.
+        The name is unknown, or cannot be tuned.
     """
     root, *path = name.split(".")
     parameter = SCHEMA.get(root)
     if parameter is None:
-        raise ParameterError("there is no such parameter")
+        raise ParameterError("it is not a parameter")
     if parameter.status == NOT_YET:
         raise ParameterError(f"this feature is {NOT_YET}")
     if parameter.status in (NO_EFFECT, RECORDED) or root in _FIXED:
-        raise ParameterError("it has no effect on a reconstruction; there is nothing to compare")
+        raise ParameterError("it has no effect on a reconstruction, and cannot be tuned")
     container = _container(parameter.kind)
     if not path:
         if container is not None:
@@ -100,47 +100,48 @@ def find_entry(name: str) -> Entry:
         kind, unit = _field(container, tuple(path), root)
         return Entry(parameter, tuple(path), kind, unit)
     if _array(parameter.kind) is None:
-        raise ParameterError(f"{root} is one value and has no entry {'.'.join(path)!r}")
+        raise ParameterError(f"{root} is a single value and has no entry {'.'.join(path)!r}")
     indices = tuple(_index(root, part) for part in path)
     array = _array(parameter.kind)
     assert array is not None
-    if len(indices) not in {len(names) for names in array.dims}:
+    if len(indices) not in {len(names) for names in array.dims}:  # one index per axis
         raise ParameterError(f"{root} is {array.describe()}; give one index for each axis")
     return Entry(parameter, indices, Number(low=array.low, integer=array.integer), parameter.unit)
 
 
 def base_value(params: Mapping[str, Any], name: str) -> Any:
-    """The value of a parameter as it is given, or its default, converted.
+    """The value of a parameter, or its default, converted to its canonical type.
 
     Raises
     ------
     ParameterError
-        It is a function of the epoch.
+        The value varies with the epoch, or is wrong.
     """
     parameter = SCHEMA[name]
     value = params.get(name, parameter.default)
     if parameter.kind.problem(value) is not None:
         raise ParameterError(
-            f"{name} is {brief(value)} in the parameters; a value that varies with the epoch, or is not usable, "
-            "has no entry to tune"
+            f"{name} is {brief(value)} in the parameters; to tune it, its value must be valid and must not vary with "
+            "the epoch"
         )
     return parameter.kind.convert(value)
 
 
 def _container(kind: Kind) -> Record | Table | None:
-    """The record or table that a kind is, also as one of several."""
+    """The record or table among the alternatives of a kind, or None."""
     if isinstance(kind, (Record, Table)):
         return kind
     if isinstance(kind, Either):
-        return next((found for found in map(_container, kind.kinds) if found is not None), None)
+        return next((option for option in map(_container, kind.kinds) if option is not None), None)
     return None
 
 
 def _array(kind: Kind) -> ArrayOf | None:
+    """The array of real numbers among the alternatives of a kind, or None."""
     if isinstance(kind, ArrayOf):
         return None if kind.complex or kind.lazy else kind
     if isinstance(kind, Either):
-        return next((found for found in map(_array, kind.kinds) if found is not None), None)
+        return next((option for option in map(_array, kind.kinds) if option is not None), None)
     return None
 
 
@@ -167,6 +168,7 @@ def _field(container: Record | Table, path: tuple[str, ...], root: str) -> tuple
             raise ParameterError(
                 f"it is a dict; tune one entry of it, {root}.{path[0]}.{_example(records[path[0]])}"
             )
+        # The name of a record alone means its shorthand field.
         rest = path[1:] or (records[path[0]].shorthand,)
         return _field(records[path[0]], rest, f"{root}.{path[0]}")
     fields = {field.name: field for field in container.fields}
@@ -182,7 +184,7 @@ def _field(container: Record | Table, path: tuple[str, ...], root: str) -> tuple
 
 
 def _index(root: str, part: str) -> str:
-    """An index of an array; the aberrations have names."""
+    """An index of an array; aberrations may be given by name."""
     if root == "aberrations" and part in _ABERRATIONS:
         return str(_ABERRATIONS.index(part))
     if part.isdigit():
@@ -202,24 +204,24 @@ def _set_in_dict(whole: dict[str, Any], path: tuple[str, ...], value: Any, conta
         return {**whole, path[0]: value}
     array, index = np.array(whole[path[0]], float), int(path[1])
     if index >= array.size:
-        raise ParameterError(f"{path[0]} has {array.size} values, counted from 0; there is no {index}")
+        raise ParameterError(f"{path[0]} has {array.size} values; index {index} (from 0) is out of range")
     array[index] = value
     return {**whole, path[0]: array.tolist()}
 
 
-def _set_in_array(given: Any, path: tuple[str, ...], value: Any, name: str) -> np.ndarray:
-    """A copy of an array with one value set; aberrations grow with zeros."""
+def _set_in_array(value_now: Any, path: tuple[str, ...], value: Any, name: str) -> np.ndarray:
+    """A copy of an array with one value set; aberrations are padded with zeros if needed."""
     index = tuple(int(part) for part in path)
     if name == "aberrations":
-        return with_aberration(given, index[0], value)
-    if not isinstance(given, np.ndarray):
+        return with_aberration(value_now, index[0], value)
+    if not isinstance(value_now, np.ndarray):
         raise ParameterError(
-            f"{name} is {brief(given)} in the parameters; give it as an array, of which one value is tuned"
+            f"{name} is {brief(value_now)} in the parameters; give it as an array to tune one of its values"
         )
-    array = given.copy()
+    array = value_now.copy()
     if array.ndim != len(index) or any(i >= n for i, n in zip(index, array.shape, strict=True)):
         raise ParameterError(
-            f"{name} has shape {array.shape} in the parameters; there is no value {list(index)}"
+            f"{name} has shape {array.shape} in the parameters; index {list(index)} is out of range"
         )
     array[index] = value
     return array
@@ -228,7 +230,7 @@ def _set_in_array(given: Any, path: tuple[str, ...], value: Any, name: str) -> n
 def with_aberration(aberrations_A: np.ndarray | None, index: int, value: float) -> np.ndarray:
     """(K,) aberrations in Å with one of them set."""
     old = np.zeros(0) if aberrations_A is None else np.asarray(aberrations_A, float)
-    array = np.zeros(max(len(old), index + 1))
+    array = np.zeros(max(len(old), index + 1))  # padded with zeros up to the index
     array[: len(old)] = old
     array[index] = value
     return array

@@ -1,4 +1,4 @@
-"""The parameter ``tune``: searched names, ranges and options. All problems are reported at once."""
+"""The parameter ``tune``: tuned names, ranges and options. All problems are reported at once."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _count = Number(low=1, integer=True)
 
 # fmt: off
 LAYOUT = Record((
-    Field("n_trials", 20, _count, "trials", "trials that this worker does"),
-    Field("max_trials", None, optional(_count), "trials", "stop when all workers together have finished so many"),
-    Field("timeout_s", None, optional(_positive), "s", "no trial begins after so long"),
+    Field("n_trials", 20, _count, "trials", "number of trials of this worker"),
+    Field("max_trials", None, optional(_count), "trials", "stop when all workers together have finished this many"),
+    Field("timeout_s", None, optional(_positive), "s", "start no trial after this time"),
     Field("objective", "loss", Choice(OBJECTIVES), "", "quantity to minimise"),
     Field("sampler", "TPE", Anything(), "", "how parameters are chosen"),
     Field("pruner", "Hyperband", Anything(), "", "which trials end early"),
-    Field("storage", "sqlite:///tune.sqlite3", Text(), "", "where trials are kept"),
+    Field("storage", "sqlite:///tune.sqlite3", Text(), "", "where trials are stored"),
     Field("study_name", "study", Text(), "", "workers with the same name and storage work together"),
     Field("collate", True, Flag(), "", "write image and parameters of every trial"),
-    Field("heartbeat_s", 60, Number(low=0, integer=True), "s", "a sign of life in a database, 0 = none"),
+    Field("heartbeat_s", 60, Number(low=0, integer=True), "s", "interval of heartbeats in a database, 0 = none"),
     Field("parameters", {}, Anything(), "", "names and their ranges"),
 ))
 """The key ``tune``."""
 
 PARAMETER = Record((
     Field("suggest", None, optional(Choice(("int", "float", "cat"))), "", "kind of value"),
-    Field("low", None, optional(_number), "", "smallest"),
-    Field("high", None, optional(_number), "", "largest"),
-    Field("step", None, optional(_positive), "", "from one value to the next"),
+    Field("low", None, optional(_number), "", "smallest value"),
+    Field("high", None, optional(_number), "", "largest value"),
+    Field("step", None, optional(_positive), "", "distance between values"),
     Field("log", False, Flag(), "", "uniform in the logarithm"),
     Field("choices", None, Anything(), "", "values"),
     Field("optim_configs", None, Anything(), "", "optimizer: optimizer_options of each choice"),
@@ -56,8 +56,8 @@ class Range:
     Attributes
     ----------
     suggest : "int", "float" or "cat"
-    choices : of "cat"
-    options : of the name "optimizer": its optimizer_options, by choice
+    choices : values of "cat"
+    options : for the name "optimizer": optimizer_options of each choice
     """
 
     name: str
@@ -71,7 +71,7 @@ class Range:
 
     @property
     def labels(self) -> list[Any]:
-        """The choices as a storage can keep them."""
+        """The choices in types that a storage accepts."""
         return [choice if _is_scalar(choice) else json.dumps(choice) for choice in self.choices]
 
     def value(self, label: Any) -> Any:
@@ -109,7 +109,7 @@ PRUNERS = ("Median", "Patient", "Percentile", "SuccessiveHalving", "Hyperband", 
 
 
 def read_plan(raw: Any, report: Report) -> SearchPlan | None:
-    """Check the key ``tune``; None where there is a problem."""
+    """Check the key ``tune``; None if it has a problem."""
     before = len(report.problems)
     if not isinstance(raw, Mapping) or not raw:
         report.add(
@@ -138,7 +138,7 @@ def read_plan(raw: Any, report: Report) -> SearchPlan | None:
 
 
 def read_part(key: str, part: Any, names: tuple[str, ...], ending: str, report: Report) -> SearchPart | None:
-    """A name alone, or {name, ...} with constructor arguments beside it (or in ``configs``, as PtyRAD has them)."""
+    """Read a sampler or pruner: a name, or {name, ...} with constructor arguments (or in ``configs``, as in PtyRAD)."""
     options = dict(part) if isinstance(part, Mapping) else {"name": part}
     name = str(options.pop("name", None)).removesuffix(ending)
     configs = options.pop("configs", None)
@@ -164,20 +164,20 @@ def _read_ranges(table: Any, report: Report) -> tuple[Range, ...]:
         key = f"tune.parameters.{name}"
         for part in components(str(name)):
             try:
-                one = _read_range(part, entry)
+                range_ = _read_range(part, entry)
             except ParameterError as error:
                 report.add(key, str(error))
                 break
             if part in ranges:
                 report.add(key, f"{part} is given twice")
-            ranges[part] = one
+            ranges[part] = range_
     return tuple(ranges.values())
 
 
-def _read_range(name: str, range_: Any) -> Range:
+def _read_range(name: str, raw: Any) -> Range:
     """One entry of ``parameters``; raises ParameterError with the problem."""
     target = find_target(name)
-    entry = _written_out(range_)
+    entry = _written_out(raw)
     problem = PARAMETER.problem(entry)
     if problem:
         raise ParameterError(
@@ -188,23 +188,23 @@ def _read_range(name: str, range_: Any) -> Range:
         "cat" if values["choices"] is not None else "int" if target.whole else "float"
     )
     if suggest == "float" and target.whole:
-        suggest = "int"  # there is nothing between two of its values
-    one = _choices(name, values) if suggest == "cat" else _interval(name, suggest, values)
-    checked = one.choices if suggest == "cat" else (one.low, one.high)
+        suggest = "int"  # its values are whole numbers
+    range_ = _choices(name, values) if suggest == "cat" else _interval(name, suggest, values)
+    checked = range_.choices if suggest == "cat" else (range_.low, range_.high)
     for value in checked:
         problem = target.problem(value)
         if problem:
             raise ParameterError(problem)
-    return one
+    return range_
 
 
-def _written_out(range_: Any) -> Any:
-    """Shorthands: [low, high], [low, high, step], or a list with anything but numbers: choices."""
-    if not isinstance(range_, (list, tuple)):
-        return range_
-    if len(range_) in (2, 3) and all(_number.problem(item) is None for item in range_):
-        return dict(zip(("low", "high", "step"), range_, strict=False))
-    return {"choices": list(range_)}
+def _written_out(raw: Any) -> Any:
+    """Expand shorthands: [low, high] or [low, high, step] of numbers; any other list holds choices."""
+    if not isinstance(raw, (list, tuple)):
+        return raw
+    if len(raw) in (2, 3) and all(_number.problem(item) is None for item in raw):
+        return dict(zip(("low", "high", "step"), raw, strict=False))
+    return {"choices": list(raw)}
 
 
 def _choices(name: str, values: Mapping[str, Any]) -> Range:
@@ -212,7 +212,7 @@ def _choices(name: str, values: Mapping[str, Any]) -> Range:
     if not isinstance(choices, (list, tuple)) or len(choices) == 0:
         raise ParameterError(f"choices: given {brief(choices)}, expected a list of values")
     if values["low"] is not None or values["high"] is not None:
-        raise ParameterError("has choices, so it has no low or high")
+        raise ParameterError("choices are given together with low or high; give only one of them")
     wrong = [choice for choice in choices if not _is_plain(choice)]
     if wrong:
         raise ParameterError(
@@ -223,14 +223,15 @@ def _choices(name: str, values: Mapping[str, Any]) -> Range:
     options = values["optim_configs"] or {}
     if not isinstance(options, Mapping) or (options and name != "optimizer"):
         raise ParameterError(
-            "optim_configs is a dict {optimizer: its optimizer_options}, for the name 'optimizer' only"
+            "optim_configs must be a dict {optimizer: its optimizer_options}, and needs the name 'optimizer'"
         )
     lowered = {str(key).lower(): value for key, value in options.items()}
     strange = [key for key in lowered if key not in choices]
     if strange:
         raise ParameterError(
-            f"optim_configs: {strange[0]!r} is none of the choices{near(strange[0], choices)}"
+            f"optim_configs: {strange[0]!r} is not one of the choices{near(strange[0], choices)}"
         )
+    # Choices may be lists, which are not hashable.
     distinct = [choice for place, choice in enumerate(choices) if choice not in choices[:place]]
     return Range(name=name, suggest="cat", choices=tuple(distinct), options=MappingProxyType(lowered))
 
@@ -238,20 +239,20 @@ def _choices(name: str, values: Mapping[str, Any]) -> Range:
 def _interval(name: str, suggest: str, values: Mapping[str, Any]) -> Range:
     low, high, step, log = (values[key] for key in ("low", "high", "step", "log"))
     if values["choices"] is not None:
-        raise ParameterError(f"suggest is {suggest}, so it has no choices; it is 'cat' with them")
+        raise ParameterError(f"suggest is {suggest}, but choices need suggest 'cat'")
     if low is None or high is None:
         raise ParameterError("needs low and high, or choices")
     if low > high:
         raise ParameterError(f"low = {low:g} is above high = {high:g}")
     if log and low <= 0:
-        raise ParameterError(f"low = {low:g}; a logarithmic range begins above 0")
+        raise ParameterError(f"low = {low:g}, expected a number > 0 for a logarithmic range")
     if log and step is not None:
-        raise ParameterError("a logarithmic range has no step")
+        raise ParameterError("a logarithmic range cannot have a step")
     if suggest == "int":
         fractions = [key for key in ("low", "high", "step") if values[key] is not None and values[key] % 1]
         if fractions:
             raise ParameterError(
-                f"{fractions[0]} = {values[fractions[0]]:g} is not whole, but all values are"
+                f"{fractions[0]} = {values[fractions[0]]:g}, expected a whole number, as all values are integers"
             )
         low, high, step = int(low), int(high), None if step is None else int(step)
     return Range(name=name, suggest=suggest, low=low, high=high, step=step, log=log)

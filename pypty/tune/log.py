@@ -1,4 +1,4 @@
-"""Progress of the trials: a line for each, on the screen and in tune.log."""
+"""Progress of the trials: one line per trial, on the screen and in tune.log."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="
 
 
 class TuneLog:
-    """Context manager; reconstructions inside stay silent.
+    """Context manager that logs the trials, while their reconstructions are silent.
 
     Parameters
     ----------
     level : ``print_flag``; 0 shows nothing
-    folder : gets tune.log, or tune_WORKER.log of a named worker
+    folder : folder of tune.log, or of tune_WORKER.log for a named worker
     """
 
     def __init__(self, level: int, folder: Path | None, worker: str) -> None:

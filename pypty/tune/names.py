@@ -1,4 +1,4 @@
-"""Meaning of tuned names: a parameter, an entry of a parameter, or a quantity by PtyRAD's name (docs/tuning.md)."""
+"""Meaning of tuned names: parameters, entries of parameters, or quantities with PtyRAD's names (docs/tuning.md)."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Target(Protocol):
         """The problem of a value, or None."""
 
     def change(self, params: dict[str, Any], value: Any) -> None:
-        """Set it in ``params``, by new objects only."""
+        """Set it in ``params``; dicts and arrays in it are copied before they are changed."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """A name of PtyRAD for something that takes more than one parameter here, or another unit.
+    """A name of PtyRAD for a quantity that changes several parameters here, or has another unit.
 
     Attributes
     ----------
-    kind : of its values
-    unit : of them
+    kind : kind of its values
+    unit : their unit
     function : changes the parameters
-    needs : parameter it acts on, which must be available
+    needs : the parameter on which it acts
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Alias:
 
     def problem(self, value: Any) -> str | None:
         problem = self.kind.problem(value)
-        return None if problem is None else f"{problem}, where {self.kind.describe()} is expected"
+        return None if problem is None else f"{problem}, expected {self.kind.describe()}"
 
     def change(self, params: dict[str, Any], value: Any) -> None:
         self.function(params, value)
@@ -78,7 +78,7 @@ ENTRY_ALIASES: Mapping[str, str] = MappingProxyType({
     "z_shift": "extra_probe_defocus",
     **{name: f"aberrations.{name}" for name in aberration_names(_N_TERMS)},
 })  # fmt: skip
-"""Names of PtyRAD that are one entry here."""
+"""Names of PtyRAD that are a single entry here."""
 
 ALIASES: Mapping[str, Alias] = MappingProxyType({
     "dx": Alias(_positive, "Å", physics.set_pixel, "pixel_size_x_A"),
@@ -93,14 +93,14 @@ ALIASES: Mapping[str, Alias] = MappingProxyType({
     "tilt_y": Alias(Number(low=-1500, high=1500), "mrad", physics.tilt_part(0), "tilts"),
     "tilt_x": Alias(Number(low=-1500, high=1500), "mrad", physics.tilt_part(1), "tilts"),
 })  # fmt: skip
-"""Names of PtyRAD that are more than an entry, in the order in which they act: others depend on the pixel."""
+"""Names of PtyRAD that change several parameters, in the order of application: others depend on the pixel size."""
 
 _FIRST = ("pixel_size_x_A", "pixel_size_y_A", "positions", "probe")
-"""Parameters of ours that the names above start from."""
+"""Parameters that the functions above read; they are set before."""
 
 
 def components(name: str) -> tuple[str, ...]:
-    """The names that are searched for ``name``: both components of an aberration with an azimuth, or itself."""
+    """The names to search for ``name``: both components of an aberration with an azimuth, else the name itself."""
     rows = zip(aberration_names(_N_TERMS), krivanek_orders(_N_TERMS), strict=True)
     components = tuple(full for full, (n, m, _) in rows if m > 0 and name == f"C{n}{m}")
     return components or (name,)
@@ -112,7 +112,7 @@ def find_target(name: str) -> Target:
     Raises
     ------
     ParameterError
-        There is no such name, or it cannot be tuned.
+        The name is unknown, or cannot be tuned.
     """
     if name in ALIASES:
         return ALIASES[name]
@@ -125,7 +125,7 @@ def find_target(name: str) -> Target:
 
 
 def touched(name: str) -> str:
-    """The parameter that a name changes first of all."""
+    """The main parameter that a name changes."""
     if name in ALIASES:
         return ALIASES[name].needs
     target = find_entry(ENTRY_ALIASES.get(name, name))
@@ -133,7 +133,7 @@ def touched(name: str) -> str:
 
 
 def with_values(params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A new dict of parameters in which every tuned name has its value; ``params`` and all it holds stay as they are.
+    """A copy of ``params`` in which every tuned name has its value; ``params`` and its contents are not modified.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Objectives of a trial. Smaller is better."""
+"""Objectives of a trial; smaller values are better."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TrialObjective:
 
     Parameters
     ----------
-    name : "loss", without ``loss_weight`` and per pattern (except for ratios, which are no sums over patterns);
-        "validation", of held-out patterns; "contrast"
+    name : "loss", without ``loss_weight`` and per pattern (ratios are not divided, as they are not sums over patterns);
+        "validation", loss of held-out patterns; "contrast"
     """
 
     def __init__(self, name: str, reconstruction: Reconstruction) -> None:
@@ -33,21 +33,21 @@ class TrialObjective:
         self._n_patterns = len(problem.indices) if problem.objective.adds_up else 1
 
     def after(self, record: EpochRecord) -> float:
-        """The value after an epoch, from numbers that are already computed."""
+        """The value after an epoch, from numbers that have been computed already."""
         sample = self.reconstruction.state.sample
         if self.name == "loss":
             return self._per_pattern(record.loss if sample is None else sample.value, record.epoch)
         return self._finite(self._held_out(record) if self.name == "validation" else self._contrast())
 
     def at_the_end(self) -> float:
-        """The value for the present unknowns."""
+        """The value for the current unknowns."""
         state = self.reconstruction.state
         if self.name == "contrast":
             return self._finite(self._contrast())
         if self.name == "validation":
             return self._finite(self._held_out(state.records[-1] if state.records else None))
         sample = self.reconstruction.last_sample()
-        if sample is None:  # no epochs
+        if sample is None:  # no epochs: evaluate the start
             problem = self.reconstruction.problem(self.reconstruction.settings.first())
             sample = problem(problem.point())
         return self._per_pattern(sample.value, state.records[-1].epoch if state.records else None)
@@ -62,8 +62,8 @@ class TrialObjective:
     def _held_out(self, record: EpochRecord | None) -> float:
         if record is None or record.validation is None:
             raise ParameterError(
-                "tune.objective: 'validation' needs patterns that are not fitted; set validation_fraction, for example "
-                "to 0.05, and epoch_max above 0"
+                "tune.objective: 'validation' needs held-out patterns; set validation_fraction, for example to 0.05, "
+                "and epoch_max above 0"
             )
         return record.validation
 
@@ -86,9 +86,9 @@ def slice_sum(reconstruction: Reconstruction) -> np.ndarray:
 
 
 def contrast(phase: np.ndarray) -> float:
-    """Minus std/mean of each mode's phase (y, x, modes), scaled to the range 0 to 1; mean over modes.
+    """Negative contrast: minus std/mean of the phase (y, x, modes) scaled to 0...1, averaged over modes.
 
-    The standard deviation is that of a sample. A higher contrast is smaller.
+    The standard deviation is that of a sample (ddof = 1).
     """
     contrasts = []
     for mode in range(phase.shape[2]):

@@ -1,4 +1,4 @@
-"""Optuna and the libraries that its samplers need, or an error that says how to install them."""
+"""Import Optuna, or raise an error that says how to install it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pypty.errors import ParameterError
 
 
 def load_optuna() -> Any:
-    """The package.
+    """The package Optuna.
 
     Raises
     ------
     ParameterError
-        It is not installed.
+        Optuna is not installed.
     """
     try:
         return importlib.import_module("optuna")
@@ -29,7 +29,7 @@ def load_optuna() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's own log lines and its warnings about experimental features: the log is ours."""
+    """Silence Optuna's log and its warnings about experimental features; :class:`TuneLog` reports the trials."""
     optuna = load_optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,4 +1,4 @@
-"""Samplers and pruners of Optuna, from the names in ``tune``."""
+"""Make Optuna's samplers and pruners from the names in ``tune``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SAMPLER_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "QMC": MappingProxyType({"warn_asynchronous_seeding": False}),
 })  # fmt: skip
 _SEEDED_ONCE = ("Grid", "QMC")
-"""All workers must go through the same grid, or sequence."""
+"""Samplers that need the same seed in all trials: all workers go through one grid or sequence."""
 _EXTRA_PACKAGES: Mapping[str, str] = MappingProxyType({"GP": "torch", "CmaEs": "cmaes", "QMC": "scipy"})
 _HYPERBAND = MappingProxyType({"min_resource": 5, "reduction_factor": 2})
 _WRAPPED = ("wrapped_pruner", "wrapped_pruner_configs")
 
 
 def make_sampler(plan: SearchPlan, seed: int) -> Any:
-    """The sampler; trial k has random numbers of its own, derived from the seed and k, whichever worker does it."""
+    """The sampler; the random numbers of trial k depend only on the seed and k, not on the worker that runs it."""
     optuna = load_optuna()
     sampler_seed = plan.sampler.options.get("seed")
     seed = seed if sampler_seed is None else int(sampler_seed)
@@ -43,6 +43,7 @@ def make_sampler(plan: SearchPlan, seed: int) -> Any:
         inner = _build_sampler(plan, seed)
 
         def before_trial(self, study: Any, trial: Any) -> None:
+            # crc32 gives the same seed in every process; hash() of a string would not.
             self.inner = _build_sampler(plan, zlib.crc32(f"{seed} {trial.number}".encode()))
             self.inner.before_trial(study, trial)
 
@@ -70,14 +71,14 @@ def _build_sampler(plan: SearchPlan, seed: int) -> Any:
 
 
 def make_pruner(part: SearchPart | None, epoch_max: int) -> Any:
-    """The pruner; Hyperband's resources are epochs, at most those of the run."""
+    """The pruner; Hyperband's resources are epochs, at most ``epoch_max``."""
     optuna = load_optuna()
     if part is None:
         return optuna.pruners.NopPruner()
     options = dict(part.options)
     if part.name == "Hyperband":
         options = {**_HYPERBAND, "max_resource": max(epoch_max, 1), **options}
-        if "min_resource" not in part.options:
+        if "min_resource" not in part.options:  # for runs shorter than the default
             options["min_resource"] = min(options["min_resource"], options["max_resource"])
     if part.name == "Patient":
         wrapped = next((options.pop(key) for key in _WRAPPED if key in options), None)
@@ -92,11 +93,15 @@ def make_pruner(part: SearchPart | None, epoch_max: int) -> Any:
     return _build(optuna.pruners, part.name, "Pruner", options)
 
 
-def _wrapped(given: Any) -> SearchPart:
-    """The pruner inside a Patient one."""
+def _wrapped(wrapped_pruner: Any) -> SearchPart:
+    """The pruner inside a Patient pruner."""
     report = Report()
     part = read_part(
-        "tune.pruner.wrapped_pruner", given, tuple(n for n in PRUNERS if n != "Patient"), "Pruner", report
+        "tune.pruner.wrapped_pruner",
+        wrapped_pruner,
+        tuple(n for n in PRUNERS if n != "Patient"),
+        "Pruner",
+        report,
     )
     report.raise_if_any()
     assert part is not None
@@ -104,7 +109,7 @@ def _wrapped(given: Any) -> SearchPart:
 
 
 def _build(module: Any, name: str, ending: str, options: Mapping[str, Any]) -> Any:
-    """Call a constructor; raises ParameterError where it does not take the options."""
+    """Call a constructor; raises ParameterError if it does not accept the options."""
     key = f"tune.{ending.lower()}"
     constructor = getattr(module, name + ending, None)
     if constructor is None:
@@ -121,32 +126,34 @@ def _build(module: Any, name: str, ending: str, options: Mapping[str, Any]) -> A
     except ImportError as error:
         package = _EXTRA_PACKAGES.get(name, "")
         raise ParameterError(
-            f"{key}: {name} needs a package more: pip install {package} ({error})"
+            f"{key}: {name} needs another package: pip install {package} ({error})"
         ) from error
     except (TypeError, ValueError) as error:
-        raise ParameterError(f"{key}: {name} does not take these options: {error}") from error
+        raise ParameterError(f"{key}: {name} does not accept these options: {error}") from error
 
 
-def grid_of(one: Range) -> list[Any]:
-    """All values of a range, for the samplers that try each.
+def grid_of(range_: Range) -> list[Any]:
+    """All values of a range, for samplers that try each of them.
 
     Raises
     ------
     ParameterError
         A range of real numbers has no step.
     """
-    if one.suggest == "cat":
-        return one.labels
-    step = one.step if one.step is not None else 1 if one.suggest == "int" and not one.log else None
+    if range_.suggest == "cat":
+        return range_.labels
+    step = range_.step
+    if step is None and range_.suggest == "int" and not range_.log:
+        step = 1
     if step is None:
-        raise ParameterError(f"tune.parameters.{one.name}: Grid and BruteForce need a step, or choices")
-    count = math.floor((one.high - one.low) / step + 1e-9) + 1
-    values = one.low + step * np.arange(count)
-    return [int(v) for v in values] if one.suggest == "int" else [float(v) for v in values]
+        raise ParameterError(f"tune.parameters.{range_.name}: Grid and BruteForce need a step, or choices")
+    count = math.floor((range_.high - range_.low) / step + 1e-9) + 1
+    values = range_.low + step * np.arange(count)
+    return [int(v) for v in values] if range_.suggest == "int" else [float(v) for v in values]
 
 
 def check_parts(plan: SearchPlan, epoch_max: int, report: Report) -> None:
-    """Report why a sampler or pruner cannot be used."""
+    """Report problems of the sampler and the pruner."""
     names = {item.name for item in plan.ranges}
     space = plan.sampler.options.get("search_space")
     if isinstance(space, Mapping) and set(space) != names:

@@ -19,21 +19,23 @@ _ADDED_POWER = 0.02
 _INSIDE = 2
 """Column of ``tilts`` with the y component inside the specimen."""
 _ACTS_INSIDE = (0, 3, 4)
-"""Values of ``tilt_mode`` with which it acts."""
+"""Values of ``tilt_mode`` with which tilts inside the specimen act."""
 _SAME_PIXELS = 1e-6
+"""Relative difference below which pixels count as square."""
 _FLAT = 1e-3
+"""Deviation from a flat disk, relative to the largest amplitude, below which a probe counts as an open aperture."""
 
 
 def set_pixel(params: dict[str, Any], pixel_A: float) -> None:
-    """The pixel of the reconstruction, at the same scan in Å and the same aperture in mrad.
+    """Set the pixel size of the reconstruction; the scan in Å and the aperture in mrad are kept.
 
-    Along y the ratio of both pixels stays. ``positions`` (px) and ``rez_pixel_size_A`` go with 1/pixel, an
-    ``aperture_mask`` that is a radius with the pixel. A given probe stays as it is on its pixels, unless it is an open
-    aperture of ``conv_semiangle_mrad``.
+    The ratio of the pixel sizes along y and x is kept. ``positions`` (px) and ``rez_pixel_size_A`` are scaled with
+    1/pixel, an ``aperture_mask`` that is a radius with the pixel. A given probe keeps its pixels, unless it is an open
+    aperture with ``conv_semiangle_mrad``, which is recomputed.
     """
     if params.get("obj") is not None:
         raise ParameterError(
-            "positions beside a given obj are on its pixels; leave obj out to tune the pixel"
+            "positions refer to the pixels of a given obj; leave obj out to tune the pixel size"
         )
     old_x, old_y = (base_value(params, f"pixel_size_{axis}_A") for axis in "xy")
     factor = pixel_A / old_x
@@ -49,8 +51,9 @@ def set_pixel(params: dict[str, Any], pixel_A: float) -> None:
 
 
 def set_convergence(params: dict[str, Any], angle_mrad: float) -> None:
-    """The semi-angle of the aperture: its radius as a fraction of the Nyquist frequency is 2 d alpha/lambda. A given
-    probe must be an open aperture without aberrations; its modes keep their powers.
+    """Set the semi-angle of the aperture; its radius as a fraction of the Nyquist frequency is 2 d alpha/lambda.
+
+    A given probe must be an open aperture without aberrations; its modes keep their powers.
 
     Raises
     ------
@@ -61,12 +64,12 @@ def set_convergence(params: dict[str, Any], angle_mrad: float) -> None:
     if not isinstance(probe, str) and not _is_open(probe):
         raise ParameterError(
             "the starting probe is not made from an aperture; set probe: aperture, or give a probe without aberrations "
-            "(these in aberrations)"
+            "and put these into aberrations"
         )
     pixel_x, pixel_y = (base_value(params, f"pixel_size_{axis}_A") for axis in "xy")
     if abs(pixel_x / pixel_y - 1) > _SAME_PIXELS:
         raise ParameterError(
-            "an aperture given by its radius is round for square pixels only; tune aperture_mask"
+            "an aperture given by its radius is only round for square pixels; tune aperture_mask instead"
         )
     radius = float(angle_mrad * 1e-3 / wavelength_A(base_value(params, "acc_voltage")))
     if isinstance(probe, str):
@@ -78,11 +81,11 @@ def set_convergence(params: dict[str, Any], angle_mrad: float) -> None:
 
 
 def _is_open(probe: Any) -> bool:
-    """Whether the first mode of a probe is a disk of one value in reciprocal space."""
+    """Whether the first mode of a probe (y, x[, modes]) is a disk of constant value in reciprocal space."""
     if not isinstance(probe, np.ndarray) or probe.ndim > 3:
         return False
     wave = probe if probe.ndim == 2 else probe[..., 0]
-    spectrum = np.fft.fft2(np.fft.ifftshift(wave))
+    spectrum = np.fft.fft2(np.fft.ifftshift(wave))  # zero frequency first, centre at pixel (0, 0)
     largest = float(abs(spectrum).max())
     inside = abs(spectrum) > 0.5 * largest
     rest = abs(np.where(inside, spectrum - spectrum[inside].mean(), spectrum)).max()
@@ -90,41 +93,43 @@ def _is_open(probe: Any) -> bool:
 
 
 def _opened(probe: np.ndarray, radius: float) -> np.ndarray:
-    """(y, x, modes): an aperture of this radius (1/px) and Hermite-like modes of it, with the powers of given modes."""
+    """(y, x, modes): an aperture of this radius (1/px) and its Hermite-like modes, with the powers of ``probe``."""
     modes = probe if probe.ndim > 2 else probe[..., None]
     ny, nx, count = modes.shape
     disk = np.hypot(np.fft.fftfreq(ny)[:, None], np.fft.fftfreq(nx)[None, :]) <= radius
     wave = np.fft.fftshift(np.fft.ifft2(disk))
-    side = math.isqrt(count - 1) + 1
+    side = math.isqrt(count - 1) + 1  # side x side >= count
+    # (n, y, x) -> (y, x, count)
     made = hermite_modes(wave[None], side - 1, side - 1)[:count].transpose(1, 2, 0)
     norms = np.sqrt((abs(made) ** 2).sum(axis=(0, 1)))
     return made * (np.sqrt((abs(modes) ** 2).sum(axis=(0, 1))) / np.maximum(norms, np.finfo(float).tiny))
 
 
 def set_probe_modes(params: dict[str, Any], n_modes: int) -> None:
-    """The number of modes of the starting probe.
+    """Set the number of modes of the starting probe.
 
-    With ``mc_n_modes`` that many of the source's modes. A given probe keeps its first modes, or gains Hermite-like
-    modes of its first one, each with 2 % of its power. A probe made from the aperture or the mean pattern gets
-    ``n_hermite_probe_modes`` with this product, as square as possible.
+    If ``mc_n_modes`` is given, it is set. A given probe keeps its first modes, or gains Hermite-like modes of its first
+    mode, each with 2 % of the total power. A probe made from the aperture or the mean pattern gets
+    ``n_hermite_probe_modes`` with this number of modes, as square as possible.
     """
     if params.get("mc_n_modes") is not None:
         params["mc_n_modes"] = n_modes
         return
     if params.get("defocus_spread_modes") is not None:
         raise ParameterError(
-            "defocus_spread_modes has a mode for each of its defoci; tune these, or leave it out"
+            "defocus_spread_modes gives one mode per defocus; tune its values, or leave it out"
         )
     probe = base_value(params, "probe")
     if isinstance(probe, np.ndarray):
         params["probe"] = _with_modes(probe, n_modes)
         return
+    # The largest divisor up to the square root makes the product as square as possible.
     along_y = max(n for n in range(1, math.isqrt(n_modes) + 1) if n_modes % n == 0)
     params["n_hermite_probe_modes"] = [n_modes // along_y - 1, along_y - 1]
 
 
 def _with_modes(probe: np.ndarray, n_modes: int) -> np.ndarray:
-    """(y, x, n_modes): the first modes of (y, x, modes), or more, at the same power."""
+    """(y, x, n_modes): the first modes of (y, x, modes), or modes added; the total power is kept."""
     probe = probe if probe.ndim > 2 else probe[..., None]
     if probe.ndim > 3:
         raise ParameterError("the number of modes of a probe with subscans cannot be tuned")
@@ -142,7 +147,7 @@ def _with_modes(probe: np.ndarray, n_modes: int) -> np.ndarray:
 
 
 def set_slices(params: dict[str, Any], n_slices: int) -> None:
-    """The number of slices: their distance (the mean of several) stays, so that the thickness changes."""
+    """Set the number of slices; their (mean) distance is kept, so that the thickness changes."""
     if params.get("obj") is not None:
         raise ParameterError("a given obj determines the number of slices; leave it out")
     distances = np.atleast_1d(base_value(params, "slice_distances"))
@@ -150,12 +155,12 @@ def set_slices(params: dict[str, Any], n_slices: int) -> None:
 
 
 def set_slice_distance(params: dict[str, Any], distance_A: float) -> None:
-    """The distance of all slices; their number stays, so that the thickness changes."""
+    """Set the distance of all slices; their number is kept, so that the thickness changes."""
     params["slice_distances"] = [float(distance_A)]
 
 
 def affine_part(part: str) -> Change:
-    """One factor of :func:`affine_matrix`, about the centre of the positions; their order is that of ``ALIASES``."""
+    """Function that applies one factor of :func:`affine_matrix` about the mean position (order: ``ALIASES``)."""
 
     def change(params: dict[str, Any], value: float) -> None:
         parts = {"scale": 1.0, "asymmetry": 0.0, "rotation": 0.0, "shear": 0.0, part: float(value)}
@@ -171,10 +176,10 @@ def affine_part(part: str) -> Change:
 
 
 def affine_matrix(scale: float, asymmetry: float, rotation: float, shear: float) -> np.ndarray:
-    """(2, 2) A of rows p = (y, x): p A. A = scale diag(1 + a/2, 1 - a/2) R(rotation) S(shear), angles in deg.
+    """(2, 2) matrix A that maps rows p = (y, x) to p A.
 
-    R = [[cos, sin], [-sin, cos]], S = [[1, 0], [tan, 1]], as in PtyRAD. Its factors in this order are what one gets by
-    applying scale, asymmetry, rotation and shear one after the other.
+    A = scale diag(1 + a/2, 1 - a/2) R(rotation) S(shear) with R = [[cos, sin], [-sin, cos]] and S = [[1, 0], [tan, 1]],
+    angles in deg, as in PtyRAD. Scale, asymmetry, rotation and shear, applied one after the other, give the same.
     """
     angle = math.radians(rotation)
     stretch = np.diag([1 + asymmetry / 2, 1 - asymmetry / 2])
@@ -184,9 +189,9 @@ def affine_matrix(scale: float, asymmetry: float, rotation: float, shear: float)
 
 
 def tilt_part(axis: int) -> Change:
-    """The tilt inside the specimen along y (0) or x (1), by PtyRAD's sign: here it is -tan(theta).
+    """Function that sets the tilt inside the specimen along y (0) or x (1), with PtyRAD's sign: here -tan(theta).
 
-    Where each pattern has its own tilt, their mean is set, and the differences stay.
+    If every pattern has its own tilt, their mean is set, and the differences are kept.
     """
 
     def change(params: dict[str, Any], tilt_mrad: float) -> None:

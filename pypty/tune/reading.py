@@ -1,4 +1,4 @@
-"""From Optuna's study to our records."""
+"""Convert Optuna's study to records of PyPty."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pypty.tune.optional import load_optuna, quiet
 from pypty.tune.results import Study, TrialRecord
 
 _ENOUGH = 4
-"""Completed trials from which on importances mean anything."""
+"""Number of completed trials needed for meaningful importances."""
 
 
 def values_of(plan: SearchPlan, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by tuned name from those in the storage."""
+    """Values by tuned name, from the values in the storage."""
     known = {item.name: item for item in plan.ranges}
     return {name: known[name].value(value) if name in known else value for name, value in stored.items()}
 
 
 def records_of(study: Any, plan: SearchPlan) -> tuple[TrialRecord, ...]:
-    """All trials."""
+    """Records of all trials."""
     return tuple(_record(trial, plan) for trial in study.get_trials(deepcopy=False))
 
 
@@ -38,7 +38,7 @@ def _record(trial: Any, plan: SearchPlan) -> TrialRecord:
     attributes = trial.user_attrs
     history = dict(trial.intermediate_values)
     value = trial.value if trial.state == states.COMPLETE else None
-    if trial.state == states.PRUNED and history:
+    if trial.state == states.PRUNED and history:  # Optuna stores no final value for pruned trials
         value = history[max(history)]
     notes = [str(attributes["error"])] if "error" in attributes else []
     if "retry of" in attributes:
@@ -59,7 +59,7 @@ def _record(trial: Any, plan: SearchPlan) -> TrialRecord:
 def study_of(
     study: Any, plan: SearchPlan, params: Mapping[str, Any], folder: Path | None, reason: str
 ) -> Study:
-    """The whole search as it stands now."""
+    """The current state of the search."""
     trials = records_of(study, plan)
     done = [item for item in trials if item.state == "complete" and item.value is not None]
     best = min(done, key=lambda item: (item.value, item.number), default=None)
@@ -88,7 +88,7 @@ def best_params(params: Mapping[str, Any], values: Mapping[str, Any], plan: Sear
 
 
 def _importances(study: Any, n_completed: int) -> dict[str, float]:
-    """By ranks of the best trials (PED-ANOVA); empty where that cannot be computed."""
+    """Importance of each name by PED-ANOVA; empty if it cannot be computed."""
     if n_completed < _ENOUGH:
         return {}
     importance = load_optuna().importance

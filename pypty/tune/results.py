@@ -1,4 +1,4 @@
-"""Result of tuning, and its table."""
+"""Results of tuning."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class TrialRecord:
 
     Attributes
     ----------
-    number : from 0 on, in the study
+    number : index in the study, from 0
     state : "complete", "pruned", "failed", "running" or "waiting"
-    value : of the objective; of a pruned trial, where it stopped; None = there is none
-    values : of the tuned names
-    epochs : that were done
-    seconds : that it took
-    worker : who did it
-    note : why it failed, or that it repeats another one
+    value : objective; for a pruned trial, the last value; None = none
+    values : values of the tuned names
+    epochs : number of finished epochs
+    seconds : duration
+    worker : name of the worker
+    note : why it failed, or which trial it repeats
     history : objective by number of finished epochs
     """
 
@@ -45,14 +45,14 @@ class Study:
     Attributes
     ----------
     best_params : tuned names with their best values; empty if no trial was completed
-    best_value : the objective there, or None
-    best_trial : its number, or None
+    best_value : objective of the best trial, or None
+    best_trial : number of the best trial, or None
     trials : all trials of the study, of all workers
-    params : the whole parameters with these values, ready for ``pypty.run``
+    params : complete parameters with the best values, for ``pypty.run``
     objective : name of the minimised quantity
-    importances : how much of the objective's variation each name explains (sum 1); empty where there are too few trials
+    importances : fraction of the objective's variation that each name explains (sum 1); empty with too few trials
     folder : output folder, or None
-    stop_reason : why this worker ended
+    stop_reason : why this worker stopped
     """
 
     best_params: Mapping[str, Any]
@@ -67,12 +67,14 @@ class Study:
 
     @property
     def completed(self) -> tuple[TrialRecord, ...]:
-        """Trials that ended well, the best first."""
+        """Completed trials, the best first."""
         done = [item for item in self.trials if item.state == "complete" and item.value is not None]
-        return tuple(sorted(done, key=lambda item: (item.value, item.number)))
+        return tuple(
+            sorted(done, key=lambda item: (item.value, item.number))
+        )  # the earlier of equal trials first
 
     def table(self, n_best: int = _BEST_SHOWN) -> str:
-        """The best trials, a line each."""
+        """Table of the best trials, one line each."""
         best = self.completed[:n_best]
         names = list(dict.fromkeys(name for item in best for name in item.values))
         rows = [["trial", self.objective, *names, "epochs"]]
@@ -103,7 +105,7 @@ class Study:
 
 
 def short(value: Any, name: str = "") -> str:
-    """A value in a table or file name; learning rates with their power of ten."""
+    """A value in a table or file name; learning rates in scientific notation."""
     if isinstance(value, float):
         return f"{value:.1e}" if name.endswith("lr") else f"{value:.4g}"
     return str(value)

@@ -23,13 +23,13 @@ _LOCK_WAIT_S = 120
 _GRACE = 5
 """Number of missed heartbeats after which a trial counts as dead."""
 _MOST_RETRIES = 3
-"""A trial that kills its worker every time is given up."""
+"""Largest number of repetitions of a trial whose worker died each time."""
 _UNSIGNED_S = 60
 """A running trial without the name of its worker is dead after this time, because a worker first writes its name."""
 _LIVING = "worker"
 _ATTEMPTS = 6
 _RACES = ("already exists", "unique constraint", "duplicate", "locked")
-"""SearchPart of a database's error message when two workers create its tables at the same time."""
+"""Parts of a database's error messages when two workers create its tables at the same time."""
 
 Retry = Callable[[Any, Any], None]
 
@@ -58,7 +58,9 @@ def open_study(plan: SearchPlan, folder: Path | None, sampler: Any, pruner: Any)
             raise
         except Exception as error:  # drivers of databases may raise anything
             if attempt + 1 < _ATTEMPTS and any(text in str(error).lower() for text in _RACES):
-                time.sleep((1 + attempt) * random.uniform(0.2, 0.6))
+                time.sleep(
+                    (1 + attempt) * random.uniform(0.2, 0.6)
+                )  # random, so that workers do not retry together
                 continue
             raise ParameterError(
                 f"tune.storage: {plan.storage!r} cannot be used: {type(error).__name__}: {error}"
@@ -76,7 +78,7 @@ def _open_storage(plan: SearchPlan, folder: Path | None) -> Any:
     if not separator:
         raise ParameterError(
             f"tune.storage: given {plan.storage!r}, expected 'memory', sqlite:///FILE, journal:///FILE (for network "
-            "disks), or the URL of a data base"
+            "disks), or the URL of a database"
         )
     if kind == "journal":
         return optuna.storages.JournalStorage(_journal(str(_local(rest, folder))))
@@ -87,7 +89,7 @@ def _open_storage(plan: SearchPlan, folder: Path | None) -> Any:
     callback: dict[str, Any] = {}
     if plan.heartbeat_s > 0:
         known = inspect.signature(optuna.storages.RDBStorage).parameters
-        new = "heartbeat_stale_trial_callback"
+        new = "heartbeat_stale_trial_callback"  # its name depends on the version of Optuna
         callback = {
             "heartbeat_interval": plan.heartbeat_s,
             "grace_period": _GRACE * plan.heartbeat_s,
@@ -102,7 +104,7 @@ def _local(rest: str, folder: Path | None) -> Path:
     path = Path(rest.removeprefix("/")).expanduser()
     path = path if path.is_absolute() else ((folder or Path.cwd()) / path)
     if not path.parent.is_dir():
-        raise ParameterError(f"tune.storage: there is no folder {str(path.parent)!r}; make it first")
+        raise ParameterError(f"tune.storage: the folder {str(path.parent)!r} does not exist; create it first")
     return path.resolve()
 
 
@@ -115,7 +117,7 @@ def _journal(path: str) -> Any:
 
 
 def _check_same(study: Any, plan: SearchPlan) -> None:
-    """Refuse a study whose objective or ranges differ from the plan: its values could not be compared."""
+    """Raise ParameterError if objective or ranges of the study differ from the plan: values could not be compared."""
     attributes = study.user_attrs
     objective = attributes.get("objective")
     advice = "choose another study_name, or another storage"
@@ -139,18 +141,19 @@ def _check_same(study: Any, plan: SearchPlan) -> None:
         study.set_user_attr("objective", plan.objective)
 
 
-def distribution(one: Range) -> Any:
+def distribution(range_: Range) -> Any:
     """The range as a distribution of Optuna."""
     distributions = load_optuna().distributions
-    if one.suggest == "cat":
-        return distributions.CategoricalDistribution(one.labels)
-    if one.suggest == "int":
-        return distributions.IntDistribution(int(one.low), int(one.high), one.log, int(one.step or 1))
-    return distributions.FloatDistribution(one.low, one.high, one.log, one.step)
+    if range_.suggest == "cat":
+        return distributions.CategoricalDistribution(range_.labels)
+    low, high, step = range_.low, range_.high, range_.step
+    if range_.suggest == "int":
+        return distributions.IntDistribution(int(low), int(high), range_.log, int(step or 1))
+    return distributions.FloatDistribution(low, high, range_.log, step)
 
 
 def sign(trial: Any, worker: str) -> None:
-    """Record which worker computes a trial."""
+    """Record which worker runs a trial."""
     trial.set_user_attr(
         _LIVING,
         {"name": worker, "host": socket.gethostname(), "pid": os.getpid(), "started": _start_of(os.getpid())},
@@ -158,10 +161,10 @@ def sign(trial: Any, worker: str) -> None:
 
 
 def retry_dead(study: Any, worker: str) -> list[int]:
-    """Mark trials whose worker is gone as failed, and queue their parameters again; returns their numbers.
+    """Mark trials of dead workers as failed, and queue their parameters again; returns the numbers of these trials.
 
-    Gone is a process of this machine that does not run any more, and an earlier one with the name ``worker``. For other
-    machines, data bases have heartbeats.
+    A worker is dead if it is a process of this machine that is not running any more, or an earlier process with the
+    name ``worker``. For other machines, databases have heartbeats.
     """
     optuna = load_optuna()
     states = optuna.trial.TrialState
@@ -171,7 +174,7 @@ def retry_dead(study: Any, worker: str) -> list[int]:
             continue
         try:
             study.tell(trial.number, state=states.FAIL)
-        except (ValueError, RuntimeError, optuna.exceptions.OptunaError):  # another worker was faster
+        except (ValueError, RuntimeError, optuna.exceptions.OptunaError):  # another worker did it already
             continue
         retry(study, trial)
         dead.append(trial.number)
@@ -204,8 +207,10 @@ def _is_dead(trial: Any, worker: str) -> bool:
 
 
 def _start_of(pid: int) -> float | None:
-    """Start time of a process, in units of the system; None = it does not run. Process ids are reused, so that the id
-    alone does not identify a worker."""
+    """Start time of a process, in units of the system; None if it is not running.
+
+    Process ids are reused, so that the id alone does not identify a worker.
+    """
     if sys.platform.startswith("linux"):
         try:
             text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

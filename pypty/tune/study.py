@@ -1,4 +1,4 @@
-"""``pypty.tune.tune``: many short reconstructions, with parameters that Optuna chooses."""
+"""``pypty.tune.tune``: many short reconstructions with parameters chosen by Optuna."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pypty.tune.trial import Bench, Outcome, silent
 
 _log = logging.getLogger(__name__)
 _ANY = 1000
-"""Epochs of a run whose parameters are not usable."""
+"""Stands for epoch_max if the parameters have problems."""
 
 
 def tune(params: Params, n_trials: int | None = None, storage: str | None = None, worker: str = "") -> Study:
@@ -39,25 +39,27 @@ def tune(params: Params, n_trials: int | None = None, storage: str | None = None
     ----------
     params : dict of parameters with the key ``tune`` (docs/tuning.md), or the path of such a file
     n_trials, storage : replace those of ``tune``
-    worker : name of this worker. Trials that an earlier worker of this name left unfinished are done again.
+    worker : name of this worker. Unfinished trials of an earlier worker with this name are repeated.
 
     Returns
     -------
-    Study. Its ``params`` are ready for :func:`pypty.run`; so is best.yaml in the output folder.
+    Study. Its ``params`` are for :func:`pypty.run`; best.yaml in the output folder contains the same.
 
     Raises
     ------
     ParameterError
-        With every problem of ``tune``, the parameters and the data; or Optuna is missing, its storage cannot be used,
-        or no trial could be done.
+        ``tune``, the parameters or the data have problems (the message lists all), Optuna is missing, its storage
+        cannot be used, or all trials failed.
 
-    Interrupting it (Ctrl-C) ends it; the trial that was running will be done again by the next start.
+    Notes
+    -----
+    Ctrl-C ends the search; the next start repeats the interrupted trial.
     """
     load_optuna()
     content = dict(read(params))
     overrides = {"n_trials": n_trials, "storage": storage}
     changes = {name: value for name, value in overrides.items() if value is not None}
-    if changes and isinstance(content.get("tune"), Mapping):
+    if changes and isinstance(content.get("tune"), Mapping):  # otherwise the check below reports it
         content["tune"] = {**content["tune"], **changes}
     plan, base = _check(content, worker)
     folder = Path(content["output_folder"]).expanduser() if content.get("output_folder") else None
@@ -84,8 +86,8 @@ def _check(content: Mapping[str, Any], worker: str) -> tuple[SearchPlan, Setup]:
         check_parts(plan, base.settings["epoch_max"] if base is not None else _ANY, report)
         _check_ranges(content, plan, report)
         if plan.objective == "validation" and not content.get("validation_fraction"):
-            report.add("tune.objective", "'validation' needs patterns that are not fitted; set validation_fraction, "
-                       "for example to 0.05")  # fmt: skip
+            report.add("tune.objective", "'validation' needs held-out patterns; set validation_fraction, for example "
+                       "to 0.05")  # fmt: skip
     if report.problems:
         if base is not None:
             base.close()
@@ -98,6 +100,7 @@ def _check_ranges(content: Mapping[str, Any], plan: SearchPlan, report: Report) 
     """Check that the names can be set together with the other parameters."""
     base = {name: value for name, value in content.items() if name != "tune"}
     for item in plan.ranges:
+        # Values themselves were checked with the range; here only whether they can be set.
         for value in item.choices[:1] if item.suggest == "cat" else (item.low, item.high):
             try:
                 with_values(base, {item.name: value})
@@ -122,8 +125,9 @@ class _Search:
         """Run the trials, then write the results."""
         retried = retry_dead(self.study, self.worker)
         if retried:
-            _log.info("trials %s were left unfinished and are done again", ", ".join(map(str, retried)))
-        self._write_best(records_of(self.study, self.plan))  # an earlier worker may have died before it did
+            _log.info("trials %s were left unfinished and are repeated", ", ".join(map(str, retried)))
+        # An earlier worker may have died before it wrote best.yaml.
+        self._write_best(records_of(self.study, self.plan))
         before = len(self._finished())
         n_trials = self._left(before)
         _log.info(
@@ -135,7 +139,7 @@ class _Search:
             self.plan.sampler.name,
             self.plan.pruner.name if self.plan.pruner else "none",
         )
-        self.reason = f"{n_trials} trials were done"
+        self.reason = f"{n_trials} trials done"
         if n_trials:
             self._optimize(n_trials)
         study = study_of(self.study, self.plan, self.params, self.folder, self.reason)
@@ -159,7 +163,7 @@ class _Search:
     def _optimize(self, n_trials: int) -> None:
         def stop_when_full(study: Any, trial: Any) -> None:
             if self.plan.max_trials is not None and len(self._finished()) >= self.plan.max_trials:
-                self.reason = f"max_trials = {self.plan.max_trials} were reached"
+                self.reason = f"max_trials = {self.plan.max_trials} reached"
                 study.stop()
 
         number = [0]
@@ -180,7 +184,7 @@ class _Search:
         except KeyboardInterrupt:
             self.reason = f"interrupted in trial {number[0]}"
             retry(self.study, self.study.get_trials(deepcopy=False)[number[0]])
-            _log.warning("%s, which the next start does again", self.reason)
+            _log.warning("%s; the next start repeats it", self.reason)
 
     def _left(self, finished: int) -> int:
         if self.plan.max_trials is None:
@@ -192,7 +196,7 @@ class _Search:
         return list(self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED)))
 
     def _trial(self, trial: Any) -> float:
-        """One trial, from Optuna's choice to the objective."""
+        """Run one trial with the values that Optuna chooses; returns the objective."""
         sign(trial, self.worker or f"{socket.gethostname()}-{os.getpid()}")
         values = values_of(self.plan, {item.name: _suggest(trial, item) for item in self.plan.ranges})
 
@@ -237,7 +241,7 @@ class _Search:
             self._write_best(trials)
 
     def _write_best(self, trials: tuple[TrialRecord, ...]) -> None:
-        """Write best.yaml; again, if another worker has found a better trial in the meantime."""
+        """Write best.yaml, and repeat if another worker has found a better trial in the meantime."""
         best = _best(trials)
         if self.folder is None or best is None:
             return
@@ -255,10 +259,11 @@ def _best(trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
     return min(done, key=lambda item: (item.value, item.number), default=None)
 
 
-def _suggest(trial: Any, one: Range) -> Any:
+def _suggest(trial: Any, range_: Range) -> Any:
     """The value that Optuna chooses, as it is stored."""
-    if one.suggest == "cat":
-        return trial.suggest_categorical(one.name, one.labels)
-    if one.suggest == "int":
-        return trial.suggest_int(one.name, int(one.low), int(one.high), step=int(one.step or 1), log=one.log)
-    return trial.suggest_float(one.name, one.low, one.high, step=one.step, log=one.log)
+    name, low, high, step = range_.name, range_.low, range_.high, range_.step
+    if range_.suggest == "cat":
+        return trial.suggest_categorical(name, range_.labels)
+    if range_.suggest == "int":
+        return trial.suggest_int(name, int(low), int(high), step=int(step or 1), log=range_.log)
+    return trial.suggest_float(name, low, high, step=step, log=range_.log)

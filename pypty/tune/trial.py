@@ -1,4 +1,4 @@
-"""One trial: a short reconstruction in memory. Work that all trials share is done once."""
+"""One trial: a short reconstruction in memory. Work common to all trials is done once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DATA_KEYS = frozenset(parameter.name for parameter in GROUPS["Data"]) | {
     "indices_mode",
     "indices_shape",
 }
-"""Parameters, in addition to data_*, that decide which patterns are used and how they are read."""
+"""Parameters, in addition to data_*, that determine which patterns are used and how they are read."""
 _SHARE_OF_MEMORY = 0.2
 """Patterns of a file are kept for all trials if they take less than this fraction of the free memory."""
 
@@ -40,9 +40,9 @@ class Outcome:
 
     Attributes
     ----------
-    value : of the objective
-    epochs : that were done
-    pruned : it was ended early
+    value : objective
+    epochs : number of finished epochs
+    pruned : whether it was ended early
     phase : (y, x) rad, summed over slices, mean over modes, of the scanned area
     pixel_size_A : (y, x)
     """
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def silent(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a run that writes nothing."""
+    """The parameters of a run that writes no files."""
     return {**{name: value for name, value in params.items() if name != "tune"}, **dict(_SILENT)}
 
 
@@ -64,14 +64,15 @@ class Bench:
 
     Parameters
     ----------
-    base : the checked setup of the parameters as they are given; closed here
-    params : these parameters
+    base : checked setup of ``params``; closed here
+    params : parameters without tuned values
     touched : parameters that trials change
     """
 
     def __init__(self, base: Setup, params: Mapping[str, Any], touched: set[str]) -> None:
         self._held: dict[str, Any] = {}
         changing = {name for name in touched if name in _DATA_KEYS or name.startswith("data_")}
+        # The survey (mean pattern, weights) is reused unless trials change how patterns are read.
         self._survey = None if changing else base.survey
         self._keeps = "data_path" not in touched and params.get("masks") is None
         try:
@@ -122,9 +123,8 @@ def _run(setup: Setup, name: str, report: Report) -> Outcome:
     for record in reconstruction.epochs():
         state = reconstruction.state
         ends = state.epoch >= setup.settings["epoch_max"] or bool(state.stop_reason)
-        if (
-            report(len(state.records), objective.after(record)) and not ends
-        ):  # nothing is saved at the last one
+        # Pruning at the last epoch would save nothing.
+        if report(len(state.records), objective.after(record)) and not ends:
             pruned = True
             break
     pixel_y, pixel_x = setup.grid.pixel_size_A

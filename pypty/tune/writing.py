@@ -26,8 +26,9 @@ _LONGEST_NAME = 180
 
 
 def write_best(folder: Path, params: Mapping[str, Any], trial: TrialRecord, objective: str) -> None:
-    """The preset of the best trial; ``pypty run best.yaml`` writes its results into the folder ``best`` beside it."""
+    """Write the preset of the best trial; ``pypty run best.yaml`` writes its results into the folder ``best``."""
     strip = bool(params.get("strip_dataset_from_params", SCHEMA["strip_dataset_from_params"].default))
+    # Data in memory are saved only if strip_dataset_from_params is False, or if they are a mapped file.
     lost = (
         strip and params.get("dataset") is not None and getattr(params["dataset"], "filename", None) is None
     )
@@ -48,7 +49,7 @@ def write_best(folder: Path, params: Mapping[str, Any], trial: TrialRecord, obje
 
 
 def _plain(folder: Path, name: str, value: Any, number: int) -> Any:
-    """A value as YAML can hold it; arrays of more than a few numbers as files that no other trial writes."""
+    """A value in the types of YAML; larger arrays are written into files whose names contain the trial's number."""
     if name in SCHEMA and SCHEMA[name].is_path and value:
         return str(Path(value).expanduser().resolve())
     if isinstance(value, np.memmap) and value.filename is not None:
@@ -68,7 +69,7 @@ def _plain(folder: Path, name: str, value: Any, number: int) -> Any:
 
 
 def to_yaml(value: Any) -> Any:
-    """A value in the types that YAML has; functions are named only."""
+    """A value in the types of YAML; functions are replaced by their names."""
     if isinstance(value, (np.ndarray, np.generic)):
         return to_yaml(value.tolist())
     if isinstance(value, Mapping):
@@ -84,7 +85,7 @@ def to_yaml(value: Any) -> Any:
 
 
 def write_trials(folder: Path, trials: tuple[TrialRecord, ...], objective: str) -> None:
-    """trials.csv: a row for each."""
+    """Write trials.csv, one row per trial."""
     names = list(dict.fromkeys(name for item in trials for name in item.values))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -99,14 +100,14 @@ def write_trials(folder: Path, trials: tuple[TrialRecord, ...], objective: str) 
 
 
 def collated_name(value: float, number: int, values: Mapping[str, Any], epochs: int) -> str:
-    """error_0.12345_t0007_C10_-35.2_iter0010: sorted by name they are sorted by error, for errors of one sign."""
+    """File name like error_0.12345_t0007_C10_-35.2_iter0010; for errors of one sign it sorts by error."""
     parts = "".join(f"_{name}_{short(item, name)}" for name, item in values.items())
     middle = re.sub(r"[^A-Za-z0-9_.+-]", "-", parts)[:_LONGEST_NAME]
     return f"error_{value:.5f}_t{number:04d}{middle}_iter{epochs:04d}"
 
 
 def write_collated(folder: Path, outcome: Outcome, number: int, values: Mapping[str, Any]) -> None:
-    """The phase of a trial as PNG, as TIFF in rad where tifffile is installed, and its tuned values."""
+    """Write the phase of a trial as PNG, as TIFF (rad) if tifffile is installed, and its tuned values as YAML."""
     from pypty.plots.figures import plot_phase
 
     folder = make_folder(folder / "trials")
@@ -129,12 +130,13 @@ def write_collated(folder: Path, outcome: Outcome, number: int, values: Mapping[
 
 
 def write_figures(folder: Path, study: Study, units: Mapping[str, str], logs: frozenset[str]) -> list[Path]:
-    """Figures of the search; their paths."""
+    """Draw the figures of the search; returns their paths."""
     from pypty.plots import tuning
 
     done = [item for item in study.trials if item.value is not None and item.state in ("complete", "pruned")]
     if not done:
         return []
+    # Figures over tuned values use completed trials, if there are any.
     complete = [item for item in done if item.state == "complete"] or done
     pruned = [item.state == "pruned" for item in done]
     objective = study.objective

@@ -159,17 +159,17 @@ class KernelModule:
         return self._functions[name]
 
 
-def _checked(kernel: str, expected: Argument, given: Any) -> Array:
+def _checked(kernel: str, expected: Argument, argument: Any) -> Array:
     """The argument in the form that CuPy's launch takes; an absent array becomes a null pointer."""
-    if expected.is_array and given is None:
+    if expected.is_array and argument is None:
         return np.uint64(0)
-    is_array = hasattr(given, "flags") and not isinstance(given, np.generic)
-    if is_array != expected.is_array or not hasattr(given, "dtype") or given.dtype != expected.dtype:
+    is_array = hasattr(argument, "flags") and not isinstance(argument, np.generic)
+    if is_array != expected.is_array or not hasattr(argument, "dtype") or argument.dtype != expected.dtype:
         kind = "an array" if expected.is_array else "a NumPy number"
         raise BackendError(
             f"kernel {kernel}: {expected.name} must be {kind} of {expected.dtype}, "
-            f"got {type(given).__name__} {getattr(given, 'dtype', '')}"
+            f"got {type(argument).__name__} {getattr(argument, 'dtype', '')}"
         )
-    if is_array and not given.flags.c_contiguous:
+    if is_array and not argument.flags.c_contiguous:
         raise BackendError(f"kernel {kernel}: {expected.name} must be C-contiguous; copy it first")
-    return given
+    return argument

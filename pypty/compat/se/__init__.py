@@ -1,4 +1,4 @@
-"""Signals from 4D data, repairs of patterns, distortions. Names and arguments are those of PyPty 2.2."""
+"""Signals from 4D data, corrections of patterns, distortions, with the names and arguments of PyPty 2.2."""
 
 from pypty.compat.se.signals import (
     compensate_pattern_drift,

@@ -1,4 +1,4 @@
-"""Images and apertures from 4D data, and simple repairs of patterns."""
+"""Images and apertures from 4D data, and simple corrections of patterns."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _DARK_FROM = 1.5  # radii of the disk
 def getvirtualhaadf(pypty_params: Mapping[str, Any], save: bool = True) -> np.ndarray:
     """Virtual dark-field image: counts beyond 1.5 radii of the bright-field disk.
 
-    (PyPty 2.2 gives minus the sum over the whole detector.)
+    (PyPty 2.2 returns minus the sum over the whole detector.)
 
     Parameters
     ----------
-    save : also write ``virtual_haadf.npy`` in ``output_folder``
+    save : also write ``virtual_haadf.npy`` into ``output_folder``
 
     Returns
     -------
@@ -36,7 +36,7 @@ def getvirtualhaadf(pypty_params: Mapping[str, Any], save: bool = True) -> np.nd
     Raises
     ------
     ParameterError
-        No pixel is that far out, or ``save`` without ``output_folder``.
+        The detector has no pixels beyond 1.5 radii, or ``save`` is set without ``output_folder``.
     """
     experiment = Experiment.from_params(pypty_params)
     with closing(experiment.source):
@@ -53,8 +53,8 @@ def getvirtualhaadf(pypty_params: Mapping[str, Any], save: bool = True) -> np.nd
         dark = distance > _DARK_FROM * radius
         if not dark.any():
             raise ParameterError(
-                f"the detector ends within {_DARK_FROM} radii of the disk: there is no dark field on it. "
-                "get_virtual_annular_detector takes any ring"
+                f"the detector ends within {_DARK_FROM} radii of the disk and records no dark field; use "
+                "get_virtual_annular_detector with another ring"
             )
         return _signal(experiment, dark, "virtual_haadf" if save else "")
 
@@ -71,9 +71,10 @@ def get_virtual_annular_detector(
 
     Parameters
     ----------
-    inner_rad, outer_rad : included and excluded radius, in half widths of a pattern (1 reaches the nearest edge)
-    save : also write ``virtual_annular_detector.npy`` in ``output_folder``
-    offset_x, offset_y : centre of the ring from pixel n//2, in half widths
+    inner_rad, outer_rad : inner (inclusive) and outer (exclusive) radius, in half widths of a pattern (1 reaches the
+        nearest edge)
+    save : also write ``virtual_annular_detector.npy`` into ``output_folder``
+    offset_x, offset_y : centre of the ring relative to pixel n//2, in half widths
 
     Returns
     -------
@@ -82,7 +83,7 @@ def get_virtual_annular_detector(
     Raises
     ------
     ParameterError
-        The ring has no pixel, or ``save`` without ``output_folder``.
+        The ring has no pixels, or ``save`` is set without ``output_folder``.
     """
     if not 0 <= inner_rad < outer_rad:
         raise ParameterError(
@@ -111,7 +112,7 @@ def _signal(experiment: Experiment, weights: np.ndarray, name: str) -> np.ndarra
     """(slow, fast): patterns summed with ``weights``, written to ``name``.npy if that is not empty."""
     folder = experiment.settings["output_folder"]
     if name and not folder:
-        raise ParameterError("save is set, but output_folder is not; name a folder, or save=False")
+        raise ParameterError("save is set, but output_folder is not; give a folder, or save=False")
     out = np.zeros(experiment.n_patterns)
     factor = weights.astype(np.float32)
     for indices, patterns in experiment.chunks():
@@ -123,8 +124,8 @@ def _signal(experiment: Experiment, weights: np.ndarray, name: str) -> np.ndarra
 
 
 def get_aperture(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the parameters with ``aperture_mask``: where the mean pattern is above ``bright_threshold`` (0.1) times
-    its maximum, float64 of 0 and 1, in the padded window.
+    """A copy of the parameters with ``aperture_mask``: 1 where the mean pattern is above ``bright_threshold`` (0.1)
+    times its maximum, else 0, float64, in the padded window.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def get_aperture(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def create_binned_dataset(path_orig: str | Path, path_new: str | Path, bin: int) -> None:
-    """Sum the patterns of a file in blocks of bin x bin pixels and write them to a new one, piece by piece.
+    """Sum the patterns of a file in blocks of bin x bin pixels and write them to a new file, piece by piece.
 
     Parameters
     ----------
@@ -156,11 +157,11 @@ def create_binned_dataset(path_orig: str | Path, path_new: str | Path, bin: int)
     Raises
     ------
     ParameterError, DataError
-        ``bin`` does not fit the patterns; the ending of a file is not known; the data cannot be read.
+        ``bin`` does not fit the patterns; the ending of a file is unknown; the data cannot be read.
     """
     source_path, target_path = Path(path_orig), Path(path_new)
     if source_path.resolve() == target_path.resolve():
-        raise ParameterError(f"path_new is {str(target_path)!r}, the file that is read; give another one")
+        raise ParameterError(f"path_new is {str(target_path)!r}, which is the input file; give another path")
     if target_path.suffix.lower() not in (".h5", ".hdf5", ".npy"):
         raise ParameterError(f"path_new is {str(target_path)!r}; expected the ending .h5 or .npy")
     source, layout = _open_patterns(source_path)
@@ -186,7 +187,7 @@ def create_binned_dataset(path_orig: str | Path, path_new: str | Path, bin: int)
 def _open_patterns(path: Path) -> tuple[PatternSource, tuple[int, ...]]:
     """The patterns of a file, and the shape of their scan axes."""
     if not path.is_file():
-        raise DataError(f"there is no file {str(path)!r}")
+        raise DataError(f"the file {str(path)!r} does not exist")
     if path.suffix.lower() in (".h5", ".hdf5", ".nxs"):
         source = Hdf5Source.open(path, "data")
         with h5py.File(path, "r") as file:
@@ -212,26 +213,26 @@ def _bin_into(target: Any, source: PatternSource, prepare: Preprocess) -> None:
 
 
 def _runs(n: int, step: int, columns: int) -> list[tuple[int, int]]:
-    """(start, stop) of at most ``step`` patterns, which end with a row of the scan."""
+    """(start, stop) of runs of at most ``step`` patterns that do not cross the end of a scan row."""
     edges = set(range(0, n, step)) | ({*range(0, n, columns)} if columns else set()) | {n}
     ordered = sorted(edges)
     return list(zip(ordered[:-1], ordered[1:], strict=True))
 
 
 def compensate_pattern_drift(aperture: np.ndarray, patterns: np.ndarray) -> np.ndarray:
-    """Patterns shifted by whole pixels so that their disk coincides with ``aperture``; pixels that enter are 0.
+    """Shift patterns by whole pixels so that their disk coincides with ``aperture``; pixels that move in are 0.
 
-    The shift is the maximum of the cross-correlation, whose spectrum has the square root of its amplitude: that
-    sharpens the peak of a flat disk without giving noise the weight that it has in a phase correlation.
+    The shift is the maximum of the cross-correlation, in whose spectrum the amplitude is replaced by its square root:
+    this sharpens the peak of a flat disk, and weights noise less than a phase correlation.
 
     Parameters
     ----------
     aperture : (ky, kx) mask or mean pattern
-    patterns : (..., ky, kx) real; not changed
+    patterns : (..., ky, kx) real; not modified
 
     Returns
     -------
-    (..., ky, kx) in the type of ``patterns``
+    (..., ky, kx) in the dtype of ``patterns``
     """
     aperture, patterns = np.asarray(aperture, float), np.asarray(patterns)
     if aperture.ndim != 2 or patterns.ndim < 3 or patterns.shape[-2:] != aperture.shape:
@@ -246,6 +247,7 @@ def compensate_pattern_drift(aperture: np.ndarray, patterns: np.ndarray) -> np.n
     out = np.zeros_like(flat)
     for index, pattern in enumerate(flat):
         cross = scipy.fft.rfft2(pattern.astype(float)) * reference
+        # |cross| -> sqrt|cross|; the lower limit avoids a division by zero.
         sharp = cross / np.sqrt(np.maximum(np.abs(cross), 1e-12 * np.abs(cross).max() + 1e-300))
         peak = np.unravel_index(np.argmax(scipy.fft.irfft2(sharp, s=shape)), shape)
         _move(pattern, out[index], [int((p + n // 2) % n - n // 2) for p, n in zip(peak, shape, strict=True)])
@@ -253,7 +255,7 @@ def compensate_pattern_drift(aperture: np.ndarray, patterns: np.ndarray) -> np.n
 
 
 def _move(pattern: np.ndarray, out: np.ndarray, shift: list[int]) -> None:
-    """out[k] = pattern[k + shift] where that is inside."""
+    """Set out[k] = pattern[k + shift] where k + shift is inside."""
     source, target = [], []
     for s, n in zip(shift, pattern.shape, strict=True):
         source.append(slice(max(s, 0), n + min(s, 0)))
@@ -262,19 +264,19 @@ def _move(pattern: np.ndarray, out: np.ndarray, shift: list[int]) -> None:
 
 
 def remove_hot_pixels(data: np.ndarray, percentile: float = 99.99) -> np.ndarray:
-    """A copy in which values above a percentile of all are the median of their neighbours in the same pattern.
+    """A copy in which values above a percentile of all values are replaced by the median of their neighbours.
 
-    Neighbours are those of the eight around that exist and are not above it themselves; without any, the median of the
-    pattern's other pixels.
+    Neighbours are the (up to) eight adjacent pixels of the same pattern that are not above the percentile; if there are
+    none, all other pixels of the pattern.
 
     Parameters
     ----------
     data : (..., ky, kx) real
-    percentile : 0 to 100; 99.99 takes one value of ten thousand, so keep it above the fraction of true bright pixels
+    percentile : 0 to 100; 99.99 replaces one value in ten thousand, so it must spare truly bright pixels
 
     Returns
     -------
-    (..., ky, kx) in the type of ``data``
+    (..., ky, kx) in the dtype of ``data``
     """
     data = np.asarray(data)
     if data.ndim < 2 or data.dtype.kind not in "uif":

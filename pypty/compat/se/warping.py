@@ -1,4 +1,4 @@
-"""Distortions of images: polynomial maps, vector fields, and their use on 4D data."""
+"""Distortions of images: polynomial maps and vector fields, also for 4D data."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _ORDERS = (1, 2, 3)  # of the polynomials, by trafo_flag
 
 
 def find_ab(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray, trafo_flag: int = 2) -> np.ndarray:
-    """Coefficients of the polynomial map (x, y) -> (u, v) that fits point pairs best (least squares).
+    """Coefficients of the polynomial map (x, y) -> (u, v) that fits pairs of points best (least squares).
 
     Parameters
     ----------
-    x, y, u, v : (N,) coordinates of the same points
+    x, y, u, v : (N,) coordinates of the points before and after the map
     trafo_flag : 0 linear, 1 quadratic, 2 cubic
 
     Returns
     -------
-    (2, K): u and v in the terms 1, x, y, x^2, xy, y^2, x^3, x^2 y, x y^2, y^3; K = 3, 6 or 10
+    (2, K): coefficients of u and v for the terms 1, x, y, x^2, xy, y^2, x^3, x^2 y, x y^2, y^3; K = 3, 6 or 10
 
     Raises
     ------
@@ -37,7 +37,7 @@ def find_ab(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray, trafo_fl
     columns = [np.asarray(values, float).ravel() for values in (x, y, u, v)]
     if len({len(values) for values in columns}) != 1:
         raise ParameterError(
-            f"x, y, u, v have {[len(values) for values in columns]} values; expected as many of each"
+            f"x, y, u, v have {[len(values) for values in columns]} values, expected equal numbers"
         )
     matrix = _monomials(np.stack(columns[:2], axis=-1), _ORDERS[trafo_flag])
     solution, _, rank, _ = np.linalg.lstsq(matrix, np.stack(columns[2:], axis=1), rcond=None)
@@ -49,13 +49,13 @@ def find_ab(x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray, trafo_fl
 
 
 def coordinate_transformation_2d(xy: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """(..., 2) [u, v] of the points ``xy`` (..., 2) [x, y] by the map of :func:`find_ab`."""
+    """(..., 2) [u, v]: the points ``xy`` (..., 2) [x, y] under the map of :func:`find_ab`."""
     points, coefficients, order = _checked(xy, ab)
     return _monomials(points, order) @ coefficients.T
 
 
 def coordinate_transformation_2d_areamag(xy: np.ndarray, ab: np.ndarray) -> np.ndarray:
-    """(...) the factor by which the map of :func:`find_ab` enlarges areas at ``xy``: |d(u, v)/d(x, y)|."""
+    """(...) area magnification of the map of :func:`find_ab` at ``xy``: |d(u, v)/d(x, y)|."""
     points, coefficients, order = _checked(xy, ab)
     # (..., K) @ (K, 2) -> (..., 2): columns of the Jacobian, whose determinant is the magnification
     by_x, by_y = (_monomials(points, order, axis) @ coefficients.T for axis in (0, 1))
@@ -67,7 +67,7 @@ def unwarp_im(warp_im: np.ndarray, ab: np.ndarray, method: str = "linear") -> np
 
     Parameters
     ----------
-    method : "nearest", "linear" or "cubic" interpolation; outside of the image 0
+    method : "nearest", "linear" or "cubic" interpolation; 0 outside the image
     """
     orders = {"nearest": 0, "linear": 1, "cubic": 3}
     image = np.asarray(warp_im)
@@ -117,12 +117,13 @@ def _sample(
 def fit_vector_field(
     x: np.ndarray, y: np.ndarray, u: np.ndarray, v: np.ndarray, Xi: np.ndarray, Yi: np.ndarray
 ) -> np.ndarray:
-    """A smooth field through vectors at scattered points, by thin plate splines.
+    """Interpolate vectors at scattered points by thin plate splines.
 
     Parameters
     ----------
-    x, y : (N,) points, u, v : (N,) vectors there
-    Xi, Yi : coordinates where the field is wanted, of one shape
+    x, y : (N,) coordinates of the points
+    u, v : (N,) components of the vectors
+    Xi, Yi : coordinates at which the field is evaluated, of equal shape
 
     Returns
     -------
@@ -131,13 +132,13 @@ def fit_vector_field(
     Raises
     ------
     ParameterError
-        Fewer than three points, points on one line, or arrays that do not fit.
+        There are fewer than three points, all points are on a line, or the lengths differ.
     """
     columns = [np.asarray(values, float).ravel() for values in (x, y, u, v)]
     wanted = np.stack([np.asarray(Xi, float), np.asarray(Yi, float)], axis=-1)
     if len({len(values) for values in columns}) != 1 or len(columns[0]) < 3:
         raise ParameterError(
-            f"x, y, u, v have {[len(g) for g in columns]} values; expected as many of each, 3 at least"
+            f"x, y, u, v have {[len(g) for g in columns]} values, expected equal numbers, at least 3"
         )
     points = np.stack(columns[:2], axis=1)
     if (
@@ -145,30 +146,32 @@ def fit_vector_field(
         or np.linalg.matrix_rank(points - points.mean(axis=0)) < 2
     ):
         raise ParameterError(
-            "no field goes through these points: they are on one line, or a point occurs twice"
+            "these points do not determine a field: all are on a line, or a point occurs twice"
         )
-    spline = RBFInterpolator(points, np.stack(columns[2:], axis=1))
+    spline = RBFInterpolator(
+        points, np.stack(columns[2:], axis=1)
+    )  # its default kernel is the thin plate spline
     return spline(wanted.reshape(-1, 2)).reshape(wanted.shape)
 
 
 def warp_image(
     image: np.ndarray, vector_field: np.ndarray, order: int = 1, extra_angle_rotation_compensation: float = 0
 ) -> np.ndarray:
-    """(y, x): pixel p of the result is ``image`` at p + field(p); outside of the image 0.
+    """(y, x): pixel p of the result is ``image`` at p + field(p); 0 outside the image.
 
     Parameters
     ----------
     image : (y, x), real or complex
     vector_field : (y, x, 2) [u, v] = displacement along [x, y] in pixels
-    order : of the spline, 0 to 5
-    extra_angle_rotation_compensation : deg; the image is also rotated back by this angle (x towards y) about its
-        centre: the coordinates at which it is read are rotated by it
+    order : order of the spline, 0 to 5
+    extra_angle_rotation_compensation : deg; rotation (x towards y) about the centre of the coordinates at which the
+        image is read, which rotates the image back by this angle
     """
     rows, columns = warped_coordinates(vector_field, extra_angle_rotation_compensation)
     image = np.asarray(image)
     if image.shape != rows.shape:
         raise ParameterError(
-            f"image {image.shape} and vector_field {np.shape(vector_field)} do not fit; (y, x, 2)"
+            f"image {image.shape} and vector_field {np.shape(vector_field)} do not fit; expected (y, x) and (y, x, 2)"
         )
     _check_order(order)
     return _sample(image, rows, columns, order)
@@ -184,6 +187,7 @@ def warped_coordinates(vector_field: np.ndarray, angle_deg: float = 0) -> tuple[
     y, x = np.mgrid[: field.shape[0], : field.shape[1]]
     middle_y, middle_x = (field.shape[0] - 1) / 2, (field.shape[1] - 1) / 2
     dx, dy = x + field[..., 0] - middle_x, y + field[..., 1] - middle_y
+    # Displaced coordinates relative to the centre, then rotated about it.
     c, s = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
     return middle_y + s * dx + c * dy, middle_x + c * dx - s * dy
 
@@ -196,14 +200,14 @@ def _check_order(order: int) -> None:
 def compose_fields(
     field1: np.ndarray, field2: np.ndarray, order: int = 1, mode: str = "nearest"
 ) -> np.ndarray:
-    """(y, x, 2) the field that warps as ``field1`` and, after it, ``field2`` do: f2(p) + f1(p + f2(p)).
+    """(y, x, 2) field that warps like ``field1`` followed by ``field2``: f2(p) + f1(p + f2(p)).
 
-    ``mode`` is the continuation of field1 outside of the image (scipy.ndimage).
+    ``mode`` sets the values of field1 outside the image, as in scipy.ndimage.
     """
     first, second = np.asarray(field1, float), np.asarray(field2, float)
     if first.shape != second.shape:
         raise ParameterError(
-            f"fields of shape {first.shape} and {second.shape}; expected the same, (y, x, 2)"
+            f"the fields have shapes {first.shape} and {second.shape}, expected equal shapes (y, x, 2)"
         )
     _check_order(order)
     rows, columns = warped_coordinates(second)
@@ -225,13 +229,15 @@ def warp_images_batch(
     Parameters
     ----------
     images : (N, y, x)
-    batches : images that are converted at a time
-    warped_rows, warped_cols : (y, x) where the images are read, from :func:`warped_coordinates`; None = from
-        ``vector_field`` and the angle, which are not used otherwise
+    batches : number of images processed at a time
+    warped_rows, warped_cols : (y, x) coordinates at which the images are read, from :func:`warped_coordinates`; None =
+        computed from ``vector_field`` and the angle, which are not used otherwise
     """
     images = np.asarray(images)
     if images.ndim != 3 or batches < 1:
-        raise ParameterError(f"images {images.shape}, batches {batches}; expected (N, y, x) and 1 or more")
+        raise ParameterError(
+            f"images {images.shape}, batches {batches}; expected (N, y, x), and batches >= 1"
+        )
     if warped_rows is None or warped_cols is None:
         if vector_field is None:
             raise ParameterError("neither vector_field nor warped_rows and warped_cols are given")
@@ -257,20 +263,20 @@ def unwarp_4dstem_batch(
     return_data: bool = False,
     extra_angle_rotation_compensation: float = 0,
 ) -> np.ndarray | None:
-    """Warp every pattern of a 4D data set with one field, some at a time.
+    """Warp all patterns of a 4D data set with the same field, a few at a time.
 
     Parameters
     ----------
-    data_old : (N, ky, kx) or (slow, fast, ky, kx) real, or the .npy file that holds it
-    path_numpy_new : .npy file to write, float32; None = none, then ``return_data`` must be set
+    data_old : (N, ky, kx) or (slow, fast, ky, kx) real, or the .npy file that contains it
+    path_numpy_new : .npy file to write, float32; None = no file, then ``return_data`` must be True
     vector_field : (ky, kx, 2), see :func:`warp_image`
-    batch_size : patterns in memory at a time; need not divide their number
-    return_data : give the new array (the file, mapped, if there is one), else None
+    batch_size : number of patterns in memory at a time; need not divide their total number
+    return_data : return the new array (memory-mapped if a file is written) instead of None
 
     Raises
     ------
     ParameterError, DataError
-        Neither a file nor the data are wanted; shapes do not fit; the file cannot be read.
+        Neither a file nor returned data are asked for; shapes do not fit; the file cannot be read.
     """
     if path_numpy_new is None and not return_data:
         raise ParameterError("nothing to do: give path_numpy_new, or return_data=True")
@@ -288,7 +294,7 @@ def unwarp_4dstem_batch(
         return memory
     path = Path(path_numpy_new)
     if isinstance(data_old, (str, Path)) and path.resolve() == Path(data_old).resolve():
-        raise ParameterError(f"path_numpy_new is {str(path)!r}, the file that is read; give another one")
+        raise ParameterError(f"path_numpy_new is {str(path)!r}, which is the input file; give another path")
     make_folder(path.parent)
     with atomic(path) as temporary:
         target = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=data.shape)
@@ -307,7 +313,7 @@ def _load(path: str | Path) -> np.ndarray:
 def _warp_into(
     out: np.ndarray, data: Any, rows: np.ndarray, columns: np.ndarray, batch_size: int, order: int
 ) -> None:
-    # (slow, fast, ky, kx) -> (N, ky, kx); views, also of mapped files
+    # (slow, fast, ky, kx) -> (N, ky, kx); views, also of memory-mapped files
     flat_in, flat_out = (a.reshape(-1, *data.shape[-2:]) for a in (data, out))
     for start in range(0, len(flat_in), batch_size):
         part = slice(start, start + batch_size)

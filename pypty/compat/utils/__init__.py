@@ -1,6 +1,6 @@
-"""Building blocks for scripts, under PyPty's names, with the conventions of this package.
+"""Building blocks for scripts, with PyPty's names and the conventions of this package.
 
-Left out are functions that only made sense on the global state of PyPty 2.2; the error message for each names its
+Functions that depend on the global state of PyPty 2.2 are left out; the error message for each of them names its
 replacement.
 """
 
@@ -75,7 +75,7 @@ _LEFT_OUT: Mapping[str, str] = MappingProxyType(
         "segment_regions_from_image": "position_puzzling",
         "interpolate_label0_points": "position_puzzling",
         "intorplate_puzzled_obj": "set puzzle_positions; or pypty.constraints.scan.warped",
-        "detect_changed_params": "a run notices changes of params.yaml itself (change_params)",
+        "detect_changed_params": "a run detects edits of params.yaml itself (change_params)",
         "get_steps_epoch": "set update_step_bfgs to a function of the epoch",
         "get_cupy_memory_usage": "pypty.plan and  pypty doctor",
     }

@@ -1,4 +1,4 @@
-"""Blocks of pixels, slices of an object, gradients in other variables."""
+"""Up- and downsampling, resampling of slices, gradients with respect to other variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pypty.errors import ParameterError
 
 
 def upsample_something(something: np.ndarray, upsample: int, xp: Any = None) -> np.ndarray:
-    """Every pixel of (y, x[, …]) becomes upsample x upsample equal ones."""
+    """Repeat every pixel of (y, x[, …]) upsample x upsample times."""
     return np.repeat(np.repeat(something, _factor(upsample), axis=0), upsample, axis=1)
 
 
@@ -50,7 +50,7 @@ def complex_grad_to_phase_grad(grad: np.ndarray, array: np.ndarray) -> np.ndarra
 
     Parameters
     ----------
-    grad : G = dL/dRe z + i dL/dIm z, as ``pypty.evaluate`` gives it (twice PyPty's dL/dz*)
+    grad : G = dL/dRe z + i dL/dIm z, as returned by ``pypty.evaluate`` (twice PyPty's dL/dz*)
     array : z
     """
     return np.real(-1j * np.conj(array) * grad)
@@ -75,15 +75,15 @@ def resample_slices(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Resample the slices of an object, and add vacuum before and behind it.
 
-    A new slice contains the fraction of every old slice that it overlaps, as a power of the transmission function, so
-    that phase and absorption summed over depth do not change. Phases of old slices must be within +-pi.
+    A new slice is the product of the old slices it overlaps, each to the power of the overlapping fraction, so that
+    phase and absorption summed over depth do not change. Phases of old slices must be within +-pi.
 
     Parameters
     ----------
     o : (y, x, z, modes) complex
-    params : with slice_distances, one value for all
-    refactor_thickness : new over old slice thickness, rounded so that a whole number of slices fills the object
-    N_before, N_after : slices of vacuum added at the entrance and at the exit
+    params : with slice_distances, a single value for all slices
+    refactor_thickness : ratio of new to old slice thickness, rounded to a whole number of slices
+    N_before, N_after : number of vacuum slices added at the entrance and at the exit
 
     Returns
     -------
@@ -104,7 +104,7 @@ def resample_slices(
     if not refactor_thickness > 0 or min(N_before, N_after) < 0:
         raise ParameterError(
             f"refactor_thickness {refactor_thickness!r}, N_before {N_before!r} and N_after {N_after!r} given; "
-            "expected a positive number, and whole numbers from 0"
+            "expected a positive number, and whole numbers >= 0"
         )
     old = obj.shape[2]
     new = max(1, round(old / refactor_thickness))
@@ -117,7 +117,7 @@ def resample_slices(
         0,
         None,
     )
-    out = np.exp(np.einsum("nz,yxzm->yxnm", overlap, logarithm))
+    out = np.exp(np.einsum("nz,yxzm->yxnm", overlap, logarithm))  # (y, x, new, modes)
     out = np.pad(out, ((0, 0), (0, 0), (int(N_before), int(N_after)), (0, 0)), constant_values=1)
     thickness = float(distances[0]) * old / new
     changes = {

@@ -1,4 +1,4 @@
-"""Values that depend on the epoch: functions, and the safe expressions that stand for them in files."""
+"""Values that depend on the epoch: functions, and the safe expressions that replace them in files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 
 _PROBED = (*range(0, 64), 100, 200, 500, 1000)
-"""Epochs at which the expression must give the same value as the function."""
+"""Epochs at which the expression and the function must have equal values."""
 
 
 def lambda_to_string(function: Any) -> Any:
-    """The text of a lambda function of the epoch, for a file; anything that is not callable comes back as it is.
+    """The text of a lambda function of the epoch, for a file; values that are not callable are returned unchanged.
 
-    The text is found in the source code, and must give, as a safe expression, the same values as the function.
+    The text is taken from the source code; evaluated as a safe expression, it must give the same values.
 
     Raises
     ------
     ParameterError
-        There is no such text: a function of several lines, one that uses variables, or one without source code.
+        The function has no such text: it has several lines, uses variables, or has no source code.
     """
     if not callable(function):
         return function
@@ -36,19 +36,19 @@ def lambda_to_string(function: Any) -> Any:
         source = textwrap.dedent("".join(inspect.getsourcelines(function)[0]))
     except (OSError, TypeError) as error:
         raise ParameterError(
-            f"the function {name} has no source code ({error}); write the expression as a text"
+            f"the function {name} has no source code ({error}); give the expression as a string"
         ) from error
     for text in dict.fromkeys(_lambdas(source)):
         if _agrees(text, function):
             return text
     raise ParameterError(
-        f"the function {name} cannot be written as an expression of the epoch; write it as a text such as "
-        "'lambda epoch: epoch >= 10', or as a table {'from_epoch': {0: a, 10: b}}"
+        f"the function {name} cannot be written as an expression of the epoch; give a string such as "
+        "'lambda epoch: epoch >= 10', or a table {'from_epoch': {0: a, 10: b}}"
     )
 
 
 def _lambdas(source: str) -> list[str]:
-    """Texts of the lambdas in a few lines of source, which may be the middle of a statement."""
+    """Texts of the lambdas in a few lines of source code, which may be part of a statement."""
     for start in (i for i in range(len(source)) if source.startswith("lambda", i)):
         for end in range(len(source), start, -1):
             try:
@@ -69,24 +69,24 @@ def _agrees(text: str, function: Callable[[int], Any]) -> bool:
 
 
 def string_to_lambda(text: Any) -> Any:
-    """The function of the epoch that a text means (safe expressions, no ``eval``); anything else comes back as it is.
+    """A string as a function of the epoch (safe expressions, no ``eval``); other values are returned unchanged.
 
     Raises
     ------
     ExpressionError
-        The text is no expression.
+        The string is not an expression.
     """
     return compile_expression(text) if isinstance(text, str) else text
 
 
 def convert_to_string(params: Mapping[str, Any], strip_dataset_from_params: bool = True) -> dict[str, Any]:
-    """A copy of parameters with every function of the epoch as a text (:func:`lambda_to_string`)."""
+    """A copy of parameters with all functions of the epoch as strings (:func:`lambda_to_string`)."""
     kept = {key: value for key, value in params.items() if key != "dataset" or not strip_dataset_from_params}
     return {key: lambda_to_string(value) if _is_function(value) else value for key, value in kept.items()}
 
 
 def string_params_to_usefull_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of parameters with every text that begins with ``lambda`` as a function of the epoch."""
+    """A copy of parameters with all strings that begin with ``lambda`` as functions of the epoch."""
     return {
         key: compile_expression(value)
         if isinstance(value, str) and value.lstrip().startswith("lambda")
@@ -104,10 +104,10 @@ def get_value_for_epoch(value: Any, epoch: int, name: str | None = None) -> Any:
 
     Parameters
     ----------
-    value : a constant, a function of the epoch, a text beginning with ``lambda``, or a table
-        ``{"from_epoch": {0: a, 10: b}}``; a list of them gives a list of values
+    value : a constant, a function of the epoch, a string beginning with ``lambda``, or a table
+        ``{"from_epoch": {0: a, 10: b}}``; a list of these gives a list of values
     epoch : counted from 0
-    name : the parameter's name: any text is then an expression where it may be one, and the value is checked
+    name : name of the parameter; if given, other strings may be expressions too, and the value is checked
 
     Raises
     ------
@@ -121,6 +121,7 @@ def get_value_for_epoch(value: Any, epoch: int, name: str | None = None) -> Any:
     if isinstance(value, list):
         return [get_value_for_epoch(item, epoch) for item in value]
     if isinstance(value, Mapping) and "from_epoch" in value:
+        # Without a name, any per-epoch parameter of numbers can read the table.
         return make_schedule(SCHEMA["loss_weight"], value).at(int(epoch))
     if _is_function(value):
         return value(int(epoch))

@@ -1,4 +1,4 @@
-"""Parameters in files: YAML with arrays beside it, never a pickle."""
+"""Read and write parameters as YAML files with arrays beside them, without pickles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_params(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     ParameterError
-        There is no such file, it cannot be read, or it is a pickle, which can run code when opened.
+        The file does not exist, cannot be read, or is a pickle, which can run code when opened.
     """
     return load_preset(path)
 
@@ -36,11 +36,11 @@ def load_params(path: str | Path) -> dict[str, Any]:
 def save_params(
     params_path: str | Path, params: Mapping[str, Any], strip_dataset_from_params: bool = True
 ) -> Path:
-    """Write parameters as YAML; arrays of more than 16 numbers go into .npy files beside it.
+    """Write parameters as YAML; arrays of more than 16 numbers are written into .npy files beside it.
 
     Parameters
     ----------
-    params_path : file ending in .yaml or .yml; arrays are put into the folder of the same name with _arrays
+    params_path : .yaml or .yml file; arrays are written into the folder NAME_arrays
     strip_dataset_from_params : leave ``dataset`` out
 
     Returns
@@ -50,18 +50,18 @@ def save_params(
     Raises
     ------
     ParameterError
-        The ending is another one (a pickle is not written: opening one can run code), a key is no parameter, or a value
-        cannot be written.
+        The ending is wrong (pickles are not written, since opening one can run code), a key is not a parameter, or a
+        value cannot be written.
     OutputError
         The files cannot be written.
     """
     path = _yaml_path(params_path)
     wrong = [str(key) for key in params if key not in SCHEMA]
     if wrong:
-        raise ParameterError(f"{', '.join(wrong)}: no parameters of PyPty; see  pypty explain")
+        raise ParameterError(f"{', '.join(wrong)}: not a parameter of PyPty; see  pypty explain")
     kept = {key: value for key, value in params.items() if key != "dataset" or not strip_dataset_from_params}
     if kept.get("data_path") and Path(kept["data_path"]).is_file():
-        kept["data_path"] = str(Path(kept["data_path"]).resolve())  # the file is read from other folders, too
+        kept["data_path"] = str(Path(kept["data_path"]).resolve())  # valid from any folder
     make_folder(path.parent)
     _write(path, {key: _plain(path, key, value) for key, value in kept.items()})
     return path
@@ -71,7 +71,7 @@ def _yaml_path(path_text: str | Path) -> Path:
     path = Path(path_text).expanduser()
     if path.suffix.lower() in _PICKLES:
         raise ParameterError(
-            f"{str(path)!r} would be a pickle, which can run code when opened; give a name that ends in .yaml"
+            f"{str(path)!r} names a pickle, which can run code when opened; give a name that ends in .yaml"
         )
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise ParameterError(f"{str(path)!r} ends in {path.suffix!r}, expected .yaml")
@@ -86,7 +86,7 @@ def _write(path: Path, plain: Mapping[str, Any]) -> None:
 
 
 def _plain(path: Path, key: str, value: Any) -> Any:
-    """``value`` as YAML can hold it; arrays are written."""
+    """``value`` in the types of YAML; larger arrays are written into files."""
     if callable(value) and not hasattr(value, "shape") and not isinstance(value, type):
         return lambda_to_string(value)
     array = value if isinstance(value, np.ndarray) else None
@@ -126,20 +126,20 @@ def _simple(key: str, value: Any) -> Any:
 
 
 def change_params(path_params: str | Path, keys: str | Sequence[str], new_values: Any) -> None:
-    """Change values in a file of parameters, also in params.yaml of a reconstruction that is running.
+    """Change values in a parameter file, including params.yaml of a running reconstruction.
 
-    A running reconstruction takes per-epoch values over at its next epoch.
+    A running reconstruction uses new per-epoch values from its next epoch.
 
     Parameters
     ----------
     path_params : .yaml file, or an output folder
     keys : a name, or several
-    new_values : its value, or one for each name
+    new_values : the value, or one per name
 
     Raises
     ------
     ParameterError
-        The file cannot be read, numbers of keys and values differ, a key is unknown, or a value is not of its kind.
+        The file cannot be read, the numbers of keys and values differ, a key is unknown, or a value is wrong.
     """
     path = _existing(path_params)
     names = [keys] if isinstance(keys, str) else list(keys)
@@ -147,9 +147,7 @@ def change_params(path_params: str | Path, keys: str | Sequence[str], new_values
         raise ParameterError(f"several keys need a list of values, but {new_values!r} was given")
     values = [new_values] if isinstance(keys, str) else list(new_values)
     if len(names) != len(values):
-        raise ParameterError(
-            f"{len(names)} keys and {len(values)} values given; expected one value for each key"
-        )
+        raise ParameterError(f"{len(names)} keys and {len(values)} values given, expected one value per key")
     content = read_yaml(path)
     for name, value in zip(names, values, strict=True):
         _check_value(name, value)
@@ -163,7 +161,7 @@ def _check_value(name: str, value: Any) -> None:
         raise ParameterError(f"{name!r} is not a parameter of PyPty; see  pypty explain")
     varying = parameter.per_epoch and (callable(value) or isinstance(value, (str, Mapping)))
     if varying and not callable(value):
-        make_schedule(parameter, value)  # an expression that cannot be read is refused here, not by the run
+        make_schedule(parameter, value)  # raises for a wrong expression, before the run reads it
     problem = None if varying else parameter.kind.problem(value)
     if problem:
         raise ParameterError(f"{name}: {problem}, expected {parameter.kind.describe()}")
@@ -175,12 +173,12 @@ def _existing(path_text: str | Path) -> Path:
         path = path / "params.yaml"
     path = _yaml_path(path)
     if not path.is_file():
-        raise ParameterError(f"there is no file {str(path)!r}; give a .yaml file, or an output folder")
+        raise ParameterError(f"the file {str(path)!r} does not exist; give a .yaml file, or an output folder")
     return path
 
 
 def _rewrite(path: Path, content: Mapping[str, Any]) -> None:
-    """Write new values under the comments at the top of the file."""
+    """Write new values, and keep the comments at the top of the file."""
     top = re.match(r"(?:#[^\n]*\n)*", path.read_text(encoding="utf-8"))
     text = yaml.safe_dump(
         dict(content), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
@@ -189,7 +187,7 @@ def _rewrite(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def delete_dataset_from_params(params_path: str | Path) -> None:
-    """Take ``dataset`` out of a file of parameters, and delete the .npy file beside it that holds it.
+    """Remove ``dataset`` from a parameter file, and delete the .npy file beside it that contains the data.
 
     Raises
     ------
@@ -202,7 +200,7 @@ def delete_dataset_from_params(params_path: str | Path) -> None:
     _rewrite(path, content)
     if isinstance(entry, Mapping) and set(entry) == {"file"}:
         array = (path.parent / str(entry["file"])).resolve()
-        inside = path.parent.resolve() in array.parents
+        inside = path.parent.resolve() in array.parents  # never delete files elsewhere
         if inside and array.suffix == ".npy":
             array.unlink(missing_ok=True)
 

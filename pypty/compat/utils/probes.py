@@ -16,7 +16,7 @@ from pypty.optics.wavelength import wavelength_A
 
 
 def _changed(probe: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """``change`` of (…, y, x) applied to a probe whose first axes are (y, x)."""
+    """Apply ``change``, a function of arrays (…, y, x), to a probe whose first axes are (y, x)."""
     planes = np.moveaxis(np.asarray(probe), (0, 1), (-2, -1))
     return np.moveaxis(change(planes), (-2, -1), (0, 1))
 
@@ -38,17 +38,18 @@ def apply_defocus_probe(
     default_float: Any = None,
     xp: Any = None,
 ) -> np.ndarray:
-    """Propagate a probe; positive is forward, the sign of C10.
+    """Propagate a probe; positive is forward, as for C10.
 
-    Its spectrum is multiplied by exp(-i pi lambda distance q^2); nothing is cut off. (PyPty 2.2 cuts at 2/3 of the
-    largest frequency.)
+    Its spectrum is multiplied by exp(-i pi lambda distance q^2), without a band limit. (PyPty 2.2 limits it to 2/3 of
+    the largest frequency.)
 
     Parameters
     ----------
     probe : (y, x[, modes[, subscans]]) complex
     distance : Å
     acc_voltage : kV
-    default_complex : type of the result; None = that of the computation. default_float and xp are not used.
+    default_complex : dtype of the result; None = that of the computation
+    default_float, xp : not used
     """
     shape = np.shape(probe)
     grid = Grid(
@@ -61,9 +62,9 @@ def apply_defocus_probe(
 def generate_hermite_modes(
     main_mode: np.ndarray, n_herm_x: int, n_herm_y: int, default_complex: Any = None, xp: Any = None
 ) -> np.ndarray:
-    """(y, x, (n_herm_x + 1)(n_herm_y + 1)) modes of one probe: :func:`pypty.optics.modes.hermite_modes`.
+    """(y, x, (n_herm_x + 1)(n_herm_y + 1)) modes of a probe: :func:`pypty.optics.modes.hermite_modes`.
 
-    Their total power is that of ``main_mode``, whose intensities add here.
+    Intensities of modes add; their total power is that of ``main_mode``.
     """
     out = modes.hermite_modes(_modes_first(main_mode), int(n_herm_x), int(n_herm_y)).transpose(1, 2, 0)
     return out if default_complex is None else out.astype(default_complex)
@@ -84,21 +85,21 @@ def probe_modes_from_spreads(
     recon_type: str = "far_field",
     xp: Any = None,
 ) -> np.ndarray:
-    """(y, x, n_modes) coherent modes of a beam with focal spread and source size.
+    """(y, x, n_modes) coherent modes of a beam with focal spread and source size, the strongest first.
 
-    :func:`pypty.optics.modes.monte_carlo_modes`; the seed is used, and modes come strongest first.
+    See :func:`pypty.optics.modes.monte_carlo_modes`.
 
     Parameters
     ----------
     probe : (y, x[, modes]) in its padded window
     wavelength : Å
-    rez_px_size_rad : pixel of the detector, rad; a pixel of the probe is wavelength/(n x this)
+    rez_px_size_rad : pixel of the detector, rad; the pixel of the probe is wavelength/(n x rez_px_size_rad)
     focal_spread, spatial_coh_x_A, spatial_coh_y_A : standard deviations, Å; spatial_coh_xy covariance, Å^2
-    data_pad, recon_type, xp : not used: they follow from the window of ``probe``
+    data_pad, recon_type, xp : not used; the shape of ``probe`` determines the window
     """
     planes = _modes_first(probe)
     ny, nx = planes.shape[1:]
-    pixels = (wavelength / (ny * rez_px_size_rad), wavelength / (nx * rez_px_size_rad))
+    pixels = (wavelength / (ny * rez_px_size_rad), wavelength / (nx * rez_px_size_rad))  # Å
     monte_carlo = modes.monte_carlo_modes(
         planes,
         Grid((ny, nx), pixels, float(wavelength)),
@@ -114,7 +115,7 @@ def probe_modes_from_spreads(
 
 
 def shift_probe_fourier(probe: np.ndarray, shift_px: Any) -> np.ndarray:
-    """Move a probe by [y, x] px, also fractions; positive moves it to larger index; cyclic.
+    """Shift a probe cyclically by [y, x] px, including fractions; positive is towards larger index.
 
     The spectrum is multiplied by exp(-2 pi i f.s).
     """
@@ -127,14 +128,14 @@ def shift_probe_fourier(probe: np.ndarray, shift_px: Any) -> np.ndarray:
 
 
 def padfft(array: np.ndarray, pad: int) -> np.ndarray:
-    """Put ``pad`` zeros around the spectrum of (y, x[, …]): the same field with finer pixels.
+    """Pad the spectrum of (y, x[, …]) with ``pad`` zeros on each side: the same field with finer pixels.
 
-    The spectrum itself is unchanged, so that sum |F P|^2, the counts of a probe, stays; values become smaller by the
-    ratio of the numbers of pixels.
+    The spectrum itself is unchanged, and so is sum |F P|^2, the counts of a probe; values become smaller by the ratio
+    of the numbers of pixels.
     """
     shape = np.shape(array)
     if int(pad) < 0:
-        raise ParameterError(f"pad is {pad!r}, expected pixels from 0")
+        raise ParameterError(f"pad is {pad!r}, expected a number of pixels >= 0")
     target = (shape[0] + 2 * int(pad), shape[1] + 2 * int(pad))
     return _changed(array, lambda planes: probes.resize_spectrum(planes, target))
 
@@ -142,13 +143,13 @@ def padfft(array: np.ndarray, pad: int) -> np.ndarray:
 def padprobetodatafarfield(
     probe: np.ndarray, measured_data_shape: tuple[int, ...], data_pad: int, upsample_pattern: int = 1
 ) -> np.ndarray:
-    """A probe in the window of far-field waves, upsample_pattern x pattern + 2 data_pad, as a run would put it there.
+    """Pad a probe to the window of far-field waves, upsample_pattern x pattern + 2 data_pad, as a run does.
 
-    Its window grows by upsample_pattern (zeros around, same pixels), then its spectrum is padded (finer pixels).
+    It is padded with zeros by upsample_pattern (same pixel size), then its spectrum is padded (finer pixels).
 
     Parameters
     ----------
-    probe : (y, x[, modes[, subscans]]), in the window of a pattern or already in that of the waves
+    probe : (y, x[, modes[, subscans]]), with the size of a pattern, or already with that of the waves
     measured_data_shape : (…, ky, kx)
     """
     window = _window(measured_data_shape, data_pad, upsample_pattern, "far_field")
@@ -158,7 +159,7 @@ def padprobetodatafarfield(
 def padprobetodatanearfield(
     probe: np.ndarray, measured_data_shape: tuple[int, ...], data_pad: int, upsample_pattern: int = 1
 ) -> np.ndarray:
-    """A probe in the window of near-field waves: zeros around it, or cut."""
+    """Pad a probe with zeros, or crop it, to the window of near-field waves."""
     window = _window(measured_data_shape, data_pad, upsample_pattern, "near_field")
     return _changed(probe, lambda planes: probes.resize(planes, window.model))
 
@@ -166,7 +167,7 @@ def padprobetodatanearfield(
 def _window(measured: tuple[int, ...], pad: int, upsample: int, recon_type: str) -> Window:
     if int(pad) < 0 or int(upsample) < 1:
         raise ParameterError(
-            f"data_pad {pad!r} and upsample_pattern {upsample!r} given, expected from 0 and from 1"
+            f"data_pad {pad!r} and upsample_pattern {upsample!r} given, expected numbers >= 0 and >= 1"
         )
     settings = checked({"data_pad": int(pad), "upsample_pattern": int(upsample), "recon_type": recon_type})
     return Window.of(settings, (int(measured[-2]), int(measured[-1])))

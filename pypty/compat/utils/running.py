@@ -1,4 +1,4 @@
-"""Pieces of a run: line search conditions, the batch size, a scan put together again."""
+"""Parts of a run: conditions of the line search, the batch size, reassembly of a scan."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def wolfe_1(
 
 
 def wolfe_2(d_value: float, new_d_value: float, wolfe_c2_constant: float = 0.9) -> bool:
-    """Weak curvature condition: new d >= c2 d (eq. 3.6b). A run asks for the strong one, |new d| <= c2 |d|."""
+    """Weak curvature condition: new d >= c2 d (eq. 3.6b). A run uses the strong condition, |new d| <= c2 |d|."""
     return bool(new_d_value >= wolfe_c2_constant * d_value)
 
 
@@ -42,9 +42,9 @@ def get_compute_batch(
     propmethod: str = "multislice",
     print_flag: int = 0,
 ) -> int:
-    """Patterns that are computed together: the memory plan of a run with arrays of these shapes (:func:`pypty.plan`).
+    """Number of patterns computed together, from the memory plan of a run with these shapes (:func:`pypty.plan`).
 
-    Nothing of this size is allocated. At least 1; the plan raises where not even one pattern fits.
+    No arrays of this size are allocated. The number is at least 1; an error is raised if not even one pattern fits.
 
     Parameters
     ----------
@@ -58,10 +58,11 @@ def get_compute_batch(
     ParameterError
         The shapes do not fit each other.
     ResourceError
-        The memory does not suffice.
+        The memory is not sufficient.
     """
     if compute_batch != "auto":
         return int(compute_batch)
+    # Broadcast arrays have the shapes without the memory.
     setup = prepare(
         {
             "dataset": np.broadcast_to(np.float32(1), tuple(measured_data_shape)),
@@ -86,20 +87,20 @@ def get_compute_batch(
 def position_puzzling(
     points: np.ndarray, scan_size: tuple[int, int], sigma: float = 0.4, score_threshold: float = 1.2
 ) -> np.ndarray:
-    """Positions of a scan that was torn into rigid pieces, put together: :func:`pypty.constraints.scan.puzzle`.
+    """Reassemble the positions of a scan that was torn into rigid pieces: :func:`pypty.constraints.scan.puzzle`.
 
     Parameters
     ----------
     points : (N, 2) px [y, x], row-major over ``scan_size`` (slow, fast)
-    sigma : blur of the map in which seams are found; only 0.4 scan points are offered
-    score_threshold : below this roughness nothing is done
+    sigma : blur of the map in which seams are detected; only 0.4 scan points is supported
+    score_threshold : roughness below which positions are not changed
 
     Returns
     -------
-    (N, 2) new positions; a copy where the scan is not torn
+    (N, 2) new positions; a copy if the scan is not torn
     """
     if sigma != 0.4:
-        raise ParameterError(f"sigma is {sigma!r}; only 0.4 is offered, leave it out")
+        raise ParameterError(f"sigma is {sigma!r}, expected 0.4, the only supported value; leave it out")
     positions = np.array(points, float)
     puzzled = puzzle(positions, (int(scan_size[0]), int(scan_size[1])), float(score_threshold))
     return positions if puzzled is None else np.asarray(puzzled.positions)
@@ -108,15 +109,13 @@ def position_puzzling(
 def phase_cross_corr_align(image: Any, reference: Any) -> tuple[float, float]:
     """[y, x] px that moves ``image`` onto ``reference``: the peak of their phase correlation.
 
-    The cross spectrum with unit modulus (Kuglin and Hines, Proc. IEEE Conf. Cybern. Soc. (1975) 163); the fraction is
-    that of the two highest neighbours, d = b/(a + b) with the sign of the neighbour b (Foroosh et al., IEEE Trans.
-    Image Process. 11 (2002) 188).
+    The cross spectrum is normalised to unit modulus (Kuglin and Hines, Proc. IEEE Conf. Cybern. Soc. (1975) 163). The
+    sub-pixel part follows from the peak a and its higher neighbour b, d = b/(a + b) towards b (Foroosh et al., IEEE
+    Trans. Image Process. 11 (2002) 188).
     """
     a, b = np.fft.fft2(np.asarray(image)), np.fft.fft2(np.asarray(reference))
     if a.shape != b.shape or a.ndim != 2:
-        raise ParameterError(
-            f"images of shapes {a.shape} and {b.shape} given, expected two of one shape (y, x)"
-        )
+        raise ParameterError(f"images of shapes {a.shape} and {b.shape} given, expected equal shapes (y, x)")
     cross = b * a.conj()
     size = np.abs(cross)
     # Phase correlation: only the phases of the cross-spectrum, which makes the peak narrow.

@@ -26,11 +26,11 @@ def fourier_clean(
     Parameters
     ----------
     array : (y, x[, …]) real or complex
-    cutoff : fraction of the Nyquist frequency; None (and no mask) leaves the array as it is
-    mask : (y, x) factor on the spectrum, zero frequency at n//2, in place of ``cutoff``
+    cutoff : fraction of the Nyquist frequency; None (without a mask) returns a copy
+    mask : (y, x) factor on the spectrum, zero frequency at n//2; replaces ``cutoff``
     rolloff : width of a cosine edge inside the cutoff, fraction of Nyquist
-    default_float : real type of the result; None = that of the array
-    xp : not used; the array's own module is
+    default_float : real dtype of the result; None = that of the array
+    xp : not used
 
     Returns
     -------
@@ -89,13 +89,14 @@ def create_spatial_frequencies(
     ----------
     px, py : pixel, Å
     shape : n, or (ny, nx[, …])
-    damping_cutoff_multislice : radius as a fraction of the smaller axis's largest sampled frequency
+    damping_cutoff_multislice : radius of the band limit, as a fraction of the largest sampled frequency of the smaller
+        axis
     smooth_rolloff : width of its soft edge
 
     Returns
     -------
     q2, qx, qy : (ny, nx) 1/Å^2 and 1/Å, zero frequency first
-    mask_shifted, mask : (ny, nx), zero frequency at n//2, and first
+    mask_shifted, mask : (ny, nx) band limit, with zero frequency at n//2 and first
     """
     ny, nx = (shape, shape) if isinstance(shape, int) else shape[:2]
     grid = Grid((int(ny), int(nx)), (float(py), float(px)), 1.0)
@@ -158,7 +159,7 @@ def get_ctf_derivatives(
     wavelength: float,
     angle_offset: float = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """d chi/d kx and d chi/d ky of :func:`get_ctf`; times lambda/(2 pi) they are shifts in Å."""
+    """d chi/d kx and d chi/d ky of :func:`get_ctf`; multiplied by lambda/(2 pi) they are shifts in Å."""
     coefficients = np.atleast_1d(np.asarray(aberrations, float))
     shape = np.broadcast_shapes(np.shape(kx), np.shape(ky))
     along_x, along_y = np.zeros(shape), np.zeros(shape)
@@ -178,7 +179,7 @@ def get_ctf_gradient_rotation_angle(
 ) -> tuple[np.ndarray, np.ndarray]:
     """d/d angle_offset of :func:`get_ctf_derivatives`, per rad.
 
-    Turning phi by an angle is a rotation of each pair (C_nma, C_nmb), so that the derivative is that of
+    A change of phi rotates each pair (C_nma, C_nmb), so that the derivative is that of the coefficients
     m (C_nma -> C_nmb, C_nmb -> -C_nma).
     """
     coefficients = np.atleast_1d(np.asarray(aberrations, float))
@@ -194,10 +195,10 @@ def get_ctf_gradient_rotation_angle(
 def _terms(
     kx: Any, ky: Any, n_terms: int, wavelength: float, angle_offset: float
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Value and derivatives along kx and ky of every term of chi for 1 Å."""
+    """(value, derivative along kx, derivative along ky) of each term of chi for 1 Å."""
     x, y = np.broadcast_arrays(np.asarray(kx, float), np.asarray(ky, float))
     k = np.hypot(x, y)
-    safe = np.where(k > 0, k, 1.0)
+    safe = np.where(k > 0, k, 1.0)  # the direction is undefined at k = 0, where all terms vanish
     cosine, sine = x / safe, y / safe
     angle = np.arctan2(y, x) + angle_offset
     terms = []
@@ -206,6 +207,7 @@ def _terms(
         if kind == "b":
             wave, slope = np.sin(m * angle), m * np.cos(m * angle)
         scale = 2 * np.pi / wavelength
+        # d/dk and (1/k) d/dphi, then rotated to kx and ky
         radial, across = scale * k**n * wave, scale * k**n / (n + 1) * slope
         terms.append(
             (
@@ -220,9 +222,9 @@ def _terms(
 def get_window(
     shape: int | tuple[int, ...], r0: float, r_max: float, inverted: bool = True, xp: Any = None
 ) -> np.ndarray:
-    """(y, x) circular window: 0 up to r0, 1 beyond r_max, cosine between; ``inverted=False`` gives 1 minus that.
+    """(y, x) circular window: 0 up to r0, 1 beyond r_max, with a cosine edge; ``inverted=False`` gives 1 minus that.
 
-    Radii are fractions of half the window, as of the parameter ``window``. (PyPty 2.2 documents a circle and makes a
+    Radii are fractions of half the array, as in the parameter ``window``. (PyPty 2.2 documents a circle, but uses a
     square.)
     """
     ny, nx = (shape, shape) if isinstance(shape, int) else shape[:2]

@@ -1,6 +1,6 @@
-"""Analysis and figures of logs, probes, positions and waves. Names and arguments are those of PyPty 2.2.
+"""Analysis and figures of logs, probes, positions and waves, with the names and arguments of PyPty 2.2.
 
-Functions that plot return the Figure (PyPty shows it), so that a script can write it to a file.
+Plotting functions return the Figure (PyPty shows it), so that a script can save it.
 """
 
 from pypty.compat.vaa.aberration_fit import (

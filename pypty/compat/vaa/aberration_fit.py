@@ -1,4 +1,4 @@
-"""Aberrations from the phase of a reconstructed probe."""
+"""Fit aberrations to the phase of a reconstructed probe."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def fit_aberrations_to_wave(
     loss: str = "linear",
     max_mrad: float = np.inf,
 ) -> Any:
-    """Aberrations whose phase is that of the wave's spectrum, F[wave] = |F| exp(-i chi).
+    """Fit aberrations to the phase of a wave's spectrum, F[wave] = |F| exp(-i chi).
 
-    The phase is not unwrapped. Differences between neighbouring pixels, which are below pi where the spectrum is
-    sampled well enough, give a first estimate; the remaining phase gives the final one. A shift of the wave and a
+    The phase is not unwrapped. Phase differences between neighbouring pixels, which are below pi if the spectrum is
+    sampled finely enough, give a first estimate; the remaining phase gives the final one. A shift of the wave and a
     constant phase are fitted as well, but not returned. Pixels are weighted with |F|.
 
     Parameters
     ----------
     wave : (y, x) complex, real space, centre at n//2
-    thresh : pixels with |F| above this fraction of the largest count
-    aberrations_guess : Å; their number is that of the coefficients (Krivanek: C10, C12a, C12b, C21a, ...)
-    plot : return a figure, too
-    ftol, xtol, loss : of scipy.optimize.least_squares
-    max_mrad : largest angle that counts
+    thresh : only pixels with |F| above this fraction of the maximum are fitted
+    aberrations_guess : Å; its length sets the number of coefficients (Krivanek: C10, C12a, C12b, C21a, ...)
+    plot : whether to return a figure, too
+    ftol, xtol, loss : as in scipy.optimize.least_squares
+    max_mrad : largest fitted angle
 
     Returns
     -------
@@ -51,16 +51,16 @@ def fit_aberrations_to_wave(
     Raises
     ------
     ParameterError
-        The wave is no image, or fewer pixels count than there are unknowns.
+        The wave is not an image, or fewer pixels than unknowns are left.
     """
     wave, guess = np.asarray(wave), np.array(aberrations_guess, float).ravel()
     if wave.ndim != 2 or not np.isfinite(wave).all():
         raise ParameterError(
-            f"wave of shape {wave.shape}: expected one finite complex image (y, x); pick a mode"
+            f"wave has shape {wave.shape}, expected a finite complex image (y, x); choose a mode"
         )
     if not (px_size_A > 0 and len(guess) and 0 <= thresh < 1 and max_mrad > 0):
         raise ParameterError(
-            "px_size_A and max_mrad must be above 0, thresh in [0, 1), and one coefficient at least"
+            "px_size_A and max_mrad must be above 0, thresh in [0, 1), and at least one coefficient is needed"
         )
     grid = Grid((wave.shape[0], wave.shape[1]), (px_size_A, px_size_A), wavelength_A(acc_voltage))
     spectrum = spectrum_of_probe(wave)
@@ -72,7 +72,7 @@ def fit_aberrations_to_wave(
     used = (np.abs(spectrum) > thresh * np.abs(spectrum).max()) & (angle_mrad <= max_mrad)
     if used.sum() <= len(terms):
         raise ParameterError(
-            f"{used.sum()} pixels count, too few for {len(guess)} coefficients; lower thresh, raise max_mrad"
+            f"{used.sum()} pixels are too few for {len(guess)} coefficients; lower thresh, or raise max_mrad"
         )
     start = np.concatenate([guess, np.zeros(3)])
     start = start + _from_neighbours(spectrum * np.exp(1j * np.tensordot(start, terms, 1)), terms, used)
@@ -104,8 +104,8 @@ def _from_neighbours(spectrum: np.ndarray, terms: np.ndarray, used: np.ndarray) 
 
 
 def _solve(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Least squares with columns of very different size."""
-    # C10 and C56 differ by many orders of magnitude: without scaling lstsq would cut the small columns off.
+    """Least squares with columns of very different norms."""
+    # Columns of C10 and C56 differ by many orders of magnitude: without scaling, lstsq would drop the small ones.
     size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
     scaled, *_ = np.linalg.lstsq(matrix / size, values, rcond=None)
     return scaled / size

@@ -1,4 +1,4 @@
-"""The grid behind scan positions, and an object on that grid."""
+"""Fit grids to scan positions, and resample an object on the scan grid."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def mesh_objective_positions(
 def get_step_angle_scan_grid(
     positions: np.ndarray, scan_size: Sequence[int], print_flag: int = 1
 ) -> tuple[float, float]:
-    """Step and rotation of the regular grid that is nearest to the positions.
+    """Step and rotation of the regular grid that fits the positions best.
 
-    In closed form: with z = x + iy about the centres, s exp(ia) = sum z* z' / sum |z|^2 is the least-squares solution.
+    With z = x + iy about the centres, the least-squares solution is s exp(ia) = sum z* z' / sum |z|^2.
 
     Parameters
     ----------
     positions : (N, 2) [y, x], row by row
     scan_size : points (slow, fast)
-    print_flag : above 0 also logs the result
+    print_flag : log the result if above 0
 
     Returns
     -------
     step : in the unit of the positions
-    angle_deg : in (-180, 180]; as ``PLRotation_deg`` it gives these positions
+    angle_deg : in (-180, 180], as ``PLRotation_deg``
     """
     measured, grid = _centred_scan(positions, scan_size)
     z, moved = grid[:, 1] + 1j * grid[:, 0], measured[:, 1] + 1j * measured[:, 0]
@@ -70,19 +70,22 @@ def get_affine_transform(
 ) -> np.ndarray:
     """(2, 2) matrix M in Å, [y, x] order: positions = M (row, column) + offset, by least squares.
 
-    Its columns are the steps along the slow and the fast axis. A regular scan has step * rotation_yx(PLRotation_deg).
+    Its columns are the steps along the slow and the fast axis. For a regular scan it is step *
+    rotation_yx(PLRotation_deg).
 
     Parameters
     ----------
     positions : (N, 2) [y, x] in pixels, row by row
-    px_size_A : of a pixel, Å
+    px_size_A : size of a pixel, Å
     """
     if not px_size_A > 0:
         raise ParameterError(f"px_size_A is {px_size_A!r}, expected a length in Å above 0")
     measured, grid = _centred_scan(positions, scan_size)
     solution, _, rank, _ = np.linalg.lstsq(grid, measured * px_size_A, rcond=None)
     if rank < 2:
-        raise ParameterError(f"scan_size {tuple(scan_size)} is one line, which does not determine a matrix")
+        raise ParameterError(
+            f"scan_size {tuple(scan_size)} is a single line, which does not determine a matrix"
+        )
     _log.log(
         logging.INFO if print_flag else logging.DEBUG, "scan matrix [y, x] in Å: %s", solution.T.tolist()
     )
@@ -110,18 +113,18 @@ def _centred_scan(positions: np.ndarray, scan_size: Sequence[int]) -> tuple[np.n
 
 
 def crop_ptycho_object_to_stem_roi(o: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
-    """The scanned part of an object, rotated into the frame of the scan, so that it coincides with a STEM image.
+    """The scanned part of an object, rotated into the frame of the scan, so that it matches a STEM image.
 
     Parameters
     ----------
     o : (y, x, ...) complex, in the frame of the detector
-    params : with ``scan_size``, ``scan_step_A``, ``PLRotation_deg``, ``pixel_size_y_A`` and ``pixel_size_x_A``; with
-        ``positions`` their middle, plus half of the window (that of ``probe``, or what ``positions`` leave of the
-        object), is the centre of the scan, else the middle of the object
+    params : with ``scan_size``, ``scan_step_A``, ``PLRotation_deg``, ``pixel_size_y_A`` and ``pixel_size_x_A``. The
+        centre of the scan is the centre of ``positions`` plus half a patch (the size of ``probe``, else derived from
+        ``positions`` and the size of the object); without positions the centre of the object
 
     Returns
     -------
-    (y, x, ...) with pixels of the same size, from the first scan point to the last; 1 where the object ends
+    (y, x, ...) with pixels of the same size, from the first scan point to the last; 1 outside the object
     """
     o = np.asarray(o)
     missing = [
@@ -132,10 +135,12 @@ def crop_ptycho_object_to_stem_roi(o: np.ndarray, params: Mapping[str, Any]) -> 
             f"needed are an object (y, x, ...), not {o.shape}, and the parameters {missing or 'given'}"
         )
     pixel = np.array([params["pixel_size_y_A"], params["pixel_size_x_A"]], float)
+    # [y, x] distance from the first to the last scan point, px
     extent = (np.array(params["scan_size"]) - 1) * float(params["scan_step_A"]) / pixel
     shape = np.floor(extent + 1e-9).astype(int) + 1
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1) - extent / 2
     rotation = rotation_yx(float(params.get("PLRotation_deg") or 0.0))
+    # Rotate in Å, since pixels need not be square: (y, x, 2) coordinates in the object
     at = _scan_centre(o, params) + (grid * pixel) @ rotation.T / pixel
     planes = o.reshape(*o.shape[:2], -1)
     out = [
@@ -146,7 +151,7 @@ def crop_ptycho_object_to_stem_roi(o: np.ndarray, params: Mapping[str, Any]) -> 
 
 
 def _scan_centre(o: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
-    """[y, x] of the middle of the scan, pixels of the object."""
+    """[y, x] centre of the scan in pixels of the object."""
     shape = np.array(o.shape[:2])
     if params.get("positions") is None:
         return (shape - 1) / 2

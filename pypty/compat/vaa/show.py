@@ -24,12 +24,12 @@ _CURVES = (
 
 
 def outputlog_plots(loss_path: str | Path, skip_first: int = 0, plot_time: bool = True) -> list[Any]:
-    """One figure for each curve of a ``loss.csv``: loss, SSE, steps, evaluations, slope, constraints.
+    """One figure per curve of a ``loss.csv``: loss, SSE, steps, evaluations, slope, constraints.
 
     Parameters
     ----------
-    skip_first : epochs left out at the start
-    plot_time : the time in s on a second axis at the top
+    skip_first : number of epochs left out at the start
+    plot_time : show the time in s on a second axis at the top
 
     Returns
     -------
@@ -38,7 +38,7 @@ def outputlog_plots(loss_path: str | Path, skip_first: int = 0, plot_time: bool 
     Raises
     ------
     DataError
-        The file is missing or is no such log.
+        The file is missing, or is not such a log.
     """
     path = Path(loss_path)
     try:
@@ -53,7 +53,9 @@ def outputlog_plots(loss_path: str | Path, skip_first: int = 0, plot_time: bool 
             f"{str(path)!r} cannot be read as loss.csv: {error!r}; give the file of a run"
         ) from error
     if not 0 <= skip_first < len(rows):
-        raise ParameterError(f"skip_first is {skip_first}; the log has {len(rows)} epochs, so give less")
+        raise ParameterError(
+            f"skip_first is {skip_first}, expected less than the {len(rows)} epochs of the log"
+        )
     kept = slice(skip_first, None)
     return [
         analysis.plot_curve(epochs[kept], values[kept], name, times[kept] if plot_time else None)
@@ -79,12 +81,12 @@ def plot_modes(ttt: np.ndarray) -> Any:
 
 
 def plot_complex_modes(p: np.ndarray, nm: int, sub: int) -> Any:
-    """The first ``nm`` modes in one picture each, brightness the amplitude and hue the phase.
+    """The first ``nm`` modes, one image each; brightness shows the amplitude, hue the phase.
 
     Parameters
     ----------
     p : (y, x, modes) or (y, x, modes, subscans) complex
-    sub : rows of pictures
+    sub : number of rows of images
 
     Returns
     -------
@@ -92,9 +94,9 @@ def plot_complex_modes(p: np.ndarray, nm: int, sub: int) -> Any:
     """
     modes = _modes(p)
     if not 1 <= nm <= modes.shape[2]:
-        raise ParameterError(f"nm is {nm}, but there are {modes.shape[2]} modes; give 1 to {modes.shape[2]}")
+        raise ParameterError(f"nm is {nm}, expected 1 to {modes.shape[2]}, the number of modes")
     if not 1 <= sub <= nm:
-        raise ParameterError(f"sub is {sub} rows for {nm} modes; give 1 to {nm}")
+        raise ParameterError(f"sub is {sub}, expected 1 to {nm} rows for {nm} modes")
     rgb = [complex_array_to_rgb(modes[:, :, index]) for index in range(nm)]
     return analysis.plot_pictures(rgb, [f"mode {index}" for index in range(nm)], sub)
 
@@ -110,9 +112,9 @@ def _modes(array: np.ndarray) -> np.ndarray:
 
 
 def complex_pca(data: np.ndarray, n_components: int) -> np.ndarray:
-    """(y, x, n_components) complex: the images that explain most of a stack (y, x, observations), the largest first.
+    """(y, x, n_components) complex: principal components of a stack (y, x, observations), the largest first.
 
-    Each observation has its mean over the pixels taken away; the result is the projection onto the leading right
+    The mean over pixels is subtracted from each observation; the result is the projection onto the leading right
     singular vectors.
     """
     data = np.asarray(data)
@@ -121,7 +123,7 @@ def complex_pca(data: np.ndarray, n_components: int) -> np.ndarray:
     most = min(data.shape[0] * data.shape[1], data.shape[2])
     if not 1 <= n_components <= most:
         raise ParameterError(f"n_components is {n_components}, expected 1 to {most}")
-    flat = data.reshape(-1, data.shape[2]).astype(complex)
+    flat = data.reshape(-1, data.shape[2]).astype(complex)  # (y x, observations)
     left, values, _ = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
     return (left[:, :n_components] * values[:n_components]).reshape(*data.shape[:2], n_components)
 
@@ -132,7 +134,7 @@ def complex_array_to_rgb(X: np.ndarray, theme: str = "dark", rmax: float | None 
     Parameters
     ----------
     theme : "dark": 0 is black; "light": 0 is white
-    rmax : modulus of full strength; None = the largest
+    rmax : modulus shown with full strength; None = the maximum
     """
     if theme not in ("dark", "light"):
         raise ParameterError(f"theme is {theme!r}, expected 'dark' or 'light'")
@@ -150,7 +152,7 @@ def plot_complex_colorwheel(
     """
     if N < 2 or not 0 <= background <= 1:
         raise ParameterError(
-            f"N = {N}, background = {background}; expected N of 2 or more, background from 0 to 1"
+            f"N = {N}, background = {background}; expected N >= 2, and background from 0 to 1"
         )
     y, x = np.mgrid[1 : -1 : 1j * N, -1 : 1 : 1j * N]
     rgb = complex_array_to_rgb(x + 1j * y, theme, 1.0)
@@ -166,12 +168,13 @@ def radial_average(
     Parameters
     ----------
     ff : (y, x) real
-    r_bins : width of a ring, r_min, r_max : range, all in the unit of ``px_size_A``
-    px_size_A : of a pixel, Å (or 1/Å)
+    r_bins, r_min, r_max : width of a ring, and range of radii, in the unit of ``px_size_A``
+    px_size_A : size of a pixel, Å (or 1/Å)
 
     Returns
     -------
-    With ``plot`` a matplotlib Figure, else (radii, means): the middle of each ring, NaN where it has no pixel
+    With ``plot`` a matplotlib Figure, else (radii, means): central radius of each ring, and its mean, NaN if it has no
+    pixels
     """
     image = np.asarray(ff)
     if image.ndim != 2 or np.iscomplexobj(image):
@@ -181,6 +184,7 @@ def radial_average(
     if not (r_bins > 0 and px_size_A > 0 and 0 <= r_min < r_max):
         raise ParameterError("expected r_bins > 0, px_size_A > 0 and 0 <= r_min < r_max")
     y, x = ((np.arange(n) - n // 2) * px_size_A for n in image.shape)
+    # The tolerance keeps rounding from adding a ring.
     edges = r_min + r_bins * np.arange(int(np.ceil((r_max - r_min) / r_bins - 1e-9)) + 1)
     ring = np.digitize(np.hypot(y[:, None], x), edges) - 1
     inside = (ring >= 0) & (ring < len(edges) - 1)
@@ -203,8 +207,8 @@ def add_scalebar_ax(
     unit: str,
     fontsize: float = 20,
 ) -> None:
-    """Draw a scale bar from (x, y), ``width`` by ``height`` pixels, with its length ``width * px_size`` in ``unit``
-    written at (x_t, y_t)."""
+    """Draw a scale bar of ``width`` by ``height`` pixels from (x, y), labelled at (x_t, y_t) with its length
+    ``width * px_size`` in ``unit``."""
     if not (width > 0 and height > 0 and px_size > 0):
         raise ParameterError("width, height and px_size of a scale bar must be above 0")
     analysis.draw_scale_bar(ax, (x, y, width, height), (x_t, y_t), f"{width * px_size:g} {unit}", fontsize)

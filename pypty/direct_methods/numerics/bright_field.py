@@ -124,6 +124,7 @@ def virtual_detectors(
     ParameterError
         A mask is empty, or none lies in the aperture.
     """
+    # (D, ky, kx) -> (D, ky kx)
     flat = np.abs(np.asarray(masks, float)).reshape(len(masks), -1)
     if not (flat.sum(axis=1) > 0).all():
         raise ParameterError(f"mask {int(np.argmin(flat.sum(axis=1)))} of the virtual detectors is empty")
@@ -175,6 +176,7 @@ def in_groups(
     open_chunks: Callable[[], Chunks], detectors: Detectors, scan_size: tuple[int, int], largest_bytes: int
 ) -> Iterator[BrightField]:
     """:func:`collect` for as many detectors at a time as fit ``largest_bytes``; each group reads the data once."""
+    # bytes of a float32 image
     per_image = 4 * scan_size[0] * scan_size[1]
     step = max(1, int(largest_bytes) // per_image)
     for start in range(0, len(detectors), step):
@@ -257,5 +259,7 @@ def image_shifts_A(
     (PyPty 2.2 takes them in the frame of the scan, which is a different beam unless it is round or unrotated.)
     """
     coefficients = np.atleast_1d(np.asarray(aberrations_A, float))
+    # (terms,) . (terms, D, 2) -> (D, 2), in the frame of the detector
     shifts = np.tensordot(coefficients, gradient_basis(k_1A, len(coefficients), wavelength), axes=1)
+    # rows times R are columns times R^-1: detector to scan
     return shifts @ rotation_yx(rotation_deg)

@@ -84,9 +84,8 @@ class BrightFieldScan:
         n_pixels = int(np.count_nonzero(self.aperture))
         wanted = int(np.ceil(np.sqrt(n_pixels / _DETECTORS)))
         rim = self.wavelength * self.disk.radius_1A
-        turn = (
-            2 * np.pi * max(self.pixel_1A) * abs(defocus_A) * rim
-        )  # phase difference of neighbouring pixels at the rim
+        # phase difference of neighbouring pixels at the rim
+        turn = 2 * np.pi * max(self.pixel_1A) * abs(defocus_A) * rim
         allowed = int(_LARGEST_TURN / turn) if turn > 0 else wanted
         binning = max(1, min(wanted, allowed))
         detectors = binned_detectors(self.aperture, self.pixel_1A, binning)
@@ -121,16 +120,16 @@ def scan_defocus(scan: BrightFieldScan, rotation_deg: float, any_rotation: bool)
     return DefocusScan(defoci, explained[best], angles[best])
 
 
-def better_start(scan: BrightFieldScan, given: FitResult, any_rotation: bool) -> FitResult:
-    """The given aberrations and rotation, or the best of a scan of defocus, whichever explains more."""
-    trials = scan_defocus(scan, given.rotation_deg, any_rotation)
-    if np.any(given.aberrations_A):
+def better_start(scan: BrightFieldScan, start: FitResult, any_rotation: bool) -> FitResult:
+    """The start, or the best of a scan of defocus, whichever explains more."""
+    trials = scan_defocus(scan, start.rotation_deg, any_rotation)
+    if np.any(start.aberrations_A):
         images = scan.images(scan.some_pixels())
         model = WeakPhase(images, scan.step_A, scan.wavelength, scan.disk)
         of_scan = model.explained(np.array([trials.best_A]), trials.rotation_deg)
-        of_given = model.explained(given.aberrations_A, given.rotation_deg)
-        if of_given >= of_scan:
-            return replace(given, explained=of_given)
+        of_start = model.explained(start.aberrations_A, start.rotation_deg)
+        if of_start >= of_scan:
+            return replace(start, explained=of_start)
     return FitResult(np.array([trials.best_A]), trials.rotation_deg, float(trials.explained.max()))
 
 
@@ -144,8 +143,10 @@ def fit_scan(scan: BrightFieldScan, start: FitResult, n_terms: int, fit_rotation
         raise ParameterError(f"number of aberrations to fit is {n_terms!r}, expected a whole number from 1")
     images = scan.images(scan.squares(float(start.aberrations_A[0])))
     model = WeakPhase(images, scan.step_A, scan.wavelength, scan.disk)
+    # terms beyond those that are fitted keep their starting values
     full = np.zeros(max(n_terms, len(start.aberrations_A)))
     full[: len(start.aberrations_A)] = start.aberrations_A
+    # begin with all orders that the start uses: without them it would explain less
     n_first = max(1, int(np.flatnonzero(full).max(initial=0)) + 1)
     best: FitResult | None = None
     for n in _stages(n_terms, min(n_first, n_terms)):
@@ -206,6 +207,7 @@ def turned(params: Mapping[str, Any], turn_deg: float) -> dict[str, Any]:
 
 def sharpest_defocus(images: BrightField, step_A: float, wavelength: float, rotation_deg: float) -> float:
     """C10 in Å for which the shifted sum of the images has the largest contrast; for any detectors."""
+    # (D, sy, sx // 2 + 1); without the mean, which no shift changes
     spectra = np.fft.rfft2(images.images - images.images.mean(axis=(1, 2), keepdims=True))
     size = images.images.shape[1:]
     fy, fx = np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1])
@@ -215,12 +217,14 @@ def sharpest_defocus(images: BrightField, step_A: float, wavelength: float, rota
     if rim == 0:
         raise ParameterError("all detectors lie on the axis; their images do not shift with defocus")
     n = max(8, min(size))
+    # steps that shift the outermost image by half a scan point
     defoci = 0.5 / rim * np.arange(-n, n + 1)
     power = np.empty(len(defoci))
     for number, defocus in enumerate(defoci):
         shifts = defocus * per_A
         ramp_y = np.exp(-2j * np.pi * shifts[:, 0, None] * fy)
         ramp_x = np.exp(-2j * np.pi * shifts[:, 1, None] * fx)
+        # without the zero frequency the power of the sum is its contrast
         power[number] = (np.abs(np.einsum("dyx,dy,dx->yx", spectra, ramp_y, ramp_x)) ** 2).sum()
     return float(defoci[np.argmax(power)])
 
@@ -257,6 +261,7 @@ def refine_by_shifts(
     """
     k, weights = images.detectors.k_1A, images.detectors.weights
     predicted = image_shifts_A(fit.aberrations_A, k, wavelength, fit.rotation_deg) / step_A
+    # the detector nearest to the axis
     central = int(np.argmin(np.hypot(k[:, 0], k[:, 1])))
     measured = measure_shifts(images.images, predicted, options.correlation, central)
     if options.keep_quantile is not None:

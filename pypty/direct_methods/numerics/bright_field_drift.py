@@ -47,7 +47,7 @@ def disk_shifts(chunks: Chunks, n_patterns: int, threshold: float) -> np.ndarray
 
 def without_drift(chunks: Chunks, shifts_px: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(indices, patterns) shifted back by whole pixels; pixels that enter at the rim are 0."""
-    whole = np.round(shifts_px).astype(int)
+    whole = np.round(shifts_px).astype(int)  # (N, 2)
     for indices, patterns in chunks:
         out = np.zeros_like(patterns)
         for number, (dy, dx) in enumerate(whole[indices]):

@@ -52,6 +52,7 @@ class Disk:
     @classmethod
     def from_aperture(cls, aperture: np.ndarray, pixel_1A: tuple[float, float]) -> Disk:
         """The disk of the same centre of gravity and area."""
+        # (pixels, 2) from the zero frequency at n//2
         index = np.argwhere(aperture) - np.array(aperture.shape) // 2
         radius = np.sqrt(len(index) * pixel_1A[0] * pixel_1A[1] / np.pi)
         return cls(index.mean(axis=0) * np.asarray(pixel_1A), float(radius), 0.5 * max(pixel_1A))
@@ -115,6 +116,7 @@ class WeakPhase:
         here = phase_basis(self.k, 1, self.wavelength)[0]  # (D,) chi(k) for 1 Å
         for sign in (-1, 1):
             k = self.k + sign * q[:, None]  # (Q, D, 2)
+            # (Q, D): chi at k + q minus chi at k, for 1 Å
             phase = sign * (phase_basis(k, 1, self.wavelength)[0] - here)
             amplitude = self.disk.inside(k) * self._root_weight
             bands.append((amplitude * np.exp(1j * defoci_A[0] * phase)).astype(np.complex64))
@@ -155,12 +157,14 @@ class WeakPhase:
             bands = []
             for sign in (-1, 1):
                 k = self.k + sign * q[part, None]
+                # (terms, Q, D), then (Q, D) after the sum over terms
                 basis = phase_basis(k, n_terms, self.wavelength) - here[:, None]
                 phase = np.tensordot(aberrations_A, basis, axes=1)
                 amplitude = self.disk.inside(k) * self._root_weight
                 bands.append((basis, amplitude * np.exp(1j * sign * phase)))
             gamma = 1j * (bands[0][1] - bands[1][1])
             product = np.einsum("qk,qk->q", g, gamma.conj())
+            # frequencies that no side band reaches are divided by a small number, not by 0
             norm = np.maximum((gamma.real**2 + gamma.imag**2).sum(axis=1), 1e-6 * len(self.k))
             power = np.abs(product) ** 2 / norm
             value += power.sum()
@@ -229,8 +233,10 @@ def fit_weak_phase(
     n_terms = len(start) if n_terms is None else n_terms
     rim = model.wavelength * model.disk.radius_1A
     order = np.array([n for n, _, _ in krivanek_orders(n_terms)])
+    # from chi = (2 pi/lambda) C a^(n+1)/(n+1) = 1 at the rim, a = lambda k
     unit = (order + 1) * model.wavelength / (2 * np.pi * rim ** (order + 1))
     turn = np.rad2deg(0.1)
+    # further coefficients that are 0 would only cost time
     used = start[: max(n_terms, int(np.flatnonzero(start).max(initial=0)) + 1)]
 
     def at(x: np.ndarray) -> tuple[np.ndarray, float]:

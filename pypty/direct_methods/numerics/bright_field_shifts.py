@@ -83,6 +83,7 @@ def measure_shifts(
         product = (total - itself) * spectra.conj()  # (n, y, x)
         if options.phase:
             size = np.abs(product)
+            # phase correlation: only phases are kept, except of very small coefficients
             product /= size + _SMALL * size.mean(axis=(1, 2), keepdims=True) + 1e-300
         shifts[part] = _maxima(product, predicted_px[part], options)
     return shifts
@@ -104,6 +105,7 @@ def _ramps(shifts: np.ndarray, fy: np.ndarray, fx: np.ndarray) -> np.ndarray:
 def _padded_spectra(images: np.ndarray, pad: int) -> Iterator[tuple[slice, np.ndarray]]:
     """(slice, spectra) of images minus their mean, in groups of bounded memory. The images fade out towards their
     frame, which is the same in all of them and would pull the maximum towards 0."""
+    # (sy, sx)
     frame = np.outer(_edges(images.shape[1]), _edges(images.shape[2]))
     step = max(1, _TOGETHER_BYTES // (16 * (images.shape[1] + 2 * pad) * (images.shape[2] + 2 * pad)))
     for start in range(0, len(images), step):
@@ -122,6 +124,7 @@ def _edges(n: int) -> np.ndarray:
 
 def _maxima(product: np.ndarray, predicted: np.ndarray, options: CorrelationOptions) -> np.ndarray:
     """(D, 2) positions of the maxima of the correlations with these spectra."""
+    # (n, y, x) correlations, zero shift first
     surface = scipy.fft.ifft2(product, axes=(1, 2)).real
     if options.binning > 1:
         surface = scipy.ndimage.uniform_filter(surface, (0, options.binning, options.binning), mode="wrap")
@@ -165,6 +168,7 @@ def _refined(product: np.ndarray, peak: np.ndarray, upsample: int) -> np.ndarray
     n = max(2, int(upsample))
     offsets = np.arange(-n - 1, n + 2) / n
     fy, fx = scipy.fft.fftfreq(product.shape[1]), scipy.fft.fftfreq(product.shape[2])
+    # (D, 2n + 3, y) and (D, 2n + 3, x): the transform at the offsets only
     ey = np.exp(2j * np.pi * (peak[:, 0, None] + offsets)[:, :, None] * fy)
     ex = np.exp(2j * np.pi * (peak[:, 1, None] + offsets)[:, :, None] * fx)
     fine = (ey @ product @ ex.transpose(0, 2, 1)).real  # (D, 2n + 3, 2n + 3)
@@ -235,8 +239,10 @@ def fit_shifts(
         )
     options = options or LeastSquares()
     weights = np.ones(len(k_1A)) if weights is None else weights / weights.mean()
+    # residuals in scan points, weighted with the root since they are squared
     scale = np.sqrt(weights)[:, None] / step_A
     measured = shifts_A - np.average(shifts_A, axis=0, weights=weights)
+    # (terms, D, 2), in the frame of the detector
     basis = gradient_basis(k_1A, n_terms, wavelength)
     basis = basis - np.average(basis, axis=1, weights=weights)[:, None]
     # Unknowns are scaled such that 1 is an rms shift of 1 Å, whatever the order of the aberration.

@@ -38,9 +38,8 @@ class ShiftedSum:
         self._real = np.dtype(dtype)
         self._complex = np.result_type(self._real, np.complex64)
         half = self.shape[1] // 2 + 1
-        self._columns = (
-            np.arange(half) % self.coarse[1]
-        )  # fine column -> column of the repeated coarse spectrum
+        # fine column -> column of the repeated coarse spectrum
+        self._columns = np.arange(half) % self.coarse[1]
         # Row j of the fine spectrum is (j // coarse rows, j % coarse rows) here: the repeats are an axis.
         self._sum = np.zeros((self.upsample, self.coarse[0], half), self._complex)
         self._kernel = np.zeros((self.shape[0], half), self._complex)
@@ -52,11 +51,11 @@ class ShiftedSum:
 
     def _add(self, images: np.ndarray, shifts_px: np.ndarray) -> None:
         spectra = scipy.fft.fft2(self._padded(images), axes=(1, 2))  # (D, coarse y, coarse x)
+        # (D, fine y) and (D, half of fine x)
         ramp_y = self._ramp(np.fft.fftfreq(self.shape[0]), shifts_px[:, 0])
         ramp_x = self._ramp(np.fft.rfftfreq(self.shape[1]), shifts_px[:, 1])
-        self._kernel += (
-            ramp_y.T @ ramp_x
-        )  # the same sum for images of a single point: how often a point is sampled
+        # the same sum for images of a single point: how often a point is sampled
+        self._kernel += ramp_y.T @ ramp_x
         rows = ramp_y.reshape(len(images), self.upsample, self.coarse[0])
         # One BLAS product (upsample, D) x (D, half) for each row, instead of D sums over the fine grid.
         for row in range(self.coarse[0]):
@@ -82,6 +81,7 @@ class ShiftedSum:
         """
         total = scipy.fft.irfft2(self._sum.reshape(self._kernel.shape), s=self.shape)
         points = scipy.fft.fft2(self._padded(np.ones((1, *self.scan_size))), axes=(1, 2))[0]
+        # (coarse y, coarse x) -> (fine y, half of fine x): the coarse spectrum repeats
         points = np.tile(points, (self.upsample, 1))[:, self._columns]
         weight = scipy.fft.irfft2(points * self._kernel, s=self.shape)
         return weight * total / (regularisation + weight**2)
@@ -103,6 +103,7 @@ def contrast_transfer(
     half : (y, x // 2 + 1) as rfft2, else (y, x)
     """
     fx = scipy.fft.rfftfreq(shape[1], pixel_size_A) if half else scipy.fft.fftfreq(shape[1], pixel_size_A)
+    # (y, x, 2) [qy, qx] in the frame of the scan
     q = np.stack(np.meshgrid(scipy.fft.fftfreq(shape[0], pixel_size_A), fx, indexing="ij"), axis=-1)
     coefficients = np.atleast_1d(np.asarray(aberrations_A, float))
     basis = phase_basis(q @ rotation_yx(rotation_deg).T, len(coefficients), wavelength)
@@ -119,5 +120,6 @@ def flip_contrast(image: np.ndarray, transfer: np.ndarray, tolerance: float = 1e
     """
     spectrum = scipy.fft.rfft2(image)
     sign = np.where(np.abs(transfer) > tolerance, np.sign(transfer), 1.0)
+    # chi(0) = 0: the mean has no contrast to flip
     sign[0, 0] = 1.0
     return scipy.fft.irfft2(spectrum * sign, s=image.shape)

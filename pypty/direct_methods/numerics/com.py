@@ -67,5 +67,6 @@ def _normalised(sums: np.ndarray) -> np.ndarray:
     out = np.zeros((len(sums), 2))
     out[counted] = sums[counted, :2] / sums[counted, 2:]
     if counted.any():
+        # an empty pattern has no centre; the mean adds no gradient
         out[~counted] = out[counted].mean(axis=0)
     return out

@@ -116,10 +116,12 @@ def integrate_iteratively(
     valid = _selected(select, gy.shape)
 
     def misfit(image: np.ndarray) -> list[np.ndarray]:
+        # one-sided differences of second order at the edges: nothing is periodic
         slope_y, slope_x = np.gradient(image, edge_order=2)
         return [valid * (slope_y - gy), valid * (slope_x - gx)]
 
     def correction(residual: list[np.ndarray]) -> np.ndarray:
+        # the correction is periodic: the padding keeps opposite edges apart
         padded = [np.pad(part, ((0, options.pad), (0, options.pad))) for part in residual]
         return integrate_fourier(padded[0], padded[1], options.hpass, options.lpass)
 
@@ -179,11 +181,13 @@ def _descend(
             error_there = _square(residual_there)
             if error_there < error or not options.backtracking:
                 break
+            # too long: shorten until the error falls
             step *= options.beta
         else:
             break
         image, residual, error = trial, residual_there, error_there
         errors.append(error)
+        # accepted at once: try a longer step next time
         if options.backtracking and step == before:
             step = min(step / options.beta, 1.0)
     return image - image.mean(), np.array(errors)

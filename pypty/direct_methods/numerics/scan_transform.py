@@ -62,6 +62,7 @@ def scan_spectra(
     slow, fast = scan_size
     workers = n_threads or available_cores()
     shape = tuple(len(range(*part.indices(n))) for part, n in zip(region, pattern_shape, strict=True))
+    # bytes of G for one row of Q
     row_bytes = (fast // 2 + 1) * math.prod(shape) * np.dtype(dtype).itemsize
     at_once = min(slow, max(1, largest_bytes // row_bytes))
     for start in range(0, slow, at_once):
@@ -102,10 +103,8 @@ def _row_spectra(
         joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
         waiting = [joined[n_rows * fast :]]
         rows = joined[: n_rows * fast].reshape(n_rows, fast, *joined.shape[1:])
-        yield (
-            done,
-            scipy.fft.rfft(rows, axis=1, workers=workers),
-        )  # (rows, fast, ...) -> (rows, fast // 2 + 1, ...)
+        # (rows, fast, ky, kx) -> (rows, fast // 2 + 1, ky, kx)
+        yield done, scipy.fft.rfft(rows, axis=1, workers=workers)
         done += n_rows
     left = sum(len(part) for part in waiting)
     if done != slow or left > 0:
@@ -129,6 +128,7 @@ def scan_frequencies_px(
     rotation_yx : (2, 2) from scan to detector, ``pypty.optics.scan_grid.rotation_yx``
     pixel_1A : (ky, kx) 1/Å
     """
+    # (slow, fast) each, 1/Å in the frame of the scan
     qy, qx = np.meshgrid(*(np.fft.fftfreq(n, step_A) for n in scan_size), indexing="ij")
     return np.stack([qy, qx], axis=-1) @ rotation_yx.T / np.asarray(pixel_1A)
 

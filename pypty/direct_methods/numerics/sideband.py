@@ -47,9 +47,8 @@ def sideband_spectrum(
     spectrum : (ky, kx) complex A of the probe, 0 outside the aperture, zero frequency at n//2
     eps : damps frequencies whose overlap is a small fraction of the disk
     """
-    region = bounding_box(
-        spectrum != 0
-    )  # double overlaps lie inside the direct disk: no other pixel is needed
+    # double overlaps lie inside the direct disk: no other pixel is needed
+    region = bounding_box(spectrum != 0)
     moved = ShiftedSpectrum(spectrum, spectrum.dtype)
     part = (slice(None), *region)
 
@@ -88,11 +87,11 @@ def _fit(
 ) -> np.ndarray:
     """(m,) for A(k - Q) = ``ahead`` and A(k + Q) = ``behind``, (m, ky, kx); at the ``central`` Q = 0 over the whole
     disk."""
-    edge = (
-        0.5 * np.abs(disk).max()
-    )  # half height: a shift between pixels makes the rim of the shifted disk soft
+    # half height: a shift between pixels makes the rim of the shifted disk soft
+    edge = 0.5 * np.abs(disk).max()
     used = (disk != 0) & (np.abs(ahead) > edge) & ((np.abs(behind) <= edge) | central[:, None, None])
     product = np.where(used, np.conj(disk) * ahead, 0)
+    # (m, ky, kx) -> (m,)
     power = (product.real**2 + product.imag**2).sum(axis=(1, 2))
     projection = (patterns * np.conj(product)).sum(axis=(1, 2))
     return projection / (power + eps * (np.abs(disk) ** 4).sum())

@@ -15,9 +15,9 @@ from pypty.params.settings import Settings
 
 @dataclass
 class Batches:
-    """Makes the batches of every epoch; spatial groups, which take time to find, are kept.
+    """Makes the mini-batches of every epoch, and keeps spatial groups, which are slow to compute.
 
-    Everything follows from the seed, the epoch and the starting positions, so that a resumed run has the same batches.
+    Batches depend only on the seed, the epoch and the starting positions: a resumed run has the same ones.
 
     Attributes
     ----------
@@ -35,13 +35,14 @@ class Batches:
         n = self._number(problem, now["batch_size"])
         shuffled = np.random.default_rng((seed, epoch)) if self.settings["shuffle_batches"] else None
         if self.settings["group_mode"] == "random" and shuffled is not None:
+            # a new random partition at every epoch; sorted, since a detector file is read in that order
             return [np.sort(batch) for batch in np.array_split(shuffled.permutation(indices), n)]
         groups = self._groups(indices, n)
         order = range(len(groups)) if shuffled is None else shuffled.permutation(len(groups))
         return [groups[number] for number in order]
 
     def _number(self, problem: Problem, size: int | str) -> int:
-        """Number of batches, none with fewer patterns than asked for."""
+        """Number of batches; none has fewer patterns than ``size``."""
         return number_of_batches(problem) if size == "auto" else max(1, len(problem.indices) // int(size))
 
     def _groups(self, indices: np.ndarray, n: int) -> list[np.ndarray]:
@@ -49,6 +50,7 @@ class Batches:
         if key not in self._known:
             # only the groups of the present sequence: a new one replaces them
             self._known.clear()
+            # (M, 2) positions of the M patterns of this epoch; a single row holds for all patterns
             rows = self.positions[np.minimum(indices, len(self.positions) - 1)]
             groups = make_groups(
                 rows, n_groups=n, mode=self.settings["group_mode"], seed=self.settings["seed"]

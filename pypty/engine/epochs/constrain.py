@@ -15,6 +15,7 @@ from pypty.params.schema.values import EpochValues
 
 def starting_probe_power(setup: Setup, state: State) -> float:
     """sum |probe|^2 over all modes at the start of the run, also in a run that was resumed."""
+    # a resumed probe has been refined already: the power is that of a new start
     fresh = state.epoch == setup.settings.first_epoch
     probe = state.variables.probe if fresh else setup.variables().probe
     return float((abs(probe) ** 2).sum(dtype=np.float64))
@@ -23,12 +24,14 @@ def starting_probe_power(setup: Setup, state: State) -> float:
 def constrain(
     state: State, now: EpochValues, setup: Setup, limits: BandLimits, probe_power: float
 ) -> tuple[str, ...]:
-    """Apply the constraints after the update of epoch ``state.epoch``; returns the names of those that changed the
-    point. Gradient and history are dropped then. Where modes were made orthogonal, and nothing else changed, they are
-    rotated along.
+    """Apply the constraints after the update of epoch ``state.epoch``; return the names of those that changed the
+    point.
 
-    With lbfgs the linear constraints filter its steps and are left out here. Clipping creates frequencies that no
-    step reaches; those of the last time are removed before the object is constrained again.
+    After a change gradient and history are dropped. If probe modes were made orthogonal and nothing else changed, they
+    are rotated with the modes.
+
+    With lbfgs the linear constraints filter its steps instead (model/step_filters.py). Clipping creates frequencies
+    outside the band limit; those of the previous epoch are removed before the object is constrained again.
     """
     table, settings = now["constraints"], setup.settings
     skip = STEP_FILTERS if now["optimizer"] == "lbfgs" else ()
@@ -52,6 +55,7 @@ def constrain(
     changed += done.changed
     if changed:
         state.take(done.variables, f"constraints: {', '.join(changed)}")
+    # an orthogonal rotation of modes leaves the intensities alone, so L-BFGS can keep its history
     elif done.rotation is not None:
         state.make_modes_orthogonal("ortho_pmode")
     return tuple(changed)

@@ -1,7 +1,7 @@
-"""How much object, probe and positions change between snapshots: the numbers of the convergence monitor.
+"""How much object, probe and positions change between snapshots: the metrics of the convergence monitor.
 
-Loss curves flatten long before a weak foreground stops changing; background and foreground are therefore compared
-separately, as the pixels below the lower and above the upper percentile of the newest snapshot.
+Loss curves flatten long before a weak foreground stops changing. Background and foreground are therefore compared
+separately: the pixels below the lower and above the upper percentile of the newest snapshot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TINY = 1e-8
 
 
 class ConvergenceMonitor:
-    """Holds the last snapshot, and compares the next one with it.
+    """Compares each snapshot with the one before.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class ConvergenceMonitor:
         probe: Array | None = None,
         positions_px: Array | None = None,
     ) -> dict[str, float]:
-        """Changes since the last snapshot; empty at the first. The arrays are copied as the next snapshot.
+        """Changes since the last snapshot (empty at the first); the arrays are copied as the new snapshot.
 
         Parameters
         ----------
@@ -93,19 +93,23 @@ class ConvergenceMonitor:
         if name == "probe":
             # (..., mode, y, x) -> (..., y, x)
             return (array.real**2 + array.imag**2).sum(axis=-3)
+        # (mode, slice, Y, X) -> (mode, slice, rows, columns): the unscanned rim never converges
         return array.copy() if name == "probe_pos_shifts" else array[(..., *self._area)].copy()
 
     def _compared(self, name: str, now: Array, before: Array) -> dict[str, float]:
         if name == "probe":
+            # relative to the total intensity; the small number avoids a division by zero for an empty probe
             return {name: float(abs(now - before).sum()) / (float(before.sum()) + _TINY)}
         if name == "probe_pos_shifts":
             xp = array_module(now)
+            # (N, 2) px * (2,) Å/px
             moved_A = (now - before) * xp.asarray(np.array(self._pixel_A))
             # (N, 2) Å -> (N,) -> root mean square
             return {name: float((moved_A**2).sum(axis=-1).mean()) ** 0.5}
         change = abs(now - before)
         if name == "objp":  # phases from -pi to pi: the shorter way around the circle
             change = array_module(now).minimum(change, abs(2 * np.pi - change))
+        # vacuum has amplitude 1: its absorption 1 - |O| is 0, the background
         return self._outside(name, 1 - now if name == "obja" else now, change)
 
     def _outside(self, name: str, values: Array, change: Array) -> dict[str, float]:
@@ -119,18 +123,20 @@ class ConvergenceMonitor:
 
 
 def _mean_where(change: Array, where: Array) -> float:
+    # 0 rather than NaN where a percentile selects nothing, as in an object of one value
     count = int(where.sum())
     return float((change * where).sum(dtype=np.float64)) / count if count else 0.0
 
 
 def illuminated_area(crop_origins: np.ndarray, window: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns between the first and the last window centre, one before the first included.
+    """Rows and columns from one pixel before the first patch centre to the last one (exclusive).
 
     Parameters
     ----------
     crop_origins : (N, 2) whole pixels [y, x] of the patches' top-left corners
     window : (ny, nx)
     """
+    # (N, 2) centre pixels, at n//2 of each patch
     centres = np.asarray(crop_origins) + np.array(window) // 2
     low, high = centres.min(axis=0), centres.max(axis=0)
     return (

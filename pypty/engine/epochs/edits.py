@@ -1,4 +1,4 @@
-"""Edits of the unknowns between updates: those that the parameters of an epoch ask for, in their order."""
+"""Edits of the unknowns between updates, as the parameters of an epoch ask for them, in a fixed order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from pypty.model.parametrization import BandLimits
 from pypty.params.schema.values import EpochValues
 
 _SAME = 1e-9
-"""Largest relative change that counts as none."""
+"""Relative changes up to this size count as no change."""
 
 
 def before_update(
     variables: Variables, now: EpochValues, setup: Setup, limits: BandLimits
 ) -> tuple[Variables, list[str]]:
-    """Vacuum, starting positions, aperture, charge flip; with the names of those that had an effect."""
+    """Vacuum, starting positions, aperture, charge flip; also returns the names of the edits that had an effect."""
     steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
         ("restart_from_vacuum", now["restart_from_vacuum"], "obj", by_object.vacuum_like),
         ("reset_positions", now["reset_positions"], "positions", lambda _: setup.scan.positions),
@@ -57,7 +57,7 @@ def before_update(
 
 
 def after_update(variables: Variables, now: EpochValues, limits: BandLimits) -> tuple[Variables, list[str]]:
-    """Gaussian filters of the object; with the names of those that had an effect."""
+    """Gaussian filters of the object; also returns the names of the filters that had an effect."""
     phase, absorption = now["apply_gaussian_filter"], now["apply_gaussian_filter_amplitude"]
     steps: tuple[tuple[str, bool, str, Callable[[Array], Array]], ...] = (
         (
@@ -75,12 +75,13 @@ def after_update(variables: Variables, now: EpochValues, limits: BandLimits) -> 
     )
     variables, changed = _apply(variables, steps)
     if changed:
+        # amplitude and phase are filtered separately, and their product is not band-limited
         variables = variables.replace({"obj": limited(variables.obj, now, limits)})
     return variables, changed
 
 
 def limited(obj: Array, now: EpochValues, limits: BandLimits) -> Array:
-    """The object inside its band limit; with ``phase_only_obj`` that is its phase, and the amplitude is kept."""
+    """Band-limit the object; with ``phase_only_obj`` only its phase, and the amplitude is kept."""
     if not now["phase_only_obj"]:
         return limits.limit("obj", obj)
     xp = array_module(obj)
@@ -102,6 +103,7 @@ def _apply(
         if not asked:
             continue
         old = variables.block(block)
+        # edits may return float64 or complex128; blocks keep their precision
         new = array_module(old).asarray(change(old)).astype(old.dtype)
         if _differs(old, new):
             variables = variables.replace({block: new})
@@ -118,8 +120,8 @@ def _differs(old: Array, new: Array) -> bool:
 def moved_scan(
     variables: Variables, scan: Scan, now: EpochValues, setup: Setup
 ) -> tuple[Variables, Scan, list[str]]:
-    """Close the gaps of a torn scan (``puzzle_positions``), and move the crop origins of positions that are too far
-    from theirs, on an object that grows (``dynamically_resize_yx_object``)."""
+    """Close the gaps of a torn scan (``puzzle_positions``), and move crop origins that are too far from their
+    positions, extending the object where needed (``dynamically_resize_yx_object``)."""
     changed = []
     window, limit = setup.grid.shape, now["dynamically_resize_yx_object"]
     if now["puzzle_positions"]:
@@ -152,6 +154,7 @@ def _with_room(
     """
     n_rows = len(variables.positions)
     old = scan.crop_origins[:n_rows]
+    # (N, 2) first pixel after each patch
     ends = old + np.array(window)
     inside = np.flatnonzero(((old >= 0) & (ends <= np.array(variables.obj.shape[-2:]))).all(axis=1))
     if len(inside) < n_rows and limit == 0:  # puzzle_positions has just moved all of them
@@ -167,6 +170,7 @@ def _with_room(
     positions = variables.positions + xp.asarray(resized.before)
     positions[chosen] = resized.positions
     ny, nx = resized.obj.shape[-2:]
+    # the starting positions shift with the object, so that reset_positions stays right
     placed = Scan(scan.positions + resized.before, scan.crop_origins, (ny, nx), scan.moved + resized.before)
     return variables.replace({"obj": resized.obj, "positions": positions}), _with_corners(
         placed, crop_origins
@@ -175,5 +179,6 @@ def _with_room(
 
 def _with_corners(scan: Scan, crop_origins: np.ndarray) -> Scan:
     """The scan with other crop origins; a single row holds for all patterns."""
+    # (1 or N, 2) -> (N, 2)
     repeats = len(scan.crop_origins) // len(crop_origins)
     return dataclasses.replace(scan, crop_origins=np.repeat(crop_origins, repeats, axis=0))

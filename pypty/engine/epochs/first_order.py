@@ -59,7 +59,8 @@ class Progress:
     probe_scale: float = 0.0
 
     def begun(self, name: str, variables: Variables) -> Progress:
-        """A copy to work on; another method starts with its own moments."""
+        """A copy to work on; after a change of method the moments start anew."""
+        # set once: rates relative to the probe must not follow its refinement
         scale = self.probe_scale or block_norms({"probe": variables.probe})["probe"]
         return dataclasses.replace(
             self, name=name, moments=self.moments if name == self.name else {}, probe_scale=scale
@@ -96,7 +97,8 @@ def _with_room(
     old: tuple[int, ...],
     new: tuple[int, ...],
 ) -> Array:
-    """A moment of the object, padded along rows and columns (that of a matrix has only one of these axes)."""
+    """A moment of the object, padded along rows and columns (factored moments have only one of these axes)."""
+    # index of the row axis
     first = array.ndim - (3 if part == "obj" else 2)  # complex numbers are pairs
     if first < 0:  # a count
         return array
@@ -104,6 +106,7 @@ def _with_room(
     for axis in range(2):
         grown = new[axis - 2] - old[axis - 2]
         if array.shape[first + axis] == old[axis - 2]:
+            # the rest of the growth lies at the bottom or on the right
             padding[first + axis] = (int(before[axis]), int(grown - before[axis]))
     return array_module(array).pad(array, padding, mode="constant" if key in _SIGNED else "edge")
 
@@ -156,7 +159,7 @@ class _Walk:
     frames: Mapping[str, Frame]
 
     def gradient(self, chosen: np.ndarray) -> tuple[Evaluated, dict[str, Array]]:
-        """Loss and gradient of the patterns of a batch, the gradient by part."""
+        """Loss and gradient of a batch, the gradient split into parts."""
         problem, form = self.problem, self.problem.form
         # where losses add up, regularisers are shared out over the batches: a pass has each of them once
         share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
@@ -184,10 +187,12 @@ class _Walk:
         # x = unit u + origin: dL/du = unit dL/dx, and a rate of x is rate/unit of u
         slope = {name: gradient[name] * frame.unit for name, frame in frames.items() if frame.unit != 1.0}
         speed = {name: rates[name] / frame.unit for name, frame in frames.items()}
+        # the method works in the scaled variables u of each part
         moved = self.method.step(seen, {**gradient, **slope}, speed, rows, momentum)
         self.point.update({name: frame.block(moved[name]) for name, frame in frames.items()})
         self.progress.steps += 1
         form = self.problem.form
+        # stacking makes a new array, so the parts are split from it again
         self.whole = joined(self.point, form)
         self.point = split(self.whole, form)  # views
         self.variables = form.variables(self.problem.variables, self.whole)
@@ -208,7 +213,7 @@ def first_order_epoch(
 
     Parameters
     ----------
-    batches : sorted indices of the patterns of each
+    batches : sorted pattern indices of each batch
     schedule : schedule of the learning rates; None = constant rates
     progress : state after earlier epochs; it is not changed
 
@@ -249,6 +254,7 @@ def first_order_epoch(
     # the starting point may lie outside the subspaces: only the change is projected
     change = form.project({name: walk.whole[name] - start[name] for name in blocks})
     end = {name: start[name] + change[name] for name in blocks}
+    # losses relative to their batch are averaged, others summed
     divisor = 1 if problem.objective.adds_up else len(results)
     loss = math.fsum(result.loss for result in results) / divisor
     progress.epochs += 1
@@ -281,7 +287,7 @@ def first_order_epoch(
 def _walk_through(
     walk: _Walk, batches: Sequence[np.ndarray], together: int, epoch: int
 ) -> tuple[list[Evaluated], dict[str, float]]:
-    """Make all steps; returns loss and errors of every batch, and the norms of the last step's gradient."""
+    """Make all steps. Returns loss and errors of every batch, and the norms of the last gradient."""
     results: list[Evaluated] = []
     norms: dict[str, float] = {}
     for first in range(0, len(batches), together):
@@ -293,12 +299,14 @@ def _walk_through(
                     f"epoch {epoch}: the loss of a batch is {result.loss}; lower learning_rates, or check the scale of "
                     "probe and obj"
                 )
+            # only numbers are kept: gradients of all batches would fill the memory
             result.gradients, result.sums = {}, None
             results.append(result)
-            # A last group that is not full is not rescaled.
+            # the gradient is averaged over the group; the last group may be smaller, and is not rescaled
             share = BlockVector(gradient) if together == 1 else BlockVector(gradient).scaled(1 / together)
             total = share if total is None else total.plus(1.0, share)
         if total is not None and len(total):
+            # with everything frozen there is no gradient, and nothing to move
             walk.move(total, np.unique(np.concatenate(group)))
             norms = block_norms(total) if first + together >= len(batches) else norms
     return results, norms

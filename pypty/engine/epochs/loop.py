@@ -51,10 +51,10 @@ _EPOCHS_AHEAD = 10_000
 _RESTARTED: Mapping[str, str] = MappingProxyType(
     {"restart_from_vacuum": "obj", "reset_positions": "positions"}
 )
-"""Edits after which a block starts again, without its moments."""
+"""Edits that restart a block, which drops its moments."""
 
 Reload = Callable[[Settings, int], Settings]
-"""Called with the settings before each epoch; returns them, edited or not."""
+"""Called before each epoch with the settings and the epoch; returns the settings to use."""
 
 
 class Reconstruction:
@@ -86,7 +86,7 @@ class Reconstruction:
         self.objective: Objective = self.setup.objective(self.feed, *self._model, batch_size, n_threads)
 
     def _needs_subpixel(self, refining_positions: bool) -> bool:
-        """Decided by the state alone, so that a resumed run agrees."""
+        """Depends on the state alone, so that a resumed run makes the same choice."""
         positions = to_host(self.state.variables.positions)
         return refining_positions or bool((positions != self.setup.scan.crop_origins).any())
 
@@ -96,7 +96,7 @@ class Reconstruction:
         return data_fingerprint(self.setup)
 
     def epochs(self, reload: Reload = lambda settings, epoch: settings) -> Iterator[EpochRecord]:
-        """Run until ``epoch_max``, or until nothing improves any more; yields after each epoch."""
+        """Run until ``epoch_max``, or until nothing improves any more; yield the record of each epoch."""
         started = time.perf_counter() - self.state.elapsed_s
         while self.state.epoch < self.settings["epoch_max"]:
             self.settings = reload(self.settings, self.state.epoch)
@@ -120,7 +120,7 @@ class Reconstruction:
         self.state.stop_reason = f"epoch_max = {self.settings['epoch_max']} was reached"
 
     def objective_for(self, blocks: Container[str], propagation: str) -> Objective:
-        """The objective; with the sub-pixel shift in its model if any patch is, or may move, off the pixel grid."""
+        """The objective. Its model has a sub-pixel shift if any patch is, or may move, off the pixel grid."""
         model = (self._needs_subpixel("positions" in blocks), propagation)
         if model != self._model:
             self._model = model
@@ -131,21 +131,23 @@ class Reconstruction:
         return self.objective
 
     def log_executor(self) -> None:
-        """Say how the waves are computed, and why."""
+        """Log how the waves are computed, and why."""
         _log.info("executor: %s", self.objective.model.executor)
 
     def limits(self, now: EpochValues) -> BandLimits:
         """The subspaces of object and probe; an infinite weight keeps the probe inside its aperture."""
         shape, confined = self.state.variables.obj.shape[-2:], math.isinf(now["probe_reg_constraint_weight"])
+        # cached by what the masks depend on
         if self._limits is not None and self._limits[0] == (shape, confined):
             return self._limits[1]
         limits = self.setup.band_limits(self.state.variables)
         aperture = self.setup.probe_aperture_mask() if confined else None
         if aperture is not None:
             inside = self.setup.backend.asarray(aperture, self.setup.backend.real)
+            # the soft edge damps steps, and must end at the aperture, too
             soft = None if limits.probe_steps is None else limits.probe_steps * inside
             limits = dataclasses.replace(limits, probe=limits.probe * inside, probe_steps=soft)
-        # masks of the size of the object: made again only when it grows or the aperture changes
+        # the masks are as large as the object: rebuilt only when it grows, or the aperture is switched on or off
         self._limits = ((shape, confined), limits)
         return limits
 
@@ -156,7 +158,9 @@ class Reconstruction:
         blocks = refined_blocks(now, variables, frozen)
         objective = self.objective_for(blocks, now["propmethod"])
         indices, held_out = patterns_of_epoch(self.settings, now, self.feed.n_patterns)
+        # an edited sequence may name patterns outside the object
         check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
+        # compared values of a pattern
         n_pixels = math.prod(setup.data_shape)
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
         start = setup.backend.asarray(setup.scan.positions)
@@ -193,13 +197,14 @@ class Reconstruction:
         return problem(problem.point())
 
     def _place(self, setup: Setup) -> None:
-        """Take over crop origins that were moved."""
+        """Use a setup whose crop origins were moved."""
         self.setup = setup
         self.feed.crop_origins = setup.scan.crop_origins
 
     def _epoch(self, now: EpochValues) -> EpochRecord:
         state = self.state
         if state.snapshot is None:
+            # before the first update, so that the first epoch is compared with the start
             state.snapshot = first_look(self.settings, self.setup, state)
         searches = now["optimizer"] == "lbfgs"  # only a line search can be blocked by a block that is stuck
         decisions = state.release(everything=not searches)
@@ -211,6 +216,7 @@ class Reconstruction:
         # edits come first, since the problem is posed at the edited point
         variables, changed = before_update(state.variables, now, self.setup, self.limits(now))
         state.change(variables, changed)
+        # moments describe the old values of a block
         state.progress = state.progress.without([_RESTARTED[name] for name in changed if name in _RESTARTED])
         if now["keep_probe_states_orthogonal"]:
             state.make_modes_orthogonal()
@@ -245,6 +251,7 @@ class Reconstruction:
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
         done = warm_up(problem, self.batches)
+        # a step of 0 means that every attempt diverged; L-BFGS then takes over from the start
         if not math.isfinite(done.loss) and done.step > 0:
             raise ReconstructionError(f"epoch {state.epoch}: the loss is {done.loss}")
         before = problem.variables
@@ -262,7 +269,9 @@ class Reconstruction:
             slope=0.0,
             new_slope=0.0,
             blocks=blocks,
-            warnings=[] if done.step else ["warm-up: errors grow, however short the steps; it is left out"],
+            warnings=[]
+            if done.step
+            else ["warm-up: errors grow even with the shortest steps; the warm-up is skipped"],
             warm_up="falling" if done.falling and done.step else "settled",
             optimizer="preconditioned",
             loss_terms=done.loss_terms,
@@ -276,6 +285,7 @@ class Reconstruction:
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
         asked, schedule = self.settings["lr_scheduler"], None
         if asked is not None:
+            # steps of an epoch, rounded up: the last group of batches may be smaller
             steps = -(-len(self.batches) // now["grad_accumulation"])
             schedule = RateSchedule(asked, self._first_order_epochs(), steps, state.progress.schedule or None)
         done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress)
@@ -290,6 +300,7 @@ class Reconstruction:
         schedule, first = self.settings.schedules["optimizer"], self.settings.first_epoch
         if self._counted is None or self._counted[0] is not schedule:
             warm, last = self.settings["warmup_epochs"], self.settings["epoch_max"]
+            # the warm-up moves the object, so there is none where the object is fixed
             warm = 0 if warm == "auto" or not self.settings.first()["update_obj"] else int(warm)
             epochs = range(first + warm, min(last, first + _EPOCHS_AHEAD))
             names = [schedule.at(epoch) for epoch in epochs]
@@ -300,6 +311,7 @@ class Reconstruction:
         """Record the loss of held-out patterns, the convergence monitor, and means of tilts and distances."""
         state = self.state
         if len(problem.held_out):
+            # no blocks: only the loss is computed, no gradient
             evaluated = problem.objective.evaluate(state.variables, (), problem.held_out, problem.weight)
             record.validation = evaluated.loss / (len(problem.held_out) if problem.objective.adds_up else 1)
         state.snapshot = watch(self.settings, self.setup, state, record)
@@ -310,6 +322,7 @@ class Reconstruction:
         if not changed:
             return
         state, old = self.state, self.setup.scan
+        # rows and columns that were added at the top and at the left
         before, shapes = scan.moved - old.moved, (state.variables.obj.shape, variables.obj.shape)
         # moments of a warped object mean nothing; those of one that only grew get room, too
         if "puzzle_positions" in changed:
@@ -329,6 +342,7 @@ class Reconstruction:
             return reason
         if not state.is_stuck or state.epoch >= self.settings["epoch_max"]:
             return ""
+        # being stuck ends the run only if the next epoch has nothing else to try
         follows = self.settings.at(state.epoch)
         blocks = refined_blocks(follows, state.variables, state.frozen)
         if blocks != state.records[-1].blocks:
@@ -346,8 +360,9 @@ class Reconstruction:
         return f"no step along steepest descent decreases the loss: {reason}"
 
     def _is_settled(self, now: EpochValues) -> bool:
-        """Whether all per-epoch values are those of the last epoch, and stay so; else a later epoch may go further."""
+        """Whether all per-epoch values stay as in the last epoch; otherwise a later epoch may improve the loss."""
         first, last = self.state.epoch - 1, self.settings["epoch_max"]
+        # only schedules can change later; fixed parameters cannot
         values: Mapping[str, object] = now
         varying = [item for item in self.settings.schedules.items() if not isinstance(item[1], Constant)]
         return all(

@@ -1,4 +1,4 @@
-"""The records of an epoch, and the decision that a run is over because nothing improves."""
+"""What an epoch records, and the decision to stop a run that no longer improves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_EVERY = 10
 
 
 def first_look(settings: Settings, setup: Setup, state: State) -> dict[str, Array] | None:
-    """The first snapshot of the convergence monitor, of the present point; None where it is off."""
+    """The first snapshot of the convergence monitor, at the present point; None if it is off."""
     asked = settings["convergence_monitor"]
     if asked is None:
         return None
@@ -30,10 +30,10 @@ def first_look(settings: Settings, setup: Setup, state: State) -> dict[str, Arra
 
 
 def watch(settings: Settings, setup: Setup, state: State, record: EpochRecord) -> dict[str, Array] | None:
-    """The convergence monitor: writes its metrics into the record of an epoch in which they are due, and returns the
-    snapshot for the next ones. After crop origins were moved there is a new snapshot, and no comparison."""
+    """Update the convergence monitor: write its metrics to the record when they are due, and return the snapshot to
+    compare with. After crop origins were moved a new snapshot is made, without a comparison."""
     asked = settings["convergence_monitor"]
-    # A resumed run may watch other tensors.
+    # a resumed run may watch other tensors
     if asked is None or state.snapshot is None or set(state.snapshot) != set(asked["tensors"]):
         return first_look(settings, setup, state)
     every = asked["every"] or settings["save_iters"] or _DEFAULT_EVERY
@@ -72,12 +72,13 @@ def describe(variables: Variables, record: EpochRecord) -> None:
     if variables.n_slices > 1:
         record.mean_slice_distance_A = float(to_host(variables.slice_distances).mean())
     if variables.tilts is not None:
+        # (N, 6) rad -> mean inside tilt [y, x], mrad
         y, x = 1e3 * to_host(variables.tilts)[:, 2:4].mean(axis=0)
         record.mean_tilt_mrad = (float(y), float(x))
 
 
 def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
-    """Why the run ends now: the loss has not fallen for ``stop_patience`` epochs; "" = go on.
+    """Why the run stops: the loss has not fallen for ``stop_patience`` epochs. "" = go on.
 
     Only epochs with the same held-out patterns, whose losses are computed in the same way, can be compared: those since
     the optimiser last changed. Improvements are relative to the fall of the loss so far, not to its size, which for
@@ -94,6 +95,7 @@ def no_better(settings: Settings, records: Sequence[EpochRecord]) -> str:
     first = records[0].validation if held_out else comparable[0].loss
     best, since = np.inf, 0
     for count, value in enumerate(values):
+        # how far the loss has fallen so far: the scale of an improvement
         fall = 0.0 if first is None or np.isinf(best) else max(first - best, 0.0)
         if value is not None and value < best - tolerance * fall:
             best, since = value, count

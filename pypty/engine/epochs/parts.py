@@ -1,4 +1,4 @@
-"""The parts of the blocks that a first-order method moves, their rates, and their units."""
+"""The parts of blocks that a first-order method moves, with their learning rates and units."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OBJECT_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 PROBE_PARTS: Mapping[str, str] = MappingProxyType(
     {"complex": "probe", "fourier_phase": "probe_phase", "fourier_amplitude": "probe_amplitude"}
 )
-"""The part that is moved for the probe, by ``Parametrization.probe``: each has moments of its own."""
+"""The part that is moved for the probe, by ``Parametrization.probe``; each has separate moments."""
 
 
 def all_parts(block: str) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def all_parts(block: str) -> tuple[str, ...]:
 
 
 def learning_rates(now: EpochValues, epoch: int, probe_scale: float) -> dict[str, float]:
-    """Rates of the parts that move at this epoch, in the units of the blocks, by the names of ``learning_rates``."""
+    """Learning rates of the parts that move at this epoch, in the units of the blocks; keys of ``learning_rates``."""
     table = now["learning_rates"]
     rates = {
         name: entry["lr"] * _rate_unit(name)
@@ -40,6 +40,7 @@ def learning_rates(now: EpochValues, epoch: int, probe_scale: float) -> dict[str
         if entry["lr"] > 0 and entry["start"] <= epoch and (entry["end"] is None or epoch < entry["end"])
     }
     if table["probe_abs"]["lr"] > 0:
+        # probe_abs is an absolute rate and takes the place of the relative one
         rates.pop("probe", None)
         if "probe_abs" in rates:
             rates["probe"] = rates.pop("probe_abs")
@@ -50,7 +51,7 @@ def learning_rates(now: EpochValues, epoch: int, probe_scale: float) -> dict[str
 
 
 def _rate_unit(name: str) -> float:
-    """Unit of a learning rate, whose name is that of a block or of a part of one."""
+    """Unit of the learning rate of a block or of a part of it."""
     return BLOCKS[name].rate_unit if name in BLOCKS else 1.0
 
 
@@ -73,6 +74,7 @@ def rates_of_parts(
     of its spectrum, which are larger by the root of the number of pixels."""
     out = dict(rates)
     if "probe" in out and form.probe == "fourier_phase":
+        # a change dP turns a phase by about dP/|P|
         out["probe_phase"] = out.pop("probe") / max(probe_scale, np.finfo(float).tiny)
     elif "probe" in out and form.probe == "fourier_amplitude":
         out["probe_amplitude"] = out.pop("probe") * math.sqrt(math.prod(probe.shape[-2:]))
@@ -105,8 +107,10 @@ def joined(parts: Mapping[str, Array], form: Parametrization) -> dict[str, Array
 
 @dataclass(frozen=True)
 class Frame:
-    """The numbers in which a method sees a block: its distance from ``origin`` in units of its learning rate. Steps
-    proportional to the gradient, weight decay, and all else that is not measured in rates depend on them.
+    """The scaled variable u = (block - origin)/unit that a method sees instead of a block.
+
+    The scaling matters for everything that is not measured in learning rates: steps proportional to the gradient,
+    weight decay.
     """
 
     unit: float = 1.0
@@ -125,10 +129,11 @@ AS_IT_IS = Frame()
 
 
 def frames_of(problem: Problem, now: EpochValues) -> dict[str, Frame]:
-    """Tilts in mrad; positions from where they began; with ``probe_abs`` the probe of an orthonormal transform, whose
-    square sums to the counts."""
+    """Tilts in mrad; positions relative to the start; with ``probe_abs`` the probe of an orthonormal transform, whose
+    squares sum to the counts."""
     frames = {name: Frame(row.rate_unit) for name, row in BLOCKS.items() if row.rate_unit != 1}
     frames["positions"] = Frame(origin=problem.start_positions)
     if now["learning_rates"]["probe_abs"]["lr"] > 0:
+        # the far field is unnormalised: ny nx sum |P|^2 = counts, so u = sqrt(ny nx) P
         frames["probe"] = Frame(1 / math.sqrt(math.prod(problem.variables.probe.shape[-2:])))
     return frames

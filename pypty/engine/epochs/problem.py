@@ -28,7 +28,7 @@ from pypty.params.settings import Settings
 def refined_blocks(
     now: Mapping[str, Any], variables: Variables, frozen: Container[str] = ()
 ) -> tuple[str, ...]:
-    """Names of the blocks refined at this epoch; a distance after the only slice is refined only if it is used."""
+    """Names of the blocks refined at this epoch; the distance after a single slice only if it is used."""
     active = {block for key, block in SWITCHES.items() if now[key] and block not in frozen}
     if variables.n_slices < 2 and now["propmethod"] not in INTEGRATORS:
         # multislice does not propagate after the last slice
@@ -43,9 +43,9 @@ def parametrization(
     epoch: int = 0,
     scan_size: Sequence[int] | np.ndarray | None = None,
 ) -> Parametrization:
-    """How object, probe, positions and tilts are moved at this epoch; affine maps are those of the starting positions.
+    """How object, probe, positions and tilts are moved at this epoch; affine maps refer to the starting positions.
 
-    With lbfgs smoothing ``constraints`` are filters of its steps.
+    With lbfgs smoothing ``constraints`` filter its steps.
     """
     obj = "phase" if now["phase_only_obj"] else now["obj_parametrization"]
     probe = "fourier_phase" if now["tune_only_probe_phase"] else "complex"
@@ -85,7 +85,7 @@ def model_digest(settings: Settings, subpixel: bool, propagation: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Signature:
-    """What makes two epochs the same optimisation problem. If it changes, old gradients and history are useless."""
+    """What identifies an optimisation problem. If it changes between epochs, gradients and history are invalid."""
 
     blocks: tuple[str, ...]
     indices: bytes
@@ -113,15 +113,23 @@ class Signature:
 
 
 def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
-    """Root of the mean square of every block."""
+    """Root mean square of every block."""
     vector = BlockVector(blocks)
     return {name: math.sqrt(square / vector[name].size) for name, square in vector.dot_blocks(vector).items()}
 
 
 @dataclass(kw_only=True)
 class Problem:
-    """Loss over chosen patterns as a function of the refined blocks, around given variables. Held-out patterns are
-    not among the chosen ones; ``n_values`` values of the data are compared; ``start_positions`` are (N, 2) px."""
+    """Loss over some patterns as a function of the refined blocks.
+
+    Attributes
+    ----------
+    variables : all unknowns at the start of the epoch
+    indices, held_out : patterns that are fitted, and those that only validate
+    use_diagonal : precondition with the whole Gauss-Newton diagonal; else with its largest value in each block
+    n_values : number of data values that are compared
+    start_positions : (N, 2) px
+    """
 
     objective: Objective
     variables: Variables
@@ -153,8 +161,8 @@ class Problem:
         )
 
     def rounding(self, loss: float) -> float:
-        """A generous bound of the rounding error of a loss. The errors of its n terms have random signs, so relative to
-        the loss they fall with sqrt(n); this matters where most of the loss is a constant (log-likelihoods)."""
+        """A generous bound on the rounding error of a loss. The errors of its n terms have random signs, so the
+        relative error falls with sqrt(n); this matters where most of the loss is a constant (log-likelihoods)."""
         eps = float(np.finfo(self.objective.backend.real).eps)
         return 100 * eps * abs(loss) / math.sqrt(self.n_values)
 
@@ -166,7 +174,7 @@ class Problem:
         return self.form.variables(self.variables, point)
 
     def __call__(self, point: BlockVector, limit: Limit | None = None) -> ValueAndGradient:
-        """The objective at a point. Its gradient may be left out (empty) above the limit, where that saves time."""
+        """The objective at a point. Above the limit the gradient may be left out (empty) to save time."""
         variables = self.variables_at(point)
         evaluated: Evaluated = self.objective.evaluate(
             variables, self.blocks, self.indices, self.weight, self.regularizers, limit
@@ -196,5 +204,6 @@ class Problem:
                 diagonal if self.use_diagonal else {name: d.max() for name, d in diagonal.items()}
             )
         soft = self.form.limits.probe_steps is not None
+        # hard limits are projections, and P gradient = gradient: a transform less
         damped = self.form.damp_adjoint(gradient) if soft else self.form.filter_adjoint(gradient)
         return BlockVector(self.form.damp({name: damped[name] / self._diagonal[name] for name in gradient}))

@@ -26,7 +26,7 @@ _UNLIMITED_EVALUATIONS = 100
 
 
 def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: EpochValues) -> EpochRecord:
-    """Take one step; its ``step`` is 0 where it was rejected.
+    """Make one step; ``step`` of the record is 0 if it was rejected.
 
     Raises
     ------
@@ -38,6 +38,7 @@ def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: 
     if state.sample is None:
         state.sample = counted(problem.point())
     start = state.sample
+    # a trial is compared with these batch by batch, and given up early
     counted.start = start.info.parts
     if not math.isfinite(start.value) or not start.gradient.is_finite():
         raise ReconstructionError(
@@ -57,6 +58,7 @@ def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: 
     warnings += _take(state, step, problem)
     # g.P D^-1 P g of each block: the first-order decrease of a preconditioned step of length 1
     promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
+    # a smaller decrease could not be told from rounding
     limit = problem.rounding(start.value)
     idle = {name for name, decrease in promised.items() if decrease <= limit}
     warnings += state.monitor.watch(idle, not step.accepted)
@@ -80,7 +82,7 @@ def _forget_if_changed(state: State, signature: Signature, asked: bool) -> list[
 
 
 def _take(state: State, step: Step, problem: Problem) -> list[str]:
-    """Move to the new point, or warn why not."""
+    """Move to the new point, or return a warning that says why not."""
     state.sample = step.sample
     if step.accepted:
         state.variables = problem.variables_at(step.x)
@@ -89,6 +91,7 @@ def _take(state: State, step: Step, problem: Problem) -> list[str]:
             state.turn(name, functools.partial(operator.mul, signs))
         state.rejected = 0
         return ["the L-BFGS direction did not descend: steepest descent was used"] if step.fell_back else []
+    # the pairs made a bad direction: the next step is steepest descent
     state.rejected += 1
     state.optimizer.reset()
     return [f"update rejected ({step.search.reason}); history reset"]
@@ -144,7 +147,7 @@ def _record(
 
 
 class _Counting:
-    """The problem as a line search calls it, with the losses of the batches at its start; counts the calls."""
+    """The problem as a line search calls it: counts the calls, and passes on the batch losses at its start."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem

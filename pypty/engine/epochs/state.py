@@ -20,7 +20,7 @@ from pypty.output.loss_log import EpochRecord
 
 _log = logging.getLogger(__name__)
 _ORTHOGONAL = 1e-6
-"""Overlap of probe modes that counts as none."""
+"""Probe modes with an overlap below this count as orthogonal."""
 
 
 @dataclass(kw_only=True)
@@ -33,8 +33,8 @@ class State:
     sample : loss and gradient at ``variables``, or None when they must be computed
     signature : of the problem that ``sample`` and the optimiser's pairs belong to
     rejected : consecutive rejected updates
-    monitor : notices blocks that are stuck
-    frozen : blocks that were stuck, with the epoch from which they are refined again
+    monitor : detects stuck blocks
+    frozen : stuck blocks, with the epoch from which they are refined again
     scan : positions and crop origins, if these were moved during the run; None = those of the start
     progress : moments and counters of first-order methods
     snapshot : arrays that the convergence monitor compares with; None before the first epoch
@@ -57,18 +57,18 @@ class State:
 
     @property
     def is_stuck(self) -> bool:
-        """Two rejected updates in a row; where a block is frozen already, one is enough."""
+        """Two rejected updates in a row, or one if a block is frozen already."""
         return self.rejected >= (1 if self.frozen else 2)
 
     def release(self, everything: bool = False) -> list[str]:
-        """Unfreeze blocks that were frozen for long enough, or all; returns the decisions as texts."""
+        """Unfreeze blocks whose time is over, or all blocks; return messages about them."""
         over = [name for name, until in self.frozen.items() if everything or self.epoch >= until]
         for name in over:
             del self.frozen[name]
         return [f"block '{name}' is refined again" for name in over]
 
     def freeze(self, blocks: Sequence[str]) -> list[str]:
-        """Freeze one of the refined blocks when updates keep being rejected; returns the decision as a text."""
+        """Freeze one of the refined blocks if updates keep being rejected; return a message about it."""
         name = next_to_freeze(blocks) if self.is_stuck else None
         if name is None:
             return []
@@ -76,25 +76,25 @@ class State:
         return [f"{self.rejected} rejected updates in a row: block '{name}' is frozen until epoch {until}"]
 
     def forget(self, why: str) -> None:
-        """Drop gradient and history, which belong to another point or problem."""
+        """Drop gradient and history, which belong to an old point or problem."""
         _log.info("epoch %d: history reset (%s)", self.epoch, why)
         self.optimizer.reset()
         self.sample = None
 
     def change(self, variables: Variables, changed: Sequence[str]) -> None:
-        """Take over edited variables; ``changed`` names the edits, and is empty if there are none."""
+        """Use edited variables. ``changed`` names the edits; without any, nothing happens."""
         if changed:
             self.variables = variables
             self.forget(", ".join(changed))
 
     def take(self, variables: Variables, why: str) -> None:
-        """Go on from another point; gradient and history of the last one, if any, are dropped."""
+        """Continue from another point; gradient and history of the old one are dropped."""
         if self.sample is not None or self.optimizer.pairs:
             self.forget(why)
         self.variables = variables
 
     def move(self, variables: Variables, by: str) -> None:
-        """Take over the steps of another method; history and rejections of L-BFGS belong to another point."""
+        """Use the result of another method; signature and rejections of L-BFGS are reset."""
         self.take(variables, by)
         self.signature, self.rejected = None, 0
 
@@ -113,6 +113,7 @@ class State:
         signature = self.signature
         if signature is None:
             return  # there is no gradient or history yet
+        # phases of a spectrum, or a penalty on it, do not rotate with the modes
         if "fourier" in signature.form or "probe_mod_reg_weight" in signature.regularizers:
             self.forget(why)
             return

@@ -1,4 +1,4 @@
-"""Blocks that are stuck: noticing them, and choosing one to freeze."""
+"""Detects stuck blocks, and chooses one to freeze."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pypty.model.blocks import BLOCKS
 
 FROZEN_EPOCHS = 10
-"""Epochs for which a block stays frozen."""
+"""Number of epochs for which a block stays frozen."""
 
 
 def next_to_freeze(blocks: Sequence[str]) -> str | None:
@@ -23,7 +23,14 @@ def next_to_freeze(blocks: Sequence[str]) -> str | None:
 
 @dataclass
 class BlockMonitor:
-    """Notices refined blocks whose gradient promises no decrease beyond rounding, and warns once about each."""
+    """Detects refined blocks whose gradient promises no decrease beyond rounding, and warns once about each.
+
+    Attributes
+    ----------
+    patience : epochs in a row before a warning
+    still : for how many epochs in a row each idle block has been idle
+    told : the warnings so far, by block
+    """
 
     patience: int = 3
     still: dict[str, int] = field(default_factory=dict)
@@ -37,9 +44,11 @@ class BlockMonitor:
         idle : blocks that promise no decrease at this epoch
         rejected : the update was rejected; then a warning does not wait for ``patience`` epochs
         """
+        # blocks that are no longer idle drop out and start from 0 again
         self.still = {name: self.still.get(name, 0) + 1 for name in idle}
         out = []
         for name in sorted(idle):
+            # after a rejected update the reason is known: no need to wait
             if name not in self.told and (rejected or self.still[name] >= self.patience):
                 self.told[name] = (
                     f"block '{name}' is stuck: its gradient promises no decrease; {BLOCKS[name].stuck}"

@@ -1,8 +1,8 @@
 """The first epochs of a reconstruction from vacuum: mini-batches, with a preconditioned step after each.
 
-One such pass achieves about as much as eight passes of full-batch L-BFGS (benchmarks/README.md): every pattern is
-compared with an object that the patterns before it have improved already. L-BFGS then takes over, and removes the noise
-that steps on few patterns leave.
+One such pass achieves about as much as eight passes of full-batch L-BFGS (benchmarks/README.md), since every batch
+starts from an object that the batches before it have improved. L-BFGS then takes over, and removes the noise that steps
+on few patterns leave.
 
 Whatever the noise model, the gradient is that of amplitudes, whose curvature is bounded: there is no line search.
 A step is x <- x - s P D^-1 G, with G and the Gauss-Newton diagonal D (objective/curvature.py) of the patterns of the
@@ -30,8 +30,8 @@ from pypty.params.settings import Settings
 _log = logging.getLogger(__name__)
 
 STEPS: Mapping[str, float] = MappingProxyType({"obj": 1.0, "probe": 0.5})
-"""The blocks that move, and the length s of their steps: 1 is Newton's, from 2 on steps diverge. The probe is in every
-pattern and is known better than the vacuum."""
+"""The blocks that move, and the length s of their steps: 1 is a Newton step, and steps diverge from 2 on. Steps of the
+probe are shorter: it is in every pattern, and is known better than the object at the start."""
 _BATCHES_PER_OVERLAP = 3.5
 _ATTEMPTS = 4
 FALL = 0.95
@@ -48,12 +48,12 @@ class Pass:
 
     Attributes
     ----------
-    variables : after it
+    variables : the unknowns after the pass
     loss, sse : summed over the batches, each before its own step; a loss of ``loss_scale`` ratio is their mean
     step : factor on :data:`STEPS`; 0 if even the shortest diverged, and nothing was changed
     passes : passes that were tried
     loss_terms : value of each term of ``loss_terms``, as the loss
-    falling : the errors per pattern were still falling at the end, so that another pass will help
+    falling : the errors per pattern were still falling at the end, so another pass will help
     """
 
     variables: Variables
@@ -88,20 +88,20 @@ def goes_on(settings: Settings, records: Sequence[EpochRecord], optimizer: str =
 
 
 def number_of_batches(problem: Problem) -> int:
-    """3.5 sqrt(overlap), overlap = how many patterns light the same pixel: then a batch covers the object evenly, and
-    there are enough steps in a pass. Measured on dense (83) and sparse (9) scans; benchmarks/README.md."""
+    """3.5 sqrt(overlap), with overlap = number of patterns that illuminate the same pixel. A batch then covers the
+    object evenly, and a pass has enough steps. Measured on dense (83) and sparse (9) scans; benchmarks/README.md."""
     overlap = problem.curvature.overlap(problem.variables.probe, problem.variables.obj.shape[-2:])
     n = len(problem.indices)
     return max(1, min(n, round(_BATCHES_PER_OVERLAP * math.sqrt(overlap))))
 
 
 def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
-    """One pass. If the errors grow, it is done again with half the step.
+    """Make one pass. If the errors grow, repeat it with steps half as long.
 
     Parameters
     ----------
     problem : of the epoch; its regularisers are left to L-BFGS
-    batches : sorted indices of the patterns of each
+    batches : sorted pattern indices of each batch
     """
     problem = dataclasses.replace(
         problem,
@@ -115,9 +115,10 @@ def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
         tried = _one_pass(problem, batches, step)
         if tried.step > 0:
             return dataclasses.replace(tried, passes=attempt + 1)
-        _log.info("warm-up: errors grow with steps of %g; again with half of it", step)
+        _log.info("warm-up: errors grow with steps of %g; trying again with half of that", step)
         step /= 2
     assert tried is not None
+    # no length worked: the unknowns of the start
     return dataclasses.replace(tried, variables=problem.variables, passes=_ATTEMPTS)
 
 
@@ -126,6 +127,7 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
     terms: dict[str, float] = {}
     for chosen in batches:
         variables, evaluated = _one_step(problem, variables, chosen, step)
+        # a ratio is a mean: batches count by their number of patterns
         share = 1.0 if problem.objective.adds_up else len(chosen) / len(problem.indices)
         loss += share * evaluated.loss
         for name, value in evaluated.loss_terms.items():
@@ -162,5 +164,6 @@ def _one_step(
     # the regularisers are left out, and every array is divided by the curvature of this batch alone
     change = form.damp({name: gradient[name] / diagonal[name] for name in blocks})
     moved = {name: point[name] - step * STEPS[name] * change[name] for name in blocks}
+    # a gradient is as large as the object: free it before the next batch
     evaluated.gradients = {}
     return form.variables(variables, moved), evaluated

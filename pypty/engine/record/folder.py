@@ -1,4 +1,4 @@
-"""The output folder while a run goes on."""
+"""The output folder of a running reconstruction."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from pypty.output.settings_file import ARRAYS, SettingsWatch, write_settings
 
 _log = logging.getLogger(__name__)
 _QUICK_S = 1.0
-"""A resume.h5 that takes longer to write is not written again before as much time has passed: writing never takes more
-than half of the time, and a kill loses no more than the epoch that it hits and the time of one writing."""
+"""After a write of resume.h5 that took longer, the next one waits for as long as the write took: writing takes at most
+half of the time, and a kill loses at most the epoch that it hits and the duration of one write."""
 
 Save = Callable[[bool], None]
-"""Called after every epoch, and with True at the end: writes the results that are due."""
+"""Called after every epoch with False, and at the end with True; writes the results that are due."""
 
 
 def _no_results(last: bool) -> None:
-    """Nothing but the state is written."""
+    """Write no results: only the state is saved."""
 
 
 class RunFolder:
     """Writes checkpoints, the loss log and resume.h5 as epochs pass.
 
-    Everything in it is replaced in one step, file by file, so that a kill leaves a folder that loads. resume.h5 comes
-    last: what a kill leaves out, or leaves from a later epoch, is written again when the run is resumed.
+    Every file is replaced atomically, so that a killed run leaves a folder that loads. resume.h5 is written last: files
+    that a kill left out, or left from a later epoch, are written again when the run is resumed.
 
     Parameters
     ----------
@@ -77,6 +77,7 @@ class RunFolder:
         remove_leftovers(self.path, self.path / ARRAYS)
         write_settings(self.path, self.run.settings, self.version)
         write_checkpoint(self.path, self.run.state.variables, self._names())
+        # blocks of an earlier run that this one does not have
         remove_checkpoint(self.path, set(BLOCKS) - set(self._names()))
         self._write_log()
         self._write_resume()
@@ -86,7 +87,7 @@ class RunFolder:
         )
 
     def epoch_done(self, record: EpochRecord) -> None:
-        """Write what is due after an epoch."""
+        """Write the files that are due after an epoch."""
         settings = self.run.settings
         if self._lock is not None:
             self._lock.check()
@@ -144,7 +145,7 @@ class RunFolder:
 
 
 def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
-    """Rows of an earlier run in this folder that is continued with ``epoch_prev``."""
+    """Records of the earlier run in this folder, if it is continued with ``epoch_prev``."""
     first = run.settings.first_epoch
     if first == 0 or not (path / LOSS_LOG).is_file():
         return []
@@ -152,5 +153,5 @@ def _earlier_rows(path: Path, run: Reconstruction) -> list[EpochRecord]:
         return [record for record in read_records(path / LOSS_LOG) if record.epoch < first]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{str(path / LOSS_LOG)!r} of the run to continue cannot be read ({error!r}); move it away, or mend it"
+            f"{str(path / LOSS_LOG)!r} of the run to continue cannot be read ({error!r}); move or repair it"
         ) from error

@@ -1,4 +1,4 @@
-"""Progress of a running reconstruction: a bar, lines per epoch, and a log file."""
+"""Progress of a running reconstruction: a progress bar, one line per epoch, and a log file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""resume.h5: everything that an exact restart needs, in one file that is replaced in one step."""
+"""resume.h5: everything that an exact restart needs, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -192,6 +192,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
         )
     if "sample" in file:
         group = file["sample"]
+        # gradients are in the vector below, as after an evaluation
         info = Evaluated(
             loss=float(group.attrs["value"]),
             sse=float(group.attrs["sse"]),
@@ -227,7 +228,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
 
 
 def _write_progress(group: Any, progress: Progress) -> None:
-    """A first-order method between two epochs, its moments to the last bit."""
+    """Write the state of a first-order method; its moments keep every bit."""
     group.attrs.update(
         name=progress.name,
         steps=progress.steps,
@@ -242,7 +243,7 @@ def _write_progress(group: Any, progress: Progress) -> None:
 
 
 def _read_progress(group: Any) -> Progress:
-    """Moments stay on the host: the method moves them to its device, except counters."""
+    """Moments stay on the host; the method moves all but the counters to its device."""
     moments = {
         part: {name: np.asarray(item[()]) for name, item in subgroup.items()}
         for part, subgroup in group.items()
@@ -284,6 +285,7 @@ def _check_shapes(variables: Variables, path: Path, setup: Setup, scan: Scan) ->
     """The state must have the dimensions that the parameters ask for."""
     names = ("window y", "window x", "patterns", "slices", "slice distances")
     sizes = setup.plan.sizes
+    # window y, window x, patterns, slices, slice distances
     expected = (
         *setup.grid.shape,
         len(scan.positions),
@@ -327,6 +329,7 @@ def _check_blocks(variables: Variables, path: Path, setup: Setup) -> None:
     for name in BLOCKS:
         have, want = variables.block(name), fresh.block(name)
         shapes = tuple(None if array is None else array.shape for array in (have, want))
+        # obj and positions were compared with the moved scan above
         if name not in ("obj", "positions") and shapes[0] != shapes[1]:
             raise CheckpointError(
                 f"{str(path)!r} has {name} of shape {shapes[0]}, but the parameters now ask for {shapes[1]}"

@@ -48,7 +48,7 @@ class Setup:
     plan : memory and batches
     preprocess : virtual changes to the patterns
     survey : mean pattern, or None without data
-    n_patterns : measurements
+    n_patterns : number of measurements
     window : sizes of patterns: as measured, as compared, and in the model
     plates : phase plates, or None
     """
@@ -81,17 +81,18 @@ class Setup:
         return self.window.near_field
 
     def to_model(self, patterns: np.ndarray) -> np.ndarray:
-        """From the order of the data to that of the model: in the far field the zero frequency comes first."""
+        """From the pixel order of the data to that of the model (far field: zero frequency first)."""
         return patterns if self.near_field or self.settings["masks"] is not None else to_corner(patterns)
 
     def from_model(self, patterns: np.ndarray) -> np.ndarray:
         """Inverse of :meth:`to_model`; sums of virtual detectors are (N, D)."""
         if self.settings["masks"] is not None:
+            # (N, 1, D) -> (N, D)
             return patterns[:, 0]
         return patterns if self.near_field else to_centre(patterns)
 
     def variables(self) -> Variables:
-        """The starting values of all unknowns; unless skip_preprocessing, inside their band limits."""
+        """The starting values of all unknowns, band-limited unless ``skip_preprocessing``."""
         variables = start_variables(
             self.settings,
             self.scan,
@@ -103,6 +104,7 @@ class Setup:
         )
         if self.settings["skip_preprocessing"] or self.settings["epoch_prev"] > 0:
             return variables
+        # a start outside the subspaces could never be corrected there: steps stay inside
         limits = self.band_limits(variables)
         blocks = variables.blocks(("obj", "probe"))
         return variables.replace({name: limits.damp(name, array) for name, array in blocks.items()})
@@ -202,14 +204,14 @@ class Setup:
     def _loss_terms(self) -> LossTerms | None:
         """``loss_terms``; None = ``algorithm`` is the loss."""
         settings = self.settings
-        given = settings["loss_terms"]
-        if given is None:
+        loss_terms = settings["loss_terms"]
+        if loss_terms is None:
             return None
         dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
         # a resampled pixel gathers the floors of several pixels of the model
         pixels = self.window.shared if self.window.match == "resample" else 1.0
         return make_loss_terms(
-            given,
+            loss_terms,
             scale=settings["loss_scale"],
             dark=dark,
             window=self.grid.shape,
@@ -261,7 +263,7 @@ class Setup:
         )
 
     def regularizer_context(self) -> RegularizerContext:
-        """What penalties need to know about the run."""
+        """What the regularisers need to know about the run."""
         settings, size = self.settings, self.settings["scan_size"]
         return RegularizerContext(
             grid=self.grid,
@@ -279,6 +281,7 @@ class Setup:
         seen = mean if self.survey is None or settings["masks"] is None else self.survey.mean
         terms = self._loss_terms()
         n_values = len(indices) * math.prod(self.data_shape)
+        # the preconditioner scales with the second derivative of the loss
         scale = self._noise_model().curvature(seen) if terms is None else terms.curvature(seen, n_values)
         return Curvature(
             backend=self.backend,
@@ -299,17 +302,18 @@ class Setup:
         """(ky, kx) mean counts as the patterns are compared, centred; None without data, or with virtual detectors."""
         if self.survey is None or self.settings["masks"] is not None:
             return None
+        # (ny, nx) -> (ky, kx): the same padding on every side
         mean = np.pad(self.survey.mean, (self.window.compared[0] - self.window.pattern[0]) // 2)
         return mean if self.preprocess.rim is None else mean + self.preprocess.rim * self.multiplier
 
     @property
     def data_shape(self) -> tuple[int, int]:
-        """Shape of the values that are compared for each pattern."""
+        """Shape of the values of a pattern that are compared with data."""
         masks = self.settings["masks"]
         return self.window.compared if masks is None else (1, len(masks))
 
     def mean_in_corner(self) -> np.ndarray:
-        """Mean counts in the order of the waves' detector (zeros without data)."""
+        """(ny, nx) mean counts in the pixel order of the model; zeros without data."""
         mean = self.mean_pattern()
         if mean is None:
             return np.zeros(self.grid.shape)
@@ -324,6 +328,6 @@ class Setup:
 
 
 def data_fingerprint(setup: Setup) -> str:
-    """A short hash of the patterns, and of the phase plates that belong to them; "" without any."""
+    """A short hash of the patterns and of their phase plates; "" without any."""
     plates = "" if setup.plates is None else setup.plates.fingerprint()
     return plates if setup.source is None else fingerprint(setup.source) + plates

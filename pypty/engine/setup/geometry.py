@@ -1,4 +1,4 @@
-"""The number of patterns, their size and that of the window; and checks that the given arrays fit them."""
+"""The number and size of patterns, the size of the window, and checks that arrays of the parameters fit them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PER_PATTERN = (
 
 
 def find_window(settings: Settings, source: PatternSource | None, report: Report) -> Window | None:
-    """The window, or None with the reason noted; without data, from the probe or the masks."""
+    """The window, or None with the reason in the report. Without data it follows from the probe or the masks."""
     pattern = _pattern_shape(settings, source, report)
     if pattern is None:
         return None
@@ -47,7 +47,7 @@ def find_window(settings: Settings, source: PatternSource | None, report: Report
 
 
 def _check_side(settings: Settings, detector: tuple[int, int], report: Report) -> None:
-    """The simulated pattern against the measured one."""
+    """Check ``simu_Npix`` against the size of measured patterns."""
     side, (ky, kx) = settings["simu_Npix"], detector
     if ky != kx:
         report.add(
@@ -109,17 +109,18 @@ def _pattern_of_probe(settings: Settings, report: Report) -> tuple[int, int] | N
     if settings["simu_Npix"] is not None:
         report.add(
             "simu_Npix",
-            "given without data, which say to how many pixels a simulated pattern is brought; give dataset (or leave "
-            "simu_Npix out: all pixels of the window are simulated)",
+            "given without data, which decide the final number of pixels of a simulated pattern; give dataset (or omit "
+            "simu_Npix: all pixels of the window are simulated)",
         )
         return None
     u, pad = settings["upsample_pattern"], settings["data_pad"]
+    # window pixels without the padding, then u x u of them for each detector pixel
     sizes = [size - 2 * pad for size in probe.shape[:2]]
     if min(sizes) < 1 or any(size % u for size in sizes):
         report.add(
             "probe",
-            f"window {probe.shape[:2]} without data_pad = {pad} px on each side is no whole number of detector pixels "
-            f"of {u} x {u} (upsample_pattern)",
+            f"window {probe.shape[:2]} without data_pad = {pad} px on each side is not a whole number of detector "
+            f"pixels of {u} x {u} (upsample_pattern)",
         )
         return None
     return (sizes[0] // u, sizes[1] // u)
@@ -132,7 +133,7 @@ def check_arrays(
     window: Window,
     report: Report,
 ) -> None:
-    """Arrays against the patterns and the window."""
+    """Check arrays against the patterns and the window."""
     n_patterns = count_patterns(settings, source, plates)
     _check_positions(settings, n_patterns, report)
     _check_rows(settings, n_patterns, report)
@@ -145,7 +146,7 @@ def check_arrays(
 def _check_positions(settings: Settings, n: int, report: Report) -> None:
     rows = len(settings["positions"])
     # a focal series: every pattern was taken at the same place
-    shared = rows == 1 and "positions" in settings.given
+    shared = rows == 1 and "positions" in settings.set_by_user
     if rows != n and not shared and not report.has("positions"):
         report.add(
             "positions",
@@ -172,7 +173,7 @@ def _check_rows(settings: Settings, n: int, report: Report) -> None:
 
 
 def _check_markers(settings: Settings, report: Report) -> None:
-    """Markers point to existing rows."""
+    """Check that markers point to existing rows."""
     marker = settings["aberration_marker"]
     if marker is not None and not (marker.min() >= 0 and marker.max() < len(settings["aberrations_array"])):
         report.add(
@@ -186,6 +187,7 @@ def _check_markers(settings: Settings, report: Report) -> None:
     n_subscans = int(max(marker.max(), 0)) + 1
     if isinstance(probe, np.ndarray) and probe.ndim == 4:
         n_subscans = probe.shape[3]
+    # an array of probes fixes their number; otherwise every marker gets a probe
     if marker.min() < 0 or marker.max() >= n_subscans:
         report.add(
             "probe_marker",
@@ -194,7 +196,7 @@ def _check_markers(settings: Settings, report: Report) -> None:
 
 
 def _check_patterns(settings: Settings, source: PatternSource | None, window: Window, report: Report) -> None:
-    """Arrays that have the shape of a pattern or of the window."""
+    """Check arrays that have the shape of a pattern or of the window."""
     mean, masks = settings["mean_pattern"], settings["masks"]
     if mean is not None and source is not None and masks is None and mean.shape != source.shape[1:]:
         report.add("mean_pattern", f"shape {mean.shape}, but a measured pattern is {source.shape[1:]}")

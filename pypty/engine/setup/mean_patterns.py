@@ -1,4 +1,4 @@
-"""The mean pattern on the pixels of the waves, and the counts that the starting probe is made from."""
+"""The mean pattern on the pixels of the waves, and the counts for the starting probe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ALIGNED_PATTERNS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class MeanPatterns:
-    """Mean counts and weights of the patterns, as the model's window has them.
+    """Mean counts and weights of the patterns, in the window of the model.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class MeanPatterns:
         return mean if rim is None else mean + self.window.compared_counts_on_model(rim * self.multiplier)
 
     def _back_projected(self, sums: np.ndarray) -> np.ndarray:
-        """Sums over virtual detectors, spread evenly over the pixels of each."""
+        """Spread the sum of each virtual detector evenly over its pixels."""
         masks = self.settings["masks"]
         assert masks is not None
         # (D,) and (D, ky, kx) -> (ky, kx); overlapping detectors count a pixel twice, hence the scale below
@@ -60,13 +60,14 @@ class MeanPatterns:
         return self.window.counts_on_model(scale * pattern)
 
     def start_counts(self) -> Counts | None:
-        """The counts that the starting probe is made from and scaled to; None without data."""
+        """The counts from which the starting probe is made, and to which it is scaled; None without data."""
         mean = self.mean_pattern()
         if mean is None or self.survey is None:
             return None
         unprepared = self.settings["mean_pattern"]
         pattern = mean
         if unprepared is not None:
+            # mean_pattern is given as measured: prepare it as the patterns are
             prepared = self.preprocess.unpadded.patterns(unprepared) * self.multiplier
             pattern = self.window.counts_on_model(prepared)
         elif self.settings["probe"] is None and self.source is not None:
@@ -74,9 +75,10 @@ class MeanPatterns:
         return Counts(self._of_the_probe(mean), self._start_weights(), self._of_the_probe(pattern))
 
     def _of_the_probe(self, mean: np.ndarray) -> np.ndarray:
-        """A mean pattern without a given background, at a beam current of 1."""
+        """The mean pattern minus the background of the parameters, at a beam current of 1."""
         background, current = self.settings["static_background"], self.settings["beam_current"]
         if isinstance(background, np.ndarray) and self.settings["masks"] is None:
+            # the padded rim of the background, which the mean pattern does not have
             rim = (background.shape[0] - self.window.pattern[0]) // 2
             ky, kx = self.window.pattern
             mean = np.maximum(
@@ -84,12 +86,13 @@ class MeanPatterns:
             )
         if current is not None:
             used = sort_sequence(self.settings.first()["sequence"], self.n_patterns)
+            # the current multiplies the amplitude: counts follow its square
             mean = mean / max(float((current[used] ** 2).mean()), np.finfo(float).tiny)
         return mean
 
     def _aligned_pattern(self, mean: np.ndarray) -> np.ndarray:
-        """The mean of patterns moved back by the tilts before and after the specimen, which displaced them by t/lambda;
-        ``mean`` where no tilt does. Up to a thousand patterns, evenly spread."""
+        """The mean of patterns after undoing their shift t/lambda by the tilts before and after the specimen;
+        ``mean`` if no tilt shifts them. Uses up to a thousand evenly spread patterns."""
         tilts, (before, _, after) = self.settings["tilts"], TILT_MODES[self.settings["tilt_mode"]]
         if (
             tilts is None
@@ -98,6 +101,7 @@ class MeanPatterns:
             or self.source is None
         ):
             return mean
+        # only tilts outside the specimen move a pattern as a whole: (N or 1, 2) rad
         angles = before * tilts[:, 0:2] + after * tilts[:, 4:6]
         if not angles.any():
             return mean
@@ -129,5 +133,6 @@ class MeanPatterns:
             return self.window.values_on_model(self.settings["masks"].sum(axis=0))
         if self.survey.weights is None and not cropped:
             return None
+        # outside the compared area nothing is known: weight 0 there
         seen = np.ones(self.survey.mean.shape) if self.survey.weights is None else self.survey.weights
         return self.window.values_on_model(seen, 0.0 if cropped else 1.0)

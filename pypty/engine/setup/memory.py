@@ -1,4 +1,4 @@
-"""An estimate of the memory that a reconstruction takes, and the batch size that follows."""
+"""Estimates the memory of a reconstruction, and chooses the batch size."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pypty.params.settings import Settings
 
 _GIB = 2**30
 CPU_BATCH_BYTES = 6 * 2**20
-"""On the CPU a batch is kept about as small as the caches: larger ones are slower (benchmarks/README.md)."""
+"""On the CPU a batch should about fit into the caches; larger ones are slower (benchmarks/README.md)."""
 GPU_BATCH_LIMIT = 1024
 GPU_ENOUGH = 32
-"""Patterns that keep a GPU busy: waves are computed again only where fewer fit."""
+"""Number of patterns that keep a GPU busy; waves are recomputed only if fewer fit."""
 _VECTORS = 5
-"""Copies of object and probe that live at the same time in an iteration: point, gradient, direction, trial, and the
-projection of its gradient."""
+"""Copies of object and probe that exist at the same time: point, gradient, direction, trial, and the projected gradient
+of the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class KeptWaves:
 
 
 def kept_waves(settings: Settings) -> KeptWaves:
-    """The waves that the effects of these parameters keep, as measured by tests/test_memory.py."""
+    """Waves kept by the effects that the parameters switch on; tests/test_memory.py measures them."""
     before, _, after = TILT_MODES[settings["tilt_mode"]] if has_tilts(settings) else (False,) * 3
     plates, groups = settings["phase_plate_in_h5"] is not None, settings["aberration_marker"] is not None
     near = settings["recon_type"] == "near_field"
@@ -72,8 +72,8 @@ def kept_waves(settings: Settings) -> KeptWaves:
 
 
 def _waves_of(propmethod: str) -> int:
-    """Waves that an integrator keeps for each slice, besides that of plain multislice: one for each of its steps
-    through the potential, and one less where there is a single branch."""
+    """Waves that an integrator keeps for each slice, besides that of plain multislice: one for each transmission step,
+    and one less if there is a single branch."""
     branches = INTEGRATORS.get(propmethod, ())
     steps = sum(kind == "T" for _, branch in branches for kind, _ in branch)
     return steps - 1 if len(branches) == 1 else steps
@@ -96,7 +96,7 @@ def shared_bytes(settings: Settings, window: tuple[int, int]) -> int:
 
 
 def ever_chosen(settings: Settings) -> tuple[str, ...]:
-    """Values of ``propmethod`` that some epoch may have."""
+    """All values of ``propmethod`` that an epoch may use."""
     schedule = settings.schedules["propmethod"]
     return (schedule.value,) if isinstance(schedule, Constant) else ("multislice", *INTEGRATORS)
 
@@ -110,7 +110,7 @@ class Sizes:
     data_bytes : bytes of all prepared patterns, in the type in which they are stored
     compared : values of a pattern that are compared with data
     executor : "stages", "fused" or "split": what computes the waves
-    spectra : slice distances or tilts are refined, which takes the spectrum of every wave
+    spectra : slice distances or tilts are refined, which needs the spectrum of every wave
     """
 
     n_patterns: int
@@ -136,10 +136,10 @@ class MemoryPlan:
     Attributes
     ----------
     batch : patterns computed together by one thread
-    n_threads : batches at the same time
+    n_threads : batches computed at the same time
     resident : patterns are kept in memory
     resident_on_device : patterns are kept on the GPU, in the type in which they are stored
-    keep_every : the waves entering every k-th slice are kept, and the others computed again on the way back
+    keep_every : the waves entering every k-th slice are kept; the others are recomputed in the adjoint
     items : bytes by purpose
     free : bytes that can be allocated now
     limit : bytes that may be used: free x memory_saturation
@@ -175,9 +175,7 @@ class MemoryPlan:
         data = "kept on the GPU" if self.resident_on_device else data
         lines.append(f"  batch: {self.batch} patterns{threads}; data {data}")
         if self.keep_every > 1:
-            lines.append(
-                f"  waves of every {self.keep_every} slices are kept; those between are computed again"
-            )
+            lines.append(f"  waves of every {self.keep_every} slices are kept; those between are recomputed")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -208,6 +206,7 @@ def _fused_count(sizes: Sizes, keep_every: int) -> int:
     over object modes (P), spectra (P O).
     """
     modes, slices = sizes.probe_modes * sizes.object_modes, sizes.slices
+    # waves at the start of each block (but the first is the shifted probe), and those inside one block
     kept = -(-slices // keep_every) - 1 + min(keep_every, slices) - 1
     count = 2 * slices * sizes.object_modes + 2 + sizes.probe_modes + kept * modes + modes + 1
     count += sizes.object_modes if sizes.probe_modes > 1 else 0
@@ -229,7 +228,7 @@ def _device_count(sizes: Sizes, keep_every: int) -> int:
 
 
 def _staged_count(sizes: Sizes) -> int:
-    """Complex numbers per window pixel where one stage follows the other.
+    """Complex numbers per window pixel of the executor "stages".
 
     Shifted probe (P) and its ramp (1); patches and their gradients (2 S O); the wave entering every slice
     (S P O); wave and gradient (2 P O); waves that further effects keep.
@@ -255,11 +254,13 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     n_threads = 1 if backend.on_gpu else min(settings["n_threads"] or available_cores(), sizes.n_patterns)
     epochs = settings["epoch_max"] - settings["epoch_prev"]
     epochs -= 0 if settings["warmup_epochs"] == "auto" else int(settings["warmup_epochs"])
+    # L-BFGS cannot have more pairs than epochs
     history = int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
     used = optimizers(settings)
     items = _fixed_items(
         sizes, backend, history if "lbfgs" in used else 0, n_threads, _moments(settings, used)
     )
+    # the slowest choice needs the least memory
     least = _kept_slices(settings, sizes)[-1]
     per_pattern = wave_bytes_per_pattern(sizes, backend, least)
     fixed = sum(items.values())
@@ -272,7 +273,7 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
             "fewer slices"
         )
     n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
-    # Prepared patterns are kept on the host; on the CPU that is the memory that everything else needs, too.
+    # prepared patterns are kept on the host; without a GPU they share that memory with everything else
     host_left = limit - fixed - n_threads * per_pattern
     if backend.on_gpu:
         host_left = int(free_bytes(select("cpu")) * settings["memory_saturation"])
@@ -304,7 +305,7 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
 
 
 def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:
-    """The values of ``keep_every`` to choose from, the fastest first: 1, or sqrt(S), which keeps the fewest waves."""
+    """Values of ``keep_every`` to choose from, fastest first: 1, or sqrt(S), which keeps the fewest waves."""
     root = math.ceil(math.sqrt(sizes.slices))
     if sizes.executor == "stages" or root < 2 or settings["recompute_slices"] is False:
         return (1,)
@@ -317,8 +318,8 @@ def _rim_text(settings: Settings) -> str:
 
 
 def _moments(settings: Settings, used: frozenset[str]) -> int:
-    """Arrays of the size of the unknowns that first-order methods keep: each twice until an epoch is over. Where
-    amplitudes and phases are moved, three more are needed in between."""
+    """Arrays of the size of the unknowns that first-order methods keep: each twice until an epoch is over, and three
+    more if amplitudes and phases are moved."""
     names = used - set(NOT_FIRST_ORDER)
     if not names:
         return 0
@@ -332,6 +333,7 @@ def _moments(settings: Settings, used: frozenset[str]) -> int:
 def _fixed_items(
     sizes: Sizes, backend: Backend, history: int, n_threads: int, moments: int
 ) -> dict[str, int]:
+    # bytes of a complex number
     c = backend.complex.itemsize
     pixels = sizes.object_shape[0] * sizes.object_shape[1] * sizes.slices * sizes.object_modes
     window = sizes.window[0] * sizes.window[1]
@@ -355,13 +357,13 @@ def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
             f"load_one_by_one=False asks for all patterns in memory ({_size_text(sizes.data_bytes)}), "
             f"but only {_size_text(max(available, 0))} are left for them; set it to True"
         )
-    # unless asked for, data take at most half of what is left: larger batches use the rest
+    # by default data take at most half of what is left, so that batches can be large
     return bool(must or sizes.data_bytes <= available // 2)
 
 
 def _batch_size(settings: Settings, backend: Backend, sizes: Sizes, available: int) -> tuple[int, int]:
-    """Patterns in a batch, and ``keep_every``: waves are computed again only where memory, not the size of the caches,
-    would make a batch smaller than it should be. A number given by the user is used as it is."""
+    """Patterns in a batch, and ``keep_every``. Waves are recomputed only if memory (not the size of the caches) would
+    otherwise make batches too small. A number given by the user is used unchanged."""
     batch, chosen = 0, 1
     for keep_every in _kept_slices(settings, sizes):
         per_pattern = wave_bytes_per_pattern(sizes, backend, keep_every)
@@ -370,8 +372,9 @@ def _batch_size(settings: Settings, backend: Backend, sizes: Sizes, available: i
             batch, chosen = min(wanted, fits), keep_every
         if fits >= (min(wanted, GPU_ENOUGH) if backend.on_gpu else wanted):
             break
-    given = settings["compute_batch"]
-    return max(1, batch) if given == "auto" else min(int(given), sizes.n_patterns), chosen
+    compute_batch = settings["compute_batch"]
+    size = max(1, batch) if compute_batch == "auto" else min(int(compute_batch), sizes.n_patterns)
+    return size, chosen
 
 
 def _wanted_batch(settings: Settings, backend: Backend, sizes: Sizes, per_pattern: int) -> int:

@@ -1,4 +1,4 @@
-"""Checks of the optimisers' parameters: options that contradict each other, and keys without effect."""
+"""Checks of the optimiser's parameters: contradicting options, and keys without effect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_OBJECT = ("obj", "obja", "objp")
 
 
 def check_methods(settings: Settings, report: Report, first: int | None = None) -> None:
-    """Every method can be made with its options, at every epoch from ``first`` on."""
+    """Check that every method accepts its options, at every epoch from ``first`` on."""
     if any(report.has(key) for key in ("optimizer", "optimizer_options")):
         return
     for epoch, name, options in _methods(settings, first):
@@ -36,7 +36,7 @@ def idle_keys(settings: Settings) -> list[str]:
     used = optimizers(settings)
     methods, messages = used - set(NOT_FIRST_ORDER), []
     if not methods:
-        messages += _idle(settings, _used(FOR_FIRST_ORDER), "optimizer is no first-order method at any epoch")
+        messages += _idle(settings, _used(FOR_FIRST_ORDER), "no epoch uses a first-order method (optimizer)")
     if used == {"lbfgs"} and settings["warmup_epochs"] == 0:
         messages += _idle(settings, _used(FOR_BATCHES), "optimizer is lbfgs, and warmup_epochs 0")
     if used == {"preconditioned"}:
@@ -85,12 +85,12 @@ def _idle(settings: Settings, keys: tuple[str, ...], why: str) -> list[str]:
     return [
         f"{key} has no effect: {why}"
         for key in keys
-        if key in settings.given and not SCHEMA[key].is_neutral(_constant(settings, key))
+        if key in settings.set_by_user and not SCHEMA[key].is_neutral(_constant(settings, key))
     ]
 
 
 def _constant(settings: Settings, key: str) -> Any:
-    """The value of a key; that of its schedule where it does not vary."""
+    """The value of a key, or of its schedule if it is constant."""
     return settings.value(key) if key in settings.fixed else getattr(settings.schedules[key], "value", True)
 
 
@@ -99,7 +99,7 @@ def _options_of_others(settings: Settings) -> list[str]:
     unused = [set(unused_options(name, options)) for _, name, options in methods]
     names = ", ".join(sorted({name for _, name, _ in methods}))
     return [
-        f"optimizer_options: {key!r} has no effect: it is no option of {names}"
+        f"optimizer_options: {key!r} has no effect: it is not an option of {names}"
         for key in sorted(set.intersection(*unused) if unused else ())
     ]
 
@@ -109,13 +109,14 @@ def _rates_of_nothing(settings: Settings) -> list[str]:
     schedule = settings.schedules["learning_rates"]
     if not isinstance(schedule, Constant):
         return []
+    # defaults are no mistake: only rates that the user changed are reported
     usual = SCHEMA["learning_rates"].kind.convert({})
-    given = [name for name, entry in schedule.value.items() if entry != usual[name] and entry["lr"] > 0]
+    changed = [name for name, entry in schedule.value.items() if entry != usual[name] and entry["lr"] > 0]
     switches = {block: key for key, block in SWITCHES.items()} | {"probe_abs": "update_probe"}
     switches |= dict.fromkeys(_OF_OBJECT, "update_obj")
     messages = [
         f"learning_rates: {name!r} has no effect: {switches[name]} is off"
-        for name in given
+        for name in changed
         if not settings.may_be_on(switches[name])
     ]
     form, phase = (settings.schedules[key] for key in ("obj_parametrization", "phase_only_obj"))
@@ -124,16 +125,18 @@ def _rates_of_nothing(settings: Settings) -> list[str]:
         moved_parts = ("objp",) if phase.value else moved_parts
         messages += [
             f"learning_rates: {name!r} has no effect: the object is moved as {' and '.join(moved_parts)}"
-            for name in given
+            for name in changed
             if name in _OF_OBJECT and name not in moved_parts and settings.may_be_on("update_obj")
         ]
     return messages
 
 
 def _left_out(settings: Settings) -> list[str]:
-    """Warnings about keys that preconditioned steps ignore."""
+    """Warnings about keys that have no effect on preconditioned steps."""
     others = [key for key, block in SWITCHES.items() if block not in ("obj", "probe")]
-    keys = [key for key in (*others, *REGULARIZERS) if key in settings.given and settings.may_be_on(key)]
+    keys = [
+        key for key in (*others, *REGULARIZERS) if key in settings.set_by_user and settings.may_be_on(key)
+    ]
     return [
         f"{key} has no effect: preconditioned steps move object and probe by the data alone" for key in keys
     ]

@@ -1,4 +1,4 @@
-"""From a parameter dict to everything a reconstruction needs. All problems are reported before anything starts."""
+"""From parameters to everything that a reconstruction needs. All problems are reported before anything starts."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ _PIXEL_TOLERANCE = 0.02
 
 
 def read(params: Params) -> Mapping[str, Any]:
-    """The parameters as a mapping: a dict as it is, a path read from its file."""
+    """The parameters as a mapping; those in a file are read."""
     return load_preset(params) if isinstance(params, (str, Path)) else params
 
 
 def prepare(params: Params, needs_data: bool = True, read_data: bool = True) -> Setup:
-    """Check everything and get ready.
+    """Check all parameters, and prepare a reconstruction.
 
     Raises
     ------
     ParameterError
-        With every problem that was found.
+        Lists every problem.
     """
     report, setup = inspect(params, needs_data, read_data)
     if setup is None or not report:
@@ -68,12 +68,12 @@ def prepare(params: Params, needs_data: bool = True, read_data: bool = True) -> 
 
 
 def inspect(params: Params, needs_data: bool = True, read_data: bool = True) -> tuple[Report, Setup | None]:
-    """Find every problem. Writes nothing.
+    """Find every problem, without writing anything.
 
     Parameters
     ----------
     needs_data : patterns must be given
-    read_data : look at every pattern (NaN, negative counts, mean), not only at their shape and type
+    read_data : check every pattern (NaN, negative counts, mean), not only shape and type
 
     Returns
     -------
@@ -149,6 +149,7 @@ def _inspect_geometry(
         return None
     check_arrays(settings, source, plates, window, report)
     n_patterns = count_patterns(settings, source, plates)
+    # the object covers the patterns of the first epoch
     used = _try(report, lambda: sort_sequence(settings.first()["sequence"], n_patterns))
     fits = len(settings["positions"]) in (1, n_patterns) and not report.has("positions_correction")
     if used is None or not fits:
@@ -195,7 +196,7 @@ def _executor(setup: Setup) -> str:
 
 
 def _check_start(setup: Setup, report: Report) -> None:
-    """Checks that need the patterns and the starting probe: usable plates, an aperture that lets the probe pass."""
+    """Checks that need patterns and starting probe: usable phase plates, an aperture that transmits the probe."""
     settings = setup.settings
     if setup.plates is not None:
         _try(report, setup.plates.survey)
@@ -217,7 +218,7 @@ def _check_start(setup: Setup, report: Report) -> None:
 
 
 def _survey(settings: Settings, report: Report, source: PatternSource | None) -> Survey | None:
-    """Survey the patterns, also when other parameters have problems."""
+    """Survey the patterns, even if other parameters have problems."""
     if source is None:
         return None
     before = len(report.problems)
@@ -227,6 +228,7 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
         return None
     preprocess = Preprocess.from_settings(settings)
     multiplier = settings["data_multiplier"]
+    # only this noise model allows read-outs below zero
     negative = settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None
     mask, norm = settings["detector_mask"], settings["data_normalization"]
     return _try(
@@ -243,26 +245,27 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
     )
 
 
-def _with_rim(preprocess: Preprocess, settings: Settings, found: Survey | None) -> Preprocess:
-    """The preprocessing with the background of its padding, which follows from the mean pattern."""
-    if not preprocess.filled or found is None:
+def _with_rim(preprocess: Preprocess, settings: Settings, surveyed: Survey | None) -> Preprocess:
+    """The preprocessing with the fill of its padding, which follows from the mean pattern."""
+    if not preprocess.filled or surveyed is None:
         return preprocess
     fill = (settings["data_pad_fill"], settings["data_pad_value"], settings["data_pad_threshold"])
     return dataclasses.replace(
-        preprocess, rim=rim_counts(found.mean, preprocess.pad, *fill) / found.multiplier
+        preprocess, rim=rim_counts(surveyed.mean, preprocess.pad, *fill) / surveyed.multiplier
     )
 
 
-def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
-    """Add warnings about likely mistakes."""
+def _warn(setup: Setup, surveyed: Survey | None, report: Report) -> None:
+    """Warn about likely mistakes."""
     settings = setup.settings
     for key in ("acc_voltage", "pixel_size_x_A", "pixel_size_y_A"):
-        if key not in settings.given:
+        if key not in settings.set_by_user:
             report.warnings.append(
                 f"{key} is not given: {settings.value(key):g} {SCHEMA[key].unit} is assumed"
             )
     rez = settings["rez_pixel_size_A"]
     if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
+        # a pixel size in reciprocal space fixes that in real space: p = 1/(n dk)
         pixel_1A = rez * setup.window.detector_pixels
         expected = setup.window.calibrated((pixel_1A, pixel_1A)).pixel_size_A[1]
         if abs(settings["pixel_size_x_A"] / expected - 1) > _PIXEL_TOLERANCE:
@@ -276,8 +279,9 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
             f"the probe {probe.shape[:2]} is smaller or larger than the window {setup.grid.shape}: zeros are put "
             "around it, or it is cut; give a plane wave in the whole window"
         )
-    mean = dataclasses.replace(setup, survey=found).mean_pattern()
+    mean = dataclasses.replace(setup, survey=surveyed).mean_pattern()
     if mean is not None and not setup.near_field and settings["masks"] is None and mean.sum() > 0:
+        # the far-field mask has the zero frequency first, the mean pattern has it at n//2
         inside = to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))
         lost = 1 - mean[inside].sum() / mean.sum()
         if lost > _LOST_SHARE:
@@ -289,7 +293,7 @@ def _warn(setup: Setup, found: Survey | None, report: Report) -> None:
 
 
 def _check_probe_band(settings: Settings, window: Window, grid: Grid, report: Report) -> None:
-    """A given probe must have power inside the band limit: the rest never reaches the detector."""
+    """Check that a given probe has power inside the band limit: the rest never reaches the detector."""
     probe = settings["probe"]
     if not isinstance(probe, np.ndarray) or report.has("probe"):
         return
@@ -324,6 +328,7 @@ def _sizes(
     scan: Scan,
 ) -> Sizes:
     obj = settings["obj"]
+    # (Y, X, z, modes): vacuum has one mode
     slices, object_modes = (settings["num_slices"], 1) if obj is None else obj.shape[2:]
     data_bytes = 0
     if source is not None:

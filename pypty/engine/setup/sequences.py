@@ -1,4 +1,4 @@
-"""Which patterns each epoch uses, and checks that they exist and lie on the object."""
+"""The patterns that each epoch uses, and checks that they exist and lie on the object."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
 
 _HELD_OUT = 0x7E57
-"""Second part of the seed of held-out patterns, so that their choice is independent of those of the epochs."""
+"""Second part of the seed of held-out patterns, which keeps their choice independent of the epochs."""
 
 
 def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -35,8 +35,8 @@ def check_inside(scan: Scan, window: tuple[int, int], indices: np.ndarray, shape
     ends = crop_origins + np.array(window)
     if (crop_origins < 0).any() or (ends > np.array(shape[-2:])).any():
         raise ParameterError(
-            "sequence: it names patterns whose patches lie outside the object, which covers only the "
-            "sequence of the first epoch; set use_full_FOV=True"
+            "sequence: patches of some patterns lie outside the object, which covers only the sequence of the first "
+            "epoch; set use_full_FOV=True"
         )
 
 
@@ -45,7 +45,7 @@ def patterns_of_epoch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sorted indices of the patterns that an epoch fits, and of the held-out ones (``validation_fraction``).
 
-    The seed decides which are held out: the same patterns at every epoch.
+    The seed decides which patterns are held out, the same at every epoch.
 
     Raises
     ------
@@ -66,6 +66,7 @@ def patterns_of_epoch(
     held_out = np.zeros(0, np.int64)
     if settings["validation_fraction"] > 0:
         rng = np.random.default_rng((settings["seed"], _HELD_OUT))
+        # drawn from all patterns, so that the choice does not depend on the sequence
         chosen = rng.permutation(n_patterns)[: round(settings["validation_fraction"] * n_patterns)]
         held_out = np.intersect1d(indices, chosen)
         indices = np.setdiff1d(indices, chosen)
@@ -105,7 +106,7 @@ def check_sequences(
     share, n = settings["validation_fraction"], len(scan.crop_origins)
     if share > 0 and round(share * n) == 0:
         report.warnings.append(
-            f"validation_fraction = {share:g} of {n} patterns is none: nothing is held out"
+            f"validation_fraction = {share:g} of {n} patterns is less than one: nothing is held out"
         )
     epochs = epochs_to_check(settings, first)
     for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
@@ -118,7 +119,7 @@ def check_sequences(
 
 
 def problems_from(setup: Setup, settings: Settings, epoch: int) -> list[str]:
-    """Problems of per-epoch values from an epoch on, which may have been edited during the run."""
+    """Problems of per-epoch values from an epoch on, after they were edited during the run."""
     report = Report()
     check_epochs(settings, report, epoch)
     check_methods(settings, report, epoch)

@@ -41,10 +41,10 @@ def start_variables(
 
 
 def start_distances(settings: Settings, n_slices: int) -> np.ndarray:
-    """Slice distances, with a thicker first gap where ``edge_slice_thickness`` asks for one."""
+    """Slice distances; ``edge_slice_thickness`` makes the first gap thicker."""
     distances = np.atleast_1d(settings["slice_distances"]).astype(float)
     edge = settings["edge_slice_thickness"]
-    # a wave that is propagated after the last slice, too, needs a distance for each slice
+    # a propagation after the last slice needs one more distance
     n_gaps = max(n_slices - 1, 1) if not propagates_after_last(settings) else n_slices
     if edge is not None and n_slices > 1 and edge > distances[0]:
         return np.array([edge, *[distances[0]] * (n_gaps - 1)])
@@ -69,6 +69,7 @@ def start_object(settings: Settings, scan: Scan) -> np.ndarray:
     skip = settings["skip_preprocessing"] or settings["epoch_prev"] > 0
     # (1, 1) stands for vacuum of any size; positions were not moved by extra space if preprocessing is skipped
     before = 0 if skip or start.shape[:2] == (1, 1) else settings["extra_space_on_side_px"]
+    # (Y, X): large enough for the scan and for the given object
     shape = np.maximum(scan.object_shape, np.array(start.shape[:2]) + before)
     obj = np.ones((*shape, *start.shape[2:]), complex)
     obj[before : before + start.shape[0], before : before + start.shape[1]] = start
@@ -78,8 +79,8 @@ def start_object(settings: Settings, scan: Scan) -> np.ndarray:
 def start_background(settings: Settings, window: Window) -> np.ndarray | None:
     """(ky, kx) square root of the background, as patterns are compared; None without one.
 
-    An array is padded with zeros where the patterns are. A number is the sum of a random start, between 0.1 and 1 times
-    its largest value, on the measured pixels.
+    An array is padded with zeros, as the patterns are. A number is the sum of a random start on the measured pixels,
+    with values between 0.1 and 1 times the largest.
     """
     background = settings["static_background"]
     if not has_background(settings):
@@ -107,7 +108,7 @@ def present_blocks(settings: Settings) -> frozenset[str]:
 
 
 def start_optional(name: str, settings: Settings, n_patterns: int, window: Window) -> np.ndarray:
-    """The start of a block of :func:`present_blocks`: as given, else as its row says."""
+    """The starting value of a block of :func:`present_blocks`: its parameter, else the default of its row."""
     if name == "static_background":
         background = start_background(settings, window)
         assert background is not None  # a present block

@@ -66,19 +66,19 @@ def start_probe(settings: Settings, grid: Grid, window: Window, counts: Counts |
     ``extra_probe_defocus``, ``aberrations``, ``beam_ctf``, and modes by ``mc_n_modes`` or ``defocus_spread_modes`` and
     ``n_hermite_probe_modes``.
     """
-    given = settings["probe"]
+    given_probe = settings["probe"]
     near = window.near_field
-    if given is None:
+    if given_probe is None:
         if counts is None:
             raise ParameterError("probe: without data it cannot be made from their mean; give it as an array")
         subscans = [_from_pattern(settings, counts.pattern, near)]
-    elif isinstance(given, str):
+    elif isinstance(given_probe, str):
         mask = settings["aperture_mask"]
         assert mask is not None
         subscans = [probes.probe_from_spectrum(aperture(mask, grid.shape).astype(complex))[None]]
     else:
-        subscans = [window.probe_on_model(modes_) for modes_ in _given_modes(given)]
-    array_given = isinstance(given, np.ndarray)
+        subscans = [window.probe_on_model(modes_) for modes_ in _given_modes(given_probe)]
+    array_given = isinstance(given_probe, np.ndarray)
     if not (array_given and settings["epoch_prev"] > 0):  # an earlier run's probe holds what made its start
         scaled = counts is not None and not (array_given and settings["skip_preprocessing"])
         scale = _scale(settings, subscans, counts, near) if scaled else 1.0
@@ -94,14 +94,15 @@ def _scale(settings: Settings, subscans: Sequence[np.ndarray], counts: Counts | 
     """Factor of the amplitude; every object mode transmits the whole probe, so their weights add up."""
     weights = settings["obj_mode_weights"]
     object_modes = 1 if settings["obj"] is None else settings["obj"].shape[3]
+    # without weights every object mode counts once
     total_weight = object_modes if weights is None else weights.sum()
     ratio = np.mean([_count_ratio(probe, counts, near) for probe in subscans])
     return float(np.sqrt(ratio / total_weight))
 
 
-def _given_modes(given: np.ndarray) -> list[np.ndarray]:
-    """(mode, y, x) of every subscan of a given probe."""
-    modes_ = given if given.ndim > 2 else given[..., None]
+def _given_modes(probe: np.ndarray) -> list[np.ndarray]:
+    """(mode, y, x) of every subscan of the parameter ``probe``."""
+    modes_ = probe if probe.ndim > 2 else probe[..., None]
     if modes_.ndim == 3:
         return [modes_.transpose(2, 0, 1)]  # (y, x, mode) -> (mode, y, x)
     return list(modes_.transpose(3, 2, 0, 1))  # (y, x, mode, subscan) -> (subscan, mode, y, x)
@@ -122,17 +123,19 @@ def _from_pattern(settings: Settings, pattern: np.ndarray, near: bool) -> np.nda
 
 
 def _modulated(probe: np.ndarray, settings: Settings, grid: Grid) -> np.ndarray:
-    """Everything that changes the beam, and the modes made from it."""
+    """Apply defocus, aberrations and transfer function, and split the probe into modes."""
     if settings["extra_probe_defocus"]:
         probe = probes.defocus(probe, grid, settings["extra_probe_defocus"])
     if settings["aberrations"] is not None:
         probe = probes.aberrate(probe, grid, settings["aberrations"])
     if settings["beam_ctf"] is not None:
         ctf = settings["beam_ctf"]
+        # a transfer function without the padding is padded with zeros
         rim = [
             ((n - have) // 2, n - have - (n - have) // 2)
             for n, have in zip(grid.shape, ctf.shape, strict=True)
         ]
+        # centred -> zero frequency first
         probe = probes.modulate(probe, np.fft.ifftshift(np.pad(ctf, rim)))
     if settings["mc_n_modes"] is not None:
         size_x, size_y = source_size_A(settings)

@@ -1,1 +1,1 @@
-"""PtyRAD: its model files, and its parameter files translated key by key."""
+"""Importers for PtyRAD's model files and parameter files."""

@@ -1,4 +1,4 @@
-"""Aberrations by the names that PtyRAD knows: Krivanek's, polar or Cartesian, Haider's, defocus and Cs."""
+"""Aberrations by the names that PtyRAD accepts: Krivanek (polar or Cartesian), Haider, defocus and Cs."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ _POLAR = re.compile(r"^(C|phi)(\d)(\d)$")
 _CARTESIAN = re.compile(r"^C(\d)(\d)([ab])$")
 
 
-def polar_terms(given: Mapping[str, Any], source: str) -> dict[tuple[int, int], tuple[float, float]]:
-    """(n, m): (C_nm in Å, phi_nm in degrees), each rounded to three decimals, as PtyRAD uses them.
+def polar_terms(coefficients: Mapping[str, Any], source: str) -> dict[tuple[int, int], tuple[float, float]]:
+    """(n, m): (C_nm in Å, phi_nm in degrees), each rounded to three decimals, as PtyRAD does.
 
     Raises
     ------
     ParameterError
-        A name is not known, an order does not exist, or a term is given twice.
+        A name is unknown, an order does not exist, or a term is given twice.
     """
     parts: dict[tuple[int, int], dict[str, float]] = {}
     names: dict[tuple[int, int, str], str] = {}
-    for name, value in given.items():
+    for name, value in coefficients.items():
         if value is None:
             continue
         n, m, part, number = _read(str(name), value, source)
         if (n, m, part) in names:
             raise ParameterError(
-                f"{source}: the aberrations {names[n, m, part]!r} and {name!r} are the same term; give one of them"
+                f"{source}: the aberrations {names[n, m, part]!r} and {name!r} are the same term; give only one of them"
             )
         names[n, m, part] = str(name)
         parts.setdefault((n, m), {})[part] = number
@@ -61,9 +61,10 @@ def polar_terms(given: Mapping[str, Any], source: str) -> dict[tuple[int, int], 
 
 
 def cartesian_A(polar: Mapping[tuple[int, int], tuple[float, float]]) -> np.ndarray:
-    """C10, C12a, C12b, C21a, ... in Å, to three decimals: a = C cos(m phi), b = C sin(m phi); as many as are needed."""
+    """C10, C12a, C12b, C21a, ... in Å, up to the highest order: a = C cos(m phi), b = C sin(m phi), three decimals."""
     highest = max((n for n, _ in polar), default=1)
     out = []
+    # Order n has n + 2 coefficients.
     for n, m, kind in krivanek_orders(sum(n_ + 2 for n_ in range(1, highest + 1))):
         if n > highest:
             break
@@ -98,8 +99,8 @@ def _read(name: str, value: Any, source: str) -> tuple[int, int, str, float]:
         n, m, part = 0, 0, ""
     if n < 1 or m > n + 1 or (n - m) % 2 == 0 or (m == 0 and part in ("phi", "a", "b")):
         raise ParameterError(
-            f"{source}: {name!r} is no aberration; expected Cnm with phinm, Cnma and Cnmb, {', '.join(HAIDER)} (with "
-            "phi after it), defocus or Cs, with n - m odd and m up to n + 1"
+            f"{source}: {name!r} is not an aberration; expected Cnm with phinm, Cnma and Cnmb, {', '.join(HAIDER)} "
+            "(its angle with 'phi' appended), defocus or Cs, with n - m odd and m up to n + 1"
         )
     return n, m, part, number
 
@@ -109,9 +110,11 @@ def _polar(order: tuple[int, int], term: Mapping[str, float], source: str) -> tu
     if {"a", "b"} & set(term):
         if {"C", "phi"} & set(term):
             raise ParameterError(
-                f"{source}: the aberration C{n}{m} is given both as size and angle and as C{n}{m}a, C{n}{m}b; give one"
+                f"{source}: the aberration C{n}{m} is given both as magnitude and angle and as C{n}{m}a, C{n}{m}b; "
+                "give one form"
             )
         a, b = term.get("a", 0.0), term.get("b", 0.0)
+        # a = C cos(m phi), b = C sin(m phi)
         size, angle = float(np.hypot(a, b)), float(np.rad2deg(np.arctan2(b, a))) / m
     else:
         size, angle = term.get("C", 0.0), term.get("phi", 0.0)

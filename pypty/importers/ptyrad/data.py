@@ -1,4 +1,4 @@
-"""The arrays that PtyRAD's sources name: files of patterns, in the order of axes in which they are stored."""
+"""Open the arrays that a PtyRAD parameter file refers to; axes keep the order in which they are stored."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pypty.readers.arrays import open_tif, open_zarr
 from pypty.readers.hdf5 import find_dataset, open_file
 
 _GAP_BYTES = 1024
-"""Two rows of 128 numbers after each frame of the first EMPAD."""
+"""Bytes between frames of the first EMPAD: two rows of 128 float32 numbers."""
 _KNOWN = ("path", "key", "shape", "offset", "gap", "selection", "zarr_kwargs")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array in a file, read when asked for.
+    """An array in a file, read on access.
 
     Attributes
     ----------
     data : array-like with shape, dtype and slicing
-    path, key : where the engine can read it itself; None where it cannot
+    path, key : file and data set for the engine; None if the engine cannot read them
     """
 
     data: Any
@@ -35,22 +35,22 @@ class Stored:
     key: str | None = None
 
 
-def find_path(given: Any, folder: Path, what: str) -> Path:
-    """A path as the file gives it: from the current folder, else from beside the file.
+def find_path(name: Any, folder: Path, what: str) -> Path:
+    """An existing path: relative to the current folder, else to the folder of the parameter file.
 
     Raises
     ------
     DataError
-        There is nothing.
+        The path does not exist.
     """
-    if not isinstance(given, (str, Path)):
-        raise ParameterError(f"{what} is {given!r}, expected a path")
-    path = Path(given).expanduser()
+    if not isinstance(name, (str, Path)):
+        raise ParameterError(f"{what} is {name!r}, expected a path")
+    path = Path(name).expanduser()
     for candidate in (path, folder / path):
         if candidate.exists():
             return candidate
     raise DataError(
-        f"{what}: there is no file {str(path)!r} (looked from {str(Path.cwd())!r} and from {str(folder)!r})"
+        f"{what}: the file {str(path)!r} does not exist (searched in {str(Path.cwd())!r} and {str(folder)!r})"
     )
 
 
@@ -60,14 +60,14 @@ def open_array(params: Any, folder: Path, what: str, raw_shape: Sequence[int] | 
     Parameters
     ----------
     what : the key, for messages
-    raw_shape : of a .raw file, where the entry does not say it
+    raw_shape : shape of a .raw file if the entry has none
 
     Raises
     ------
     DataError
-        The file is missing, damaged, or holds no such array.
+        The file is missing or damaged, or does not contain the array.
     ParameterError
-        The entry is not that.
+        The entry has another form.
     """
     if isinstance(params, np.ndarray):
         return Stored(params)
@@ -82,23 +82,24 @@ def open_array(params: Any, folder: Path, what: str, raw_shape: Sequence[int] | 
     selection = params.get("selection")
     if selection is None:
         return stored
-    return Stored(np.asarray(stored.data[tuple(_part(one, what) for one in selection)]))
+    return Stored(np.asarray(stored.data[tuple(_index(entry, what) for entry in selection)]))
 
 
 def unknown_entries(params: Any) -> list[str]:
-    """Entries of a {path, ...} mapping that mean nothing (PtyRAD says nothing about them)."""
+    """Entries of a {path, ...} mapping that have no meaning; PtyRAD silently ignores them."""
     return [str(key) for key in params if key not in _KNOWN] if isinstance(params, Mapping) else []
 
 
-def _part(given: Any, what: str) -> Any:
-    if given is None:
+def _index(entry: Any, what: str) -> Any:
+    """The index along one axis that an entry of ``selection`` stands for."""
+    if entry is None:
         return slice(None)
-    if isinstance(given, int):
-        return given
-    if isinstance(given, (list, tuple)) and 1 <= len(given) <= 3:
-        return slice(*given)
+    if isinstance(entry, int):
+        return entry
+    if isinstance(entry, (list, tuple)) and 1 <= len(entry) <= 3:
+        return slice(*entry)
     raise ParameterError(
-        f"{what}.selection: {given!r}, expected [start, stop, step], a whole number or null per axis"
+        f"{what}.selection: {entry!r}, expected [start, stop, step], a whole number or null per axis"
     )
 
 
@@ -119,7 +120,7 @@ def _open(path: Path, params: Mapping[str, Any], what: str, raw_shape: Sequence[
         file = open_file(path)
         name = None if key is None else str(key)
         if name is not None and name not in file:
-            name = name.replace(".", "/")
+            name = name.replace(".", "/")  # nested names may be written with dots
         dataset = find_dataset(file, name, path)
         readable = suffix in (".h5", ".hdf5", ".hdf")
         return Stored(dataset, path if readable else None, dataset.name.lstrip("/") if readable else None)
@@ -140,11 +141,11 @@ def _old_matlab(path: Path, key: Any, what: str) -> np.ndarray:
         for name, value in content.items()
         if not name.startswith("__")
         and isinstance(value, np.ndarray)
-        and (key is not None or value.ndim in (3, 4))
+        and (key is not None or value.ndim in (3, 4))  # without a key: arrays that may be patterns
     }
     if len(arrays) != 1:
         raise DataError(
-            f"{what}: {str(path)!r} has {len(arrays)} such arrays ({', '.join(arrays)}); name one by key"
+            f"{what}: {str(path)!r} has {len(arrays)} possible arrays ({', '.join(arrays)}); choose one with key"
         )
     return np.asarray(next(iter(arrays.values())))
 
@@ -164,6 +165,7 @@ def _raw(path: Path, params: Mapping[str, Any], what: str, raw_shape: Sequence[i
             f"{str(path)!r} has {size} bytes, but {n} frames of {height} x {width} numbers of 4 bytes, {gap} bytes "
             f"after each and {offset} bytes before the first, have {wanted}; correct shape, gap or offset"
         )
+    # A structured dtype skips the gap after each frame without a copy.
     kind = np.dtype(
         [("frame", "<f4", (height, width)), ("gap", f"V{gap}")]
         if gap

@@ -1,4 +1,4 @@
-"""Every key of PtyRAD's parameter files: PtyRAD's default, which is not always ours, and what it may be."""
+"""All keys of PtyRAD's parameter files, with PtyRAD's defaults (which may differ from ours) and allowed values."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Row:
 
     Attributes
     ----------
-    default, kind : PtyRAD's value where the file says nothing, and what it may be
-    rows : keys of an entry that is a mapping; none where its content is looked at where it is used
-    required : PtyRAD, too, refuses a file without it
-    xray : of X-ray experiments
+    default, kind : PtyRAD's default, and the allowed values
+    rows : keys of an entry that is a mapping; empty if its content is checked where it is used
+    required : whether PtyRAD, too, refuses a file without it
+    xray : whether it belongs to X-ray experiments
     """
 
     default: Any
@@ -51,7 +51,7 @@ def _any(default: Any = None) -> Row:
 
 
 def _or_null(kind: Kind, default: Any = None, **more: Any) -> Row:
-    """Null is a value, whether it is the default or not."""
+    """A key that may be null, whatever its default."""
     return Row(default, optional(kind), **more)
 
 
@@ -70,7 +70,7 @@ def _off(**rows: Row) -> Row:
 
 
 def _open(**default: Any) -> Row:
-    """A mapping or null, whose content is looked at where it is used."""
+    """A mapping or null, whose content is checked where it is used."""
     return _or_null(Entries(), _fixed(**default))
 
 
@@ -212,8 +212,8 @@ def _numbers(**defaults: float) -> dict[str, Row]:
     return {key: Row(default, _NUMBER) for key, default in defaults.items()}
 
 
-def _term(state: bool, weight: float, **own: Row) -> Row:
-    return _rows(state=Row(state, _BOOL), weight=Row(weight, _NUMBER), **own)
+def _term(state: bool, weight: float, **options: Row) -> Row:
+    return _rows(state=Row(state, _BOOL), weight=Row(weight, _NUMBER), **options)
 
 
 _object = Row("both", _WORD)
@@ -229,9 +229,9 @@ LOSS: Rows = _fixed(
 )
 
 
-def _constraint(start: int | None, **own: Row) -> Row:
+def _constraint(start: int | None, **options: Row) -> Row:
     times = {"start_iter": _or_null(_WHOLE, start), "step": _or_null(_WHOLE, 1), "end_iter": _or_null(_WHOLE)}
-    return _rows(**times, **own)
+    return _rows(**times, **options)
 
 
 _kernel = Row(5, _WHOLE)
@@ -301,4 +301,4 @@ GROUPS: Mapping[str, Rows] = _fixed(
     constraint_params=CONSTRAINT,
     recon_params=RECON,
 )
-"""The six groups."""
+"""The six groups of a parameter file."""

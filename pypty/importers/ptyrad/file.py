@@ -1,4 +1,4 @@
-"""Parameter files of PtyRAD: reading, recognising, old forms, and what they leave out."""
+"""Parameter files of PtyRAD: detect and read them, convert old forms, and fill in defaults."""
 
 from __future__ import annotations
 
@@ -25,48 +25,50 @@ _OLD_ABERRATIONS = (
 )
 _CONFIGURED = ("sampler_params", "pruner_params")
 _SHIPPED = ("params_path",)
-"""Beside the groups, in parameters that PtyRAD has written."""
+"""Keys beside the groups, in parameters that PtyRAD has written."""
 
 
 @dataclass(frozen=True)
 class Complete:
-    """The content of a file with PtyRAD's defaults.
+    """The content of a file, completed with PtyRAD's defaults.
 
     Attributes
     ----------
-    groups : the six groups, every key of which is there
-    given : dotted names of what the file says itself
-    notes : old forms that were brought up to date
+    groups : the six groups, with all their keys
+    set_by_user : dotted names of the keys in the file
+    notes : old forms that were converted
     """
 
     groups: Mapping[str, Mapping[str, Any]]
-    given: frozenset[str]
+    set_by_user: frozenset[str]
     notes: tuple[str, ...]
 
 
 def is_ptyrad_content(content: Any) -> bool:
-    """Whether a mapping is a parameter file of PtyRAD: it has init_params, or another of the groups."""
+    """Whether a mapping is a parameter file of PtyRAD: it has at least one of its groups."""
     return isinstance(content, Mapping) and any(isinstance(content.get(name), Mapping) for name in GROUPS)
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """The content of a .yml, .yaml, .json or .toml file; files that are not PtyRAD's are read, too.
+    """The content of a .yml, .yaml, .json or .toml file, of PtyRAD or not.
 
     Raises
     ------
     ParameterError
-        It cannot be read, or is a Python module.
+        The file cannot be read, or is a Python module.
     """
     path = Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix == ".py":
         raise ParameterError(
-            f"{str(path)!r} is a Python module: reading it would run whatever is in it, so it is not read. Write its "
-            "groups as .yml, .toml or .json, or import it yourself and give the groups: "
+            f"{str(path)!r} is a Python module, which is not read because reading would execute it. Write its groups "
+            "as .yml, .toml or .json, or import it yourself and pass the groups: "
             "pypty.importers.translate({'init_params': module.init_params, ...}).params"
         )
     if not path.is_file():
-        raise ParameterError(f"there is no parameter file {str(path)!r} (looked from {str(Path.cwd())!r})")
+        raise ParameterError(
+            f"the parameter file {str(path)!r} does not exist (current folder: {str(Path.cwd())!r})"
+        )
     if suffix == ".toml":
         return _read_toml(path)
     if suffix == ".json":
@@ -75,6 +77,7 @@ def read_file(path: str | Path) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    # tomllib is in the standard library from Python 3.11 on.
     tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -88,31 +91,33 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ParameterError(f"{str(path)!r} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ParameterError(f"{str(path)!r} holds a {type(content).__name__}, expected a mapping of groups")
+        raise ParameterError(
+            f"{str(path)!r} contains a {type(content).__name__}, expected a mapping of groups"
+        )
     return content
 
 
 def complete(content: Mapping[str, Any], source: str) -> Complete:
-    """Old forms brought up to date, keys checked, and PtyRAD's defaults where the file says nothing.
+    """Convert old forms, check the keys, and fill in PtyRAD's defaults.
 
     Raises
     ------
     ParameterError
-        Keys are not known or values are of another kind (all are named), or required ones are missing.
+        Keys are unknown or values wrong (the message lists all), or required keys are missing.
     """
     notes: list[str] = []
     problems: list[str] = []
-    given: set[str] = set()
+    set_by_user: set[str] = set()
     current = {name: _modern(name, dict(_mapping(content.get(name), name, source)), notes) for name in GROUPS}
     known = (*GROUPS, *_SHIPPED)
-    problems += [f"PtyRAD has no {name!r}{_near(name, known)}" for name in content if name not in known]
-    groups = {name: _filled(current[name], GROUPS[name], name, given, problems) for name in GROUPS}
+    problems += [f"PtyRAD has no key {name!r}{_near(name, known)}" for name in content if name not in known]
+    groups = {name: _filled(current[name], GROUPS[name], name, set_by_user, problems) for name in GROUPS}
     if problems:
         raise ParameterError(f"{source}: {'; '.join(problems)}")
     needed = [key for key in REQUIRED if groups["init_params"][key] is None]
     if needed and groups["init_params"]["probe_illum_type"] == "electron":
         raise ParameterError(f"{source}: init_params needs {', '.join(needed)} (required by PtyRAD, too)")
-    return Complete(groups, frozenset(given), tuple(notes))
+    return Complete(groups, frozenset(set_by_user), tuple(notes))
 
 
 def _mapping(value: Any, name: str, source: str) -> Mapping[str, Any]:
@@ -123,33 +128,38 @@ def _mapping(value: Any, name: str, source: str) -> Mapping[str, Any]:
     return value
 
 
-def _filled(given: Any, rows: Rows, path: str, named: set[str], problems: list[str]) -> dict[str, Any]:
-    """Defaults with what is given; unknown keys are added to ``problems``, names of given keys to ``named``."""
-    given = _mapping(given, path, "the file")
-    for key in given:
+def _filled(
+    entries: Any, rows: Rows, path: str, set_by_user: set[str], problems: list[str]
+) -> dict[str, Any]:
+    """The entries of a mapping, completed with defaults.
+
+    Wrong entries are added to ``problems``, and the dotted names of all known ones to ``set_by_user``.
+    """
+    entries = _mapping(entries, path, "the file")
+    for key in entries:
         if key not in rows:
-            problems.append(f"PtyRAD has no '{path}.{key}'{_near(str(key), rows)}")
+            problems.append(f"PtyRAD has no key '{path}.{key}'{_near(str(key), rows)}")
     out: dict[str, Any] = {}
     for key, row in rows.items():
         where = f"{path}.{key}"
-        if key not in given:
+        if key not in entries:
             out[key] = _plain(row.default)
             continue
-        named.add(where)
-        value = _as_in_a_file(given[key], key)
+        set_by_user.add(where)
+        value = _as_in_a_file(entries[key], key)
         problem = row.kind.problem(value)
         if problem:
             problems.append(f"{where} is {_in_a_file(complaint(row.kind, problem))}")
             out[key] = _plain(row.default)
         elif row.rows and isinstance(value, Mapping):
-            out[key] = _filled(value, row.rows, where, named, problems)
+            out[key] = _filled(value, row.rows, where, set_by_user, problems)
         else:
             out[key] = _with_configs(value, row) if key in _CONFIGURED else value
     return out
 
 
 def _with_configs(value: Any, row: Row) -> Any:
-    """The default's options belong to the sampler or pruner that it names."""
+    """Add the default's options if the sampler or pruner is the default one; they do not suit others."""
     if value is None:
         return value
     same = str(value.get("name")) == row.default["name"]
@@ -157,20 +167,20 @@ def _with_configs(value: Any, row: Row) -> Any:
 
 
 def _in_a_file(complaint: str) -> str:
-    """A complaint of a kind as it reads after "is"."""
+    """The text of a problem as it reads after "is", with null for None."""
     text = complaint.removeprefix("given ")
     return f"null{text.removeprefix('None')}" if text.startswith("None,") else text
 
 
 def _as_in_a_file(value: Any, key: str) -> Any:
-    """Small arrays as lists; arrays of sources stay."""
+    """Arrays as lists, except arrays passed as sources (keys that end in _params)."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not key.endswith("_params")):
         return value.tolist()
     return value
 
 
 def _plain(value: Any) -> Any:
-    """A default as a file would give it."""
+    """A default as a file would hold it: dicts and lists."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
@@ -182,7 +192,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _modern(group: str, entries: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """One group in today's form."""
+    """Convert one group to the current form; conversions are added to ``notes``."""
     if group == "init_params":
         _modern_init(entries, notes)
     if group == "constraint_params":
@@ -200,7 +210,7 @@ def _modern(group: str, entries: dict[str, Any], notes: list[str]) -> dict[str, 
                 )
     if group == "recon_params":
         configs = entries.get("compiler_configs")
-        if isinstance(configs, Mapping) and "disable" in configs:  # as PtyRAD itself writes it
+        if isinstance(configs, Mapping) and "disable" in configs:  # the form that PtyRAD itself writes
             rest = {key: value for key, value in configs.items() if key != "disable"}
             entries["compiler_configs"] = {"enable": not configs["disable"], **rest}
     return entries

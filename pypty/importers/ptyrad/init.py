@@ -1,4 +1,4 @@
-"""init_params of PtyRAD: calibration, probe, positions, object, tilts, as arrays of ours."""
+"""Translate init_params of PtyRAD: calibration, probe, positions, object and tilts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _KEY = "init_params."
 
 @dataclass(frozen=True)
 class Start:
-    """What the other groups depend on.
+    """Properties of the starting state that the other groups need.
 
     Attributes
     ----------
     window : N, side of the simulated pattern
     scan_size : (slow, fast)
-    n_slices, n_object_modes : of the starting object
+    n_slices, n_object_modes : numbers of slices and modes of the starting object
     """
 
     window: int
@@ -42,19 +42,20 @@ class Start:
 
 
 def translate_init(init: Group, folder: Path, tuned: frozenset[str], ledger: Ledger) -> Start:
-    """Everything of init_params.
+    """Translate all keys of init_params.
 
     Parameters
     ----------
-    folder : of the parameter file
-    tuned : names that hypertune searches, which must stay open in the start
+    folder : folder of the parameter file
+    tuned : names that hypertune searches; the starting state leaves them out
 
     Raises
     ------
     ParameterError, DataError
-        A value cannot be used, a file cannot be read, or the experiment is one with X-rays.
+        A value cannot be used, a file cannot be read, or it is an X-ray experiment.
     """
     _electrons(init, ledger)
+    # The generator of PtyRAD: the same seed gives the same noise.
     rng = np.random.RandomState(_seed(init["random_seed"], ledger))
     data = measured(init, folder, rng, ledger)
     grid = _grid(init, data, ledger)
@@ -80,16 +81,16 @@ def _electrons(init: Group, ledger: Ledger) -> None:
     if init["probe_illum_type"] != "electron":
         raise ParameterError(
             f"{ledger.source}: probe_illum_type is {init['probe_illum_type']!r}; only electrons are supported "
-            "(PtyRAD's X-ray mode does not run to its end either)"
+            "(PtyRAD's X-ray mode does not run to the end either)"
         )
-    ledger.unused(_KEY + "probe_illum_type", "electrons are all there is")
+    ledger.unused(_KEY + "probe_illum_type", "only electrons are supported")
     for name in XRAY:
-        ledger.unused(_KEY + name, "it is of X-ray experiments")
+        ledger.unused(_KEY + name, "for X-ray experiments only")
 
 
 def _seed(seed: Any, ledger: Ledger) -> int:
     if seed is None:
-        ledger.note("random_seed is null: PtyRAD takes another one every time, here it is 0")
+        ledger.note("random_seed is null: PtyRAD uses a new seed in every run; here it is 0")
     ledger.ours(_KEY + "random_seed", seed=0 if seed is None else int(seed))
     return int(ledger.params["seed"])
 
@@ -114,10 +115,10 @@ def _grid(init: Group, data: Measured, ledger: Ledger) -> Grid:
         ledger.ours(_KEY + "simu_Npix", simu_Npix=window)
         ledger.ours(_KEY + "simu_match_mode", simu_match_mode=mode)
     else:
-        ledger.unused(_KEY + "simu_Npix", "it is that of the patterns")
-        ledger.unused(_KEY + "simu_match_mode", "there is nothing to match")
+        ledger.unused(_KEY + "simu_Npix", "equal to the size of the patterns")
+        ledger.unused(_KEY + "simu_match_mode", "the simulated patterns have the measured size")
     ledger.params.update(pixel_size_y_A=pixel, pixel_size_x_A=pixel, rez_pixel_size_A=1 / (raw * data.n_raw))
-    ledger.ours(_KEY + "meas_Npix", "the size of the patterns is that of the data")
+    ledger.ours(_KEY + "meas_Npix", "the size of the patterns is read from the data")
     for name in ("pos_N_scan_slow", "pos_N_scan_fast", "pos_N_scans"):
         ledger.ours(_KEY + name, "scan_size" if name != "pos_N_scans" else "number of positions")
     ledger.ours(_KEY + "pos_scan_step_size", scan_step_A=float(init["pos_scan_step_size"]))
@@ -126,8 +127,8 @@ def _grid(init: Group, data: Measured, ledger: Ledger) -> Grid:
 
 def _raw_pixel_A(init: Group, wavelength: float, data: Measured, ledger: Ledger) -> float:
     """Real-space pixel of the raw patterns."""
-    given, n, angle = init["meas_calibration"], data.n_raw, float(init["probe_conv_angle"])
-    mode, value = given["mode"], given["value"]
+    n, angle = data.n_raw, float(init["probe_conv_angle"])
+    mode, value = init["meas_calibration"]["mode"], init["meas_calibration"]["value"]
     if mode == "fitRBF":
         value = bright_field_radius_px(data.raw_mean)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -135,6 +136,8 @@ def _raw_pixel_A(init: Group, wavelength: float, data: Measured, ledger: Ledger)
             f"{ledger.source}: meas_calibration: mode {mode} needs a positive value, given {value!r}"
         )
     value = float(value)
+    # value: pixel (Å), detector pixel (1/Å), largest frequency (1/Å), detector pixel (mrad), largest angle (mrad),
+    # largest angle in semi-angles, or radius of the disk (px).
     pixels_A = {
         "dx": value,
         "dk": 1 / (n * value),
@@ -163,7 +166,7 @@ def _positions(
     tuned: frozenset[str],
     ledger: Ledger,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) top-left corners on the canvas, and its (2,) sides, in which noise on the positions counts."""
+    """(N, 2) crop origins on the canvas, and the (2,) sides of the canvas, computed from positions with their noise."""
     source, window = init["pos_source"], grid.shape
     positions = _raw_positions(init, folder, grid, data, ledger)
     if len(positions) != data.scan_size[0] * data.scan_size[1]:
@@ -173,23 +176,22 @@ def _positions(
     flips, affine, noise = init["pos_scan_flipT"], init["pos_scan_affine"], init["pos_scan_rand_std"]
     ledger.ours(_KEY + "pos_source", "positions")
     ledger.ours(_KEY + "pos_params", "positions")
-    again = source == "PtyRAD"
     names = ("pos_scan_flipT", "pos_scan_affine", "pos_scan_rand_std")
-    if again:
+    if source == "PtyRAD":
         for name in names:
-            ledger.unused(_KEY + name, "positions of a PtyRAD model have it already")
+            ledger.unused(_KEY + name, "already contained in the positions of a PtyRAD model")
         if any((flips, affine, noise)):
             ledger.note(
-                "pos_source PtyRAD: flips, affine map and noise are not applied a second time (PtyRAD does so)"
+                "pos_source PtyRAD: flips, affine map and noise are not applied again (PtyRAD does so)"
             )
         return positions, np.maximum(scans.canvas_of(positions, window), _reach(positions, window))
     if flips is not None and any(flips):
-        positions = scans.flipped(positions, data.scan_size, [int(one) for one in flips])
+        positions = scans.flipped(positions, data.scan_size, [int(flag) for flag in flips])
     affine = _untuned(affine, tuned)
     if affine != [1, 0, 0, 0]:
         positions = scans.affine(positions, affine, window)
-        ledger.params["PLRotation_deg"] = -affine[2]
-    if noise and (source == "simu" or ledger.says(_KEY + names[2])):
+        ledger.params["PLRotation_deg"] = -affine[2]  # PtyRAD's rotation has the opposite sign
+    if noise and (source == "simu" or ledger.is_set(_KEY + names[2])):
         positions = scans.jittered(positions, float(noise), rng)
     elif noise:
         ledger.note(
@@ -201,36 +203,39 @@ def _positions(
 
 
 def _reach(positions: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """(2,) pixels that an object needs for these windows."""
+    """(2,) sides of the smallest object that contains all patches."""
     return np.round(positions.max(axis=0)).astype(int) + np.asarray(window)
 
 
 def _untuned(affine: Any, tuned: frozenset[str]) -> list[float]:
-    """[scale, asymmetry, rotation, shear] without what is searched for."""
+    """[scale, asymmetry, rotation, shear], with neutral values for those that hypertune searches."""
     values = [1.0, 0.0, 0.0, 0.0] if affine is None else [float(value) for value in affine]
     neutral = (("scale", 1.0), ("asymmetry", 0.0), ("rotation", 0.0), ("shear", 0.0))
-    return [rest if name in tuned else value for value, (name, rest) in zip(values, neutral, strict=True)]
+    return [
+        default if name in tuned else value for value, (name, default) in zip(values, neutral, strict=True)
+    ]
 
 
 def _raw_positions(init: Group, folder: Path, grid: Grid, data: Measured, ledger: Ledger) -> np.ndarray:
-    source, given, window = init["pos_source"], init["pos_params"], grid.shape
+    source, entry, window = init["pos_source"], init["pos_params"], grid.shape
     if source == "simu":
         step = float(init["pos_scan_step_size"]) / grid.pixel_size_A[0]
         return scans.centred(scans.raster(data.scan_size, step), window)
     if source in LOADED:
-        return load_source(source, given, folder, "pos_params").positions
+        return load_source(source, entry, folder, "pos_params").positions
     if source == "custom":
-        positions = np.array(open_array(given, folder, "pos_params").data, float)
+        positions = np.array(open_array(entry, folder, "pos_params").data, float)
         if positions.ndim != 2 or positions.shape[1] != 2 or (positions < 0).any():
             raise ParameterError(
-                f"pos_params has shape {positions.shape}, expected (N, 2) crop origins [y, x] from 0 on, px"
+                f"pos_params has shape {positions.shape}, expected (N, 2) crop origins [y, x] >= 0, px"
             )
         return positions
     if source == "foldslice_hdf5":
         y, x = (
-            np.ravel(np.asarray(open_array({"path": given, "key": name}, folder, "pos_params").data, float))
+            np.ravel(np.asarray(open_array({"path": entry, "key": name}, folder, "pos_params").data, float))
             for name in ("ppY", "ppX")
         )
+        # ppY, ppX are in Å; the order of the points and both signs are reversed, as in PtyRAD.
         return scans.centred(-np.stack([y, x], axis=1)[::-1] / grid.pixel_size_A[0], window)
     raise ParameterError(
         f"{ledger.source}: pos_source is {source!r}, expected simu, PtyRAD, PtyShv, py4DSTEM, foldslice_hdf5 or custom"
@@ -238,16 +243,16 @@ def _raw_positions(init: Group, folder: Path, grid: Grid, data: Measured, ledger
 
 
 def _tilts(init: Group, folder: Path, n_slices: int, n_patterns: int, ledger: Ledger) -> None:
-    """``tilts`` inside the specimen, of opposite sign (they move the wave by +z t here)."""
-    source, given = init["tilt_source"], init["tilt_params"]
+    """``tilts`` inside the specimen, with the opposite sign: a tilt t shifts the wave by +z t here."""
+    source, entry = init["tilt_source"], init["tilt_params"]
     if source == "simu":
-        tilts = np.atleast_2d(np.asarray((given or {}).get("init_tilts", [[0, 0]]), float))
-        if (given or {}).get("tilt_type", "all") == "each":
+        tilts = np.atleast_2d(np.asarray((entry or {}).get("init_tilts", [[0, 0]]), float))
+        if (entry or {}).get("tilt_type", "all") == "each":
             tilts = np.broadcast_to(tilts, (n_patterns, 2)).copy()
     elif source == "PtyRAD":
-        tilts = load_source(source, given, folder, "tilt_params").tilts_mrad
+        tilts = load_source(source, entry, folder, "tilt_params").tilts_mrad
     elif source in ("file", "custom"):
-        tilts = np.atleast_2d(np.asarray(open_array(given, folder, "tilt_params").data, float))
+        tilts = np.atleast_2d(np.asarray(open_array(entry, folder, "tilt_params").data, float))
     else:
         raise ParameterError(
             f"{ledger.source}: tilt_source is {source!r}, expected simu, PtyRAD, file or custom"
@@ -258,11 +263,13 @@ def _tilts(init: Group, folder: Path, n_slices: int, n_patterns: int, ledger: Le
         )
     ledger.ours(_KEY + "tilt_source", "tilts")
     if n_slices == 1:
-        ledger.unused(_KEY + "tilt_params", "with one slice there is no propagation that tilts act on")
+        ledger.unused(
+            _KEY + "tilt_params", "tilts act on the propagation between slices, and there is one slice"
+        )
         return
     if len(tilts) > 1 or tilts.any():
         ours = np.zeros((len(tilts), 6))
-        ours[:, 2:4] = -np.tan(1e-3 * tilts)
-        ledger.ours(_KEY + "tilt_params", "-tan of theirs, in rad", tilts=ours, tilt_mode=0)
+        ours[:, 2:4] = -np.tan(1e-3 * tilts)  # columns 2, 3: [y, x] inside the specimen
+        ledger.ours(_KEY + "tilt_params", "-tan of PtyRAD's, in rad", tilts=ours, tilt_mode=0)
     else:
         ledger.ours(_KEY + "tilt_params", "no tilts")

@@ -1,4 +1,4 @@
-"""loss_params and constraint_params of PtyRAD."""
+"""Translate loss_params and constraint_params of PtyRAD."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REMARKS = (
 
 
 def translate_losses(loss: Group, ledger: Ledger) -> None:
-    """``loss_terms`` of those that are on, relative to the counts of the batch as there."""
+    """``loss_terms`` of the losses that are on, relative to the counts of the batch as in PtyRAD."""
     terms: dict[str, Any] = {}
     for theirs, entry in loss.items():
         name, key = theirs.removeprefix("loss_"), f"loss_params.{theirs}"
@@ -33,16 +33,14 @@ def translate_losses(loss: Group, ledger: Ledger) -> None:
 
 
 def without_one_mode(params: dict[str, Any], object_modes: int, ledger: Ledger) -> None:
-    """No similarity of the modes of an object that has one (NaN in PtyRAD: B12)."""
+    """Drop loss_simlar if the object has one mode: it compares modes, and PtyRAD's loss becomes NaN."""
     if object_modes == 1 and "simlar" in params["loss_terms"]:
         del params["loss_terms"]["simlar"]
-        ledger.note(
-            "loss_simlar is left out: the object has one mode (in PtyRAD the loss becomes NaN then: B12)"
-        )
+        ledger.note("loss_simlar is left out: the object has one mode (PtyRAD's loss becomes NaN)")
 
 
 def translate_constraints(constraint: Group, ledger: Ledger) -> None:
-    """``constraints`` by the same names; iteration n is epoch n - 1."""
+    """``constraints`` with the same names; iteration n is epoch n - 1."""
     constraints: dict[str, Any] = {}
     remarks = dict(_REMARKS)
     for name, entry in constraint.items():
@@ -71,15 +69,15 @@ def when(entry: Group, key: str, source: str) -> dict[str, Any]:
 
 
 def first_epoch(iteration: Any, key: str, source: str) -> int:
-    """Iterations count from 1 there, epochs from 0 here.
+    """The epoch (counted from 0) of a PtyRAD iteration (counted from 1).
 
     Raises
     ------
     ParameterError
-        It is no whole number from 1 on.
+        The iteration is not a whole number >= 1.
     """
     if isinstance(iteration, bool) or not isinstance(iteration, (int, float)) or iteration != int(iteration):
-        raise ParameterError(f"{source}: {key} is {iteration!r}, expected a whole number from 1 on, or null")
+        raise ParameterError(f"{source}: {key} is {iteration!r}, expected a whole number >= 1, or null")
     if iteration < 1:
         raise ParameterError(
             f"{source}: {key} is {iteration!r}; iterations count from 1: write null for 'never'"

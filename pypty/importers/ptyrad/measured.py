@@ -1,4 +1,4 @@
-"""The measured patterns of a PtyRAD file: as they lie in the file where that is enough, else changed in memory."""
+"""The measured patterns of a PtyRAD file: left in their file if possible, otherwise processed in memory."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _KEY = "init_params."
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What other parts of the translation need.
+    """Properties of the patterns that other parts of the translation need.
 
     Attributes
     ----------
     raw_mean : (ky, kx) mean pattern after flips, before cropping
     scan_size : (slow, fast) after cropping
     n_raw, n_cropped, n_padded, n_pixels : side of a pattern as measured, after cropping, padding, resampling
-    mean_total, largest_total : of the sums of the patterns that are compared, padded
+    mean_total, largest_total : mean and largest sum of counts of a padded pattern
     """
 
     raw_mean: np.ndarray
@@ -42,24 +42,24 @@ class Measured:
 
 
 def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledger) -> Measured:
-    """Open the patterns, look at them once, change them; the parameters of the data go into the ledger.
+    """Open, measure and process the patterns; the parameters of the data go into the ledger.
 
     Parameters
     ----------
-    folder : of the parameter file
-    rng : of Poisson noise
+    folder : folder of the parameter file
+    rng : random generator of Poisson noise
 
     Raises
     ------
     DataError, ParameterError
-        The patterns cannot be read, or are not as many or as large as the file says.
+        The patterns cannot be read, or their number or size differs from the parameter file.
     """
     stored = _opened(init, folder, ledger)
     scan = (int(init["pos_N_scan_slow"]), int(init["pos_N_scan_fast"]))
     n = int(init["meas_Npix"])
     _check(stored.data, scan, n, init)
     plan = _plan(init)
-    mean, sums, lowest = _look(stored.data)
+    mean, sums, lowest = _look(stored.data)  # the only pass over patterns that stay in their file
     mean = raw_mean = steps.flipped(mean, plan.flips)
     changed = plan.changes or stored.path is None or lowest < 0
     if changed:
@@ -87,7 +87,7 @@ def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledg
         ledger.params.update(_padding(plan.pad, (n_padded - n_cropped) // 2))
     if plan.factor != 1:
         ledger.params["data_resample"] = plan.factor
-    _told(init, ledger, changed, plan.virtual_pad, divisor)
+    _record_keys(init, ledger, changed, plan.virtual_pad, divisor)
     n_pixels = math.floor(n_padded * plan.factor + 1e-9)
     return Measured(
         raw_mean=raw_mean,
@@ -103,17 +103,17 @@ def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledg
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is asked for.
+    """The processing steps that the parameter file asks for.
 
     Attributes
     ----------
-    flips : of ky, kx, and their exchange
-    crop : of slow, fast, ky, kx; None where nothing is cropped
-    pad : meas_pad where it is on
+    flips : flags: reverse ky, reverse kx, exchange both axes
+    crop : ranges of slow, fast, ky, kx; None = no cropping
+    pad : meas_pad if it is on
     factor : of resampling, which is left to the engine
-    later : there are steps after padding
-    virtual_pad : the engine pads
-    changes : patterns must be changed in memory, whatever they hold
+    later : whether there are steps after padding
+    virtual_pad : whether the engine pads
+    changes : whether patterns must be processed in memory, whatever their values
     """
 
     flips: list[int]
@@ -126,14 +126,15 @@ class _Plan:
 
 
 def _plan(init: Group) -> _Plan:
-    flips = [int(one) for one in (init["meas_flipT"] or (0, 0, 0))]
+    flips = [int(flag) for flag in (init["meas_flipT"] or (0, 0, 0))]
     pad, factor = init["meas_pad"], _factor(init["meas_resample"])
     if pad is not None and pad["mode"] is None:
         pad = None
     later = any(init[f"meas_add_{what}"] for what in ("source_size", "detector_blur", "poisson_noise"))
-    crop = init["meas_crop"] if any(one is not None for one in init["meas_crop"] or ()) else None
+    crop = init["meas_crop"] if any(limit is not None for limit in init["meas_crop"] or ()) else None
     n = int(init["meas_Npix"])
     cut = n if crop is None or crop[2] is None else len(range(n)[slice(*crop[2])])
+    # The engine pads after resampling, by the same width on both sides; otherwise patterns are padded in memory.
     virtual_pad = pad is not None and not (later or factor != 1 or pad["value"] or (_target(pad) - cut) % 2)
     in_memory = pad is not None and not virtual_pad
     forced = init["meas_remove_neg_values"]["force"]
@@ -144,11 +145,11 @@ def _plan(init: Group) -> _Plan:
 
 
 def _rim(pad: Group, mean: np.ndarray, source: str) -> np.ndarray:
-    """The padded background."""
+    """(T, T) counts of the padding around the mean pattern."""
     size, kind, n = _target(pad), pad["padding_type"], len(mean)
     if size < n or kind not in ("constant", "edge", "linear_ramp", "exp", "power"):
         raise ParameterError(
-            f"{source}: meas_pad is {dict(pad)}; expected target_Npix from {n} on, and padding_type constant, edge, "
+            f"{source}: meas_pad is {dict(pad)}; expected target_Npix >= {n}, and padding_type constant, edge, "
             "linear_ramp, exp or power"
         )
     return steps.background(mean, size, kind, float(pad["value"]), float(pad["threshold"]))
@@ -159,11 +160,11 @@ def _opened(init: Group, folder: Path, ledger: Ledger) -> Stored:
     stored = open_array(init["meas_params"], folder, "meas_params", shape)
     ledger.ours(
         _KEY + "meas_source",
-        "data_path, or dataset where patterns are changed or the engine cannot read the file",
+        "data_path; dataset if patterns are changed or the engine cannot read the file",
     )
     ledger.ours(_KEY + "meas_params", "the patterns")
     for name in unknown_entries(init["meas_params"]):
-        ledger.unused(f"{_KEY}meas_params.{name}", "it means nothing to PtyRAD either")
+        ledger.unused(f"{_KEY}meas_params.{name}", "PtyRAD ignores it, too")
     array = stored.data
     try:
         if init["meas_permute"] is not None:
@@ -181,15 +182,15 @@ def _opened(init: Group, folder: Path, ledger: Ledger) -> Stored:
 def _check(array: Any, scan: tuple[int, int], n: int, init: Group) -> None:
     shape = tuple(int(size) for size in array.shape)
     count = math.prod(shape[:-2])
-    said = init["pos_N_scans"]
+    n_scans = init["pos_N_scans"]
     if len(shape) not in (3, 4) or count != scan[0] * scan[1] or shape[-2:] != (n, n):
         raise DataError(
             f"the patterns have shape {shape}; init_params expects {scan[0]} x {scan[1]} patterns of {n} x {n} pixels "
             "(pos_N_scan_slow, pos_N_scan_fast, meas_Npix); correct them, or give meas_permute and meas_reshape"
         )
-    if said is not None and int(said) != scan[0] * scan[1]:
+    if n_scans is not None and int(n_scans) != scan[0] * scan[1]:
         raise ParameterError(
-            f"pos_N_scans is {said}, expected pos_N_scan_slow x pos_N_scan_fast = {scan[0] * scan[1]}"
+            f"pos_N_scans is {n_scans}, expected pos_N_scan_slow x pos_N_scan_fast = {scan[0] * scan[1]}"
         )
 
 
@@ -211,7 +212,7 @@ def _look(array: Any) -> tuple[np.ndarray, np.ndarray, float]:
         lowest = min(lowest, float(piece.min()))
     every = np.concatenate(sums)
     if not np.isfinite(every).all():
-        raise DataError("the patterns hold NaN or infinite values; correct the file")
+        raise DataError("the patterns contain NaN or infinite values; correct the file")
     return total / len(every), every, lowest
 
 
@@ -226,8 +227,8 @@ def _as_stored(stored: Stored, flip: bool) -> dict[str, Any]:
 def _prepared(
     array: Any, scan: tuple[int, int], plan: _Plan, init: Group
 ) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
-    """float32 patterns after flips, cropping and removal of negatives; points of the scan; mean pattern."""
-    data = np.asarray(array[:], np.float32).reshape(-1, *array.shape[-2:])
+    """float32 patterns after flips, cropping and removal of negative counts; scan size; mean pattern."""
+    data = np.asarray(array[:], np.float32).reshape(-1, *array.shape[-2:])  # (N, ky, kx)
     data, crop = steps.flipped(data, plan.flips), plan.crop
     if crop is not None:
         data = steps.cropped(data, scan, crop)
@@ -236,7 +237,9 @@ def _prepared(
         )
         scan = (len(slow), len(fast))
     if data.shape[-2] != data.shape[-1]:
-        raise ParameterError(f"meas_crop leaves patterns of {data.shape[-2:]} pixels; PtyRAD's are square")
+        raise ParameterError(
+            f"meas_crop gives patterns of {data.shape[-2:]} pixels; PtyRAD needs square ones"
+        )
     negatives = init["meas_remove_neg_values"]
     data = steps.without_negatives(data, negatives["mode"], negatives["value"], bool(negatives["force"]))
     return np.array(data, np.float32, order="C"), scan, data.mean(axis=0, dtype=np.float64)
@@ -249,7 +252,7 @@ def _finished(
     init: Group,
     rng: np.random.RandomState,
 ) -> np.ndarray:
-    """Padded, blurred, noisy patterns, as far as the file asks for it."""
+    """Pad and blur the patterns and add noise, as the parameter file asks for."""
     if rim is not None:
         data = steps.padded(data, rim)
     step = float(init["pos_scan_step_size"])
@@ -260,7 +263,7 @@ def _finished(
     noise = init["meas_add_poisson_noise"]
     if noise:
         value = float(noise["value"] or 0)
-        electrons = value * step**2 if noise["unit"] == "e_per_Ang2" else value
+        electrons = value * step**2 if noise["unit"] == "e_per_Ang2" else value  # per pattern
         if noise["unit"] not in ("e_per_Ang2", "total_e_per_pattern") or not electrons > 0:
             raise ParameterError(
                 f"meas_add_poisson_noise is {dict(noise)}, expected unit total_e_per_pattern or e_per_Ang2, and a "
@@ -287,9 +290,9 @@ def _padding(pad: Group, width: int) -> dict[str, Any]:
     return out
 
 
-def _told(init: Group, ledger: Ledger, changed: bool, virtual_pad: bool, divisor: float) -> None:
-    """What became of every meas_ key."""
-    here = "done on the patterns in memory (dataset)"
+def _record_keys(init: Group, ledger: Ledger, changed: bool, virtual_pad: bool, divisor: float) -> None:
+    """Record the translation of all meas_ keys."""
+    here = "applied to the patterns in memory (dataset)"
     for name in (
         "permute",
         "reshape",
@@ -307,9 +310,7 @@ def _told(init: Group, ledger: Ledger, changed: bool, virtual_pad: bool, divisor
                 _KEY + f"meas_{name}",
                 here if changed else "flip_ky = True" if any(value) else "nothing to do",
             )
-    ledger.ours(
-        _KEY + "meas_remove_neg_values", here if changed else "there are no negative counts: nothing to do"
-    )
+    ledger.ours(_KEY + "meas_remove_neg_values", here if changed else "no negative counts: nothing to do")
     ledger.ours(
         _KEY + "meas_normalization",
         f"counts are divided by {divisor:.6g}" + (", in memory" if changed else " (data_multiplier)"),
@@ -326,12 +327,12 @@ def _told(init: Group, ledger: Ledger, changed: bool, virtual_pad: bool, divisor
         ledger.ours(_KEY + "meas_resample", "data_resample")
         if resample["mode"] == "precompute":
             ledger.note(
-                "meas_resample: precompute in PtyRAD gives f^2 times the counts, sampled at other points; here both "
+                "meas_resample: PtyRAD's precompute multiplies the counts by f^2 and samples other points; here both "
                 "modes are the same, and sums are kept"
             )
     if init["meas_export"]:
         ledger.without(
-            _KEY + "meas_export", "patterns are not exported; pypty convert writes those it changed as .npy"
+            _KEY + "meas_export", "patterns are not exported; pypty convert writes processed ones as .npy"
         )
     else:
         ledger.unused(_KEY + "meas_export", "it is off")

@@ -1,4 +1,4 @@
-"""model_params of PtyRAD: optimiser, scheduler, learning rates, detector."""
+"""Translate model_params of PtyRAD: optimiser, scheduler, learning rates, detector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIMIZERS: Mapping[str, str] = MappingProxyType(
         )
     }
 )
-"""Lower case, as PyTorch's NAdam is Nadam there."""
+"""Keys are lower case, since PyTorch's NAdam is Nadam in PtyRAD."""
 
 _PLAIN_OPTIONS = ("foreach", "fused", "capturable", "differentiable", "lr")
 _BLOCKS = (
@@ -54,12 +54,12 @@ _SWITCHES = MappingProxyType(
 
 
 def translate_model(model: Group, window: int, n_slices: int, ledger: Ledger) -> None:
-    """Everything of model_params.
+    """Translate all keys of model_params.
 
     Parameters
     ----------
     window : N, side of the simulated pattern
-    n_slices : with one, there is nothing to propagate
+    n_slices : number of slices; tilts and slice thickness have no effect if it is 1
     """
     blur = model["detector_blur_std"]
     if blur:
@@ -67,18 +67,18 @@ def translate_model(model: Group, window: int, n_slices: int, ledger: Ledger) ->
             "model_params.detector_blur_std", detector_blur_std=float(blur), detector_blur_edge="reflect"
         )
     else:
-        ledger.unused("model_params.detector_blur_std", "there is no blur")
+        ledger.unused("model_params.detector_blur_std", "it is off")
     ledger.unused(
         "model_params.preload_data",
-        "patterns are kept in memory where they fit, and else read beside the computation",
+        "patterns are kept in memory if they fit, and otherwise read during the computation",
     )
     preblur = model["obj_preblur_std"]
     if preblur:
         ledger.ours(
-            "model_params.obj_preblur_std", "PtyRAD drops it since b13", obj_preblur_std=float(preblur)
+            "model_params.obj_preblur_std", "PtyRAD ignores it since b13", obj_preblur_std=float(preblur)
         )
     else:
-        ledger.unused("model_params.obj_preblur_std", "there is none")
+        ledger.unused("model_params.obj_preblur_std", "it is off")
     name = _optimizer(model["optimizer_params"], ledger)
     rates = _updates(model["update_params"], name, window, n_slices, ledger)
     translate_scheduler(model["scheduler_params"], rates, name, 1 / window, ledger)
@@ -86,15 +86,16 @@ def translate_model(model: Group, window: int, n_slices: int, ledger: Ledger) ->
         ledger.params.update(learning_rates=rates, lazy_moments=False)
 
 
-def _optimizer(given: Group, ledger: Ledger) -> str:
+def _optimizer(entry: Group, ledger: Ledger) -> str:
+    """Name of the optimiser here; ``entry`` is optimizer_params."""
     key = "model_params.optimizer_params"
-    name = OPTIMIZERS.get(str(given["name"]).lower())
+    name = OPTIMIZERS.get(str(entry["name"]).lower())
     if name is None:
         raise ParameterError(
-            f"{ledger.source}: {key}.name is {given['name']!r}, which does not work in PtyRAD either; take one of "
+            f"{ledger.source}: {key}.name is {entry['name']!r}, which does not work in PtyRAD either; choose one of "
             f"{', '.join(sorted(OPTIMIZERS.values()))}"
         )
-    configs = dict(given["configs"] or {})
+    configs = dict(entry["configs"] or {})
     if name == "sgd" and configs.get("momentum"):
         ledger.ours(f"{key}.name", optimizer="momentum")
     else:
@@ -104,13 +105,13 @@ def _optimizer(given: Group, ledger: Ledger) -> str:
     else:
         options = _options(name, configs, ledger)
         ledger.ours(f"{key}.configs", optimizer_options=options)
-    if given["load_state"] is not None:
+    if entry["load_state"] is not None:
         ledger.without(
             f"{key}.load_state",
-            "the moments of PyTorch's optimisers are not read; a run of ours is continued by resume",
+            "the state of PyTorch's optimisers is not read; use resume to continue a run of PyPty",
         )
     else:
-        ledger.unused(f"{key}.load_state", "there is none")
+        ledger.unused(f"{key}.load_state", "no state is given")
     return "momentum" if ledger.params["optimizer"] == "momentum" else name
 
 
@@ -122,14 +123,14 @@ def _options(name: str, configs: dict[str, Any], ledger: Ledger) -> dict[str, An
         if option in _PLAIN_OPTIONS:
             ledger.unused(
                 f"{key}.{option}",
-                "learning rates are those of update_params; how PyTorch works has no effect",
+                "learning rates are those of update_params; PyTorch's implementation options have no effect",
             )
         elif option in known:
             options[option] = value
         elif option == "eps2" or (option == "maximize" and value) or option not in ("maximize",):
-            ledger.without(f"{key}.{option}", f"{value!r}: {name} has no such constant here")
+            ledger.without(f"{key}.{option}", f"{value!r}: not an option of {name} here")
     if name == "adafactor" and isinstance(options.get("eps"), (list, tuple)):
-        ledger.without(f"{key}.eps", "adafactor has two; PyTorch's are used")
+        ledger.without(f"{key}.eps", "a pair is not translated; PyTorch's defaults are used")
         del options["eps"]
     return options
 
@@ -160,21 +161,21 @@ def _updates(
         entry, key = updates[theirs], f"model_params.update_params.{theirs}"
         rate = _rate(entry, key, ledger)
         if n_slices == 1 and theirs in ("obj_tilts", "slice_thickness") and rate["lr"]:
-            ledger.unused(key, "with one slice there is no propagation that depends on it")
+            ledger.unused(key, "it acts on the propagation between slices, and there is one slice")
             rate["lr"] = 0.0
             moving[theirs] = False
             continue
         moving[theirs] = rate["lr"] > 0
         if theirs == "probe":
-            rate["lr"] /= window
-            text = f"the probe here is PtyRAD's over N = {window}"
+            rate["lr"] /= window  # the unit of the probe here
+            text = f"the probe here is PtyRAD's divided by N = {window}"
             if optimizer == "lbfgs":
                 rate["lr"] = 0.0
         if moving[theirs] or theirs in ("obja", "objp"):
             rates[ours] = rate
             ledger.ours(key, f"learning_rates.{ours} = {rate}" + (f" ({text})" if text else ""))
         else:
-            ledger.unused(key, "it stays as it is")
+            ledger.unused(key, "it is not refined")
     if not any(moving.values()):
         raise ParameterError(
             f"{ledger.source}: model_params.update_params: nothing is refined; give a start_iter and lr"
@@ -182,6 +183,7 @@ def _updates(
     switches: dict[str, bool | str] = {switch: moving[theirs] for theirs, switch in _SWITCHES.items()}
     switches["update_obj"] = moving["obja"] or moving["objp"]
     if optimizer == "lbfgs":
+        # First epochs and ends are entries of learning_rates, which L-BFGS does not use.
         switches = {
             name: value if not value else _starts(rates, updates, name) for name, value in switches.items()
         }
@@ -194,14 +196,14 @@ def _updates(
 def _rate(entry: Group, key: str, ledger: Ledger) -> dict[str, Any]:
     lr, start, end = entry["lr"], entry["start_iter"], entry["end_iter"]
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not lr >= 0:
-        raise ParameterError(f"{ledger.source}: {key}.lr is {lr!r}, expected a number from 0 on")
+        raise ParameterError(f"{ledger.source}: {key}.lr is {lr!r}, expected a number >= 0")
     if start is None:
         if lr:
-            ledger.note(f"{key}: start_iter null: it never moves, as in PtyRAD, although lr is {lr:g}")
+            ledger.note(f"{key}: start_iter is null: it is not refined, as in PtyRAD, although lr is {lr:g}")
         return {"lr": 0.0, "start": 0, "end": None}
     if not lr:
         raise ParameterError(
-            f"{ledger.source}: {key} has start_iter {start} but lr 0; give a lr, or start_iter null"
+            f"{ledger.source}: {key} has start_iter {start} but lr 0; give an lr > 0, or set start_iter to null"
         )
     return {
         "lr": float(lr),
@@ -211,7 +213,7 @@ def _rate(entry: Group, key: str, ledger: Ledger) -> dict[str, Any]:
 
 
 def _starts(rates: Mapping[str, Mapping[str, Any]], updates: Group, switch: str) -> bool | str:
-    """The switch as an expression of the epoch, where it is not on all the time (L-BFGS has no learning rates)."""
+    """The switch, as an expression of the epoch unless it is on all the time (L-BFGS has no learning rates)."""
     theirs = next((name for name, ours in _SWITCHES.items() if ours == switch), "objp")
     ours = next(block for name, block, _ in _BLOCKS if name == theirs)
     rate = rates.get(ours) or {"start": 0, "end": None}

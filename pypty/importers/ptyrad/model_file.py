@@ -20,20 +20,20 @@ _NONE = ("__NONE__",)
 
 
 def is_ptyrad(file: h5py.File) -> bool:
-    """Whether it looks like a model file of PtyRAD."""
+    """Whether an HDF5 file has the groups of a model file of PtyRAD."""
     return "optimizable_tensors" in file and "model_attributes" in file
 
 
 def load_ptyrad(path: Path) -> Imported:
     """Read a model file.
 
-    PtyRAD keeps |O| and arg O, patterns from a transform that preserves sums, weights of object modes, and whole
-    corners with shifts. Its propagator is exact, and it moves the wave by -z tan(tilt).
+    PtyRAD stores |O| and arg O, a probe for an orthonormal Fourier transform, weights of object modes, and integer crop
+    origins with shifts. Its propagator is exact, and a tilt shifts the wave by -z tan(tilt).
 
     Raises
     ------
     DataError
-        It is no model file, or damaged.
+        The file is not a model file, or is damaged.
     """
     with opened(path, NAME) as file:
         model, tensors = _group(file, "model_attributes"), _group(file, "optimizable_tensors")
@@ -52,7 +52,7 @@ def load_ptyrad(path: Path) -> Imported:
         thickness = float(array_of(tensors, "slice_thickness")) if "slice_thickness" in tensors else None
         attributes: dict[str, Any] = plain(model, _NONE)
         written_by = str(plain(file["ptyrad_version"])) if "ptyrad_version" in file else "unknown version"
-        given = plain(file["params"], _NONE) if "params" in file else {}
+        params = plain(file["params"], _NONE) if "params" in file else {}
         loss = plain(file["loss_iters"]) if "loss_iters" in file else None
         n_done = plain(file["niter"]) if "niter" in file else None
     wavelength, pixel = _positive(attributes, "lambd", path), _positive(attributes, "dx", path)
@@ -62,23 +62,24 @@ def load_ptyrad(path: Path) -> Imported:
         raise DataError(f"{str(path)!r}: omode_occu {weights} should be {n_modes} weights of object modes")
     obj = amplitude * np.exp(1j * phase)
     pixels = probe.shape[-1] * probe.shape[-2]
-    settings, notes = settings_of(given.get("init_params") or {}, attributes, probe.shape[-1])
-    if written_by.startswith("0.") and n_slices > 1:
+    init = params.get("init_params") or {}
+    settings, notes = settings_of(init, attributes, probe.shape[-1])
+    if written_by.startswith("0.") and n_slices > 1:  # their propagator was off by half a frequency bin
         tilts = tilts - 1e3 * wavelength / (2 * np.array(probe.shape[-2:]) * pixel)
     if (weights != 1).any():
         settings["obj_mode_weights"] = weights
     settings.update(_tilt_settings(tilts, n_slices, len(crop_origins), path))
     return make_imported(
-        obj.transpose(2, 3, 1, 0),
-        probe.transpose(1, 2, 0) / np.sqrt(pixels),
+        obj.transpose(2, 3, 1, 0),  # (mode, z, y, x) -> (y, x, z, mode)
+        probe.transpose(1, 2, 0) / np.sqrt(pixels),  # (mode, y, x) -> (y, x, mode)
         crop_origins + shifts,
         f"{str(path)!r} (PtyRAD {written_by})",
         pixel_size_A=np.full(2, pixel),
         slice_distances_A=_thickness(thickness, attributes, n_slices),
-        acc_voltage=_voltage(given.get("init_params") or {}, wavelength),
+        acc_voltage=_voltage(init, wavelength),
         settings={"propmethod": "angular_spectrum", "damping_cutoff_multislice": ALL_FREQUENCIES, **settings},
         extras={
-            "params": given,
+            "params": params,
             "loss_iters": loss,
             "niter": n_done,
             "omode_occu": weights,
@@ -95,7 +96,7 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
 
 
 def _complex(probe: np.ndarray) -> np.ndarray:
-    """(modes, y, x) complex; older files have real and imaginary parts on a last axis."""
+    """(modes, y, x) complex; older files store real and imaginary parts along a last axis."""
     if probe.ndim == 4 and probe.shape[-1] == 2 and probe.dtype.kind == "f":
         return probe[..., 0] + 1j * probe[..., 1]
     if probe.ndim != 3:
@@ -111,7 +112,7 @@ def _positive(attributes: dict[str, Any], name: str, path: Path) -> float:
 
 
 def _voltage(init: Mapping[str, Any], wavelength: float) -> float:
-    """kV as given, where that is the voltage of the wavelength (single precision) that was used."""
+    """kV: probe_kv if it agrees with the stored wavelength (single precision), else the voltage of that wavelength."""
     voltage_kV = init.get("probe_kv")
     if (
         isinstance(voltage_kV, (int, float))
@@ -130,7 +131,7 @@ def _thickness(refined: float | None, attributes: dict[str, Any], n_slices: int)
 
 
 def _tilt_settings(tilts_mrad: np.ndarray, n_slices: int, n_patterns: int, path: Path) -> dict[str, Any]:
-    """Tilts [y, x] inside the specimen, rad, of opposite sign (they move the wave by +z t here)."""
+    """Tilts [y, x] inside the specimen, rad, with the opposite sign: a tilt t shifts the wave by +z t here."""
     if tilts_mrad.shape not in ((1, 2), (n_patterns, 2)):
         raise DataError(
             f"{str(path)!r}: obj_tilts has shape {tilts_mrad.shape}, expected (1, 2) or ({n_patterns}, 2)"

@@ -1,4 +1,4 @@
-"""PtyRAD's starting object: amplitude and phase (mode, slice, y, x), and changes along the beam."""
+"""PtyRAD's starting object: amplitude and phase (mode, slice, y, x), and operations along the beam."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from pypty.errors import ParameterError
 
 _AMPLITUDE_SPREAD, _PHASE_SPREAD = 5e-4, 0.2
-"""Of an added mode, relative to the only one there is."""
+"""Standard deviation of an added mode, relative to the single mode that is given."""
 _NOISE = 1e-8
 RESAMPLING = ("scale_Nlayer", "scale_slice_thickness", "target_Nlayer", "target_slice_thickness")
 
@@ -24,7 +24,7 @@ class Layers:
     Attributes
     ----------
     amplitude, phase : (mode, slice, y, x)
-    thickness_A : of every slice
+    thickness_A : thickness of a slice
     """
 
     amplitude: np.ndarray
@@ -46,18 +46,18 @@ def random_phase(shape: Sequence[int], thickness_A: float, rng: np.random.Random
 
 
 def cropped(layers: Layers, first: int, end: int) -> Layers:
-    """Slices from ``first`` to before ``end``."""
+    """Slices ``first`` to ``end`` - 1."""
     part = slice(first, end)
     out = dataclasses.replace(layers, amplitude=layers.amplitude[:, part], phase=layers.phase[:, part])
     if out.n_slices == 0:
         raise ParameterError(
-            f"obj_z_crop: {[first, end]} leaves none of the {layers.n_slices} slices; give [first, end) within them"
+            f"obj_z_crop: {[first, end]} contains none of the {layers.n_slices} slices; give [first, end) within them"
         )
     return out
 
 
 def padded(layers: Layers, counts: Sequence[int], kinds: Sequence[str]) -> Layers:
-    """Slices added above and below: vacuum, the mean over all slices, or the edge's own."""
+    """Add slices above and below: vacuum, the mean over all slices, or copies of the outermost slice."""
 
     def around(values: np.ndarray, vacuum: float) -> np.ndarray:
         edges = (values[:, :1], values[:, -1:])
@@ -75,10 +75,10 @@ def padded(layers: Layers, counts: Sequence[int], kinds: Sequence[str]) -> Layer
 
 
 def resampled(layers: Layers, mode: str, value: float) -> Layers:
-    """Other numbers of slices through the same thickness.
+    """Change the number of slices; the total thickness is kept.
 
-    Integrals of ln(amplitude) and phase along the beam are kept for every number of slices. (PtyRAD keeps them for
-    whole ratios only.)
+    Integrals of ln(amplitude) and phase along the beam are kept for every number of slices. (PtyRAD keeps them only
+    for integer ratios.)
     """
     n, old = layers.n_slices, layers.thickness_A
     wanted = {
@@ -94,9 +94,10 @@ def resampled(layers: Layers, mode: str, value: float) -> Layers:
 
 
 def _integral(values: np.ndarray, new: int) -> np.ndarray:
-    """(mode, new, y, x): what lies between equidistant cuts through slices of constant density."""
+    """(mode, new, y, x): integrals between equidistant cuts through slices of constant density."""
     n = values.shape[1]
     cuts = np.arange(new + 1) * n / new
+    # (mode, n + 1, y, x): integral up to each old boundary, then interpolated linearly at the new cuts
     total = np.concatenate([np.zeros_like(values[:, :1]), np.cumsum(values, axis=1)], axis=1)
     below = np.minimum(cuts.astype(int), n - 1)
     share = (cuts - below)[:, None, None]
@@ -105,7 +106,7 @@ def _integral(values: np.ndarray, new: int) -> np.ndarray:
 
 
 def with_modes(layers: Layers, n_modes: int, rng: np.random.RandomState) -> Layers:
-    """The first modes, or modes added: the mean with normally distributed differences, within what there is."""
+    """The first ``n_modes`` modes; missing ones are the mean with Gaussian noise, clipped to the range of values."""
     have = len(layers.amplitude)
     if have >= n_modes:
         return dataclasses.replace(layers, amplitude=layers.amplitude[:n_modes], phase=layers.phase[:n_modes])
@@ -123,22 +124,22 @@ def _more(values: np.ndarray, noise: np.ndarray, relative: float) -> np.ndarray:
     return np.concatenate([values, np.clip(mean + noise * spread, values.min(), values.max())])
 
 
-def occupancies(given: Mapping[str, Any], n_modes: int) -> np.ndarray:
-    """(modes,) weights of the object modes.
+def occupancies(entry: Mapping[str, Any], n_modes: int) -> np.ndarray:
+    """(modes,) weights of the object modes; ``entry`` is obj_omode_init_occu.
 
     Raises
     ------
     ParameterError
-        Not one non-negative number for each mode.
+        init_occu does not have one non-negative number per mode.
     """
-    if given.get("occu_type", "uniform") == "uniform":
+    if entry.get("occu_type", "uniform") == "uniform":
         return np.full(n_modes, 1 / n_modes)
     try:
-        weights = np.asarray(given.get("init_occu"), float)
+        weights = np.asarray(entry.get("init_occu"), float)
     except (TypeError, ValueError):
         weights = np.zeros(0)
     if weights.shape != (n_modes,) or not (weights >= 0).all() or not weights.any():
         raise ParameterError(
-            f"obj_omode_init_occu: init_occu is {given.get('init_occu')!r}; expected {n_modes} numbers from 0 on"
+            f"obj_omode_init_occu: init_occu is {entry.get('init_occu')!r}; expected {n_modes} numbers >= 0"
         )
     return weights

@@ -1,4 +1,4 @@
-"""The door: parameter files of PtyRAD as parameters of ours."""
+"""Translate parameter files of PtyRAD: the functions that other modules and users call."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _log = logging.getLogger(__name__)
 def translate(
     content: Mapping[str, Any], source: str = "the parameters", folder: str | Path | None = None
 ) -> Translation:
-    """The six groups of PtyRAD in our parameters; the patterns are read once.
+    """Translate the six groups of PtyRAD into PyPty parameters; the patterns are read once.
 
     Parameters
     ----------
-    content : init_params, and whatever else of hypertune_params, model_params, loss_params, constraint_params and
-        recon_params there is; PtyRAD's defaults stand for the rest. Nothing of it is changed
+    content : init_params, and any of hypertune_params, model_params, loss_params, constraint_params and recon_params;
+        PtyRAD's defaults complete them. It is not modified
     source : its name, for messages
-    folder : where paths are looked for that are not in the current folder
+    folder : second folder, after the current one, in which relative paths are searched
 
     Returns
     -------
@@ -38,12 +38,12 @@ def translate(
     Raises
     ------
     ParameterError
-        A key is not known (near matches are named) or a value cannot be used.
+        A key is unknown (the message suggests similar ones), or a value cannot be used.
     DataError
         The patterns, or a result to start from, cannot be read.
     """
     completed = complete(content, source)
-    ledger = Ledger(source, completed.given)
+    ledger = Ledger(source, completed.set_by_user)
     groups = completed.groups
     tuned = tuned_names(groups["hypertune_params"], source)
     start = translate_init(
@@ -64,13 +64,13 @@ def translate_file(path: str | Path) -> Translation:
     Raises
     ------
     ParameterError
-        It cannot be read, is a Python module, or is no parameter file of PtyRAD.
+        The file cannot be read, is a Python module, or is not a parameter file of PtyRAD.
     """
     content = read_file(path)
     if not is_ptyrad_content(content):
         raise ParameterError(
-            f"{str(path)!r} is no parameter file of PtyRAD: it has no init_params; of a file of ours, "
-            "pypty.load_preset gives the parameters"
+            f"{str(path)!r} is not a parameter file of PtyRAD: it has no init_params; pypty.load_preset reads files "
+            "of PyPty"
         )
     return translate(content, str(path), Path(path).expanduser().resolve().parent)
 
@@ -81,7 +81,7 @@ def load_params(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     ParameterError, DataError
-        As :func:`translate`.
+        As in :func:`translate`.
     """
     translation = translate_file(path)
     for text in translation.notes:

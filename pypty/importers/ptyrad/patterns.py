@@ -1,4 +1,4 @@
-"""What PtyRAD does to measured patterns before it starts; arrays (N, ky, kx), zero frequency at n//2."""
+"""PtyRAD's preprocessing of measured patterns; arrays (N, ky, kx), zero frequency at n//2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pypty.errors import DataError, ParameterError
 
 
 def flipped(patterns: np.ndarray, flips: Sequence[int]) -> np.ndarray:
-    """ky reversed, then kx, then both axes exchanged, where the flag is 1."""
+    """Reverse ky, reverse kx, exchange both axes, in this order, for each flag that is 1."""
     if flips[0]:
         patterns = patterns[..., ::-1, :]
     if flips[1]:
@@ -28,13 +28,13 @@ def cropped(
     out = patterns.reshape(*scan_size, *patterns.shape[-2:])[parts]
     if not out.size:
         raise ParameterError(
-            f"meas_crop: {list(limits)} leaves nothing of {scan_size} patterns of {patterns.shape[1:]}"
+            f"meas_crop: {list(limits)} is empty for {scan_size} patterns of {patterns.shape[1:]}"
         )
     return out.reshape(-1, *out.shape[-2:])
 
 
 def without_negatives(patterns: np.ndarray, mode: str, value: float | None, force: bool) -> np.ndarray:
-    """Negative counts removed by clipping, or after subtracting a number."""
+    """Remove negative counts by clipping, or by subtracting a number and clipping."""
     if patterns.min() >= 0 and not force:
         return patterns
     if mode == "subtract_min":
@@ -47,7 +47,7 @@ def without_negatives(patterns: np.ndarray, mode: str, value: float | None, forc
 
 
 def normalization(mean: np.ndarray, mode: str | None, value: float | None) -> float:
-    """The number by which all counts are divided; ``mean`` is the mean pattern."""
+    """Divisor of all counts; ``mean`` is the mean pattern."""
     if mode is None:
         return 1.0
     if mode == "divide_const":
@@ -74,7 +74,7 @@ def background(mean: np.ndarray, size: int, kind: str, value: float, threshold: 
 
 
 def padded(patterns: np.ndarray, rim: np.ndarray) -> np.ndarray:
-    """Patterns (N, n, n) inside the background (T, T)."""
+    """(N, T, T): patterns (N, n, n) inserted into the background (T, T)."""
     n, size = patterns.shape[-1], rim.shape[-1]
     before = (size - n) // 2
     out = np.broadcast_to(rim.astype(patterns.dtype), (len(patterns), size, size)).copy()
@@ -109,11 +109,11 @@ def detector_blurred(patterns: np.ndarray, std_px: float) -> np.ndarray:
 
 
 def with_poisson_noise(patterns: np.ndarray, electrons: float, rng: np.random.RandomState) -> np.ndarray:
-    """Counts of a dose of so many electrons per pattern, in the units of the patterns."""
+    """Poisson noise for a dose of ``electrons`` per pattern; the result keeps the units of the patterns."""
     per_count = electrons / (patterns.sum(dtype=np.float64) / len(patterns))
     return (rng.poisson(np.maximum(patterns, 0) * per_count) / per_count).astype(patterns.dtype)
 
 
 def bright_field_radius_px(mean: np.ndarray) -> float:
-    """Radius of a disk with the area where the mean pattern is above half of its maximum."""
+    """Radius of a disk with the area in which the mean pattern exceeds half its maximum."""
     return float(np.sqrt((mean > 0.5 * mean.max()).sum() / np.pi))

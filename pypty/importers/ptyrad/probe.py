@@ -1,4 +1,4 @@
-"""PtyRAD's starting probe: (mode, y, x), centred at n//2, sum |psi|^2 is what the patterns sum to."""
+"""PtyRAD's starting probe: (mode, y, x), centred at n//2, with sum |psi|^2 equal to the sum of the patterns."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def stem_probe(grid: Grid, conv_angle_mrad: float, aberrations_A: np.ndarray) ->
 
 
 def hermite_set(wave: np.ndarray, powers: Sequence[float]) -> np.ndarray:
-    """(modes, y, x): the wave (y, x) and Hermite-like functions of it, with these fractions of its power.
+    """(modes, y, x): the wave (y, x) and Hermite-like functions of it, with the fractions ``powers`` of its power.
 
-    wave x^m y^n exp(-x^2/2 v_x - y^2/2 v_y), centred on the intensity and with its variances; each is made orthogonal
-    to those before it.
+    wave x^m y^n exp(-x^2/2 v_x - y^2/2 v_y), with x, y from the centroid of the intensity and its variances v; each
+    mode is made orthogonal to the previous ones.
     """
     n_modes = len(powers)
     n_x = math.ceil(math.sqrt(n_modes)) - 1
@@ -35,16 +35,16 @@ def hermite_set(wave: np.ndarray, powers: Sequence[float]) -> np.ndarray:
     x, var_x = _centred(intensity.sum(axis=0))
     y, x = y[:, None], x[None, :]
     envelope = np.exp(-(x**2) / (2 * var_x) - y**2 / (2 * var_y))
-    found: list[np.ndarray] = []
+    modes: list[np.ndarray] = []
     for n, m in ((n, m) for n in range(n_y + 1) for m in range(n_x + 1)):
         mode = x**m * y**n * wave
-        mode = mode * envelope if found else mode
+        mode = mode * envelope if modes else mode
         mode = mode / np.linalg.norm(mode)
-        for before in found:
+        for before in modes:  # Gram-Schmidt
             mode = mode - (before * mode.conj()).sum() * before
-        found.append(mode / np.linalg.norm(mode))
+        modes.append(mode / np.linalg.norm(mode))
     amplitudes = np.sqrt(np.asarray(powers)) * np.linalg.norm(wave)
-    return np.stack(found[:n_modes]) * amplitudes[:, None, None]
+    return np.stack(modes[:n_modes]) * amplitudes[:, None, None]
 
 
 def _centred(profile: np.ndarray) -> tuple[np.ndarray, float]:
@@ -56,13 +56,13 @@ def _centred(profile: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def with_modes(probe: np.ndarray, n_modes: int, powers: Sequence[float]) -> np.ndarray:
-    """(n_modes, y, x): the first modes, or Hermite-like ones added; orthogonal, strongest first, of the same power.
+    """(n_modes, y, x): the first modes, or Hermite-like modes added; orthogonal, strongest first, same total power.
 
     Parameters
     ----------
     probe : (modes, y, x)
-    powers : one number p: every added mode has p of the power of the others before all are scaled; or a fraction of
-        the total for each of the ``n_modes`` modes, which a probe of one mode is given
+    powers : one number p: every added mode has p times the power of ``probe`` before all modes are scaled; or, if
+        ``probe`` has one mode, a fraction of the total power for each of the ``n_modes`` modes
     """
     power = (np.abs(probe) ** 2).sum()
     have = len(probe)
@@ -73,6 +73,7 @@ def with_modes(probe: np.ndarray, n_modes: int, powers: Sequence[float]) -> np.n
     else:
         small = float(min(powers))
         fractions = [max(1 - (n_modes - 1) * small, small), *[small] * (n_modes - 1)]
+        # A set of unit power, of which only the missing modes are added.
         added = hermite_set(probe[0] / np.linalg.norm(probe[0]), fractions)[have:]
         out = np.concatenate([probe, added * np.sqrt(power)])
     out = out * np.sqrt(power / (np.abs(out) ** 2).sum())
@@ -80,11 +81,11 @@ def with_modes(probe: np.ndarray, n_modes: int, powers: Sequence[float]) -> np.n
 
 
 def orthogonal(probe: np.ndarray) -> np.ndarray:
-    """The same mixed state in orthogonal modes, strongest first (eigenvectors of the Gram matrix)."""
+    """Orthogonal modes of the same mixed state, strongest first (eigenvectors of the Gram matrix)."""
     flat = probe.reshape(len(probe), -1)
     _, vectors = np.linalg.eigh(flat @ flat.conj().T)
     modes = (vectors.conj().T @ flat).reshape(probe.shape)
-    return modes[::-1]
+    return modes[::-1]  # eigh sorts eigenvalues in ascending order
 
 
 def propagated(probe: np.ndarray, grid: Grid, distance_A: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Learning-rate schedulers of PyTorch, as PtyRAD names them."""
+"""Translate learning-rate schedulers of PyTorch, with PtyRAD's names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SCHEDULERS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
         ),
     }
 )
-"""Name there: name here, and the constants with the same meaning."""
+"""PtyRAD's name: our name, and the constants with the same meaning."""
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -74,64 +74,64 @@ _SMALLEST: Mapping[str, tuple[str, str]] = MappingProxyType(
         "ReduceLROnPlateau": ("min_lr", "min_factor"),
     }
 )
-"""Their smallest rate, in units of the rate, and ours, as a fraction of each block's."""
+"""PyTorch's name of the smallest rate (absolute), and ours (a fraction of the rate of each block)."""
 _WITHOUT_MEANING = ("last_epoch", "verbose")
 _KEY = "model_params.scheduler_params"
 
 
 def translate_scheduler(
-    given: Group | None,
+    entry: Group | None,
     rates: dict[str, dict[str, Any]],
     optimizer: str,
     probe_unit: float,
     ledger: Ledger,
 ) -> None:
-    """``lr_scheduler``; rates in ``rates`` are replaced where the scheduler sets them.
+    """Translate scheduler_params (``entry``) to ``lr_scheduler``; schedulers that set rates replace those in ``rates``.
 
     Parameters
     ----------
-    optimizer : ours
-    probe_unit : what a learning rate of 1 of the probe there is here
+    optimizer : its name here
+    probe_unit : learning rate of the probe here that corresponds to 1 in PtyRAD
 
     Raises
     ------
     ParameterError
-        There is no such scheduler, it needs Python functions, or a constant is missing.
+        The scheduler is unknown, it needs Python functions, or a constant is missing.
     """
-    if given is None or given["name"] is None:
-        ledger.unused(_KEY, "there is none")
+    if entry is None or entry["name"] is None:
+        ledger.unused(_KEY, "no scheduler is given")
         return
     if optimizer == "lbfgs":
         ledger.unused(_KEY, "L-BFGS has no learning rate (PtyRAD does not use it with LBFGS either)")
         return
-    name, configs = str(given["name"]), dict(given["configs"] or {})
+    name, configs = str(entry["name"]), dict(entry["configs"] or {})
     if name in ("LambdaLR", "MultiplicativeLR"):
         raise ParameterError(
-            f"{ledger.source}: {_KEY}.name = {name} needs Python functions, which no file can hold; in Python, "
+            f"{ledger.source}: {_KEY}.name = {name} needs Python functions, which a file cannot contain; in Python, "
             "give learning_rates as a function of the epoch"
         )
     if name not in SCHEDULERS:
         raise ParameterError(
             f"{ledger.source}: {_KEY}.name is {name!r}, expected one of {', '.join(SCHEDULERS)}"
         )
-    missing = [one for one in _REQUIRED.get(name, ()) if one not in configs]
+    missing = [key for key in _REQUIRED.get(name, ()) if key not in configs]
     if missing:
         raise ParameterError(f"{ledger.source}: {_KEY}.configs of {name} needs {', '.join(missing)}")
     ours, same = SCHEDULERS[name]
-    unit = "batch" if given["step_unit"] == "batch" and name != "ReduceLROnPlateau" else "epoch"
+    unit = "batch" if entry["step_unit"] == "batch" and name != "ReduceLROnPlateau" else "epoch"
     out: dict[str, Any] = {"name": ours, "step_unit": unit}
-    out |= {one: value for one, value in _DEFAULTS.get(name, {}).items() if one not in configs}
-    out |= {one: configs.pop(one) for one in same if one in configs}
+    out |= {key: value for key, value in _DEFAULTS.get(name, {}).items() if key not in configs}
+    out |= {key: configs.pop(key) for key in same if key in configs}
     _rates(name, configs, out, rates, probe_unit, ledger)
     _smallest(name, configs, out, rates, ledger)
     _rest(configs, out, ledger)
     ledger.ours(f"{_KEY}.configs", lr_scheduler=out)
     ledger.ours(f"{_KEY}.name", f"lr_scheduler.name = {ours}")
     ledger.ours(f"{_KEY}.step_unit", f"lr_scheduler.step_unit = {unit}")
-    if given["load_state"] is not None:
-        ledger.without(f"{_KEY}.load_state", "its state is not read; a run of ours is continued by resume")
+    if entry["load_state"] is not None:
+        ledger.without(f"{_KEY}.load_state", "the state is not read; use resume to continue a run of PyPty")
     else:
-        ledger.unused(f"{_KEY}.load_state", "there is none")
+        ledger.unused(f"{_KEY}.load_state", "no state is given")
 
 
 def _rates(
@@ -142,14 +142,15 @@ def _rates(
     probe_unit: float,
     ledger: Ledger,
 ) -> None:
-    """Cyclic ones give all variables the same rates, in place of those of update_params."""
+    """Set the rates of cyclic schedulers, which replace those of update_params by one rate for all variables."""
     if name not in ("CyclicLR", "OneCycleLR"):
         return
     largest = _numbers(configs.pop("max_lr"))
     smallest = _numbers(configs.pop("base_lr", 0.0))
     if len(set(largest)) > 1 or len(set(smallest)) > 1:
         raise ParameterError(
-            f"{ledger.source}: {_KEY}.configs: one max_lr (and base_lr) for all variables is expected, given {largest}"
+            f"{ledger.source}: {_KEY}.configs: max_lr is {largest}, expected a single max_lr (and base_lr) for all "
+            "variables"
         )
     if not largest[0] > 0:
         raise ParameterError(
@@ -161,11 +162,11 @@ def _rates(
     out["max_factor"] = 1.0
     if name == "CyclicLR":
         out["base_factor"] = max(smallest[0], 1e-12 * largest[0]) / largest[0]
-    ledger.note(f"{name} sets the learning rates of all variables to max_lr, and so do learning_rates here")
+    ledger.note(f"{name} sets the learning rates of all variables to max_lr, here in learning_rates")
 
 
 def _numbers(value: Any) -> list[float]:
-    return [float(one) for one in (value if isinstance(value, (list, tuple)) else [value])] or [0.0]
+    return [float(number) for number in (value if isinstance(value, (list, tuple)) else [value])] or [0.0]
 
 
 def _smallest(
@@ -184,19 +185,19 @@ def _smallest(
     )
     if not least or not reference:
         return
-    out[ours] = min(least / reference, 1.0)
+    out[ours] = min(least / reference, 1.0)  # a fraction of the first rate other than the probe's
     ledger.note(
-        f"{_KEY}: {theirs} = {least:g} is the same rate for all variables there, and the fraction {out[ours]:g} of "
-        "each learning rate here (exact for the object)"
+        f"{_KEY}: {theirs} = {least:g} is the same rate for all variables in PtyRAD, but the fraction {out[ours]:g} "
+        "of each learning rate here (exact for the object)"
     )
 
 
 def _rest(configs: dict[str, Any], out: dict[str, Any], ledger: Ledger) -> None:
-    """What the translations above did not take."""
+    """Translate the remaining entries of ``configs``."""
     epochs, steps = configs.pop("epochs", None), configs.pop("steps_per_epoch", None)
     if epochs and steps and "total_steps" not in out:
         out["total_steps"] = int(epochs) * int(steps)
-    for one, value in configs.items():
+    for key, value in configs.items():
         neutral = {
             "mode": "min",
             "threshold_mode": "rel",
@@ -204,7 +205,7 @@ def _rest(configs: dict[str, Any], out: dict[str, Any], ledger: Ledger) -> None:
             "scale_fn": None,
             "eps": 1e-8,
         }
-        if one in _WITHOUT_MEANING or (one in neutral and neutral[one] == value):
-            ledger.unused(f"{_KEY}.configs.{one}", "nothing depends on it")
+        if key in _WITHOUT_MEANING or (key in neutral and neutral[key] == value):
+            ledger.unused(f"{_KEY}.configs.{key}", "nothing depends on it")
         else:
-            ledger.without(f"{_KEY}.configs.{one}", f"{value!r}: there is no such choice here")
+            ledger.without(f"{_KEY}.configs.{key}", f"{value!r}: not an option here")

@@ -1,4 +1,4 @@
-"""Settings of PtyRAD's parameter files, as far as they have a counterpart here."""
+"""Settings of PtyRAD's parameter files that have a counterpart here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pypty.optics.aberrations import krivanek_orders
 from pypty.optics.wavelength import wavelength_A
 
 _N_TERMS = 25
-"""Up to fifth order."""
+"""Number of Krivanek coefficients up to fifth order."""
 _TREATMENTS = ("meas_permute", "meas_reshape", "meas_crop", "meas_resample", "meas_add_source_size")
 
 
 def settings_of(
     init: Mapping[str, Any], attributes: Mapping[str, Any], window: int
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Parameters beside the arrays, and notes on what was done to the patterns.
+    """Parameters other than arrays, and notes on PtyRAD's processing of the patterns.
 
     Parameters
     ----------
@@ -44,13 +44,15 @@ def settings_of(
         if extra > 0 and extra % 2 == 0 and not init.get("meas_resample") and not init.get("meas_crop"):
             settings["data_pad"] = extra // 2
             notes.append(
-                f"patterns were padded with {pad.get('padding_type')} values there, and are with zeros here"
+                f"PtyRAD padded the patterns with {pad.get('padding_type')} values; here they are padded with zeros"
             )
         else:
-            notes.append(f"patterns were padded to {attributes['meas_Npix']} pixels; do the same to the data")
+            notes.append(
+                f"PtyRAD padded the patterns to {attributes['meas_Npix']} pixels; do the same to the data"
+            )
     for name in _TREATMENTS:
         if init.get(name) is not None:
-            notes.append(f"patterns were changed by {name} = {init[name]!r}; do the same to the data")
+            notes.append(f"PtyRAD changed the patterns by {name} = {init[name]!r}; do the same to the data")
     return settings, tuple(notes)
 
 
@@ -59,12 +61,12 @@ def _common(init: Mapping[str, Any], settings: dict[str, Any]) -> None:
         if init.get(theirs) is not None:
             settings[ours] = float(init[theirs])
     affine = init.get("pos_scan_affine")
-    if affine is not None:  # their rotation acts on rows (y, x) as ours does
+    if affine is not None:  # PtyRAD's rotation acts from the right on rows (y, x), with the opposite sign
         settings["PLRotation_deg"] = -float(np.asarray(affine, float)[2])
 
 
 def _match(attributes: Mapping[str, Any], window: int, settings: dict[str, Any]) -> None:
-    """How a simulated pattern is brought to the measured size."""
+    """Parameters that match simulated patterns to the measured size."""
     mode, measured = attributes.get("simu_match_mode"), attributes.get("meas_Npix")
     if mode is None or measured is None or int(measured) == window:
         return
@@ -78,14 +80,16 @@ def _match(attributes: Mapping[str, Any], window: int, settings: dict[str, Any])
 
 
 def _orientation(flips: Any, settings: dict[str, Any], notes: list[str]) -> None:
-    """Flips of the patterns: the first is ``flip_ky``, others must be done to the data."""
+    """Translate flips of the patterns: the first is ``flip_ky``; others must be applied to the data."""
     if flips is None or not np.any(flips):
         return
     values = [int(flip) for flip in np.asarray(flips).ravel()]
     if values == [1, 0, 0]:
         settings["flip_ky"] = True
     else:
-        notes.append(f"patterns were flipped by [ky, kx, transpose] = {values}; do the same to the data")
+        notes.append(
+            f"PtyRAD flipped the patterns by [ky, kx, transpose] = {values}; do the same to the data"
+        )
 
 
 def params_from_ptyrad(content: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def params_from_ptyrad(content: Mapping[str, Any], source: str) -> dict[str, Any
     Raises
     ------
     ParameterError
-        It is no such file, or of an X-ray experiment.
+        The content is not that of PtyRAD, or the experiment used X-rays.
     """
     init = content.get("init_params")
     if not isinstance(init, Mapping) or "probe_kv" not in init:
@@ -146,15 +150,15 @@ def _pixel_A(init: Mapping[str, Any], wavelength: float) -> float | None:
     return pixels_A.get(str(mode))
 
 
-def krivanek(given: Mapping[str, Any], source: str) -> np.ndarray:
+def krivanek(coefficients: Mapping[str, Any], source: str) -> np.ndarray:
     """C10, C12a, C12b, C21a, ... (Å) from polar (Cnm, phinm in deg) or Cartesian names.
 
     Raises
     ------
     ParameterError
-        A name is not known.
+        A name is unknown.
     """
-    terms = dict(given)
+    terms = dict(coefficients)
     if "defocus" in terms:
         terms["C10"] = -float(terms.pop("defocus"))
     if "Cs" in terms:
@@ -173,5 +177,5 @@ def krivanek(given: Mapping[str, Any], source: str) -> np.ndarray:
         raise ParameterError(
             f"{source}: aberrations {sorted(terms)} are not Krivanek's Cnm, phinm, Cnma or Cnmb"
         )
-    used = np.flatnonzero(out)
+    used = np.flatnonzero(out)  # drop zeros at the end
     return out[: used[-1] + 1] if len(used) else np.zeros(1)

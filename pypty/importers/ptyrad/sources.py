@@ -1,4 +1,4 @@
-"""Results that a PtyRAD file starts from: models of PtyRAD, and of the programs that it reads."""
+"""Results from which a PtyRAD file starts: models of PtyRAD, and of the programs that it can read."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Loaded:
     ----------
     amplitude, phase : (mode, slice, y, x)
     probe : (mode, y, x) complex, centred at n//2
-    positions : (N, 2) top-left corners, px
+    positions : (N, 2) crop origins, px
     tilts_mrad : (1, 2) or (N, 2)
-    thickness_A : of a slice; None where the file does not say it
-    version : of PtyRAD; "" of other programs
+    thickness_A : thickness of a slice; None if it is not in the file
+    version : version of PtyRAD; "" for other programs
     """
 
     amplitude: np.ndarray
@@ -39,24 +39,24 @@ class Loaded:
     version: str = ""
 
 
-def load_source(source: str, given: Any, folder: Path, what: str) -> Loaded:
-    """The result that ``what`` (obj_params, ...) names.
+def load_source(source: str, file_name: Any, folder: Path, what: str) -> Loaded:
+    """The result in a file; ``what`` is the key that names it (obj_params, ...), for messages.
 
     Raises
     ------
     DataError, ParameterError
-        It is missing, damaged, a pickle, or of another program.
+        The file is missing, damaged, a pickle, or of another program.
     """
-    path = find_path(given, folder, what)
+    path = find_path(file_name, folder, what)
     if path.suffix.lower() == ".pt":
         raise ParameterError(
-            f"{what}: {str(path)!r} is a pickle of PyTorch, which can run code when opened, and is not read; open it "
-            "in PtyRAD and save it as .hdf5"
+            f"{what}: {str(path)!r} is a pickle of PyTorch, which is not read because it can run code when opened; "
+            "open it in PtyRAD and save it as .hdf5"
         )
     if source == "PtyRAD":
         return _model(path)
     result = load_result(path)
-    obj = result.obj.transpose(3, 2, 0, 1)
+    obj = result.obj.transpose(3, 2, 0, 1)  # (y, x, z, mode) -> (mode, z, y, x)
     probe = result.probe if result.probe.ndim == 3 else result.probe[..., 0]
     distances = result.slice_distances_A
     return Loaded(

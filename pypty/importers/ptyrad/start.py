@@ -1,4 +1,4 @@
-"""Starting probe and object of a PtyRAD file, and their parameters."""
+"""Starting probe and object of a PtyRAD parameter file."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ _KEY = "init_params."
 def start_probe(
     init: Group, folder: Path, grid: Grid, data: Measured, tuned: frozenset[str], ledger: Ledger
 ) -> None:
-    """``probe``: PtyRAD's over N, since its Fourier transform has a factor 1/N that ours has not."""
+    """``probe``: PtyRAD's divided by N, since its orthonormal Fourier transform has a factor 1/N and ours has not."""
     angle = float(init["probe_conv_angle"])
     ledger.ours(_KEY + "probe_conv_angle", conv_semiangle_mrad=angle)
     terms = polar_terms(init["probe_aberrations"] or {}, f"{ledger.source}: probe_aberrations")
     total = _total(init["probe_normalization"], data)
-    _told(init, ledger)
+    _record_keys(init, ledger)
+    # If the aperture is searched, keep it without aberrations: the engine applies them in every trial.
     opened = init["probe_source"] == "simu" and bool({"conv_angle", "dx"} & tuned)
     if init["probe_source"] == "simu":
         kept = {order: term for order, term in terms.items() if not _is_tuned(order, tuned)}
         if len(kept) < len(terms) or any(_is_tuned(order, tuned) for order in _searched(tuned)):
             ledger.params["aberrations"] = np.zeros(len(aberration_names(25)))
-            ledger.note(
-                "hypertune: aberrations that are searched start from 0, whatever probe_aberrations says"
-            )
+            ledger.note("hypertune: aberrations that are searched start from 0, not from probe_aberrations")
         if opened:
             _aberrated_later(init, cartesian_A(kept), ledger)
             kept = {}
@@ -53,16 +52,17 @@ def start_probe(
             )
         probe = np.transpose(probe, axes)
     probe = probes.with_modes(
-        probe, int(init["probe_pmode_max"]), [float(one) for one in init["probe_pmode_init_pows"]]
+        probe, int(init["probe_pmode_max"]), [float(power) for power in init["probe_pmode_init_pows"]]
     )
     shift = init["probe_z_shift"]
     if shift and "z_shift" not in tuned and not opened:
         probe = probes.propagated(probe, grid, float(shift))
     probe = probe * np.sqrt(total / (np.abs(probe) ** 2).sum())
-    ledger.params["probe"] = probe.transpose(1, 2, 0) / grid.shape[0]
+    ledger.params["probe"] = probe.transpose(1, 2, 0) / grid.shape[0]  # (mode, y, x) -> (y, x, mode)
 
 
-def _told(init: Group, ledger: Ledger) -> None:
+def _record_keys(init: Group, ledger: Ledger) -> None:
+    """Record the translation of the probe_ keys, and check probe_pmode_init_pows."""
     for name in (
         "probe_source",
         "probe_params",
@@ -74,6 +74,7 @@ def _told(init: Group, ledger: Ledger) -> None:
         ledger.ours(_KEY + name, "in the array probe")
     ledger.ours(_KEY + "probe_normalization", "power of the array probe")
     powers = init["probe_pmode_init_pows"]
+    # One power for all added modes, or one per mode.
     if (
         not isinstance(powers, (list, tuple))
         or not powers
@@ -85,19 +86,17 @@ def _told(init: Group, ledger: Ledger) -> None:
         )
     if len(powers) > 1:
         ledger.ours(_KEY + "probe_pmode_init_pows", "powers of the modes")
-        ledger.note(
-            "probe_pmode_init_pows: each mode has the power given for it (PtyRAD uses the smallest only)"
-        )
+        ledger.note("probe_pmode_init_pows: each mode has its given power (PtyRAD uses only the smallest)")
     else:
         ledger.ours(
             _KEY + "probe_pmode_init_pows",
-            "power p of every added mode, before all are scaled to the total",
+            "power p of every added mode, before all modes are scaled to the total",
         )
 
 
-def _total(given: Group, data: Measured) -> float:
-    """Sum |psi|^2."""
-    mode, value = given["mode"], given["value"]
+def _total(entry: Group, data: Measured) -> float:
+    """Sum |psi|^2 of the starting probe; ``entry`` is probe_normalization."""
+    mode, value = entry["mode"], entry["value"]
     if mode == "target_intensity":
         if not isinstance(value, (int, float)) or not value > 0:
             raise ParameterError(
@@ -122,7 +121,7 @@ def _searched(tuned: frozenset[str]) -> list[tuple[int, int]]:
 
 
 def _aberrated_later(init: Group, aberrations: np.ndarray, ledger: Ledger) -> None:
-    """``probe`` stays an open aperture, whose size is searched; the engine applies aberrations and shift."""
+    """Leave aberrations and defocus to the engine; ``probe`` is then the aperture alone, whose size is searched."""
     total = np.array(ledger.params.get("aberrations", np.zeros(len(aberrations))), float)
     total = np.concatenate([total, np.zeros(max(0, len(aberrations) - len(total)))])
     total[: len(aberrations)] += aberrations
@@ -131,21 +130,21 @@ def _aberrated_later(init: Group, aberrations: np.ndarray, ledger: Ledger) -> No
     if init["probe_z_shift"]:
         ledger.params["extra_probe_defocus"] = float(init["probe_z_shift"])
     ledger.note(
-        "hypertune of conv_angle or dx: the aperture of the starting probe is made anew in every trial"
+        "hypertune of conv_angle or dx: the aperture of the starting probe is recomputed in every trial"
     )
 
 
 def _loaded_probe(init: Group, folder: Path, grid: Grid, ledger: Ledger) -> np.ndarray:
-    source, given = init["probe_source"], init["probe_params"]
+    source, entry = init["probe_source"], init["probe_params"]
     if source in LOADED:
-        probe = load_source(source, given, folder, "probe_params").probe
+        probe = load_source(source, entry, folder, "probe_params").probe
     elif source == "custom":
-        probe = np.asarray(open_array(given, folder, "probe_params").data).astype(complex)
+        probe = np.asarray(open_array(entry, folder, "probe_params").data).astype(complex)
     else:
         raise ParameterError(
             f"{ledger.source}: probe_source is {source!r}, expected simu, {', '.join(LOADED)} or custom"
         )
-    probe = probe if probe.ndim == 3 else probe[None]
+    probe = probe if probe.ndim == 3 else probe[None]  # (y, x) -> (1, y, x)
     if probe.ndim != 3 or sorted(probe.shape)[-2:] != [grid.shape[0]] * 2:
         raise ParameterError(
             f"{ledger.source}: the probe of probe_params has shape {probe.shape}, expected (modes, {grid.shape[0]}, "
@@ -162,7 +161,7 @@ def start_object(
     tuned: frozenset[str],
     ledger: Ledger,
 ) -> Layers:
-    """``obj`` with its slices and weights of modes; ``canvas`` (2,) are its sides where the file does not give it."""
+    """``obj`` with its slices and mode weights; ``canvas`` (2,) are its sides unless the file gives the object."""
     layers = _first(init, folder, canvas, rng, ledger)
     layers = objects.with_modes(_along_beam(init, layers), int(init["obj_omode_max"]), rng)
     n_modes = len(layers.amplitude)
@@ -172,20 +171,20 @@ def start_object(
     if layers.n_slices > 1:
         ledger.ours(_KEY + "obj_slice_thickness", slice_distances=[layers.thickness_A])
     else:
-        ledger.unused(_KEY + "obj_slice_thickness", "there is one slice")
+        ledger.unused(_KEY + "obj_slice_thickness", "the object has one slice")
     weights = objects.occupancies(init["obj_omode_init_occu"], n_modes)
     if n_modes > 1:
         ledger.ours(_KEY + "obj_omode_init_occu", obj_mode_weights=weights.tolist())
     else:
         ledger.unused(_KEY + "obj_omode_init_occu", "the object has one mode")
     if {"Nlayer", "dx"} & tuned:
-        ledger.note("hypertune of Nlayer or dx: every trial starts from vacuum of the size of its scan")
+        ledger.note("hypertune of Nlayer or dx: every trial starts from vacuum, with the size of its scan")
     else:
         ledger.params["obj"] = layers.transmission()
     resampled = init["obj_z_resample"]
     if resampled and resampled["mode"]:
         ledger.note(
-            "obj_z_resample keeps the integrated phase for every ratio of slices (PtyRAD for whole ones only)"
+            "obj_z_resample keeps the integrated phase for every ratio of slices (PtyRAD only for integer ratios)"
         )
     return layers
 
@@ -193,28 +192,28 @@ def start_object(
 def _first(
     init: Group, folder: Path, canvas: np.ndarray, rng: np.random.RandomState, ledger: Ledger
 ) -> Layers:
-    source, given = init["obj_source"], init["obj_params"]
+    source, entry = init["obj_source"], init["obj_params"]
     thickness = float(init["obj_slice_thickness"])
     if source == "simu":
-        if given is not None:
-            shape = [int(size) for size in given]
+        if entry is not None:  # [modes, slices, y, x]
+            shape = [int(size) for size in entry]
         else:
             shape = [int(init["obj_omode_max"]), int(init["obj_Nlayer"]), *(int(size) for size in canvas)]
         return objects.random_phase(shape, thickness, rng)
     if source in LOADED:
-        loaded = load_source(source, given, folder, "obj_params")
+        loaded = load_source(source, entry, folder, "obj_params")
         if (
             loaded.thickness_A is not None
             and abs(loaded.thickness_A / thickness - 1) > 1e-3
             and loaded.amplitude.shape[1] > 1
         ):
             ledger.note(
-                f"obj_slice_thickness is {thickness:g} Å as the file says; the slices of obj_params were "
+                f"obj_slice_thickness = {thickness:g} Å is used; the slices of obj_params were "
                 f"{loaded.thickness_A:g} Å apart"
             )
         return Layers(loaded.amplitude, loaded.phase, thickness)
     if source == "custom":
-        array = np.asarray(open_array(given, folder, "obj_params").data)
+        array = np.asarray(open_array(entry, folder, "obj_params").data)
         if array.ndim != 4:
             raise ParameterError(f"obj_params has shape {array.shape}, expected (modes, slices, y, x)")
         return Layers(np.abs(array).astype(float), np.angle(array).astype(float), thickness)
@@ -229,7 +228,7 @@ def _along_beam(init: Group, layers: Layers) -> Layers:
         layers = objects.cropped(layers, int(crop[0]), int(crop[1]))
     if pad is not None:
         counts, kinds = _pair(pad["pad_layers"]), _pair(pad["pad_types"])
-        layers = objects.padded(layers, [int(one) for one in counts], [str(one) for one in kinds])
+        layers = objects.padded(layers, [int(count) for count in counts], [str(kind) for kind in kinds])
     if resample is not None and resample["mode"] is not None:
         value = resample["value"]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:

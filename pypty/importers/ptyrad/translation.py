@@ -1,4 +1,4 @@
-"""What became of every key of another program's parameters."""
+"""Record of the translation of another program's parameters, key by key."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ OURS, UNUSED, WITHOUT = "ours", "no effect", "no counterpart"
 
 @dataclass(frozen=True)
 class Line:
-    """What became of one key.
+    """The translation of one key.
 
     Attributes
     ----------
-    key : dotted name there
-    kind : OURS, UNUSED (nothing depends on it here) or WITHOUT (it would matter, but there is nothing like it)
-    text : parameters here, or why not
+    key : its dotted name in the other program
+    kind : OURS, UNUSED (nothing depends on it here) or WITHOUT (it would matter, but has no counterpart)
+    text : our parameters, or the reason
     """
 
     key: str
@@ -29,14 +29,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Translation:
-    """Parameters of another program's file in ours.
+    """The parameters of another program's file, translated.
 
     Attributes
     ----------
-    params : ready for :func:`pypty.run`
-    notes : what differs, or was decided
-    without_counterpart : "key: why" of what the file asks for and there is nothing like here
-    lines : what became of every key
+    params : parameters for :func:`pypty.run`
+    notes : differences between the programs, and choices made
+    without_counterpart : "key: reason" of the keys that would matter but have no counterpart
+    lines : the translation of every key
     """
 
     params: dict[str, Any]
@@ -45,11 +45,11 @@ class Translation:
     lines: tuple[Line, ...] = ()
 
     def report(self, every_key: bool = False) -> str:
-        """Text: what has no counterpart, and notes; with ``every_key`` also what became of every key."""
+        """Keys without counterpart and notes, as text; with ``every_key`` also the translation of every key."""
         out = []
         if every_key:
             width = max((len(line.key) for line in self.lines), default=0)
-            out += [f"{line.key:<{width}}  {_told(line)}" for line in self.lines]
+            out += [f"{line.key:<{width}}  {_text(line)}" for line in self.lines]
         if self.without_counterpart:
             out += ["Without counterpart here:", *(f"  {text}" for text in self.without_counterpart)]
         if self.notes:
@@ -57,54 +57,54 @@ class Translation:
         return "\n".join(out or ["Everything has a counterpart."])
 
 
-def _told(line: Line) -> str:
+def _text(line: Line) -> str:
     return line.text if line.kind == OURS else f"({line.kind}) {line.text}"
 
 
 @dataclass
 class Ledger:
-    """Parameters as they are collected.
+    """Collects translated parameters and the translation of every key.
 
     Attributes
     ----------
     source : file name, for messages
-    given : dotted names of what the file says itself
+    set_by_user : dotted names of the keys in the file
     """
 
     source: str
-    given: frozenset[str] = frozenset()
+    set_by_user: frozenset[str] = frozenset()
     params: dict[str, Any] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def ours(self, key: str, text: str = "", **params: Any) -> None:
-        """``key`` means these parameters; ``text`` where the values are not the whole story."""
+        """Record that ``key`` is translated to ``params``; ``text`` is an additional remark."""
         self.params.update(params)
         values = ", ".join(f"{name} = {brief(value)}" for name, value in params.items())
         self.lines.append(Line(key, OURS, "; ".join(part for part in (values, text) if part)))
 
     def unused(self, key: str, why: str) -> None:
-        """Nothing here depends on ``key``."""
+        """Record that nothing here depends on ``key``."""
         self.lines.append(Line(key, UNUSED, why))
 
     def without(self, key: str, why: str) -> None:
-        """``key`` asks for something that there is not."""
+        """Record that ``key`` has no counterpart here."""
         self.lines.append(Line(key, WITHOUT, why))
 
     def note(self, text: str) -> None:
-        """Something to know."""
+        """Add a note for the user, once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def says(self, key: str) -> bool:
-        """Whether the file itself gives ``key``."""
-        return key in self.given
+    def is_set(self, key: str) -> bool:
+        """Whether ``key`` is in the file."""
+        return key in self.set_by_user
 
     def close(self, extra_notes: tuple[str, ...] = ()) -> Translation:
-        """The result."""
+        """The finished translation."""
         missing = tuple(f"{line.key}: {line.text}" for line in self.lines if line.kind == WITHOUT)
         return Translation(dict(self.params), (*extra_notes, *self.notes), missing, tuple(self.lines))
 
 
 Group = Mapping[str, Any]
-"""One of the groups, complete."""
+"""One of the groups, or an entry that is a mapping, with all its keys."""

@@ -1,4 +1,4 @@
-"""hypertune_params of PtyRAD as the parameter ``tune``."""
+"""Translate hypertune_params of PtyRAD to the parameter ``tune``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _KINDS = ("int", "float", "cat")
 
 
 def tuned_names(hypertune: Group, source: str) -> frozenset[str]:
-    """Names that are searched: none unless hypertune is on.
+    """Names that hypertune searches; empty if it is off.
 
     Raises
     ------
     ParameterError
-        A name or entry is not known.
+        A name or entry is unknown.
     """
     names = set()
     for name, entry in (hypertune["tune_params"] or {}).items():
@@ -44,11 +44,11 @@ def tuned_names(hypertune: Group, source: str) -> frozenset[str]:
 
 
 def translate_tune(hypertune: Group, probe_unit: float, ledger: Ledger) -> None:
-    """``tune`` where hypertune is on.
+    """Translate hypertune_params to ``tune``, if hypertune is on.
 
     Parameters
     ----------
-    probe_unit : what a learning rate of 1 of PtyRAD's probe is for ours
+    probe_unit : learning rate of the probe here that corresponds to 1 in PtyRAD
     """
     if not hypertune["if_hypertune"]:
         for name in hypertune:
@@ -89,14 +89,14 @@ def translate_tune(hypertune: Group, probe_unit: float, ledger: Ledger) -> None:
     ):
         ledger.ours(_KEY + theirs, "tune" if ours == "tune" else f"tune.{ours} = {tune.get(ours)}")
     ledger.unused(_KEY + "verbosity", "trials are silent (print_flag)")
-    ledger.unused(_KEY + "append_params", "files of a trial always hold its values")
-    ledger.note("hypertune_params is searched by  pypty tune;  pypty run  reconstructs once")
+    ledger.unused(_KEY + "append_params", "files of a trial always contain its values")
+    ledger.note("pypty tune  searches hypertune_params;  pypty run  reconstructs once")
 
 
-def _part(given: Group, ending: str) -> dict[str, Any]:
-    """Name and constructor arguments."""
-    out: dict[str, Any] = {"name": str(given.get("name", "")).removesuffix(ending)}
-    configs = dict(given.get("configs") or {})
+def _part(entry: Group, ending: str) -> dict[str, Any]:
+    """Name (without ``ending``) and constructor arguments of a sampler or pruner."""
+    out: dict[str, Any] = {"name": str(entry.get("name", "")).removesuffix(ending)}
+    configs = dict(entry.get("configs") or {})
     return {**out, "configs": configs} if configs else out
 
 
@@ -104,7 +104,7 @@ def _range(name: str, entry: Group, probe_unit: float, ledger: Ledger) -> dict[s
     kind, kwargs = entry.get("suggest"), dict(entry.get("kwargs") or {})
     if name in _OLD:
         raise ParameterError(
-            f"{ledger.source}: hypertune_params.tune_params.{name} is old; search C10, C30 or C50 instead"
+            f"{ledger.source}: hypertune_params.tune_params.{name} is obsolete; search C10, C30 or C50 instead"
         )
     if kind not in _KINDS:
         raise ParameterError(
@@ -116,7 +116,7 @@ def _range(name: str, entry: Group, probe_unit: float, ledger: Ledger) -> dict[s
     }
     if name == "optimizer":
         _optimizers(out, kwargs, ledger)
-    if name == "plr":
+    if name == "plr":  # PtyRAD's rate of the probe, in our unit
         for key in ("low", "high", "step"):
             if key in out and out[key] is not None:
                 out[key] = out[key] * probe_unit

@@ -1,4 +1,4 @@
-"""One physical effect each, forward and adjoint side by side."""
+"""The stages of the model: one physical effect each, with its adjoint."""
 
 from pypty.model.stages.base import CountStage, Stage, Tape
 from pypty.model.stages.counts import (
@@ -61,7 +61,7 @@ __all__ = [
 ]
 
 ON_WAVE_PIXELS: tuple[type[CountStage], ...] = (BeamCurrent, SourceEnvelope, DetectorBlur)
-"""What happens to intensities on the pixels of the waves, in this order."""
+"""Stages that act on intensities on the pixels of the waves, in this order."""
 
 TO_COMPARED_PIXELS: tuple[type[CountStage], ...] = (
     MatchCrop,
@@ -73,4 +73,4 @@ TO_COMPARED_PIXELS: tuple[type[CountStage], ...] = (
     Background,
     VirtualDetectors,
 )
-"""What then leads to what is compared with the data, in this order."""
+"""Stages that then lead to the values that are compared with data, in this order."""

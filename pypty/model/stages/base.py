@@ -1,4 +1,4 @@
-"""What every stage offers."""
+"""The interface of all stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pypty.model.blocks import Variables
 from pypty.model.options import ModelOptions
 
 Tape: TypeAlias = dict[str, Array]
-"""What a stage's forward keeps for its adjoint, for one batch."""
+"""Arrays that the forward pass of a stage keeps for its adjoint, for one batch."""
 
 FORWARD_ONLY = "forward only"
 """A tape with this key: no adjoint will follow, and nothing is kept for it."""
@@ -37,7 +37,7 @@ class Stage(Protocol):
         unless it is the shared probe."""
 
     def adjoint(self, grad: Array, point: Any, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
-        """Carry the gradient back through the effect, adding to ``gradients`` on the way.
+        """Propagate the gradient back through the effect, and add to ``gradients``.
 
         ``grad`` may be overwritten.
         """
@@ -48,7 +48,7 @@ class CountStage(Stage, Protocol):
 
     Attributes
     ----------
-    lights_dark : it brings counts to pixels beyond the band limit
+    lights_dark : whether it brings counts to pixels beyond the band limit
     """
 
     lights_dark: bool

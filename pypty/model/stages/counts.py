@@ -90,7 +90,7 @@ class SourceEnvelope:
 class DetectorBlur:
     """I <- K_y I K_x^T: the detector's point spread, a periodic Gaussian that sums to 1.
 
-    K[i, j] ~ exp(-d(i, j)^2/(2 s^2)), d the distance of two pixels around the edge, s = upsampling x
+    K[i, j] ~ exp(-d(i, j)^2/(2 s^2)), d the periodic distance of two pixels, s = upsampling x
     ``detector_blur_std``. As a matrix with positive elements it never makes an intensity negative, and it is exact
     for any width, down to s = 0 (no blur).
     """
@@ -155,7 +155,7 @@ class KeptPixels:
     Parameters
     ----------
     shape : (ny, nx) of the pattern
-    rows, columns : indices of those that are kept, in their new order
+    rows, columns : indices of the kept ones, in their new order
     """
 
     def __init__(

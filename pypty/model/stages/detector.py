@@ -78,6 +78,7 @@ class NearField:
         # (1, y, x), with tilts of N patterns (N, y, x)
         rate = self.rate[None]
         if tilts is not None:
+            # a tilted specimen moves the image by df t: a linear phase in q
             rate = rate - 2 * np.pi * (
                 tilts[:, 0, None, None] * self.qy[:, None] + tilts[:, 1, None, None] * self.qx
             )

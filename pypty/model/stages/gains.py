@@ -19,8 +19,8 @@ class DetectorGains:
     dL/dg_Q = sign(g_Q) x sum over patterns and pixels of Q of dL/dI I.
 
     A quadrant ends where the frequency (near field: the distance from the centre) becomes 0, at index n//2 of centred
-    patterns, which belongs to the second one along its axis. A common factor of all gains cannot be told from one of
-    the beam: keep either the power of the probe or the gains fixed.
+    patterns, which belongs to the second one along its axis. A common factor of all gains cannot be distinguished from
+    one of the beam: keep either the power of the probe or the gains fixed.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class DetectorGains:
         return self.rows.T @ abs(gains) @ self.columns, array_module(gains).where(gains < 0, -1.0, 1.0)
 
     def forward(self, intensity: Array, point: tuple[Array, Array] | None, batch: Batch, tape: Tape) -> Array:
-        if point is None:  # only the reachable pixels are asked for: gains do not change them
+        if point is None:  # called for the reachable pixels only, which gains do not change
             return intensity
         tape["intensity"] = intensity
         return intensity * point[0].astype(intensity.dtype)

@@ -164,7 +164,7 @@ class LocalAberrations:
 class SubpixelShift:
     """Move the probe by the sub-pixel part of the position; between ToReciprocal and ToReal.
 
-    P^_j = M exp(-2 pi i (fy dy + fx dx)) P^, d = position - corner of the window, f in cycles/pixel, M the band
+    P^_j = M exp(-2 pi i (fy dy + fx dx)) P^, d = position - crop origin, f in cycles/pixel, M the band
     limit. Positive d moves the probe towards larger indices. (Fourier shift theorem; docs/conventions.md.)
     """
 

@@ -46,7 +46,7 @@ INTEGRATORS: Mapping[str, Branches] = MappingProxyType(
         ),
     }
 )
-"""What ``propmethod`` may name besides the plain multislice.
+"""Values of ``propmethod`` besides the plain multislice.
 
 better_multislice: psi' = 2/3 [P^1/2 T^1/2 P^1/2 T^1/2 + T^1/2 P^1/2 T^1/2 P^1/2] psi - 1/6 [T P + P T] psi, a
 Richardson extrapolation of the symmetrised first-order step. yoshida: the symmetric composition of three leapfrog
@@ -68,8 +68,8 @@ class _Point:
 class FractionalSteps:
     """Every slice of transmission T and distance z: psi <- sum over branches of weight x steps psi.
 
-    A propagation belongs to every slice, also to the last: with one slice distance fewer than slices, the last slice
-    has the last distance. T^p = exp(p log T) with the phase between -pi and pi: slices must be thin enough for
+    Every slice is followed by a propagation, also the last one, which has the last distance if there is one distance
+    fewer than slices. T^p = exp(p log T) with the phase between -pi and pi: slices must be thin enough for
     that, and transparent enough for a logarithm.
     """
 
@@ -86,6 +86,7 @@ class FractionalSteps:
         return {p: transmission if p == 1 else _safe(transmission) ** p for p in sorted(needed)}
 
     def forward(self, wave: Array, point: _Point, batch: Batch, tape: Tape) -> Array:
+        # (slice, b, 1, O, y, x)
         patches = self.windows.gather(point.obj, batch)
         tape["patches"], tape["shape"] = patches, wave.shape
         for s in range(len(patches)):
@@ -135,9 +136,8 @@ class FractionalSteps:
                         if patch_grads is not None:
                             # (b, P, O, y, x) -> (b, O, y, x): all probe modes meet the same patch
                             to_power = (kept.conj() * back).sum(axis=1)
-                            slope = _slope(patches[s], powers[power], power)[
-                                :, 0
-                            ]  # (b, 1, O, y, x) -> (b, O, y, x)
+                            # (b, 1, O, y, x) -> (b, O, y, x)
+                            slope = _slope(patches[s], powers[power], power)[:, 0]
                             slice_grad = slice_grad + to_power * slope.conj()
                         back = back * powers[power].conj()
                     else:

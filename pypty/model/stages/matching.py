@@ -1,4 +1,4 @@
-"""From the pixels of a simulated pattern to those of the measured one, and blurs at the rim of the measured one."""
+"""From the pixels of a simulated pattern to those of the measured one, and a blur reflected at the detector's rim."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MatchCrop(KeptPixels):
 
 
 def _central(n: int, m: int, centred: bool) -> np.ndarray:
-    """(m,) which pixels of n are kept."""
+    """(m,) indices of the kept pixels out of n."""
     index = np.arange(m) + (n - m) // 2
     # reordered so that the kept zero frequency comes first, then counted from that of the n pixels
     return index if centred else (np.fft.ifftshift(index) - n // 2) % n

@@ -1,4 +1,4 @@
-"""Scattering by the slices and propagation between them. A single slice is the case S = 1."""
+"""Transmission through slices, and propagation between them; a single slice is the case S = 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pypty.optics.grid import Grid
 
 
 class ObjectWindows:
-    """The patches of the object that a batch sees, and the way back for their gradient.
+    """The patches of the object in a batch, and the adjoint for their gradient.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class WindowBlur:
             patch[...] = self._blurred(abs(patch)) * xp.exp(1j * phase)
 
     def back(self, gradient: Array, windows: Array) -> None:
-        """From the gradient of what :meth:`apply` leaves to that of ``windows``, in place."""
+        """Adjoint of :meth:`apply` at ``windows``: changes ``gradient`` in place."""
         xp = array_module(windows)
         for grad, patch in zip(gradient, windows, strict=True):
             amplitude, phase = abs(patch), xp.angle(patch)
@@ -132,11 +132,12 @@ class Multislice:
         return _Point(variables.obj, self.propagation.prepare(variables, variables.n_slices - 1))
 
     def forward(self, wave: Array, point: _Point, batch: Batch, tape: Tape) -> Array:
+        # (slice, b, 1, O, y, x)
         patches = self.windows.gather(point.obj, batch)
         tape["patches"] = patches
         tape["incoming 0"] = wave
         # not in place: the wave may be the shared probe, and is kept for the way back
-        wave = wave * patches[0]
+        wave = wave * patches[0]  # (b, P, 1, y, x) -> (b, P, O, y, x)
         for s in range(1, len(patches)):
             wave = self.propagation.forward(wave, point.gaps, s - 1, batch)
             tape[f"incoming {s}"] = wave

@@ -20,7 +20,7 @@ INSIDE = slice(2, 4)
 
 @dataclass(frozen=True)
 class PropagationPoint:
-    """What all batches of an evaluation share.
+    """Distances, tilts and propagators that all batches of an evaluation share.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class PropagationPoint:
     factors: Mapping[tuple[int, float], Array]
 
     def index(self, gap: int) -> int:
-        """Which distance a gap has; the last one holds for all that follow."""
+        """Index of the distance of a gap; the last distance also holds for all further gaps."""
         return min(gap, len(self.distances) - 1)
 
 
@@ -50,7 +50,7 @@ class Propagation:
     ----------
     phase_rate : (y, x) r, rad/Å
     tilted : the inside columns of ``tilts`` act
-    fractions : the fractions of a gap that will be asked for
+    fractions : fractions of a gap for which propagators are computed
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Propagation:
         }
         return PropagationPoint(distances, tilts, factors)
 
-    def own_ramps(self, point: PropagationPoint, length: float, batch: Batch) -> tuple[Array, Array]:
+    def tilt_ramps(self, point: PropagationPoint, length: float, batch: Batch) -> tuple[Array, Array]:
         """exp(-2 pi i z q t) along y and x for tilts that differ between patterns: (batch, 1, 1, y, 1) and (…, x)."""
         xp, tilts = self.backend.xp, rows_of(point.tilts, batch)
         ramp_y = xp.exp(-2j * np.pi * length * tilts[:, :1] * self.qy).astype(self.backend.complex)
@@ -113,7 +113,7 @@ class Propagation:
         spectrum *= factor.conj() if conjugate else factor
         if point.tilts is not None and len(point.tilts) > 1:
             sign = -1.0 if conjugate else 1.0
-            ramp_y, ramp_x = self.own_ramps(point, sign * fraction * float(point.distances[index]), batch)
+            ramp_y, ramp_x = self.tilt_ramps(point, sign * fraction * float(point.distances[index]), batch)
             # (1, P, O, y, x) -> (b, P, O, y, x): not possible in place
             if spectrum.shape[0] < ramp_y.shape[0]:  # a wave shared by all patterns so far
                 return (spectrum * ramp_y) * ramp_x
@@ -149,7 +149,7 @@ class Propagation:
         return fft.ifft2(spectrum, overwrite=True)
 
     def refines(self, gradients: Gradients) -> bool:
-        """Whether the gradient of distances or tilts is asked for."""
+        """Whether the gradient of distances or tilts is needed."""
         return "slice_distances" in gradients or (self.tilted and "tilts" in gradients)
 
     def add_gradients(

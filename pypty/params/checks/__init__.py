@@ -1,1 +1,1 @@
-"""Parameters against each other."""
+"""Checks of parameters against each other."""

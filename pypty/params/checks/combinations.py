@@ -38,9 +38,9 @@ def check_epochs(settings: Settings, report: Report, first: int | None = None) -
     for name, schedule in settings.schedules.items():
         if report.has(name):
             continue
-        asked = epochs[:1] if isinstance(schedule, Constant) else epochs
+        to_check = epochs[:1] if isinstance(schedule, Constant) else epochs
         problem = next(
-            (text for text in (_problem_at(name, schedule, epoch) for epoch in asked) if text), None
+            (text for text in (_problem_at(name, schedule, epoch) for epoch in to_check) if text), None
         )
         if problem:
             report.add(name, problem)
@@ -70,8 +70,8 @@ def _check_wolfe(settings: Settings, report: Report, epochs: range) -> None:
         if c1 >= c2:
             report.add(
                 names[0],
-                f"{c1:g} is not smaller than wolfe_c2_constant = {c2:g} at epoch {epoch}; 0 < c1 < c2 < "
-                "1 is needed for a step to exist",
+                f"{c1:g} is not smaller than wolfe_c2_constant = {c2:g} at epoch {epoch}; the line search needs "
+                "0 < c1 < c2 < 1",
             )
             return
 
@@ -101,10 +101,11 @@ def check_combinations(settings: Settings, report: Report) -> None:
     if settings["update_extra_cut"] >= settings["damping_cutoff_multislice"]:
         report.add(
             "update_extra_cut",
-            f"{settings['update_extra_cut']:g} leaves nothing of damping_cutoff_multislice = "
-            f"{settings['damping_cutoff_multislice']:g}; it must be smaller",
+            f"{settings['update_extra_cut']:g} must be smaller than damping_cutoff_multislice = "
+            f"{settings['damping_cutoff_multislice']:g}; no frequencies would be left",
         )
-    if settings["slice_distances"].min() < 0 and settings["epoch_prev"] == 0:  # refined ones may be
+    # Refined distances of an earlier run may be negative.
+    if settings["slice_distances"].min() < 0 and settings["epoch_prev"] == 0:
         report.add(
             "slice_distances",
             f"given {settings['slice_distances'].min():g} Å; distances must not be negative",
@@ -121,27 +122,25 @@ def _check_images(settings: Settings, report: Report) -> None:
     if isinstance(mask, np.ndarray) and (mask.min() < 0 or mask.max() > 1 or not mask.any()):
         report.add(
             "detector_mask",
-            f"values from {mask.min():g} to {mask.max():g}; weights are from 0 (ignored) to "
-            "1, and not all may be zero",
+            f"values from {mask.min():g} to {mask.max():g}; weights must lie between 0 (ignored) and "
+            "1, and must not all be zero",
         )
     mean = settings["mean_pattern"]
     if mean is not None and (mean.min() < 0 or not mean.any()):
         report.add(
             "mean_pattern",
-            f"values from {mean.min():g} to {mean.max():g}; counts are not negative, and not all are zero",
+            f"values from {mean.min():g} to {mean.max():g}; counts must not be negative, nor all zero",
         )
     aperture = settings["aperture_mask"]
     if isinstance(aperture, np.ndarray) and (aperture.min() < 0 or not aperture.any()):
         report.add(
             "aperture_mask",
-            f"values from {aperture.min():g} to {aperture.max():g}; an aperture is not negative "
-            "and lets some electrons through",
+            f"values from {aperture.min():g} to {aperture.max():g}; an aperture must not be negative, "
+            "nor zero everywhere",
         )
     obj = settings["obj"]
     if obj is not None and not obj.any():
-        report.add(
-            "obj", "all values are zero; an object that lets nothing through has no pattern (vacuum is 1)"
-        )
+        report.add("obj", "all values are zero; such an object transmits no electrons (vacuum is 1)")
     size = settings["scan_size"]
     if size is not None and size.min() < 1:
         report.add("scan_size", f"given {size.tolist()}, expected two numbers of points >= 1")
@@ -150,7 +149,7 @@ def _check_images(settings: Settings, report: Report) -> None:
 def _check_slices(settings: Settings, report: Report) -> None:
     obj = settings["obj"]
     n_slices = settings["num_slices"] if obj is None else obj.shape[2]
-    if obj is not None and "num_slices" in settings.given and settings["num_slices"] != n_slices:
+    if obj is not None and "num_slices" in settings.set_by_user and settings["num_slices"] != n_slices:
         report.add(
             "num_slices", f"given {settings['num_slices']}, but obj has {n_slices} slices (its third axis)"
         )
@@ -158,8 +157,8 @@ def _check_slices(settings: Settings, report: Report) -> None:
     if n_distances != 1 and n_distances < n_slices - 1:
         report.add(
             "slice_distances",
-            f"{n_distances} values, but {n_slices} slices have {n_slices - 1} gaps; give one "
-            f"value for all, or {n_slices - 1}",
+            f"{n_distances} values, but {n_slices} slices have {n_slices - 1} gaps; give a single "
+            f"value for all gaps, or {n_slices - 1} values",
         )
     if settings["edge_slice_thickness"] is not None and n_distances > 1:
         report.add(

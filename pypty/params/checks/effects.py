@@ -16,7 +16,8 @@ from pypty.params.settings import Settings
 COMPRESSED = ("lsq_compressed", "gauss_compressed", "poisson_compressed")
 """Values of ``algorithm`` for virtual detectors."""
 NARROWEST_BLUR = 0.2
-"""Detector pixels. A narrower point spread cannot be refined: neighbours receive less than 1e-5 of the counts."""
+"""Narrowest point spread that can be refined, in detector pixels: below, neighbours receive less than 1e-5 of the
+counts, and the gradient vanishes."""
 _SCAN_WEIGHTS = tuple(
     f"{kind}_reg_weight_{block}"
     for kind in ("fast_axis", "slow_axis", "deformation")
@@ -25,7 +26,7 @@ _SCAN_WEIGHTS = tuple(
 
 
 def check_effects(settings: Settings, report: Report, epochs: range) -> None:
-    """Parameters against each other, those per epoch included."""
+    """Check parameters against each other, at every epoch of the run."""
     for check in (
         _check_switches,
         _check_weights,
@@ -39,7 +40,7 @@ def check_effects(settings: Settings, report: Report, epochs: range) -> None:
 
 
 def _ever(settings: Settings, report: Report, epochs: range, name: str) -> Any:
-    """The first value over the epochs that is on (not zero, False or None); None if it is off at all epochs."""
+    """The first value in these epochs that is not zero, False or None; None if there is no such value."""
     schedule = settings.schedules[name]
     if report.has(name):
         return None
@@ -51,12 +52,12 @@ def _ever(settings: Settings, report: Report, epochs: range, name: str) -> Any:
 
 
 def _check_switches(settings: Settings, report: Report, epochs: range) -> None:
-    """Every quantity that is refined must exist."""
+    """Check that every refined quantity has a starting value."""
     needs: tuple[tuple[str, Callable[[], bool], str], ...] = (
         (
             "update_aberrations_array",
             lambda: settings["aberration_marker"] is not None,
-            "aberration_marker: one group for each pattern, zeros for all alike",
+            "aberration_marker: the group of each pattern (all zeros for a single group)",
         ),
         (
             "update_static_background",
@@ -66,12 +67,12 @@ def _check_switches(settings: Settings, report: Report, epochs: range) -> None:
         (
             "update_detector_blur_std",
             lambda: settings["detector_blur_std"] >= NARROWEST_BLUR,
-            f"detector_blur_std: a width of at least {NARROWEST_BLUR:g} pixels (narrower ones have no gradient)",
+            f"detector_blur_std: at least {NARROWEST_BLUR:g} pixels (the gradient vanishes for smaller widths)",
         ),
     )
     for name, there, what in needs:
         if _ever(settings, report, epochs, name) and not there():
-            report.add(name, f"on, but there is nothing to refine; give {what}")
+            report.add(name, f"on, but nothing to refine is given; give {what}")
     phase, amplitude = (settings.schedules[f"tune_only_probe_{name}"] for name in ("phase", "abs"))
     if report.has("tune_only_probe_phase") or report.has("tune_only_probe_abs"):
         return
@@ -79,19 +80,20 @@ def _check_switches(settings: Settings, report: Report, epochs: range) -> None:
         if phase.at(epoch) and amplitude.at(epoch):
             report.add(
                 "tune_only_probe_abs",
-                f"on together with tune_only_probe_phase at epoch {epoch}; choose one, or neither to refine both",
+                f"on together with tune_only_probe_phase at epoch {epoch}; switch on only one of them, or neither to "
+                "refine phase and amplitude",
             )
             return
 
 
 def has_background(settings: Settings) -> bool:
-    """Whether there is a static background: an array, or a positive number."""
+    """Whether a static background is given: an array, or a positive number."""
     background = settings["static_background"]
     return isinstance(background, np.ndarray) or bool(background)
 
 
 def has_block(settings: Settings, name: str, switch: str) -> bool:
-    """Whether an unknown is given by the parameter of its name, or refined at some epoch."""
+    """Whether parameter ``name`` is given, or ``switch`` (its update flag) may be on at some epoch."""
     return settings.value(name) is not None or settings.may_be_on(switch)
 
 
@@ -101,7 +103,7 @@ def has_tilts(settings: Settings) -> bool:
 
 
 def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
-    """Every regulariser with a weight has the parameters that it needs."""
+    """Check that every regulariser with a weight has the parameters it needs."""
     size = settings["scan_size"]
     for name in (*_SCAN_WEIGHTS, "puzzle_positions"):
         is_on = bool(_ever(settings, report, epochs, name))
@@ -109,7 +111,7 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
             report.add(name, "on, but scan_size is not given; give the scan's points (slow, fast)")
         elif is_on and size is not None and name.endswith("_tilts"):
             tilts, points = settings["tilts"], int(np.prod(size))
-            # A single row for all patterns is allowed: it is smooth.
+            # A single row for all patterns is smooth by definition.
             if tilts is not None and len(tilts) not in (1, points):
                 report.add(
                     name, f"on, but there are {len(tilts)} rows of tilts for {points} points of scan_size"
@@ -122,13 +124,13 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
     if aperture is None and _ever(settings, report, epochs, "probe_reg_constraint_weight"):
         report.add(
             "probe_reg_constraint_weight",
-            "on, but there is no aperture; give probe_constraint_mask: an array, or the radius as a fraction of "
+            "on, but no aperture is given; give probe_constraint_mask: an array, or the radius as a fraction of "
             "Nyquist",
         )
 
 
 def _check_window(settings: Settings, report: Report, epochs: range) -> None:
-    """At every epoch with a window weight there is a window, with its radii in order."""
+    """Check that ``window`` is given at every epoch with a window_weight, with its radii in order."""
     weight, window = settings.schedules["window_weight"], settings.schedules["window"]
     constant = isinstance(weight, Constant) and isinstance(window, Constant)
     for epoch in epochs[:1] if constant else epochs:
@@ -148,7 +150,7 @@ def _check_window(settings: Settings, report: Report, epochs: range) -> None:
 
 
 def _check_constraints(settings: Settings, report: Report, epochs: range) -> None:
-    """A constraint has what it needs, and limits in their order."""
+    """Check that constraints have the parameters they need, and that lower limits are below upper ones."""
     if report.has("constraints"):
         return
     schedule = settings.schedules["constraints"]
@@ -174,18 +176,18 @@ def _check_probe_start(settings: Settings, report: Report, epochs: range) -> Non
     if isinstance(probe, np.ndarray) and probe.ndim == 4 and settings["probe_marker"] is None:
         report.add(
             "probe",
-            f"shape {probe.shape} has subscans, but probe_marker is not given; say which pattern meets which",
+            f"shape {probe.shape} has subscans, but probe_marker is not given; give the subscan of each pattern",
         )
     modes = [
         name for name in ("n_hermite_probe_modes", "defocus_spread_modes") if settings.value(name) is not None
     ]
     if settings["mc_n_modes"] is not None and modes:
-        report.add("mc_n_modes", f"given together with {modes[0]}; choose one way to make probe modes")
+        report.add("mc_n_modes", f"given together with {modes[0]}; probe modes can be made in one way only")
     if settings["mc_n_modes"] is not None:
         spreads = ("focal_spread", "spatial_coh_x_A", "spatial_coh_y_A")
         if not any(settings.value(name) for name in spreads):
             report.add(
-                "mc_n_modes", f"given, but there is no spread to sample; give one of {', '.join(spreads)}"
+                "mc_n_modes", f"given, but no spread to sample is given; give one of {', '.join(spreads)}"
             )
         if settings["mc_n_modes"] > settings["n_mc_samples"]:
             report.add(
@@ -193,6 +195,7 @@ def _check_probe_start(settings: Settings, report: Report, epochs: range) -> Non
                 f"{settings['mc_n_modes']} modes cannot be made of n_mc_samples = {settings['n_mc_samples']} samples",
             )
         size_x, size_y = source_size_A(settings)
+        # The covariance matrix must be positive semi-definite.
         if abs(settings["spatial_coh_xy"]) > size_x * size_y * (1 + 1e-12):
             report.add(
                 "spatial_coh_xy",
@@ -221,18 +224,19 @@ def _check_virtual_detectors(settings: Settings, report: Report, epochs: range) 
     if algorithm not in COMPRESSED and settings["loss_terms"] is None:
         report.add(
             "algorithm",
-            f"given {algorithm!r}, but with masks it is one of {', '.join(repr(c) for c in COMPRESSED)}",
+            f"given {algorithm!r}, but masks need one of {', '.join(repr(c) for c in COMPRESSED)}",
         )
     if masks.min() < 0 or not masks.any(axis=(1, 2)).all():
         report.add(
-            "masks", f"values from {masks.min():g}; a virtual detector is not negative, and sees something"
+            "masks",
+            f"values from {masks.min():g}; a virtual detector must not be negative, nor zero everywhere",
         )
     changed = {
         "detector_mask": settings["detector_mask"] is not None,
         "data_bin": settings["data_bin"] != 1,
         "flip_ky": settings["flip_ky"],
     }
-    for name in (name for name, given in changed.items() if given):
+    for name in (name for name, is_set in changed.items() if is_set):
         report.add(name, "cannot change virtual detectors; leave it out, and change masks instead")
     if np.any(settings["data_shift_vector"]):
         report.add("data_shift_vector", "cannot move virtual detectors; leave it out, and move masks instead")
@@ -243,30 +247,32 @@ def _check_loss_terms(settings: Settings, report: Report, epochs: range) -> None
     if terms is not None and not any(terms[name]["weight"] > 0 for name in data if name in terms):
         report.add(
             "loss_terms",
-            f"given {', '.join(terms) or 'no term'}; at least one of {', '.join(data)} compares with the data, with a "
-            "weight above 0",
+            f"given {', '.join(terms) or 'no term'}; at least one of {', '.join(data)} is needed with a weight above "
+            "0: only these compare the model with the data",
         )
 
 
 def _check_numbers(settings: Settings, report: Report, epochs: range) -> None:
     current, aperture = settings["beam_current"], settings["probe_constraint_mask"]
     if current is not None and not current.any():
-        report.add("beam_current", "all values are zero; no electrons reach the specimen")
+        report.add("beam_current", "all values are zero; no electrons would reach the specimen")
     if isinstance(aperture, np.ndarray) and (aperture.min() < 0 or not aperture.any()):
         report.add(
             "probe_constraint_mask",
-            f"values from {aperture.min():g} to {aperture.max():g}; an aperture is not negative and lets some "
-            "electrons through",
+            f"values from {aperture.min():g} to {aperture.max():g}; an aperture must not be negative, nor zero "
+            "everywhere",
         )
     if settings["slice_distances"][0] == 0 and _ever(settings, report, epochs, "wedge_mu"):
         report.add("wedge_mu", "on, but slice_distances begins with 0 Å; a wedge needs a depth")
     if settings["data_pad"] % settings["upsample_pattern"]:
         report.add(
             "data_pad",
-            f"{settings['data_pad']} model pixels are not a whole number of detector pixels of upsample_pattern = "
-            f"{settings['upsample_pattern']}",
+            f"{settings['data_pad']} model pixels, expected a multiple of upsample_pattern = "
+            f"{settings['upsample_pattern']} (whole detector pixels)",
         )
-    edge = settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
+    edge = (
+        settings["damping_cutoff_multislice"] - settings["update_extra_cut"]
+    )  # band limit of object and probe
     if settings["smooth_rolloff"] > 0 and settings["smooth_rolloff"] >= edge > 0:
         report.add(
             "smooth_rolloff",
@@ -304,7 +310,7 @@ def without_effect(settings: Settings) -> list[str]:
     return ["loss_terms: simlar has no effect: the object has one mode"] * alone + [
         f"{name} has no effect: {reason}"
         for name, (is_idle, reason) in idle.items()
-        if is_idle and name in settings.given and not _is_default(settings, name)
+        if is_idle and name in settings.set_by_user and not _is_default(settings, name)
     ]
 
 

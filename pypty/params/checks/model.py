@@ -1,4 +1,4 @@
-"""Options of the model and of the preparation of data that need more than one key."""
+"""Checks of model and data-preparation options that depend on several parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mode_weights(settings: Settings) -> np.ndarray | None:
 
 
 def check_model(settings: Settings, report: Report) -> None:
-    """Parameters against each other."""
+    """Check the options of the model against each other."""
     weights, obj = settings["obj_mode_weights"], settings["obj"]
     modes = 1 if obj is None else obj.shape[3]
     if weights is not None and len(weights) != modes:
@@ -23,8 +23,9 @@ def check_model(settings: Settings, report: Report) -> None:
             "obj_mode_weights", f"{len(weights)} weights, but the object has {modes} modes (its last axis)"
         )
     elif weights is not None and not weights.any():
-        report.add("obj_mode_weights", "all are zero; some mode must reach the detector")
+        report.add("obj_mode_weights", "all are zero; at least one mode must have a positive weight")
     _check_window(settings, report)
+    # Virtual detectors are defined on the recorded pixels.
     if settings["masks"] is None:
         return
     for name in ("data_resample", "simu_Npix"):
@@ -37,7 +38,8 @@ def _check_window(settings: Settings, report: Report) -> None:
     side, mode = settings["simu_Npix"], settings["simu_match_mode"]
     if side is None and mode is not None:
         report.add(
-            "simu_match_mode", f"given {mode!r}, but simu_Npix is not; give the side of the simulated pattern"
+            "simu_match_mode",
+            f"given {mode!r}, but simu_Npix is not given; give the side of the simulated pattern",
         )
     if side is None:
         return
@@ -47,8 +49,8 @@ def _check_window(settings: Settings, report: Report) -> None:
         if settings.value(name) != neutral:
             report.add(
                 "simu_Npix",
-                f"given together with {name} = {settings.value(name)}; both say what the window of the waves is: "
-                "give one",
+                f"given together with {name} = {settings.value(name)}; both set the window of the waves: give only "
+                "one of them",
             )
 
 

@@ -1,4 +1,4 @@
-"""Result files and folder names against the other parameters."""
+"""Checks of result files and folder names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pypty.params.settings import Settings
 TIME_FORMATS = MappingProxyType({"date": "%Y%m%d", "time": "%H%M%S", "datetime": "%Y%m%d_%H%M%S"})
 """Words of ``prefix_time``."""
 FORBIDDEN = '<>:"/\\|?*'
-"""Characters that a folder's name cannot hold everywhere."""
+"""Characters that some operating systems do not allow in folder names."""
 _NAMING = ("recon_dir_affixes", "prefix_time", "prefix", "postfix")
 
 
@@ -20,7 +20,7 @@ def is_named(settings: Settings) -> bool:
 
 
 def check_results(settings: Settings, report: Report) -> None:
-    """Names that can be made, and files that have a place."""
+    """Check that folder names are valid, and that result files have a folder."""
     when = settings["prefix_time"]
     if isinstance(when, str) and when and when not in TIME_FORMATS and not when.startswith("%"):
         report.add(
@@ -35,16 +35,18 @@ def check_results(settings: Settings, report: Report) -> None:
         if wrong:
             report.add(
                 key,
-                f"{text!r} holds {' '.join(map(repr, wrong))}, which no folder's name can hold on every system; leave "
-                "it out",
+                f"{text!r} contains {' '.join(map(repr, wrong))}, which some systems do not allow in folder names; "
+                "leave it out",
             )
     if not settings["output_folder"]:
-        idle = [key for key in ("save_iters", *_NAMING) if key in settings.given and settings.value(key)]
+        idle = [
+            key for key in ("save_iters", *_NAMING) if key in settings.set_by_user and settings.value(key)
+        ]
         report.warnings += [f"{key} has no effect: output_folder is not given" for key in idle]
     elif not settings["save_iters"]:
         idle = [
             key
             for key in ("save_result", "selected_figs", "result_modes")
-            if key in settings.given and "save_iters" not in settings.given
+            if key in settings.set_by_user and "save_iters" not in settings.set_by_user
         ]
         report.warnings += [f"{key} has no effect: save_iters is 0" for key in idle]

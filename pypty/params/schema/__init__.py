@@ -1,4 +1,4 @@
-"""Every parameter, once: name, default, kind, unit, meaning. The only place where a default exists."""
+"""All parameters: name, default, kind, unit, meaning. Defaults are defined nowhere else."""
 
 from __future__ import annotations
 

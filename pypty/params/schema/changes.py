@@ -39,16 +39,16 @@ CONSTRAINTS = (
     _weight("phase_norm_weight", "Weight of the sum of |phase| of the object.", "obj is refined"),
     _weight("abs_norm_weight", "Weight of the sum of |log amplitude| of the object.", "obj is refined"),
     _weight("probe_reg_constraint_weight", "Weight of the probe's intensity outside its aperture in reciprocal space "
-            "(squared L2 norm); inf = nothing of it is left there.", "probe is refined", infinite=True),
+            "(squared L2 norm); inf = set it to zero there.", "probe is refined", infinite=True),
     Parameter("probe_constraint_mask", None, optional(Either((ArrayOf((("ky", "kx"),)),
                                                              Number(0, 2, open_low=True)))), "",
-              "Aperture of that constraint, 1 inside, zero frequency at n//2, or its radius as a fraction of the "
-              "Nyquist frequency; None = aperture_mask.", when="probe_reg_constraint_weight is not 0",
+              "Aperture of that constraint: an array, 1 inside, zero frequency at n//2, or its radius as a fraction of "
+              "the Nyquist frequency; None = aperture_mask.", when="probe_reg_constraint_weight is not 0",
               changes_loss=True),
     _weight("window_weight", "Weight of the probe's intensity outside a circular window in real space.",
             "probe is refined, and window is given"),
-    Parameter("window", None, optional(ArrayOf((("2",),))), "", "Radii of that window, where it begins to count and "
-              "where it counts fully, as fractions of half the probe's window.", per_epoch=True,
+    Parameter("window", None, optional(ArrayOf((("2",),))), "", "Two radii of that window: the penalty is zero inside "
+              "the first and full outside the second; fractions of half the side of the probe array.", per_epoch=True,
               when="window_weight is not 0"),
     _weight("atv_weight", "Weight of the total variation of the object, sum (|dx|^p + |dy|^p)^(q/p).",
             "obj is refined"),
@@ -56,7 +56,7 @@ CONSTRAINTS = (
               when="atv_weight is not 0"),
     Parameter("atv_p", 2.0, Number(low=1), "", "Exponent p of the total variation.", per_epoch=True,
               when="atv_weight is not 0"),
-    _weight("mixed_variance_weight", "Weight of the variance between object modes, after a blur.",
+    _weight("mixed_variance_weight", "Weight of the variance between the blurred object modes.",
             "obj is refined and has several modes"),
     Parameter("mixed_variance_sigma", 0.5, POSITIVE, "cycles/px", "Width of the low-pass exp(-f^2/sigma^2) of that "
               "blur.", per_epoch=True, when="mixed_variance_weight is not 0"),
@@ -92,8 +92,8 @@ CONSTRAINTS = (
 )
 
 BEAM = (
-    Parameter("extra_probe_defocus", 0.0, Number(), "Å", "The starting probe is propagated by this; positive is "
-              "forward, the sign of C10.", shapes_start=True),
+    Parameter("extra_probe_defocus", 0.0, Number(), "Å", "Distance by which the starting probe is propagated; "
+              "positive is forward, as for C10.", shapes_start=True),
     Parameter("aberrations", None, optional(ArrayOf((("K",),))), "Å",
               "Aberrations of the starting probe: C10, C12a, C12b, C21a, C21b, C23a, C23b, C30, ...",
               shapes_start=True),
@@ -103,13 +103,14 @@ BEAM = (
     Parameter("defocus_spread_modes", None, optional(ArrayOf((("n",),))), "Å", "One probe mode at each of "
               "these defoci, made from the starting probe.", shapes_start=True),
     Parameter("estimate_aperture_based_on_binary", 0.0, NON_NEGATIVE, "",
-              "The starting probe is made from the pixels of the mean pattern above this many times its mean, all "
-              "alike; 0 = from the pattern as it is.", when="probe is None"),
+              "If > 0, the starting probe is made from a binary mean pattern: pixels above this many times its mean "
+              "are equal, others zero; 0 = from the mean pattern itself.", when="probe is None"),
     Parameter("beam_ctf", None, optional(ArrayOf((("ky", "kx"),))), "rad", "Phase subtracted from the starting probe's "
-              "spectrum, zero frequency at n//2; padded by data_pad where it is smaller.", shapes_start=True),
-    Parameter("mc_n_modes", None, optional(POSITIVE_WHOLE), "", "Probe modes that describe a source of finite "
-              "size and a focal spread, by Monte-Carlo sampling.", shapes_start=True),
-    Parameter("n_mc_samples", 256, POSITIVE_WHOLE, "", "Monte-Carlo samples.", when="mc_n_modes is given"),
+              "spectrum, zero frequency at n//2; padded by data_pad if it is smaller than the probe.",
+              shapes_start=True),
+    Parameter("mc_n_modes", None, optional(POSITIVE_WHOLE), "", "Number of probe modes that describe a source of "
+              "finite size and a focal spread, by Monte-Carlo sampling.", shapes_start=True),
+    Parameter("n_mc_samples", 256, POSITIVE_WHOLE, "", "Number of Monte-Carlo samples.", when="mc_n_modes is given"),
     Parameter("focal_spread", 0.0, NON_NEGATIVE, "Å", "Standard deviation of the defocus.",
               when="mc_n_modes is given"),
     Parameter("spatial_coh_x_A", None, optional(NON_NEGATIVE), "Å", "Standard deviation of the source along x; "
@@ -132,10 +133,10 @@ RECORD = (
     _record("rez_pixel_size_A", "1/Å", "Reciprocal pixel of the detector."),
     _record("rez_pixel_size_mrad", "mrad", "Angular pixel of the detector."),
     _record("conv_semiangle_mrad", "mrad", "Convergence semi-angle."),
-    _record("bright_threshold", "", "Threshold that defined the bright-field disk."),
+    _record("bright_threshold", "", "Threshold of the bright-field disk, as a fraction of the maximum."),
     _record("PLRotation_deg", "deg", "Rotation between scan and detector."),
     _record("fov_nm", "nm", "Field of view along the longer side of the scan."),
-    _record("defocus", "Å", "Nominal defocus, in the sign of C10: overfocus is positive."),
+    _record("defocus", "Å", "Nominal defocus, with the sign of C10: overfocus is positive."),
     _record("total_thickness", "Å", "Thickness of the specimen."),
     _record("comx", "px", "Centre of mass of each pattern along x."),
     _record("comy", "px", "Centre of mass of each pattern along y."),

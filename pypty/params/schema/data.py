@@ -14,19 +14,20 @@ DATA = (
               when="dataset is not given"),
     Parameter("dataset", None, optional(ArrayOf((("N", "ky", "kx"), ("sy", "sx", "ky", "kx"), ("N", "D")), lazy=True)),
               "counts", "The measured patterns as an array in memory, zero frequency at index n//2 (near field: "
-              "images); (N, D) with masks. Wins over data_path."),
+              "images); (N, D) with masks. Takes precedence over data_path."),
     Parameter("data_key", "data", Text(), "", "Name of the data set inside an HDF5 file.",
               when="data_path is an HDF5 file"),
     Parameter("detector_mask", None, optional(Either((ArrayOf((("ky", "kx"), ("N", "ky", "kx"))), Choice(("nan",))))),
-              "", "Weight of each detector pixel in the loss, 0 (ignored: dead pixel, beam stop) to 1; shape of one "
-              "measured pattern, or one per pattern. 'nan' gives weight 0 to every pixel that is NaN in the data.",
+              "", "Weight of each detector pixel in the loss, 0 (ignored: dead pixel, beam stop) to 1: one array of "
+              "the measured pattern's shape, or one per pattern. 'nan' gives weight 0 to every pixel that is NaN in "
+              "the data.",
               changes_loss=True),
     Parameter("masks", None, optional(ArrayOf((("D", "ky", "kx"),))), "",
               "Virtual detectors: the data are (N, D) sums of the pattern over these masks; for the algorithms "
               "*_compressed.", changes_loss=True),
-    Parameter("data_multiplier", 1.0, POSITIVE, "", "Every count is multiplied by this number.", changes_loss=True),
-    Parameter("data_pad", 0, NATURAL, "px", "Zeros added on each side of every pattern, after binning: "
-              "finer pixels in real space.", changes_loss=True),
+    Parameter("data_multiplier", 1.0, POSITIVE, "", "Factor on all counts.", changes_loss=True),
+    Parameter("data_pad", 0, NATURAL, "px", "Width of the zero padding on each side of every pattern, after binning; "
+              "makes pixels in real space finer.", changes_loss=True),
     Parameter("data_bin", 1, POSITIVE_WHOLE, "px", "Detector pixels are summed in blocks of data_bin x data_bin; "
               "incomplete blocks at the far edges are left out.", changes_loss=True),
     Parameter("flip_ky", False, Flag(), "", "Reverse the ky axis of every pattern.", changes_loss=True),
@@ -37,15 +38,15 @@ DATA = (
               "a larger window for a probe that does not fit into 1/(detector pixel). data_pad counts model pixels.",
               changes_loss=True),
     Parameter("sequence", None, optional(ArrayOf((("n",),), integer=True)), "",
-              "Indices of the patterns that are used; None = all. May be a function of the epoch.", per_epoch=True),
+              "Indices of the patterns to use; None = all. May be a function of the epoch.", per_epoch=True),
     Parameter("use_full_FOV", True, Flag(), "", "False: the object covers only the patterns of the sequence at the "
               "first epoch.", when="sequence is given and skip_preprocessing is False"),
     Parameter("force_dataset_dtype", None, optional(DType()), "",
-              "Cast the data to this dtype when read; None keeps the detector's own type until the loss.",
+              "Cast the data to this dtype when reading; None keeps the dtype of the file until the loss.",
               changes_loss=True),
     Parameter("force_pad", False, Flag(), "", "Padding is always virtual here.", status=NO_EFFECT),
-    Parameter("load_one_by_one", True, Flag(), "", "True: patterns are kept in memory if they fit, else read when "
-              "needed. False: they must be kept in memory."),
+    Parameter("load_one_by_one", True, Flag(), "", "True: patterns are kept in memory if they fit, otherwise read "
+              "when needed. False: always kept in memory; an error if they do not fit."),
     Parameter("preload_to_cpu", False, Flag(), "", "True: the same as load_one_by_one=False."),
     Parameter("mean_pattern", None, optional(PATTERN), "counts",
               "Mean measured pattern, used to build the starting probe instead of the mean of the data.",

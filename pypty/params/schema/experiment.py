@@ -17,20 +17,20 @@ EXPERIMENT = (
               "Where the detector is: diffraction patterns, or defocused images.", changes_loss=True),
     Parameter("aperture_mask", None, optional(Either((ArrayOf((("ky", "kx"),)), Number(0, 2, open_low=True)))), "",
               "Aperture in the (padded) pattern, or its radius as a fraction of the Nyquist frequency.",
-              when="probe is 'aperture', or for probe_reg_constraint_weight without a mask of its own",
+              when="probe is 'aperture', or probe_reg_constraint_weight is on without probe_constraint_mask",
               changes_loss=True),
     Parameter("alpha_near_field", 0.0, NON_NEGATIVE, "rad", "Illumination semi-angle: blurs defocused images.",
               when="recon_type is near_field", changes_loss=True),
     Parameter("defocus_array", (0.0,), ArrayOf((("1",), ("N",), ("N", "1", "1"))), "Å",
-              "Distance from the exit plane to the image, positive downstream; one for all, or one per pattern "
+              "Distance from the exit plane to the image, positive downstream; a single value, or one per pattern "
               "(focal series).",
               when="recon_type is near_field", changes_loss=True),
     Parameter("Cs", 0.0, Number(), "Å", "Spherical aberration of the imaging lens.", when="recon_type is near_field",
               changes_loss=True),
-    Parameter("num_slices", 1, POSITIVE_WHOLE, "", "Number of slices, when obj does not already fix it."),
+    Parameter("num_slices", 1, POSITIVE_WHOLE, "", "Number of slices, unless obj is given."),
     Parameter("slice_distances", (10.0,), ArrayOf((("1",), ("slices - 1",))), "Å",
-              "Gap after each slice: one value for all, or one per gap. Nothing follows the last slice, but "
-              "with better_multislice and yoshida, where its gap is the last value.",
+              "Gap after each slice: a single value for all, or one per gap. No gap follows the last slice, except "
+              "with better_multislice and yoshida, where the last value is used.",
               when="there are two slices or more, or propmethod is one of those", changes_loss=True),
     Parameter("edge_slice_thickness", None, optional(POSITIVE), "Å",
               "First gap, when it is larger than the common slice distance.", when="slice_distances has one value",

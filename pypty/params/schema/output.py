@@ -9,24 +9,24 @@ from pypty.params.schema.numbers import NATURAL
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
 OUTPUT = (
-    Parameter("output_folder", "", FilePath(), "", "Folder for results; '' writes nothing."),
-    Parameter("strip_dataset_from_params", True, Flag(), "", "False: an in-memory dataset is written beside "
+    Parameter("output_folder", "", FilePath(), "", "Folder for results; '' = no files are written."),
+    Parameter("strip_dataset_from_params", True, Flag(), "", "False: an in-memory dataset is saved beside "
               "params.yaml, so that the folder can be resumed without passing the data again."),
     Parameter("save_loss_log", 1, Number(0, 2, integer=True), "",
               "loss.csv: 0 none, 1 one column for all regularisers, 2 one column for each."),
-    Parameter("epoch_prev", 0, NATURAL, "epochs", "Index of the first epoch: the number already done by an earlier "
+    Parameter("epoch_prev", 0, NATURAL, "epochs", "Index of the first epoch: the number of epochs done by the earlier "
               "run whose arrays are given."),
     Parameter("epoch_max", 200, NATURAL, "epochs", "The run ends when this epoch index is reached."),
     Parameter("save_checkpoints_every_epoch", 0, NATURAL, "epochs",
-              "Write numbered checkpoint_*_epoch_<k>.npy every so many epochs; 0 = never."),
+              "Interval of numbered files checkpoint_*_epoch_<k>.npy; 0 = never."),
     Parameter("save_inter_checkpoints", 1, NATURAL, "epochs",
-              "Refresh co.npy, cp.npy, ... and resume.h5 every so many epochs; 0 = only at the end."),
+              "Interval at which co.npy, cp.npy, ... and resume.h5 are updated; 0 = only at the end."),
     Parameter("print_flag", 1, Number(0, 4, integer=True), "",
               "0 silent, 1 progress bar, 2 a line per epoch, 3 also each line-search step, 4 also each regulariser."),
-    Parameter("resume", False, Either((Flag(), Choice(("auto",)))), "", "Continue exactly from resume.h5 in "
-              "output_folder; 'auto': if there is one, else begin (for jobs that a queue starts again)."),
-    Parameter("overwrite", False, Flag(), "", "Replace a result in output_folder; it is moved aside, and removed when "
-              "the new run has a full epoch."),
+    Parameter("resume", False, Either((Flag(), Choice(("auto",)))), "", "Continue exactly where resume.h5 in "
+              "output_folder ends; 'auto': continue if there is such a file, begin otherwise (for requeued jobs)."),
+    Parameter("overwrite", False, Flag(), "", "Replace a result in output_folder. It is moved aside first, and deleted "
+              "once the new run has a full epoch."),
     Parameter("data_simulation_flag", False, Either((Flag(), Text())), "",
               "Use pypty.simulate(params) to compute patterns.", per_epoch=True, status=NOT_YET),
     Parameter("data_simulation_exitwave", False, Flag(), "", "Store exit waves when simulating.", per_epoch=True,

@@ -10,25 +10,25 @@ from pypty.params.schema.numbers import NON_NEGATIVE, PATTERN
 # fmt: off
 STATE = (
     Parameter("obj", None, optional(ArrayOf((("y", "x", "z", "modes"),), complex=True)), "",
-              "Starting transmission function; None = vacuum. Grown to the right and bottom to cover the scan."),
+              "Starting transmission function; None = vacuum. Extended to the right and bottom to cover the scan."),
     Parameter("probe", None, optional(Either((
                   ArrayOf((("y", "x", "modes"), ("y", "x"), ("y", "x", "modes", "subscans")), complex=True),
                   Choice(("aperture",))))), "",
-              "Starting probe, centre at n//2; with probe_marker one for each subscan. None: from the mean pattern; "
+              "Starting probe, centre at n//2; one per subscan with probe_marker. None: from the mean pattern; "
               "'aperture': from aperture_mask."),
     Parameter("positions", ((0.0, 0.0),), ArrayOf((("N", "2"),)), "px",
-              "Top-left corner [y, x] of each window, in reconstruction pixels; one row for all patterns of a focal "
-              "series or single shot; "
-              "on the pixels of obj where one is given, else moved so that the smallest is extra_space_on_side_px."),
+              "Crop origin [y, x] (top-left pixel, with sub-pixel part) of each object patch, in reconstruction "
+              "pixels; one row for all patterns of a focal series or single shot. Given relative to obj if there is "
+              "one, otherwise shifted so that the smallest is extra_space_on_side_px."),
     Parameter("positions_correction", None, optional(ArrayOf((("N", "2"),))), "px",
-              "Added to positions: the sub-pixel remainder beside integer positions.", shapes_start=True),
+              "Added to positions: their sub-pixel part if they are integers.", shapes_start=True),
     Parameter("tilts", None, optional(ArrayOf((("N", "6"), ("1", "6")))), "rad",
-              "Tilts [y, x] before, inside and after the specimen, of all patterns or of each."),
+              "Tilts [y, x] before, inside and after the specimen; one row for all patterns, or one per pattern."),
     Parameter("tilt_mode", 0, Number(0, 4, integer=True), "", "Which tilts act: 0 inside, 1 after, 2 before, "
               "3 inside and after, 4 all.", when="tilts are given or refined", changes_loss=True),
     Parameter("static_background", None, optional(Either((PATTERN, NON_NEGATIVE))), "sqrt(counts)",
               "Square root of an intensity that is added to every pattern, zero frequency at n//2: an array of a "
-              "pattern's shape, or the sum of a random start; 0 = none."),
+              "pattern's shape, or a number, the sum of a random start; 0 = none."),
     Parameter("beam_current", None, optional(ArrayOf((("N",),))), "",
               "Factor on the probe's amplitude in each pattern; None = 1."),
     Parameter("detector_gains", None, optional(ArrayOf((("2", "2"),), low=0)), "",
@@ -43,6 +43,6 @@ STATE = (
     Parameter("phase_plate_in_h5", None, optional(FilePath()), "",
               "HDF5 file with one phase plate (ky, kx) per pattern, zero frequency first, as data set 'configs' "
               "(N, ky, kx) complex."),
-    Parameter("puzzle_positions", False, Flag(), "", "Put positions together that fell apart into rigid regions.",
+    Parameter("puzzle_positions", False, Flag(), "", "Rejoin regions of the scan that drifted apart as rigid bodies.",
               per_epoch=True, when="scan_size is given"),
 )

@@ -1,6 +1,6 @@
-"""The types of checked parameters, for the type checker: names of the fixed ones by type, and a value for each epoch.
+"""The types of checked parameters, for the type checker: names of fixed parameters by type, and of per-epoch values.
 
-tests/test_settings.py holds them to the kinds of the schema.
+tests/test_settings.py compares them with the kinds of the schema.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ ArrayOrRealOrNone = Literal[
 ]
 # fmt: on
 SigmaPair: TypeAlias = tuple[tuple[float, float] | None, tuple[float, float] | None]
-"""Of ``fancy_sigma``: phase and absorption."""
+"""The value of ``fancy_sigma``: (phase, absorption)."""
 
 
 class EpochValues(TypedDict):

@@ -1,4 +1,4 @@
-"""What a user says about the experiment, and what files beside the data say."""
+"""Settings of an experiment: those that the user gives, and those in files beside the data."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ OWN_KEYS: Mapping[str, Any] = MappingProxyType(
         "chemical_fomula": None,
     }
 )
-"""Keys of experimental_params that are no parameters of a reconstruction, with defaults; two as PyPty spells them."""
+"""Keys of experimental_params that are not parameters of a reconstruction, with their defaults. special_postions_A and
+chemical_fomula are PyPty's spelling."""
 
 _COMPUTED = ("positions", "obj", "mean_pattern")
 _FROM_THE_DETECTOR = ("pixel_size_x_A", "pixel_size_y_A")
 _DETECTOR = ("rez_pixel_size_mrad", "rez_pixel_size_A", "conv_semiangle_mrad")
 
 
-def read_given(experimental_params: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """Experimental parameters with what files say filled in, and the names that the user gave a value.
+def read_values(experimental_params: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """Complete experimental parameters from files; also returns the names of those with a value.
 
     Raises
     ------
     ParameterError
-        An unknown key.
+        A key is unknown, or is computed by :func:`pypty.initialize.append_exp_params`.
     """
     if not isinstance(experimental_params, Mapping):
         raise ParameterError(f"experimental_params is {type(experimental_params).__name__}, expected a dict")
@@ -63,34 +64,38 @@ def read_given(experimental_params: Mapping[str, Any]) -> tuple[dict[str, Any], 
     if computed:
         raise ParameterError(
             f"experimental_params has {', '.join(computed)}, which are computed here; give special_postions_A, "
-            "aperture, or the detector's pixel, or change the returned dict"
+            "aperture, or the pixel size of the detector, or edit the returned dict"
         )
-    found = {**OWN_KEYS, **experimental_params}
-    if found["chemical_fomula"] is not None and found.get("chemical_formula") is None:
-        experimental_params = {**experimental_params, "chemical_formula": found["chemical_fomula"]}
-        found["chemical_formula"] = found["chemical_fomula"]
-    if found["special_postions_A"] is None:
-        found["special_postions_A"] = found["special_positions_A"]
-    given = {key for key, value in experimental_params.items() if value is not None}
-    if {"rez_pixel_size_A", "rez_pixel_size_mrad", "conv_semiangle_mrad"} & given:
-        given |= {"rez_pixel_size_A", "rez_pixel_size_mrad"}  # one quantity: files do not add another value
-    if "fov_nm" in given:
-        given.add("scan_step_A")
-    for source in (_beside(found), _in_file(found)):
+    values = {**OWN_KEYS, **experimental_params}
+    if values["chemical_fomula"] is not None and values.get("chemical_formula") is None:
+        experimental_params = {**experimental_params, "chemical_formula": values["chemical_fomula"]}
+        values["chemical_formula"] = values["chemical_fomula"]
+    if values["special_postions_A"] is None:
+        values["special_postions_A"] = values["special_positions_A"]
+    known_keys = {key for key, value in experimental_params.items() if value is not None}
+    if {"rez_pixel_size_A", "rez_pixel_size_mrad", "conv_semiangle_mrad"} & known_keys:
+        known_keys |= {
+            "rez_pixel_size_A",
+            "rez_pixel_size_mrad",
+        }  # the same quantity: ignore its value in files
+    if "fov_nm" in known_keys:
+        known_keys.add("scan_step_A")
+    # The JSON file takes precedence over values in the data file.
+    for source in (_beside(values), _in_file(values)):
         for key, value in source.items():
-            if key not in given:
+            if key not in known_keys:
                 _log.info(
-                    "%s = %s is taken from %s", key, value, found.get("path_json") or found.get("data_path")
+                    "%s = %s is read from %s", key, value, values.get("path_json") or values.get("data_path")
                 )
-                found[key] = value
-                given.add(key)
-    return found, given
+                values[key] = value
+                known_keys.add(key)
+    return values, known_keys
 
 
-def _calibrated(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Results of :mod:`pypty.calibrate` as they are taken here: the aperture under its own name, and no pixel of the
-    reconstruction beside that of the detector, from which it is computed."""
-    out = dict(given)
+def _calibrated(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Adapt results of :mod:`pypty.calibrate`: rename the aperture, and drop the pixel size of the reconstruction if
+    that of the detector is known, from which it is computed."""
+    out = dict(params)
     mask = out.pop("aperture_mask", None)
     if out.get("aperture") is None:
         out["aperture"] = mask
@@ -100,18 +105,18 @@ def _calibrated(given: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _beside(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of path_json: acc_voltage, scan_size, scan_step_A, rez_pixel_size_*, and defocus."""
-    if not found.get("path_json"):
+def _beside(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of path_json: acc_voltage, scan_size, scan_step_A, rez_pixel_size_*, and defocus."""
+    if not values.get("path_json"):
         return {}
-    return read_nion_json(Path(found["path_json"]).expanduser()).params()
+    return read_nion_json(Path(values["path_json"]).expanduser()).params()
 
 
-def _in_file(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``pypty import`` wrote beside the patterns; a nominal defocus is not applied."""
-    if found.get("dataset") is not None or not found.get("data_path"):
+def _in_file(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that ``pypty import`` wrote beside the patterns, except the nominal defocus."""
+    if values.get("dataset") is not None or not values.get("data_path"):
         return {}
-    path = Path(found["data_path"]).expanduser()
+    path = Path(values["data_path"]).expanduser()
     if (
         path.suffix.lower() not in (".h5", ".hdf5", ".hdf", ".nxs")
         or not path.is_file()
@@ -119,10 +124,10 @@ def _in_file(found: Mapping[str, Any]) -> dict[str, Any]:
     ):
         return {}
     try:
-        said = params_of(path)
-    except DataError:  # a file of other origin says nothing of this kind
+        stored = params_of(path)
+    except DataError:  # files of other origin hold no such values
         return {}
-    return {key: value for key, value in said.items() if key not in ("data_path", "data_key", "defocus")}
+    return {key: value for key, value in stored.items() if key not in ("data_path", "data_key", "defocus")}
 
 
 def was_flipped(path: str | Path | None, key: str) -> bool:
