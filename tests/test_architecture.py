@@ -79,7 +79,7 @@ ALLOWED = {
     "plots": set(),
     "demo": {"data", "iterative", "params", "plots", "quality", "results"},
     "doctor": {"backend", "_version"},
-    "cli": {"demo", "doctor", "importers", "iterative", "params", "preflight", "readers", "tune", "_version"},
+    "cli": {"demo", "doctor", "engine", "importers", "iterative", "output", "params", "preflight", "readers", "tune", "_version"},
     "__main__": {"cli"},
     "_version": set(),
     "__init__": {"_version", "iterative", "output", "params", "preflight", "results"},

@@ -74,7 +74,7 @@ def test_problems_are_listed_and_status_is_1(preset: Path, capsys: pytest.Captur
     ("arguments", "fragment"),
     [
         (["run", "nothing.yaml"], "no parameter file"),
-        (["run", "mos2_demo", "--resume"], "output folder"),
+        (["run", "mos2_demo", "--resume"], "output_folder is empty"),
         (["check", "mos2_demo", "--set", "epoch_max"], "KEY=VALUE"),
         (["explain", "epoch_mx"], "epoch_max"),
     ],
@@ -121,10 +121,10 @@ def test_running_a_folder_again_needs_a_word(tmp_path: Path, capsys: pytest.Capt
     from pypty.cli import main
 
     folder = tmp_path / "out"
-    pypty.run(small_params(output_folder=str(folder), epoch_max=2))
+    pypty.run(small_params(output_folder=str(folder), epoch_max=2, strip_dataset_from_params=False))
     before = (folder / "loss.csv").read_text()
     assert main(["run", str(folder)]) == 1
-    assert "would be replaced; add --resume" in capsys.readouterr().err
+    assert "holds a result of 2 epochs; continue it with resume=True (--resume)" in capsys.readouterr().err
     assert (folder / "loss.csv").read_text() == before
 
 

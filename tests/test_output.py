@@ -109,13 +109,22 @@ def test_folders_are_made_with_their_parents(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_run_are_removed_but_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / ".co.npy.123.tmp").touch()
-    (tmp_path / ".params.yaml.7.tmp").touch()
-    others = {"co.npy", "my.tmp", ".hidden", "notes.tmp.txt", ".mine.tmp"}
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (tmp_path / f".co.npy.{process.pid}.tmp").touch()
+    (tmp_path / f".params.yaml.{os.getpid()}.tmp").touch()  # of an earlier process of our number
+    old = tmp_path / f".cp.npy.{os.getppid()}.tmp"  # that process runs, but has not touched it for days
+    old.touch()
+    os.utime(old, (1, 1))
+    others = {"co.npy", "my.tmp", ".hidden", "notes.tmp.txt", ".mine.tmp", f".cg.npy.{os.getppid()}.tmp"}
     for name in others:
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == others
+    below = tmp_path / "params"
+    below.mkdir()
+    (below / f".probe.npy.{process.pid}.tmp").touch()
+    remove_leftovers(tmp_path, below, tmp_path / "missing")
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "params"}
+    assert not list(below.iterdir())
 
 
 @pytest.mark.parametrize("failing", ["co.npy", "cp.npy", "cg.npy", "params.yaml", "resume.h5", "loss.csv"])
@@ -130,13 +139,13 @@ def test_a_run_whose_disk_fails_leaves_files_that_load(
     def fails(source: Any, target: Any) -> None:
         if Path(target).name == failing:
             count["n"] += 1
-            if count["n"] == (1 if failing == "params.yaml" else 3):
+            if count["n"] == (1 if failing in ("params.yaml", "loss.csv") else 3):
                 raise OSError(28, "No space left on device")
         original(source, target)
 
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OutputError, match=failing):
-        pypty.run(small_params(output_folder=str(tmp_path), epoch_max=6))
+        pypty.run(small_params(output_folder=str(tmp_path), epoch_max=6, resume=True))
     assert_loads(tmp_path)
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -185,7 +194,7 @@ def test_a_kill_at_any_moment_leaves_a_folder_that_loads(seed: int, tmp_path: Pa
     process = start_run(folder)
     try:
         deadline = time.monotonic() + 60
-        while not (folder / LOSS_LOG).exists() and process.poll() is None and time.monotonic() < deadline:
+        while not (folder / "resume.h5").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(random.Random(seed).uniform(0, 0.2))
         assert process.poll() is None, f"the run ended: {process.communicate()[1]}"
@@ -217,7 +226,7 @@ def names(folder: Path) -> set[str]:
 def test_the_folder_of_a_run(done: tuple[Path, Result]) -> None:
     folder, result = done
     assert names(folder) == {
-        *("co.npy", "cp.npy", "cg.npy", "params.yaml", LOSS_LOG, TEXT_LOG, "resume.h5"),
+        *("co.npy", "cp.npy", "cg.npy", "params.yaml", LOSS_LOG, TEXT_LOG, "resume.h5", "history.jsonl"),
         *("params/positions.npy", "params/probe.npy"),
     }
     assert result.folder == folder
@@ -292,19 +301,10 @@ def test_the_latest_state_is_refreshed_as_often_as_asked(
     assert count.count("resume.h5") == written
 
 
-def test_an_earlier_reconstruction_is_announced_before_it_is_replaced(
-    done: tuple[Path, Result], caplog: pytest.LogCaptureFixture
-) -> None:
-    folder, _ = done
-    assert not caplog.messages
-    pypty.run(small_params(output_folder=str(folder)))
-    assert any("earlier reconstruction" in text for text in caplog.messages)
-
-
 def test_an_old_block_does_not_stay_beside_a_new_reconstruction(tmp_path: Path) -> None:
     """cd.npy of a two-slice run must not be loaded with the object of a one-slice run."""
     pypty.run(two_slices(output_folder=str(tmp_path)))
-    pypty.run(small_params(output_folder=str(tmp_path)))
+    pypty.run(small_params(output_folder=str(tmp_path), overwrite=True))
     assert "slice_distances" not in pypty.load_checkpoint(tmp_path)
 
 
@@ -480,7 +480,7 @@ def test_arrays_and_functions_come_back_as_they_were(tmp_path: Path) -> None:
     assert found["hist_length"] == "lambda x: 2 if x else 3"
     assert found["update_step_bfgs"] == {"from_epoch": {0: 0.5, 2: 1.0}}
     assert found["dataset"] is None
-    assert pypty.check({**found, "dataset": patterns()})
+    assert pypty.check({**found, "dataset": patterns(), "overwrite": True})
 
 
 def test_a_function_is_not_guessed_beyond_the_epochs_for_which_it_was_written_down(tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_a_function_is_not_guessed_beyond_the_epochs_for_which_it_was_written_do
     pypty.run(
         small_params(output_folder=str(tmp_path), epoch_max=2, update_probe_pos=lambda epoch: epoch >= 3)
     )
-    found = {**pypty.load_preset(tmp_path), "dataset": patterns(), "epoch_max": 6}
+    found = {**pypty.load_preset(tmp_path), "dataset": patterns(), "epoch_max": 6, "resume": True}
     with pytest.raises(PyptyError, match="update_probe_pos.*only up to epoch 2"):
         pypty.run(found)
     assert pypty.check({**found, "update_probe_pos": "lambda x: x >= 3"})
@@ -502,8 +502,9 @@ def test_a_function_that_gives_arrays_cannot_be_stored_and_says_so(tmp_path: Pat
 
 def test_the_dataset_is_kept_when_asked(tmp_path: Path) -> None:
     pypty.run(small_params(output_folder=str(tmp_path), strip_dataset_from_params=False))
-    assert np.array_equal(pypty.load_preset(tmp_path)["dataset"], patterns())
-    assert pypty.check(tmp_path)
+    found = pypty.load_preset(tmp_path)
+    assert np.array_equal(found["dataset"], patterns())
+    assert pypty.check({**found, "resume": True})
 
 
 def test_paths_in_the_settings_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -788,7 +789,7 @@ def test_every_block_is_written_and_read_again(tmp_path: Path) -> None:
 def test_blocks_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
     """As with cd.npy above: ct.npy and the others belong to nothing any more."""
     pypty.run(every_block(output_folder=str(tmp_path), epoch_max=1))
-    pypty.run(small_params(output_folder=str(tmp_path), epoch_max=1))
+    pypty.run(small_params(output_folder=str(tmp_path), epoch_max=1, overwrite=True))
     assert {path.name for path in tmp_path.glob("c?.npy")} == {"co.npy", "cp.npy", "cg.npy"}
 
 
@@ -950,7 +951,7 @@ def test_each_regulariser_of_a_run_has_a_column(tmp_path: Path) -> None:
     active = {"atv_weight": 0.1, "abs_norm_weight": "0.2 if epoch else 0"}
     tables = []
     for level in (1, 2):
-        pypty.run(small_params(output_folder=str(tmp_path), save_loss_log=level, **active))
+        pypty.run(small_params(output_folder=str(tmp_path), save_loss_log=level, overwrite=True, **active))
         tables.append(read_loss_log(tmp_path / LOSS_LOG))
     for row, parts in zip(*tables, strict=True):
         assert "Constraints contribution" not in parts

@@ -96,7 +96,7 @@ def epochs_in(folder: Path) -> int | None:
         h5py.File(folder / RESUME_FILE, "r") as file,
     ):
         return int(file.attrs["epoch"]) or None
-    if not (folder / BLOCKS["obj"].file).exists() and not (folder / RESUME_FILE).exists():
+    if not any((folder / name).is_file() for name in (BLOCKS["obj"].file, RESUME_FILE)):
         return None
     with contextlib.suppress(CheckpointError):
         return epochs_done(folder / LOSS_LOG)
