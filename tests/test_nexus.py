@@ -396,6 +396,29 @@ def test_containers_and_texts_come_back(value: Any) -> None:
         assert_same(value, read_value(file["value"]))
 
 
+def test_numbers_are_stored_as_numbers_and_tables_as_arrays() -> None:
+    """For other readers of the file; beyond 64 bits an integer is a text."""
+    with h5py.File("values", "w", driver="core", backing_store=False) as file:
+        for name, value in {"a": 1000, "b": -(2**63), "c": 2**63 - 1}.items():
+            write_value(file, name, value)
+            assert file[name].dtype.kind == "i" and file[name][()] == value
+        write_value(file, "d", 2**63)
+        assert file["d"].asstr()[()] == str(2**63) and read_value(file["d"]) == 2**63
+        write_value(file, "e", [[1.0, 2.0], [3.0, 4.0]])
+        np.testing.assert_array_equal(file["e"][()], [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_the_image_and_the_motors_say_what_they_are(tmp_path: Path) -> None:
+    folder, _ = run_folder(tmp_path, epoch_max=0)
+    with h5py.File(convert_to_nxs(folder, tmp_path / "result.nxs"), "r") as file:
+        image = file["/entry_1/image_1"]
+        assert image["data_type"].asstr()[()] == "transmission function"
+        assert image["data_space"].asstr()[()] == "real"
+        moves = file["/entry_1/sample_1/transformations"]
+        names = [item.attrs["long_name"] for item in moves.values() if item.attrs.get("units") == "angstrom"]
+        assert sorted(name.rsplit(" ", 1)[1] for name in names) == ["(Å)"] * len(names) and names
+
+
 def test_values_without_a_place_are_refused() -> None:
     with h5py.File("values", "w", driver="core", backing_store=False) as file:
         with pytest.raises(OutputError, match="object"):
@@ -435,6 +458,9 @@ def test_linked_patterns_move_with_the_file(tmp_path: Path) -> None:
         shutil.move(tmp_path / name, moved / name)
     with h5py.File(moved / "result.nxs", "r") as file:
         np.testing.assert_array_equal(file["/entry_1/data_1/data"][()], patterns)
+    (moved / "patterns.h5").unlink()  # linked, not copied
+    with h5py.File(moved / "result.nxs", "r") as file:
+        assert "/entry_1/data_1/data" not in file or not file["/entry_1/data_1/data"][()].any()
 
 
 def test_patterns_that_are_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -700,6 +700,10 @@ def test_schedulers_that_cannot_be_are_refused() -> None:
     assert "lr_scheduler" not in translated_one("StepLR", {"step_size": 1}, "lbfgs").params
     plateau = translated_one("ReduceLROnPlateau", {"eps": 1e-8, "mode": "max"})
     assert plateau.params["lr_scheduler"]["step_unit"] == "epoch"
+    limited = translated(
+        model_params={"scheduler_params": {"name": "ReduceLROnPlateau", "configs": {"min_lr": 1e-4}}}
+    )
+    assert limited.params["lr_scheduler"]["min_factor"] == pytest.approx(1e-4 / 5e-4)  # of the object's rate
     assert [line.key for line in plateau.lines if line.kind == "no counterpart"] == [
         "model_params.scheduler_params.configs.mode"
     ]

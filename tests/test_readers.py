@@ -39,7 +39,7 @@ from hypothesis import strategies as st
 
 from pypty.errors import DataError
 from pypty.readers import Metadata, Recording, open_recording, read_nion_json
-from pypty.readers.arrays import Frames
+from pypty.readers.arrays import Frames, open_npy
 from pypty.readers.axes import in_order
 from pypty.readers.choose import only_one
 from pypty.readers.detect import content_of, kind_of
@@ -198,6 +198,9 @@ def test_npy(tmp_path: Path) -> None:
         np.testing.assert_array_equal(recording.read(np.array([7])), counts()[:, :, 1, 2][None])
     with open_recording(tmp_path / "big.npy", scan_size=(3, 4)) as recording:
         assert recording.scan_size == (3, 4)
+    plain, turned = (open_npy(tmp_path / name, None) for name in ("a.npy", "f.npy"))
+    assert isinstance(plain.data, Frames) and not isinstance(turned.data, Frames)  # read, not mapped
+    plain.close()
 
 
 def test_hdf5_finds_the_patterns(tmp_path: Path) -> None:
@@ -676,6 +679,9 @@ def test_the_version_of_an_empad_file_is_that_of_its_size(tmp_path: Path) -> Non
         open_empad(path, None, 3, None, True)
     with pytest.raises(DataError, match="2 x 5 has 10 points"):
         open_empad(path, (2, 5), None, None, True)
+    path.write_bytes(b"12345")
+    with pytest.raises(DataError, match=r"has 5 bytes, .* \((65536 or 66560|66560 or 65536) bytes each\)"):
+        open_empad(path, (3, 4), None, None, True)
 
 
 def test_data_sets_of_hdf5_are_found_through_links_and_groups(tmp_path: Path) -> None:
@@ -747,6 +753,8 @@ def test_a_vendors_file_has_its_scan_first_and_its_units(tmp_path: Path) -> None
     assert (
         recording.metadata.scan_step_A == pytest.approx(0.5) and recording.metadata.rez_pixel_size_mrad == 2.0
     )
+    write_rsciio("hspy", tmp_path / "list.hspy", data[0])  # one axis of the scan
+    assert open_vendor(tmp_path / "list.hspy", None, None, False).metadata.rez_pixel_size_mrad == 2.0
     plainly = open_vendor(tmp_path / "a.hspy", None, None, True)
     assert plainly.metadata.scan_step_A is None and plainly.metadata.acc_voltage_kV is None
     (tmp_path / "a.xyz").write_text("x")
