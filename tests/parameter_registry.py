@@ -91,7 +91,7 @@ def loss_as_given(**changes: Any) -> float:
 
 def rows(folder: Path, **changes: Any) -> list[dict[str, str]]:
     """loss.csv of a run."""
-    pypty.run(small_params(output_folder=str(folder), **changes))
+    pypty.run(small_params(**{"output_folder": str(folder), "overwrite": True, **changes}))
     return read_loss_log(folder / LOSS_LOG)
 
 

@@ -49,7 +49,7 @@ from problems import (
 import pypty
 from pypty.engine.setup import memory
 from pypty.engine.setup.prepare import inspect
-from pypty.errors import ParameterError
+from pypty.errors import OutputError, ParameterError
 from pypty.optics.wavelength import wavelength_A
 from pypty.output.loss_log import LOSS_LOG
 from pypty.params.explain import explain
@@ -253,7 +253,11 @@ def _(desk: Desk) -> None:
     counts = []
     for every in (0, 2, 1):
         replaced.clear()
-        pypty.run(small_params(output_folder=str(desk.folder), epoch_max=4, save_inter_checkpoints=every))
+        pypty.run(
+            small_params(
+                output_folder=str(desk.folder / str(every)), epoch_max=4, save_inter_checkpoints=every
+            )
+        )
         counts.append(replaced.count("co.npy"))
     assert counts == [2, 4, 6], "at the start, as asked, at the end"
 
@@ -269,6 +273,16 @@ def _(desk: Desk) -> None:
     assert "2/2" in shown[1] and "loss" in shown[1]
     assert [line for line in shown[2].splitlines() if line.startswith("epoch 1 ")]
     assert "line search" not in shown[2] and "line search" in shown[3] and "line search" in shown[4]
+
+
+@effect("overwrite", bad=2)
+def _(desk: Desk) -> None:
+    pypty.run(small_params(output_folder=str(desk.folder), epoch_max=2))
+    with pytest.raises(OutputError, match="holds a result of 2 epochs"):
+        pypty.run(small_params(output_folder=str(desk.folder), epoch_max=1))
+    assert (
+        len(pypty.run(small_params(output_folder=str(desk.folder), epoch_max=1, overwrite=True)).epochs) == 1
+    )
 
 
 @effect("resume", bad=True)
