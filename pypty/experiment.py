@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pypty.data.preprocess import Preprocess
+from pypty.data.scan import sort_sequence
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import NORMS
 from pypty.data.weights import DetectorWeights
@@ -177,17 +178,8 @@ class Experiment:
     @cached_property
     def _left_out(self) -> np.ndarray:
         """(N,) bool: not in ``sequence``."""
-        sequence = self.settings.first()["sequence"]
-        out = np.zeros(self.n_patterns, bool)
-        if sequence is None:
-            return out
-        chosen = np.asarray(sequence, int)
-        if not len(chosen) or chosen.min() < 0 or chosen.max() >= self.n_patterns:
-            raise ParameterError(
-                f"sequence has {len(chosen)} indices, expected some from 0 to {self.n_patterns - 1}"
-            )
-        out[:] = True
-        out[chosen] = False
+        out = np.ones(self.n_patterns, bool)
+        out[sort_sequence(self.settings.first()["sequence"], self.n_patterns)] = False
         return out
 
     @cached_property

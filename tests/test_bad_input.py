@@ -200,7 +200,7 @@ TYPES = tuple(
     row("static_background negative", {"static_background": -1.0}, "static_background", "-1.0", ">= 0"),
     row("static_background True", {"static_background": True}, "static_background", "True", ">= 0"),
     row("probe_constraint_mask too wide", {"probe_constraint_mask": 3.0}, "probe_constraint_mask", "<= 2"),
-    row("apply_gaussian_filter 2", {"apply_gaussian_filter": 2.0}, "apply_gaussian_filter", "(2,) or (3,)"),
+    row("apply_gaussian_filter -2", {"apply_gaussian_filter": -2.0}, "apply_gaussian_filter", "(2,) or (3,)"),
     row("epoch_max True", {"epoch_max": True}, "epoch_max", "given True", "an integer"),
     row("epoch_max too long for a float", {"epoch_max": 10**400}, "epoch_max"),
     row("num_slices infinite", {"num_slices": np.inf}, "num_slices", "not finite"),
@@ -785,8 +785,8 @@ SHAPES = (
     row("fancy_sigma of a set", {"fancy_sigma": ({1.0, 2.0}, None)}, "fancy_sigma", "two entries"),
     row("fancy_sigma of a generator", {"fancy_sigma": (x for x in (None, None))}, "fancy_sigma", "generator"),
     row(
-        "fancy_sigma of an array without axes",
-        {"fancy_sigma": np.array(3.0)},
+        "fancy_sigma of a negative array without axes",
+        {"fancy_sigma": np.array(-3.0)},
         "fancy_sigma",
         "two entries",
     ),
@@ -1448,6 +1448,10 @@ def _replace(file: h5py.File, name: str, value: Any) -> None:
     file[name] = value
 
 
+def _set(file: h5py.File, name: str, value: Any) -> None:
+    file.attrs[name] = value
+
+
 def _damaged_log(folder: Path, out: Path) -> dict[str, Any]:
     (out / "loss.csv").write_text("epoch,loss\n1,abc\n")
     return small_params(epoch_prev=2, epoch_max=4)
@@ -1481,10 +1485,10 @@ OUTPUT = (
     ),
     edited_resume_row("resume.h5 without its object", lambda file: file.pop("variables/obj"), "resume.h5"),
     edited_resume_row(
-        "resume.h5 with text for history", lambda file: _replace(file, "history", "no"), "resume.h5"
+        "resume.h5 with text for history", lambda file: _set(file, "history_bytes", "no"), "resume.h5"
     ),
     edited_resume_row(
-        "resume.h5 with numbers for history", lambda file: _replace(file, "history", 3.0), "resume.h5"
+        "resume.h5 with numbers for history", lambda file: _set(file, "history_bytes", 10**6), "history.jsonl"
     ),
     edited_resume_row(
         "resume.h5 with a flat object", lambda file: _replace(file, "variables/obj", [1.0]), "resume.h5"
@@ -1557,9 +1561,9 @@ def build(bad: Row, work: Path, out: Path) -> Any:
 
 
 def test_the_small_problem_itself_is_good(work: Path, out: Path) -> None:
-    assert pypty.check(small_params(output_folder=str(out)))
+    assert pypty.check(small_params(output_folder=str(out), overwrite=True))
     assert pypty.check(two_slices())
-    result = pypty.run(small_params(output_folder=str(out)))
+    result = pypty.run(small_params(output_folder=str(out), overwrite=True))
     assert result.loss[-1] < 0.5 * result.loss[0]
     assert (out / "co.npy").read_bytes() != b"object of yesterday"
 

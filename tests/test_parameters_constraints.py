@@ -401,12 +401,26 @@ def _(desk: Desk) -> None:
     assert np.abs(sharpened_and_blurred - PHASE).max() < 0.1 * np.ptp(PHASE)
 
 
+FILTERS: tuple[tuple[Any, tuple[float, ...]], ...] = (
+    ((1.0, 2.0), (1, 2, 0, 0)),
+    ((0.7, 1.0, 2.0), (1, 2, 0.7, 0)),
+    (True, (1, 1, 1, 0)),
+    (0.7, (0.7, 0.7, 0.7, 0)),
+)
+"""Values of the filters, and the standard deviations along y, x, z and the modes."""
+
+
 @effect("apply_gaussian_filter", bad=[-1.0, 1.0])
 def _(desk: Desk) -> None:
-    """After the update, on each slice alone or along z too; True is one pixel; the amplitude stays."""
+    """After the update, on each slice alone or along z too; one number is that of all axes; the amplitude stays."""
     given = {"lazy_clean": True, "epoch_max": 1, "obj": absorbing_object(2), "skip_preprocessing": True}
     before = pypty.run(small_params(**given)).obj
-    for value, sigma in (((1.0, 2.0), (1, 2, 0, 0)), ((0.7, 1.0, 2.0), (1, 2, 0.7, 0)), (True, (1, 1, 0, 0))):
+    for value, sigma in (
+        ((1.0, 2.0), (1, 2, 0, 0)),
+        ((0.7, 1.0, 2.0), (1, 2, 0.7, 0)),
+        (True, (1, 1, 1, 0)),
+        (0.7, (0.7, 0.7, 0.7, 0)),
+    ):
         found = pypty.run(small_params(**given, apply_gaussian_filter=value)).obj
         expected = scipy.ndimage.gaussian_filter(np.angle(before), sigma, mode="nearest")
         assert np.allclose(np.angle(found), expected, atol=1e-10)
@@ -417,7 +431,12 @@ def _(desk: Desk) -> None:
 def _(desk: Desk) -> None:
     given = {"lazy_clean": True, "epoch_max": 1, "obj": absorbing_object(2), "skip_preprocessing": True}
     before = pypty.run(small_params(**given)).obj
-    for value, sigma in (((1.0, 2.0), (1, 2, 0, 0)), ((0.7, 1.0, 2.0), (1, 2, 0.7, 0)), (True, (1, 1, 0, 0))):
+    for value, sigma in (
+        ((1.0, 2.0), (1, 2, 0, 0)),
+        ((0.7, 1.0, 2.0), (1, 2, 0.7, 0)),
+        (True, (1, 1, 1, 0)),
+        (0.7, (0.7, 0.7, 0.7, 0)),
+    ):
         found = pypty.run(small_params(**given, apply_gaussian_filter_amplitude=value)).obj
         expected = scipy.ndimage.gaussian_filter(np.log(np.abs(before)), sigma, mode="nearest")
         assert np.allclose(np.log(np.abs(found)), expected, atol=1e-10)

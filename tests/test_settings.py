@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from pypty.params import kinds, nested, settings
+from pypty.params import kinds, nested, settings, special_kinds
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA, values
@@ -26,7 +26,9 @@ OF_KIND = {
     kinds.DType: {np.dtype},
     kinds.Null: {type(None)},
     kinds.Anything: {Any},
-    kinds.SigmaPairs: {tuple},
+    special_kinds.SigmaPairs: {tuple},
+    special_kinds.Unlimited: {type(None)},
+    special_kinds.Device: {str},
     nested.Record: {dict},
     nested.Table: {dict},
     nested.Words: {list},

@@ -12,6 +12,7 @@ from scipy.ndimage import label as find_regions
 
 from pypty.calibrate.measured import open_far_field
 from pypty.calibrate.suggestion import Suggestion
+from pypty.data.scan import sort_sequence
 from pypty.data.sources import PatternSource
 from pypty.errors import DataError
 from pypty.experiment import Experiment
@@ -264,7 +265,7 @@ def _suggested(
         suggested["detector_mask"] = mask * user_mask if isinstance(user_mask, np.ndarray) else mask
     if left_out.any():
         used = experiment.settings.first()["sequence"]
-        indices = np.arange(len(left_out)) if used is None else np.asarray(used)
+        indices = sort_sequence(used, len(left_out))
         suggested["sequence"] = indices[~left_out[indices]]
     return suggested
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pypty.backend.array import to_host
 from pypty.calibrate.measured import pixel_weights
+from pypty.data.scan import sort_sequence
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
@@ -221,7 +222,7 @@ def _middle(experiment: Experiment, side: int) -> np.ndarray:
     indices = (ranges[0][:, None] * experiment.scan_size[1] + ranges[1][None, :]).ravel()
     sequence = experiment.settings.first()["sequence"]
     if sequence is not None:
-        indices = indices[np.isin(indices, sequence)]
+        indices = np.intersect1d(indices, sort_sequence(sequence, experiment.n_patterns))
     if len(indices) < _FEWEST**2:
         raise DataError(
             f"{len(indices)} patterns in the middle of the scan; a slab needs {_FEWEST} x {_FEWEST} or more"

@@ -110,16 +110,33 @@ def _split(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sort_sequence(sequence: np.ndarray | None, n_patterns: int) -> np.ndarray:
-    """Sorted, unique indices of the patterns to use.
+    """Sorted indices of the patterns to use.
+
+    Parameters
+    ----------
+    sequence : (n,) indices; or (N,) bool, true for the patterns to use; None = all
 
     Raises
     ------
     ParameterError
-        An index is out of range.
+        An index is out of range or given twice, or the booleans are not one for each pattern.
     """
     if sequence is None:
         return np.arange(n_patterns)
-    indices = np.unique(np.asarray(sequence, dtype=np.int64))
+    sequence = np.asarray(sequence)
+    if sequence.dtype == bool:
+        if len(sequence) != n_patterns:
+            raise ParameterError(
+                f"sequence: {len(sequence)} booleans given, but there are {n_patterns} patterns; give one for each, or "
+                "indices"
+            )
+        sequence = np.flatnonzero(sequence)
+    indices, counts = np.unique(sequence.astype(np.int64), return_counts=True)
+    if (counts > 1).any():
+        raise ParameterError(
+            f"sequence: index {indices[counts > 1][0]} is given {counts.max()} times; name each pattern once "
+            "(numpy.unique)"
+        )
     if len(indices) == 0:
         raise ParameterError("sequence: no index given; name at least one pattern")
     if indices[0] < 0 or indices[-1] >= n_patterns:

@@ -211,7 +211,10 @@ def _aperture(head: _Head, context: RegularizerContext) -> Regularizer:
 
 
 def _window(head: _Head, context: RegularizerContext, window: np.ndarray | None) -> Regularizer:
-    inner, outer = _needed(window, head, "window")
+    window = _needed(window, head, "window")
+    if window.ndim == 2:
+        return penalties.ProbeWindow(*head, window)
+    inner, outer = window
     return penalties.ProbeWindow(*head, outside_window(context.grid.shape, float(inner), float(outer)))
 
 

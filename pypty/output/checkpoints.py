@@ -83,10 +83,18 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
         averaged_modes = (folder / "params.pkl").exists() and not (folder / "params.yaml").exists()
     if averaged_modes:
         out["probe"] = from_averaged_modes(out["probe"], out["obj"])
-    out = {name: BLOCKS[name].as_parameter(array) for name, array in out.items()}
-    out.update(skip_preprocessing=True, **MADE_THE_START)
-    out["epoch_prev"] = epochs_done(folder / LOSS_LOG)
-    return out
+    return to_continue(out, epochs_done(folder / LOSS_LOG))
+
+
+def to_continue(arrays: Mapping[str, np.ndarray], epochs: int) -> dict[str, Any]:
+    """Parameters that start another run where one has ended, from its public arrays.
+
+    Parameters
+    ----------
+    epochs : number of epochs that were done
+    """
+    out: dict[str, Any] = {name: BLOCKS[name].as_parameter(array) for name, array in arrays.items()}
+    return {**out, "skip_preprocessing": True, **MADE_THE_START, "epoch_prev": epochs}
 
 
 def epochs_in(folder: Path) -> int | None:

@@ -46,7 +46,10 @@ def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
         return _array_file(folder, name, np.asarray(value))
     if SCHEMA[name].is_path and value:
         return str(Path(value).expanduser().resolve())
-    if name in ("resume", "overwrite"):  # of one command; the folder is not to be replaced whenever it is read
+    if name in (
+        "resume",
+        "overwrite",
+    ):  # of one command; the folder is not to be replaced whenever it is read
         return False
     if isinstance(value, np.ndarray) and (value.size > _INLINE or value.dtype.kind == "c"):
         return _array_file(folder, name, value)

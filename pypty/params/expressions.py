@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import simpleeval
 
 from pypty.errors import ExpressionError
@@ -30,9 +31,18 @@ def _bounded_range(*limits: int) -> list[int]:
     return list(numbers)
 
 
+def _bounded_arange(*limits: float) -> list[float]:
+    """``numpy.arange`` as a list, of at most ten million numbers."""
+    start, stop, step = (0, *limits, 1) if len(limits) == 1 else (*limits, 1)[:3]
+    if (stop - start) / step > 10_000_000:
+        raise ValueError(f"arange{limits} holds more than ten million numbers")
+    return list(np.arange(*limits).tolist())
+
+
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "abs": abs,
+        "arange": _bounded_arange,
         "bool": bool,
         "cos": math.cos,
         "exp": math.exp,

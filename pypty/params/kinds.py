@@ -72,15 +72,23 @@ class Number:
     open_low: bool = False
     infinite: bool = False
     odd: bool = False
+    boolean: bool = False  # True means 1, False 0
 
     def describe(self) -> str:
         word = "an odd integer" if self.odd else "an integer" if self.integer else "a number"
         low = "" if self.low == -np.inf else f" {'>' if self.open_low else '>='} {self.low:g}"
         high = "" if self.high == np.inf else f" <= {self.high:g}"
         joined = " and".join(part for part in (low, high) if part)
-        return word + joined + (" (inf allowed)" if self.infinite else "")
+        return (
+            word
+            + joined
+            + (" (inf allowed)" if self.infinite else "")
+            + (", or True/False" if self.boolean else "")
+        )
 
     def problem(self, value: Any) -> str | None:
+        if self.boolean and isinstance(value, (bool, np.bool_)):
+            value = int(value)
         if not _is_number(value):
             return f"given {brief(value)}"
         try:
@@ -111,11 +119,14 @@ class Flag:
     """True or False; unless ``strict``, 0 and 1 are accepted too, since PyPty's presets use them."""
 
     strict: bool = False
+    none_is_off: bool = False
 
     def describe(self) -> str:
-        return "True or False"
+        return "True or False" + (" (or None)" if self.none_is_off else "")
 
     def problem(self, value: Any) -> str | None:
+        if self.none_is_off and value is None:
+            return None
         as_number = not self.strict and _is_number(value) and value in (0, 1)
         if isinstance(value, (bool, np.bool_)) or as_number:
             return None
@@ -246,6 +257,7 @@ class ArrayOf:
     low: float = -np.inf
     high: float = np.inf
     empty: bool = False
+    mask: bool = False  # booleans stay booleans: they choose entries
 
     def describe(self) -> str:
         shapes = " or ".join(
@@ -323,7 +335,7 @@ class ArrayOf:
             return value if hasattr(value, "shape") else np.asarray(value)
         if isinstance(value, (str, os.PathLike)):
             value = np.load(Path(value), allow_pickle=False)
-        if self.boolean:
+        if self.boolean or (self.mask and np.asarray(value).dtype == bool):
             return np.array(value).astype(bool)
         dtype = np.complex128 if self.complex else np.int64 if self.integer else np.float64
         return np.array(value, dtype=dtype)  # a copy: the user's arrays are never changed
@@ -353,30 +365,6 @@ class Either:
 
     def convert(self, value: Any) -> Any:
         return next(kind for kind in self.kinds if kind.problem(value) is None).convert(value)
-
-
-@dataclass(frozen=True)
-class SigmaPairs:
-    """Two entries, each a pair of positive numbers or None."""
-
-    def describe(self) -> str:
-        return "two entries, each a pair of positive numbers or None"
-
-    def problem(self, value: Any) -> str | None:
-        scalar = isinstance(value, np.ndarray) and value.ndim == 0
-        if not isinstance(value, (list, tuple, np.ndarray)) or scalar or len(value) != 2:
-            return f"given {brief(value)}"
-        pair, number = ArrayOf((("2",),)), Number(low=0, open_low=True)
-        for entry in value:
-            if entry is None:
-                continue
-            problem = pair.problem(entry) or next((p for p in map(number.problem, entry) if p), None)
-            if problem:
-                return problem
-        return None
-
-    def convert(self, value: Any) -> tuple[tuple[float, float] | None, ...]:
-        return tuple(None if entry is None else (float(entry[0]), float(entry[1])) for entry in value)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import Any
 
 from pypty.errors import ParameterError
 from pypty.params.checks.combinations import check_combinations, check_epochs
-from pypty.params.kinds import brief, complaint
+from pypty.params.checks.positions import check_positions
+from pypty.params.kinds import Choice, brief, complaint
+from pypty.params.masked import unmasked
 from pypty.params.parameter import NO_EFFECT, NOT_YET, Parameter
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule, make_schedule
@@ -32,11 +34,13 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
         raise ParameterError(
             f"given {brief(params)} as parameters, expected a dict, or the path of a preset file"
         )
+    params = unmasked(params, report)
     _find_unknown_keys(params, report)
     fixed: dict[str, Any] = {}
     schedules: dict[str, Schedule] = {}
     for name, parameter in SCHEMA.items():
-        value = _screen(parameter, params[name], report) if name in params else parameter.default
+        given = name in params and not _is_left_open(parameter, params[name])
+        value = _screen(parameter, params[name], report) if given else parameter.default
         if parameter.per_epoch:
             schedules[name] = _schedule(parameter, value, report)
         else:
@@ -50,7 +54,16 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
     )
     check_epochs(settings, report)
     check_combinations(settings, report)
+    check_positions(settings, report)
     return settings
+
+
+def _is_left_open(parameter: Parameter, value: Any) -> bool:
+    """Whether a value is None for a text, an array or a table, of which None can only mean that it is not given."""
+    left_open = isinstance(parameter.default, (str, tuple, list, Mapping)) and not isinstance(
+        parameter.kind, Choice
+    )
+    return value is None and left_open and parameter.kind.problem(None) is not None
 
 
 def _find_unknown_keys(params: Mapping[str, Any], report: Report) -> None:

@@ -62,6 +62,9 @@ class Varying:
                 f"{type(error).__name__} at epoch {epoch}: {error}"
             ) from error
         problem = self.parameter.kind.problem(value)
+        if problem and isinstance(value, (bool, np.bool_)):
+            value = int(value)  # a condition, as in "lambda x: x >= 20", switches a number between 0 and 1
+            problem = self.parameter.kind.problem(value)
         if problem:
             raise ParameterError(
                 f"{self.parameter.name}: at epoch {epoch} "

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from pypty.params.checks.positions import CLOSE_PX, likely_unit, unit_of_step
 from pypty.preflight.facts import Facts, ScanFacts, given_number
-from pypty.preflight.item import PASS, WARN, Item, number, worse_above, worse_below
+from pypty.preflight.item import FAIL, PASS, WARN, Item, number, worse_above, worse_below
 
 _ROTATION_DEG = 1.0  # warn from this difference on
 _STEP_OFF = 0.05  # relative difference of the step: warn
@@ -21,8 +22,10 @@ _NOISE_RAD = (0.05, 0.25)  # standard deviation of the phase by shot noise: warn
 def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:
     """Checks of the scan, and the items that could not be checked."""
     scan = facts.scan
-    if scan is None:
-        return [_object_item(facts)], ["scan, overlap and dose: all patterns have the same position"]
+    too_close = _unit_item(facts)
+    if scan is None or too_close is not None:
+        items = [_object_item(facts)] if too_close is None else [too_close, _object_item(facts)]
+        return items, ["scan, overlap and dose: all patterns have the same position"]
     items, missing = [_field_item(facts, scan), _object_item(facts)], []
     for item in (_raster_item(facts, scan), _rotation_item(facts, scan), _step_item(facts, scan)):
         items += [] if item is None else [item]
@@ -35,6 +38,24 @@ def scan_items(facts: Facts) -> tuple[list[Item], list[str]]:
         if scan.area_A2 > 0:
             items.append(_oversampling_item(facts, scan))
     return items, missing
+
+
+def _unit_item(facts: Facts) -> Item | None:
+    """Many rows of positions that are all the same to a thousandth of a pixel: another unit, most likely."""
+    positions = facts.setup.settings["positions"]
+    extent = float(np.ptp(positions, axis=0).max())
+    if len(positions) < 2 or extent >= CLOSE_PX:
+        return None
+    return Item(
+        name="unit of positions",
+        status=FAIL,
+        value=extent,
+        unit="px",
+        limit=f"fail below {CLOSE_PX:g} px between the outermost of {len(positions)} positions",
+        meaning="Positions are in reconstruction pixels."
+        + (f" These could be in {likely_unit(positions)}." if extent > 0 else ""),
+        what_to_do="Give position in Å / pixel_size_x_A; for patterns that were all taken at one place give one row.",
+    )
 
 
 def _field_item(facts: Facts, scan: ScanFacts) -> Item:
@@ -126,6 +147,9 @@ def _step_item(facts: Facts, scan: ScanFacts) -> Item | None:
         what_to_do=(
             "Positions are in reconstruction pixels, with data_pad: position in Å / pixel_size_x_A. Correct the pixel "
             "size, the positions or scan_step_A."
+        )
+        + (
+            f" Positions could be in {unit}." if (unit := unit_of_step(scan.step_A, step_A, settings)) else ""
         ),
     )
 

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 
 from pypty.errors import CheckpointError
-from pypty.model.blocks import OPTIONAL
+from pypty.model.blocks import BLOCKS, OPTIONAL
+from pypty.output.checkpoints import to_continue
 from pypty.output.files import atomic
 from pypty.results.history import History
 from pypty.results.model_file import arrays_below
@@ -133,6 +134,17 @@ class Result:
     def loss_text(self) -> str:
         """First and last loss, in words."""
         return f"{self.loss[0]:.6g} -> {self.loss[-1]:.6g}" if len(self.loss) else "not computed (no epochs)"
+
+    def params(self) -> dict[str, Any]:
+        """Parameters that start another run where this one has ended: ``pypty.run({**params, **result.params()})``.
+
+        They are the arrays, ``epoch_prev``, ``skip_preprocessing=True``, and neutral values of the parameters whose
+        effect the arrays contain already (``extra_probe_defocus``, ``aberrations``, ...). The optimiser starts anew;
+        ``pypty.resume(folder)`` continues exactly.
+        """
+        arrays = {name: getattr(self, name) for name in BLOCKS if getattr(self, name) is not None}
+        done = int(self.epochs[-1]) + 1 if len(self.epochs) else int(self.settings.get("epoch_prev") or 0)
+        return to_continue(arrays, done)
 
     def __repr__(self) -> str:
         where = f", folder={str(self.folder)!r}" if self.folder else ""

@@ -89,10 +89,9 @@ def limited(obj: Array, now: EpochValues, limits: BandLimits) -> Array:
 
 
 def _widths(value: Any) -> tuple[float, ...] | None:
-    """Standard deviations of a filter; True is one pixel, False and zeros are none."""
-    if isinstance(value, np.ndarray):
-        return tuple(float(width) for width in value) if value.any() else None
-    return (1.0, 1.0) if value else None
+    """Standard deviations of a filter; one number is that of all axes, as SciPy understands it; zeros are none."""
+    widths = np.broadcast_to(value, 3 if np.ndim(value) == 0 else len(value))
+    return tuple(float(width) for width in widths) if widths.any() else None
 
 
 def _apply(

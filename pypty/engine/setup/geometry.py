@@ -214,6 +214,10 @@ def _check_patterns(settings: Settings, source: PatternSource | None, window: Wi
         mask = settings.value(name)
         if isinstance(mask, np.ndarray) and mask.shape != window.model:
             report.add(name, f"shape {mask.shape}, but the padded pattern is {window.model}")
+    if not report.has("window"):
+        penalty = settings.schedules["window"].at(settings.first_epoch)
+        if penalty is not None and penalty.ndim == 2 and penalty.shape != window.model:
+            report.add("window", f"shape {penalty.shape}, but the probe array is {window.model}")
     ctf = settings["beam_ctf"]
     # a transfer function may also come without the padding, which is added then
     unpadded = (window.model[0] - 2 * window.pad, window.model[1] - 2 * window.pad)

@@ -30,6 +30,7 @@ from pypty.model.forward import executor_name
 from pypty.optics.grid import Grid
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.params.checks.combinations import epochs_to_check
+from pypty.params.checks.effects import has_block
 from pypty.params.presets import load_preset
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
@@ -284,7 +285,9 @@ def _warn(setup: Setup, surveyed: Survey | None, report: Report) -> None:
         # the far-field mask has the zero frequency first, the mean pattern has it at n//2
         inside = to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))
         lost = 1 - mean[inside].sum() / mean.sum()
-        if lost > _LOST_SHARE:
+        # a background is not band-limited
+        has_background = has_block(settings, "static_background", "update_static_background")
+        if lost > _LOST_SHARE and not has_background:
             report.warnings.append(
                 f"{100 * lost:.1f} % of the counts lie beyond the band limit and cannot be modelled; raise data_pad "
                 f"(now {settings['data_pad']} px) or damping_cutoff_multislice (now "

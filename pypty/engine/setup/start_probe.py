@@ -45,7 +45,10 @@ def probe_modes(settings: Settings) -> int:
     if settings["defocus_spread_modes"] is not None:
         n = len(settings["defocus_spread_modes"])
     if settings["n_hermite_probe_modes"] is not None:
-        n = int(np.prod(settings["n_hermite_probe_modes"] + 1))
+        # of every defocus; otherwise of the first mode alone, as in PyPty 2.2
+        n = (n if settings["defocus_spread_modes"] is not None else 1) * int(
+            np.prod(settings["n_hermite_probe_modes"] + 1)
+        )
     return n
 
 
@@ -154,7 +157,9 @@ def _modulated(probe: np.ndarray, settings: Settings, grid: Grid) -> np.ndarray:
         probe = modes.defocus_spread_modes(probe, grid, settings["defocus_spread_modes"])
     if settings["n_hermite_probe_modes"] is not None:
         n_x, n_y = (int(n) for n in settings["n_hermite_probe_modes"])
-        probe = modes.hermite_modes(probe, n_x, n_y)
+        # the first mode alone, as in PyPty 2.2, or all products with the defoci: (defocus, b, a) -> (mode, y, x)
+        parts = probe[:, None] if settings["defocus_spread_modes"] is not None else probe[None]
+        probe = np.concatenate([modes.hermite_modes(part, n_x, n_y) for part in parts])
     return probe
 
 

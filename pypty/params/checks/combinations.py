@@ -17,6 +17,15 @@ from pypty.params.settings import Settings
 
 _EPOCHS_CHECKED = 10_000
 
+_ACT_ON_THE_PROBE = (
+    "extra_probe_defocus",
+    "aberrations",
+    "beam_ctf",
+    "n_hermite_probe_modes",
+    "defocus_spread_modes",
+    "mc_n_modes",
+)
+
 
 def epochs_to_check(settings: Settings, first: int | None = None) -> range:
     """The epochs of the run, from ``first`` on; at most ten thousand."""
@@ -80,6 +89,7 @@ def check_combinations(settings: Settings, report: Report) -> None:
     """Fixed parameters against each other."""
     if settings["data_path"] and settings["dataset"] is not None:
         report.warnings.append("both dataset and data_path are given: the dataset in memory is used")
+    _warn_of_a_probe_that_is_changed(settings, report)
     report.warnings += without_effect(settings)
     if settings["positions_correction"] is not None and (
         settings["positions_correction"].shape != settings["positions"].shape
@@ -164,4 +174,22 @@ def _check_slices(settings: Settings, report: Report) -> None:
         report.add(
             "edge_slice_thickness",
             "given together with individual slice_distances; put it into slice_distances[0] instead",
+        )
+
+
+def _warn_of_a_probe_that_is_changed(settings: Settings, report: Report) -> None:
+    """Warn that parameters of the beam act on a given probe, too; that of an earlier run contains them already."""
+    if not isinstance(settings["probe"], np.ndarray):
+        return
+    changes = {name: settings.value(name) for name in _ACT_ON_THE_PROBE}
+    active = [
+        f"{name} = {brief(value.tolist() if isinstance(value, np.ndarray) and value.size < 9 else value)}"
+        for name, value in changes.items()
+        if value is not None and np.any(value)
+    ]
+    if active:
+        report.warnings.append(
+            f"the given probe is changed before the first epoch by {', '.join(active)}; if it is the result of a run, "
+            "it contains this already: continue with Result.params(), pypty.load_checkpoint(folder) or "
+            "pypty.resume(folder)"
         )

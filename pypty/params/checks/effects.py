@@ -141,7 +141,12 @@ def _check_window(settings: Settings, report: Report, epochs: range) -> None:
                 f"on at epoch {epoch}, but window is not given; give its two radii, for example [0.6, 0.8]",
             )
             return
-        if radii is not None and not 0 <= radii[0] <= radii[1]:
+        if radii is not None and radii.ndim == 2 and (radii < 0).any():
+            report.add(
+                "window", f"given an array whose smallest value is {radii.min():g}, expected weights >= 0"
+            )
+            return
+        if radii is not None and radii.ndim == 1 and not 0 <= radii[0] <= radii[1]:
             report.add(
                 "window",
                 f"given {radii.tolist()}, expected two radii 0 <= inner <= outer (fractions of half a window)",
@@ -296,6 +301,7 @@ def without_effect(settings: Settings) -> list[str]:
         "aberrations_array": (settings["aberration_marker"] is None, "aberration_marker is not given"),
         "detector_gain": (not gauss, "algorithm is not poisson_gaussian"),
         "readout_noise": (not gauss, "algorithm is not poisson_gaussian"),
+        "beta_wedge": (not settings.may_be_on("wedge_mu"), "wedge_mu, its weight, is 0"),
         "indices_shape": (settings["indices_mode"] == "full", "indices_mode is full"),
         "stop_tolerance": (settings["stop_patience"] == 0, "stop_patience is 0"),
         "mean_pattern": (settings["probe"] is not None, "probe is given"),

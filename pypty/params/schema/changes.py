@@ -8,11 +8,11 @@ from pypty.params.kinds import (
     Either,
     Flag,
     Number,
-    SigmaPairs,
     optional,
 )
 from pypty.params.parameter import RECORDED, Parameter
 from pypty.params.schema.numbers import NON_NEGATIVE, POSITIVE, POSITIVE_WHOLE
+from pypty.params.special_kinds import SigmaPairs
 
 
 # One row per parameter, as in data.py.
@@ -21,6 +21,7 @@ def _weight(name: str, meaning: str, when: str = "", infinite: bool = False) -> 
     return Parameter(name, 0.0, Number(low=0, infinite=infinite), "", meaning, per_epoch=True, when=when)
 
 
+_FILTER = Either((Number(low=0, boolean=True), ArrayOf((("2",), ("3",)), low=0)))
 _scan = "positions are refined, and scan_size is given"
 _tilt_scan = "tilts of each pattern are refined, and scan_size is given"
 CONSTRAINTS = (
@@ -47,8 +48,9 @@ CONSTRAINTS = (
               changes_loss=True),
     _weight("window_weight", "Weight of the probe's intensity outside a circular window in real space.",
             "probe is refined, and window is given"),
-    Parameter("window", None, optional(ArrayOf((("2",),))), "", "Two radii of that window: the penalty is zero inside "
-              "the first and full outside the second; fractions of half the side of the probe array.", per_epoch=True,
+    Parameter("window", None, optional(ArrayOf((("2",), ("y", "x")))), "", "Two radii of that window: the "
+              "penalty is zero inside the first and full outside the second; fractions of half the side of the probe "
+              "array. Or the weight of each pixel of the probe array.", per_epoch=True,
               when="window_weight is not 0"),
     _weight("atv_weight", "Weight of the total variation of the object, sum (|dx|^p + |dy|^p)^(q/p).",
             "obj is refined"),
@@ -67,10 +69,11 @@ CONSTRAINTS = (
             "frequencies.", "probe is refined"),
     Parameter("probe_mod_tol", 0.05, POSITIVE, "1/scan step", "Radius around each of those frequencies.",
               per_epoch=True, when="probe_mod_reg_weight is not 0"),
-    Parameter("apply_gaussian_filter", False, Either((Flag(), ArrayOf((("2",), ("3",)), low=0))), "px",
-              "Smooth the object's phase after every update: standard deviations (y, x), or (z, y, x).",
+    Parameter("apply_gaussian_filter", False, _FILTER, "px",
+              "Smooth the object's phase after every update: standard deviations (y, x), or (z, y, x); one number for "
+              "all three; True = 1.",
               per_epoch=True),
-    Parameter("apply_gaussian_filter_amplitude", False, Either((Flag(), ArrayOf((("2",), ("3",)), low=0))), "px",
+    Parameter("apply_gaussian_filter_amplitude", False, _FILTER, "px",
               "Smooth the object's absorption -log|O| after every update.", per_epoch=True),
     Parameter("keep_probe_states_orthogonal", False, Flag(), "", "Make the probe modes orthogonal, the strongest "
               "first, before every update; the patterns do not change.", per_epoch=True),
@@ -84,7 +87,8 @@ CONSTRAINTS = (
     Parameter("cf_beta_abs", -0.95, Number(), "", "Factor on flipped absorptions.", per_epoch=True,
               when="do_charge_flip"),
     Parameter("fancy_sigma", None, optional(SigmaPairs()), "px", "Charge flip of a sharpened object: (phase, "
-              "absorption), each (width of the de-blurring, width of the blurring after the flip) or None.",
+              "absorption), each (width of the de-blurring, width of the blurring after the flip) or None; or one "
+              "number for all widths.",
               per_epoch=True, when="do_charge_flip"),
     Parameter("restart_from_vacuum", False, Flag(), "", "Set the object to vacuum before an update.", per_epoch=True),
     Parameter("reset_positions", False, Flag(), "", "Go back to the starting positions before an update.",
@@ -98,11 +102,12 @@ BEAM = (
               "Aberrations of the starting probe: C10, C12a, C12b, C21a, C21b, C23a, C23b, C30, ...",
               shapes_start=True),
     Parameter("n_hermite_probe_modes", None, optional(ArrayOf((("2",),), integer=True)), "",
-              "Orders [n_x, n_y] of Hermite modes made from the starting probe, (n_x + 1)(n_y + 1) modes in all.",
+              "Orders [n_x, n_y] of Hermite modes made from the starting probe, (n_x + 1)(n_y + 1) modes in all; "
+              "with defocus_spread_modes so many of each defocus.",
               shapes_start=True),
     Parameter("defocus_spread_modes", None, optional(ArrayOf((("n",),))), "Å", "One probe mode at each of "
               "these defoci, made from the starting probe.", shapes_start=True),
-    Parameter("estimate_aperture_based_on_binary", 0.0, NON_NEGATIVE, "",
+    Parameter("estimate_aperture_based_on_binary", 0.0, Number(low=0, boolean=True), "",
               "If > 0, the starting probe is made from a binary mean pattern: pixels above this many times its mean "
               "are equal, others zero; 0 = from the mean pattern itself.", when="probe is None"),
     Parameter("beam_ctf", None, optional(ArrayOf((("ky", "kx"),))), "rad", "Phase subtracted from the starting probe's "

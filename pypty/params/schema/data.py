@@ -37,8 +37,9 @@ DATA = (
     Parameter("upsample_pattern", 1, POSITIVE_WHOLE, "", "Model pixels per detector pixel and axis: "
               "a larger window for a probe that does not fit into 1/(detector pixel). data_pad counts model pixels.",
               changes_loss=True),
-    Parameter("sequence", None, optional(ArrayOf((("n",),), integer=True)), "",
-              "Indices of the patterns to use; None = all. May be a function of the epoch.", per_epoch=True),
+    Parameter("sequence", None, optional(ArrayOf((("n",),), integer=True, mask=True)), "",
+              "Indices of the patterns to use, or a boolean for each pattern; None = all. May be a function "
+              "of the epoch.", per_epoch=True),
     Parameter("use_full_FOV", True, Flag(), "", "False: the object covers only the patterns of the sequence at the "
               "first epoch.", when="sequence is given and skip_preprocessing is False"),
     Parameter("force_dataset_dtype", None, optional(DType()), "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pypty.params.kinds import Choice, Either, Flag, Number, optional
 from pypty.params.parameter import NO_EFFECT, Parameter
 from pypty.params.schema.numbers import NATURAL, NON_NEGATIVE, POSITIVE_WHOLE
+from pypty.params.special_kinds import Device
 
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
@@ -19,9 +20,9 @@ NUMERICS = (
               "probe is neither scaled to the counts nor band-limited."),
     Parameter("extra_space_on_side_px", 0, Number(0, 2**40, integer=True), "px", "Free rim around the scanned area.",
               when="skip_preprocessing is False"),
-    Parameter("dynamically_resize_yx_object", 0, NON_NEGATIVE, "px",
+    Parameter("dynamically_resize_yx_object", 0, Number(low=0, boolean=True), "px",
               "When a position has moved this far from its crop origin, crop origins are recomputed and the object "
-              "is enlarged where needed; 0 = never.", per_epoch=True, when="positions are refined"),
+              "is enlarged where needed; 0 = never, True = 1 px.", per_epoch=True, when="positions are refined"),
     Parameter("damping_cutoff_multislice", 2 / 3, Number(0, 2, open_low=True), "",
               "Band limit as a fraction of the largest sampled frequency.", changes_loss=True),
     Parameter("smooth_rolloff", 0.0, NON_NEGATIVE, "",
@@ -35,8 +36,9 @@ NUMERICS = (
               "instead of being compared with zeros.", when="data_pad > 0", changes_loss=True),
     Parameter("default_dtype", "double", Choice(("double", "single")), "",
               "Precision of waves. Sums and positions are always double. (PyPty's 'half' is not offered.)"),
-    Parameter("backend", "auto", Choice(("auto", "cpu", "gpu")), "",
-              "Device: auto uses a GPU if one works; gpu raises an error if none does (see  pypty doctor)."),
+    Parameter("backend", "auto", Device(), "",
+              "Device: auto uses a GPU if one works; gpu raises an error if none does (see  pypty doctor). numpy and "
+              "cupy, the modules or their names, mean cpu and gpu."),
     Parameter("n_threads", None, optional(POSITIVE_WHOLE), "", "Threads on the CPU; None = the cores this process "
               "may use.", when="backend is cpu"),
     Parameter("fft_library", "auto", Choice(("auto", "fftw", "scipy")), "", "Fourier transforms on the CPU: auto uses "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from pypty.params.kinds import Choice, Either, Flag, Number, Switch, optional
+from pypty.params.kinds import Choice, Either, Flag, Null, Number, Switch
 from pypty.params.parameter import Parameter
 from pypty.params.schema.numbers import NATURAL, NON_NEGATIVE, POSITIVE, POSITIVE_WHOLE
+from pypty.params.special_kinds import Unlimited
 
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
@@ -40,7 +41,7 @@ OPTIMISER = (
               per_epoch=True),
     Parameter("wolfe_c2_constant", 0.9, Number(0, 1, open_low=True), "", "Curvature (strong Wolfe 2); larger than c1.",
               per_epoch=True),
-    Parameter("max_count", 20, optional(POSITIVE_WHOLE), "evaluations",
+    Parameter("max_count", 20, Either((POSITIVE_WHOLE, Unlimited(), Null())), "evaluations",
               "Largest number of evaluations in one line search; None = 100."),
     Parameter("reduce_factor", 0.1, Number(0, 1, open_low=True), "",
               "Strongest reduction of a step that is too long, in one iteration of the line search."),

@@ -8,20 +8,21 @@ from pypty.params.schema.numbers import NATURAL
 
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
+_INTERVAL = Number(0, 2**40, integer=True, boolean=True)
 OUTPUT = (
     Parameter("output_folder", "", FilePath(), "", "Folder for results; '' = no files are written."),
     Parameter("strip_dataset_from_params", True, Flag(), "", "False: an in-memory dataset is saved beside "
               "params.yaml, so that the folder can be resumed without passing the data again."),
-    Parameter("save_loss_log", 1, Number(0, 2, integer=True), "",
+    Parameter("save_loss_log", 1, Number(0, 2, integer=True, boolean=True), "",
               "loss.csv: 0 none, 1 one column for all regularisers, 2 one column for each."),
     Parameter("epoch_prev", 0, NATURAL, "epochs", "Index of the first epoch: the number of epochs done by the earlier "
               "run whose arrays are given."),
     Parameter("epoch_max", 200, NATURAL, "epochs", "The run ends when this epoch index is reached."),
-    Parameter("save_checkpoints_every_epoch", 0, NATURAL, "epochs",
+    Parameter("save_checkpoints_every_epoch", 0, _INTERVAL, "epochs",
               "Interval of numbered files checkpoint_*_epoch_<k>.npy; 0 = never."),
-    Parameter("save_inter_checkpoints", 1, NATURAL, "epochs",
+    Parameter("save_inter_checkpoints", 1, _INTERVAL, "epochs",
               "Interval at which co.npy, cp.npy, ... and resume.h5 are updated; 0 = only at the end."),
-    Parameter("print_flag", 1, Number(0, 4, integer=True), "",
+    Parameter("print_flag", 1, Number(0, 4, integer=True, boolean=True), "",
               "0 silent, 1 progress bar, 2 a line per epoch, 3 also each line-search step, 4 also each regulariser."),
     Parameter("resume", False, Either((Flag(), Choice(("auto",)))), "", "Continue exactly where resume.h5 in "
               "output_folder ends; 'auto': continue if there is such a file, begin otherwise (for requeued jobs)."),

@@ -43,6 +43,7 @@ STATE = (
     Parameter("phase_plate_in_h5", None, optional(FilePath()), "",
               "HDF5 file with one phase plate (ky, kx) per pattern, zero frequency first, as data set 'configs' "
               "(N, ky, kx) complex."),
-    Parameter("puzzle_positions", False, Flag(), "", "Rejoin regions of the scan that drifted apart as rigid bodies.",
+    Parameter("puzzle_positions", False, Flag(none_is_off=True), "", "Rejoin regions of the scan that drifted apart "
+              "as rigid bodies.",
               per_epoch=True, when="scan_size is given"),
 )

@@ -144,8 +144,8 @@ class EpochValues(TypedDict):
     beta_wedge: float
     probe_mod_reg_weight: float
     probe_mod_tol: float
-    apply_gaussian_filter: np.ndarray | bool
-    apply_gaussian_filter_amplitude: np.ndarray | bool
+    apply_gaussian_filter: np.ndarray | float
+    apply_gaussian_filter_amplitude: np.ndarray | float
     keep_probe_states_orthogonal: bool
     do_charge_flip: bool
     cf_delta_phase: float
