@@ -40,6 +40,7 @@ from pypty.results.saver import Saver, continues, result_folder
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 
 _log = logging.getLogger(__name__)
+_LONG_S = 60.0
 
 
 def run(params: Params) -> Result:
@@ -151,6 +152,8 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
                 reporter.epoch(record, state.sample.value if state.sample else record.loss)
                 if folder is not None:
                     folder.epoch_done(record)
+                elif len(state.records) == 1:
+                    _warn_of_a_long_run(record.time_s, settings["epoch_max"] - state.epoch)
         except KeyboardInterrupt:
             by = f" by {interrupts.name}" if interrupts.name not in ("", "SIGINT") else ""
             state.stop_reason = f"interrupted{by} after {state.epoch} epochs"
@@ -159,6 +162,17 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
     return result_of(reconstruction, path, interrupts.name)
+
+
+def _warn_of_a_long_run(epoch_s: float, epochs_left: int) -> None:
+    """Say early that nothing will be saved, where that would cost more than a minute."""
+    left_s = epoch_s * epochs_left
+    if left_s > _LONG_S:
+        _log.warning(
+            "output_folder is not given: nothing is saved while the run goes on, for about %.0f more minutes; to keep "
+            "finished epochs, stop it and give output_folder",
+            max(1.0, left_s / 60),
+        )
 
 
 def result_of(reconstruction: Reconstruction, folder: Path | None = None, interrupted_by: str = "") -> Result:

@@ -1038,3 +1038,20 @@ def test_a_snapshot_names_files_by_finished_epochs() -> None:
     assert plain.obj is obj and plain.probe is probe
     weighted = dataclasses.replace(plain, settings={"obj_mode_weights": [1.0, 1.0, 2.0]})
     np.testing.assert_allclose(weighted.mode_weights, [0.25, 0.25, 0.5])
+
+
+@pytest.mark.parametrize(("long_s", "said"), [(0.0, True), (60.0, False)])
+def test_a_long_run_without_a_folder_says_that_nothing_is_saved(
+    long_s: float,
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """After its first epoch, which tells how long it will take."""
+    monkeypatch.setattr("pypty.iterative._LONG_S", long_s)
+    pypty.run(small_params(epoch_max=3))
+    texts = [text for text in caplog.messages if "output_folder is not given: nothing is saved" in text]
+    assert len(texts) == said
+    pypty.run(small_params(epoch_max=3, output_folder=str(tmp_path)))
+    assert len([text for text in caplog.messages if "nothing is saved" in text]) == said
