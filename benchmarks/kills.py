@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pypty.output.lock import LOCK_FILE, read_owner
+
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = 40
 COMPARED = ("co.npy", "cp.npy", "cg.npy", "checkpoint_obj_epoch_30.npy", "model_iter0040.h5")
@@ -51,7 +53,11 @@ def finish(folder: Path) -> None:
 
 
 def wait_until_it_writes(run: subprocess.Popen[str], folder: Path) -> None:
-    while not (folder / "pypty.lock").exists() and run.poll() is None:
+    """Its own lock: that of a killed run stays until then."""
+    while run.poll() is None:
+        owner = read_owner(folder / LOCK_FILE)
+        if owner is not None and owner.process == run.pid:
+            return
         time.sleep(0.002)
 
 
@@ -103,9 +109,7 @@ def differences(folder: Path, whole: Path) -> list[str]:
         for path in (folder, whole)
     ]
     found += [] if rows[0] == rows[1] else ["loss.csv"]
-    found += [
-        path.name for path in folder.iterdir() if path.name.endswith(".tmp") or path.name == "pypty.lock"
-    ]
+    found += [path.name for path in folder.iterdir() if path.name.endswith(".tmp") or path.name == LOCK_FILE]
     return found
 
 

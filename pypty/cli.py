@@ -24,16 +24,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PyptyError as error:
         Terminal(sys.stderr).write(f"pypty: {error}\n")
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:  # an interrupt before the first epoch names its signal
         Terminal(sys.stderr).write("pypty: interrupted\n")
-        return 130
+        return {"SIGTERM": 143, "SIGHUP": 129}.get(str(error), 130)
     finally:
         for stream in (sys.stdout, sys.stderr):
             _leave(stream)
 
 
-def _leave(stream: IO[str]) -> None:
+def _leave(stream: IO[str] | None) -> None:
     """Flush a stream; where its reader has gone, let it end nowhere, so that Python does not complain when it exits."""
+    if stream is None:
+        return
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -73,13 +75,14 @@ def _parser() -> argparse.ArgumentParser:
                 help="also check the data: dose, overlap, probe, depth, memory, time; writes an HTML page",
             )
         if name == "run":
-            sub.add_argument(
+            group = sub.add_mutually_exclusive_group()
+            group.add_argument(
                 "--resume",
                 action="store_true",
                 help="continue the run in the output folder (FILE itself, or that of its parameters) exactly; "
                 "with --set resume=auto continue if there is something to continue, and begin otherwise",
             )
-            sub.add_argument(
+            group.add_argument(
                 "--overwrite",
                 action="store_true",
                 help="replace the result in the output folder; it is kept until the new run has a full epoch",

@@ -16,10 +16,10 @@ from pypty._version import __version__
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.epochs.state import State
-from pypty.engine.record.earlier import Aside, recover
+from pypty.engine.record.earlier import is_unfinished, recover
 from pypty.engine.record.folder import RunFolder
 from pypty.engine.record.history_file import HistoryFile
-from pypty.engine.record.interrupts import Interrupts
+from pypty.engine.record.interrupts import Interrupted, Interrupts
 from pypty.engine.record.progress import TEXT_LOG, Reporter
 from pypty.engine.record.resume import read_resume
 from pypty.engine.setup.assembly import Setup
@@ -29,8 +29,9 @@ from pypty.engine.setup.sequences import check_inside
 from pypty.errors import OutputError, PyptyError, ResourceError
 from pypty.importers import parameters_of
 from pypty.model.blocks import OPTIONAL, to_public
-from pypty.output.checkpoints import held_result
+from pypty.output.checkpoints import epochs_in, held_result
 from pypty.output.lock import FolderLock, locked
+from pypty.params.kinds import FilePath
 from pypty.params.report import Report
 from pypty.params.settings import Settings
 from pypty.results.history import History
@@ -87,12 +88,17 @@ def run(params: Params) -> Result:
 
 def _read(params: Params) -> Mapping[str, Any]:
     """The parameters as a mapping, read from the file if a path is given."""
+    if isinstance(params, (str, Path)) and FilePath().problem(params) is None:
+        folder = Path(params).expanduser()
+        if folder.is_dir() and is_unfinished(folder):
+            with locked(folder):
+                recover(folder)
     return parameters_of(params) if isinstance(params, (str, Path)) else params
 
 
 def _run(setup: Setup) -> Result:
     path = result_folder(setup, datetime.now())
-    with Interrupts() as interrupts, locked(path) as lock:
+    with Interrupts() as interrupts, locked(path, patient=setup.settings["resume"] == "auto") as lock:
         reconstruction, folder = _begin(setup, path, lock)
         return _go(reconstruction, folder, interrupts)
 
@@ -104,18 +110,24 @@ def _begin(
     settings = setup.settings
     if path is None:
         return Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch)), None
-    recover(path)
+    restored = recover(path)
     history: HistoryFile | None = None
-    replaces: Aside | None = None
+    earlier: str | None = None
     if continues(settings, path):
+        if restored:
+            raise OutputError(
+                f"{str(path)!r}: the run that was to replace the result ended without an epoch, and the earlier result "
+                "is there again; repeat the command to continue it"
+            )
         resumed = read_resume(path, setup)
         reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
-        history = HistoryFile(path, len(resumed.state.records), resumed.history_bytes)
+        # format 4 has no history file: it is written as a whole
+        valid = len(resumed.state.records) if resumed.history_bytes else 0
+        history = HistoryFile(path, valid, resumed.history_bytes)
     else:
         earlier = _would_replace(settings, path)
         if earlier is not None and not settings["overwrite"]:
             raise OutputError(earlier)
-        replaces = Aside(path) if earlier is not None else None
         reconstruction = Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch))
     saver = Saver(reconstruction, path, path if history else None)
     folder = RunFolder(
@@ -125,15 +137,18 @@ def _begin(
         lambda last: saver(reconstruction.batches, last),
         history=history,
         lock=lock,
-        replaces=replaces,
+        replaces=earlier is not None,
     )
     return reconstruction, folder
 
 
 def _would_replace(settings: Settings, path: Path) -> str | None:
     """What to say about a result that a new run in its folder would replace; None where it would not."""
-    goes_on = continues(settings, path) or settings.first_epoch > 0
-    return None if goes_on else held_result(path)
+    if continues(settings, path):
+        return None
+    # arrays of this folder, or of a shorter run, are continued with epoch_prev
+    longer = settings.first_epoch == 0 or (epochs_in(path) or 0) > settings.first_epoch
+    return held_result(path) if longer else None
 
 
 def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: Interrupts) -> Result:
@@ -146,22 +161,25 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
             _log.warning(note)
         _log.info("pypty %s on %s\n%s", __version__, setup.backend.name, setup.plan)
         reconstruction.log_executor()
-        reload = folder.open() if folder is not None else lambda settings, epoch: settings
         try:
+            reload = folder.open() if folder is not None else lambda settings, epoch: settings
             for record in reconstruction.epochs(reload):
                 reporter.epoch(record, state.sample.value if state.sample else record.loss)
                 if folder is not None:
                     folder.epoch_done(record)
                 elif len(state.records) == 1:
                     _warn_of_a_long_run(record.time_s, settings["epoch_max"] - state.epoch)
+                if interrupts.name:  # it came where Python ignores exceptions, as in a destructor
+                    raise Interrupted(interrupts.name)
         except KeyboardInterrupt:
             by = f" by {interrupts.name}" if interrupts.name not in ("", "SIGINT") else ""
             state.stop_reason = f"interrupted{by} after {state.epoch} epochs"
         finally:  # keep finished epochs after any error
+            interrupts.saving = True
             if folder is not None:
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
-    return result_of(reconstruction, path, interrupts.name)
+        return result_of(reconstruction, path, interrupts.name)
 
 
 def _warn_of_a_long_run(epoch_s: float, epochs_left: int) -> None:

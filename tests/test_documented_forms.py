@@ -255,7 +255,7 @@ def test_booleans_choose_patterns() -> None:
     [
         (np.ones(7, bool), f"7 booleans given, but there are {N_PATTERNS} patterns"),
         (np.zeros(N_PATTERNS, bool), "no index given"),
-        ([1, 2, 2, 2], "index 2 is given 3 times"),
+        ([1, 1, 2, 2, 2], "index 2 is given 3 times"),
     ],
 )
 def test_sequences_that_cannot_be_meant(value: Any, message: str) -> None:
@@ -281,6 +281,13 @@ def test_masked_patterns_are_compared_where_they_are_not_masked(same: bool) -> N
             small_params(dataset=np.where(dead, 0, counts), detector_mask=np.eye(SIDE) * weights)
         ).loss
     )
+
+
+@pytest.mark.parametrize("mask", [np.ones((8, 8)), "mask.npy", [1, 2]])
+def test_a_mask_that_does_not_fit_a_masked_dataset_is_refused(mask: Any) -> None:
+    dataset = np.ma.masked_greater(patterns(), 50)
+    report = pypty.check(small_params(dataset=dataset, detector_mask=mask))
+    assert not report and "detector_mask: " in str(report) and "masked dataset" in str(report)
 
 
 def test_masked_arrays_of_other_parameters_are_refused() -> None:

@@ -16,6 +16,7 @@ from pypty.cli import main
 from pypty.engine.record import earlier
 from pypty.engine.record.earlier import ASIDE, Aside, recover
 from pypty.errors import OutputError, ReconstructionError
+from pypty.importers import load_result
 from pypty.output.checkpoints import RESUME_FILE, epochs_in, held_result
 
 
@@ -35,7 +36,11 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A result of three epochs, with numbered files and a file of the user."""
-    pypty.run(params(tmp_path, save_checkpoints_every_epoch=1, save_iters=3))
+    pypty.run(
+        params(
+            tmp_path, save_checkpoints_every_epoch=3, save_iters=3, save_result=["model"], selected_figs=[]
+        )
+    )
     (tmp_path / "notes.txt").write_text("mine")
     return tmp_path
 
@@ -200,5 +205,73 @@ def test_the_command_line_continues_and_replaces(
 
 
 def test_what_is_moved_are_the_files_that_runs_write(folder: Path) -> None:
-    left = {path.name for path in folder.iterdir()} - {path.name for path in earlier._written(folder)}
-    assert left == {"notes.txt", "pypty.log"}
+    left = {path.name for path in folder.iterdir()} - {str(path) for path in earlier._written(folder)}
+    assert left == {"notes.txt", "pypty.log", "params"}
+    assert {str(path) for path in earlier._written(folder)} >= {
+        "params/positions.npy",
+        "co.npy",
+        "history.jsonl",
+    }
+
+
+def test_arrays_of_a_shorter_run_do_not_replace_a_longer_result(folder: Path, tmp_path: Path) -> None:
+    before = content(folder)
+    other = pypty.run(small_params(epoch_max=2))
+    with pytest.raises(OutputError, match="holds a result of 3 epochs"):
+        pypty.run({**params(folder, epoch_max=6), **other.params()})
+    assert content(folder) == before
+    same = pypty.run(small_params(epoch_max=3))
+    continued = pypty.run({**params(folder, epoch_max=5), **same.params()})
+    assert len(continued.epochs) == 2 and epochs_in(folder) == 5
+
+
+def test_files_and_folders_of_the_user_are_never_moved(folder: Path) -> None:
+    mine = folder / "params" / "preset.yaml"
+    mine.write_text("mine")
+    (folder / "replaced_keep").mkdir()
+    (folder / "replaced_keep" / "co.npy").write_text("mine")
+    (folder / "model_iter0100.hdf5").write_text("of PtyRAD")
+    pypty.run(params(folder, overwrite=True, epoch_max=1))
+    pypty.run(params(folder, overwrite=True, epoch_max=1))
+    assert mine.exists() and (folder / "replaced_keep" / "co.npy").exists()
+    assert (folder / "model_iter0100.hdf5").exists()
+
+
+def test_an_overwrite_that_was_killed_at_once_is_undone_before_the_folder_is_read(folder: Path) -> None:
+    """Nothing of the new run is mixed with the state of the old one."""
+    before = content(folder)
+    Aside(folder)
+    assert "acc_voltage" in pypty.iterative._read(folder)
+    assert content(folder) == before
+    Aside(folder)
+    pypty.run(params(folder / "elsewhere", epoch_max=0))
+    for name in ("params.yaml", "co.npy", RESUME_FILE):  # the new run had begun
+        shutil.copy(folder / "elsewhere" / name, folder / name)
+    with pytest.raises(OutputError, match="the earlier result is there again; repeat the command"):
+        pypty.run(params(folder, resume=True))
+    assert epochs_in(folder) == 3 and len(pypty.run(params(folder, resume=True, epoch_max=4)).epochs) == 4
+
+
+def test_an_error_before_the_first_epoch_leaves_the_old_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(folder)
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pypty.engine.record.folder.write_settings", fail)
+    with pytest.raises(OSError, match="No space"):
+        pypty.run(params(folder, overwrite=True))
+    assert content(folder) == before
+
+
+def test_overwriting_is_not_carried_into_later_runs(tmp_path: Path) -> None:
+    pypty.run(params(tmp_path, overwrite=True, save_iters=3, save_result=["model"], selected_figs=[]))
+    assert "overwrite" not in load_result(tmp_path / "model_iter0003.h5").params()
+    assert not pypty.load_preset(tmp_path)["overwrite"]
+
+
+def test_a_new_time_at_each_start_cannot_be_continued_automatically(tmp_path: Path) -> None:
+    report = pypty.check(params(tmp_path, resume="auto", prefix_time="datetime"))
+    assert not report and "every start has another time" in str(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -127,3 +128,35 @@ def test_in_another_thread_nothing_changes() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_signal_during_the_last_save_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is saved only at the end here: an exception there would lose all epochs."""
+    original = pypty.engine.record.folder.write_checkpoint
+    calls = iter(range(100))
+
+    def write(*arguments: object) -> None:
+        if next(calls) == 1:  # the first is that of the start
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pypty.engine.record.folder, "write_checkpoint", write)
+    result = pypty.run(small_params(output_folder=str(tmp_path), epoch_max=3, save_inter_checkpoints=0))
+    assert result.interrupted_by == "SIGTERM" and len(result.epochs) == 3
+    with h5py.File(tmp_path / RESUME_FILE) as file:
+        assert file.attrs["epoch"] == 3
+
+
+def test_a_signal_whose_exception_was_ignored_ends_the_run_after_the_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = pypty.engine.epochs.loop.Reconstruction._epoch
+
+    def epoch(self: object, now: object) -> object:
+        with contextlib.suppress(Interrupted):  # as Python does in destructors
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, now)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pypty.engine.epochs.loop.Reconstruction, "_epoch", epoch)
+    result = pypty.run(small_params(epoch_max=3))
+    assert len(result.epochs) == 1 and result.interrupted_by == "SIGTERM"

@@ -167,3 +167,52 @@ def test_of_many_processes_that_meet_a_stale_lock_one_gets_it(tmp_path: Path) ->
         run.stdin.flush()
     answers = sorted(run.communicate(timeout=60)[0].strip() for run in runs)
     assert answers == ["mine", "taken", "taken", "taken"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the state of a process is not known here")
+def test_a_process_that_has_ended_and_was_not_asked_for_is_dead(tmp_path: Path) -> None:
+    """A zombie: its parent has not waited for it."""
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    started = lock_module._started(zombie.pid)
+    while lock_module._started(zombie.pid) != "dead":
+        time.sleep(0.01)
+    leave_lock(tmp_path, process=zombie.pid, started=started)
+    with FolderLock(tmp_path) as lock:
+        assert lock.path.exists()
+    zombie.wait()
+
+
+def test_a_job_that_is_started_again_waits_for_the_lock_of_a_dead_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock_module, "_WAIT_S", 0.05)
+    monkeypatch.setattr(lock_module, "_SILENT_S", 121.0)
+    leave_lock(tmp_path, 120.5, machine="another boot", host="node7", process=1)
+    with FolderLock(tmp_path, patient=True) as lock:
+        owner = read_owner(lock.path)
+        assert owner is not None and owner.token == lock.owner.token
+
+
+def test_a_sign_of_life_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touch(seconds: float) -> None:
+        os.utime(tmp_path / LOCK_FILE)
+
+    monkeypatch.setattr(lock_module.time, "sleep", touch)
+    leave_lock(tmp_path, 60.0, machine="another boot", host="node7", process=1)
+    with pytest.raises(OutputError, match="on node7"):
+        FolderLock(tmp_path, patient=True).__enter__()
+
+
+def test_a_lock_that_cannot_be_removed_does_not_cost_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = Path.unlink
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        if self.name == LOCK_FILE:
+            raise PermissionError(13, "Permission denied")
+        original(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert len(pypty.run(small_params(output_folder=str(tmp_path))).epochs) == 3
+    assert "pypty.lock cannot be removed" in caplog.text

@@ -737,9 +737,9 @@ def test_every_step_of_writing_leaves_a_folder_that_goes_on_exactly(
         output_folder=str(folder),
         epoch_max=2,
         save_checkpoints_every_epoch=1,
-        save_iters=1,
+        save_iters=2,
         save_result=["model"],
-        update_probe_pos="lambda x: x >= 1",
+        selected_figs=[],
     )
 
     def copied(function: Callable[..., Any]) -> Callable[..., Any]:

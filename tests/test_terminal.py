@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from pypty.output.terminal import Terminal, fitting
 
@@ -40,6 +41,18 @@ def test_a_closed_stream_makes_a_terminal_silent() -> None:
     assert not terminal.isatty()
     with pytest.raises(OSError, match="no stream"):
         terminal.fileno()
+
+
+def test_a_terminal_is_its_stream_so_that_lines_clear_the_bar() -> None:
+    stream = io.StringIO()
+    assert Terminal(stream) == stream and Terminal(stream) == Terminal(stream)
+    assert Terminal(stream) != io.StringIO()
+    bar = tqdm(total=2, file=Terminal(stream), leave=False)
+    bar.refresh()
+    tqdm.write("a line", file=Terminal(stream))
+    bar.close()
+    before, _, _ = stream.getvalue().partition("a line")
+    assert before.endswith("\r")  # the bar was cleared first
 
 
 def command(*arguments: str, **options: object) -> subprocess.Popen[bytes]:

@@ -250,7 +250,7 @@ def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     found = tune(tmp_path / "tune.yaml")
     assert [one.state for one in found.trials] == ["complete", "complete", "failed", "complete"]
     assert found.trials[3].values == found.trials[2].values and found.trials[3].note == "repeats trial 2"
-    assert found.stop_reason == "max_trials = 3 were reached"
+    assert found.stop_reason == "max_trials = 3 reached"
     assert before[0] in [one.values["C10"] for one in found.trials[:2]]
     with pytest.raises(ParameterError, match="the study 'study' has 'loss'; choose another study_name"):
         tune({**plain, "tune": {**plain["tune"], "objective": "contrast"}})

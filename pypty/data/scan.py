@@ -133,9 +133,9 @@ def sort_sequence(sequence: np.ndarray | None, n_patterns: int) -> np.ndarray:
         sequence = np.flatnonzero(sequence)
     indices, counts = np.unique(sequence.astype(np.int64), return_counts=True)
     if (counts > 1).any():
+        worst = counts.argmax()
         raise ParameterError(
-            f"sequence: index {indices[counts > 1][0]} is given {counts.max()} times; name each pattern once "
-            "(numpy.unique)"
+            f"sequence: index {indices[worst]} is given {counts[worst]} times; name each pattern once (numpy.unique)"
         )
     if len(indices) == 0:
         raise ParameterError("sequence: no index given; name at least one pattern")

@@ -15,7 +15,15 @@ from pypty.params.schema import SCHEMA
 from pypty.results.model_file import read_model
 
 _log = logging.getLogger(__name__)
-_NOT_CARRIED = ("acc_voltage", "pixel_size_y_A", "pixel_size_x_A", "dataset", "output_folder", "resume")
+_NOT_CARRIED = (
+    "acc_voltage",
+    "pixel_size_y_A",
+    "pixel_size_x_A",
+    "dataset",
+    "output_folder",
+    "resume",
+    "overwrite",
+)
 
 
 def load_model(path: Path) -> Imported:

@@ -18,7 +18,7 @@ from pypty.params.schema import SCHEMA
 
 _log = logging.getLogger(__name__)
 _STATE = ("obj", "probe", "positions", "slice_distances")
-_NOT_CARRIED = (*_STATE, "acc_voltage", "dataset", "output_folder", "resume")
+_NOT_CARRIED = (*_STATE, "acc_voltage", "dataset", "output_folder", "resume", "overwrite")
 _PICKLE = "params.pkl"
 
 

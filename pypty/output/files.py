@@ -71,7 +71,7 @@ def append_text(path: Path, text: str, *, keep: bool = False) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write one text file atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def make_folder(folder: Path) -> Path:

@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
@@ -28,6 +29,7 @@ from pypty.output.files import make_folder, process_exists
 _log = logging.getLogger(__name__)
 LOCK_FILE = "pypty.lock"
 _TOUCH_S = 30.0
+_WAIT_S = 2.0
 _SILENT_S = 600.0
 """A lock from another machine that was not touched for so long belongs to a run that is dead."""
 
@@ -81,13 +83,19 @@ class Owner:
 class FolderLock:
     """Context manager: holds the lock of a folder, which is made if there is none.
 
+    Parameters
+    ----------
+    patient : wait until it is certain whether a run on another machine is dead; for jobs that a queue starts again
+
     Raises
     ------
     OutputError
         Another run works in the folder, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patient: bool = False) -> None:
+        self._patient = patient
+        self._touched: float | None = None
         self.path = folder / LOCK_FILE
         self.owner = Owner.here()
         self._ended = threading.Event()
@@ -109,7 +117,12 @@ class FolderLock:
         if self._touching is not None:
             self._touching.join()
         if self._is_ours():
-            self.path.unlink(missing_ok=True)
+            try:
+                self.path.unlink(missing_ok=True)
+            except (
+                OSError
+            ) as error_:  # the result is more important; the lock is stale once this process has ended
+                _log.warning("%s cannot be removed: %s", self.path, error_)
 
     def check(self) -> None:
         """Make sure that no other run has taken the folder over; a lock that was deleted is written again.
@@ -121,25 +134,24 @@ class FolderLock:
         """
         if self._is_ours():
             return
-        owner = read_owner(self.path)
-        if owner is None:
+        if not self.path.exists():
             _log.warning("%s was removed; it is written again", self.path)
-            self.path.unlink(missing_ok=True)
             if self._create():
                 return
-            owner = read_owner(self.path)
+        owner = read_owner(self.path)
         raise OutputError(f"{str(self.path.parent)!r} was taken over by another run ({owner}); this one ends")
 
     def _create(self) -> bool:
         """Whether the lock is ours now."""
         try:
             # written under its own name first: a lock is never seen half written
-            whole = self.path.with_name(f".{LOCK_FILE}.{os.getpid()}.tmp")
+            # containers that share a folder may share a process number, too
+            whole = self.path.with_name(f".{LOCK_FILE}.{self.owner.token}.{os.getpid()}.tmp")
             whole.write_text(json.dumps(dataclasses.asdict(self.owner), indent=1), encoding="utf-8")
             try:
                 _link(whole, self.path)
             except FileExistsError:
-                return False
+                return self._is_ours()  # NFS may say so although it has linked
             finally:
                 whole.unlink(missing_ok=True)
         except OSError as error:
@@ -149,17 +161,21 @@ class FolderLock:
     def _remove_stale(self) -> None:
         """Take a lock away whose run is dead; raises OutputError if it lives, or may live."""
         owner = read_owner(self.path)
-        silent_s = _silence(self.path)
+        silent_s = self._silence()
         if silent_s is None:
             return  # it is gone
         folder = str(self.path.parent)
-        if owner is not None and owner.is_here:
+        # where the start of a process is not known, its number may be used again
+        if owner is not None and owner.is_here and (owner.started or silent_s < _SILENT_S):
             if owner.lives:
                 raise OutputError(
                     f"{folder!r} is in use by another run: {owner}; wait for it, end it, or choose another "
                     "output_folder"
                 )
         elif silent_s < _SILENT_S:
+            if self._patient and self._touched in (None, self.path.stat().st_mtime):
+                self._wait(owner)
+                return
             raise OutputError(
                 f"{folder!r} is in use by another run: {owner or 'its lock cannot be read'}; its last sign of life is "
                 f"{silent_s:.0f} s old. Wait for it, end it, or choose another output_folder; if it is certainly dead, "
@@ -170,6 +186,8 @@ class FolderLock:
             os.rename(self.path, aside)
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise OutputError(f"{str(self.path)!r} cannot be removed: {error.strerror or error}") from error
         if read_owner(aside) != owner:  # another run was quicker, and this is its lock: give it back
             with contextlib.suppress(FileExistsError):
                 _link(aside, self.path)
@@ -178,6 +196,32 @@ class FolderLock:
                 "%s: the run of %s is dead; its lock was removed", folder, owner or "an unknown owner"
             )
         aside.unlink(missing_ok=True)
+
+    def _wait(self, owner: Owner | None) -> None:
+        """Wait a little for another sign of life of a run that may be dead."""
+        if self._touched is None:
+            _log.warning(
+                "%s: waiting for a sign of life of %s", self.path.parent, owner or "an unknown owner"
+            )
+            with contextlib.suppress(OSError):
+                self._touched = self.path.stat().st_mtime
+        time.sleep(_WAIT_S)
+
+    def _silence(self) -> float | None:
+        """Seconds since the lock was touched, by the clock of its file system; None if there is no lock."""
+        probe = self.path.with_name(f".{LOCK_FILE}.{self.owner.token}.clock.{os.getpid()}.tmp")
+        try:
+            probe.write_bytes(b"")
+            return max(0.0, probe.stat().st_mtime - self.path.stat().st_mtime)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OutputError(
+                f"{str(self.path.parent)!r} cannot be written: {error.strerror or error}"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
         owner = read_owner(self.path)
@@ -191,12 +235,12 @@ class FolderLock:
 
 
 @contextlib.contextmanager
-def locked(folder: Path | None) -> Iterator[FolderLock | None]:
+def locked(folder: Path | None, patient: bool = False) -> Iterator[FolderLock | None]:
     """The lock of a folder, or nothing where nothing is written."""
     if folder is None:
         yield None
         return
-    with FolderLock(folder) as lock:
+    with FolderLock(folder, patient) as lock:
         yield lock
 
 
@@ -220,18 +264,6 @@ def _link(source: Path, target: Path) -> None:
             stream.write(source.read_text(encoding="utf-8"))
 
 
-def _silence(path: Path) -> float | None:
-    """Seconds since a file was touched, by the clock of its file system; None if there is no such file."""
-    probe = path.with_name(f".{path.name}.clock.{os.getpid()}.tmp")
-    try:
-        probe.write_bytes(b"")
-        return max(0.0, probe.stat().st_mtime - path.stat().st_mtime)
-    except FileNotFoundError:
-        return None
-    finally:
-        probe.unlink(missing_ok=True)
-
-
 def _machine() -> str:
     """This boot of this machine and its process numbers; "" where they are not known."""
     try:
@@ -245,13 +277,14 @@ def _machine() -> str:
 def _started(process: int) -> str:
     """When a process started, in ticks since boot; "" where that is not known."""
     try:
-        # field 22; the name, field 2, stands in brackets and may contain spaces
-        return (
+        # the name, field 2, stands in brackets and may contain spaces; field 3 is the state, field 22 the start
+        fields = (
             Path(f"/proc/{process}/stat")
             .read_text(encoding="ascii", errors="replace")
             .rsplit(")", 1)[1]
-            .split()[19]
+            .split()
         )
+        return "dead" if fields[0] in "ZX" else fields[19]  # a zombie has ended, and its parent has not asked
     except (OSError, IndexError):
         return ""
 

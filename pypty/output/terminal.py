@@ -30,6 +30,12 @@ class Terminal:
     def __init__(self, stream: IO[str] | None) -> None:
         self._stream = stream
 
+    def __eq__(self, other: object) -> bool:
+        """It is its stream: tqdm clears its bar for lines that go to the same terminal."""
+        return self._stream is (other._stream if isinstance(other, Terminal) else other)
+
+    __hash__ = object.__hash__
+
     @property
     def encoding(self) -> str:
         return getattr(self._stream, "encoding", None) or "ascii"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pypty.params.kinds import brief
 from pypty.params.report import Report
 
 
@@ -32,7 +33,15 @@ def unmasked(params: Mapping[str, Any], report: Report) -> Mapping[str, Any]:
     user = params.get("detector_mask")
     if isinstance(user, str):
         report.add("detector_mask", f"{user!r} given beside a masked dataset; leave one of them out")
-    elif user is not None and not callable(user):
-        weights = weights * np.asarray(user, float)
+        return plain
+    if user is not None:
+        fitting = (masked.shape[-2:], (len(masked.reshape(-1, *masked.shape[-2:])), *masked.shape[-2:]))
+        if not isinstance(user, np.ndarray) or user.shape not in fitting or user.dtype.kind not in "biuf":
+            report.add(
+                "detector_mask",
+                f"given {brief(user)} beside a masked dataset, expected an array of shape {fitting[0]} or {fitting[1]}",
+            )
+            return plain
+        weights = weights * user
     plain["detector_mask"] = np.asarray(weights, float)
     return plain

@@ -19,6 +19,7 @@ from pypty.model.blocks import to_public
 from pypty.optics.propagators import fresnel_phase_rate
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.files import atomic, make_folder
+from pypty.output.lock import LOCK_FILE
 from pypty.params.checks.results import is_named
 from pypty.params.settings import Settings
 from pypty.results.folder_name import RunSizes, folder_name
@@ -29,7 +30,7 @@ from pypty.results.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 _NOT_DRAWN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
-_HOLDS_A_RESULT = (RESUME_FILE, "co.npy", "params.yaml")
+_HOLDS_A_RESULT = (RESUME_FILE, "co.npy", "params.yaml", LOCK_FILE)
 
 
 class Saver:

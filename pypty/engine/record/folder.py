@@ -15,7 +15,7 @@ from pypty.engine.setup.sequences import problems_from
 from pypty.engine.setup.start import propagates_after_last
 from pypty.errors import CheckpointError
 from pypty.model.blocks import BLOCKS
-from pypty.output.checkpoints import remove_checkpoint, write_checkpoint, write_numbered
+from pypty.output.checkpoints import RESUME_FILE, remove_checkpoint, write_checkpoint, write_numbered
 from pypty.output.files import remove_leftovers
 from pypty.output.lock import FolderLock
 from pypty.output.loss_log import LOSS_LOG, EpochRecord, LossLog, read_records
@@ -45,7 +45,7 @@ class RunFolder:
     save : writes results in public formats (``save_iters``); passed in, as this package does not import them
     history : the history file of the run that is resumed; None begins one
     lock : of the folder; None where nobody else can write
-    replaces : the earlier result, which is removed after the first full epoch
+    replaces : there is an earlier result, which is moved aside first, and removed after the first full epoch
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RunFolder:
         *,
         history: HistoryFile | None = None,
         lock: FolderLock | None = None,
-        replaces: Aside | None = None,
+        replaces: bool = False,
     ) -> None:
         self.save = save
         self.path = path
@@ -65,7 +65,10 @@ class RunFolder:
         self.version = version
         self._history = HistoryFile(path) if history is None else history
         self._lock = lock
-        self._replaces = replaces
+        self._is_new = history is None
+        self._is_ours = False  # before open() the folder belongs to an earlier run
+        self._must_replace = replaces
+        self._replaces: Aside | None = None
         self._kept_rows = _earlier_rows(path, run)
         level = run.settings["save_loss_log"]
         self._log = LossLog(path / LOSS_LOG, level) if level else None
@@ -74,7 +77,14 @@ class RunFolder:
 
     def open(self) -> SettingsWatch:
         """Write the starting state; returns the watch on params.yaml."""
+        if self._must_replace:
+            self._replaces = Aside(self.path)
+        self._is_ours = True
         remove_leftovers(self.path, self.path / ARRAYS)
+        if (
+            self._is_new
+        ):  # of a run that is continued from its arrays: the history that belongs to it goes now
+            (self.path / RESUME_FILE).unlink(missing_ok=True)
         write_settings(self.path, self.run.settings, self.version)
         write_checkpoint(self.path, self.run.state.variables, self._names())
         # blocks of an earlier run that this one does not have
@@ -109,6 +119,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Write the final state; a run that replaces a result and has no epoch puts that result back."""
+        if not self._is_ours:
+            return
         if self._lock is not None:
             self._lock.check()
         if self._replaces is not None and not self.run.state.records:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pypty.errors import CheckpointError
+from pypty.errors import CheckpointError, OutputError
 from pypty.output.checkpoints import HISTORY_FILE
 from pypty.output.files import append_text, write_text
 from pypty.output.loss_log import EpochRecord
@@ -37,10 +37,7 @@ class HistoryFile:
             It cannot be written.
         """
         new = "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records[self._written :])
-        size = self.path.stat().st_size if self.path.exists() else -1
-        if self._written and size >= self._size:
-            if size > self._size:  # lines of epochs that are repeated
-                os.truncate(self.path, self._size)
+        if self._written and self._holds(self._size):
             if new:
                 append_text(self.path, new, keep=True)
         else:  # a new run, or the file is gone
@@ -49,6 +46,18 @@ class HistoryFile:
             self._size = 0
         self._written, self._size = len(records), self._size + len(new.encode("utf-8"))
         return self._size
+
+    def _holds(self, size: int) -> bool:
+        """Whether the file has these bytes; what follows, lines of epochs that are repeated, is cut off."""
+        try:
+            actual = self.path.stat().st_size
+            if actual > size:
+                os.truncate(self.path, size)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise OutputError(f"{str(self.path)!r} cannot be written: {error.strerror or error}") from error
+        return actual >= size
 
 
 def read_history(folder: Path, size: int) -> list[EpochRecord]:

@@ -25,11 +25,13 @@ class Interrupts:
 
     Attributes
     ----------
-    name : the signal that came, "" before
+    name : the signal that came first, "" before
+    saving : set while the results are saved: a signal then waits, and nothing is raised
     """
 
     def __init__(self) -> None:
         self.name = ""
+        self.saving = False
         self._count = 0
         self._before: dict[signal.Signals, object] = {}
 
@@ -50,8 +52,8 @@ class Interrupts:
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
-        if self._count == 1:
-            self.name = signal.Signals(number).name
+        self.name = self.name or signal.Signals(number).name
+        if self._count == 1 and not self.saving:
             raise Interrupted(self.name)
         if self._count > 1 + _PATIENCE:
             raise KeyboardInterrupt

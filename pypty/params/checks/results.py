@@ -38,6 +38,11 @@ def check_results(settings: Settings, report: Report) -> None:
                 f"{text!r} contains {' '.join(map(repr, wrong))}, which some systems do not allow in folder names; "
                 "leave it out",
             )
+    if settings["resume"] == "auto" and when:
+        report.add(
+            "resume",
+            "'auto' beside prefix_time: every start has another time, and so another folder; leave prefix_time out",
+        )
     if not settings["output_folder"]:
         idle = [
             key for key in ("save_iters", *_NAMING) if key in settings.set_by_user and settings.value(key)
