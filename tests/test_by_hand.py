@@ -211,7 +211,7 @@ def test_the_band_limit_holds_after_a_change(changes: dict[str, Any]):
 # Changes after an update
 
 
-@pytest.mark.parametrize("widths", [(1.2, 0.4), (0.7, 1.2, 0.4), True])
+@pytest.mark.parametrize("widths", [(1.2, 0.4), (0.7, 1.2, 0.4), 0.8, True])
 def test_gaussian_filter_of_the_phase(widths: Any, log: pytest.LogCaptureFixture):
     """After every accepted update; each one resets the history."""
     two = {"num_slices": 2, "slice_distances": [10.0]}
@@ -219,7 +219,7 @@ def test_gaussian_filter_of_the_phase(widths: Any, log: pytest.LogCaptureFixture
     found = Stepped(only_object(epoch_max=3, apply_gaussian_filter=widths, **two))
     assert found.pairs == [0, 0, 0]
     assert resets(log) == [(epoch, "apply_gaussian_filter") for epoch in range(3)]
-    sigma = {True: (0, 1, 1), (1.2, 0.4): (0, 1.2, 0.4)}.get(widths, widths)
+    sigma = {True: (1, 1, 1), (1.2, 0.4): (0, 1.2, 0.4)}.get(widths, widths)
     phase = scipy.ndimage.gaussian_filter(np.angle(plain[0]), sigma, mode="nearest")
     np.testing.assert_allclose(found.variables[0].obj[0], np.abs(plain[0]) * np.exp(1j * phase), atol=1e-12)
     assert np.abs(phase - np.angle(plain[0])).max() > 0.01
