@@ -826,7 +826,7 @@ def test_the_arrays_of_the_user_are_never_changed(
         detector_mask=mask,
         aberrations=np.array([5.0]),
         mean_pattern=patterns(2).mean(axis=0),
-        sequence=np.array([3, 1, 1, 20, 8]),
+        sequence=np.array([3, 1, 20, 8]),
         data_shift_vector=np.array([1, -1]),
         data_multiplier=2.0,
         flip_ky=True,
