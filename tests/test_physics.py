@@ -584,7 +584,7 @@ def test_aberrations_of_the_start(tmp_path: Path):
     [
         ({"n_hermite_probe_modes": [2, 1]}, 6),
         ({"defocus_spread_modes": [-30.0, 0.0, 30.0]}, 3),
-        ({"defocus_spread_modes": [-30.0, 30.0], "n_hermite_probe_modes": [1, 1]}, 4),
+        ({"defocus_spread_modes": [-30.0, 30.0], "n_hermite_probe_modes": [1, 1]}, 8),
         ({"mc_n_modes": 3, "n_mc_samples": 16, "focal_spread": 40.0, "spatial_coh_x_A": 0.3}, 3),
     ],
 )

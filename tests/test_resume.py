@@ -36,7 +36,7 @@ from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
 from pypty.engine.epochs.state import State
 from pypty.engine.record import history_file
 from pypty.engine.setup.prepare import prepare
-from pypty.errors import CheckpointError, ParameterError
+from pypty.errors import CheckpointError, OutputError, ParameterError
 from pypty.iterative import resume
 from pypty.model.blocks import BLOCKS
 from pypty.objective.objective import Objective
@@ -657,7 +657,9 @@ def test_rows_of_later_epochs_are_replaced(folder: Path) -> None:
     params = small_params(
         output_folder=str(folder), epoch_max=4, epoch_prev=1, obj=np.load(folder / "co.npy")
     )
-    pypty.run(params)
+    with pytest.raises(OutputError, match="a result of 3 epochs"):
+        pypty.run(params)
+    pypty.run({**params, "overwrite": True})
     assert [int(row["epoch"]) for row in read_loss_log(folder / LOSS_LOG)] == [0, 1, 2, 3]
 
 

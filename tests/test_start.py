@@ -169,8 +169,14 @@ def test_windows_begin_where_the_positions_say() -> None:
 
 def test_sequences_are_sorted_and_within_the_patterns() -> None:
     assert sort_sequence(None, 3).tolist() == [0, 1, 2]
-    assert sort_sequence(np.array([4, 1, 4]), 5).tolist() == [1, 4]
-    for wrong, message in (([], "no index"), ([-1, 2], "index -1"), ([2, 5], "index 5")):
+    assert sort_sequence(np.array([4, 1]), 5).tolist() == [1, 4]
+    assert sort_sequence(np.arange(5) % 3 == 1, 5).tolist() == [1, 4]
+    for wrong, message in (
+        ([], "no index"),
+        ([-1, 2], "index -1"),
+        ([2, 5], "index 5"),
+        ([4, 1, 4], "index 4 is given 2"),
+    ):
         with pytest.raises(ParameterError, match=message):
             sort_sequence(np.array(wrong), 5)
 

@@ -211,7 +211,7 @@ def _aperture(head: _Head, context: RegularizerContext) -> Regularizer:
 
 
 def _window(head: _Head, context: RegularizerContext, window: np.ndarray | None) -> Regularizer:
-    window = _needed(window, head, "window")
+    window = np.asarray(_needed(window, head, "window"))
     if window.ndim == 2:
         return penalties.ProbeWindow(*head, window)
     inner, outer = window

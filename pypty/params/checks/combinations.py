@@ -179,7 +179,7 @@ def _check_slices(settings: Settings, report: Report) -> None:
 
 def _warn_of_a_probe_that_is_changed(settings: Settings, report: Report) -> None:
     """Warn that parameters of the beam act on a given probe, too; that of an earlier run contains them already."""
-    if not isinstance(settings["probe"], np.ndarray) or settings["resume"]:
+    if not isinstance(settings["probe"], np.ndarray):
         return
     changes = {name: settings.value(name) for name in _ACT_ON_THE_PROBE}
     active = [
