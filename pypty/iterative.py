@@ -42,6 +42,10 @@ __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 
 _log = logging.getLogger(__name__)
 _LONG_S = 60.0
+_RESTORED = (
+    "{!r}: the run that was to replace the result ended without an epoch, and the earlier result is there again; "
+    "repeat the command to continue it"
+)
 
 
 def run(params: Params) -> Result:
@@ -73,7 +77,12 @@ def run(params: Params) -> Result:
     Ctrl-C (the stop button of a notebook), SIGTERM (from a queue) and SIGHUP (from a terminal that closes) end the run
     with everything saved; the result is that of the last complete epoch. ``Result.interrupted_by`` names the signal.
     """
-    setup = prepare(_read(params))
+    if isinstance(params, (str, Path)):
+        _settle(params)
+    mapping = _read(params)
+    if isinstance(mapping, Mapping) and _settle(mapping.get("output_folder")) and mapping.get("resume"):
+        raise OutputError(_RESTORED.format(str(mapping["output_folder"])))
+    setup = prepare(mapping)
     try:
         return _run(setup)
     except MemoryError as error:
@@ -88,12 +97,19 @@ def run(params: Params) -> Result:
 
 def _read(params: Params) -> Mapping[str, Any]:
     """The parameters as a mapping, read from the file if a path is given."""
-    if isinstance(params, (str, Path)) and FilePath().problem(params) is None:
-        folder = Path(params).expanduser()
-        if folder.is_dir() and is_unfinished(folder):
-            with locked(folder):
-                recover(folder)
     return parameters_of(params) if isinstance(params, (str, Path)) else params
+
+
+def _settle(folder: object) -> bool:
+    """End a replacement of the result in a folder that was killed, before anything in the folder is read; returns
+    whether the earlier result was put back."""
+    if not folder or FilePath().problem(folder) is not None:
+        return False
+    path = Path(str(folder)).expanduser()
+    if not path.is_dir() or not is_unfinished(path):
+        return False
+    with locked(path):
+        return recover(path)
 
 
 def _run(setup: Setup) -> Result:
@@ -115,10 +131,7 @@ def _begin(
     earlier: str | None = None
     if continues(settings, path):
         if restored:
-            raise OutputError(
-                f"{str(path)!r}: the run that was to replace the result ended without an epoch, and the earlier result "
-                "is there again; repeat the command to continue it"
-            )
+            raise OutputError(_RESTORED.format(str(path)))
         resumed = read_resume(path, setup)
         reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
         # format 4 has no history file: it is written as a whole
@@ -321,4 +334,5 @@ def plan(params: Params, show: bool = True) -> MemoryPlan:
 
 def resume(folder: str | Path, **changes: object) -> Result:
     """Continue the reconstruction in ``folder`` exactly where it ended; ``changes`` replace parameters."""
+    _settle(folder)
     return run({**_read(folder), "output_folder": str(folder), **changes, "resume": True})

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from problems import small_params
+from problems import patterns, small_params
 from resumed_runs import assert_identical
 
 import pypty
@@ -241,8 +241,13 @@ def test_an_overwrite_that_was_killed_at_once_is_undone_before_the_folder_is_rea
     """Nothing of the new run is mixed with the state of the old one."""
     before = content(folder)
     Aside(folder)
-    assert "acc_voltage" in pypty.iterative._read(folder)
+    with pytest.raises(OutputError, match="the earlier result is there again; repeat the command"):
+        pypty.run(params(folder, resume=True))  # without a resume.h5 in its place
     assert content(folder) == before
+    Aside(folder)
+    assert (
+        len(pypty.resume(folder, dataset=patterns(), epoch_max=3).epochs) == 3
+    )  # put back before it was read
     Aside(folder)
     pypty.run(params(folder / "elsewhere", epoch_max=0))
     for name in ("params.yaml", "co.npy", RESUME_FILE):  # the new run had begun

@@ -119,10 +119,9 @@ class FolderLock:
         if self._is_ours():
             try:
                 self.path.unlink(missing_ok=True)
-            except (
-                OSError
-            ) as error_:  # the result is more important; the lock is stale once this process has ended
-                _log.warning("%s cannot be removed: %s", self.path, error_)
+            # the result is more important, and the lock is stale once this process has ended
+            except OSError as failure:
+                _log.warning("%s cannot be removed: %s", self.path, failure)
 
     def check(self) -> None:
         """Make sure that no other run has taken the folder over; a lock that was deleted is written again.
@@ -181,7 +180,7 @@ class FolderLock:
                 f"{silent_s:.0f} s old. Wait for it, end it, or choose another output_folder; if it is certainly dead, "
                 f"delete {LOCK_FILE}, or wait until {_SILENT_S / 60:.0f} minutes have passed"
             )
-        aside = self.path.with_name(f".{LOCK_FILE}.stale.{os.getpid()}.tmp")
+        aside = self.path.with_name(f".{LOCK_FILE}.{self.owner.token}.stale.{os.getpid()}.tmp")
         try:
             os.rename(self.path, aside)
         except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from pypty.output.lock import FolderLock
 from pypty.output.loss_log import LOSS_LOG, EpochRecord, LossLog, read_records
 from pypty.output.settings_file import ARRAYS, SettingsWatch, write_settings
 
-_log = logging.getLogger(__name__)
 _QUICK_S = 1.0
 """After a write of resume.h5 that took longer, the next one waits for as long as the write took: writing takes at most
 half of the time, and a kill loses at most the epoch that it hits and the duration of one write."""
@@ -81,9 +79,8 @@ class RunFolder:
             self._replaces = Aside(self.path)
         self._is_ours = True
         remove_leftovers(self.path, self.path / ARRAYS)
-        if (
-            self._is_new
-        ):  # of a run that is continued from its arrays: the history that belongs to it goes now
+        # of a run that is continued from its arrays: the history that belongs to it goes now
+        if self._is_new:
             (self.path / RESUME_FILE).unlink(missing_ok=True)
         write_settings(self.path, self.run.settings, self.version)
         write_checkpoint(self.path, self.run.state.variables, self._names())

@@ -21,7 +21,7 @@ class HistoryFile:
 
     Parameters
     ----------
-    size : bytes of the file that are valid already, when a run is resumed
+    written, size : records and bytes of the file that are valid already, when a run is resumed
     """
 
     def __init__(self, folder: Path, written: int = 0, size: int = 0) -> None:
@@ -36,12 +36,12 @@ class HistoryFile:
         OutputError
             It cannot be written.
         """
-        new = "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records[self._written :])
+        new = _lines(records[self._written :])
         if self._written and self._holds(self._size):
             if new:
                 append_text(self.path, new, keep=True)
         else:  # a new run, or the file is gone
-            new = "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
+            new = _lines(records)
             write_text(self.path, new)
             self._size = 0
         self._written, self._size = len(records), self._size + len(new.encode("utf-8"))
@@ -58,6 +58,10 @@ class HistoryFile:
         except OSError as error:
             raise OutputError(f"{str(self.path)!r} cannot be written: {error.strerror or error}") from error
         return actual >= size
+
+
+def _lines(records: Sequence[EpochRecord]) -> str:
+    return "".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records)
 
 
 def read_history(folder: Path, size: int) -> list[EpochRecord]:
