@@ -597,6 +597,46 @@ def _(desk: Desk) -> None:
     assert_refined("detector_blur_std")
 
 
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+@pytest.mark.parametrize("subscans", [False, True])
+def test_a_free_probe_takes_the_power_and_beam_currents_keep_their_mean(
+    optimizer: str, subscans: bool
+) -> None:
+    """A factor on the probe is the inverse factor on the currents of its patterns: only one of them may move."""
+    current = TRUE["beam_current"]
+    assert isinstance(current, np.ndarray)
+    params = small_params(
+        dataset=1.7**2 * simulated(obj=smooth_object(1), probe=aperture_probe(1.0), beam_current=current),
+        obj=smooth_object(1),
+        probe=aperture_probe(1.0),
+        sequence=list(range(N_PATTERNS - 1)),
+        update_obj=False,
+        update_beam_current=True,
+        optimizer=optimizer,
+        epoch_max=20,
+        skip_preprocessing=True,
+        damping_cutoff_multislice=2.0,
+        **({"probe_marker": ODD} if subscans else {}),
+    )
+    result = pypty.run(params)
+    used = np.arange(N_PATTERNS - 1)
+    groups = [used[ODD[used] == n] for n in (0, 1)] if subscans else [used]
+    for group in groups:
+        assert result.beam_current[group].mean() == pytest.approx(1.0, abs=1e-12)
+    assert result.beam_current[-1] == 1.0, "a pattern that is not used keeps its current"
+    if optimizer == "lbfgs":
+        assert result.loss[-1] < 1e-6 * result.loss[0]
+        for group in groups:
+            expected = current[group] / current[group].mean()
+            np.testing.assert_allclose(result.beam_current[group], expected, rtol=1e-3)
+    # without a free power of the probe, the currents find the dose
+    resting: list[dict[str, Any]] = [{"constraints": {"fix_probe_int": {}}}, {"update_probe": False}]
+    resting += [{"learning_rates": {"probe": {"lr": 1e-3, "start": 100}}}] if optimizer == "adam" else []
+    for changes in resting:
+        fixed = pypty.run({**params, "epoch_max": 3, **changes})
+        assert abs(fixed.beam_current[:-1].mean() - 1.0) > 1e-3
+
+
 def test_all_switches_together_move_everything() -> None:
     """And each alone moves its own block only."""
     start_, end = (pypty.run(every_block(epoch_max=epochs)) for epochs in (0, 2))

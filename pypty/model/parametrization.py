@@ -73,6 +73,9 @@ class Parametrization:
     positions : one of :data:`POSITION_FORMS`
     scan_basis : (N, 3) orthonormal columns that span the affine maps of the scan; None when positions are free
     filters : step filters by block; a block without an entry is not filtered
+    current_groups : numbers of the patterns that share a probe whose power is free, one array per probe. A factor on
+        the beam currents of such a group is the same as a factor on its probe, so steps keep the mean current of each
+        group; empty when the power is not free
     """
 
     limits: BandLimits
@@ -81,6 +84,7 @@ class Parametrization:
     positions: str = "free"
     scan_basis: Array = None
     filters: Mapping[str, StepFilter] = field(default_factory=dict)
+    current_groups: tuple[Array, ...] = ()
 
     def vector(self, variables: Variables, names: Iterable[str]) -> dict[str, Array]:
         """The named blocks as the optimiser moves them."""
@@ -220,6 +224,11 @@ class Parametrization:
             # (N, 3) @ ((3, N) @ (N, 2)) -> (N, 2): never a matrix of N x N
             affine = self.scan_basis @ (self.scan_basis.T @ array)
             return affine if self.positions == "affine" else array - affine
+        if name == "beam_current" and self.current_groups:
+            centred = array.copy()
+            for group in self.current_groups:
+                centred[group] -= array[group].mean()
+            return centred
         return self.limits.damp(name, array) if soft else self.limits.limit(name, array)
 
     def diagonal(self, variables: Variables, diagonal: Mapping[str, Array]) -> dict[str, Array]:

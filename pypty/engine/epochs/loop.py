@@ -20,9 +20,11 @@ from pypty.engine.epochs.constrain import constrain, starting_probe_power
 from pypty.engine.epochs.edits import after_update, before_update, moved_scan
 from pypty.engine.epochs.first_order import first_order_epoch
 from pypty.engine.epochs.observe import describe, first_look, no_better, sees_the_same, watch
+from pypty.engine.epochs.parts import learning_rates
 from pypty.engine.epochs.problem import (
     Problem,
     block_norms,
+    current_groups,
     model_digest,
     parametrization,
     refined_blocks,
@@ -165,6 +167,10 @@ class Reconstruction:
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
         start = setup.backend.asarray(setup.scan.positions)
         terms = tuple(make_regularizers(now, setup.regularizer_context(), blocks))
+        moving: Container[str] = blocks
+        if now["optimizer"] not in NOT_FIRST_ORDER:  # a block without a rate rests
+            moving = {name for name in learning_rates(now, epoch, probe_scale=1.0) if name in blocks}
+        groups = current_groups(now, epoch, moving, indices, self.settings["probe_marker"])
         return Problem(
             objective=objective,
             variables=variables,
@@ -177,6 +183,7 @@ class Reconstruction:
                 start,
                 epoch,
                 self.settings["scan_size"],
+                current_groups=tuple(setup.backend.xp.asarray(group) for group in groups),
             ),
             curvature=setup.curvature(indices, weight),
             use_diagonal=self.settings["preconditioner"],

@@ -14,10 +14,11 @@ from pypty.backend.array import Array
 from pypty.model.blocks import SWITCHES, Variables
 from pypty.model.parametrization import BandLimits, Parametrization, affine_basis
 from pypty.model.stages import INTEGRATORS
-from pypty.model.step_filters import step_filters
+from pypty.model.step_filters import is_between, step_filters
 from pypty.objective.curvature import Curvature
-from pypty.objective.objective import Evaluated, Limit, Objective
+from pypty.objective.objective import Evaluated, Objective
 from pypty.objective.regularizers import Regularizer
+from pypty.objective.share import Limit
 from pypty.optimize.lbfgs import ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.params.schema import SCHEMA
@@ -42,8 +43,11 @@ def parametrization(
     start_positions: Array,
     epoch: int = 0,
     scan_size: Sequence[int] | np.ndarray | None = None,
+    *,
+    current_groups: tuple[Array, ...] = (),
 ) -> Parametrization:
-    """How object, probe, positions and tilts are moved at this epoch; affine maps refer to the starting positions.
+    """How object, probe, positions, tilts and beam currents are moved at this epoch; affine maps refer to the
+    starting positions.
 
     With lbfgs smoothing ``constraints`` filter its steps.
     """
@@ -56,8 +60,40 @@ def parametrization(
     raster = None if scan_size is None else (int(scan_size[0]), int(scan_size[1]))
     filters = step_filters(now["constraints"], epoch, raster) if now["optimizer"] == "lbfgs" else {}
     return Parametrization(
-        limits=limits, obj=obj, probe=probe, positions=scan, scan_basis=basis, filters=filters
+        limits=limits,
+        obj=obj,
+        probe=probe,
+        positions=scan,
+        scan_basis=basis,
+        filters=filters,
+        current_groups=current_groups,
     )
+
+
+def current_groups(
+    now: EpochValues,
+    epoch: int,
+    blocks: Container[str],
+    indices: np.ndarray,
+    probe_marker: np.ndarray | None,
+) -> tuple[np.ndarray, ...]:
+    """Which of the patterns share a probe whose power is free, while their beam currents move, too.
+
+    ``blocks`` are those that move. The power is not free while only the phase of the probe's spectrum moves, or with
+    the constraint ``fix_probe_int``: the mean beam current then is the dose, and nothing is fixed.
+    """
+    constant = now["constraints"].get("fix_probe_int")
+    if (
+        "probe" not in blocks
+        or "beam_current" not in blocks
+        or now["tune_only_probe_phase"]
+        or (constant is not None and is_between(constant, epoch))
+    ):
+        return ()
+    if probe_marker is None:
+        return (indices,)
+    subscans = probe_marker[indices]
+    return tuple(indices[subscans == subscan] for subscan in np.unique(subscans))
 
 
 def resolve_weight(weight: float | str, n_patterns: int, n_pixels: int) -> float:
@@ -151,6 +187,7 @@ class Problem:
     def signature(self) -> Signature:
         forms = [getattr(self.form, name) for name in ("obj", "probe", "positions") if name in self.blocks]
         forms += [item.text for name, item in self.form.filters.items() if name in self.blocks]
+        forms += ["mean beam current fixed"] if self.form.current_groups else []
         return Signature(
             blocks=self.blocks,
             indices=self.indices.tobytes(),
