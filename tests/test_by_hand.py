@@ -32,7 +32,7 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
-from pypty.objective.objective import Limit
+from pypty.objective.share import Limit
 from pypty.optimize.lbfgs import Lbfgs, Pair, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord, read_loss_log

@@ -11,7 +11,7 @@ from helpers import assert_adjoint, directional_derivative, inner, random_like, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import small_params, smooth_object
-from ptyrad_cases import CASES, NAMES, OF_MODEL, gradients_of, loss_terms_of, params_of, read_case
+from ptyrad_cases import CASES, NAMES, gradients_of, loss_terms_of, params_of, read_case
 
 import pypty
 from pypty.backend.workspace import Workspace
@@ -23,9 +23,8 @@ from pypty.engine.setup.prepare import prepare, read
 from pypty.objective import object_terms
 from pypty.objective.combined import LossTerms, Sums, make_loss_terms
 from pypty.objective.noise import LsqSqrt, Poisson, bounded
-from pypty.objective.objective import Limit
 from pypty.objective.powers import FLOOR, N_SUMS, PowerDifference, PowerPoisson
-from pypty.params.parameter import NOT_YET
+from pypty.objective.share import Limit
 from pypty.params.schema import SCHEMA
 
 RNG = np.random.default_rng
@@ -111,8 +110,6 @@ def test_object_terms_of_ptyrad(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_whole_evaluation_of_ptyrad(name: str) -> None:
     """Loss and gradients of all variables."""
-    if name in OF_MODEL and SCHEMA[OF_MODEL[name]].status == NOT_YET:
-        pytest.skip(f"{OF_MODEL[name]} is not available yet")
     case = read_case(name)
     found = pypty.evaluate(params_of(case))
     assert found.loss == pytest.approx(case["out_loss_total"], rel=1e-9)

@@ -15,9 +15,8 @@ from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
 from pypty.model.forward import Model
-from pypty.objective.objective import Limit
 from pypty.objective.powers import N_SUMS
-from pypty.objective.share import Share, sums_of
+from pypty.objective.share import Limit, Share, sums_of
 from pypty.optimize.vector import BlockVector
 
 

@@ -296,14 +296,6 @@ BAD: dict[str, tuple[Edit, tuple[str, ...]]] = {
     "no pattern": (set_value("sequence", "[]"), ("sequence",)),
     "a missing file": (set_value("sequence", "{file: gone.npy}"), ("sequence", "gone.npy")),
     "wolfe c1 above c2": (set_value("wolfe_c1_constant", "0.95"), ("wolfe_c1_constant", "wolfe_c2_constant")),
-    "not available": (
-        set_value("data_simulation_exitwave", "true"),
-        ("data_simulation_exitwave", "not available yet"),
-    ),
-    "not available, by expression": (
-        set_value("data_simulation_flag", "'lambda x: x'"),
-        ("data_simulation_flag", "not available yet"),
-    ),
     "an unknown choice": (set_value("propmethod", "runge_kutta"), ("propmethod", "runge_kutta")),
     "an unknown choice later": (
         set_value("propmethod", "\"'yoshida' if epoch < 5 else 'euler'\""),

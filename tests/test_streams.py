@@ -30,7 +30,8 @@ from pypty.model.options import ModelOptions
 from pypty.model.split import SplitWaves
 from pypty.model.stages import ObjectWindows
 from pypty.objective import replay
-from pypty.objective.objective import Evaluated, Limit, Objective
+from pypty.objective.objective import Evaluated, Objective
+from pypty.objective.share import Limit
 from pypty.optics.grid import Grid
 
 BLOCKS = ("obj", "probe", "positions")

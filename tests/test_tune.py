@@ -149,7 +149,6 @@ def test_validation_asks_for_held_out_patterns() -> None:
         tune(params(objective="validation"))
 
 
-@pytest.mark.skipif(SCHEMA["optimizer"].status != "", reason="first-order methods are not available yet")
 def test_optimizers_with_options_and_learning_rates() -> None:
     """Each optimizer gets its optim_configs."""
     entry = {"choices": ["Adam", "lbfgs"], "optim_configs": {"Adam": {"betas": [0.8, 0.9]}}}
@@ -165,9 +164,6 @@ def test_optimizers_with_options_and_learning_rates() -> None:
         assert one.value == pytest.approx(plain.loss[-1] / len(patterns()), rel=1e-12)
 
 
-@pytest.mark.skipif(
-    SCHEMA["validation_fraction"].status != "", reason="held-out patterns are not available yet"
-)
 def test_validation_is_that_of_the_held_out_patterns() -> None:
     found = tune(params({"validation_fraction": 0.2}, objective="validation"))
     assert all(one.value == one.history[2] for one in found.completed) and len(found.completed) == 2

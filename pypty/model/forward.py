@@ -144,13 +144,25 @@ def not_fused_because(options: ModelOptions) -> str:
     return ", ".join(reason for reason, applies in reasons.items() if applies)
 
 
-def _waves(options: ModelOptions, mask: np.ndarray, backend: Backend) -> list[Stage]:
-    """The stages from the probe to the intensities, one for each effect."""
+def build_exit_wave_model(options: ModelOptions, backend: Backend) -> Model:
+    """The stages up to the exit waves (batch, probe mode, object mode, y, x), in real space; always one stage for each
+    effect, as the other executors do not keep these waves."""
+    return Model(_exit_wave(options, options.grid.band_mask(options.cutoff), backend))
+
+
+def _exit_wave(options: ModelOptions, mask: np.ndarray, backend: Backend) -> list[Stage]:
+    """The stages from the probe to the wave behind the specimen (and behind the tilt after it), one for each effect."""
     before, _, after = options.tilts
     chosen = _illumination(options, mask, backend, before)
     chosen.append(_specimen(options, mask, backend))
     if after:
         chosen.append(stages.TiltRamp(options.grid, backend, column=4))
+    return chosen
+
+
+def _waves(options: ModelOptions, mask: np.ndarray, backend: Backend) -> list[Stage]:
+    """The stages from the probe to the intensities, one for each effect."""
+    chosen = _exit_wave(options, mask, backend)
     if options.near_field is None:
         chosen.append(stages.FarField(mask, backend))
     else:

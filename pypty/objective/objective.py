@@ -25,7 +25,7 @@ from pypty.objective.noise import NoiseModel, bounded, score
 from pypty.objective.powers import N_SUMS, PowerSum
 from pypty.objective.regularizers import Regularizer
 from pypty.objective.replay import Replay
-from pypty.objective.share import Share, sums_of
+from pypty.objective.share import Limit, Share, sums_of
 
 _log = logging.getLogger(__name__)
 _WORTH_A_THREAD = 2**17
@@ -55,25 +55,6 @@ class Evaluated:
     parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
     loss_terms: dict[str, float] = field(default_factory=dict)
     sums: Sums | None = None
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The value of the objective above which the gradient is not needed.
-
-    If the loss of the first quarter of its batches (or more) has grown, a thread expects the trial to be rejected. It
-    then computes only the loss of the rest, in less than half the time. If the total loss is low enough after all, the
-    missing gradients are computed afterwards. On a GPU a thread copies the losses to the host only twice: after a
-    quarter of its batches and after half of them.
-
-    Attributes
-    ----------
-    value : the limit
-    parts : loss of every batch at the start of the line search; empty = no guess is made
-    """
-
-    value: float = math.inf
-    parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 class Objective:
@@ -177,14 +158,20 @@ class Objective:
         return result
 
     def simulate(self, variables: Variables, indices: np.ndarray) -> np.ndarray:
-        """Modelled counts (n, ky, kx) on the host, in the order of the model's patterns."""
-        parts = []
-        with self.feed.streams.computing():
-            points = self.model.prepare(variables)
-            for batch in self.feed.batches(self._batches(indices), self._workspaces[0], with_data=False):
-                intensity = self.model.forward(points, batch, [], keep=False)
-                parts.append(intensity.get() if self.backend.on_gpu else intensity.copy())
+        """Modelled counts (n, ky, kx) on the host, in the order of the model's pixels."""
+        parts: list[np.ndarray] = []
+        self.model_output(variables, indices, self.model, parts.append)
         return np.concatenate(parts)
+
+    def model_output(
+        self, variables: Variables, indices: np.ndarray, model: Model, take: Callable[[np.ndarray], None]
+    ) -> None:
+        """Give ``take`` what a model computes, batch by batch, on the host."""
+        with self.feed.streams.computing():
+            points = model.prepare(variables)
+            for batch in self.feed.batches(self._batches(indices), self._workspaces[0], with_data=False):
+                out = model.forward(points, batch, [], keep=False)
+                take(out.get() if self.backend.on_gpu else out.copy())
 
     def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
         """Indices of each batch; few patterns are shared out evenly, so that no thread waits for another."""

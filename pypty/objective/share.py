@@ -1,8 +1,9 @@
-"""The share of an evaluation that a thread computes, with its sums."""
+"""The share of an evaluation that a thread computes, with its sums, and the limit above which it may stop early."""
 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,25 @@ from pypty.objective.combined import Sums
 from pypty.objective.noise import NoiseModel
 from pypty.objective.powers import N_SUMS
 from pypty.objective.replay import Replay
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The value of the objective above which the gradient is not needed.
+
+    If the loss of the first quarter of its batches (or more) has grown, a thread expects the trial to be rejected. It
+    then computes only the loss of the rest, in less than half the time. If the total loss is low enough after all, the
+    missing gradients are computed afterwards. On a GPU a thread copies the losses to the host only twice: after a
+    quarter of its batches and after half of them.
+
+    Attributes
+    ----------
+    value : the limit
+    parts : loss of every batch at the start of the line search; empty = no guess is made
+    """
+
+    value: float = math.inf
+    parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(kw_only=True)

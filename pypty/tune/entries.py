@@ -13,7 +13,7 @@ from pypty.errors import ParameterError
 from pypty.optics.aberrations import aberration_names
 from pypty.params.kinds import ArrayOf, Either, Kind, Number, brief
 from pypty.params.nested import Record, Table
-from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.parameter import NO_EFFECT, RECORDED, Parameter
 from pypty.params.schema import GROUPS, SCHEMA
 
 _ABERRATIONS = tuple(aberration_names(25))
@@ -87,8 +87,6 @@ def find_entry(name: str) -> Entry:
     parameter = SCHEMA.get(root)
     if parameter is None:
         raise ParameterError("it is not a parameter")
-    if parameter.status == NOT_YET:
-        raise ParameterError(f"this feature is {NOT_YET}")
     if parameter.status in (NO_EFFECT, RECORDED) or root in _FIXED:
         raise ParameterError("it has no effect on a reconstruction, and cannot be tuned")
     container = _container(parameter.kind)

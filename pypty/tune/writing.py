@@ -50,7 +50,7 @@ def write_best(folder: Path, params: Mapping[str, Any], trial: TrialRecord, obje
 
 def _plain(folder: Path, name: str, value: Any, number: int) -> Any:
     """A value in the types of YAML; larger arrays are written into files whose names contain the trial's number."""
-    if name in SCHEMA and SCHEMA[name].is_path and value:
+    if name in SCHEMA and SCHEMA[name].is_path(value):
         return str(Path(value).expanduser().resolve())
     if isinstance(value, np.memmap) and value.filename is not None:
         return {"file": str(Path(value.filename).resolve())}

@@ -14,7 +14,7 @@ from pypty.backend.memory import free_bytes, total_bytes
 from pypty.engine.epochs.problem import Problem, Signature, block_norms
 from pypty.engine.epochs.state import State
 from pypty.errors import ReconstructionError
-from pypty.objective.objective import Limit
+from pypty.objective.share import Limit
 from pypty.optimize.lbfgs import Step, ValueAndGradient
 from pypty.optimize.line_search import WolfeOptions
 from pypty.output.loss_log import EpochRecord
