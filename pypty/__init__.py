@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pypty._moved import PUBLIC, moved_to
 from pypty._version import __version__
 
 if TYPE_CHECKING:
@@ -43,10 +44,13 @@ _MODULES = (
     "direct",
     "dpc",
     "errors",
+    "fft",
     "importers",
     "initialize",
     "iterative",
+    "multislice_core",
     "nexus",
+    "objective",
     "optics",
     "params",
     "plots",
@@ -80,6 +84,13 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_WHERE[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"pypty.{name}")
+    place = moved_to(name)
+    if place:
+        raise AttributeError(f"pypty.{name} of PyPty 2.2 is not offered; instead: {place}")
+    if not name.startswith("_"):  # PyPty 2.2 offers the names of its modules as its own, too
+        for module in map(importlib.import_module, (f"pypty.{public}" for public in PUBLIC)):
+            if name in module.__all__:
+                return getattr(module, name)
     raise AttributeError(f"module 'pypty' has no attribute {name!r}")
 
 

@@ -22,6 +22,10 @@ class DataError(PyptyError, ValueError):
     """The measured data cannot be read or cannot be used."""
 
 
+class MovedError(PyptyError, ImportError):
+    """A name of PyPty 2.2 that has another place here."""
+
+
 class BackendError(PyptyError, RuntimeError):
     """The requested device cannot be used."""
 

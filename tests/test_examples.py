@@ -6,8 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+from pypty.demo import agreement_with_truth
+from pypty.nexus import load_nexus_params
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -49,6 +54,23 @@ def test_notebook(tmp_path: Path) -> None:
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     out = run_script("\n".join(cells), tmp_path)
     assert float(out.split("truth: ")[1]) > 0.975
+
+
+@pytest.mark.slow
+def test_an_old_notebook(tmp_path: Path) -> None:
+    """The way of a script for PyPty 2.2, to the figure and to NeXus."""
+    notebook = json.loads((EXAMPLES / "pypty22_tutorial.ipynb").read_text())
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    out = run_script("\n".join(cells), tmp_path)
+    assert "NeXus file: 80.0 kV" in out
+    folder = tmp_path / "pypty22_result"
+    assert (folder / "result.png").is_file()
+    obj, probe, positions = (np.load(folder / name) for name in ("co.npy", "cp.npy", "cg.npy"))
+    pixel = float(load_nexus_params(folder / "result.nxs")["pixel_size_x_A"])
+    phase = np.angle(obj).sum(axis=2)[:, :, 0]
+    result = SimpleNamespace(phase=phase, probe=probe, positions=positions, pixel_size_A=[pixel, pixel])
+    assert agreement_with_truth(result).correlation > 0.975  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import operator
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pypty
-from pypty import utils
-from pypty.errors import ExpressionError, ParameterError
+from pypty import fft, multislice_core, utils
+from pypty._moved import MOVED
+from pypty.errors import ExpressionError, MovedError, ParameterError
 from pypty.optics import probes
 from pypty.optics.wavelength import acc_voltage_kV
+from pypty.params.explain import explain
 
 GOLDEN = Path(__file__).parent / "data" / "initialize_golden.npz"
 
@@ -419,15 +424,29 @@ def test_a_running_reconstruction_takes_a_change_over(tmp_path: Path) -> None:
     assert pypty.run(params).settings["update_probe"] is False
 
 
-@pytest.mark.parametrize("name", ["p.pkl", "p.pickle", "p.json"])
-def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ParameterError, match=r"run code|expected \.yaml"):
-        utils.save_params(tmp_path / name, {})
-    (tmp_path / name).write_bytes(b"text")
-    if name != "p.json":
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"expected \.yaml"):
+        utils.save_params(tmp_path / "p.json", {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["params.pkl", "params.pickle"])
+def test_the_name_of_a_pickle_stands_for_yaml(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As scripts for PyPty 2.2 write it; a pickle itself is not opened."""
+    path = tmp_path / name
+    params = {"acc_voltage": 80.0, "backend": np, "max_count": np.inf, "positions": np.ones((20, 2))}
+    assert utils.save_params(str(path), params) == tmp_path / "params.yaml"
+    assert "params.yaml is used in place of a pickle" in caplog.text
+    utils.change_params(path, "epoch_max", 3)
+    again = utils.load_params(path)
+    assert (again["acc_voltage"], again["backend"], again["epoch_max"]) == (80.0, "numpy", 3)
+    assert again["max_count"] == np.inf and not path.exists()
+    path.write_bytes(b"text")
+    for action in (lambda: utils.load_params(path), lambda: utils.change_params(path, "epoch_max", 3)):
         with pytest.raises(ParameterError, match="pickle"):
-            utils.load_params(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+            action()
 
 
 def test_parameters_that_cannot_be_written(tmp_path: Path) -> None:
@@ -448,12 +467,60 @@ def test_a_foreign_file_is_not_deleted(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_says_what_to_use() -> None:
-    with pytest.raises(AttributeError, match="position_puzzling"):
+    with pytest.raises(MovedError, match="position_puzzling"):
         _ = utils.segment_regions_from_image
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = utils.nonsense
     for name in utils.__all__:
         assert callable(getattr(utils, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("objective.charge_flip", "pypty.constraints.object.charge_flip"),
+        ("objective.compute_atv_constraint", "set atv_weight"),
+        ("multislice_core.multislice", "pypty.simulate(params, exit_waves=True)"),
+        ("iterative.bfgs_update", "pypty.run(params)"),
+        ("fft.shift_fft2", "scipy.fft"),
+        ("utils.preprocess_dataset", "data_bin"),
+    ],
+)
+def test_names_that_moved_answer_with_their_place(name: str, place: str) -> None:
+    """As attributes, as names of pypty itself, and in "from pypty.MODULE import NAME"."""
+    module, function = name.split(".")
+    with pytest.raises(MovedError, match=re.escape(place)):
+        operator.attrgetter(name)(pypty)
+    with pytest.raises(AttributeError, match=re.escape(place)):
+        getattr(pypty, function)
+    with pytest.raises(ImportError, match=re.escape(place)):
+        exec(f"from pypty.{module} import {function}")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = importlib.import_module(f"pypty.{module}").nonsense
+
+
+def test_every_place_that_is_named_exists() -> None:
+    for names in MOVED.values():
+        for text in names.values():
+            for place in re.findall(r"\bpypty(?:\.\w+)+", text):
+                module, function = place.removeprefix("pypty.").rpartition(".")[::2]
+                found = importlib.import_module(f"pypty.{module}" if module else "pypty")
+                assert hasattr(found, function) or importlib.import_module(place), place
+            for key in re.findall(r"pypty explain (\w+)", text):
+                assert explain(key)
+
+
+def test_modules_of_moved_names_have_nothing_else() -> None:
+    """``from pypty.fft import *`` does no harm."""
+    assert fft.__all__ == multislice_core.__all__ == []
+
+
+def test_names_of_the_modules_are_names_of_pypty() -> None:
+    assert pypty.convert_to_nxs is utils.convert_to_nxs
+    assert pypty.append_exp_params is pypty.initialize.append_exp_params
+    assert pypty.warp_image is pypty.se.warp_image
+    with pytest.raises(AttributeError, match="module 'pypty' has no attribute 'nonsense'"):
+        _ = pypty.nonsense
 
 
 def test_results_go_through_nexus(tmp_path: Path) -> None:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pypty.data.preprocess import Preprocess
+from pypty.data.scan import missing_problem, points_of_patterns
 from pypty.data.sources import open_source
 from pypty.data.window import Window
-from pypty.errors import ParameterError
+from pypty.errors import ParameterError, PyptyError
 from pypty.experiment import Experiment
 from pypty.initialize.common import check_all, checked
-from pypty.initialize.experimental_values import OWN_KEYS, read_values, was_flipped
+from pypty.initialize.experimental_values import OWN_KEYS, check_values, read_values, was_flipped
 from pypty.initialize.rotation import measure_rotation
 from pypty.initialize.slices import choose_slices, starting_object
 from pypty.optics.scan_grid import scan_grid_A
 from pypty.optics.wavelength import wavelength_A
 from pypty.output.files import make_folder, write_array
+from pypty.params.kinds import ArrayOf, brief
 from pypty.params.presets import load_preset
+from pypty.params.report import Report
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -92,7 +95,8 @@ def append_exp_params(
     DataError
         The patterns cannot be read.
     """
-    values, known_keys = read_values(experimental_params)
+    report = Report()
+    values, known_keys = read_values(experimental_params, report)
     base = _base(pypty_params, values)
     out = {
         **base,
@@ -100,6 +104,7 @@ def append_exp_params(
     }
     if "conv_semiangle_mrad" in known_keys and values.get("rez_pixel_size_A") is None:
         out.pop("rez_pixel_size_A", None)  # it belongs to the experiment of pypty_params
+    check_values(values, out, report)
     # These would contradict the calibrated values below.
     for key in ("fov_nm", "defocus", "rez_pixel_size_mrad", "PLRotation_deg"):
         out.pop(key, None)
@@ -115,7 +120,7 @@ def append_exp_params(
             out["data_path"],
         )
         out["flip_ky"] = False
-    patterns = _Patterns(out)
+    patterns = _read(out, values, report)
     out.update(_detector(patterns, out, values, known_keys))
     out.update(_scan(patterns, out, values, known_keys))
     window = patterns.window(**{key: out[key] for key in ("data_pad", "pixel_size_y_A", "pixel_size_x_A")})
@@ -132,6 +137,32 @@ def append_exp_params(
     check_all(out)
     _save(out, bool(values["save_preprocessing_files"]))
     return out
+
+
+def _read(out: Mapping[str, Any], values: Mapping[str, Any], report: Report) -> _Patterns:
+    """The patterns, if nothing is wrong: problems with them are reported together with those found before."""
+    found: list[_Patterns] = []
+    known = not any(report.has(key) for key in _DATA_KEYS)
+    steps: list[Callable[[], object]] = [lambda: found.append(_Patterns(out))] if known else []
+    if values["aperture"] is not None:
+        steps.append(lambda: _aperture(values["aperture"], found[0].prepared(found[0].mean).shape))
+    if values["special_postions_A"] is not None:
+        steps.append(lambda: _special_points(values["special_postions_A"], found[0].n))
+    elif not report.has("scan_size"):
+        steps.append(lambda: _size(found[0], out))
+    errors: list[PyptyError] = []
+    for step in steps if known else ():
+        try:
+            step()
+        except PyptyError as error:
+            errors.append(error)
+            report.note_error(error)
+            if not found:
+                break
+    if len(errors) == len(report.problems) == 1:
+        raise errors[0]  # as it is: also errors of the data keep their type
+    report.raise_if_any()
+    return found[0]
 
 
 def _base(pypty_params: Mapping[str, Any] | str | Path | None, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,15 +254,8 @@ def _detector(
         rez = float(values["rez_pixel_size_mrad"]) * 1e-3 / wavelength * plain.detector_pixels
     elif out.get("rez_pixel_size_A") is not None:
         rez = float(out["rez_pixel_size_A"]) * plain.detector_pixels
-    elif out.get("conv_semiangle_mrad") is not None:
+    else:  # check_values: one of the three is there
         rez = float(out["conv_semiangle_mrad"]) * 1e-3 / (radius * wavelength)
-    else:
-        raise ParameterError(
-            "the pixel size of the detector is unknown; give rez_pixel_size_mrad, rez_pixel_size_A or "
-            "conv_semiangle_mrad"
-        )
-    if not (rez > 0 and math.isfinite(rez)):
-        raise ParameterError(f"the pixel size of the detector is {rez} 1/Å, expected a positive number")
     pad = out.get("data_pad")
     if pad is None:
         up = plain.upsample
@@ -268,14 +292,8 @@ def _scan(
     special = values["special_postions_A"]
     rotation = values.get("PLRotation_deg", "auto")
     measured = rotation is None or isinstance(rotation, str)
-    if isinstance(rotation, str) and rotation != "auto":
-        raise ParameterError(f"PLRotation_deg is {rotation!r}, expected degrees, or 'auto'")
     if special is not None:
-        points = np.asarray(special, float)
-        if points.shape != (patterns.n, 2) or not np.isfinite(points).all():
-            raise ParameterError(
-                f"special_postions_A has shape {points.shape}, expected ({patterns.n}, 2) finite numbers [y, x] in Å"
-            )
+        points = _special_points(special, patterns.n)
         return {
             "positions": (points - points.min(axis=0)) / pixel,
             "PLRotation_deg": 0.0 if measured else float(rotation),
@@ -288,10 +306,18 @@ def _scan(
     else:
         changes["PLRotation_deg"] = float(rotation)
     matrix = values["transform_axis_matrix"]
-    if matrix is not None and np.shape(matrix) != (2, 2):
-        raise ParameterError(f"transform_axis_matrix has shape {np.shape(matrix)}, expected 2 x 2 numbers")
     points = scan_grid_A(size, step, changes["PLRotation_deg"], matrix)
+    points = points[points_of_patterns(out.get("scan_order") or "rows", size, out.get("missing_patterns"))]
     return {**changes, "positions": (points - points.min(axis=0)) / pixel}
+
+
+def _special_points(special: Any, n: int) -> np.ndarray:
+    kind = ArrayOf(((str(n), "2"),))
+    if kind.problem(special) is not None:
+        raise ParameterError(
+            f"special_postions_A: given {brief(special)}, expected ({n}, 2) finite numbers [y, x] in Å"
+        )
+    return np.asarray(kind.convert(special), float)
 
 
 def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
@@ -315,11 +341,9 @@ def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
     size = (int(scan_size[0]), int(scan_size[1]))
     if patterns.layout is not None and size != tuple(patterns.layout):
         _log.warning("scan_size %s is used, but the data are stored as %s points", size, patterns.layout)
-    if size[0] * size[1] != patterns.n:
-        raise ParameterError(
-            f"scan_size {size} has {size[0] * size[1]} points, but the data have {patterns.n} patterns; give (slow, "
-            "fast), or special_postions_A"
-        )
+    problem = missing_problem(out.get("missing_patterns"), size, patterns.n)
+    if problem:
+        raise ParameterError(f"{problem}; or give special_postions_A")
     return size
 
 
@@ -327,21 +351,17 @@ def _step(size: tuple[int, int], out: Mapping[str, Any], values: Mapping[str, An
     """Scan step in Å: as given, else from the field of view along the fast axis."""
     step = out.get("scan_step_A")
     if step is None or (values.get("fov_nm") is not None and values.get("scan_step_A") is None):
-        if values.get("fov_nm") is None:
-            raise ParameterError("neither scan_step_A nor fov_nm is given; positions need one of them")
         if size[1] < 2:
             raise ParameterError(
                 "fov_nm does not define the step of a single column of points; give scan_step_A"
             )
         step = 10 * float(values["fov_nm"]) / (size[1] - 1)  # nm -> Å
-    if not (float(step) > 0 and math.isfinite(float(step))):
-        raise ParameterError(f"the scan step is {step} Å, expected a positive number")
     return float(step)
 
 
 def _measured(out: Mapping[str, Any], values: Mapping[str, Any], known_keys: set[str]) -> dict[str, Any]:
     keys = {*_DATA_KEYS, "data_pad", "pixel_size_x_A", "pixel_size_y_A", "aperture_mask", "rez_pixel_size_A"}
-    keys |= {"scan_size", "scan_step_A", "conv_semiangle_mrad"}
+    keys |= {"scan_size", "scan_order", "missing_patterns", "scan_step_A", "conv_semiangle_mrad"}
     params = {key: out[key] for key in keys if key in out}
     beam = {"aberrations": out.get("aberrations"), "extra_probe_defocus": out.get("extra_probe_defocus", 0.0)}
     if "aberrations" in known_keys:

@@ -12,6 +12,9 @@ from typing import Any
 import h5py
 
 from pypty.errors import DataError, ParameterError
+from pypty.params.kinds import ArrayOf, FilePath, Number, brief
+from pypty.params.reading import read_keys
+from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
 from pypty.readers import params_of, read_nion_json
 
@@ -40,13 +43,16 @@ _FROM_THE_DETECTOR = ("pixel_size_x_A", "pixel_size_y_A")
 _DETECTOR = ("rez_pixel_size_mrad", "rez_pixel_size_A", "conv_semiangle_mrad")
 
 
-def read_values(experimental_params: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+def read_values(experimental_params: Mapping[str, Any], report: Report) -> tuple[dict[str, Any], set[str]]:
     """Complete experimental parameters from files; also returns the names of those with a value.
+
+    Keys that are unknown, or are computed by :func:`pypty.initialize.append_exp_params`, are problems, and are left
+    out.
 
     Raises
     ------
     ParameterError
-        A key is unknown, or is computed by :func:`pypty.initialize.append_exp_params`.
+        The parameters are not a dict.
     """
     if not isinstance(experimental_params, Mapping):
         raise ParameterError(f"experimental_params is {type(experimental_params).__name__}, expected a dict")
@@ -58,14 +64,19 @@ def read_values(experimental_params: Mapping[str, Any]) -> tuple[dict[str, Any],
             + "".join(f" (did you mean {near!r}?)" for near in difflib.get_close_matches(str(key), names, 1))
             for key in unknown
         ]
-        raise ParameterError(f"experimental_params has unknown keys: {', '.join(texts)}")
-    experimental_params = _calibrated(experimental_params)
+        report.problems.append(f"experimental_params has unknown keys: {', '.join(texts)}")
+    experimental_params = _calibrated(
+        {key: value for key, value in experimental_params.items() if key not in unknown}
+    )
     computed = [key for key in (*_COMPUTED, *_FROM_THE_DETECTOR) if experimental_params.get(key) is not None]
     if computed:
-        raise ParameterError(
+        report.problems.append(
             f"experimental_params has {', '.join(computed)}, which are computed here; give special_postions_A, "
             "aperture, or the pixel size of the detector, or edit the returned dict"
         )
+        experimental_params = {
+            key: value for key, value in experimental_params.items() if key not in computed
+        }
     values = {**OWN_KEYS, **experimental_params}
     if values["chemical_fomula"] is not None and values.get("chemical_formula") is None:
         experimental_params = {**experimental_params, "chemical_formula": values["chemical_fomula"]}
@@ -81,7 +92,10 @@ def read_values(experimental_params: Mapping[str, Any]) -> tuple[dict[str, Any],
     if "fov_nm" in known_keys:
         known_keys.add("scan_step_A")
     # The JSON file takes precedence over values in the data file.
-    for source in (_beside(values), _in_file(values)):
+    wrong = [key for key in ("path_json", "data_path") if values.get(key) and FilePath().problem(values[key])]
+    for key in wrong:
+        report.add(key, f"given {brief(values[key])}, expected a path")
+    for source in () if wrong else (_beside(values), _in_file(values)):
         for key, value in source.items():
             if key not in known_keys:
                 _log.info(
@@ -90,6 +104,62 @@ def read_values(experimental_params: Mapping[str, Any]) -> tuple[dict[str, Any],
                 values[key] = value
                 known_keys.add(key)
     return values, known_keys
+
+
+def check_values(values: Mapping[str, Any], out: Mapping[str, Any], report: Report) -> None:
+    """What can be said before the data are read: every key on its own, and values without which nothing can be
+    calibrated.
+
+    Parameters
+    ----------
+    values : of the experiment
+    out : those of the reconstruction, with the values of the experiment that are its parameters
+    """
+    # None of an experiment is "not given", for any key
+    read_keys({key: value for key, value in out.items() if value is not None}, report)
+    if all(out.get(key) is None and values.get(key) is None for key in _DETECTOR):
+        report.problems.append(
+            "the pixel size of the detector is unknown; give rez_pixel_size_mrad, rez_pixel_size_A or "
+            "conv_semiangle_mrad"
+        )
+    for key in (*_DETECTOR, "scan_step_A", "fov_nm", "total_thickness"):
+        value = values.get(key) if out.get(key) is None else out[key]
+        if value is not None and not report.has(key) and not _is_positive(value):
+            report.add(key, f"given {brief(value)}, expected a positive number")
+    thickness, modes = values["slice_thickness"], values["num_obj_modes"]
+    if not (thickness is None or thickness == "auto" or _is_positive(thickness)):
+        report.add(
+            "slice_thickness", f"given {brief(thickness)}, expected a positive number in Å, 'auto' or None"
+        )
+    if modes is not None and Number(0, 2**20, integer=True).problem(modes):
+        report.add("num_obj_modes", f"given {brief(modes)}, expected a number of modes, or None")
+    if modes and (not _is_number(values["obj_phase_sigma"]) or values["obj_phase_sigma"] < 0):
+        report.add(
+            "obj_phase_sigma", f"given {brief(values['obj_phase_sigma'])}, expected a number of rad >= 0"
+        )
+    nominal = values.get("defocus")
+    if nominal is not None and not _is_number(nominal):
+        report.add("defocus", f"given {brief(nominal)}, expected a number in Å")
+    if values["special_postions_A"] is None:
+        if values.get("fov_nm") is None and out.get("scan_step_A") is None:
+            report.problems.append("neither scan_step_A nor fov_nm is given; positions need one of them")
+        rotation, matrix = values.get("PLRotation_deg", "auto"), values["transform_axis_matrix"]
+        if not (rotation is None or rotation == "auto" or _is_number(rotation)):
+            report.add("PLRotation_deg", f"given {brief(rotation)}, expected degrees, or 'auto'")
+        if matrix is not None and not _are_numbers(matrix, (2, 2)):
+            report.add("transform_axis_matrix", f"given {brief(matrix)}, expected 2 x 2 numbers")
+
+
+def _are_numbers(value: Any, shape: tuple[int, ...]) -> bool:
+    return ArrayOf((tuple(str(n) for n in shape),)).problem(value) is None
+
+
+def _is_number(value: Any) -> bool:
+    return Number().problem(value) is None
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
 
 
 def _calibrated(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from pypty.errors import ParameterError
 from pypty.optics.wavelength import wavelength_A
 
 _log = logging.getLogger(__name__)
@@ -28,16 +27,8 @@ def choose_slices(
     """
     known = out.get("total_thickness") is not None
     total = float(out["total_thickness"]) if known else 1.0
-    if not (total > 0 and math.isfinite(total)):
-        raise ParameterError(f"total_thickness is {total} Å, expected a positive number")
     thickness = values["slice_thickness"]
-    if isinstance(thickness, str) and thickness != "auto":
-        raise ParameterError(f"slice_thickness is {thickness!r}, expected Å, 'auto' or None")
     number = not (thickness is None or isinstance(thickness, str))
-    if number and not (float(thickness) > 0 and math.isfinite(float(thickness))):
-        raise ParameterError(
-            f"slice_thickness is {thickness!r}, expected a positive number (Å), 'auto' or None"
-        )
     wanted = out.get("num_slices")
     if number:
         n = math.ceil(total / float(thickness) * (1 - 1e-12))  # rounding must not add a slice
@@ -51,8 +42,6 @@ def choose_slices(
         n = math.ceil(total / _thickest_slice_A(out, edge_1A) * (1 - 1e-12))
     else:
         n = 1
-    if n < 1:
-        raise ParameterError(f"num_slices is {n}, expected at least 1")
     if not known and out.get("slice_distances") is not None:
         return {"num_slices": n}
     return {"num_slices": n, "slice_distances": np.array([total / n]), "total_thickness": total}
@@ -73,10 +62,6 @@ def starting_object(values: Mapping[str, Any], out: Mapping[str, Any], window: t
     if modes is None or int(modes) == 0:
         return np.ones((1, 1, n, 1), complex)
     sigma = float(values["obj_phase_sigma"])
-    if int(modes) < 1 or not sigma >= 0:
-        raise ParameterError(
-            f"num_obj_modes {modes!r} and obj_phase_sigma {sigma} given, expected a number of modes, and rad >= 0"
-        )
     shape = np.round(out["positions"]).astype(int).max(axis=0) + np.array(window)
     rng = np.random.default_rng([int(out.get("seed", 0)), _OBJECT])
     return np.exp(1j * sigma * rng.standard_normal((*shape.tolist(), n, int(modes))))

@@ -16,6 +16,7 @@ from pypty.data.sources import ArraySource, Hdf5Source, PatternSource
 from pypty.errors import DataError, ParameterError
 from pypty.experiment import CHUNK_BYTES, Experiment
 from pypty.output.files import atomic, make_folder, write_array
+from pypty.params.files import load_npy
 
 _DARK_FROM = 1.5  # radii of the disk
 
@@ -193,8 +194,8 @@ def _open_patterns(path: Path) -> tuple[PatternSource, tuple[int, ...]]:
         with h5py.File(path, "r") as file:
             return source, tuple(file["data"].shape[:-2])
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = load_npy(Path(path), mapped=True)
+    except DataError as error:
         raise DataError(f"{str(path)!r} cannot be read as .h5 or .npy: {error}") from error
     return ArraySource(array, str(path)), tuple(array.shape[:-2])
 

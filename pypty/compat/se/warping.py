@@ -11,6 +11,7 @@ from scipy.ndimage import map_coordinates
 
 from pypty.errors import DataError, ParameterError
 from pypty.output.files import atomic, make_folder
+from pypty.params.files import load_npy
 
 _ORDERS = (1, 2, 3)  # of the polynomials, by trafo_flag
 
@@ -305,8 +306,8 @@ def unwarp_4dstem_batch(
 
 def _load(path: str | Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return load_npy(Path(path), mapped=True)
+    except DataError as error:
         raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
 
 

@@ -6,10 +6,7 @@ replacement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
-
+from pypty._moved import answers
 from pypty.compat.utils.arrays import (
     complex_grad_to_mag_grad,
     complex_grad_to_phase_abs_grad,
@@ -64,23 +61,6 @@ from pypty.compat.utils.spectra import (
     nmab_to_strings,
 )
 
-_LEFT_OUT: Mapping[str, str] = MappingProxyType(
-    {
-        "apply_probe_modulation": "set aberrations, extra_probe_defocus, beam_ctf, ... and run; or pypty.optics.probes",
-        "create_probe_from_nothing": "leave probe out, or pypty.initialize.get_focussed_probe_from_vacscan",
-        "create_static_background_from_nothing": "set static_background to a number",
-        "prepare_main_loop_params": "pypty.check and pypty.plan",
-        "preprocess_dataset": "set flip_ky, data_shift_vector, data_bin and data_pad",
-        "optimize_2d_block_shifts": "position_puzzling",
-        "segment_regions_from_image": "position_puzzling",
-        "interpolate_label0_points": "position_puzzling",
-        "intorplate_puzzled_obj": "set puzzle_positions; or pypty.constraints.scan.warped",
-        "detect_changed_params": "a run detects edits of params.yaml itself (change_params)",
-        "get_steps_epoch": "set update_step_bfgs to a function of the epoch",
-        "get_cupy_memory_usage": "pypty.plan and  pypty doctor",
-    }
-)
-
 __all__ = [
     "apply_defocus_probe",
     "change_params",
@@ -126,7 +106,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LEFT_OUT:
-        raise AttributeError(f"pypty.utils.{name} of PyPty 2.2 is not offered; instead: {_LEFT_OUT[name]}")
-    raise AttributeError(f"module 'pypty.utils' has no attribute {name!r}")
+__getattr__ = answers("utils")

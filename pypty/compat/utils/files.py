@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pypty.params.presets import load_preset, read_yaml
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 
+_log = logging.getLogger(__name__)
 _INLINE = 16
 _PICKLES = (".pkl", ".pickle")
 _HEADER = "# Parameters of PyPty; pypty explain KEY  describes a key.\n"
@@ -25,11 +28,17 @@ _HEADER = "# Parameters of PyPty; pypty explain KEY  describes a key.\n"
 def load_params(path: str | Path) -> dict[str, Any]:
     """Parameters from a .yaml file, an output folder, or the name of a preset (:func:`pypty.load_preset`).
 
+    The name of a pickle that does not exist stands for the .yaml file beside it, as :func:`save_params` and runs write
+    it.
+
     Raises
     ------
     ParameterError
         The file does not exist, cannot be read, or is a pickle, which can run code when opened.
     """
+    named = Path(path).expanduser()
+    if named.suffix.lower() in _PICKLES and not named.exists() and named.with_suffix(".yaml").exists():
+        return load_preset(named.with_suffix(".yaml"))
     return load_preset(path)
 
 
@@ -40,7 +49,8 @@ def save_params(
 
     Parameters
     ----------
-    params_path : .yaml or .yml file; arrays are written into the folder NAME_arrays
+    params_path : .yaml or .yml file; arrays are written into the folder NAME_arrays. For the name of a pickle, which
+        PyPty 2.2 writes, the .yaml file of that name is written, with a warning.
     strip_dataset_from_params : leave ``dataset`` out
 
     Returns
@@ -50,8 +60,7 @@ def save_params(
     Raises
     ------
     ParameterError
-        The ending is wrong (pickles are not written, since opening one can run code), a key is not a parameter, or a
-        value cannot be written.
+        The ending is another one, a key is not a parameter, or a value cannot be written.
     OutputError
         The files cannot be written.
     """
@@ -70,9 +79,8 @@ def save_params(
 def _yaml_path(path_text: str | Path) -> Path:
     path = Path(path_text).expanduser()
     if path.suffix.lower() in _PICKLES:
-        raise ParameterError(
-            f"{str(path)!r} names a pickle, which can run code when opened; give a name that ends in .yaml"
-        )
+        path = path.with_suffix(".yaml")
+        _log.warning("%s is used in place of a pickle, which can run code when opened", path)
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise ParameterError(f"{str(path)!r} ends in {path.suffix!r}, expected .yaml")
     return path
@@ -120,6 +128,8 @@ def _simple(key: str, value: Any) -> Any:
         return np.dtype(value).name
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, ModuleType):  # backend=numpy
+        return value.__name__
     raise ParameterError(
         f"{key}: a {type(value).__name__} cannot be written to YAML; give numbers, text or an array"
     )
@@ -171,6 +181,11 @@ def _existing(path_text: str | Path) -> Path:
     path = Path(path_text).expanduser()
     if path.is_dir():
         path = path / "params.yaml"
+    elif path.suffix.lower() in _PICKLES and path.is_file():
+        raise ParameterError(
+            f"{str(path)!r} is a pickle, which can run code when opened; read it once with "
+            "pypty.params.presets.import_pickle, which takes arrays and plain containers only, and save it as .yaml"
+        )
     path = _yaml_path(path)
     if not path.is_file():
         raise ParameterError(f"the file {str(path)!r} does not exist; give a .yaml file, or an output folder")
