@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pypty.data.preprocess import Preprocess
-from pypty.data.scan import sort_sequence
+from pypty.data.scan import missing_problem, sort_sequence, stored_patterns
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import NORMS
 from pypty.data.weights import DetectorWeights
@@ -36,8 +36,8 @@ class Experiment:
 
     Attributes
     ----------
-    source : the measured patterns, (N, ky, kx); with ``masks`` (N, 1, D) sums over virtual detectors
-    scan_size : points (slow, fast); their product is N
+    source : the measured patterns as they are stored, (N, ky, kx); with ``masks`` (N, 1, D) sums over virtual detectors
+    scan_size : points (slow, fast); their product is N plus the number of ``missing_patterns``
     step_A : distance between scan points, Å
     rotation_deg : PLRotation_deg, see :func:`pypty.optics.scan_grid.rotation_yx`
     window : numbers and sizes of pixels of a pattern and of the reconstruction
@@ -98,7 +98,22 @@ class Experiment:
 
     @property
     def n_patterns(self) -> int:
-        return int(self.source.shape[0])
+        """Points of the raster, those of ``missing_patterns`` included."""
+        return self.scan_size[0] * self.scan_size[1]
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """(n_patterns,) stored pattern of each scan point, counted row by row; -1 where there is none."""
+        settings = self.settings
+        return stored_patterns(settings["scan_order"], self.scan_size, settings["missing_patterns"])
+
+    def on_raster(self, values: np.ndarray, missing: float) -> np.ndarray:
+        """(sy, sx) of one number per stored pattern, with another one where there is no pattern."""
+        return np.where(self.points >= 0, values[self.points], missing).reshape(self.scan_size)
+
+    def raster_of(self, stored: np.ndarray) -> np.ndarray:
+        """Scan points, counted row by row, of these stored patterns."""
+        return np.flatnonzero(np.isin(self.points, stored) & (self.points >= 0))
 
     @cached_property
     def pattern_shape(self) -> tuple[int, int]:
@@ -121,23 +136,28 @@ class Experiment:
         return self.window.pixel_mrad
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
-        """(n, ky, kx) float32 counts of the patterns with these sorted indices; 0 where ``detector_mask`` is 0.
+        """(n, ky, kx) float32 counts at these scan points, counted row by row; 0 where ``detector_mask`` is 0.
 
-        Patterns that are not in ``sequence`` are replaced by the mean of the others, so that the raster stays complete.
+        Patterns that are missing, or not in ``sequence``, are replaced by the mean of the others, so that the raster
+        stays complete.
 
         Raises
         ------
         DataError
             A value that is not masked is NaN or infinite.
         """
-        indices = np.asarray(indices)
-        out = self._left_out[indices]
-        if not out.any():
-            return self._scaled(self._measured(indices))
-        data = np.empty((len(indices), *self.pattern_shape), np.float32)
+        points = np.asarray(indices)
+        stored = self.points[points]
+        out = self.left_out[points]
+        if not out.any() and (np.diff(stored) > 0).all():
+            return self._scaled(self._measured(stored))
+        data = np.empty((len(points), *self.pattern_shape), np.float32)
         data[out] = self.mean_pattern
         if not out.all():
-            data[~out] = self._scaled(self._measured(indices[~out]))
+            order = np.argsort(stored[~out], kind="stable")  # files are read in their order
+            read = np.empty((len(order), *self.pattern_shape), np.float32)
+            read[order] = self._scaled(self._measured(stored[~out][order]))
+            data[~out] = read
         return data
 
     def _scaled(self, data: np.ndarray) -> np.ndarray:
@@ -176,11 +196,14 @@ class Experiment:
             yield indices[start : start + step]
 
     @cached_property
-    def _left_out(self) -> np.ndarray:
-        """(N,) bool: not in ``sequence``."""
-        out = np.ones(self.n_patterns, bool)
-        out[sort_sequence(self.settings.first()["sequence"], self.n_patterns)] = False
-        return out
+    def left_out(self) -> np.ndarray:
+        """(n_patterns,) bool: scan points without a pattern, or whose pattern is not in ``sequence``."""
+        return ~np.isin(self.points, self._used)
+
+    @cached_property
+    def _used(self) -> np.ndarray:
+        """Sorted numbers of the stored patterns in ``sequence``."""
+        return sort_sequence(self.settings.first()["sequence"], int(self.source.shape[0]))
 
     @cached_property
     def mean_pattern(self) -> np.ndarray:
@@ -190,7 +213,7 @@ class Experiment:
     def _plain_mean(self, preprocess: Preprocess) -> np.ndarray:
         """:attr:`mean_pattern` without its factor."""
         shape = preprocess.pattern_shape((self.source.shape[1], self.source.shape[2]))
-        total, counting = np.zeros(shape), np.flatnonzero(~self._left_out)
+        total, counting = np.zeros(shape), self._used
         for indices in self._pieces(counting, CHUNK_BYTES):
             total += self._measured(indices, preprocess).sum(axis=0, dtype=np.float64)
         return total / len(counting)
@@ -249,13 +272,14 @@ def _number(settings: Settings, key: str, default: float) -> float:
 
 
 def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
-    """``scan_size``, else the first axes of 4-D data, else a square."""
+    """``scan_size`` (rows, columns), else that of the first axes of 4-D data, else a square."""
     n = source.shape[0]
     points: Sequence[int] | np.ndarray | None = settings["scan_size"]
     if points is None:
         side = math.isqrt(n)
         if source.scan is not None:
-            points = source.scan
+            # stored column by column: the first axis is that of the columns
+            points = source.scan[::-1] if "columns" in settings["scan_order"] else source.scan
         elif side * side == n:
             points = (side, side)
         else:
@@ -263,10 +287,9 @@ def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
                 f"scan_size is not given, and {n} patterns do not form a square; give (slow, fast)"
             )
     size = (int(points[0]), int(points[1]))
-    if size[0] * size[1] != n:
-        raise ParameterError(
-            f"scan_size {size} has {size[0] * size[1]} points, but the data have {n} patterns; correct it (slow, fast)"
-        )
+    problem = missing_problem(settings["missing_patterns"], size, n)
+    if problem:
+        raise ParameterError(problem)
     return size
 
 

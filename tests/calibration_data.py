@@ -75,3 +75,62 @@ def flat_scan(**changes: Any) -> dict[str, Any]:
         "scan_step_A": 0.5,
     }
     return {**given, **changes}
+
+
+def simulated_scan(
+    size: tuple[int, int] = (14, 14),
+    kind: str = "atoms",
+    dose: float = 4e3,
+    C10_A: float = 90.0,
+    step_px: int = 2,
+    seed: int = 0,
+    side: int = 40,
+) -> dict[str, Any]:
+    """Poisson patterns (N, side, side) of a thin specimen of atoms ("atoms", "lattice") or without one ("vacuum").
+
+    80 kV, 28 mrad, pixels of 0.25 Å, rows parallel to x. ``positions`` in pixels are part of the parameters.
+    """
+    rng, pixel_A, semiangle_mrad = np.random.default_rng(seed), 0.25, 28.0
+    shape = [side + n * step_px for n in size]
+    spikes = np.zeros(shape)
+    if kind == "atoms":
+        n_atoms = shape[0] * shape[1] // 90
+        spikes[rng.integers(0, shape[0], n_atoms), rng.integers(0, shape[1], n_atoms)] = rng.uniform(
+            4, 8, n_atoms
+        )
+    elif kind == "lattice":  # oblique, 3 Å apart
+        u, v = np.meshgrid(np.arange(-60, 60), np.arange(-60, 60))
+        y, x = np.round(12 * u + 3 * v).astype(int).ravel(), np.round(11 * v - 4 * u).astype(int).ravel()
+        inside = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
+        spikes[y[inside], x[inside]] = 7.0
+    transmission = np.exp(1j * gaussian_filter(spikes, 1.4, mode="wrap"))
+    wavelength = 0.0417571
+    k = np.fft.fftfreq(side, pixel_A)
+    k2 = k[:, None] ** 2 + k[None, :] ** 2
+    edge = (semiangle_mrad * 1e-3 / wavelength - np.sqrt(k2)) * side * pixel_A + 0.5
+    probe = np.fft.fftshift(np.fft.ifft2(np.clip(edge, 0, 1) * np.exp(-1j * np.pi * wavelength * C10_A * k2)))
+    probe *= np.sqrt(dose / (np.abs(probe) ** 2).sum())
+    grid = np.indices(size).reshape(2, -1).T * step_px
+    windows = np.stack([transmission[y : y + side, x : x + side] for y, x in grid])
+    waves = np.fft.fftshift(np.fft.fft2(windows * probe, norm="ortho"), axes=(1, 2))
+    return {
+        "dataset": rng.poisson(np.abs(waves) ** 2).astype(np.uint16),
+        "acc_voltage": 80.0,
+        "scan_size": list(size),
+        "scan_step_A": step_px * pixel_A,
+        "conv_semiangle_mrad": semiangle_mrad,
+        "rez_pixel_size_mrad": 1e3 * wavelength / (side * pixel_A),
+        "positions": grid.astype(float),
+    }
+
+
+def as_snake(data: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Patterns of a raster in the order of a beam that goes every second row backwards."""
+    rows = data.reshape(*size, *data.shape[1:]).copy()
+    rows[1::2] = rows[1::2, ::-1]
+    return rows.reshape(data.shape)
+
+
+def by_columns(data: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Patterns of a raster in the order of a beam that goes column by column."""
+    return data.reshape(*size, *data.shape[1:]).swapaxes(0, 1).reshape(data.shape)

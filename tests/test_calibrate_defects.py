@@ -8,6 +8,9 @@ from calibration_data import demo_scan, disk_scan, soft_disk
 
 from pypty import check
 from pypty.calibrate import defects
+from pypty.calibrate.counts import Ceiling, outlying
+from pypty.calibrate.gaps import dark_gaps, level_of_ring
+from pypty.calibrate.pixels import expected_share, lines
 from pypty.errors import DataError, ParameterError
 
 
@@ -112,3 +115,61 @@ def test_too_few_or_empty_patterns_are_an_error() -> None:
         defects({"dataset": np.zeros((9, 8, 8)), "scan_size": [3, 3]})
     with pytest.raises(ParameterError, match="defects: recon_type"):
         defects({"dataset": np.ones((9, 8, 8)), "scan_size": [3, 3], "recon_type": "near_field"})
+
+
+def flat_disk_mean(side: int = 48, radius: float = 11.0) -> np.ndarray:
+    y, x = np.indices((side, side)) - side // 2
+    return 20.0 * (np.hypot(y, x) <= radius)
+
+
+def test_the_dark_around_a_disk_in_vacuum_is_no_defect_but_what_is_missing_in_it_is() -> None:
+    mean, known = flat_disk_mean(), np.zeros((48, 48), bool)
+    assert not dark_gaps(mean, mean == 0, known, 0.1).any()
+    mean[:, 26:29] = 0
+    gap = dark_gaps(mean, mean == 0, known, 0.1)
+    assert gap[:, 26:29].all() and gap.sum() - gap[:, 26:29].sum() < 20
+    known[:, 26:29] = True
+    assert not dark_gaps(mean, mean == 0, known, 0.1)[:, 26:29].any()
+    spots = sum(np.roll(flat_disk_mean(radius=5.0), shift, (0, 1)) for shift in ((0, 0), (0, 14), (0, -14)))
+    assert not dark_gaps(spots, spots == 0, np.zeros((48, 48), bool), 0.1).any(), (
+        "the dark between Bragg disks"
+    )
+
+
+def test_a_dark_rim_of_a_lit_detector_is_dead() -> None:
+    mean = np.full((32, 32), 20.0)
+    mean[:2] = 0
+    gap = dark_gaps(mean, mean == 0, np.zeros((32, 32), bool), 0.1)
+    assert gap[:2].all() and not gap[2:].any()
+    assert [part.tolist() for part in lines(gap)] == [[0, 1], []]
+
+
+def test_the_share_of_bad_pixels_is_what_they_would_have_counted() -> None:
+    mean, bad, none = flat_disk_mean(), np.zeros((48, 48), bool), np.zeros((48, 48), bool)
+    assert expected_share(mean, bad, none) == 0
+    bad[24, 24] = bad[2, 3] = True
+    assert expected_share(mean, bad, none) == pytest.approx(1 / (mean > 0).sum(), rel=1e-6)
+    np.testing.assert_allclose(level_of_ring(mean, mean == 0, none)[24, 20:28], 20.0)
+
+
+def test_values_pile_up_at_a_ceiling() -> None:
+    natural = Ceiling(top=60.0, times=3, below=12, levels=3.0)
+    full = Ceiling(top=60.0, times=300, below=300, levels=3.0)
+    assert not natural.is_reached(np.dtype(np.uint16)) and full.is_reached(np.dtype(np.uint16))
+    assert Ceiling(top=255.0, times=1, below=0, levels=12.0).is_reached(np.dtype(np.uint8))
+    assert not Ceiling(top=255.0, times=1, below=0, levels=12.0).is_reached(np.dtype(np.uint16))
+    assert Ceiling(top=4095.0, times=5, below=200, levels=204.0).is_reached(np.dtype(np.uint16))
+
+
+def test_outlying_totals_differ_from_those_around_them() -> None:
+    totals = np.random.default_rng(0).normal(1000, 10, 64)
+    totals[20] = 2000
+    assert np.flatnonzero(outlying(totals, (8, 8), np.ones(64, bool))).tolist() == [20]
+    assert not outlying(totals[:3], (1, 3), np.ones(3, bool)).any()
+
+
+def test_few_patterns_and_few_counts_are_said() -> None:
+    few = defects(disk_scan(soft_disk(32, 8.0, (16.0, 16.0)), side=4))
+    assert any("16 patterns are few" in text for text in few.values["unsure"]) and "UNSURE" in few.text
+    dim = defects(disk_scan(soft_disk(32, 8.0, (16.0, 16.0), height=0.05), side=8))
+    assert any("would not be seen" in text for text in dim.values["unsure"])

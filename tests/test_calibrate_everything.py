@@ -39,7 +39,7 @@ def test_a_flipped_shifted_and_spoilt_scan_is_put_right() -> None:
     assert found.values["failed"] == ()
     assert found.values["defocus.C10_A"] == pytest.approx(100, rel=0.1)
     assert found.values["disk.radius_px"] == pytest.approx(10.684, rel=5e-3)
-    assert found.figure is not None and len(found.figure.axes) == 5
+    assert found.figure is not None and len(found.figure.axes) == 6
     check({**found.apply(params), "positions": np.zeros((1024, 2))})
 
 
@@ -47,6 +47,8 @@ def test_what_cannot_be_done_is_said_and_the_rest_is_done() -> None:
     found = everything(disk_scan(soft_disk(32, 8.0, (16.0, 16.0)), side=4, conv_semiangle_mrad=20.0))
     assert "orientation" in found.values["failed"]
     assert "orientation: not done: the scan has (4, 4) points" in found.text
+    assert "orientation: UNSURE" in found.text and "orientation: not done" in found.values["unsure"]
+    assert any("scan_order: 4 x 4 points are few" in text for text in found.values["unsure"])
     assert found.params["rez_pixel_size_mrad"] == pytest.approx(2.5, rel=5e-3)
     unknown = everything(disk_scan(soft_disk(32, 8.0, (16.0, 16.0)), side=4))
     assert "defocus: not done: it needs the pixel size" in unknown.text

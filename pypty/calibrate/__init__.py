@@ -11,6 +11,7 @@ from pypty.calibrate.descan import descan
 from pypty.calibrate.disk import disk
 from pypty.calibrate.everything import everything
 from pypty.calibrate.orientation import THICK, Candidate, orientation
+from pypty.calibrate.scan_order import scan_order
 from pypty.calibrate.specimen import specimen
 from pypty.calibrate.suggestion import Suggestion
 
@@ -24,5 +25,6 @@ __all__ = [
     "disk",
     "everything",
     "orientation",
+    "scan_order",
     "specimen",
 ]

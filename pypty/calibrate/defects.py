@@ -1,68 +1,41 @@
-"""Defective pixels and patterns: hot, dead and stuck pixels, saturated, empty and outlying patterns."""
+"""Defective pixels and patterns: markers, hot, dead and stuck pixels; saturated, empty and outlying patterns; gain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, median_filter, rank_filter
-from scipy.ndimage import label as find_regions
 
+from pypty.calibrate.counts import GoodCounts, find_ceiling, good_counts, outlying
 from pypty.calibrate.measured import open_far_field
-from pypty.calibrate.suggestion import Suggestion
+from pypty.calibrate.pixels import ZEROS, PixelSums, bad_pixels, expected_share, lines, survey_pixels
+from pypty.calibrate.suggestion import Suggestion, ranges, unsure_line
+from pypty.data.own_mask import own_mask
 from pypty.data.scan import sort_sequence
-from pypty.data.sources import PatternSource
-from pypty.errors import DataError
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_defects
 
-_CHUNK_BYTES = 64 * 2**20  # of patterns in memory, with their float64 copies
-_RING = np.ones((5, 5), bool)
-_RING[2, 2] = False
-_RING.setflags(write=False)
-_BRIGHTEST, _DARKEST = 4, 4
-"""Rank of the neighbour that a pixel is compared with: a few neighbours may be bad, too, and the edge of the disk is no
-defect.
-"""
-_HOT, _DEAD = 1.5, 0.35  # times the bright or dim neighbour
-_SIGNIFICANT = 6.0  # standard errors; a smaller limit gives false alarms among 1e4 to 1e6 pixels
-_STUCK = 0.02  # fraction of the usual variance
-_ROUNDS = 3  # of tests, each without the bad pixels of the one before
-_OUTLYING = 8.0  # robust standard deviations of the total of a pattern
-_FACTOR = 1.5  # between the total of an outlying pattern and the median of those around it
 _MANY_FRAMES = 0.2  # fraction of the patterns above which saturated pixels are masked instead
-_FEWEST = 4  # patterns that are needed for a variance
-_ZEROS = 12.0
-"""A pixel without counts is dead if at least this many are expected (chance e^-12 = 6e-6)."""
-_DIM_RANK = 8
-"""Rank among the 81 pixels of a 9 x 9 neighbourhood."""
-_COUNTERS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 15, 16, 24, 31, 32))
+_FEW_PATTERNS = 25  # below it the scatter of a pixel is hardly known
+_SHARED = 3  # pixels with the same largest value, which is no chance
+PIXELS = ("marked", "own_mask", "hot", "dead", "stuck", "saturated_pixels")
+"""Values of a suggestion that are pixels (n, 2) [ky, kx]."""
+_PATTERNS = ("saturated", "empty", "outlying", "not_finite")
+_NAMES = ("marked instead of counting", "masked by the detector itself", "hot", "dead", "stuck", "saturated")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sums:
-    """Statistics of each pixel (ky, kx) over the n finite patterns; mean and variance without its highest value.
+def defects(
+    params: Mapping[str, Any], saturation: float | None = None, most_patterns: int | None = None
+) -> Suggestion:
+    """A detector mask and a sequence without defective pixels and patterns, and the gain.
 
-    ``least``, the smallest positive value of all, is taken as one count; ``finite`` is (N,) bool.
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    n: int
-    highest: np.ndarray
-    least: float
-    finite: np.ndarray
-
-
-def defects(params: Mapping[str, Any], saturation: float | None = None) -> Suggestion:
-    """A detector mask and a sequence without defective pixels and patterns.
-
-    A pixel is *hot* if its mean exceeds 1.5 times the fourth brightest of its 24 neighbours; *dead* if it is below
-    0.35 of the fourth darkest, or has no counts although its neighbours have; *stuck* if it hardly varies
-    while its neighbours do. The differences must exceed six standard errors, estimated from the scatter of the
-    neighbours over the scan. Ranks are used instead of means, so that the edge of a disk is no defect. A pattern is
+    A pixel is *marked* if it holds a marker in most patterns (2^32 - 1, 2^16 - 1, the largest value of the type, -1) or
+    NaN in any. It is *hot* if its mean exceeds 1.5 times the fourth brightest of its 24 neighbours; *dead* if it is
+    below 0.35 of the fourth darkest, or has no counts although pixels on both sides have (dead rows, columns and gaps
+    between modules); *stuck* if it hardly varies while others do. The differences must exceed six standard errors,
+    estimated from the scatter of the neighbours over the scan. Ranks are used instead of means, so that the edge of a
+    disk is no defect. The mask that the detector wrote into an HDF5 file (``pixel_mask``) is used, too. A pattern is
     *saturated* if a good pixel reaches the limit of the counter, *empty* if its total is zero, and *outlying* if its
     total differs strongly from the patterns around it in the scan.
 
@@ -70,16 +43,19 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
     ----------
     params : parameters of the data; pixels are those of the detector as stored, before flip, shift and
         binning
-    saturation : count at which a pixel is saturated; None = the largest value of all, if it is that of an
-        integer type or counter (2^8 - 1, 2^12 - 1, ...)
+    saturation : count at which a pixel is saturated; None = the largest value of the good pixels, if it is that of an
+        integer type, or if values pile up there (five times as often as just below it)
+    most_patterns : look at this many evenly spaced patterns only, and not for outlying ones; None = all
 
     Returns
     -------
     Suggestion
         ``detector_mask`` (ky, kx) float, 0 or 1 (times that of ``params``), if there are bad pixels; ``sequence``
-        (a part of that of ``params``), if there are bad patterns. Values: ``hot``, ``dead``, ``stuck``,
-        ``saturated_pixels`` ((n, 2) [ky, kx]), ``saturated``, ``empty``, ``outlying``, ``not_finite`` (indices of
-        patterns).
+        (a part of that of ``params``), if there are bad patterns; ``data_multiplier``, if all counts are multiples of a
+        number. Values: ``marked``, ``own_mask``, ``hot``, ``dead``, ``stuck``, ``saturated_pixels`` ((n, 2)
+        [ky, kx]); ``dead_rows``, ``dead_columns``; ``saturated``, ``empty``, ``outlying``, ``not_finite`` (indices of
+        patterns); ``ceiling`` (count of a saturated pixel, or None), ``saturated_share`` (of the counts),
+        ``bad_share`` (of the counts, if bad pixels counted as their neighbours do), ``gain``, ``unsure``.
 
     Raises
     ------
@@ -90,198 +66,172 @@ def defects(params: Mapping[str, Any], saturation: float | None = None) -> Sugge
     """
     experiment = open_far_field(params, "defects")
     try:
-        sums = _survey(experiment.source)
-        user_mask = experiment.settings["detector_mask"]
-        known = (
-            user_mask <= 0
-            if isinstance(user_mask, np.ndarray) and user_mask.ndim == 2
-            else np.zeros(sums.mean.shape, bool)
-        )
-        hot, dead, stuck = _bad_pixels(sums, known)
-        bad = hot | dead | stuck | known
-        limit = _limit(experiment.source.dtype, sums.highest[~bad], saturation)
-        totals, saturated, pixels = _good_counts(experiment.source, bad, limit)
+        indices = _some(experiment, most_patterns)
+        sums = survey_pixels(experiment.source, indices)
+        known, own = _known(experiment, sums), own_mask(experiment.settings, experiment.source.shape[1:])
+        # a mask of all pixels is that of another detector
+        masked = np.zeros(known.shape, bool) if own is None or own.all() else own
+        marked = sums.marked & ~known
+        hot, dead, stuck = bad_pixels(sums, known | marked | masked)
+        stuck &= ~_always_full(sums, stuck, known | marked | masked | hot)
+        bad = hot | dead | stuck | known | marked | masked
+        limit = _limit(experiment, indices, sums, bad, saturation)
+        counts = good_counts(experiment.source, indices, sums, bad, limit)
     finally:
         experiment.source.close()
+    saturated, pixels = counts.saturated, counts.pixels
     if saturated.mean() <= _MANY_FRAMES:
-        pixels[:] = False  # few patterns saturate: omit the patterns, and keep the pixels
+        pixels = np.zeros_like(pixels)  # few patterns saturate: omit the patterns, and keep the pixels
     else:
-        saturated[:] = False  # many patterns saturate: mask the pixels instead
-    empty = sums.finite & (totals <= 0)
-    outlying = _outlying(totals, experiment.scan_size, sums.finite & ~empty)
-    left_out = saturated | empty | outlying | ~sums.finite
-    values = {
-        "hot": np.argwhere(hot),
-        "dead": np.argwhere(dead),
-        "stuck": np.argwhere(stuck & ~hot & ~dead),
-        "saturated_pixels": np.argwhere(pixels),
-        "saturated": np.flatnonzero(saturated),
-        "empty": np.flatnonzero(empty),
-        "outlying": np.flatnonzero(outlying),
-        "not_finite": np.flatnonzero(~sums.finite),
+        saturated = np.zeros_like(saturated)  # many patterns saturate: mask the pixels instead
+    kinds = (marked, masked & ~known & ~marked, hot, dead, stuck & ~hot & ~dead, pixels)
+    patterns = _bad_patterns(experiment, sums, counts, saturated, most_patterns is None)
+    wrong = np.logical_or.reduce(kinds)
+    rows, columns = lines(dead | marked)
+    values: dict[str, Any] = {
+        **{name: np.argwhere(kind) for name, kind in zip(PIXELS, kinds, strict=True)},
+        "dead_rows": rows,
+        "dead_columns": columns,
+        **{name: indices[np.flatnonzero(chosen)] for name, chosen in patterns.items()},
+        "ceiling": limit,
+        "saturated_share": counts.share,
+        "bad_share": expected_share(sums.mean, wrong, known),
+        "hot_share": float(sums.mean[hot].sum() / max(sums.mean.sum(), 1e-300)),
+        "gain": counts.gain,
+        "unsure": _doubts(sums, bad),
     }
-    masked = hot | dead | stuck | pixels
-    suggested = _suggested(experiment, masked, left_out, user_mask)
-    figure = plot_defects(
-        sums.mean,
-        hot=values["hot"],
-        dead=values["dead"],
-        other=np.argwhere((stuck & ~hot & ~dead) | pixels),
-        totals=totals,
-        scan_size=experiment.scan_size,
-        left_out=np.flatnonzero(left_out),
-    )
-    return Suggestion(suggested, values, _text(values, limit, sums.mean.size, len(totals)), figure)
-
-
-def _survey(source: PatternSource) -> _Sums:
-    """One pass over the patterns as stored."""
-    n, ny, nx = source.shape
-    total, square, highest = np.zeros((ny, nx)), np.zeros((ny, nx)), np.full((ny, nx), -np.inf)
-    finite, least = np.zeros(n, bool), np.inf
-    step = max(1, _CHUNK_BYTES // (16 * ny * nx))
-    for start in range(0, n, step):
-        data = source.read(np.arange(start, min(start + step, n))).astype(np.float64)
-        # A few NaN are bad pixels; a pattern that is NaN for the most part is a bad pattern.
-        good = np.isfinite(data).mean(axis=(1, 2)) > 0.5
-        finite[start : start + step] = good
-        data = np.nan_to_num(data[good], nan=0.0, posinf=0.0, neginf=0.0)
-        total += data.sum(axis=0)
-        square += (data**2).sum(axis=0)
-        least = float(np.min(data, where=data > 0, initial=least))
-        if len(data):
-            highest = np.maximum(highest, data.max(axis=0))
-    used = int(finite.sum())
-    if used < _FEWEST or not total.any():
-        raise DataError(
-            f"{source.name}: {used} of {n} patterns are finite and their counts sum to {total.sum():g}; at least "
-            f"{_FEWEST} patterns with counts are needed to distinguish good from bad pixels"
+    left_out = indices[np.logical_or.reduce(list(patterns.values()))]
+    suggested = _suggested(experiment, wrong, left_out, values["gain"])
+    figure = None
+    if most_patterns is None:
+        figure = plot_defects(
+            sums.mean,
+            hot=values["hot"],
+            dead=values["dead"],
+            other=np.argwhere(wrong & ~hot & ~dead),
+            totals=experiment.on_raster(counts.totals, 0.0),
+            left_out=experiment.raster_of(left_out),
         )
-    # Without the highest value of each pixel: a single cosmic ray must not make a hot pixel.
-    mean = (total - highest) / (used - 1)
-    square_mean = (square - highest**2) / (used - 1)
-    return _Sums(
-        mean=mean,
-        variance=np.maximum(square_mean - mean**2, 0),
-        n=used,
-        highest=highest,
-        least=least,
-        finite=finite,
+    return Suggestion(
+        suggested, values, _text(values, sums.mean.size, len(indices), suggested, experiment), figure
     )
 
 
-def _bad_pixels(sums: _Sums, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(ky, kx) hot, dead, stuck."""
-    scatter = np.sqrt(sums.variance)
-    # Mean of a pixel with a single count: a smaller error cannot be resolved where the neighbours counted nothing.
-    quantum = sums.least / sums.n
-    error = np.maximum(median_filter(scatter, footprint=_RING, mode="mirror") / np.sqrt(sums.n), quantum)
-    hot, dead = np.zeros(known.shape, bool), np.zeros(known.shape, bool)
-    unknown = known | (sums.highest == 0)
-    # Masked and dark pixels are replaced by the nearest lit one, so that pixels beside a gap of the detector are not
-    # hot.
-    _, (y, x) = distance_transform_edt(unknown, return_indices=True)
-    mean = sums.mean[y, x]
-    for _ in range(_ROUNDS):  # bad pixels are replaced by the median, and their neighbours are tested again
-        bright = rank_filter(mean, -_BRIGHTEST, footprint=_RING, mode="mirror")
-        dim = rank_filter(mean, _DARKEST - 1, footprint=_RING, mode="mirror")
-        middle = median_filter(mean, footprint=_RING, mode="mirror")
-        hot |= ~unknown & (mean > _HOT * bright) & (mean - bright > _SIGNIFICANT * error)
-        dead |= ~unknown & (mean < _DEAD * dim) & (dim - mean > _SIGNIFICANT * error)
-        mean = np.where(hot | dead, middle, mean)
-    dark = (sums.highest == 0) & ~known & ~_shaded(sums.highest == 0)
-    # Pixels without any count are compared with the dimmest lit pixels around them. This finds gaps of the detector,
-    # but not corners that the beam does not reach.
-    lit = rank_filter(np.where(dark, np.inf, sums.mean), _DIM_RANK, size=9, mode="mirror")
-    dead |= dark & np.isfinite(lit) & (lit > _ZEROS * quantum)
-    usual = median_filter(sums.variance, footprint=_RING, mode="mirror")
-    least = np.minimum(usual, sums.mean * sums.least)  # Poisson noise of counts in these units
-    stuck = (sums.variance < _STUCK * least) & (sums.mean > _ZEROS * quantum) & ~known & ~dead
-    return hot, dead & ~hot, stuck
+def _some(experiment: Experiment, most: int | None) -> np.ndarray:
+    n = experiment.source.shape[0]
+    if most is None or n <= most:
+        return np.arange(n)
+    return np.unique(np.linspace(0, n - 1, most).astype(int))
 
 
-def _shaded(dark: np.ndarray) -> np.ndarray:
-    """(ky, kx) dark corners, which the beam does not reach and which are no defect. A dark rim along a whole side is a
-    defect.
-    """
-    label, _ = find_regions(dark, structure=np.ones((3, 3)))
-    shaded = np.zeros(dark.shape, bool)
-    for corner in {label[y, x] for y in (0, -1) for x in (0, -1)} - {0}:
-        region = label == corner
-        if (np.ptp(np.argwhere(region), axis=0) + 1 <= np.array(dark.shape) / 4).all():
-            shaded |= region
-    return shaded
+def _known(experiment: Experiment, sums: PixelSums) -> np.ndarray:
+    """(ky, kx) pixels that the user masks in all patterns; with "nan" those that are not finite."""
+    mask = experiment.settings["detector_mask"]
+    if isinstance(mask, np.ndarray):
+        return np.asarray(mask <= 0 if mask.ndim == 2 else (mask <= 0).all(axis=0))
+    return np.logical_and(sums.has_nan, mask == "nan")
 
 
-def _limit(dtype: np.dtype, highest: np.ndarray, saturation: float | None) -> float | None:
+def _always_full(sums: PixelSums, stuck: np.ndarray, unused: np.ndarray) -> np.ndarray:
+    """(ky, kx) pixels that are stuck at one value, the largest of all: their counter is full in every pattern."""
+    full = stuck & ~unused & (sums.highest == sums.highest[~unused].max(initial=0.0))
+    return full if full.sum() >= _SHARED else np.zeros_like(full)
+
+
+def _limit(
+    experiment: Experiment,
+    indices: np.ndarray,
+    sums: PixelSums,
+    bad: np.ndarray,
+    saturation: float | None,
+) -> float | None:
     """The count of a saturated pixel, or None if no pixel is saturated."""
-    if not len(highest):
-        return None
-    top = float(highest.max())
     if saturation is not None:
-        return float(saturation) if top >= saturation else None
-    largest = float(np.iinfo(dtype).max) if dtype.kind in "iu" else np.inf
-    return top if top in (largest, *_COUNTERS) and dtype.kind in "iu" else None
+        reached = (~bad).any() and float(sums.highest[~bad].max()) >= saturation
+        return float(saturation) if reached else None
+    ceiling = find_ceiling(experiment.source, indices, sums, bad)
+    return ceiling.top if ceiling is not None and ceiling.is_reached(experiment.source.dtype) else None
 
 
-def _good_counts(
-    source: PatternSource, bad: np.ndarray, limit: float | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """From the good pixels: the total of each pattern (N,), and the patterns (N,) and pixels (ky, kx) that reach the
-    limit.
-    """
-    n, ny, nx = source.shape
-    totals, patterns, pixels = np.zeros(n), np.zeros(n, bool), np.zeros((ny, nx), bool)
-    step = max(1, _CHUNK_BYTES // (16 * ny * nx))
-    for start in range(0, n, step):
-        data = np.where(bad, 0, source.read(np.arange(start, min(start + step, n))))
-        totals[start : start + step] = np.nan_to_num(data).sum(axis=(1, 2), dtype=np.float64)
-        if limit is not None:
-            reached = data >= limit
-            patterns[start : start + step] = reached.any(axis=(1, 2))
-            pixels |= reached.any(axis=0)
-    return totals, patterns, pixels
+def _bad_patterns(
+    experiment: Experiment, sums: PixelSums, counts: GoodCounts, saturated: np.ndarray, all_read: bool
+) -> dict[str, np.ndarray]:
+    """(n,) bool for each kind of bad pattern."""
+    empty = sums.finite & (counts.totals <= 0)
+    good = sums.finite & ~empty
+    strange = np.zeros(len(good), bool)
+    if all_read:
+        present = experiment.points >= 0
+        totals = experiment.on_raster(counts.totals, float(np.median(counts.totals)))
+        fine = experiment.on_raster(good.astype(float), 0.0) > 0
+        found = outlying(totals.ravel(), experiment.scan_size, fine.ravel())
+        strange[experiment.points[present]] = found[present]
+    kinds = (saturated, empty, strange, ~sums.finite)
+    return dict(zip(_PATTERNS, kinds, strict=True))
 
 
-def _outlying(totals: np.ndarray, size: tuple[int, int], good: np.ndarray) -> np.ndarray:
-    """(N,) patterns whose total differs from the local median by more than a factor and by more than the scatter."""
-    if good.sum() < 4:
-        return np.zeros(len(totals), bool)
-    # Logarithms: a factor of 2 and of 1/2 are equally far.
-    logs = np.log(np.where(good, totals, np.median(totals[good])))
-    around = median_filter(logs.reshape(size), 5, mode="nearest").ravel()
-    jump = logs - around
-    # Median absolute deviation as a standard deviation, which the outliers themselves do not raise.
-    spread = 1.4826 * float(np.median(np.abs(jump[good] - np.median(jump[good]))))
-    return good & (np.abs(jump) > max(_OUTLYING * spread, np.log(_FACTOR)))
+def _doubts(sums: PixelSums, bad: np.ndarray) -> tuple[str, ...]:
+    doubts = []
+    if sums.n < _FEW_PATTERNS:
+        doubts.append(f"{sums.n} patterns are few: the scatter of a pixel is hardly known")
+    good = np.where(bad, 0, sums.mean) * sums.n
+    # the pixels that hold nearly all counts
+    bright = good >= 0.1 * good.max()
+    few = float((good[bright] < ZEROS * sums.least).mean())
+    if few > 0.2:
+        doubts.append(
+            f"{100 * few:.0f} % of the bright pixels count fewer than {ZEROS:g} electrons in all patterns: a dead one "
+            "among them would not be seen"
+        )
+    return tuple(doubts)
 
 
 def _suggested(
-    experiment: Experiment, bad: np.ndarray, left_out: np.ndarray, user_mask: Any
+    experiment: Experiment, bad: np.ndarray, left_out: np.ndarray, gain: float | None
 ) -> dict[str, Any]:
     suggested: dict[str, Any] = {}
+    user_mask = experiment.settings["detector_mask"]
     if bad.any():
         mask = np.where(bad, 0.0, 1.0)
         suggested["detector_mask"] = mask * user_mask if isinstance(user_mask, np.ndarray) else mask
-    if left_out.any():
+    if len(left_out):
         used = experiment.settings.first()["sequence"]
-        indices = sort_sequence(used, len(left_out))
-        suggested["sequence"] = indices[~left_out[indices]]
+        suggested["sequence"] = np.setdiff1d(sort_sequence(used, experiment.source.shape[0]), left_out)
+    given = float(experiment.settings["data_multiplier"])
+    if gain is not None and gain != 1 and abs(gain * given - 1) > 1e-3:
+        suggested["data_multiplier"] = 1.0 / gain
     return suggested
 
 
-def _text(values: Mapping[str, Any], limit: float | None, n_pixels: int, n_patterns: int) -> str:
-    pixels = {name: len(values[name]) for name in ("hot", "dead", "stuck", "saturated_pixels")}
-    patterns = {name: len(values[name]) for name in ("saturated", "empty", "outlying", "not_finite")}
-    lines = [
+def _text(
+    values: Mapping[str, Any],
+    n_pixels: int,
+    n_patterns: int,
+    suggested: Mapping[str, Any],
+    experiment: Experiment,
+) -> str:
+    pixels = {name: len(values[key]) for key, name in zip(PIXELS, _NAMES, strict=True)}
+    patterns = {name: len(values[name]) for name in _PATTERNS}
+    out = [
         f"defects: {sum(pixels.values())} of {n_pixels} pixels ("
-        + ", ".join(f"{n} {name.replace('_pixels', '')}" for name, n in pixels.items())
+        + ", ".join(f"{n} {name}" for name, n in pixels.items())
         + f"), {sum(patterns.values())} of {n_patterns} patterns ("
         + ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in patterns.items())
         + ")"
     ]
-    if limit is not None:
-        lines.append(f"  the counter saturates at {limit:g}; saturated counts are too low")
+    for name in ("rows", "columns"):
+        if len(values[f"dead_{name}"]):
+            out.append(f"  {name} without any count: {ranges(values[f'dead_{name}'])}")
+    if values["ceiling"] is not None:
+        out.append(
+            f"  the counter saturates at {values['ceiling']:g} "
+            f"({100 * values['saturated_share']:.2g} % of the counts); saturated counts are too low"
+        )
+    if "data_multiplier" in suggested:
+        out.append(
+            f"  all counts are multiples of {values['gain']:g}, with the scatter of electrons that count that much "
+            f"each: data_multiplier = {suggested['data_multiplier']:.6g} makes them electrons"
+        )
     if sum(pixels.values()) > 0.05 * n_pixels:
-        lines.append("  more than 5 % of the pixels are bad: look at the figure before you use the mask")
-    return "\n".join(lines)
+        out.append("  more than 5 % of the pixels are bad: look at the figure before you use the mask")
+    return "\n".join([*out, *unsure_line(values["unsure"])])

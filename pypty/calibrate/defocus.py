@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pypty.calibrate.suggestion import Suggestion
+from pypty.calibrate.orientation import few_points
+from pypty.calibrate.suggestion import Suggestion, unsure_line
 from pypty.direct_methods.numerics.bright_field import image_shifts_A, in_groups
 from pypty.direct_methods.numerics.bright_field_align import (
     BrightFieldScan,
@@ -47,8 +48,9 @@ def defocus(params: Mapping[str, Any], n_aberrations: int = 1, fit_rotation: boo
     -------
     Suggestion
         ``params``: aberrations in Å, extra_probe_defocus 0 and, if fitted, PLRotation_deg and positions. ``values``:
-        C10_A, defocus_A (= -C10), PLRotation_deg, explained (share of the contrast, 0 to 1), one entry for each further
-        aberration (``C12a_A`` ...). A figure of the trial defoci, the shifts and the corrected image.
+        C10_A, defocus_A (= -C10), PLRotation_deg, explained (share of the contrast, 0 to 1), unsure (reasons), one
+        entry for each further aberration (``C12a_A`` ...). A figure of the trial defoci, the shifts and the corrected
+        image.
 
     Raises
     ------
@@ -93,12 +95,15 @@ class _Outcome:
     trials: DefocusScan
     fit: FitResult
 
-    def values(self) -> dict[str, float]:
+    def values(self) -> dict[str, Any]:
         names = aberration_names(len(self.fit.aberrations_A))
-        values = {f"{name}_A": float(c) for name, c in zip(names, self.fit.aberrations_A, strict=True)}
+        values: dict[str, Any] = {
+            f"{name}_A": float(c) for name, c in zip(names, self.fit.aberrations_A, strict=True)
+        }
         values["defocus_A"] = -values["C10_A"]
         values["PLRotation_deg"] = self.fit.rotation_deg
         values["explained"] = self.fit.explained
+        values["unsure"] = self.doubts
         return values
 
     def text(self, with_rotation: bool) -> str:
@@ -109,18 +114,22 @@ class _Outcome:
         ]
         if with_rotation:
             lines.append(f"PLRotation_deg = {self.fit.rotation_deg:.2f}.")
-        if share < _LITTLE:
-            lines.append(
-                "That is little: there are few counts, or the specimen is thick (then C10 is that of a plane inside "
-                "it), or aperture, pixel size, scan step or rotation are wrong."
+        return "\n".join([*lines, *unsure_line(self.doubts)])
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Reasons why the defocus may be wrong."""
+        doubts = list(few_points(self.scan.scan_size))
+        if self.fit.explained < _LITTLE:
+            doubts.append(
+                "little of the contrast is explained: there are few counts, the specimen is flat or thick (then C10 is "
+                "that of a plane inside it), or aperture, pixel size, scan step or rotation are wrong"
             )
         # distance from the end of the tried range: a maximum there may lie beyond it
         edge = np.abs(self.trials.defoci_A).max() - abs(self.trials.best_A)
         if edge < 3 * (self.trials.defoci_A[1] - self.trials.defoci_A[0]):
-            lines.append(
-                "The best defocus is at the end of the range that the field of view allows; do not trust it."
-            )
-        return "\n".join(lines)
+            doubts.append("the best defocus is at the end of the range that the field of view allows")
+        return tuple(doubts)
 
     def figure(self) -> Any:
         scan, fit = self.scan, self.fit

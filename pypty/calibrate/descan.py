@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 
 from pypty.calibrate.edge import Edge, fit_edge, profile
 from pypty.calibrate.measured import clean_chunks, open_far_field, pixel_weights
-from pypty.calibrate.suggestion import Suggestion
+from pypty.calibrate.suggestion import Suggestion, unsure_line
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_descan
 
@@ -73,6 +73,7 @@ def descan(params: Mapping[str, Any]) -> Suggestion:
         "error_px": error,
         "centre_y_px": float(middle[0]),
         "centre_x_px": float(middle[1]),
+        "unsure": _doubts(counts, experiment.scan_size),
     }
     lines = [
         f"descan: the disk moves by {drift:.2f} px over the scan (error of one block {error:.2f} px); its mean "
@@ -91,7 +92,16 @@ def descan(params: Mapping[str, Any]) -> Suggestion:
     figure = plot_descan(
         centres.reshape(shape) - middle, (design @ coefficients).reshape(shape) - middle, edge.radius_px
     )
-    return Suggestion(suggested, values, "\n".join(lines), figure)
+    return Suggestion(suggested, values, "\n".join([*lines, *unsure_line(values["unsure"])]), figure)
+
+
+def _doubts(counts: np.ndarray, size: tuple[int, int]) -> tuple[str, ...]:
+    """Why a descan may have been missed."""
+    if (counts >= _QUADRATIC_FROM).all():
+        return ()
+    return (
+        f"{size[0]} x {size[1]} scan points give {counts[0]} x {counts[1]} blocks: too few to see how the disk moves",
+    )
 
 
 def _suggested(
@@ -106,7 +116,11 @@ def _suggested(
         return suggested
     offset = positions + whole / experiment.preprocess.detector_pixels - zero
     user_tilts = experiment.settings["tilts"]
-    tilts = np.zeros((experiment.n_patterns, 6))
+    present = experiment.points >= 0
+    offset = offset[present][
+        np.argsort(experiment.points[present])
+    ]  # rows in the order of the stored patterns
+    tilts = np.zeros((len(offset), 6))
     if user_tilts is not None:
         tilts += user_tilts
     # The patterns were not corrected for given tilts, so these columns hold all of the descan.

@@ -11,13 +11,15 @@ import numpy as np
 
 from pypty.calibrate.edge import SAMPLED, Edge, fit_edge
 from pypty.calibrate.measured import open_far_field, pixel_weights
-from pypty.calibrate.suggestion import Suggestion
+from pypty.calibrate.suggestion import Suggestion, unsure_line
 from pypty.errors import ParameterError
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_disk
 
 # Any of them calibrates the detector.
 _PIXEL_KEYS = ("rez_pixel_size_mrad", "rez_pixel_size_A", "pixel_size_x_A", "pixel_size_y_A")
+_FEW = 5.0  # counts of a pixel of the disk in all patterns
+_MISFIT = 0.15  # of the height of the disk
 _ROUND = 0.02
 """Ellipticity above which the text mentions it."""
 
@@ -41,7 +43,7 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
         ``pixel_size_x_A``, ``pixel_size_y_A``, ``conv_semiangle_mrad`` (as far as they are known),
         ``data_shift_vector`` (the given one and the correction), and ``aperture_mask`` (bool, padded).
         Values ``radius_px``, ``centre_y_px``, ``centre_x_px``, ``ellipticity``, ``ellipse_angle_deg``,
-        ``edge_width_px``, ``pixel_mrad``, ``semiangle_mrad``.
+        ``edge_width_px``, ``pixel_mrad``, ``semiangle_mrad``, ``unsure`` (reasons why they may be wrong).
 
     Raises
     ------
@@ -69,7 +71,7 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
         suggested["conv_semiangle_mrad"] = semiangle
     suggested["data_shift_vector"] = shift
     suggested["aperture_mask"] = _aperture_mask(experiment, edge, shift)
-    values = {
+    values: dict[str, Any] = {
         "radius_px": edge.radius_px,
         "centre_y_px": edge.centre[0],
         "centre_x_px": edge.centre[1],
@@ -77,6 +79,7 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
         "ellipse_angle_deg": edge.ellipse_angle_deg,
         "edge_width_px": edge.width_px,
         "edge_residual": edge.residual,
+        "unsure": _doubts(experiment, edge),
     }
     if pixel is not None and semiangle is not None:
         values |= {"pixel_mrad": pixel, "semiangle_mrad": semiangle}
@@ -84,9 +87,21 @@ def disk(params: Mapping[str, Any], conv_semiangle_mrad: float | None = None) ->
     text = _text(experiment, edge, angle, pixel, given_mrad, shift)
     if stale:
         text += "\n  positions were given in pixels: compute them again with this pixel size"
+    text = "\n".join([text, *unsure_line(values["unsure"])])
     return Suggestion(
         suggested, values, text, plot_disk(mean * (weights > 0), **dataclasses.asdict(edge), pixel_mrad=pixel)
     )
+
+
+def _doubts(experiment: Experiment, edge: Edge) -> tuple[str, ...]:
+    """Reasons why radius and centre may be wrong."""
+    doubts = []
+    counts = edge.height * int((~experiment.left_out).sum())
+    if counts < _FEW:
+        doubts.append(f"a pixel of the disk counts only {counts:.2g} in all patterns")
+    if edge.residual > _MISFIT:
+        doubts.append(f"the edge differs from that of a disk by {100 * edge.residual:.0f} % of its height")
+    return tuple(doubts)
 
 
 def _semiangle(experiment: Experiment, conv_semiangle_mrad: float | None) -> float | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.ndimage import correlate1d, gaussian_filter
 from scipy.sparse import csr_array
 
-from pypty.calibrate.edge import Edge
 from pypty.calibrate.shifts import PixelImages, mirror, turn
 from pypty.direct_methods.numerics.com import centres_of_mass
 from pypty.errors import DataError
@@ -24,7 +24,17 @@ _MOST_PIXELS = 128  # images that are kept, each of the size of the scan
 _DERIVATIVE = np.array([1 / 280, -4 / 105, 1 / 5, -4 / 5, 0, 4 / 5, -1 / 5, 4 / 105, -1 / 280])
 _LOW_ORDER = np.array([-0.5, 0, 0.5])
 _SMOOTH_STEPS = 0.7  # standard deviation in scan steps, against shot noise
+_FEWEST_PIXELS = 3
 _SMALLEST_SCAN = 6  # points along each axis
+
+
+class Disk(Protocol):
+    """Centre [y, x] and radius of the bright-field disk, px."""
+
+    @property
+    def centre(self) -> tuple[float, float]: ...
+    @property
+    def radius_px(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ class Maps:
     images: PixelImages
 
 
-def read_maps(experiment: Experiment, edge: Edge, weights: np.ndarray) -> Maps:
+def read_maps(experiment: Experiment, edge: Disk, weights: np.ndarray) -> Maps:
     """One pass over the patterns of the centre of the scan, at most 192 x 192 points.
 
     Raises
@@ -61,6 +71,11 @@ def read_maps(experiment: Experiment, edge: Edge, weights: np.ndarray) -> Maps:
     good = weights > 0
     inner = (distance <= max(_INNER * edge.radius_px, 1.5)) & good
     dark = (distance > _DARK * edge.radius_px) & good
+    if inner.sum() < _FEWEST_PIXELS:
+        raise DataError(
+            f"{int(inner.sum())} pixels in the middle of the bright-field disk are not masked; at least "
+            f"{_FEWEST_PIXELS} are needed to compare their images"
+        )
     label, k = _blocks(np.argwhere(inner), np.array(edge.centre))
     n_inner = len(label)
     # (K, inner pixels) of ones: sums the pixels of each block

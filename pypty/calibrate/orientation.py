@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,22 +15,30 @@ from pypty.calibrate.edge import fit_edge
 from pypty.calibrate.fields import Maps, attraction, curl_angle, free_of_curl, read_maps
 from pypty.calibrate.measured import open_far_field, pixel_weights, wrap_deg
 from pypty.calibrate.shifts import best_number, mirror, refine, search, split, turn
-from pypty.calibrate.suggestion import Suggestion
+from pypty.calibrate.suggestion import Suggestion, unsure_line
+from pypty.data.scan import COLUMNS, ROWS, SNAKE, SNAKE_COLUMNS
 from pypty.experiment import Experiment
 from pypty.plots.calibration import plot_orientation
 
 BRIGHT_FIELD = "bright-field shifts"
 CURL = "curl"
-_SMALLEST_SHIFT = 0.75
+SMALLEST_SHIFT = 0.75
 """Shift of the outermost pixels, in scan steps, below which bright-field images hardly differ."""
-_SMALLEST_COHERENCE = 0.08  # below it shifts of the images are noise
-_CLEAR = 1.3
+SMALLEST_COHERENCE = 0.08  # below it shifts of the images are noise
+CLEAR = 1.3
 """Ratio of the coherence of the two hands from which the shifts decide."""
 _SURE = 1.2
 """Ratio of the best score to the next below which the result is called unsure."""
 _LARGEST_SHIFT = 0.25
 """Largest shift in the search, as a fraction of the shorter side of the scan."""
 _UNDECIDED = 0.1  # correlation below which attraction decides nothing
+_FEWEST_POINTS = 10  # along each axis of the scan; fewer are too few to be sure
+_STRONG = 0.3  # correlation from which attraction is a sure sign
+_SAME_DEG = 5.0  # between a given and a measured rotation that agree
+EXCHANGED: Mapping[str, str] = MappingProxyType(
+    {ROWS: COLUMNS, COLUMNS: ROWS, SNAKE: SNAKE_COLUMNS, SNAKE_COLUMNS: SNAKE}
+)
+"""``scan_order`` with slow and fast axis exchanged."""
 THICK = 0.03
 """Fraction of the counts outside the disk above which a specimen is called thick: the attraction may change its
 sign."""
@@ -67,7 +77,7 @@ class _Measured:
     spread: float
 
 
-def orientation(params: Mapping[str, Any]) -> Suggestion:
+def orientation(params: Mapping[str, Any], quick: bool = False) -> Suggestion:
     """Rotation and handedness of the detector, from the patterns alone.
 
     Two estimators score each of the eight orientations (``flip_ky`` and a quadrant of ``PLRotation_deg``).
@@ -82,6 +92,8 @@ def orientation(params: Mapping[str, Any]) -> Suggestion:
     Parameters
     ----------
     params : parameters of the data with ``scan_size``; ``scan_step_A`` and a pixel size for the defocus in Å
+    quick : compare a third of the images at their strongest frequencies only, and draw no figure: right within a few
+        degrees, for a check
 
     Returns
     -------
@@ -90,7 +102,10 @@ def orientation(params: Mapping[str, Any]) -> Suggestion:
         ``rotation_deg``, ``flip_ky``, ``candidates`` (8 of :class:`Candidate`, best first), ``margin``
         (score of the best over the next), ``decided_by``, ``half_turn_by`` ("defocus", "attraction" or
         "nothing"), ``C10_A``, ``C12_A`` (size of the two-fold astigmatism, distortion of the scan included),
-        ``rotation_curl_deg``.
+        ``rotation_curl_deg``, ``exchanged_deg`` (the rotation with slow and fast axis of the scan exchanged, which is
+        the same as a flip; None without one), ``unsure`` (reasons why hand and rotation may be wrong),
+        ``half_turn_unsure`` (the same for half a turn). If that rotation, and not the measured one, is the given
+        ``PLRotation_deg``, ``scan_order`` (and ``scan_size``) are suggested instead of a flip.
 
     Raises
     ------
@@ -106,6 +121,8 @@ def orientation(params: Mapping[str, Any]) -> Suggestion:
         maps = read_maps(experiment, edge, weights)
     finally:
         experiment.source.close()
+    if quick:
+        maps = dataclasses.replace(maps, images=maps.images.coarse)
     # Shift in scan steps of the image of a pixel at k = 1 px, for C10 = 1 Å.
     per_A = experiment.wavelength * float(np.mean(experiment.pixel_1A)) / experiment.step_A
     measured = _measure(maps)
@@ -115,16 +132,13 @@ def orientation(params: Mapping[str, Any]) -> Suggestion:
     best = candidates[0]
     others = [c.score for c in candidates[1:]]
     margin = best.score / max(others) if max(others) > 0 else math.inf
-    suggested: dict[str, Any] = {
-        "flip_ky": bool(experiment.preprocess.flip_ky != best.flip),
-        "PLRotation_deg": best.angle_deg,
-    }
-    if best.flip:
-        suggested["data_shift_vector"] = _shift_after_flip(experiment)
+    exchanged = wrap_deg(-90 - best.angle_deg) if best.flip else None
+    suggested = _suggested(experiment, best, exchanged)
     curl = curl_angle(maps.com, best.flip)[0]  # modulo half a turn
     values = {
         "rotation_deg": best.angle_deg,
-        "flip_ky": suggested["flip_ky"],
+        "flip_ky": bool(experiment.preprocess.flip_ky != best.flip),
+        "exchanged_deg": exchanged,
         "candidates": tuple(candidates),
         "margin": margin,
         "decided_by": measured.decides,
@@ -133,20 +147,89 @@ def orientation(params: Mapping[str, Any]) -> Suggestion:
         "C12_A": measured.spread / per_A,
         "rotation_curl_deg": _near(curl, best.angle_deg, 180.0),
         "outside_disk": dark,
+        "unsure": _doubts(experiment.scan_size, measured.decides, margin, best),
+        "half_turn_unsure": _half_turn_doubts(by, best, dark),
     }
+    text = _text(values, params, experiment)
+    if quick:
+        return Suggestion(suggested, values, text)
     field = np.einsum("ij,jk,kyx->iyx", turn(best.angle_deg), mirror(best.flip), maps.com)
     rows = [
         (experiment.preprocess.flip_ky != c.flip, c.angle_deg, c.curl_free, c.aligned, c.attracted, c.score)
         for c in candidates
     ]
     figure = plot_orientation(field, maps.dark, rows, experiment.step_A, edge.radius_px)
-    return Suggestion(suggested, values, _text(values, params), figure)
+    return Suggestion(suggested, values, text, figure)
+
+
+def _suggested(experiment: Experiment, best: Candidate, exchanged: float | None) -> dict[str, Any]:
+    """A flip, or exchanged axes of the scan if only they agree with the given rotation."""
+    if (
+        exchanged is not None
+        and _fits_given(experiment, exchanged)
+        and not _fits_given(experiment, best.angle_deg)
+    ):
+        size = experiment.scan_size
+        swapped = {} if size[0] == size[1] else {"scan_size": [size[1], size[0]]}
+        order = EXCHANGED[experiment.settings["scan_order"]]
+        return {"scan_order": order, **swapped, "PLRotation_deg": exchanged}
+    suggested: dict[str, Any] = {
+        "flip_ky": bool(experiment.preprocess.flip_ky != best.flip),
+        "PLRotation_deg": best.angle_deg,
+    }
+    if best.flip:
+        suggested["data_shift_vector"] = _shift_after_flip(experiment)
+    return suggested
+
+
+def _fits_given(experiment: Experiment, angle_deg: float) -> bool:
+    given = "PLRotation_deg" in experiment.settings.set_by_user
+    return given and abs(wrap_deg(angle_deg - experiment.rotation_deg)) < _SAME_DEG
+
+
+def _doubts(size: tuple[int, int], decides: str, margin: float, best: Candidate) -> tuple[str, ...]:
+    """Reasons why hand and rotation (modulo half a turn) may be wrong."""
+    doubts = list(few_points(size))
+    if decides == CURL:
+        doubts.append(curl_doubt(best.curl_free))
+    if margin < _SURE:
+        doubts.append(
+            f"the next orientation is nearly as good ({margin:.2f} times): check the order of scan_size (slow, fast)"
+        )
+    return tuple(doubts)
+
+
+def curl_doubt(curl_free: float) -> str:
+    """The doubt about an orientation that the shifts of images do not confirm."""
+    return (
+        f"the curl alone decides ({100 * curl_free:.0f} % free of curl): the images of bright-field pixels do not move "
+        "clearly (a beam in focus, few counts, or a flat specimen)"
+    )
+
+
+def few_points(size: tuple[int, ...]) -> tuple[str, ...]:
+    """The doubt about a small scan; none about a larger one."""
+    return (f"{size[0]} x {size[1]} scan points are few",) if min(size) < _FEWEST_POINTS else ()
+
+
+def _half_turn_doubts(by: str, best: Candidate, dark: float) -> tuple[str, ...]:
+    if by == "nothing":
+        return ("half a turn more fits as well",)
+    if by == "attraction" and (best.attracted < _STRONG or dark > THICK):
+        return (
+            f"half a turn was decided by a weak or doubtful sign, the attraction by atoms ({best.attracted:+.2f})",
+        )
+    return ()
+
+
+def largest_shift(maps: Maps) -> float:
+    """Largest shift of an image that is searched for, scan steps."""
+    return max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
 
 
 def _measure(maps: Maps) -> _Measured:
     """Angles for both hands by the estimator that decides."""
-    images = maps.images
-    largest = max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
+    images, largest = maps.images, largest_shift(maps)
     matrices = [search(images, flip, largest) for flip in (False, True)]
     coherence = [images.coherence(matrix) for matrix in matrices]
     # 0 not flipped, 1 flipped
@@ -157,8 +240,8 @@ def _measure(maps: Maps) -> _Measured:
         matrices[hand] = refined
     rim = float(np.hypot(*images.k.T).max())
     moved = rim * split(matrices[hand], bool(hand))[1]
-    clear = coherence[hand] > _SMALLEST_COHERENCE and coherence[hand] > _CLEAR * max(coherence[1 - hand], 0)
-    if moved > _SMALLEST_SHIFT and clear:
+    clear = coherence[hand] > SMALLEST_COHERENCE and coherence[hand] > CLEAR * max(coherence[1 - hand], 0)
+    if moved > SMALLEST_SHIFT and clear:
         # Minus: overfocus, the usual sign, shifts images by - lambda C10 k.
         angles = tuple(split(-matrices[h], bool(h))[0] for h in (0, 1))
         return _Measured((angles[0], angles[1]), BRIGHT_FIELD, split(matrices[hand], bool(hand))[2])
@@ -170,7 +253,7 @@ def _candidates(
     maps: Maps, measured: _Measured, per_A: float, nominal: float, dark: float, now_deg: float
 ) -> tuple[list[Candidate], str]:
     """All eight candidates, best first, and the criterion that decided about half a turn."""
-    largest = max(1.0, _LARGEST_SHIFT * min(maps.dark.shape))
+    largest = largest_shift(maps)
     candidates = []
     for flip in (False, True):
         for quadrant in range(4):
@@ -236,12 +319,11 @@ def _near(angle: float, reference: float, period: float) -> float:
     return float(angle - period * np.round((angle - reference) / period))
 
 
-def _text(values: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+def _text(values: Mapping[str, Any], params: Mapping[str, Any], experiment: Experiment) -> str:
     best: Candidate = values["candidates"][0]
     lines = [
         f"orientation: PLRotation_deg = {values['rotation_deg']:.2f}, flip_ky = {values['flip_ky']}; decided by "
-        f"{values['decided_by']}, {values['margin']:.2f} times the score of the next of eight"
-        + ("; UNSURE: check the order of scan_size (slow, fast)" if values["margin"] < _SURE else ""),
+        f"{values['decided_by']}, {values['margin']:.2f} times the score of the next of eight",
         f"  the curl of the centres of mass gives {values['rotation_curl_deg']:.2f} deg "
         f"({100 * best.curl_free:.0f} % free of curl)",
     ]
@@ -272,6 +354,14 @@ def _text(values: Mapping[str, Any], params: Mapping[str, Any]) -> str:
             "  WARNING: this rotation cannot be distinguished from half a turn more; give the nominal defocus, or "
             "try both"
         )
+    if values["exchanged_deg"] is not None:
+        order = EXCHANGED[experiment.settings["scan_order"]]
+        lines.append(
+            "  the patterns are mirrored: the detector is flipped, or slow and fast axis of the scan are exchanged "
+            f"(scan_order = {order!r}, flip_ky = {experiment.preprocess.flip_ky}, PLRotation_deg = "
+            f"{values['exchanged_deg']:.2f}); the patterns cannot tell which, and the image of the one is the mirrored "
+            "image of the other"
+        )
     if params.get("positions") is not None:
         lines.append("  positions were given: compute them again with this rotation")
-    return "\n".join(lines)
+    return "\n".join([*lines, *unsure_line((*values["unsure"], *values["half_turn_unsure"]))])

@@ -11,7 +11,6 @@ import numpy as np
 
 from pypty.backend.array import to_host
 from pypty.calibrate.measured import pixel_weights
-from pypty.data.scan import sort_sequence
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
@@ -214,15 +213,13 @@ def _alike(obj: np.ndarray) -> np.ndarray:
 
 
 def _middle(experiment: Experiment, side: int) -> np.ndarray:
-    """Indices of at most side x side patterns around the middle of the scan, if they are in ``sequence``."""
+    """Scan points, at most side x side around the middle of the scan, of which there are patterns in ``sequence``."""
     ranges = [
         np.arange(max(0, (n - side) // 2), max(0, (n - side) // 2) + min(n, side))
         for n in experiment.scan_size
     ]
     indices = (ranges[0][:, None] * experiment.scan_size[1] + ranges[1][None, :]).ravel()
-    sequence = experiment.settings.first()["sequence"]
-    if sequence is not None:
-        indices = np.intersect1d(indices, sort_sequence(sequence, experiment.n_patterns))
+    indices = indices[~experiment.left_out[indices]]
     if len(indices) < _FEWEST**2:
         raise DataError(
             f"{len(indices)} patterns in the middle of the scan; a slab needs {_FEWEST} x {_FEWEST} or more"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -91,3 +91,14 @@ def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return np.array2string(value, precision=6, separator=", ")
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+
+def unsure_line(doubts: Sequence[str]) -> list[str]:
+    """The line of a text that says why a result is not to be trusted; none without doubts."""
+    return [f"  UNSURE: {'; '.join(doubts)}"] if doubts else []
+
+
+def ranges(numbers: np.ndarray) -> str:
+    """ "3, 7 to 9" of the sorted numbers [3, 7, 8, 9]."""
+    groups = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{g[0]}" if len(g) == 1 else f"{g[0]} to {g[-1]}" for g in groups)

@@ -145,3 +145,68 @@ def sort_sequence(sequence: np.ndarray | None, n_patterns: int) -> np.ndarray:
             f"sequence: index {bad} given, but there are {n_patterns} patterns (0 to {n_patterns - 1})"
         )
     return indices
+
+
+ROWS, SNAKE, COLUMNS, SNAKE_COLUMNS = "rows", "snake", "columns", "snake_columns"
+"""Values of ``scan_order``."""
+SCAN_ORDERS = (ROWS, SNAKE, COLUMNS, SNAKE_COLUMNS)
+
+
+def visits(order: str, size: tuple[int, int]) -> np.ndarray:
+    """(sy * sx,) the scan points, counted row by row, in the order in which the beam visits them."""
+    raster = np.arange(size[0] * size[1]).reshape(size)
+    lines = raster.T.copy() if order in (COLUMNS, SNAKE_COLUMNS) else raster
+    if order in (SNAKE, SNAKE_COLUMNS):
+        lines[1::2] = lines[1::2, ::-1].copy()
+    return lines.ravel()
+
+
+def stored_patterns(order: str, size: tuple[int, int], missing: np.ndarray | None = None) -> np.ndarray:
+    """(sy * sx,) number of the stored pattern of each scan point, counted row by row; -1 where there is none.
+
+    Parameters
+    ----------
+    order : one of :data:`SCAN_ORDERS`
+    size : (sy, sx) points of the raster
+    missing : numbers of the points without a pattern, in the order of the beam
+    """
+    path = visits(order, size)
+    present = np.ones(len(path), bool)
+    if missing is not None:
+        present[np.asarray(missing, int)] = False
+    numbers = np.where(present, np.cumsum(present) - 1, -1)
+    points = np.empty(len(path), np.int64)
+    points[path] = numbers
+    return points
+
+
+def missing_problem(
+    missing: np.ndarray | None, size: tuple[int, int], n: int, rows: str = "patterns"
+) -> str | None:
+    """What is wrong with the number of points or of rows (patterns, or positions), in words; None if they agree."""
+    n_points = size[0] * size[1]
+    lost = 0 if missing is None else len(np.unique(missing))
+    if missing is not None and len(missing) and (np.min(missing) < 0 or np.max(missing) >= n_points):
+        return (
+            f"missing_patterns names points from {np.min(missing)} to {np.max(missing)}, but the scan has the points 0 "
+            f"to {n_points - 1}"
+        )
+    if n_points - lost == n:
+        return None
+    have = "the data have" if rows == "patterns" else "there are"
+    text = f"scan_size {size} has {n_points} points, but {have} {n} {rows}"
+    if lost:
+        return f"{text}, and missing_patterns names {lost} of the points; correct one of them"
+    if n < n_points:
+        return (
+            f"{text}; if frames were dropped, name their points in missing_patterns (pypty.calibrate.scan_order finds "
+            "them); otherwise correct it (slow, fast)"
+        )
+    return f"{text}; correct it (slow, fast)"
+
+
+def points_of_patterns(order: str, size: tuple[int, int], missing: np.ndarray | None = None) -> np.ndarray:
+    """(N,) scan point, counted row by row, of each stored pattern: the inverse of :func:`stored_patterns`."""
+    stored = stored_patterns(order, size, missing)
+    present = np.flatnonzero(stored >= 0)
+    return present[np.argsort(stored[present])]

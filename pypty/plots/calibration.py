@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -220,21 +220,18 @@ def plot_defects(
     dead: np.ndarray,
     other: np.ndarray,
     totals: np.ndarray,
-    scan_size: tuple[int, int],
     left_out: np.ndarray,
 ) -> Figure:
-    """Bad pixels, (n, 2) [ky, kx], on the mean pattern as stored; total counts of the scan with patterns
-    left out.
+    """Bad pixels, (n, 2) [ky, kx], on the mean pattern as stored; total counts (sy, sx) of the scan with the points
+    that are left out, (n,) counted row by row.
     """
     figure = _new(9.2, 3.9)
     draw_bad_pixels(figure, figure.add_subplot(1, 2, 1), mean=mean, hot=hot, dead=dead, other=other)
     axes = figure.add_subplot(1, 2, 2)
     low, high = np.percentile(totals, (1, 99))
-    shown = axes.imshow(
-        totals.reshape(scan_size), cmap="gray", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest"
-    )
+    shown = axes.imshow(totals, cmap="gray", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest")
     figure.colorbar(shown, ax=axes, label="counts of the pattern", fraction=0.046, pad=0.03)
-    row, column = np.divmod(left_out, scan_size[1])
+    row, column = np.divmod(left_out, totals.shape[1])
     axes.plot(
         column,
         row,
@@ -280,6 +277,22 @@ def draw_bad_pixels(
     axes.set_ylabel("ky / px (as stored)")
     axes.set_title("pixels", fontsize=9)
     axes.legend(fontsize=7, loc="upper right")
+
+
+def plot_scan_order(across: Mapping[str, np.ndarray], along: float, best: str, given: str) -> Figure:
+    """Likeness of each line of the scan with the next, (lines - 1,) for each order."""
+    figure = _new(7.0, 3.4)
+    axes = figure.add_subplot(1, 1, 1)
+    for name, values in across.items():
+        notes = [note for note, holds in (("most likely", name == best), ("given", name == given)) if holds]
+        label = f"{name} ({', '.join(notes)})" if notes else name
+        axes.plot(values, ".-", markersize=4, linewidth=1.6 if name == best else 0.8, label=label)
+    axes.axhline(along, color="0.4", linestyle="--", linewidth=0.8, label="along the lines")
+    axes.set_xlabel("line of the scan")
+    axes.set_ylabel("likeness with the next line")
+    axes.set_title("order of the scan", fontsize=9)
+    axes.legend(fontsize=7)
+    return figure
 
 
 def plot_overview(figures: Sequence[Figure], names: Sequence[str]) -> Figure:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pypty.calibrate.suggestion import Suggestion
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.prepare import Params, inspect, read
 from pypty.errors import PyptyError
 from pypty.params.report import Report
 from pypty.preflight.cost import cost_items
 from pypty.preflight.data_items import data_items
+from pypty.preflight.defect_items import ask_defects, defect_items, good_pixels
 from pypty.preflight.facts import Facts, gather
 from pypty.preflight.item import FAIL, PASS, WARN, Item
+from pypty.preflight.order_items import missing_items, order_items
 from pypty.preflight.pictures import Pictures, pictures_of
 from pypty.preflight.probe_items import probe_items
 from pypty.preflight.result import Preflight
@@ -17,7 +24,7 @@ from pypty.preflight.sample import look
 from pypty.preflight.scan_items import dose_items, scan_items
 from pypty.preflight.specimen_items import specimen_items
 
-_PARTS = (scan_items, dose_items, probe_items, specimen_items, data_items, cost_items)
+_PARTS = (dose_items, probe_items, specimen_items, data_items, cost_items)
 
 
 def preflight(params: Params) -> Preflight:
@@ -36,14 +43,40 @@ def preflight(params: Params) -> Preflight:
     Preflight: printing it gives a table; ``ok`` is False if anything fails; ``write_html(path)`` writes a page with
     figures
     """
+    given = _set_by_user(params)
+    # Defects of the detector first: they spoil the numbers of all other checks, and even stop the reading.
+    spoilt = _Detector.of(given)
     report, setup = inspect(params)
-    settings = _set_by_user(params)
     if setup is None:
-        return Preflight(items=(_check_item(report),), report=report, settings=settings)
+        return _refused(spoilt, report, given)
     try:
-        return _of_setup(setup, report, settings)
+        return _of_setup(setup, report, given, spoilt)
     finally:
         setup.close()
+
+
+@dataclass(frozen=True)
+class _Detector:
+    """What :func:`pypty.calibrate.defects` found (None if it could not look), as items, and what is not checked."""
+
+    found: Suggestion | None
+    items: tuple[Item, ...]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, params: Mapping[str, object]) -> _Detector:
+        if not (params.get("data_path") or params.get("dataset") is not None):
+            return cls(None, (), ())
+        found, missing = ask_defects(params)
+        return cls(found, () if found is None else tuple(defect_items(found)), tuple(missing))
+
+
+def _refused(spoilt: _Detector, report: Report, params: Mapping[str, object]) -> Preflight:
+    """The result if the parameters have problems: the defects, the problems, and missing patterns."""
+    items = [*spoilt.items, _check_item(report)]
+    if report.has("scan_size"):
+        items += missing_items(params)
+    return Preflight(items=tuple(items), report=report, settings=dict(params))
 
 
 def _set_by_user(params: Params) -> dict[str, object]:
@@ -54,27 +87,42 @@ def _set_by_user(params: Params) -> dict[str, object]:
         return {}
 
 
-def _of_setup(setup: Setup, report: Report, settings: dict[str, object]) -> Preflight:
+def _of_setup(setup: Setup, report: Report, settings: dict[str, object], spoilt: _Detector) -> Preflight:
     try:
-        facts = gather(setup, look(setup))
-        items, missing = _judge(facts)
+        assert setup.source is not None
+        good = good_pixels(spoilt.found, (setup.source.shape[1], setup.source.shape[2]))
+        facts = gather(setup, look(setup, good))
+        items, missing = _judge(facts, settings if spoilt.found is None else spoilt.found.apply(settings))
         pictures: Pictures | None = pictures_of(facts)
     except PyptyError as error:  # a damaged file, a start that cannot be made
         report.note_error(error)
-        return Preflight(items=(_check_item(report),), report=report, settings=settings)
+        return _refused(spoilt, report, settings)
+    if any(item.status == FAIL for item in spoilt.items):
+        items = [_after_defects(item) for item in items]
     return Preflight(
-        items=(_check_item(report), *items),
+        items=(*spoilt.items, _check_item(report), *items),
         report=report,
-        not_checked=tuple(missing),
+        not_checked=(*spoilt.missing, *missing),
         plan=str(setup.plan),
         settings=settings,
         pictures=pictures,
     )
 
 
-def _judge(facts: Facts) -> tuple[list[Item], list[str]]:
-    items: list[Item] = []
-    missing: list[str] = []
+def _after_defects(item: Item) -> Item:
+    """An item that does not pass, with the advice to correct the detector's defects first."""
+    if item.status == PASS:
+        return item
+    return dataclasses.replace(
+        item,
+        what_to_do=f"First correct the defects of the detector: they may be the reason. {item.what_to_do}",
+    )
+
+
+def _judge(facts: Facts, params: Mapping[str, object]) -> tuple[list[Item], list[str]]:
+    items, missing = scan_items(facts)
+    checked, left_out = order_items(facts, params)
+    items, missing = items + checked, missing + left_out
     for part in _PARTS:
         checked, left_out = part(facts)
         items += checked

@@ -1,4 +1,4 @@
-"""Checks of the counts: whole numbers, noise model, bad pixels, saturation, empty frames."""
+"""Checks of the counts: whole numbers, noise model, empty frames."""
 
 from __future__ import annotations
 
@@ -38,38 +38,12 @@ def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
             meaning=f"Patterns with less than a tenth of the median counts, {seen}.",
             what_to_do="Exclude them with sequence.",
         ),
-        Item(
-            name="saturation",
-            status=worse_above(sample.saturated, 0),
-            value=100 * sample.saturated,
-            unit="%",
-            limit="warn above 0",
-            meaning=(
-                f"Values equal to the maximum, {sample.largest:g}, if it is the limit of the data type or suspiciously "
-                f"frequent ({seen})."
-            ),
-            what_to_do="Give saturated pixels weight 0 with detector_mask, or measure with less current.",
-        ),
     ]
     if settings["masks"] is not None:
-        return items, ["hot and dead pixels: virtual detectors have no pixels"]
-    items += [_bad_pixel_item(facts, seen)]
+        return items, []
     if facts.disk is not None:
         items.append(_noise_model_item(facts))
     return items, []
-
-
-def _bad_pixel_item(facts: Facts, seen: str) -> Item:
-    hot, dead = int(facts.sample.hot.sum()), int(facts.sample.dead.sum())
-    return Item(
-        name="hot and dead pixels",
-        status=worse_above(hot + dead, 0),
-        value=hot + dead,
-        unit="px",
-        limit="warn above 0",
-        meaning=f"{hot} above three times every neighbour, {dead} without counts beside bright ones ({seen}).",
-        what_to_do="Give them weight 0 with detector_mask; pypty.calibrate makes one.",
-    )
 
 
 def _noise_model_item(facts: Facts) -> Item:

@@ -10,6 +10,7 @@ from scipy.ndimage import label
 from scipy.spatial import ConvexHull
 
 from pypty.backend.array import to_host
+from pypty.data.scan import missing_problem, points_of_patterns
 from pypty.engine.setup.assembly import Setup
 from pypty.model.blocks import Variables
 from pypty.optics.probes import spectrum_of_probe
@@ -239,14 +240,21 @@ def scan_facts(setup: Setup) -> ScanFacts | None:
     if len(points) < 2 or extent.max() < 1e-6 * pixel.max():
         return None
     step, area = _spacing(points)
-    misfit, rotation = _raster(points, setup.settings["scan_size"], step)
+    size, now = setup.settings["scan_size"], setup.settings
+    raster = (
+        None
+        if size is None
+        else raster_fit(
+            points, (int(size[0]), int(size[1])), step, now["scan_order"], now["missing_patterns"]
+        )
+    )
     return ScanFacts(
         positions_A=points,
         area_A2=area,
         step_A=step,
         extent_A=(float(extent[0]), float(extent[1])),
-        misfit=misfit,
-        rotation_deg=rotation,
+        misfit=None if raster is None else raster.misfit,
+        rotation_deg=None if raster is None else raster.rotation_deg,
     )
 
 
@@ -267,13 +275,26 @@ def _spacing(points: np.ndarray) -> tuple[float, float]:
     return step, step**2
 
 
-def _raster(points: np.ndarray, size: np.ndarray | None, step: float) -> tuple[float | None, float | None]:
-    """Misfit in steps and direction of the fast axis of the best affine raster of ``scan_size``."""
-    if size is None or int(np.prod(size)) != len(points) or min(size) < 2:
-        return None, None
-    rows, columns = np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij")
-    design = np.stack([np.ones(len(points)), rows.ravel(), columns.ravel()], axis=1)
+@dataclass(frozen=True)
+class RasterFit:
+    """The best affine raster: rms misfit in steps, direction of its fast axis, and whether it is of the other hand."""
+
+    misfit: float
+    rotation_deg: float
+    mirrored: bool
+
+
+def raster_fit(
+    points: np.ndarray, size: tuple[int, int], step: float, order: str, missing: np.ndarray | None
+) -> RasterFit | None:
+    """The raster of ``size`` that is nearest to points (N, 2) which are stored in this order; None if there is none."""
+    if missing_problem(missing, size, len(points)) or min(size) < 2:
+        return None
+    rows, columns = np.divmod(points_of_patterns(order, size, missing), size[1])
+    design = np.stack([np.ones(len(points)), rows, columns], axis=1)
     fit, *_ = np.linalg.lstsq(design, points, rcond=None)
     misfit = math.sqrt(((points - design @ fit) ** 2).sum(axis=1).mean()) / step
-    fast_y, fast_x = fit[2]
-    return misfit, math.degrees(math.atan2(fast_y, fast_x))
+    slow, fast = fit[1], fit[2]
+    return RasterFit(
+        misfit, math.degrees(math.atan2(fast[0], fast[1])), bool(slow[0] * fast[1] - slow[1] * fast[0] < 0)
+    )

@@ -130,7 +130,7 @@ def _estimated_phase(facts: Facts) -> float | None:
     disk, sample = facts.disk, facts.sample
     if disk is None or facts.probe is None or facts.setup.settings["masks"] is not None or sample.n < 2:
         return None
-    good = disk.inside & ~sample.hot & (sample.mean > 0)
+    good = disk.inside & ~sample.bad & (sample.mean > 0)
     if not good.any():
         return None
     mean = sample.mean[good]

@@ -1,0 +1,150 @@
+"""Where frames were dropped: the scan points without a pattern that make neighbouring lines of the scan agree best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.data.scan import stored_patterns
+
+_MOST_GAPS = 4  # places at which frames are missing
+_BUDGET = 2e8  # products of patterns, about ten seconds
+_SIGNIFICANT = 4.0  # standard deviations by which a further gap must be better
+_RANGE = 3.0  # standard deviations within which another place is possible
+_NEAR = 0.25  # of a line: how well the place must be known
+
+Gap = tuple[int, int]  # stored patterns before it, number of missing ones
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Points without a pattern, in the order of the beam.
+
+    Attributes
+    ----------
+    missing : (d,) their numbers
+    score : the larger, the better neighbours agree
+    first, last : smallest and largest number of patterns before the first and the last gap that the data allow
+    sure : whether each place is known to a quarter of a line, or is in the last line (then it is put at the end)
+    """
+
+    missing: np.ndarray
+    score: float
+    first: int
+    last: int
+    sure: bool
+
+
+def find_dropped(kept: np.ndarray, order: str, size: tuple[int, int], lines_along: bool) -> Dropped:
+    """The most likely missing points of a scan with fewer patterns than points.
+
+    Neighbours on the raster must be alike, and a pair that is not alike counts against a hypothesis: with s the
+    likeness (a cosine) of a pair, and s1 its mean for successive patterns, the sum of s - s1/2 over all pairs.
+
+    Parameters
+    ----------
+    kept : (n, components) features of the stored patterns, of unit length
+    lines_along : the lines of the beam are rows (else columns) of ``size``
+    """
+    search = _Search(kept, order, size, lines_along)
+    n, d, line = search.n, search.d, search.line
+    coarse = np.unique(np.concatenate([np.arange(0, n, max(1, line // 4)), [n]]))
+    scores = {int(p): search.score([(int(p), d)]) for p in coarse}
+    start = max(scores, key=lambda p: scores[p])
+    for p in range(max(0, start - line // 2), min(n, start + line // 2) + 1):
+        scores.setdefault(p, search.score([(p, d)]))
+    best = max(scores, key=lambda p: scores[p])
+    gaps, top = [(best, d)], scores[best]
+    first, last = _possible(search, scores, best)
+    sure = last - first <= max(2, _NEAR * line)
+    if last == n and first >= n - line:
+        # Only the last line can be meant: a scan that was stopped early is more usual than a gap in that line.
+        best, sure = n, True
+        gaps, top = [(best, d)], scores[best]
+    if d * len(coarse) * n * kept.shape[1] < _BUDGET:
+        gaps, top = _split(search, gaps, top, coarse)
+    if len(gaps) > 1:
+        ranges = [search.range_of(gaps, number) for number in range(len(gaps))]
+        sure = all(high - low <= max(2, _NEAR * line) for low, high in ranges)
+        first, last = ranges[0][0], ranges[-1][1]
+    return Dropped(_numbers(gaps), top, first, last, bool(sure and search.typical > 0))
+
+
+def _possible(search: _Search, scores: Mapping[int, float], best: int) -> tuple[int, int]:
+    """Smallest and largest place whose score is not worse by more than the scatter of the pairs that tell it from the
+    best.
+    """
+    allowed = _RANGE * search.scatter
+    possible = [
+        p
+        for p, s in scores.items()
+        if scores[best] - s < allowed * np.sqrt(min(abs(p - best), search.line) + 1)
+    ]
+    return min(possible), max(possible)
+
+
+def _split(search: _Search, gaps: list[Gap], top: float, coarse: np.ndarray) -> tuple[list[Gap], float]:
+    """Move a part of a gap to another place, as long as neighbours then agree significantly better."""
+    while len(gaps) < _MOST_GAPS:
+        trials = []
+        for number, (place, length) in enumerate(gaps):
+            for part in range(1, length):
+                rest = [*gaps[:number], (place, length - part), *gaps[number + 1 :]]
+                trials += [(search.score([*rest, (int(p), part)]), rest, int(p), part) for p in coarse]
+        if not trials:
+            break
+        _, rest, place, part = max(trials, key=lambda trial: trial[0])
+        found = search.refined([*rest, (place, part)])
+        score = search.score(found)
+        if score - top < _SIGNIFICANT * search.scatter * np.sqrt(search.line):
+            break
+        gaps, top = found, score
+    return sorted(gaps), top
+
+
+def _numbers(gaps: Sequence[Gap]) -> np.ndarray:
+    """(d,) numbers of the missing points in the order of the beam."""
+    lost, numbers = 0, []
+    for place, length in sorted(gaps):
+        numbers.append(np.arange(place + lost, place + lost + length))
+        lost += length
+    return np.concatenate(numbers)
+
+
+class _Search:
+    """Scores of hypotheses."""
+
+    def __init__(self, kept: np.ndarray, order: str, size: tuple[int, int], lines_along: bool) -> None:
+        self.n, self.d = len(kept), size[0] * size[1] - len(kept)
+        self.line = size[1] if lines_along else size[0]
+        self._kept, self._order, self._size, self._along = kept, order, size, lines_along
+        successive = (kept[1:] * kept[:-1]).sum(axis=1)
+        self.typical, self.scatter = float(successive.mean()), float(successive.std())
+
+    def score(self, gaps: Sequence[Gap]) -> float:
+        points = stored_patterns(self._order, self._size, _numbers(gaps)).reshape(self._size)
+        total = 0.0
+        for first, second in ((points[:, 1:], points[:, :-1]), (points[1:], points[:-1])):
+            both = (first >= 0) & (second >= 0)
+            products = (self._kept[first[both]] * self._kept[second[both]]).sum(axis=1)
+            total += float((products - 0.5 * self.typical).sum())
+        return total
+
+    def refined(self, gaps: list[Gap]) -> list[Gap]:
+        """The best places within half a line, gap by gap."""
+        for number in range(len(gaps)):
+            place, length = gaps[number]
+            near = range(max(0, place - self.line // 2), min(self.n, place + self.line // 2) + 1)
+            rest = [*gaps[:number], *gaps[number + 1 :]]
+            best = max(near, key=lambda p: self.score([*rest, (p, length)]))
+            gaps = [*rest[:number], (best, length), *rest[number:]]
+        return gaps
+
+    def range_of(self, gaps: list[Gap], number: int) -> tuple[int, int]:
+        """Smallest and largest place of one gap that the data allow, within a line, the others kept."""
+        place, length = gaps[number]
+        rest = [*gaps[:number], *gaps[number + 1 :]]
+        near = range(max(0, place - self.line), min(self.n, place + self.line) + 1)
+        return _possible(self, {p: self.score([*rest, (p, length)]) for p in near}, place)
