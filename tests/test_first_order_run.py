@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from first_order_problems import ADAM, WANDERING, done, first_order, records
-from problems import N_PATTERNS, SCAN, every_block, small_params, two_slices
+from problems import N_PATTERNS, SCAN, every_block, small_params, smooth_object, two_slices
 from resumed_runs import assert_identical, in_parts
 
 import pypty
 from pypty.engine.epochs import first_order as module
+from pypty.engine.epochs.batches import Batches
 from pypty.engine.epochs.first_order import Progress
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.parts import learning_rates
@@ -99,6 +100,33 @@ def test_an_interrupted_epoch_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, t
     assert "interrupted after 3 epochs" in stopped.stop_reason
     resumed = pypty.run({**params, "output_folder": str(tmp_path), "resume": True})
     assert_identical(resumed, whole)
+
+
+@pytest.mark.parametrize("method", ["adam", "momentum", "rprop"])
+def test_an_amplitude_below_zero_goes_on(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs start from |O|; the steps are those of an amplitude that keeps its sign, as within an epoch."""
+    start = 0.03 * smooth_object()
+    start[10:14] *= -1  # the wrong sign, so that amplitudes fall below 0
+    rate = 1e-3 if method == "momentum" else 0.04
+    given = first_order(
+        obj=start,
+        optimizer=method,
+        learning_rates={"obja": rate, "objp": 0.0},
+        update_probe=False,
+        damping_cutoff_multislice=2.0,
+        update_extra_cut=0,
+        skip_preprocessing=True,
+    )
+
+    def obj(epochs: int, steps: int) -> np.ndarray:
+        batches = [np.arange(N_PATTERNS)] * steps
+        monkeypatch.setattr(Batches, "of_epoch", lambda *_: batches)
+        return done(**{**given, "epoch_max": epochs}).state.variables.obj
+
+    together = obj(1, 5)
+    crossed = (together[0, 0] * start[..., 0, 0].conj()).real < 0
+    assert crossed.sum() > 20
+    np.testing.assert_allclose(obj(5, 1), together, atol=1e-9)
 
 
 def test_every_block_moves() -> None:

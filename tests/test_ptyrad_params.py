@@ -46,6 +46,7 @@ def leaves(entries: Mapping[str, Any], path: str = "") -> Iterator[str]:
             yield where
 
 
+STATE = str(Path(__file__).parent / "data" / "ptyrad_model_state.hdf5")
 # Every key of every group, with a value that is not the default where PtyRAD has one.
 EVERYTHING: dict[str, Any] = {
     "init_params": {
@@ -94,12 +95,12 @@ EVERYTHING: dict[str, Any] = {
         "optimizer_params": {
             "name": "AdamW",
             "configs": {"betas": [0.8, 0.99], "fused": True},
-            "load_state": "a",
+            "load_state": STATE,
         },
         "scheduler_params": {
             "name": "StepLR",
             "configs": {"step_size": 5},
-            "load_state": "b",
+            "load_state": STATE,
             "step_unit": "batch",
         },
         "update_params": {
@@ -132,8 +133,8 @@ def test_every_key_is_accounted_for(groups: dict[str, Any]) -> None:
 def test_the_report_names_what_has_no_counterpart() -> None:
     found = translated(**copy.deepcopy(EVERYTHING))
     missing = " ".join(found.without_counterpart)
-    for key in ("optimizer_params.load_state", "scheduler_params.load_state", "meas_export"):
-        assert key in missing
+    assert "meas_export" in missing and "load_state" not in missing
+    assert found.params["load_optimizer_state"] == found.params["load_scheduler_state"] == STATE
     assert "recon_params.NITER" in found.report(every_key=True)
     assert "recon_params.NITER" not in found.report()
     assert "meas_export" in found.report()
@@ -396,9 +397,11 @@ def test_no_folder_and_other_results() -> None:
             "prefix_time": "%H%M",
         }
     )
-    assert params.params["output_folder"] == "" and params.params["save_result"] == ["model"]
+    assert params.params["output_folder"] == "" and params.params["recon_dir_affixes"] == ["lr"]
+    assert params.params["save_result"] == ["model", "scheduler_state"]
     assert params.params["convergence_monitor"] is None and params.params["prefix_time"] == "%H%M"
-    assert any("recon_dir_affixes.Ls" in text for text in params.without_counterpart)
+    assert params.without_counterpart == ()
+    assert any("recon_dir_affixes.Ls" in line.key and "X-ray" in line.text for line in params.lines)
 
 
 def test_hypertune_is_tune() -> None:

@@ -13,14 +13,14 @@ import tifffile
 from epoch_records import RECORDS
 from first_order_problems import first_order
 from matplotlib.figure import Figure
-from problems import N_PATTERNS, SIDE, every_block, patterns, small_params, two_slices
+from problems import N_PATTERNS, SIDE, every_block, patterns, scan_positions, small_params, two_slices
 
 import pypty
 from pypty.errors import CheckpointError
 from pypty.importers import load_result, parameters_of
 from pypty.model.blocks import BLOCKS
 from pypty.optics.grid import Grid
-from pypty.optics.propagators import fresnel
+from pypty.optics.propagators import angular_spectrum_phase_rate, fresnel
 from pypty.optics.wavelength import wavelength_A
 from pypty.output.loss_log import EpochRecord
 from pypty.plots.figures import scanned_area
@@ -172,6 +172,8 @@ def test_results_of_a_device_are_host_arrays(device: None, tmp_path: Path, blank
         (lambda file: file.attrs.__setitem__("format_version", 9), "update PyPty"),
         (lambda file: file["unknowns"].__delitem__("probe"), "it has no probe"),
         (lambda file: file["history"].__delitem__("loss"), "no history of loss"),
+        (lambda file: file.attrs.__setitem__("pixel_size_A", 0.2), "pixel_size_A is 0.2, expected positive"),
+        (lambda file: file.attrs.__setitem__("acc_voltage_kV", np.nan), "acc_voltage_kV is nan"),
     ],
 )
 def test_a_damaged_model_file_says_what_is_wrong(
@@ -305,6 +307,100 @@ def test_images_of_a_run(tmp_path: Path) -> None:
     grid = Grid((SIDE, SIDE), (0.4, 0.4), wavelength_A(80))
     moved = np.fft.ifft2(np.fft.fft2(result.probe[..., 0]) * fresnel(grid, float(result.slice_distances[0])))
     np.testing.assert_allclose(read["probe_prop_amp_iter0003.tif"][1], np.abs(moved), rtol=1e-4, atol=1e-4)
+
+
+def test_the_probe_on_its_way_is_that_of_the_model(tmp_path: Path) -> None:
+    """probe_prop: shifted by the sub-pixel part of position 0, with the run's propagator and the tilt inside."""
+    positions = scan_positions() + [1.3, 1.6]
+    tilts = np.array([[0, 0, 2e-3, -1e-3, 0, 0]])
+    result = pypty.run(
+        two_slices(
+            output_folder=str(tmp_path),
+            **{**QUIET, "save_result": ["probe_prop"], "result_modes": {"bit": ["raw"]}, "save_iters": 1},
+            positions=positions,
+            skip_preprocessing=True,
+            tilts=tilts,
+            tilt_mode=0,
+            slice_distances=[40.0],
+            propmethod="angular_spectrum",
+            epoch_max=1,
+        )
+    )
+    planes = tifffile.imread(tmp_path / "probe_prop_amp_iter0001.tif")
+    grid = Grid((SIDE, SIDE), (0.4, 0.4), wavelength_A(80))
+    shift = np.exp(-2j * np.pi * (0.3 * grid.fy - 0.4 * grid.fx))
+    rate = angular_spectrum_phase_rate(grid) - 2 * np.pi * (2e-3 * grid.qy - 1e-3 * grid.qx)
+    spectrum = np.fft.fft2(result.probe[..., 0]) * shift
+    for plane, depth in zip(planes, (0, 40), strict=True):
+        moved = np.fft.ifft2(spectrum * np.exp(1j * depth * rate))
+        np.testing.assert_allclose(plane, np.abs(moved), rtol=1e-4, atol=1e-4)
+    # 40 Å at 2.2 mrad are 0.2 px, and the shift 0.5 px
+    assert abs(planes[0] - np.abs(result.probe[..., 0])).max() > 0.1
+    assert abs(planes[1] - planes[0]).max() > 0.1
+
+
+def test_the_convergence_pages_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their names have no epoch; all other figures and files are kept."""
+    for name in ("plot_convergence", "plot_loss_history"):
+        monkeypatch.setattr(f"pypty.results.figures.{name}", lambda *given, **named: Figure())
+    figures = ["convergence", "convergence_dynamic", "loss"]
+    run = {"save_iters": 1, "epoch_max": 2, "save_result": [], "selected_figs": figures}
+    pypty.run(small_params(output_folder=str(tmp_path), **run))
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == [
+        "summary_convergence.png",
+        "summary_convergence_dynamic.png",
+        "summary_loss_iter0001.png",
+        "summary_loss_iter0002.png",
+    ]
+
+
+def test_the_state_of_a_schedule_is_in_the_model_file(tmp_path: Path) -> None:
+    run = {
+        **QUIET,
+        "save_result": ["model", "scheduler_state"],
+        "output_folder": str(tmp_path),
+        "epoch_max": 2,
+    }
+    pypty.run(first_order(lr_scheduler={"name": "plateau", "patience": 0, "threshold": 1.0}, **run))
+    model = read_model(tmp_path / "model_iter0002.h5")
+    assert model["optimizer"] == {}
+    stored = {name: float(value) for name, value in model["scheduler"].items()}
+    assert set(stored) == {"steps", "epochs", "factor", "best", "bad", "rest"}
+    assert (stored["steps"], stored["epochs"], stored["factor"]) == (10, 2, pytest.approx(0.1))
+
+
+def test_parameters_of_other_programs_are_kept_beside_the_results(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "theirs.yml"
+    source.write_text("init_params: {probe_kv: 80}  # a remark\n")
+    run = {"epoch_max": 1, "output_folder": str(tmp_path / "a")}
+    pypty.run(small_params(copy_params=str(source), **run))
+    assert (tmp_path / "a" / "theirs.yml").read_bytes() == source.read_bytes()
+    run["output_folder"] = str(tmp_path / "b")
+    pypty.run(small_params(params_dumped={"init_params": {"probe_kv": 80}}, **run))
+    assert (tmp_path / "b" / "params_dumped.yaml").read_text() == "init_params:\n  probe_kv: 80\n"
+    source.write_text("another one now")
+    pypty.resume(tmp_path / "a", dataset=patterns(), epoch_max=2)
+    assert "probe_kv" in (tmp_path / "a" / "theirs.yml").read_text()
+    source.unlink()
+    run["output_folder"] = str(tmp_path / "c")
+    with caplog.at_level(logging.WARNING):
+        pypty.run(small_params(copy_params=str(source), **run))
+    assert "copy_params" in caplog.text and (tmp_path / "c" / "co.npy").is_file()
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "params_dumped.yaml", "co.npy", "resume.h5"])
+def test_a_copied_file_replaces_none_of_the_run(name: str, tmp_path: Path) -> None:
+    """A run watches its params.yaml: a copy of that name would change its settings."""
+    source = tmp_path / "of_others" / name
+    source.parent.mkdir()
+    source.write_text("update_probe: false\n")
+    result = pypty.run(small_params(output_folder=str(tmp_path / "a"), copy_params=str(source), epoch_max=2))
+    plain = pypty.run(small_params(epoch_max=2))
+    np.testing.assert_array_equal(result.probe, plain.probe)
+    assert (tmp_path / "a" / f"copied_{name}").read_text() == source.read_text()
+    assert pypty.load_preset(tmp_path / "a")["epoch_max"] == 2
 
 
 def test_cropped_images_keep_their_size_as_positions_move(tmp_path: Path) -> None:

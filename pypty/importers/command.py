@@ -83,7 +83,9 @@ def load_parameters(source: str, changes: Mapping[str, Any]) -> tuple[dict[str, 
 def _translated(source: str, content: Mapping[str, Any], changes: Mapping[str, Any]) -> Translation:
     # Dotted names that begin with a group are PtyRAD's; all others are parameters here.
     theirs = {key: value for key, value in changes.items() if key.partition(".")[0] in GROUPS and "." in key}
-    translation = translate(_changed(content, theirs), source, Path(source).expanduser().resolve().parent)
+    translation = translate(
+        _changed(content, theirs), source, Path(source).expanduser().resolve().parent, source
+    )
     translation.params.update({key: value for key, value in changes.items() if key not in theirs})
     return translation
 

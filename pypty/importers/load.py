@@ -7,7 +7,7 @@ from typing import Any
 
 import h5py
 
-from pypty.errors import DataError
+from pypty.errors import DataError, PyptyError
 from pypty.importers.hdf5 import opened
 from pypty.importers.imported import Imported
 from pypty.importers.model_file import load_model
@@ -16,6 +16,7 @@ from pypty.importers.ptyrad.model_file import is_ptyrad, load_ptyrad
 from pypty.importers.ptyrad.settings import params_from_ptyrad
 from pypty.importers.py4dstem import find_reconstruction, load_py4dstem
 from pypty.importers.pypty_folder import folder_params, known_params, load_folder
+from pypty.params.files import not_a_file
 from pypty.params.kinds import FilePath
 from pypty.params.presets import import_pickle, load_preset, read_yaml, resolve_files
 from pypty.results.model_file import is_model
@@ -48,6 +49,18 @@ def load_result(path: str | Path, trust_pickle: bool = False) -> Imported:
         A folder contains no result, or a damaged one.
     """
     path = _existing(path)
+    try:
+        return _load(path, trust_pickle)
+    except PyptyError:
+        raise
+    except Exception as error:  # a damaged file may hold a value of any type and shape in place of any other
+        raise DataError(
+            f"{str(path)!r} cannot be read as {EXPECTED}: {type(error).__name__}: {error}. It is damaged, or of a "
+            "version that is not known here"
+        ) from error
+
+
+def _load(path: Path, trust_pickle: bool) -> Imported:
     if path.is_dir():
         return load_folder(path, trust_pickle)
     if h5py.is_hdf5(path):
@@ -114,8 +127,9 @@ def parameters_of(source: str | Path) -> dict[str, Any]:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path).expanduser()
-    if not path.exists():
-        raise DataError(f"{str(path)!r} does not exist; expected {EXPECTED}")
+    problem = None if path.is_dir() else not_a_file(path)
+    if problem:
+        raise DataError(f"{problem}; expected {EXPECTED}")
     return path
 
 

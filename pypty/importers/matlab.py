@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import scipy.io
-from scipy.io.matlab import MatReadError
 
 from pypty.errors import DataError
-from pypty.importers.hdf5 import opened
+from pypty.importers.hdf5 import count_item, opened
+from pypty.readers.matlab import check_mat_sizes
 
 
 def read_mat(path: Path, names: Iterable[str], expected: str) -> dict[str, Any]:
@@ -30,33 +30,27 @@ def read_mat(path: Path, names: Iterable[str], expected: str) -> dict[str, Any]:
     """
     if h5py.is_hdf5(path):
         with opened(path, expected) as file:
-            return {name: _from_hdf5(file[name], file) for name in names if name in file}
+            items = itertools.count(1)
+            return {name: _from_hdf5(file[name], file, items) for name in names if name in file}
     try:
+        check_mat_sizes(path)
         content = scipy.io.loadmat(path, variable_names=list(names), struct_as_record=True)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        NotImplementedError,
-        zlib.error,
-        MatReadError,
-    ) as error:
+    except Exception as error:  # scipy and zlib raise many kinds on damaged bytes
         raise DataError(f"{str(path)!r} cannot be read as {expected}: {error}") from error
     return {name: _from_scipy(value) for name, value in content.items() if not name.startswith("__")}
 
 
-def _from_hdf5(item: h5py.Group | h5py.Dataset, file: h5py.File) -> Any:
+def _from_hdf5(item: h5py.Group | h5py.Dataset, file: h5py.File, items: Iterator[int]) -> Any:
+    count_item(items, item)
     if isinstance(item, h5py.Group):
-        return {key: _from_hdf5(value, file) for key, value in item.items()}
+        return {key: _from_hdf5(value, file, items) for key, value in item.items()}
     if not isinstance(item, h5py.Dataset):
         raise KeyError("an entry is neither a group nor a data set")
     if item.attrs.get("MATLAB_empty", 0):
         return np.zeros((0, 0))
     value = item[()]
     if item.dtype == h5py.ref_dtype:  # a cell array
-        return [_from_hdf5(file[reference], file) for reference in np.ravel(value, order="F")]
+        return [_from_hdf5(file[reference], file, items) for reference in np.ravel(value, order="F")]
     if item.attrs.get("MATLAB_class") == b"char":
         return "".join(chr(code) for code in np.ravel(value))
     if value.dtype.names and set(value.dtype.names) == {"real", "imag"}:

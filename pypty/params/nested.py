@@ -153,6 +153,31 @@ class Entries:
 
 
 @dataclass(frozen=True)
+class ByName:
+    """A dict from some of these names to values of a kind."""
+
+    names: tuple[str, ...]
+    kind: Kind
+
+    def describe(self) -> str:
+        return f"a dict with some of {', '.join(map(repr, self.names))}, each {self.kind.describe()}"
+
+    def problem(self, value: Any) -> str | None:
+        if not isinstance(value, Mapping):
+            return f"given {brief(value)}"
+        for name, item in value.items():
+            if name not in self.names:
+                return f"given {name!r}, which is not an entry of it{near(name, self.names)}"
+            problem = self.kind.problem(item)
+            if problem:
+                return f"{name!r}: {complaint(self.kind, problem)}"
+        return None
+
+    def convert(self, value: Any) -> dict[str, Any]:
+        return {name: self.kind.convert(item) for name, item in value.items()}
+
+
+@dataclass(frozen=True)
 class ListOf:
     """A list of values of a kind.
 

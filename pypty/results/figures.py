@@ -23,6 +23,8 @@ from pypty.plots.series import (
 from pypty.results.snapshot import Snapshot
 
 Draw = Callable[[], Figure]
+OF_THE_WHOLE_RUN = ("summary_pos_grouping", "summary_convergence", "summary_convergence_dynamic")
+"""Figures whose files are replaced when they are drawn again: their names have no epoch."""
 _SHARE = 0.9  # of the probe's intensity, for the circle that shows its size
 
 

@@ -49,18 +49,30 @@ def folder_name(settings: Settings, sizes: RunSizes, now: datetime) -> str:
     """Time, prefix, settings and postfix, joined by "_"; at most 255 bytes, and valid on all systems.
 
     The order of the settings is fixed, whatever their order in ``recon_dir_affixes``. Settings without effect in this
-    run (learning rates with L-BFGS, a tilt of zero) are left out.
+    run (learning rates with L-BFGS, a tilt of zero) are left out. ``recon_dir_spelling`` replaces parts.
     """
-    chosen = _chosen(settings["recon_dir_affixes"])
+    chosen, spelling = _chosen(settings["recon_dir_affixes"]), settings["recon_dir_spelling"]
     parts = [_time(settings["prefix_time"], now), settings["prefix"]]
-    parts += [part for tag, make in _MAKERS.items() if tag in chosen for part in make(settings, sizes)]
+    for tag, make in _MAKERS.items():
+        if tag in chosen:
+            part = "_".join(make(settings, sizes))
+            # another spelling of settings that were changed since would be wrong
+            instead_of, text = spelling.get(tag, (part, part))
+            parts.append(text if part == instead_of else part)
     parts.append(settings["postfix"])
     return _safe("_".join(part for part in parts if part))
 
 
+def respelt(settings: Settings, sizes: RunSizes, texts: Mapping[str, str]) -> dict[str, list[str]]:
+    """``recon_dir_spelling`` that writes ``texts`` (by tag of ``RESPELT``) for as long as the settings are these."""
+    own = {tag: "_".join(_MAKERS[tag](settings, sizes)) for tag in texts}
+    return {tag: [own[tag], text] for tag, text in texts.items() if text != own[tag]}
+
+
 def _chosen(affixes: Sequence[str]) -> frozenset[str]:
     presets = {"minimal": MINIMAL, "default": DEFAULT, "all": tuple(_MAKERS)}
-    return frozenset(tag for name in affixes for tag in presets.get(name, (name,)))
+    tags = frozenset(tag for name in affixes for tag in presets.get(name, (name,)))
+    return tags | {"flips"} if "meas" in tags else tags
 
 
 def _time(prefix_time: bool | str, now: datetime) -> str:
@@ -93,7 +105,11 @@ def _indices(settings: Settings, sizes: RunSizes) -> list[str]:
 
 def _measured(settings: Settings, sizes: RunSizes) -> list[str]:
     ky, kx = sizes.detector
-    return [f"dp{ky}" if ky == kx else f"dp{ky}x{kx}", *(["flipky"] if settings["flip_ky"] else [])]
+    return [f"dp{ky}" if ky == kx else f"dp{ky}x{kx}"]
+
+
+def _flips(settings: Settings, sizes: RunSizes) -> list[str]:
+    return ["flipky"] if settings["flip_ky"] else []
 
 
 def _batch(settings: Settings, sizes: RunSizes) -> list[str]:
@@ -244,6 +260,7 @@ _MAKERS: Mapping[str, Callable[[Settings, RunSizes], list[str]]] = MappingProxyT
     {
         "indices": _indices,
         "meas": _measured,
+        "flips": _flips,
         "batch": _batch,
         "pmode": lambda settings, sizes: [f"p{sizes.probe_modes}"],
         "omode": lambda settings, sizes: [f"{sizes.object_modes}obj"],

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import yaml
 
-from pypty.errors import CheckpointError, ParameterError
+from pypty.data.hdf5 import check_tree, open_hdf5
+from pypty.errors import CheckpointError
 from pypty.model.blocks import BLOCKS
 from pypty.output.files import atomic
 from pypty.output.settings_file import yaml_value
@@ -20,6 +21,8 @@ from pypty.results.snapshot import Snapshot
 
 FORMAT = "pypty model"
 VERSION = 1
+PROBE_SCALE = "probe_scale"
+"""Entry of the optimiser's state beside the moments: the amplitude that relative rates of the probe refer to."""
 _INLINE = 16
 _LARGEST = 2**22
 """Largest size of an array setting; larger arrays (weights of every pattern, phase plates) are left out."""
@@ -64,8 +67,12 @@ def write_model(path: Path, snapshot: Snapshot) -> Path:
         file["history"].attrs["loss"] = "before the update of each epoch"
         _write_settings(file, snapshot.settings)
         file["provenance"] = yaml.safe_dump(yaml_value(snapshot.provenance), sort_keys=False)
-        for name, array in snapshot.optimizer_state.items():
-            _dataset(file, f"optimizer/{name}", array)
+        for group, state in (
+            ("optimizer", snapshot.optimizer_state),
+            ("scheduler", snapshot.scheduler_state),
+        ):
+            for name, array in state.items():
+                _dataset(file, f"{group}/{name}", array)
     return path
 
 
@@ -76,7 +83,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
     -------
     dict with the unknowns (obj, probe, positions, slice_distances and the other unknowns of the model), positions_A,
     start_positions_A, fitted, history (:class:`History`), settings (the parameters, without the data set and the
-    starting arrays), provenance, epochs_done, pixel_size_A, wavelength_A, acc_voltage_kV, optimizer (arrays by path)
+    starting arrays), provenance, epochs_done, pixel_size_A, wavelength_A, acc_voltage_kV, optimizer and scheduler
+    (arrays by path)
 
     Raises
     ------
@@ -85,7 +93,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).expanduser()
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
+            check_tree(file)
             if not is_model(file):
                 raise CheckpointError(
                     f"{str(path)!r} is not a model file of PyPty (format {file.attrs.get('format')!r}); expected one "
@@ -97,9 +106,9 @@ def read_model(path: str | Path) -> dict[str, Any]:
                     f"{VERSION}; update PyPty"
                 )
             return _read(file)
-    except (OSError, KeyError, ValueError, TypeError, ParameterError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged trees
         raise CheckpointError(f"{str(path)!r} cannot be read as a model file: {error}") from error
 
 
@@ -118,11 +127,18 @@ def _read(file: Any) -> dict[str, Any]:
         "settings": settings,
         "provenance": read_value(file["provenance"].asstr()[()]),
         "epochs_done": int(file.attrs["epochs_done"]),
-        "pixel_size_A": np.asarray(file.attrs["pixel_size_A"]),
-        "wavelength_A": float(file.attrs["wavelength_A"]),
-        "acc_voltage_kV": float(file.attrs["acc_voltage_kV"]),
-        "optimizer": arrays_below(file["optimizer"]) if "optimizer" in file else {},
+        "pixel_size_A": _positive(file, "pixel_size_A", (2,)),
+        "wavelength_A": float(_positive(file, "wavelength_A")),
+        "acc_voltage_kV": float(_positive(file, "acc_voltage_kV")),
+        **{name: arrays_below(file[name]) if name in file else {} for name in ("optimizer", "scheduler")},
     }
+
+
+def _positive(file: Any, name: str, shape: tuple[int, ...] = ()) -> np.ndarray:
+    values = np.asarray(file.attrs[name], float)
+    if values.shape != shape or not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"{name} is {values}, expected positive numbers of shape {shape}")
+    return values
 
 
 def arrays_below(group: Any) -> dict[str, np.ndarray]:

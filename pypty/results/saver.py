@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from pypty._version import __version__
 from pypty.backend.array import to_host
@@ -16,21 +17,26 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.sequences import patterns_of_epoch
 from pypty.model.blocks import to_public
-from pypty.optics.propagators import fresnel_phase_rate
+from pypty.model.options import TILT_MODES
+from pypty.model.stages.propagation import INSIDE
+from pypty.optics.propagators import angular_spectrum_phase_rate, fresnel_phase_rate
 from pypty.output.checkpoints import RESUME_FILE
-from pypty.output.files import atomic, make_folder
+from pypty.output.files import atomic, make_folder, write_text
 from pypty.output.lock import LOCK_FILE
+from pypty.output.settings_file import NAME, yaml_value
 from pypty.params.checks.results import is_named
 from pypty.params.settings import Settings
 from pypty.results.folder_name import RunSizes, folder_name
 from pypty.results.history import History
 from pypty.results.images import Image, object_images, side_by_side, tiff_stem, write_tiff
-from pypty.results.model_file import write_model
+from pypty.results.model_file import PROBE_SCALE, write_model
 from pypty.results.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 _NOT_DRAWN = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 _HOLDS_A_RESULT = (RESUME_FILE, "co.npy", "params.yaml", LOCK_FILE)
+DUMPED = "params_dumped.yaml"
+"""Copy of parameters of another program that were given without a file (PtyRAD's name)."""
 
 
 class Saver:
@@ -45,7 +51,7 @@ class Saver:
         self.run = run
         self.folder = folder
         self.parent = parent
-        self._saved_at = -1
+        self._saved_at: int | None = None  # before the first call
         wanted = bool(run.settings["save_iters"]) and run.state.epoch > run.settings.first_epoch
         start = run.setup.variables() if wanted else run.state.variables  # a resumed run is beyond its start
         self._start_probe = to_public("probe", start.probe)
@@ -64,6 +70,9 @@ class Saver:
         OutputError
             A file cannot be written.
         """
+        if self._saved_at is None:
+            _copy_parameters(self.run.settings, make_folder(self.folder), keep=self.parent is not None)
+            self._saved_at = -1
         every, done = self.run.settings["save_iters"], self.run.state.epoch
         due = every and done > 0 and (last or done % every == 0)
         if not due or done == self._saved_at or (last and not self.run.state.records):
@@ -82,7 +91,7 @@ class Saver:
         run = self.run
         variables = run.state.variables
         now = run.settings.at(max(run.state.epoch - 1, run.settings.first_epoch))
-        with_state = "optim_state" in run.settings["save_result"]
+        wanted = run.settings["save_result"]
         return Snapshot(
             epochs_done=run.state.epoch,
             arrays={name: to_public(name, variables.block(name)) for name in variables.present},
@@ -94,7 +103,8 @@ class Saver:
             wavelength_A=run.setup.grid.wavelength,
             used=patterns_of_epoch(run.settings, now, run.feed.n_patterns)[0],
             provenance=provenance(run, self.parent),
-            optimizer_state=optimizer_state(run) if with_state else {},
+            optimizer_state=optimizer_state(run) if "optim_state" in wanted else {},
+            scheduler_state=scheduler_state(run) if "scheduler_state" in wanted else {},
         )
 
     def _write_images(self, snapshot: Snapshot, wanted: Sequence[str]) -> None:
@@ -125,10 +135,11 @@ class Saver:
                 write_tiff(self.folder / name, image, bit, snapshot.pixel_size_A, gap)
 
     def _write_figures(self, snapshot: Snapshot, batches: Sequence[np.ndarray]) -> None:
-        from pypty.results.figures import draw_figures  # matplotlib takes a second to import
+        # matplotlib takes a second to import
+        from pypty.results.figures import OF_THE_WHOLE_RUN, draw_figures
 
         for stem, draw in draw_figures(self.run, snapshot, batches):
-            name = f"{stem}.png" if stem == "summary_pos_grouping" else snapshot.name(stem, ".png")
+            name = f"{stem}.png" if stem in OF_THE_WHOLE_RUN else snapshot.name(stem, ".png")
             try:
                 figure = draw()
             except _NOT_DRAWN as error:  # a failed figure must not end a long run
@@ -207,7 +218,8 @@ def provenance(run: Reconstruction, parent: Path | None) -> dict[str, Any]:
 def optimizer_state(run: Reconstruction) -> dict[str, np.ndarray]:
     """The pairs (s_k, y_k) of L-BFGS, oldest first, and the moments of a first-order method, in the internal layout."""
     progress = run.state.progress
-    moments = {
+    scale = {f"{progress.name}/{PROBE_SCALE}": np.array(progress.probe_scale)} if progress.name else {}
+    moments = scale | {
         f"{progress.name}/{part}/{name}": np.asarray(to_host(array))
         for part, block_moments in progress.moments.items()
         for name, array in block_moments.items()
@@ -220,6 +232,13 @@ def optimizer_state(run: Reconstruction) -> dict[str, np.ndarray]:
     }
 
 
+def scheduler_state(run: Reconstruction) -> dict[str, np.ndarray]:
+    """Steps and epochs of first-order methods, which schedules of learning rates count, and the state of plateau."""
+    progress = run.state.progress
+    counts = {"steps": progress.steps, "epochs": progress.epochs}
+    return {name: np.array(value) for name, value in {**counts, **progress.schedule}.items()}
+
+
 def first_probe(run: Reconstruction, index: int = 0) -> np.ndarray:
     """(modes, y, x) probe of pattern ``index``, centred."""
     probe = to_host(run.state.variables.probe)
@@ -227,13 +246,60 @@ def first_probe(run: Reconstruction, index: int = 0) -> np.ndarray:
     return probe if marker is None else probe[int(marker[index])]
 
 
-def through_vacuum(run: Reconstruction, waves: np.ndarray) -> np.ndarray:
-    """(slices, modes, y, x): a probe at each slice, propagated through vacuum (Fresnel)."""
-    variables = run.state.variables
+def through_vacuum(run: Reconstruction, waves: np.ndarray, index: int = 0) -> np.ndarray:
+    """(slices, modes, y, x): the probe of pattern ``index`` at each slice, through vacuum.
+
+    It moves as in the model: by the sub-pixel part of its position, by the propagator of the run (``propmethod``), and
+    by the tilt inside the specimen.
+    """
+    variables, grid = run.state.variables, run.setup.grid
     distances = to_host(variables.slice_distances)
     n_gaps = variables.n_slices - 1
     gaps = np.full(n_gaps, distances[0]) if len(distances) == 1 else distances[:n_gaps]
     depths = np.concatenate([[0.0], np.cumsum(gaps)])  # (slices,) Å below the first slice
-    spectrum = np.fft.fft2(waves)
-    rate = fresnel_phase_rate(run.setup.grid)
+    now = run.settings.at(max(run.state.epoch - 1, run.settings.first_epoch))
+    exact = now["propmethod"] == "angular_spectrum"
+    rate = (angular_spectrum_phase_rate if exact else fresnel_phase_rate)(grid)
+    if variables.tilts is not None and TILT_MODES[run.settings["tilt_mode"]][1]:
+        tilt = _row(to_host(variables.tilts), index)[INSIDE]
+        rate = rate - 2 * np.pi * (tilt[0] * grid.qy + tilt[1] * grid.qx)
+    offset = _row(to_host(variables.positions), index) - _row(run.setup.scan.crop_origins, index)
+    shift = np.exp(-2j * np.pi * (offset[0] * grid.fy + offset[1] * grid.fx))
+    spectrum = np.fft.fft2(waves) * shift
     return np.stack([np.fft.ifft2(spectrum * np.exp(1j * depth * rate)) for depth in depths])
+
+
+def _row(rows: np.ndarray, index: int) -> np.ndarray:
+    """That of a pattern; a single row holds for all."""
+    return np.asarray(rows[index if len(rows) > 1 else 0])
+
+
+def _copy_parameters(settings: Settings, folder: Path, keep: bool) -> None:
+    """Write ``copy_params`` and ``params_dumped``. A file that is gone ends no run: params.yaml has all settings.
+
+    Parameters
+    ----------
+    keep : the run continues one in this folder, whose copies are not replaced
+    """
+    dumped = settings["params_dumped"]
+    if dumped:
+        write_text(folder / DUMPED, yaml.safe_dump(yaml_value(dumped), sort_keys=False, allow_unicode=True))
+    if not settings["copy_params"]:
+        return
+    source = Path(settings["copy_params"]).expanduser()
+    target = folder / _name_of_copy(source)
+    if keep and target.is_file():
+        return
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        _log.warning("copy_params: %r cannot be read: %s", str(source), error.strerror or error)
+        return
+    with atomic(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def _name_of_copy(source: Path) -> str:
+    """Its own name, unless a run writes a file of that name, or of that kind, into its folder."""
+    plain = source.suffix.lower() in (".yaml", ".yml", ".toml", ".json")
+    return source.name if plain and source.name not in (NAME, DUMPED) else f"copied_{source.name}"

@@ -26,7 +26,7 @@ class Snapshot:
     wavelength_A : Å
     used : indices of the patterns that are fitted
     provenance : version, data, origin of the starting arrays, as plain values
-    optimizer_state : arrays by path; empty unless they are to be saved
+    optimizer_state, scheduler_state : arrays by path; empty unless they are to be saved
     """
 
     epochs_done: int
@@ -40,6 +40,7 @@ class Snapshot:
     used: np.ndarray
     provenance: Mapping[str, Any] = field(default_factory=dict)
     optimizer_state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    scheduler_state: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def obj(self) -> np.ndarray:

@@ -258,7 +258,8 @@ def first_order_epoch(
     divisor = 1 if problem.objective.adds_up else len(results)
     loss = math.fsum(result.loss for result in results) / divisor
     progress.epochs += 1
-    progress.moments = walk.method.state
+    # the next epoch starts from |O| and arg O: an amplitude below 0 becomes positive there, and its moments turn
+    progress.moments = _turned(walk.method.state, split(form.signs(end), form))
     if schedule is not None:
         schedule.observe(loss)
         progress.schedule = dict(schedule.state)
@@ -282,6 +283,16 @@ def first_order_epoch(
         batches=len(batches),
     )
     return Done(form.variables(problem.variables, end), progress, record)
+
+
+def _turned(moments: dict[str, dict[str, Array]], signs: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """Moments of parts of which some numbers change their sign."""
+    return {
+        part: {key: array * signs[part] if key in _SIGNED else array for key, array in known.items()}
+        if part in signs
+        else known
+        for part, known in moments.items()
+    }
 
 
 def _walk_through(

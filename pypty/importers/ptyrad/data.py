@@ -11,9 +11,11 @@ import h5py
 import numpy as np
 import scipy.io
 
+from pypty.data.hdf5 import open_hdf5
 from pypty.errors import DataError, ParameterError
+from pypty.params.files import load_npy, not_a_file
 from pypty.readers.arrays import open_tif, open_zarr
-from pypty.readers.hdf5 import find_dataset, open_file
+from pypty.readers.hdf5 import find_dataset
 
 _GAP_BYTES = 1024
 """Bytes between frames of the first EMPAD: two rows of 128 float32 numbers."""
@@ -105,19 +107,22 @@ def _index(entry: Any, what: str) -> Any:
 
 def _open(path: Path, params: Mapping[str, Any], what: str, raw_shape: Sequence[int] | None) -> Stored:
     suffix, key = path.suffix.lower(), params.get("key")
+    problem = not_a_file(path)
+    if problem and suffix != ".zarr":  # a folder
+        raise DataError(f"{what}.path: {problem}")
     if suffix == ".raw":
         return Stored(_raw(path, params, what, raw_shape))
     if suffix == ".npy":
         try:
-            return Stored(np.load(path, mmap_mode="r", allow_pickle=False), path)
-        except (OSError, ValueError, EOFError) as error:
+            return Stored(load_npy(path, mapped=True), path)
+        except DataError as error:
             raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
     if suffix in (".tif", ".tiff"):
         return Stored(open_tif(path, None).data)
     if suffix == ".zarr":
         return Stored(open_zarr(path, key, None).data)
     if h5py.is_hdf5(path):
-        file = open_file(path)
+        file = open_hdf5(path)
         name = None if key is None else str(key)
         if name is not None and name not in file:
             name = name.replace(".", "/")  # nested names may be written with dots

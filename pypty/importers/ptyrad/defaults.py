@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from pypty.params.kinds import Anything, Flag, Kind, Number, Text, optional
+from pypty.params.kinds import Anything, Choice, Either, Flag, Kind, Number, Text, optional
 from pypty.params.nested import Entries, ListOf
 
 OBJECT_TYPES = ("both", "amplitude", "phase")
@@ -114,7 +114,7 @@ INIT: Rows = _fixed(
     meas_flipT=_or_null(ListOf(_NUMBER, 3)),
     meas_crop=_or_null(_CROP),
     meas_remove_neg_values=_rows(mode=_any("clip_neg"), value=_any(), force=Row(False, _BOOL)),
-    meas_normalization=_rows(mode=_any("max_at_one"), value=_any()),
+    meas_normalization=_rows_or_null(mode=_any("max_at_one"), value=_any()),
     meas_pad=_off(
         mode=_any("on_the_fly"),
         padding_type=Row("power", _WORD),
@@ -139,7 +139,7 @@ INIT: Rows = _fixed(
     ),
     probe_permute=_any(),
     probe_z_shift=_or_null(_NUMBER),
-    probe_normalization=_rows(mode=_any("mean_total_ints"), value=_any()),
+    probe_normalization=_rows_or_null(mode=_any("mean_total_ints"), value=_any()),
     pos_scan_flipT=_or_null(ListOf(_NUMBER, 3)),
     pos_scan_affine=_or_null(ListOf(_NUMBER, 4)),
     pos_scan_rand_std=_or_null(_NUMBER, 0.15),
@@ -278,7 +278,7 @@ RECON: Rows = _fixed(
     selected_figs=_or_null(_LIST, ("convergence", "forward", "probe_r_amp", "pos")),
     copy_params=Row(True, _BOOL),
     compiler_configs=_rows_or_null(
-        enable=Row(False, _BOOL),
+        enable=Row(False, Either((_BOOL, Choice(("auto",))))),
         fullgraph=Row(False, _BOOL),
         dynamic=_any(),
         backend=Row("inductor", _WORD),

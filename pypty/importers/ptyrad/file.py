@@ -15,6 +15,7 @@ import numpy as np
 
 from pypty.errors import ParameterError
 from pypty.importers.ptyrad.defaults import GROUPS, REQUIRED, Row, Rows
+from pypty.params.files import not_a_file
 from pypty.params.kinds import complaint
 from pypty.params.presets import read_yaml
 
@@ -24,6 +25,7 @@ _OLD_ABERRATIONS = (
     ("probe_c5", "C50", ("C50", "C5")),
 )
 _CONFIGURED = ("sampler_params", "pruner_params")
+_MOST_UNKNOWN = 20
 _SHIPPED = ("params_path",)
 """Keys beside the groups, in parameters that PtyRAD has written."""
 
@@ -65,10 +67,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
             "as .yml, .toml or .json, or import it yourself and pass the groups: "
             "pypty.importers.translate({'init_params': module.init_params, ...}).params"
         )
-    if not path.is_file():
-        raise ParameterError(
-            f"the parameter file {str(path)!r} does not exist (current folder: {str(Path.cwd())!r})"
-        )
+    problem = not_a_file(path)
+    if problem:
+        raise ParameterError(f"the parameter file cannot be read: {problem}")
     if suffix == ".toml":
         return _read_toml(path)
     if suffix == ".json":
@@ -110,7 +111,9 @@ def complete(content: Mapping[str, Any], source: str) -> Complete:
     set_by_user: set[str] = set()
     current = {name: _modern(name, dict(_mapping(content.get(name), name, source)), notes) for name in GROUPS}
     known = (*GROUPS, *_SHIPPED)
-    problems += [f"PtyRAD has no key {name!r}{_near(name, known)}" for name in content if name not in known]
+    unknown = [name for name in content if name not in known]
+    problems += [f"PtyRAD has no key {name!r}{_near(str(name), known)}" for name in unknown[:_MOST_UNKNOWN]]
+    problems += [f"and {len(unknown) - _MOST_UNKNOWN} more unknown keys"] * (len(unknown) > _MOST_UNKNOWN)
     groups = {name: _filled(current[name], GROUPS[name], name, set_by_user, problems) for name in GROUPS}
     if problems:
         raise ParameterError(f"{source}: {'; '.join(problems)}")
@@ -163,7 +166,8 @@ def _with_configs(value: Any, row: Row) -> Any:
     if value is None:
         return value
     same = str(value.get("name")) == row.default["name"]
-    return {"configs": _plain(row.default["configs"]) if same else {}, **value}
+    given = value.get("configs")  # null or absent: the defaults
+    return {**value, "configs": (_plain(row.default["configs"]) if same else {}) if given is None else given}
 
 
 def _in_a_file(complaint: str) -> str:

@@ -14,6 +14,7 @@ from pypty.importers.ptyrad import scan as scans
 from pypty.importers.ptyrad.data import open_array
 from pypty.importers.ptyrad.defaults import XRAY
 from pypty.importers.ptyrad.measured import Measured, measured
+from pypty.importers.ptyrad.names import Shown
 from pypty.importers.ptyrad.patterns import bright_field_radius_px
 from pypty.importers.ptyrad.sources import LOADED, load_source
 from pypty.importers.ptyrad.start import start_object, start_probe
@@ -24,7 +25,7 @@ from pypty.optics.wavelength import wavelength_A
 _KEY = "init_params."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Start:
     """Properties of the starting state that the other groups need.
 
@@ -33,21 +34,26 @@ class Start:
     window : N, side of the simulated pattern
     scan_size : (slow, fast)
     n_slices, n_object_modes : numbers of slices and modes of the starting object
+    shown : numbers in the names of output folders
     """
 
     window: int
     scan_size: tuple[int, int]
     n_slices: int
     n_object_modes: int
+    shown: Shown
 
 
-def translate_init(init: Group, folder: Path, tuned: frozenset[str], ledger: Ledger) -> Start:
+def translate_init(
+    init: Group, folder: Path, tuned: frozenset[str], ledger: Ledger, *, keep_phases: bool = False
+) -> Start:
     """Translate all keys of init_params.
 
     Parameters
     ----------
     folder : folder of the parameter file
     tuned : names that hypertune searches; the starting state leaves them out
+    keep_phases : of orthogonal modes of the probe, to which the moments of a loaded optimiser belong
 
     Raises
     ------
@@ -59,10 +65,10 @@ def translate_init(init: Group, folder: Path, tuned: frozenset[str], ledger: Led
     rng = np.random.RandomState(_seed(init["random_seed"], ledger))
     data = measured(init, folder, rng, ledger)
     grid = _grid(init, data, ledger)
-    start_probe(init, folder, grid, data, tuned, ledger)
+    start_probe(init, folder, grid, data, tuned, ledger, keep_phases=keep_phases)
     positions, canvas = _positions(init, folder, grid, data, rng, tuned, ledger)
     layers = start_object(init, folder, canvas, rng, tuned, ledger)
-    _tilts(init, folder, layers.n_slices, len(positions), ledger)
+    tilts = _tilts(init, folder, layers.n_slices, len(positions), ledger)
     ledger.params.update(
         positions=positions,
         scan_size=list(data.scan_size),
@@ -74,7 +80,18 @@ def translate_init(init: Group, folder: Path, tuned: frozenset[str], ledger: Led
         backend="auto",
         warmup_epochs=0,
     )
-    return Start(grid.shape[0], data.scan_size, layers.n_slices, len(layers.amplitude))
+    return Start(
+        window=grid.shape[0],
+        scan_size=data.scan_size,
+        n_slices=layers.n_slices,
+        n_object_modes=len(layers.amplitude),
+        shown=Shown(
+            pattern_px=data.n_read,
+            simulated_px=grid.shape[0],
+            tilt_mrad=tilts.mean(axis=0),
+            wavelength_A=grid.wavelength,
+        ),
+    )
 
 
 def _electrons(init: Group, ledger: Ledger) -> None:
@@ -242,8 +259,9 @@ def _raw_positions(init: Group, folder: Path, grid: Grid, data: Measured, ledger
     )
 
 
-def _tilts(init: Group, folder: Path, n_slices: int, n_patterns: int, ledger: Ledger) -> None:
-    """``tilts`` inside the specimen, with the opposite sign: a tilt t shifts the wave by +z t here."""
+def _tilts(init: Group, folder: Path, n_slices: int, n_patterns: int, ledger: Ledger) -> np.ndarray:
+    """``tilts`` inside the specimen, with the opposite sign: a tilt t shifts the wave by +z t here. Returns PtyRAD's
+    (1, 2) or (N, 2), mrad."""
     source, entry = init["tilt_source"], init["tilt_params"]
     if source == "simu":
         tilts = np.atleast_2d(np.asarray((entry or {}).get("init_tilts", [[0, 0]]), float))
@@ -266,10 +284,11 @@ def _tilts(init: Group, folder: Path, n_slices: int, n_patterns: int, ledger: Le
         ledger.unused(
             _KEY + "tilt_params", "tilts act on the propagation between slices, and there is one slice"
         )
-        return
+        return tilts
     if len(tilts) > 1 or tilts.any():
         ours = np.zeros((len(tilts), 6))
         ours[:, 2:4] = -np.tan(1e-3 * tilts)  # columns 2, 3: [y, x] inside the specimen
         ledger.ours(_KEY + "tilt_params", "-tan of PtyRAD's, in rad", tilts=ours, tilt_mode=0)
     else:
         ledger.ours(_KEY + "tilt_params", "no tilts")
+    return tilts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Measured:
     raw_mean : (ky, kx) mean pattern after flips, before cropping
     scan_size : (slow, fast) after cropping
     n_raw, n_cropped, n_padded, n_pixels : side of a pattern as measured, after cropping, padding, resampling
+    n_read : side of a pattern as the engine reads it, resampled but without virtual padding
     mean_total, largest_total : mean and largest sum of counts of a padded pattern
     """
 
@@ -37,6 +38,7 @@ class Measured:
     n_cropped: int
     n_padded: int
     n_pixels: int
+    n_read: int
     mean_total: float
     largest_total: float
 
@@ -68,7 +70,7 @@ def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledg
     else:
         data = None
         ledger.params.update(_as_stored(stored, bool(plan.flips[0])))
-    normalization = init["meas_normalization"]
+    normalization = init["meas_normalization"] or {"mode": None, "value": None}
     divisor = steps.normalization(mean, normalization["mode"], normalization["value"])
     mean, sums = mean / divisor, sums / divisor
     n_cropped = mean.shape[0]
@@ -96,6 +98,7 @@ def measured(init: Group, folder: Path, rng: np.random.RandomState, ledger: Ledg
         n_cropped=n_cropped,
         n_padded=n_padded,
         n_pixels=n_pixels,
+        n_read=math.floor((n_cropped if plan.virtual_pad else n_padded) * plan.factor + 1e-9),
         mean_total=float(sums.mean()),
         largest_total=float(sums.max()),
     )
@@ -152,7 +155,7 @@ def _rim(pad: Group, mean: np.ndarray, source: str) -> np.ndarray:
             f"{source}: meas_pad is {dict(pad)}; expected target_Npix >= {n}, and padding_type constant, edge, "
             "linear_ramp, exp or power"
         )
-    return steps.background(mean, size, kind, float(pad["value"]), float(pad["threshold"]))
+    return steps.background(mean, size, kind, float(pad["value"] or 0), float(pad["threshold"]))
 
 
 def _opened(init: Group, folder: Path, ledger: Ledger) -> Stored:
@@ -165,6 +168,8 @@ def _opened(init: Group, folder: Path, ledger: Ledger) -> Stored:
     ledger.ours(_KEY + "meas_params", "the patterns")
     for name in unknown_entries(init["meas_params"]):
         ledger.unused(f"{_KEY}meas_params.{name}", "PtyRAD ignores it, too")
+    if isinstance(init["meas_params"], Mapping) and init["meas_params"].get("zarr_kwargs"):
+        ledger.without(f"{_KEY}meas_params.zarr_kwargs", "zarr opens the file with its own defaults")
     array = stored.data
     try:
         if init["meas_permute"] is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pypty.errors import ParameterError
+from pypty.importers.ptyrad.data import find_path
 from pypty.importers.ptyrad.losses import first_epoch
 from pypty.importers.ptyrad.schedulers import translate_scheduler
 from pypty.importers.ptyrad.translation import Group, Ledger
@@ -53,11 +55,14 @@ _SWITCHES = MappingProxyType(
 )
 
 
-def translate_model(model: Group, window: int, n_slices: int, ledger: Ledger) -> None:
+def translate_model(
+    model: Group, window: int, n_slices: int, ledger: Ledger, folder: Path | None = None
+) -> None:
     """Translate all keys of model_params.
 
     Parameters
     ----------
+    folder : folder of the parameter file, for the files of load_state; None = the current one
     window : N, side of the simulated pattern
     n_slices : number of slices; tilts and slice thickness have no effect if it is 1
     """
@@ -79,14 +84,18 @@ def translate_model(model: Group, window: int, n_slices: int, ledger: Ledger) ->
         )
     else:
         ledger.unused("model_params.obj_preblur_std", "it is off")
-    name = _optimizer(model["optimizer_params"], ledger)
+    folder = Path.cwd() if folder is None else folder
+    name = _optimizer(model["optimizer_params"], folder, ledger)
     rates = _updates(model["update_params"], name, window, n_slices, ledger)
     translate_scheduler(model["scheduler_params"], rates, name, 1 / window, ledger)
+    entry = model["scheduler_params"]
+    if entry is not None and "lr_scheduler" in ledger.params:
+        load_state(entry["load_state"], "model_params.scheduler_params", folder, ledger)
     if name != "lbfgs":
         ledger.params.update(learning_rates=rates, lazy_moments=False)
 
 
-def _optimizer(entry: Group, ledger: Ledger) -> str:
+def _optimizer(entry: Group, folder: Path, ledger: Ledger) -> str:
     """Name of the optimiser here; ``entry`` is optimizer_params."""
     key = "model_params.optimizer_params"
     name = OPTIMIZERS.get(str(entry["name"]).lower())
@@ -105,14 +114,32 @@ def _optimizer(entry: Group, ledger: Ledger) -> str:
     else:
         options = _options(name, configs, ledger)
         ledger.ours(f"{key}.configs", optimizer_options=options)
-    if entry["load_state"] is not None:
-        ledger.without(
-            f"{key}.load_state",
-            "the state of PyTorch's optimisers is not read; use resume to continue a run of PyPty",
-        )
+    if name != "lbfgs":
+        load_state(entry["load_state"], key, folder, ledger)
+    elif entry["load_state"] is not None:
+        ledger.without(f"{key}.load_state", "L-BFGS continues with resume only")
     else:
         ledger.unused(f"{key}.load_state", "no state is given")
     return "momentum" if ledger.params["optimizer"] == "momentum" else name
+
+
+def load_state(value: Any, key: str, folder: Path, ledger: Ledger) -> None:
+    """The model file of PtyRAD or PyPty whose state goes on; ``key`` ends in optimizer_params or scheduler_params.
+
+    Raises
+    ------
+    DataError
+        It does not exist.
+    """
+    if value is None:
+        ledger.unused(f"{key}.load_state", "no state is given")
+        return
+    ours = "load_optimizer_state" if key.endswith("optimizer_params") else "load_scheduler_state"
+    path = find_path(value, folder, f"{key}.load_state").resolve()
+    ledger.ours(f"{key}.load_state", **{ours: str(path)})
+    ledger.note(
+        f"{key}.load_state: moments and numbers of steps go on; learning rates and constants are those of this file"
+    )
 
 
 def _options(name: str, configs: dict[str, Any], ledger: Ledger) -> dict[str, Any]:

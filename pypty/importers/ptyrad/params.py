@@ -12,7 +12,8 @@ from pypty.importers.ptyrad.file import complete, is_ptyrad_content, read_file
 from pypty.importers.ptyrad.init import translate_init
 from pypty.importers.ptyrad.losses import translate_constraints, translate_losses, without_one_mode
 from pypty.importers.ptyrad.model import translate_model
-from pypty.importers.ptyrad.recon import translate_recon
+from pypty.importers.ptyrad.names import spell_folder_name
+from pypty.importers.ptyrad.recon import keep_file, translate_recon
 from pypty.importers.ptyrad.translation import Ledger, Translation
 from pypty.importers.ptyrad.tune import translate_tune, tuned_names
 
@@ -20,7 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 def translate(
-    content: Mapping[str, Any], source: str = "the parameters", folder: str | Path | None = None
+    content: Mapping[str, Any],
+    source: str = "the parameters",
+    folder: str | Path | None = None,
+    file: str | Path | None = None,
 ) -> Translation:
     """Translate the six groups of PtyRAD into PyPty parameters; the patterns are read once.
 
@@ -30,6 +34,7 @@ def translate(
         PtyRAD's defaults complete them. It is not modified
     source : its name, for messages
     folder : second folder, after the current one, in which relative paths are searched
+    file : the file of the content, of which ``copy_params`` writes a copy
 
     Returns
     -------
@@ -46,15 +51,22 @@ def translate(
     ledger = Ledger(source, completed.set_by_user)
     groups = completed.groups
     tuned = tuned_names(groups["hypertune_params"], source)
-    start = translate_init(
-        groups["init_params"], Path.cwd() if folder is None else Path(folder), tuned, ledger
-    )
-    translate_model(groups["model_params"], start.window, start.n_slices, ledger)
+    folder = Path.cwd() if folder is None else Path(folder)
+    goes_on = groups["model_params"]["optimizer_params"]["load_state"] is not None
+    start = translate_init(groups["init_params"], folder, tuned, ledger, keep_phases=goes_on)
+    translate_model(groups["model_params"], start.window, start.n_slices, ledger, folder)
     translate_losses(groups["loss_params"], ledger)
     without_one_mode(ledger.params, start.n_object_modes, ledger)
     translate_constraints(groups["constraint_params"], ledger)
     translate_recon(groups["recon_params"], start.scan_size, ledger)
+    keep_file(
+        groups["recon_params"]["copy_params"],
+        content,
+        None if file is None else Path(file).expanduser(),
+        ledger,
+    )
     translate_tune(groups["hypertune_params"], 1 / start.window, ledger)
+    spell_folder_name(groups, start.shown, ledger)
     return ledger.close(completed.notes)
 
 
@@ -72,7 +84,7 @@ def translate_file(path: str | Path) -> Translation:
             f"{str(path)!r} is not a parameter file of PtyRAD: it has no init_params; pypty.load_preset reads files "
             "of PyPty"
         )
-    return translate(content, str(path), Path(path).expanduser().resolve().parent)
+    return translate(content, str(path), Path(path).expanduser().resolve().parent, path)
 
 
 def load_params(path: str | Path) -> dict[str, Any]:

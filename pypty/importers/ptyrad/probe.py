@@ -55,7 +55,9 @@ def _centred(profile: np.ndarray) -> tuple[np.ndarray, float]:
     return position, float((profile * position**2).sum() / total)
 
 
-def with_modes(probe: np.ndarray, n_modes: int, powers: Sequence[float]) -> np.ndarray:
+def with_modes(
+    probe: np.ndarray, n_modes: int, powers: Sequence[float], keep_phases: bool = False
+) -> np.ndarray:
     """(n_modes, y, x): the first modes, or Hermite-like modes added; orthogonal, strongest first, same total power.
 
     Parameters
@@ -63,6 +65,7 @@ def with_modes(probe: np.ndarray, n_modes: int, powers: Sequence[float]) -> np.n
     probe : (modes, y, x)
     powers : one number p: every added mode has p times the power of ``probe`` before all modes are scaled; or, if
         ``probe`` has one mode, a fraction of the total power for each of the ``n_modes`` modes
+    keep_phases : as in :func:`orthogonal`
     """
     power = (np.abs(probe) ** 2).sum()
     have = len(probe)
@@ -77,13 +80,23 @@ def with_modes(probe: np.ndarray, n_modes: int, powers: Sequence[float]) -> np.n
         added = hermite_set(probe[0] / np.linalg.norm(probe[0]), fractions)[have:]
         out = np.concatenate([probe, added * np.sqrt(power)])
     out = out * np.sqrt(power / (np.abs(out) ** 2).sum())
-    return orthogonal(out)
+    return orthogonal(out, keep_phases)
 
 
-def orthogonal(probe: np.ndarray) -> np.ndarray:
-    """Orthogonal modes of the same mixed state, strongest first (eigenvectors of the Gram matrix)."""
+def orthogonal(probe: np.ndarray, keep_phases: bool = False) -> np.ndarray:
+    """Orthogonal modes of the same mixed state, strongest first (eigenvectors of the Gram matrix).
+
+    Parameters
+    ----------
+    keep_phases : give each mode the phase of the given mode of which it has most: modes that are orthogonal already,
+        and an optimiser's moments that belong to them, stay as they are. Else the phases are those of the eigenvectors,
+        as in PtyRAD
+    """
     flat = probe.reshape(len(probe), -1)
     _, vectors = np.linalg.eigh(flat @ flat.conj().T)
+    if keep_phases:
+        largest = vectors[np.argmax(abs(vectors), axis=0), np.arange(len(vectors))]
+        vectors = vectors * (largest.conj() / abs(largest))
     modes = (vectors.conj().T @ flat).reshape(probe.shape)
     return modes[::-1]  # eigh sorts eigenvalues in ascending order
 

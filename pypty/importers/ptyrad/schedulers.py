@@ -128,10 +128,6 @@ def translate_scheduler(
     ledger.ours(f"{_KEY}.configs", lr_scheduler=out)
     ledger.ours(f"{_KEY}.name", f"lr_scheduler.name = {ours}")
     ledger.ours(f"{_KEY}.step_unit", f"lr_scheduler.step_unit = {unit}")
-    if entry["load_state"] is not None:
-        ledger.without(f"{_KEY}.load_state", "the state is not read; use resume to continue a run of PyPty")
-    else:
-        ledger.unused(f"{_KEY}.load_state", "no state is given")
 
 
 def _rates(

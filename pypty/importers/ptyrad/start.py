@@ -23,9 +23,21 @@ _KEY = "init_params."
 
 
 def start_probe(
-    init: Group, folder: Path, grid: Grid, data: Measured, tuned: frozenset[str], ledger: Ledger
+    init: Group,
+    folder: Path,
+    grid: Grid,
+    data: Measured,
+    tuned: frozenset[str],
+    ledger: Ledger,
+    *,
+    keep_phases: bool = False,
 ) -> None:
-    """``probe``: PtyRAD's divided by N, since its orthonormal Fourier transform has a factor 1/N and ours has not."""
+    """``probe``: PtyRAD's divided by N, since its orthonormal Fourier transform has a factor 1/N and ours has not.
+
+    Parameters
+    ----------
+    keep_phases : as in :func:`pypty.importers.ptyrad.probe.orthogonal`
+    """
     angle = float(init["probe_conv_angle"])
     ledger.ours(_KEY + "probe_conv_angle", conv_semiangle_mrad=angle)
     terms = polar_terms(init["probe_aberrations"] or {}, f"{ledger.source}: probe_aberrations")
@@ -52,12 +64,16 @@ def start_probe(
             )
         probe = np.transpose(probe, axes)
     probe = probes.with_modes(
-        probe, int(init["probe_pmode_max"]), [float(power) for power in init["probe_pmode_init_pows"]]
+        probe,
+        int(init["probe_pmode_max"]),
+        [float(power) for power in init["probe_pmode_init_pows"]],
+        keep_phases,
     )
     shift = init["probe_z_shift"]
     if shift and "z_shift" not in tuned and not opened:
         probe = probes.propagated(probe, grid, float(shift))
-    probe = probe * np.sqrt(total / (np.abs(probe) ** 2).sum())
+    if total is not None:
+        probe = probe * np.sqrt(total / (np.abs(probe) ** 2).sum())
     ledger.params["probe"] = probe.transpose(1, 2, 0) / grid.shape[0]  # (mode, y, x) -> (y, x, mode)
 
 
@@ -94,8 +110,10 @@ def _record_keys(init: Group, ledger: Ledger) -> None:
         )
 
 
-def _total(entry: Group, data: Measured) -> float:
-    """Sum |psi|^2 of the starting probe; ``entry`` is probe_normalization."""
+def _total(entry: Group | None, data: Measured) -> float | None:
+    """Sum |psi|^2 of the starting probe; None: as it is loaded or simulated. ``entry`` is probe_normalization."""
+    if entry is None or entry["mode"] is None:
+        return None
     mode, value = entry["mode"], entry["value"]
     if mode == "target_intensity":
         if not isinstance(value, (int, float)) or not value > 0:
@@ -228,7 +246,8 @@ def _along_beam(init: Group, layers: Layers) -> Layers:
         layers = objects.cropped(layers, int(crop[0]), int(crop[1]))
     if pad is not None:
         counts, kinds = _pair(pad["pad_layers"]), _pair(pad["pad_types"])
-        layers = objects.padded(layers, [int(count) for count in counts], [str(kind) for kind in kinds])
+        # null = no layers on that side
+        layers = objects.padded(layers, [int(count or 0) for count in counts], [str(kind) for kind in kinds])
     if resample is not None and resample["mode"] is not None:
         value = resample["value"]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
