@@ -1,11 +1,89 @@
-"""How much memory is free on the device that computes."""
+"""How much memory is free on the device that computes, and what limits it."""
 
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from pypty.backend.array import Backend, cupy_module
+
+_PROC = Path("/proc")
+_LIMITS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "RLIMIT_AS": (
+            "VmSize",
+            "ulimit -v (h_vmem of SGE)",
+            "raise it: ask for a larger h_vmem, or ulimit -v unlimited",
+        ),
+        "RLIMIT_DATA": (
+            "VmData",
+            "ulimit -d (h_data of SGE)",
+            "raise it: ask for a larger h_data, or ulimit -d unlimited",
+        ),
+    }
+)
+"""For each limit of the process: its line in /proc/self/status, its name, and what to do."""
+_SLURM = "ask for more memory (sbatch --mem or --mem-per-cpu)"
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Bytes that can still be allocated.
+
+    Attributes
+    ----------
+    limited_by : what allows no more, in words
+    advice : how to get more of it; "" where that needs another machine
+    """
+
+    size: int
+    limited_by: str
+    advice: str = ""
+
+
+def _process_limits() -> Iterator[FreeMemory]:
+    """What limits of the process (ulimit, SGE) leave; addresses count, used or not."""
+    try:
+        resource = importlib.import_module("resource")
+    except ImportError:  # Windows
+        return
+    used = _status()
+    for limit, (line, name, advice) in _LIMITS.items():
+        soft, _ = resource.getrlimit(getattr(resource, limit))
+        if soft != resource.RLIM_INFINITY:
+            yield FreeMemory(max(0, soft - used.get(line, 0)), f"{name} = {soft} bytes", advice)
+
+
+def _slurm_limits() -> Iterator[FreeMemory]:
+    """What Slurm leaves of the memory that the job asked for, in MiB; 0 asks for all of the node's."""
+    per_node, per_cpu = _whole("SLURM_MEM_PER_NODE"), _whole("SLURM_MEM_PER_CPU")
+    cores = _whole("SLURM_CPUS_ON_NODE") or _whole("SLURM_CPUS_PER_TASK") or 1
+    used = _status().get("VmRSS", 0)
+    if per_node:
+        yield FreeMemory(max(0, per_node * 2**20 - used), f"SLURM_MEM_PER_NODE = {per_node} MiB", _SLURM)
+    if per_cpu:
+        name = f"SLURM_MEM_PER_CPU = {per_cpu} MiB on {cores} cores"
+        yield FreeMemory(max(0, per_cpu * cores * 2**20 - used), name, _SLURM)
+
+
+def _whole(name: str) -> int:
+    """A positive whole number of the environment, else 0."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _status() -> dict[str, int]:
+    """Sizes of this process in bytes, by their names in /proc/self/status."""
+    try:
+        lines = (_PROC / "self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return {}
+    words = [line.split() for line in lines]
+    return {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if len(word) == 3 and word[2] == "kB"}
 
 
 def _cgroup_limit() -> int | None:
@@ -68,13 +146,28 @@ def _host_free() -> int:
 
 def free_bytes(backend: Backend) -> int:
     """Bytes that can still be allocated on the device of ``backend``."""
+    return free_memory(backend).size
+
+
+def free_memory(backend: Backend) -> FreeMemory:
+    """What can still be allocated on the device of ``backend``, and what limits it.
+
+    On the CPU the smallest of: free memory of the machine, the control groups of this process, its own limits (ulimit,
+    SGE), and what Slurm was asked for.
+    """
     if backend.on_gpu:
         free, _ = backend.xp.cuda.runtime.memGetInfo()
         # The driver counts the blocks that CuPy's pool holds in reserve as used.
-        return int(free) + int(backend.xp.get_default_memory_pool().free_bytes())
-    limit = _cgroup_limit()
-    free = _host_free()
-    return free if limit is None else min(free, limit)
+        return FreeMemory(
+            int(free) + int(backend.xp.get_default_memory_pool().free_bytes()), "the memory of the GPU"
+        )
+    candidates = [FreeMemory(_host_free(), "the memory of this machine")]
+    group = _cgroup_limit()
+    if group is not None:
+        name = "the control group of this process (container or batch system)"
+        candidates.append(FreeMemory(group, name, "start it with more memory"))
+    candidates += [*_process_limits(), *_slurm_limits()]
+    return min(candidates, key=lambda free: free.size)
 
 
 def total_bytes(backend: Backend) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from pypty.data.hdf5 import check_key, open_hdf5
 from pypty.data.sources import read_runs
 from pypty.errors import DataError
 
@@ -18,25 +19,28 @@ _CHUNK_BYTES = 64 * 2**20
 class PhasePlateSource:
     """Phase plates (N, ky, kx) complex, zero frequency first, in data set "configs" of an HDF5 file.
 
+    Parameters
+    ----------
+    trusted : it may point outside of the folder of the file
+
     Raises
     ------
     DataError
         The file or the data set is missing, or has another shape.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trusted: bool = False) -> None:
         self.path = Path(path).expanduser()
-        if not self.path.is_file():
-            raise DataError(
-                f"phase_plate_in_h5: there is no file {str(self.path)!r} (looked from {str(Path.cwd())!r})"
-            )
         try:
-            self._file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise DataError(
-                f"phase_plate_in_h5: {str(self.path)!r} cannot be opened as HDF5: {error}"
-            ) from error
-        self._data = self._file.get(KEY)
+            self._file = open_hdf5(self.path)
+        except DataError as error:
+            raise DataError(f"phase_plate_in_h5: {error}") from error
+        try:
+            check_key(self._file, KEY, trusted)
+            self._data = self._file.get(KEY)
+        except Exception as error:  # h5py raises many kinds on damaged trees
+            self._file.close()
+            raise DataError(f"phase_plate_in_h5: {error}") from error
         if (
             not isinstance(self._data, h5py.Dataset)
             or self._data.ndim != 3

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
+from pypty.data.hdf5 import check_key, check_stored, open_hdf5
 from pypty.errors import DataError
+from pypty.params.files import NpyHeader, load_npy, not_a_file, read_npy_header
 from pypty.params.settings import Settings
 
 
@@ -78,16 +80,17 @@ class ArraySource:
 class NpySource:
     """Patterns of a .npy file, read on demand in contiguous runs.
 
-    The file is read and not memory-mapped: pages of a map stay in the memory of the process once they were accessed.
+    The file is read and not memory-mapped: pages of a map stay in the memory of the process once they were accessed,
+    and a limit of its address space (ulimit -v) would count the whole file.
 
     Parameters
     ----------
-    mapped : the array as mapped by NumPy, C-contiguous; only its shape, type and offset in the file are used
+    header : of the file; its values are in C order
     """
 
-    def __init__(self, path: Path, mapped: np.memmap) -> None:
+    def __init__(self, path: Path, header: NpyHeader) -> None:
         self.name = str(path)
-        self._shape, self.dtype, self._offset = mapped.shape, np.dtype(mapped.dtype), int(mapped.offset)
+        self._shape, self.dtype, self._offset = header.shape, header.dtype, header.offset
         _check_layout(self._shape, self.dtype, self.name)
         self._file = path.open("rb", buffering=0)
         self._reading = threading.Lock()  # seek and read must not be interleaved between threads
@@ -127,7 +130,7 @@ class Hdf5Source:
 
     Parameters
     ----------
-    dataset : h5py.Dataset
+    dataset : h5py.Dataset; whoever opened it has also chosen what it points to
     file : closed together with the source; None leaves the file to whoever opened it
     """
 
@@ -136,16 +139,20 @@ class Hdf5Source:
         self._file = file
         self._data = dataset
         _check_layout(dataset.shape, dataset.dtype, self.name)
+        check_stored(dataset, trusted=True)
 
     @classmethod
-    def open(cls, path: Path, key: str) -> Hdf5Source:
-        """Open data set ``key`` of a file."""
-        file = _open_hdf5(path)
+    def open(cls, path: Path, key: str, trusted: bool = False) -> Hdf5Source:
+        """Open data set ``key`` of a file; ``trusted``: it may point outside of the folder of the file."""
+        file = open_hdf5(path)
         try:
-            return cls(_find_dataset(file, key, path), file)
+            return cls(_find_dataset(file, key, path, trusted), file)
         except DataError:
             file.close()
             raise
+        except Exception as error:  # h5py raises many kinds on damaged trees
+            file.close()
+            raise DataError(f"{str(path)!r} cannot be read: {error}. It is damaged or truncated") from error
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -173,21 +180,9 @@ class Hdf5Source:
             self._file.close()
 
 
-def _open_hdf5(path: Path) -> Any:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            f"{str(path)!r} cannot be opened as HDF5: {error}. Is it complete, and is it HDF5?"
-        ) from error
-
-
-def _find_dataset(file: Any, key: str, path: Path) -> Any:
-    try:
-        item = file.get(key)
-    except (OSError, RuntimeError, KeyError) as error:
-        # Raised for an external link to a file that is missing or damaged.
-        raise DataError(f"the data set {key!r} of {str(path)!r} cannot be opened: {error}") from error
+def _find_dataset(file: Any, key: str, path: Path, trusted: bool) -> Any:
+    check_key(file, key, trusted)
+    item = file.get(key)
     if isinstance(item, h5py.Dataset):
         return item
     names: list[str] = []
@@ -313,13 +308,8 @@ def _open_virtual(settings: Settings) -> PatternSource | None:
     if dataset is None:
         if not settings["data_path"]:
             return None
-        if not path.is_file():
-            raise DataError(f"data_path: there is no file {str(path)!r} (looked from {str(Path.cwd())!r})")
-        if path.suffix.lower() == ".npy":
-            dataset = _load_npy(path)
-        else:
-            with _open_hdf5(path) as file:
-                dataset = _find_dataset(file, settings["data_key"], path)[()]
+        _check_data_path(path)
+        dataset = _all_sums(path, settings)
     values = np.asarray(dataset[()] if isinstance(dataset, h5py.Dataset) else dataset)
     masks = settings["masks"]
     assert masks is not None
@@ -332,10 +322,27 @@ def _open_virtual(settings: Settings) -> PatternSource | None:
     return ArraySource(values.reshape(-1, 1, n_detectors), name)
 
 
+def _all_sums(path: Path, settings: Settings) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        return _load_npy(path)
+    with open_hdf5(path) as file:
+        data = _find_dataset(file, settings["data_key"], path, settings["trust_external_links"])
+        try:
+            return np.asarray(data[()])
+        except Exception as error:  # h5py raises many kinds on damaged trees
+            raise DataError(f"{str(path)!r} cannot be read: {error}. It is damaged or truncated") from error
+
+
+def _check_data_path(path: Path) -> None:
+    problem = not_a_file(path)
+    if problem:
+        raise DataError(f"data_path: {problem}")
+
+
 def _load_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return load_npy(path, mapped=True)
+    except DataError as error:
         raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
 
 
@@ -346,15 +353,17 @@ def _open_as_stored(settings: Settings) -> PatternSource | None:
     if not settings["data_path"]:
         return None
     path = Path(settings["data_path"]).expanduser()
-    if not path.is_file():
-        raise DataError(f"data_path: there is no file {str(path)!r} (looked from {str(Path.cwd())!r})")
+    _check_data_path(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".nxs"):
-        return Hdf5Source.open(path, settings["data_key"])
+        return Hdf5Source.open(path, settings["data_key"], settings["trust_external_links"])
     if path.suffix.lower() == ".npy":
-        array = _load_npy(path)
-        if isinstance(array, np.memmap) and array.flags.c_contiguous and array.ndim in (3, 4):
-            return NpySource(path, array)
-        return ArraySource(array, str(path))
+        try:
+            header = read_npy_header(path)
+        except DataError as error:
+            raise DataError(f"{str(path)!r} cannot be read as .npy: {error}") from error
+        if header.in_c_order:
+            return NpySource(path, header)
+        return ArraySource(_load_npy(path), str(path))
     raise DataError(
         f"data_path: {str(path)!r} has the ending {path.suffix!r}; .h5, .hdf5 and .npy can be read. Other formats: "
         f"pypty import {path.name} -o data.h5"

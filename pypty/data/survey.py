@@ -13,6 +13,8 @@ from pypty.data.sources import PatternSource
 from pypty.data.weights import DetectorWeights
 from pypty.errors import DataError
 
+_MOST_PIXELS = 2**24
+"""Pixels of a pattern that data_resample may make: those of 4096 x 4096."""
 _CHUNK_BYTES = 64 * 2**20
 
 NORMS: Mapping[str, Callable[[np.ndarray], float]] = MappingProxyType(
@@ -79,6 +81,10 @@ def survey(
         multiplier, normalization = multiplier / NORMS[normalization](plain.mean), None
     weights = DetectorWeights(detector_mask)
     shape = preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2]))
+    if preprocess.resample > 1 and shape[0] * shape[1] > _MOST_PIXELS:
+        raise DataError(
+            f"data_resample: it gives patterns of {shape[0]} x {shape[1]} px, more than {_MOST_PIXELS} in all; lower it"
+        )
     # Per pixel: sum of counts, number of patterns with a positive weight, sum of weights
     counts, times, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     n_chunk = max(1, _CHUNK_BYTES // (8 * source.shape[1] * source.shape[2]))

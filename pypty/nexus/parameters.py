@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pypty.data.hdf5 import check_key, check_tree, open_hdf5
 from pypty.errors import CheckpointError, OutputError
 
 PARAMETERS = "entry_1/process_1/pypty_params"
@@ -36,16 +37,19 @@ def load_nexus_params(path_nexus: str | Path) -> dict[str, Any]:
     """
     path = Path(path_nexus).expanduser()
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
+            check_key(file, PARAMETERS)
             group = file.get(PARAMETERS)
             if not isinstance(group, h5py.Group):
                 raise CheckpointError(
                     f"{str(path)!r} has no group {PARAMETERS}; was it written by convert_to_nxs?"
                 )
-            return {name: read_value(item) for name, item in group.items()}
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+            check_tree(group)
+            seen: set[int] = set()
+            return {name: read_value(item, seen) for name, item in group.items()}
+    except CheckpointError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged trees
         raise CheckpointError(f"{str(path)!r} cannot be read as a NeXus file of PyPty: {error}") from error
 
 
@@ -85,13 +89,31 @@ def write_value(group: h5py.Group, name: str, value: Any) -> None:
         )
 
 
-def read_value(item: h5py.Group | h5py.Dataset) -> Any:
-    """The value that :func:`write_value` wrote; the plain values of other data sets."""
+def read_value(item: h5py.Group | h5py.Dataset, seen: set[int] | None = None) -> Any:
+    """The value that :func:`write_value` wrote; the plain values of other data sets.
+
+    Parameters
+    ----------
+    seen : addresses of the groups that were read so far; each is read once
+
+    Raises
+    ------
+    CheckpointError
+        A group is linked twice, or to itself.
+    """
+    seen = set() if seen is None else seen
+    if isinstance(item, h5py.Group):
+        address = h5py.h5o.get_info(item.id).addr
+        if address in seen:
+            raise CheckpointError(
+                f"{item.file.filename!r}: the group {item.name!r} is linked twice; it is damaged"
+            )
+        seen.add(address)
     kind = item.attrs.get(_KIND, "")
     if kind == "dict":
-        return dict(zip(read_value(item["keys"]), read_value(item["values"]), strict=True))
+        return dict(zip(read_value(item["keys"], seen), read_value(item["values"], seen), strict=True))
     if kind in ("list", "tuple"):
-        values = [read_value(item[str(k)]) for k in range(len(item))] if isinstance(item, h5py.Group) else list(
+        values = [read_value(item[str(k)], seen) for k in range(len(item))] if isinstance(item, h5py.Group) else list(
             item[()].tolist()
         )  # fmt: skip
         return tuple(values) if kind == "tuple" else values

@@ -12,10 +12,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pypty.errors import CheckpointError
+from pypty.errors import CheckpointError, DataError
 from pypty.model.blocks import BLOCKS, Variables, to_public
 from pypty.output.files import write_array
 from pypty.output.loss_log import LOSS_LOG, read_loss_log
+from pypty.params.files import load_npy, not_a_file
 from pypty.params.schema import SCHEMA
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def load_checkpoint(folder: str | Path, averaged_modes: bool | None = None) -> d
     out: dict[str, Any] = {}
     for name, row in BLOCKS.items():
         path = folder / row.file
-        if path.is_file():
+        if path.exists():
             out[name] = _load_array(path)
     if "obj" not in out or "probe" not in out:
         raise CheckpointError(f"{str(folder)!r} has no co.npy and cp.npy; is it an output folder?")
@@ -99,16 +100,25 @@ def to_continue(arrays: Mapping[str, np.ndarray], epochs: int) -> dict[str, Any]
 
 def epochs_in(folder: Path) -> int | None:
     """Epochs of the result that a folder holds; None if there is none, or only the start of a run without one epoch."""
-    with (
-        contextlib.suppress(OSError, KeyError, ValueError, TypeError),
-        h5py.File(folder / RESUME_FILE, "r") as file,
-    ):
-        return int(file.attrs["epoch"]) or None
+    epoch = epoch_of(folder / RESUME_FILE)
+    if epoch is not None:
+        return epoch or None
     if not any((folder / name).is_file() for name in (BLOCKS["obj"].file, RESUME_FILE)):
         return None
     with contextlib.suppress(CheckpointError):
         return epochs_done(folder / LOSS_LOG)
     return 0
+
+
+def epoch_of(path: Path) -> int | None:
+    """The epoch at which a resume.h5 was written; None where it cannot be read."""
+    if not_a_file(path):
+        return None
+    try:
+        with h5py.File(path, "r") as file:
+            return int(file.attrs["epoch"])
+    except (OSError, RuntimeError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError):
+        return None  # h5py raises many kinds on damaged trees
 
 
 def held_result(folder: Path) -> str | None:
@@ -136,14 +146,17 @@ def from_averaged_modes(probe: np.ndarray, obj: np.ndarray) -> np.ndarray:
 
 def _load_array(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return load_npy(path)
+    except DataError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def epochs_done(log: Path) -> int:
-    if not log.is_file():
+    if not log.exists():
         return 0
+    problem = not_a_file(log)
+    if problem:
+        raise CheckpointError(problem)
     try:
         rows = read_loss_log(log)
         return int(float(rows[-1]["epoch"])) + 1 if rows else 0

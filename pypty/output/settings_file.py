@@ -13,7 +13,6 @@ import yaml
 from pypty.errors import ParameterError
 from pypty.output.files import make_folder, write_array, write_text
 from pypty.params.kinds import brief
-from pypty.params.parameter import NOT_YET
 from pypty.params.presets import read_yaml, resolve_files
 from pypty.params.schedule import Schedule, make_schedule
 from pypty.params.schema import SCHEMA
@@ -44,7 +43,7 @@ def _plain(folder: Path, name: str, value: Any, settings: Settings) -> Any:
         if value is None or settings["strip_dataset_from_params"]:
             return None
         return _array_file(folder, name, np.asarray(value))
-    if SCHEMA[name].is_path and value:
+    if SCHEMA[name].is_path(value):
         return str(Path(value).expanduser().resolve())
     if name in (
         "resume",
@@ -136,10 +135,7 @@ class SettingsWatch:
         parameter = SCHEMA.get(key)
         if parameter is None or not parameter.per_epoch:
             raise ParameterError("it cannot change during a run" if parameter else "it is not a parameter")
-        value = resolve_files({key: value}, self.path.parent)[key]
-        if parameter.status == NOT_YET and not parameter.is_neutral(value):
-            raise ParameterError(f"this feature is {NOT_YET}")
-        return make_schedule(parameter, value)
+        return make_schedule(parameter, resolve_files({key: value}, self.path.parent)[key])
 
     def _accept(self, settings: Settings, edits: Mapping[str, Schedule]) -> Settings:
         for key in edits:

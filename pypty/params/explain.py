@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pypty.errors import ParameterError
 from pypty.params.kinds import Either, Kind, Number
 from pypty.params.nested import Field, Record, Table
-from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.parameter import NO_EFFECT, RECORDED, Parameter
 from pypty.params.schema import SCHEMA
 
 
@@ -36,7 +36,6 @@ def explain(name: str) -> str:
         f"  epoch    {'may vary: a function or an expression of the epoch' if parameter.per_epoch else 'fixed'}"
     )
     effect = {
-        NOT_YET: f"{NOT_YET}: only the default is accepted",
         NO_EFFECT: "none; accepted so that PyPty 2.2 presets run, with a warning",
         RECORDED: "none on the reconstruction; written to params.yaml",
     }.get(parameter.status, f"when {parameter.when}" if parameter.when else "always")

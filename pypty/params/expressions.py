@@ -1,7 +1,7 @@
 """Safe evaluation of per-epoch expressions such as ``"lambda x: x >= 10"`` or ``"8e-9 if epoch == 0 else 1"``.
 
 Built on simpleeval, which walks the syntax tree and knows only the names listed here: no attributes of
-objects, no imports, no assignments, bounded powers.
+objects, no imports, no assignments. ``bounded.py`` limits its work and memory.
 """
 
 from __future__ import annotations
@@ -14,35 +14,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import simpleeval
 
 from pypty.errors import ExpressionError
+from pypty.params.bounded import Evaluator, list_of_arange, list_of_range, refuse_hashes
 
 _LAMBDA = re.compile(r"^\s*lambda\s+([A-Za-z_]\w*)\s*:\s*(.+)$", re.DOTALL)
 MAX_LENGTH = 2000
 
 
-def _bounded_range(*limits: int) -> list[int]:
-    """``range`` as a list, of at most ten million numbers."""
-    numbers = range(*limits)
-    if len(numbers) > 10_000_000:
-        raise ValueError(f"range{limits} holds more than ten million numbers")
-    return list(numbers)
-
-
-def _bounded_arange(*limits: float) -> list[float]:
-    """``numpy.arange`` as a list, of at most ten million numbers."""
-    start, stop, step = (0, *limits, 1) if len(limits) == 1 else (*limits, 1)[:3]
-    if (stop - start) / step > 10_000_000:
-        raise ValueError(f"arange{limits} holds more than ten million numbers")
-    return list(np.arange(*limits).tolist())
-
-
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "abs": abs,
-        "arange": _bounded_arange,
+        "arange": list_of_arange,
         "bool": bool,
         "cos": math.cos,
         "exp": math.exp,
@@ -50,7 +34,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "floor": math.floor,
         "list": list,
         "len": len,
-        "range": _bounded_range,
+        "range": list_of_range,
         "ceil": math.ceil,
         "int": int,
         "log": math.log,
@@ -94,6 +78,10 @@ def _refuse_foreign(text: str, tree: ast.expr) -> None:
             raise ExpressionError(
                 f"{text!r} formats a string; an expression must give a number, a word or a list"
             )
+    try:
+        refuse_hashes(tree)
+    except ExpressionError as error:
+        raise ExpressionError(f"{text!r} cannot be evaluated: {error}") from error
 
 
 def _is_numeric(node: ast.expr) -> bool:
@@ -119,7 +107,6 @@ def compile_expression(text: str) -> Callable[[int], Any]:
         raise ExpressionError(f"the expression has {len(text)} characters, expected at most {MAX_LENGTH}")
     match = _LAMBDA.match(text)
     variable, body = (match.group(1), match.group(2)) if match else ("epoch", text)
-    evaluator = simpleeval.EvalWithCompoundTypes(functions=dict(FUNCTIONS))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's SyntaxWarnings about odd literals
@@ -129,16 +116,12 @@ def compile_expression(text: str) -> Callable[[int], Any]:
     _refuse_foreign(text, tree)
 
     def value(epoch: int) -> Any:
-        evaluator.names = {
-            **_CONSTANTS,
-            "x": epoch,
-            "epoch": epoch,
-            variable: epoch,
-            "np": {**_CONSTANTS, **FUNCTIONS},
-        }
+        # the budget of an evaluator is for one evaluation
+        evaluator = Evaluator(FUNCTIONS, {**_CONSTANTS, "x": epoch, "epoch": epoch, variable: epoch})
         try:
             return evaluator.eval(body.strip(), previously_parsed=tree)
         except (
+            ExpressionError,
             simpleeval.InvalidExpression,
             MemoryError,
             ArithmeticError,

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pypty.errors import DataError
+from pypty.params.files import load_npy
+
 _LARGEST_INTEGER = 2**62
 _LARGEST_NUMBER = 1e60
 """Larger than any physical quantity here; powers of smaller numbers stay finite in double precision."""
@@ -291,8 +294,8 @@ class ArrayOf:
         if path.suffix != ".npy":
             return f"given the string {str(path)!r}, which is not a .npy file"
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            array = load_npy(path, mapped=True)
+        except DataError as error:
             return f"given the file {str(path)!r}, which cannot be read ({error})"
         return self._array_problem(array)
 
@@ -334,7 +337,7 @@ class ArrayOf:
         if self.lazy:
             return value if hasattr(value, "shape") else np.asarray(value)
         if isinstance(value, (str, os.PathLike)):
-            value = np.load(Path(value), allow_pickle=False)
+            value = load_npy(Path(value))
         if self.boolean or (self.mask and np.asarray(value).dtype == bool):
             return np.array(value).astype(bool)
         dtype = np.complex128 if self.complex else np.int64 if self.integer else np.float64

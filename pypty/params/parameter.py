@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 
 from pypty.params.kinds import Either, FilePath, Kind
 
-NOT_YET = "not available yet"
 RECORDED = "recorded"
 NO_EFFECT = "no effect"
 
@@ -24,9 +24,8 @@ class Parameter:
     name, default, kind, unit, meaning : what ``pypty explain`` prints
     per_epoch : whether it may vary: a callable of the epoch, an expression or a table
     when : condition under which it has an effect ("" = always)
-    status : "" (it works), NOT_YET (only its neutral value is accepted), RECORDED (kept in params.yaml,
-        no effect on the reconstruction) or NO_EFFECT (a PyPty 2.2 key that this engine does not need; setting it
-        gives a warning)
+    status : "" (it works), RECORDED (kept in params.yaml, no effect on the reconstruction) or NO_EFFECT (a key of
+        PyPty 2.2 that this engine does not need; setting it gives a warning)
     changes_loss : whether the loss depends on it for the same variables and data, so that gradients and the
         optimiser's history become invalid when it changes
     shapes_start : whether it only affects the starting arrays, and is thus already contained in those of an earlier
@@ -45,11 +44,11 @@ class Parameter:
     changes_loss: bool = False
     shapes_start: bool = False
 
-    @property
-    def is_path(self) -> bool:
-        """Whether its value is the path of a file or folder."""
+    def is_path(self, value: Any) -> bool:
+        """Whether a value of it is the path of a file or folder (and not False, or an expression of the epoch)."""
         kinds = self.kind.kinds if isinstance(self.kind, Either) else (self.kind,)
-        return any(isinstance(kind, FilePath) for kind in kinds)
+        named = isinstance(value, (str, os.PathLike)) and bool(str(value))
+        return named and any(isinstance(kind, FilePath) and kind.problem(value) is None for kind in kinds)
 
     def is_neutral(self, value: Any) -> bool:
         """Whether ``value`` has no effect: the default, None, False, zero or an array of zeros."""

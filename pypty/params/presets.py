@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.resources
 import io
+import math
 import pickle
+import pickletools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +16,27 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pypty.errors import ParameterError
-from pypty.params.kinds import FilePath
+from pypty.errors import DataError, ParameterError
+from pypty.params.files import load_npy, not_a_file
+from pypty.params.kinds import FilePath, brief
+
+MOST_ENTRIES = 1_000_000
+"""Entries of a YAML file, each alias counted as all that it stands for."""
+MOST_BYTES = 16 * 2**20
+"""Size of a YAML file; arrays lie beside it."""
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number (YAML 1.2) and refuses a key given twice."""
+    """SafeLoader that reads 1e-3 as a number (YAML 1.2), and refuses a key given twice and aliases of aliases without
+    end."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _entries(node, {}) > MOST_ENTRIES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases stand for more than {MOST_ENTRIES} entries", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -36,6 +53,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _entries(node: yaml.Node, known: dict[int, int]) -> int:
+    """Entries below a node, with aliases written out. ``known`` are those of nodes that were counted."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = MOST_ENTRIES + 1  # an alias that contains itself
+    if isinstance(node, yaml.MappingNode):
+        below = [item for pair in node.value for item in pair]
+    else:
+        below = node.value if isinstance(node, yaml.SequenceNode) else []
+    known[id(node)] = 1 + sum(_entries(item, known) for item in below)
+    return known[id(node)]
+
+
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+$"),
@@ -47,8 +77,10 @@ def read_value(text: str) -> Any:
     """One value, read by the rules of YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ParameterError(f"the value {text!r} cannot be read ({error})") from error
+    except (
+        Exception
+    ) as error:  # PyYAML's constructors raise many kinds for tags with wrong text, such as !!int ""
+        raise ParameterError(f"the value {brief(text)} cannot be read ({error})") from error
 
 
 def read_changes(pairs: Sequence[str]) -> dict[str, Any]:
@@ -120,10 +152,11 @@ def _parameter_file(source: str | Path) -> Path:
         path = path / "params.yaml"
     if not path.exists() and str(source) in preset_names():
         path = preset_folder() / f"{source}.yaml"
-    if not path.is_file():
+    problem = not_a_file(path)
+    if problem:
+        what = problem if path.exists() else f"no parameter file {str(path)!r}"
         raise ParameterError(
-            f"no parameter file {str(path)!r}; give a .yaml file, an output folder, or one of the presets "
-            f"{', '.join(preset_names())}"
+            f"{what}; give a .yaml file, an output folder, or one of the presets {', '.join(preset_names())}"
         )
     return path
 
@@ -135,9 +168,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is a data file, expected parameters; write a YAML file with the line "
             f"'data_path: {path.name}' (pypty.nexus.load_nexus_params reads the parameters of a NeXus file)"
         )
+    problem = not_a_file(path)
+    if problem:
+        raise ParameterError(problem)
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ParameterError(
+                f"{str(path)!r} has {path.stat().st_size} bytes, more than {MOST_BYTES}: write arrays as .npy files "
+                "beside it, {file: name.npy}"
+            )
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:  # ValueError: bad text, bad dates
+    except ParameterError:
+        raise
+    except Exception as error:  # as above, and bad text
         raise ParameterError(f"{str(path)!r} cannot be read as YAML: {error}") from error
     if content is None:
         return {}
@@ -155,8 +198,8 @@ def resolve_files(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if isinstance(value, Mapping) and set(value) == {"file"}:
             path = folder / str(value["file"])
             try:
-                out[key] = np.load(path, allow_pickle=False, mmap_mode="r" if key == "dataset" else None)
-            except (OSError, ValueError, EOFError) as error:
+                out[key] = load_npy(path, mapped=key == "dataset")
+            except DataError as error:
                 raise ParameterError(
                     f"{key}: the file {str(path)!r} cannot be read as .npy ({error})"
                 ) from error
@@ -196,11 +239,29 @@ _PYTHON_2_NAMES: Mapping[str, str] = MappingProxyType({"__builtin__": "builtins"
 """Pickle protocols 0 to 2 use the old names."""
 
 
+def _bytearray_of(content: bytes | str = b"", *encoding: str) -> bytearray:
+    """``bytearray``, but not of a number, which would make one of that many bytes."""
+    if isinstance(content, int):
+        raise pickle.UnpicklingError(f"it makes a bytearray of {content} zeros")
+    return bytearray(content, *encoding) if isinstance(content, str) else bytearray(content)
+
+
+def _empty_array(kind: type, shape: Any, *_: Any) -> np.ndarray:
+    """NumPy's start of an array whose content follows."""
+    if kind is not np.ndarray or math.prod(shape) != 0:
+        raise pickle.UnpicklingError(f"it makes a {kind} of shape {shape} without content")
+    return np.ndarray((0,), np.uint8)
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles NumPy arrays and plain containers; refuses every other class or function."""
 
     def find_class(self, module: str, name: str) -> Any:
         module = _PYTHON_2_NAMES.get(module, module)
+        if (module, name) == ("builtins", "bytearray"):
+            return _bytearray_of
+        if name == "_reconstruct" and (module, name) in _ALLOWED:
+            return _empty_array
         if (module, name) in _ALLOWED:
             return super().find_class(module, name)
         if module == "numpy.dtypes" and name.endswith("DType"):
@@ -222,8 +283,14 @@ def import_pickle(path: str | Path) -> dict[str, Any]:
         The file is not a pickle of a dict, or contains anything but arrays and plain containers.
     """
     path = Path(path)
+    problem = not_a_file(path)
+    if problem:
+        raise ParameterError(f"the pickle cannot be read: {problem}")
     try:
-        content = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
+        data = path.read_bytes()
+        for _ in pickletools.genops(data):
+            pass  # every length in it is compared with the size of the file
+        content = _ArraysOnly(io.BytesIO(data)).load()
     except Exception as error:
         raise ParameterError(f"the pickle {str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):

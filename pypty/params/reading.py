@@ -12,11 +12,14 @@ from pypty.params.checks.combinations import check_combinations, check_epochs
 from pypty.params.checks.positions import check_positions
 from pypty.params.kinds import Choice, brief, complaint
 from pypty.params.masked import unmasked
-from pypty.params.parameter import NO_EFFECT, NOT_YET, Parameter
+from pypty.params.parameter import NO_EFFECT, Parameter
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule, make_schedule
 from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
+
+_MOST_UNKNOWN = 20
+"""Unknown keys that are reported one by one: the search for similar names takes time."""
 
 
 def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
@@ -35,17 +38,7 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
             f"given {brief(params)} as parameters, expected a dict, or the path of a preset file"
         )
     params = unmasked(params, report)
-    _find_unknown_keys(params, report)
-    fixed: dict[str, Any] = {}
-    schedules: dict[str, Schedule] = {}
-    for name, parameter in SCHEMA.items():
-        given = name in params and not _is_left_open(parameter, params[name])
-        value = _screen(parameter, params[name], report) if given else parameter.default
-        if parameter.per_epoch:
-            schedules[name] = _schedule(parameter, value, report)
-        else:
-            fixed[name] = _fixed(parameter, value, report)
-    # All keys were read on their own; now check them against each other.
+    fixed, schedules = read_keys(params, report)
     settings = Settings(
         MappingProxyType(fixed),
         MappingProxyType(schedules),
@@ -58,6 +51,21 @@ def read_parameters(params: Mapping[str, Any], report: Report) -> Settings:
     return settings
 
 
+def read_keys(params: Mapping[str, Any], report: Report) -> tuple[dict[str, Any], dict[str, Schedule]]:
+    """Check every key on its own: fixed values and schedules, with the default in place of a bad value."""
+    _find_unknown_keys(params, report)
+    fixed: dict[str, Any] = {}
+    schedules: dict[str, Schedule] = {}
+    for name, parameter in SCHEMA.items():
+        given = name in params and not _is_left_open(parameter, params[name])
+        value = _screen(parameter, params[name], report) if given else parameter.default
+        if parameter.per_epoch:
+            schedules[name] = _schedule(parameter, value, report)
+        else:
+            fixed[name] = _fixed(parameter, value, report)
+    return fixed, schedules
+
+
 def _is_left_open(parameter: Parameter, value: Any) -> bool:
     """Whether a value is None for a text, an array or a table, of which None can only mean that it is not given."""
     left_open = isinstance(parameter.default, (str, tuple, list, Mapping)) and not isinstance(
@@ -67,9 +75,13 @@ def _is_left_open(parameter: Parameter, value: Any) -> bool:
 
 
 def _find_unknown_keys(params: Mapping[str, Any], report: Report) -> None:
-    for key in params:
-        if key in SCHEMA:
-            continue
+    unknown = [key for key in params if key not in SCHEMA]
+    if len(unknown) > _MOST_UNKNOWN:
+        report.problems.append(
+            f"{len(unknown)} keys are not parameters; the first {_MOST_UNKNOWN} are listed here. Is this a file of "
+            "parameters?"
+        )
+    for key in unknown[:_MOST_UNKNOWN]:
         if not isinstance(key, str):
             report.problems.append(f"{key!r} is not a parameter name; names are strings")
             continue
@@ -79,16 +91,7 @@ def _find_unknown_keys(params: Mapping[str, Any], report: Report) -> None:
 
 
 def _screen(parameter: Parameter, value: Any, report: Report) -> Any:
-    """Report unavailable features, and warn about keys without effect; returns the value to use."""
-    if parameter.status == NOT_YET and not parameter.is_neutral(value):
-        report.add(
-            parameter.name,
-            f"given {brief(value)}, but this feature is {NOT_YET}; leave it out or set it to "
-            f"{parameter.default!r}. ({parameter.meaning})",
-        )
-        return parameter.default
-    if parameter.status == NOT_YET:
-        return parameter.default
+    """Warn about keys without effect; returns the value to use."""
     if parameter.status == NO_EFFECT:
         if not callable(value) and parameter.kind.problem(value):
             return value  # refused below

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pypty.params.kinds import ArrayOf, Number, brief, near
+from pypty.params.kinds import ArrayOf, FilePath, Number, brief, near
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,20 @@ class SigmaPairs:
         if Number().problem(value) is None:
             return ((float(value), float(value)),) * 2
         return tuple(None if entry is None else (float(entry[0]), float(entry[1])) for entry in value)
+
+
+@dataclass(frozen=True)
+class NpyPath(FilePath):
+    """The path of a .npy file, so that any other text may be an expression of the epoch."""
+
+    def describe(self) -> str:
+        return "a path that ends in .npy"
+
+    def problem(self, value: Any) -> str | None:
+        problem = super().problem(value)
+        if problem is None and not str(value).endswith(".npy"):
+            return f"given {brief(value)}"
+        return problem
 
 
 @dataclass(frozen=True)

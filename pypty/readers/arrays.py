@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pypty.data.hdf5 import LARGEST_RATIO
 from pypty.errors import DataError
+from pypty.params.files import load_npy, read_npy_header
 from pypty.readers.axes import StackOfPages, in_order
 from pypty.readers.choose import only_one
 from pypty.readers.optional import optional_library
@@ -72,15 +74,19 @@ def open_npy(path: Path, axes: str | None) -> Recording:
         The file is damaged or truncated, or does not contain numbers with three or four axes.
     """
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python text, which may raise anything
+        header = read_npy_header(path)
+        as_stored = (
+            axes is None and header.in_c_order and len(header.shape) in (3, 4) and 0 not in header.shape
+        )
+        mapped = None if as_stored else load_npy(path, mapped=True)
+    except DataError as error:
         raise DataError(
             f"{str(path)!r} cannot be read as .npy: {error}. It is damaged or truncated, or contains Python objects, "
             "which are never unpickled; write it again with numpy.save(..., allow_pickle=False)"
         ) from error
-    if axes is not None or not mapped.flags.c_contiguous or mapped.ndim not in (3, 4) or not mapped.size:
+    if mapped is not None:
         return Recording(in_order(mapped, axes, None, str(path)), str(path))
-    frames = Frames(path, int(mapped.offset), mapped.shape, mapped.dtype)
+    frames = Frames(path, header.offset, header.shape, header.dtype)
     return Recording(frames, str(path), closing=(frames.close,))
 
 
@@ -113,7 +119,8 @@ def open_tif(path: Path, axes: str | None) -> Recording:
 
 
 def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, ...]]:
-    if len(file.series) == 0:
+    # The number of pages is asked for first: tifffile then ends a chain of pages that leads back to itself.
+    if len(file.pages) == 0 or len(file.series) == 0:
         raise DataError(f"{str(path)!r} has no pages; it is damaged or truncated")
     series = file.series[0]
     shape, dtype = tuple(series.shape), np.dtype(series.dtype).newbyteorder(file.byteorder)
@@ -136,6 +143,11 @@ def _tif_data(file: Any, path: Path, axes: str | None) -> tuple[Any, tuple[Any, 
             frames = Frames(path, int(series.dataoffset), shape, dtype)
             return frames, (frames.close,)
         return np.memmap(path, dtype, "r", int(series.dataoffset), shape), ()
+    if math.prod(shape) * dtype.itemsize > LARGEST_RATIO * path.stat().st_size:
+        raise DataError(
+            f"{str(path)!r} has {path.stat().st_size} bytes, but its header says shape {shape} and dtype {dtype}; it "
+            "is damaged or truncated"
+        )
     pages = series.pages
     if len(pages) != math.prod(shape[:-2]) or axes is not None:
         return series.asarray(), ()  # several patterns per page, or another order of axes: read into memory
@@ -178,6 +190,12 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
         raise DataError(
             f"{str(path)!r} cannot be read as zarr: {type(error).__name__}: {error}. Is the folder complete?"
         ) from error
+    wanted, have = math.prod(array.shape) * np.dtype(array.dtype).itemsize, _bytes_below(path)
+    if wanted > LARGEST_RATIO * have and missing < array.nchunks:
+        raise DataError(
+            f"{str(path)!r} says shape {array.shape} and dtype {array.dtype}, {wanted} bytes, but its files have "
+            f"{have}; it is damaged or incomplete"
+        )
     if missing:
         if missing == array.nchunks:
             raise DataError(
@@ -192,6 +210,10 @@ def open_zarr(path: Path, key: str | None, axes: str | None) -> Recording:
             array.fill_value,
         )
     return Recording(in_order(array, axes, None, str(path)), str(path))
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _zarr_member(group: Any, key: str | None, path: Path) -> Any:

@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "uint32"), help="of an EMPAD-G2 .raw file")
     parser.add_argument("--metadata", help="JSON file of Nion Swift (default: the one of the same name)")
     parser.add_argument("--ignore-metadata", action="store_true", help="read only the patterns")
+    parser.add_argument(
+        "--trust-external-links",
+        action="store_true",
+        help="an HDF5 file may point to values outside of its folder",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument(
         "--set",
@@ -89,6 +94,7 @@ def import_command(options: argparse.Namespace) -> str:
         dtype=options.dtype,
         metadata_file=options.metadata,
         ignore_metadata=options.ignore_metadata,
+        trust_external_links=options.trust_external_links,
         overwrite=options.overwrite,
         params=read_changes(options.set),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pypty.errors import DataError
+from pypty.params.files import not_a_file
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _CONTENTS: Mapping[str, str] = MappingProxyType(
@@ -51,8 +52,9 @@ def content_of(path: Path) -> str:
     if path.is_dir():
         marks = (".zarray", ".zgroup", "zarr.json")
         return "zarr" if any((path / mark).is_file() for mark in marks) else "other"
-    if not path.is_file():
-        raise DataError(f"the file {str(path)!r} does not exist (current folder: {str(Path.cwd())!r})")
+    problem = not_a_file(path)
+    if problem:
+        raise DataError(problem)
     try:
         with path.open("rb") as stream:
             head = stream.read(4096)

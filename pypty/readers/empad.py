@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import DataError
+from pypty.params.files import not_a_file
 from pypty.readers.arrays import Frames
 from pypty.readers.recording import Metadata, Recording, checked_scan_size
 
@@ -84,7 +85,7 @@ def raw_of_xml(path: Path) -> Path:
             f"{str(path)!r} is not an EMPAD metadata file (it has no <raw_file>); give the file with the patterns"
         )
     raw = path.with_name(name)
-    if not raw.is_file():
+    if not_a_file(raw):
         raise DataError(f"{str(path)!r} names {name!r}, which is not in the same folder; copy it there")
     return raw
 
@@ -175,6 +176,9 @@ def _find_xml(path: Path) -> Path | None:
 
 
 def _parse(path: Path) -> ElementTree.Element:
+    problem = not_a_file(path)
+    if problem:
+        raise DataError(problem)
     try:
         if path.stat().st_size > _XML_BYTES:
             raise DataError(

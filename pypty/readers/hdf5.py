@@ -10,6 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pypty.data.hdf5 import check_key, open_hdf5
+from pypty.data.own_mask import mask_in_file
 from pypty.errors import DataError
 from pypty.readers.axes import in_order
 from pypty.readers.choose import only_one
@@ -33,22 +35,27 @@ _ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _CALIBRATION = ("Q_pixel_size", "Q_pixel_units", "R_pixel_size", "R_pixel_units")
 
 
-def open_hdf5(path: Path, key: str | None, axes: str | None, ignore_metadata: bool) -> Recording:
+def open_array(
+    path: Path, key: str | None, axes: str | None, ignore_metadata: bool, trusted: bool = False
+) -> Recording:
     """Open a data set of an HDF5 file.
 
     Without ``key``: the data cube of py4DSTEM, else the only data set with three or four axes, else "data".
+    ``trusted``: it may point outside of the folder of the file.
 
     Raises
     ------
     DataError
         The file is damaged or truncated, or the data set is not found.
     """
-    file = open_file(path)
+    file = open_hdf5(path)
     try:
-        dataset = find_dataset(file, key, path)
+        dataset = find_dataset(file, key, path, trusted)
         metadata = Metadata() if ignore_metadata else _metadata(file, dataset, path)
         name = f"{path}:{dataset.name}"
-        return Recording(in_order(dataset, axes, None, name), name, metadata, (file.close,))
+        recording = Recording(in_order(dataset, axes, None, name), name, metadata, (file.close,))
+        recording.bad_pixels = None if ignore_metadata else mask_in_file(file, recording.pattern_shape)
+        return recording
     except DataError:
         file.close()
         raise
@@ -57,24 +64,14 @@ def open_hdf5(path: Path, key: str | None, axes: str | None, ignore_metadata: bo
         raise DataError(f"{str(path)!r} cannot be read: {error}. It is damaged or truncated") from error
 
 
-def open_file(path: Path) -> Any:
-    """Open an HDF5 file for reading.
+def find_dataset(file: Any, key: str | None, path: Path, trusted: bool = False) -> Any:
+    """The data set with the patterns, see :func:`pypty.readers.choose.only_one`.
 
     Raises
     ------
     DataError
-        It is not an HDF5 file, or is damaged or truncated.
+        No array fits, or what it points to is missing, or (not ``trusted``) outside of the folder of the file.
     """
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(
-            f"{str(path)!r} cannot be opened as HDF5: {error}. It is damaged or truncated; copy it again"
-        ) from error
-
-
-def find_dataset(file: Any, key: str | None, path: Path) -> Any:
-    """The data set with the patterns, see :func:`pypty.readers.choose.only_one`."""
     arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     cubes: list[str] = []
 
@@ -86,16 +83,18 @@ def find_dataset(file: Any, key: str | None, path: Path) -> Any:
 
     file.visititems(visit)
     # visititems does not follow links; a key may name one.
-    if key is not None and isinstance(file.get(key), h5py.Dataset):
-        return file[key]
-    if key is None and len(cubes) == 1:
-        return file[cubes[0]]
-    return file[only_one(arrays, key, str(path))]
+    if key is not None:
+        check_key(file, key, trusted)
+        if isinstance(file.get(key), h5py.Dataset):
+            return file[key]
+    chosen = cubes[0] if key is None and len(cubes) == 1 else only_one(arrays, key, str(path))
+    check_key(file, chosen, trusted)
+    return file[chosen]
 
 
 def is_for_rosettasciio(path: Path, key: str | None) -> bool:
     """Whether an .emd file stores its axes in an order known to RosettaSciIO: Velox, and EMD 0.2 without a key."""
-    with open_file(path) as file:
+    with open_hdf5(path) as file:
         if isinstance(file.get("Data"), h5py.Group) and ("Presentation" in file or "Operations" in file):
             return True
         return key is None and str(plain(file.attrs.get("version_major", ""))) == "0"
@@ -127,7 +126,7 @@ def _py4dstem(file: Any, path: Path) -> Metadata:
         calibration = {
             key: plain(group.attrs[key] if key in group.attrs else group[key][()])
             for key in _CALIBRATION
-            if key in group.attrs or isinstance(group.get(key), h5py.Dataset)
+            if key in group.attrs or _is_one_value(group, key)
         }
         if "Q_pixel_size" in calibration:
             # R: real space (scan), Q: reciprocal space (detector)
@@ -137,6 +136,13 @@ def _py4dstem(file: Any, path: Path) -> Metadata:
             )
             return axis_metadata([scan], [detector], str(path))
     return Metadata()
+
+
+def _is_one_value(group: Any, key: str) -> bool:
+    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+        return False
+    item = group[key]
+    return isinstance(item, h5py.Dataset) and item.size == 1
 
 
 def plain(value: Any) -> Any:

@@ -14,12 +14,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pypty.data.hdf5 import check_stored, open_hdf5
+from pypty.data.own_mask import OUR_MASK
 from pypty.data.preprocess import Preprocess
 from pypty.errors import DataError, OutputError, ParameterError
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.readers.axes import with_scan
-from pypty.readers.hdf5 import open_file, plain
+from pypty.readers.hdf5 import plain
 from pypty.readers.opening import open_recording
 from pypty.readers.recording import PARAMETERS, Metadata, Recording
 
@@ -46,7 +48,8 @@ def import_file(
 
     The file has the data set ``data``, (N, ky, kx) row-major over the scan, in the detector's own type; the calibration
     as attributes whose names give the units (``acc_voltage_kV``, ``rez_pixel_size_mrad``, ``scan_step_A``, ...); and a
-    group ``pypty`` whose attributes are parameters, see :func:`params_of`. The file is written under a temporary name
+    group ``pypty`` whose attributes are parameters, see :func:`params_of`, with the detector's own mask (``pixel_mask``
+    of a NeXus or Dectris file) as its data set ``detector_mask``. The file is written under a temporary name
     and renamed when it is complete.
 
     Parameters
@@ -60,7 +63,7 @@ def import_file(
     params : additional parameters, which take precedence over those of the file; they refer to the patterns as written
     overwrite : replace an existing file
     options : of :func:`pypty.readers.open_recording`: key, scan_size, axes, version, dtype, metadata_file,
-        ignore_metadata
+        ignore_metadata, trust_external_links
 
     Returns
     -------
@@ -102,13 +105,16 @@ def import_file(
                 shuffle=compression is not None,
             )
             _write_attributes(file, data, metadata, added)
+            if recording.bad_pixels is not None and "detector_mask" not in added:
+                _write_mask(file, change.mask(recording.bad_pixels), recording.name)
             file.attrs["source"] = recording.name if isinstance(path, Recording) else Path(path).name
             _copy(recording, change, data)
     return target
 
 
 def params_of(path: str | Path) -> dict[str, Any]:
-    """The parameters of a file that :func:`import_file` wrote: data_path, data_key and the calibration.
+    """The parameters of a file that :func:`import_file` wrote: data_path, data_key, the calibration, and detector_mask
+    if the detector wrote one.
 
     Raises
     ------
@@ -116,17 +122,27 @@ def params_of(path: str | Path) -> dict[str, Any]:
         The file is missing or damaged, or was not written by :func:`import_file`.
     """
     chosen = Path(path).expanduser()
-    if not chosen.is_file():
-        raise DataError(f"the file {str(chosen)!r} does not exist (current folder: {str(Path.cwd())!r})")
-    with open_file(chosen) as file:
-        group = file.get("pypty")
-        if not isinstance(group, h5py.Group) or not isinstance(file.get("data"), h5py.Dataset):
-            raise DataError(
-                f"{str(chosen)!r} was not written by  pypty import  (it has no group 'pypty'); import it first"
+    with open_hdf5(chosen) as file:
+        try:
+            ours = {name: file.get(name, getlink=True) for name in ("pypty", "data")}
+            group = (
+                file.get("pypty") if all(isinstance(link, h5py.HardLink) for link in ours.values()) else None
             )
-        return {"data_path": str(chosen), "data_key": "data"} | {
-            key: plain(value) for key, value in group.attrs.items()
-        }
+            if not isinstance(group, h5py.Group) or not isinstance(file.get("data"), h5py.Dataset):
+                raise DataError(
+                    f"{str(chosen)!r} was not written by  pypty import  (it has no group 'pypty'); import it first"
+                )
+            params = {"data_path": str(chosen), "data_key": "data"} | {
+                key: plain(value) for key, value in group.attrs.items()
+            }
+            if OUR_MASK in group and isinstance(group.get(OUR_MASK, getlink=True), h5py.HardLink):
+                check_stored(group[OUR_MASK])
+                params["detector_mask"] = group[OUR_MASK][()].astype(float)
+            return params
+        except DataError:
+            raise
+        except Exception as error:  # h5py raises many kinds on damaged trees
+            raise DataError(f"{str(chosen)!r} cannot be read: {error}. It is damaged or truncated") from error
 
 
 class _Change:
@@ -156,6 +172,11 @@ class _Change:
         if self._swap:
             data = data.swapaxes(-2, -1)
         return self._work.patterns(data[:, self._window[0], self._window[1]])
+
+    def mask(self, bad: np.ndarray) -> np.ndarray:
+        """Weights (ky, kx) of the changed patterns, 0 for pixels that contain a bad one."""
+        good = (~bad).astype(np.uint8)
+        return self._work.weights((good.T if self._swap else good)[self._window])
 
     def metadata(self, metadata: Metadata) -> Metadata:
         """Metadata with the pixel size and centre of the changed patterns."""
@@ -211,6 +232,17 @@ def _write_attributes(file: Any, data: Any, metadata: Metadata, added: Mapping[s
             raise ParameterError(
                 f"{key} cannot be stored in the file: {error}; give it later, in the parameters of the run"
             ) from error
+
+
+def _write_mask(file: Any, mask: np.ndarray, name: str) -> None:
+    """The detector's own mask, unless it masks nothing, or everything."""
+    if mask.all():
+        return
+    if not mask.any():
+        _LOG.warning("%s: the detector's own mask marks every pixel as bad; it is not used", name)
+        return
+    file["pypty"].create_dataset(OUR_MASK, data=mask)
+    _LOG.info("%s: the detector's own mask is kept; it marks %d pixels as bad", name, int((mask == 0).sum()))
 
 
 def _copy(recording: Recording, change: _Change, data: Any) -> None:

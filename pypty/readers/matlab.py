@@ -7,15 +7,17 @@ is (ky, kx, sy, sx). A shape that suggests another order is refused.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from pypty.data.hdf5 import LARGEST_DEFLATED, check_key, open_hdf5
 from pypty.errors import DataError
 from pypty.readers.axes import AxesView, in_order
 from pypty.readers.choose import only_one
-from pypty.readers.hdf5 import open_file
+from pypty.readers.mat5 import check_structure
 from pypty.readers.recording import Recording
 
 
@@ -27,14 +29,10 @@ def open_mat5(path: Path, key: str | None, axes: str | None) -> Recording:
     DataError
         The file is damaged or truncated, or the variable is not found.
     """
-    from scipy.io import loadmat, whosmat
+    from scipy.io import loadmat
 
     try:
-        shapes = {
-            name: (tuple(int(n) for n in shape), _class_dtype(kind))
-            for name, shape, kind in whosmat(str(path))
-        }
-        chosen = only_one(shapes, key, str(path))
+        chosen = only_one(check_mat_sizes(path), key, str(path))
         data = loadmat(str(path), variable_names=[chosen])[chosen]
     except DataError:
         raise
@@ -49,21 +47,46 @@ def open_mat5(path: Path, key: str | None, axes: str | None) -> Recording:
     return Recording(data, name)
 
 
-def open_mat73(path: Path, key: str | None, axes: str | None) -> Recording:
-    """Open a variable of a file of version 7.3, to be read lazily.
+def check_mat_sizes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of the variables of a file of version 5 to 7.
+
+    Raises
+    ------
+    DataError
+        The file is damaged, or a variable is larger than it can hold. SciPy's errors are left to the caller.
+    """
+    from scipy.io import whosmat
+
+    check_structure(path)
+    have = path.stat().st_size
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    for name, sizes, kind in whosmat(str(path)):
+        shape, dtype = tuple(int(n) for n in sizes), _class_dtype(kind)
+        if math.prod(shape) * dtype.itemsize > LARGEST_DEFLATED * have:
+            raise DataError(
+                f"{str(path)!r}: its header says that {name} has shape {shape} of {dtype}, but the file has {have} "
+                "bytes; it is damaged or truncated"
+            )
+        shapes[name] = (shape, dtype)
+    return shapes
+
+
+def open_mat73(path: Path, key: str | None, axes: str | None, trusted: bool = False) -> Recording:
+    """Open a variable of a file of version 7.3, to be read lazily; ``trusted`` as for other HDF5 files.
 
     Raises
     ------
     DataError
         The file is damaged or truncated, or the variable is not found.
     """
-    file = open_file(path)
+    file = open_hdf5(path)
     try:
-        arrays = {
-            name: (tuple(item.shape)[::-1], item.dtype)  # axes as MATLAB shows them
-            for name, item in file.items()
-            if isinstance(item, h5py.Dataset) and item.shape is not None
-        }
+        arrays = {}
+        for name in file:
+            check_key(file, name, trusted)
+            item = file[name]
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                arrays[name] = (tuple(item.shape)[::-1], item.dtype)  # axes as MATLAB shows them
         chosen = only_one(arrays, key, str(path))
         dataset, name = file[chosen], f"{path}:{chosen}"
         if dataset.dtype.names is not None and set(dataset.dtype.names) == {"real", "imag"}:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pypty.errors import DataError
+from pypty.params.files import not_a_file
 from pypty.readers.recording import Metadata, axis_metadata, checked_scan_size
 
 
@@ -26,6 +27,9 @@ def read_nion_json(path: Path) -> Metadata:
     DataError
         The file cannot be read or is not JSON, or a value is not a number.
     """
+    problem = not_a_file(path)
+    if problem:
+        raise DataError(problem)
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

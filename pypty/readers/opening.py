@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pypty.errors import DataError
+from pypty.params.files import not_a_file
 from pypty.readers.arrays import open_npy, open_tif, open_zarr
 from pypty.readers.axes import with_scan
 from pypty.readers.detect import kind_of
 from pypty.readers.empad import open_empad, raw_of_xml
-from pypty.readers.hdf5 import is_for_rosettasciio, open_hdf5
+from pypty.readers.hdf5 import is_for_rosettasciio, open_array
 from pypty.readers.matlab import open_mat5, open_mat73
 from pypty.readers.nion import read_nion_json
 from pypty.readers.recording import Recording, checked_scan_size
@@ -31,6 +32,7 @@ def open_recording(
     dtype: str | None = None,
     metadata_file: str | Path | None = None,
     ignore_metadata: bool = False,
+    trust_external_links: bool = False,
 ) -> Recording:
     """Open the file of a detector; patterns are read lazily.
 
@@ -46,6 +48,7 @@ def open_recording(
     version, dtype : of an EMPAD file, see :func:`pypty.readers.empad.open_empad`
     metadata_file : JSON of Nion Swift; None: the .json of the same name, if it exists
     ignore_metadata : read only the patterns
+    trust_external_links : links, virtual data sets and raw storage in an HDF5 file may point outside of its folder
 
     Raises
     ------
@@ -56,9 +59,9 @@ def open_recording(
     chosen = Path(path).expanduser()
     try:
         size = None if scan_size is None else checked_scan_size(scan_size, "the call")
-        if chosen.suffix.lower() == ".xml" and chosen.is_file():
+        if chosen.suffix.lower() == ".xml" and not_a_file(chosen) is None:
             chosen = raw_of_xml(chosen)
-        recording = _open(chosen, key, size, axes, version, dtype, ignore_metadata)
+        recording = _open(chosen, key, size, axes, version, dtype, ignore_metadata, trust_external_links)
         try:
             if not ignore_metadata:
                 _add_json(recording, chosen, metadata_file)
@@ -87,6 +90,7 @@ def _open(
     version: int | None,
     dtype: str | None,
     ignore_metadata: bool,
+    trusted: bool,
 ) -> Recording:
     kind = kind_of(path)
     if kind != "raw" and (version is not None or dtype is not None):
@@ -102,10 +106,10 @@ def _open(
     if kind == "mat5":
         return open_mat5(path, key, axes)
     if kind == "mat73":
-        return open_mat73(path, key, axes)
+        return open_mat73(path, key, axes, trusted)
     if kind == "hdf5" and not (path.suffix.lower() == ".emd" and is_for_rosettasciio(path, key)):
-        return open_hdf5(path, key, axes, ignore_metadata)
-    return open_vendor(path, key, axes, ignore_metadata)
+        return open_array(path, key, axes, ignore_metadata, trusted)
+    return open_vendor(path, key, axes, ignore_metadata, trusted)
 
 
 def _settle_scan(recording: Recording, scan: tuple[int, int] | None) -> None:

@@ -190,6 +190,7 @@ class Recording:
     name : file (and data set), for messages
     metadata : of the file
     closing : called by :meth:`close`
+    bad_pixels : (ky, kx) bool, True where the detector's own mask says that a pixel does not count; None without one
 
     Raises
     ------
@@ -201,6 +202,7 @@ class Recording:
     name: str
     metadata: Metadata = field(default_factory=Metadata)
     closing: tuple[Callable[[], None], ...] = ()
+    bad_pixels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         ArraySource(self.data, self.name)  # checks shape and dtype

@@ -12,21 +12,27 @@ from typing import Any
 
 import numpy as np
 
+from pypty.data.hdf5 import LARGEST_RATIO, check_tree, open_hdf5
 from pypty.errors import DataError
 from pypty.readers.axes import in_order
 from pypty.readers.choose import only_one
+from pypty.readers.detect import content_of
+from pypty.readers.headers import check_claims
 from pypty.readers.optional import optional_library
 from pypty.readers.recording import Metadata, Recording, axis_metadata
 
 _LOG = logging.getLogger("pypty")
 
 
-def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: bool) -> Recording:
+def open_vendor(
+    path: Path, key: str | None, axes: str | None, ignore_metadata: bool, trusted: bool = False
+) -> Recording:
     """Open the patterns of a vendor's file, with the calibration of its axes, beam energy and convergence angle.
 
     Parameters
     ----------
     key : title of the signal, if the file has several
+    trusted : an HDF5 file may point outside of its folder
 
     Raises
     ------
@@ -34,7 +40,23 @@ def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: 
         RosettaSciIO, or a library that it needs for this format, is not installed, no reader is known for the ending,
         or the file is damaged or contains no scan of patterns.
     """
+    if content_of(path) == "hdf5":
+        with open_hdf5(path) as file:
+            check_tree(file, trusted)
     signals = _signals(path)
+    try:
+        return _recording(signals, path, key, axes, ignore_metadata)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file may hold a value of any type and shape in place of any other
+        raise DataError(
+            f"{str(path)!r} cannot be read: {type(error).__name__}: {error}. It is damaged or truncated"
+        ) from error
+
+
+def _recording(
+    signals: list[Mapping[str, Any]], path: Path, key: str | None, axes: str | None, ignore_metadata: bool
+) -> Recording:
     named: dict[str, Mapping[str, Any]] = {}
     for number, signal in enumerate(signals):
         title = str(_branch(signal, "metadata", "General").get("title") or "signal")
@@ -43,11 +65,24 @@ def open_vendor(path: Path, key: str | None, axes: str | None, ignore_metadata: 
         name: (tuple(signal["data"].shape), np.dtype(signal["data"].dtype)) for name, signal in named.items()
     }
     chosen = named[only_one(arrays, key, str(path))]
+    _check_size(path, chosen["data"])
     data, listed = _arranged(chosen, str(path))
     metadata = Metadata()
     if not ignore_metadata:
         metadata = _metadata(chosen, listed, str(path))
     return Recording(in_order(data, axes, None, str(path)), str(path), metadata)
+
+
+def _check_size(path: Path, data: Any) -> None:
+    """Refuse an array much larger than the file; a limit for every compression, since formats differ."""
+    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    have = sum(item.stat().st_size for item in files)
+    wanted = math.prod(int(n) for n in data.shape) * np.dtype(data.dtype).itemsize
+    if wanted > LARGEST_RATIO * have:
+        raise DataError(
+            f"{str(path)!r}: its header says shape {tuple(data.shape)} and dtype {data.dtype}, {wanted} bytes, but the "
+            f"file has {have}; it is damaged or truncated"
+        )
 
 
 def _signals(path: Path) -> list[Mapping[str, Any]]:
@@ -63,6 +98,7 @@ def _signals(path: Path) -> list[Mapping[str, Any]]:
             f"{str(path)!r} has the ending {path.suffix!r}, for which no reader is known. Supported are .h5, .hdf5, "
             ".emd, .npy, .mat, .tif, .zarr, .raw (EMPAD) and formats of RosettaSciIO (.dm4, .mib, .blo, .hspy, ...)"
         )
+    check_claims(path)
     problems = []
     for plugin in plugins:
         try:

@@ -9,11 +9,9 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-import h5py
-
 from pypty.errors import OutputError
 from pypty.model.blocks import BLOCKS
-from pypty.output.checkpoints import HISTORY_FILE, RESUME_FILE
+from pypty.output.checkpoints import HISTORY_FILE, RESUME_FILE, epoch_of
 from pypty.output.loss_log import LOSS_LOG
 from pypty.output.settings_file import ARRAYS
 from pypty.params.schema import SCHEMA
@@ -109,11 +107,7 @@ def _remove(aside: Path) -> None:
 
 
 def _has_an_epoch(folder: Path) -> bool:
-    try:
-        with h5py.File(folder / RESUME_FILE, "r") as file:
-            return int(file.attrs["epoch"]) > 0
-    except (OSError, KeyError, ValueError, TypeError):
-        return False
+    return (epoch_of(folder / RESUME_FILE) or 0) > 0
 
 
 def _restore(aside: Path, folder: Path) -> None:

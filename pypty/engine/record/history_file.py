@@ -12,6 +12,7 @@ from pypty.errors import CheckpointError, OutputError
 from pypty.output.checkpoints import HISTORY_FILE
 from pypty.output.files import append_text, write_text
 from pypty.output.loss_log import EpochRecord
+from pypty.params.files import not_a_file
 
 _TUPLES = ("blocks", "mean_tilt_mrad")
 
@@ -74,12 +75,15 @@ def read_history(folder: Path, size: int) -> list[EpochRecord]:
     """
     path = folder / HISTORY_FILE
     try:
+        problem = not_a_file(path)
+        if problem:
+            raise ValueError(problem)
+        if path.stat().st_size < size:
+            raise ValueError(f"it has {path.stat().st_size} bytes, resume.h5 expects {size}")
         with open(path, "rb") as stream:
             content = stream.read(size)
-        if len(content) < size:
-            raise ValueError(f"it has {len(content)} bytes, resume.h5 expects {size}")
         return [record_of(json.loads(line)) for line in content.decode("utf-8").splitlines()]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # JSON of any content may be in a damaged file
         raise CheckpointError(
             f"{str(path)!r}, which belongs to resume.h5, cannot be read: {error}; start again from "
             "pypty.load_checkpoint(folder)"

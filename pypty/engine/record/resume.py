@@ -12,6 +12,7 @@ import numpy as np
 
 from pypty.backend.array import Backend, to_host
 from pypty.backend.fft import export_wisdom, import_wisdom
+from pypty.data.hdf5 import check_tree, open_hdf5
 from pypty.data.scan import Scan
 from pypty.engine.epochs.first_order import Progress
 from pypty.engine.epochs.loop import Reconstruction
@@ -19,6 +20,7 @@ from pypty.engine.epochs.problem import Signature
 from pypty.engine.epochs.state import State
 from pypty.engine.epochs.stuck import BlockMonitor
 from pypty.engine.record.history_file import HistoryFile, read_history, record_of
+from pypty.engine.record.resume_checks import check_state
 from pypty.engine.setup.assembly import Setup, data_fingerprint
 from pypty.engine.setup.start import start_distances
 from pypty.errors import CheckpointError
@@ -133,14 +135,15 @@ def read_resume(folder: Path, setup: Setup) -> Resumed:
     """
     path = folder / RESUME_FILE
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
+            check_tree(file)
             _check_origin(file, path, setup)
             if "fftw_wisdom" in file and setup.backend.fft_library == "fftw":
                 import_wisdom(json.loads(file["fftw_wisdom"].asstr()[()]))
             return _read(file, path, setup)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged trees, JSON of any content may be in one
         raise CheckpointError(
             f"{str(path)!r} cannot be read: {error}; start again from co.npy, cp.npy, cg.npy with "
             "pypty.load_checkpoint(folder)"
@@ -218,6 +221,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
         state.records = [record_of(record) for record in json.loads(file["history"].asstr()[()])]
     else:
         state.records = read_history(path.parent, history_bytes)
+    check_state(state, setup)
     return Resumed(
         state,
         int(file.attrs["batch_size"]),

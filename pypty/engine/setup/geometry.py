@@ -6,6 +6,7 @@ import numpy as np
 
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess
+from pypty.data.scan import missing_problem
 from pypty.data.sources import PatternSource
 from pypty.data.window import Window
 from pypty.model.blocks import BLOCKS, OPTIONAL
@@ -154,11 +155,12 @@ def _check_positions(settings: Settings, n: int, report: Report) -> None:
             "series)",
         )
     scan_size = settings["scan_size"]
-    if scan_size is not None and not report.has("positions") and int(np.prod(scan_size)) != rows:
-        report.add(
-            "scan_size",
-            f"{scan_size[0]} x {scan_size[1]} = {int(np.prod(scan_size))} points, but there are {rows} positions",
-        )
+    if scan_size is None or report.has("positions"):
+        return
+    size = (int(scan_size[0]), int(scan_size[1]))
+    problem = missing_problem(settings["missing_patterns"], size, rows, "positions")
+    if problem:
+        report.add("scan_size", problem)
 
 
 def _check_rows(settings: Settings, n: int, report: Report) -> None:

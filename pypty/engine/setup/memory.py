@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from pypty.backend.array import Backend, available_cores, select
-from pypty.backend.memory import free_bytes
+from pypty.backend.memory import free_bytes, free_memory
 from pypty.engine.setup.start import present_blocks
 from pypty.errors import ResourceError
 from pypty.model.blocks import BLOCKS
@@ -143,6 +143,7 @@ class MemoryPlan:
     items : bytes by purpose
     free : bytes that can be allocated now
     limit : bytes that may be used: free x memory_saturation
+    limited_by : what allows no more
     """
 
     device: str
@@ -154,6 +155,7 @@ class MemoryPlan:
     sizes: Sizes
     keep_every: int = 1
     resident_on_device: bool = False
+    limited_by: str = ""
     items: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -169,7 +171,9 @@ class MemoryPlan:
         ]
         lines += [f"  {name:<42}{_size_text(size):>12}" for name, size in self.items.items() if size]
         lines.append(f"  {'total':<42}{_size_text(self.total):>12}")
-        lines.append(f"  {'free now':<42}{_size_text(self.free):>12}")
+        lines.append(
+            f"  {'free now':<42}{_size_text(self.free):>12}{self.limited_by and f'  ({self.limited_by})'}"
+        )
         threads = f" on each of {self.n_threads} threads" if self.n_threads > 1 else ""
         data = "kept in memory" if self.resident else "read when needed"
         data = "kept on the GPU" if self.resident_on_device else data
@@ -269,8 +273,8 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
             f"the reconstruction needs at least {_size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
             f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {history} L-BFGS "
             f"pairs), but only {_size_text(limit)} may be used ({_size_text(free)} free x memory_saturation). "
-            f"{_rim_text(settings)}Are positions in pixels? Else lower hist_length, use default_dtype='single', or "
-            "fewer slices"
+            f"{_limit_text(backend)}{_rim_text(settings)}Are positions in pixels? Else lower hist_length, use "
+            "default_dtype='single', or fewer slices"
         )
     n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
     # prepared patterns are kept on the host; without a GPU they share that memory with everything else
@@ -300,6 +304,7 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
         sizes=sizes,
         keep_every=keep_every,
         resident_on_device=on_device,
+        limited_by=free_memory(backend).limited_by,
         items=items,
     )
 
@@ -350,12 +355,20 @@ def _fixed_items(
     }
 
 
+def _limit_text(backend: Backend) -> str:
+    """What limits the memory, and how to get more."""
+    free = free_memory(backend)
+    return f"It is limited by {free.limited_by}{'; ' * bool(free.advice)}{free.advice}. "
+
+
 def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
     must = settings["preload_to_cpu"] or not settings["load_one_by_one"]
     if must and sizes.data_bytes > available:
+        key, other = ("preload_to_cpu", False) if settings["preload_to_cpu"] else ("load_one_by_one", True)
         raise ResourceError(
-            f"load_one_by_one=False asks for all patterns in memory ({_size_text(sizes.data_bytes)}), "
-            f"but only {_size_text(max(available, 0))} are left for them; set it to True"
+            f"{key}={not other} asks for all patterns in memory ({_size_text(sizes.data_bytes)}), but only "
+            f"{_size_text(max(available, 0))} are left for them. {_limit_text(select('cpu'))}Or set it to {other}: "
+            "patterns are then read when they are needed"
         )
     # by default data take at most half of what is left, so that batches can be large
     return bool(must or sizes.data_bytes <= available // 2)

@@ -30,7 +30,7 @@ from pypty.model.forward import executor_name
 from pypty.optics.grid import Grid
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.params.checks.combinations import epochs_to_check
-from pypty.params.checks.effects import has_block
+from pypty.params.checks.effects import has_block, simulates_only
 from pypty.params.presets import load_preset
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
@@ -51,7 +51,9 @@ def read(params: Params) -> Mapping[str, Any]:
     return load_preset(params) if isinstance(params, (str, Path)) else params
 
 
-def prepare(params: Params, needs_data: bool = True, read_data: bool = True) -> Setup:
+def prepare(
+    params: Params, needs_data: bool = True, read_data: bool = True, may_simulate: bool = False
+) -> Setup:
     """Check all parameters, and prepare a reconstruction.
 
     Raises
@@ -59,7 +61,7 @@ def prepare(params: Params, needs_data: bool = True, read_data: bool = True) -> 
     ParameterError
         Lists every problem.
     """
-    report, setup = inspect(params, needs_data, read_data)
+    report, setup = inspect(params, needs_data, read_data, may_simulate)
     if setup is None or not report:
         if setup is not None:
             setup.close()
@@ -68,13 +70,16 @@ def prepare(params: Params, needs_data: bool = True, read_data: bool = True) -> 
     return setup
 
 
-def inspect(params: Params, needs_data: bool = True, read_data: bool = True) -> tuple[Report, Setup | None]:
+def inspect(
+    params: Params, needs_data: bool = True, read_data: bool = True, may_simulate: bool = False
+) -> tuple[Report, Setup | None]:
     """Find every problem, without writing anything.
 
     Parameters
     ----------
     needs_data : patterns must be given
     read_data : check every pattern (NaN, negative counts, mean), not only shape and type
+    may_simulate : with ``data_simulation_flag`` True no data are opened
 
     Returns
     -------
@@ -84,14 +89,17 @@ def inspect(params: Params, needs_data: bool = True, read_data: bool = True) -> 
     settings = _try(report, lambda: read_parameters(read(params), report))
     if settings is None:
         return report, None
-    setup = _inspect_settings(settings, report, needs_data, read_data)
+    without = may_simulate and not report.has("data_simulation_flag") and simulates_only(settings)
+    setup = _inspect_settings(settings, report, needs_data and not without, read_data, not without)
     return report, setup
 
 
-def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read_data: bool) -> Setup | None:
+def _inspect_settings(
+    settings: Settings, report: Report, needs_data: bool, read_data: bool, open_data: bool
+) -> Setup | None:
     """Check device, data, output folder, geometry, memory and counts."""
     backend = _try(report, lambda: _select(settings))
-    source = _try(report, lambda: open_source(settings))
+    source = _try(report, lambda: open_source(settings)) if open_data else None
     _check_output(settings, report)
     check_methods(settings, report)
     if not report.has("optimizer") and not report.has("learning_rates"):
@@ -103,7 +111,11 @@ def _inspect_settings(settings: Settings, report: Report, needs_data: bool, read
         )
     surveyed = _survey(settings, report, source) if read_data else None
     path = settings["phase_plate_in_h5"]
-    plates = None if path is None else _try(report, lambda: PhasePlateSource(path))
+    plates = (
+        None
+        if path is None
+        else _try(report, lambda: PhasePlateSource(path, settings["trust_external_links"]))
+    )
     setup = _inspect_geometry(settings, report, backend, source, plates, needs_data)
     if setup is not None:
         _warn(setup, surveyed, report)
@@ -355,19 +367,28 @@ def _sizes(
 
 
 def _check_output(settings: Settings, report: Report) -> None:
-    """Check that the folder can be written, without touching it."""
+    """Check that folders can be written, without touching them."""
+    # only this schedule: another one may have a problem
+    schedule = settings.schedules["data_simulation_flag"]
+    flag = False if report.has("data_simulation_flag") else schedule.at(settings.first_epoch)
+    if isinstance(flag, str):
+        _check_folder("data_simulation_flag", Path(flag).expanduser().parent, report)
     if not settings["output_folder"]:
         return
     folder = Path(settings["output_folder"]).expanduser()
+    _check_folder("output_folder", folder, report)
+    if settings["resume"] is True and not (folder / RESUME_FILE).is_file():
+        report.add("resume", f"True, but there is no resume.h5 in {str(folder)!r}; start with resume=False")
+
+
+def _check_folder(key: str, folder: Path, report: Report) -> None:
     # the nearest folder that exists decides, as the others are made below it
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         report.add(
-            "output_folder", f"{str(folder)!r} cannot be made: {str(existing)!r} is a file, not a folder"
+            key, f"the folder {str(folder)!r} cannot be made: {str(existing)!r} is a file, not a folder"
         )
     elif not os.access(existing, os.W_OK | os.X_OK):
-        report.add("output_folder", f"{str(folder)!r} cannot be written: no permission for {str(existing)!r}")
-    if settings["resume"] is True and not (folder / RESUME_FILE).is_file():
-        report.add("resume", f"True, but there is no resume.h5 in {str(folder)!r}; start with resume=False")
+        report.add(key, f"{str(folder)!r} cannot be written: no permission for {str(existing)!r}")

@@ -9,10 +9,8 @@ from pypty.params.checks.effects import check_effects, without_effect
 from pypty.params.checks.model import check_model
 from pypty.params.checks.results import check_results
 from pypty.params.kinds import brief
-from pypty.params.parameter import NOT_YET
 from pypty.params.report import Report
 from pypty.params.schedule import Constant, Schedule
-from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 _EPOCHS_CHECKED = 10_000
@@ -60,11 +58,9 @@ def check_epochs(settings: Settings, report: Report, first: int | None = None) -
 def _problem_at(name: str, schedule: Schedule, epoch: int) -> str | None:
     """The problem of a schedule's value at an epoch, or None."""
     try:
-        value = schedule.at(epoch)
+        schedule.at(epoch)
     except ParameterError as error:
         return str(error).removeprefix(f"{name}: ")
-    if SCHEMA[name].status == NOT_YET and not SCHEMA[name].is_neutral(value):
-        return f"{brief(value)} at epoch {epoch}, but this feature is {NOT_YET}"
     return None
 
 

@@ -25,6 +25,12 @@ _SCAN_WEIGHTS = tuple(
 )
 
 
+_NOT_PLAIN = (
+    "which needs every pattern of the raster stored row by row, but scan_order or missing_patterns say otherwise; "
+    "leave it off, or store the patterns row by row"
+)
+
+
 def check_effects(settings: Settings, report: Report, epochs: range) -> None:
     """Check parameters against each other, at every epoch of the run."""
     for check in (
@@ -35,6 +41,7 @@ def check_effects(settings: Settings, report: Report, epochs: range) -> None:
         _check_loss_terms,
         _check_numbers,
         _check_constraints,
+        _check_simulation,
     ):
         check(settings, report, epochs)
 
@@ -102,6 +109,12 @@ def has_tilts(settings: Settings) -> bool:
     return has_block(settings, "tilts", "update_tilts")
 
 
+def _is_plain(settings: Settings) -> bool:
+    """Whether the patterns are stored row by row, and none is missing."""
+    missing = settings["missing_patterns"]
+    return settings["scan_order"] == "rows" and (missing is None or not len(missing))
+
+
 def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
     """Check that every regulariser with a weight has the parameters it needs."""
     size = settings["scan_size"]
@@ -109,6 +122,8 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
         is_on = bool(_ever(settings, report, epochs, name))
         if is_on and size is None:
             report.add(name, "on, but scan_size is not given; give the scan's points (slow, fast)")
+        elif is_on and not _is_plain(settings):
+            report.add(name, f"on, {_NOT_PLAIN}")
         elif is_on and size is not None and name.endswith("_tilts"):
             tilts, points = settings["tilts"], int(np.prod(size))
             # A single row for all patterns is smooth by definition.
@@ -116,6 +131,8 @@ def _check_weights(settings: Settings, report: Report, epochs: range) -> None:
                 report.add(
                     name, f"on, but there are {len(tilts)} rows of tilts for {points} points of scan_size"
                 )
+    if settings["indices_mode"] != "full" and not _is_plain(settings):
+        report.add("indices_mode", f"{settings['indices_mode']!r} given, {_NOT_PLAIN}")
     if not report.has("window") and not report.has("window_weight"):
         _check_window(settings, report, epochs)
     aperture = settings["probe_constraint_mask"]
@@ -166,6 +183,9 @@ def _check_constraints(settings: Settings, report: Report, epochs: range) -> Non
                 "constraints",
                 "'tilt_smooth' is on, but scan_size is not given; give the scan's points (slow, fast)",
             )
+            return
+        if "tilt_smooth" in table and not _is_plain(settings):
+            report.add("constraints", f"'tilt_smooth' is on, {_NOT_PLAIN}")
             return
         low, high = table["obja_thresh"]["thresh"] if "obja_thresh" in table else (0.0, 0.0)
         if low > high:
@@ -285,6 +305,34 @@ def _check_numbers(settings: Settings, report: Report, epochs: range) -> None:
         )
 
 
+def simulates_only(settings: Settings) -> bool:
+    """Whether a run computes patterns and fits none: ``data_simulation_flag`` is True, whatever the epoch."""
+    schedule = settings.schedules["data_simulation_flag"]
+    return isinstance(schedule, Constant) and schedule.value is True
+
+
+def _check_simulation(settings: Settings, report: Report, epochs: range) -> None:
+    if report.has("data_simulation_flag"):
+        return
+    if simulates_only(settings) and settings["resume"]:
+        report.add(
+            "data_simulation_flag",
+            "True simulates the start and fits nothing, which cannot be resumed; leave resume out, or give the path of "
+            "a .npy file",
+        )
+    if settings["output_folder"]:
+        return
+    schedule = settings.schedules["data_simulation_flag"]
+    for epoch in epochs[:1] if isinstance(schedule, Constant) else epochs:
+        if schedule.at(epoch) is True:
+            report.add(
+                "data_simulation_flag",
+                f"True at epoch {epoch}, but output_folder is not given; give it, or the path of a .npy file (or call "
+                "pypty.simulate(params), which returns the patterns)",
+            )
+            return
+
+
 def without_effect(settings: Settings) -> list[str]:
     """Warnings about keys that are set but have no effect with the other parameters."""
     near, algorithm = settings["recon_type"] == "near_field", settings["algorithm"]
@@ -302,6 +350,10 @@ def without_effect(settings: Settings) -> list[str]:
         "detector_gain": (not gauss, "algorithm is not poisson_gaussian"),
         "readout_noise": (not gauss, "algorithm is not poisson_gaussian"),
         "beta_wedge": (not settings.may_be_on("wedge_mu"), "wedge_mu, its weight, is 0"),
+        "data_simulation_exitwave": (
+            not settings.may_be_on("data_simulation_flag"),
+            "data_simulation_flag is off",
+        ),
         "indices_shape": (settings["indices_mode"] == "full", "indices_mode is full"),
         "stop_tolerance": (settings["stop_patience"] == 0, "stop_patience is 0"),
         "mean_pattern": (settings["probe"] is not None, "probe is given"),

@@ -17,6 +17,9 @@ DATA = (
               "images); (N, D) with masks. Takes precedence over data_path."),
     Parameter("data_key", "data", Text(), "", "Name of the data set inside an HDF5 file.",
               when="data_path is an HDF5 file"),
+    Parameter("trust_external_links", False, Flag(strict=True), "", "True: links, virtual data sets and raw storage in "
+              "the HDF5 files of data_path and phase_plate_in_h5 may point outside of the folder of that file.",
+              when="data_path or phase_plate_in_h5 is an HDF5 file"),
     Parameter("detector_mask", None, optional(Either((ArrayOf((("ky", "kx"), ("N", "ky", "kx"))), Choice(("nan",))))),
               "", "Weight of each detector pixel in the loss, 0 (ignored: dead pixel, beam stop) to 1: one array of "
               "the measured pattern's shape, or one per pattern. 'nan' gives weight 0 to every pixel that is NaN in "

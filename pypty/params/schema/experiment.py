@@ -38,6 +38,15 @@ EXPERIMENT = (
     Parameter("scan_size", None, optional(ArrayOf((("2",),), integer=True)), "points",
               "Scan points (slow, fast).", when="weights of positions or tilts, or puzzle_positions, are on",
               changes_loss=True),
+    Parameter("scan_order", "rows", Choice(("rows", "snake", "columns", "snake_columns")), "",
+              "Order in which the patterns of the raster are stored: row by row, each from the same side; snake: every "
+              "second row backwards; columns: column by column (slow and fast axis exchanged). For direct methods, "
+              "calibration, pre-flight and append_exp_params; a reconstruction takes each pattern's row of positions.",
+              when="scan_size is used"),
+    Parameter("missing_patterns", None, optional(ArrayOf((("n",),), integer=True)), "",
+              "Scan points without a pattern (frames that were dropped): their numbers in the order of the beam, from "
+              "0. The data and all arrays with a row per pattern leave them out.",
+              when="the data have fewer patterns than scan_size has points"),
     Parameter("scan_step_A", 1.0, POSITIVE, "Å", "Distance between scan points.",
               when="probe_mod_reg_weight is not 0", changes_loss=True),
 )

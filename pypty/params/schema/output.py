@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pypty.params.kinds import Choice, Either, FilePath, Flag, Number, Text
-from pypty.params.parameter import NOT_YET, Parameter
+from pypty.params.kinds import Choice, Either, FilePath, Flag, Number
+from pypty.params.parameter import Parameter
 from pypty.params.schema.numbers import NATURAL
+from pypty.params.special_kinds import NpyPath
 
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
@@ -28,8 +29,10 @@ OUTPUT = (
               "output_folder ends; 'auto': continue if there is such a file, begin otherwise (for requeued jobs)."),
     Parameter("overwrite", False, Flag(), "", "Replace a result in output_folder. It is moved aside first, and deleted "
               "once the new run has a full epoch."),
-    Parameter("data_simulation_flag", False, Either((Flag(), Text())), "",
-              "Use pypty.simulate(params) to compute patterns.", per_epoch=True, status=NOT_YET),
-    Parameter("data_simulation_exitwave", False, Flag(), "", "Store exit waves when simulating.", per_epoch=True,
-              status=NOT_YET),
+    Parameter("data_simulation_flag", False, Either((Flag(none_is_off=True), NpyPath())), "",
+              "Path of a .npy file for the patterns of the model after an epoch; where it is True at some epochs, "
+              "simulated_patterns.npy in output_folder. True throughout: no data are loaded, and the patterns of the "
+              "start are written without any epoch, as pypty.simulate(params) returns them.", per_epoch=True),
+    Parameter("data_simulation_exitwave", False, Flag(none_is_off=True), "", "Exit waves instead of patterns.",
+              per_epoch=True, when="data_simulation_flag is set"),
 )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from pypty.params.kinds import Anything, Either, Flag, Text
-from pypty.params.nested import Field, Record, Words
+from pypty.params.kinds import Anything, Either, FilePath, Flag, Text
+from pypty.params.nested import ByName, Entries, Field, ListOf, Record, Words
 from pypty.params.parameter import RECORDED, Parameter
 from pypty.params.schema.numbers import NATURAL
 
-SAVED = ("model", "obja", "objp", "probe", "probe_prop", "optim_state")
+SAVED = ("model", "obja", "objp", "probe", "probe_prop", "optim_state", "scheduler_state")
 FIGURES = ("convergence", "convergence_full", "convergence_dynamic", "loss", "learning_rates", "forward",
            "probe_r_amp", "probe_k_amp", "probe_k_phase", "pos", "tilt", "tilt_avg", "slice_thickness",
            "all")  # fmt: skip
 AFFIXES = ("minimal", "default", "all", "indices", "meas", "batch", "pmode", "omode", "nlayer", "optimizer",
            "scheduler", "start_iter", "lr", "model", "constraint", "loss", "conv_angle", "aberrations", "z_shift",
            "dx", "affine", "tilt")  # fmt: skip
+RESPELT = ("meas", "flips", "batch", "optimizer", "scheduler", "start_iter", "lr", "model", "constraint", "loss",
+           "conv_angle", "aberrations", "z_shift", "affine", "tilt")  # fmt: skip
+"""Tags of folder names whose text another program may write otherwise; flips are part of meas."""
 
 # fmt: off
 RESULT_MODES = Record((
@@ -27,8 +30,8 @@ RESULTS = (
     Parameter("save_iters", 0, NATURAL, "epochs", "Interval at which save_result and selected_figs are written; 0 = "
               "never.", when="output_folder is given"),
     Parameter("save_result", ("model", "objp"), Words(SAVED), "", "Results to write: model (HDF5 with all arrays and "
-              "their provenance), images of obja, objp, probe, probe_prop, and optim_state (the optimiser's state, in "
-              "the model file).", when="save_iters is not 0"),
+              "their provenance), images of obja, objp, probe, probe_prop, and optim_state, scheduler_state (in the "
+              "model file: what load_optimizer_state and load_scheduler_state read).", when="save_iters is not 0"),
     Parameter("result_modes", {}, RESULT_MODES, "", "Images to write (TIFF, calibrated): dimensions, field of view, "
               "bit depth.", when="save_iters is not 0"),
     Parameter("selected_figs", ("convergence", "forward", "probe_r_amp", "pos"), Words(FIGURES), "", "Figures to "
@@ -39,5 +42,19 @@ RESULTS = (
               "'time', 'datetime', or a format that begins with %.", when="output_folder is given"),
     Parameter("prefix", "", Text(), "", "Text before that name.", when="output_folder is given"),
     Parameter("postfix", "", Text(), "", "Text after that name.", when="output_folder is given"),
+    Parameter("recon_dir_spelling", {}, ByName(RESPELT, ListOf(Text(), 2)), "", "Other spelling of parts of that name, "
+              "by tag: [the part that the settings give, the text to write instead]; a part that is not the first of "
+              "these is written as it is. Set by parameter files of PtyRAD, for their units.",
+              when="recon_dir_affixes are given"),
+    Parameter("copy_params", "", FilePath(), "", "Parameter file of another program, of which a copy is written into "
+              "the folder of the results.", when="output_folder is given"),
+    Parameter("params_dumped", {}, Entries(), "", "Parameters of another program that are written into the folder of "
+              "the results, as params_dumped.yaml.", when="output_folder is given"),
+    Parameter("load_optimizer_state", "", FilePath(), "", "Model file of PyPty (written with optim_state) or of "
+              "PtyRAD, with whose moments a first-order method begins.", when="optimizer is a first-order method",
+              shapes_start=True),
+    Parameter("load_scheduler_state", "", FilePath(), "", "Model file of PyPty (written with scheduler_state) or of "
+              "PtyRAD, after whose last step the schedule of the learning rates goes on.", when="lr_scheduler is given",
+              shapes_start=True),
     Parameter("tune", None, Anything(), "", "What pypty tune searches, and how; runs ignore it.", status=RECORDED),
 )

@@ -19,15 +19,15 @@ GivenArray = Literal[
     "data_shift_vector", "defocus_array", "slice_distances", "positions", "aberrations_array",
 ]
 Entries = Literal[
-    "result_modes",
+    "result_modes", "recon_dir_spelling", "params_dumped",
 ]
 Words = Literal[
     "save_result", "selected_figs", "recon_dir_affixes",
 ]
 OnOff = Literal[
     "flip_ky", "use_full_FOV", "force_pad", "load_one_by_one", "preload_to_cpu", "strip_dataset_from_params",
-    "overwrite", "allow_subPixel_shift", "skip_preprocessing", "lazy_clean", "use_padded_intensity", "deterministic",
-    "remove_fft_cache", "preconditioner", "shuffle_batches",
+    "overwrite", "trust_external_links", "allow_subPixel_shift", "skip_preprocessing", "lazy_clean",
+    "use_padded_intensity", "deterministic", "remove_fft_cache", "preconditioner", "shuffle_batches",
 ]
 Whole = Literal[
     "data_pad", "data_bin", "upsample_pattern", "save_loss_log", "epoch_prev", "epoch_max",
@@ -44,12 +44,12 @@ Real = Literal[
 Word = Literal[
     "data_path", "data_key", "output_folder", "recon_type", "default_dtype", "backend", "fft_library", "executor",
     "data_pad_fill", "detector_blur_edge", "algorithm", "group_mode", "indices_mode", "loss_scale", "prefix",
-    "postfix",
+    "postfix", "scan_order", "copy_params", "load_optimizer_state", "load_scheduler_state",
 ]
 ArrayOrNone = Literal[
     "masks", "mean_pattern", "scan_size", "obj", "positions_correction", "tilts", "beam_current", "detector_gains",
     "aberration_marker", "probe_marker", "obj_mode_weights", "indices_shape", "aberrations",
-    "n_hermite_probe_modes", "defocus_spread_modes", "beam_ctf",
+    "n_hermite_probe_modes", "defocus_spread_modes", "beam_ctf", "missing_patterns",
 ]
 DTypeOrNone = Literal[
     "force_dataset_dtype",
