@@ -4,8 +4,10 @@
 
 Each trial is one reconstruction with ``resume="auto"`` in a folder of its own, as a queue starts a job again. The
 process is killed at a random moment (SIGKILL or SIGTERM), or a second one is started beside it and must be refused, or
-the disk is full for a while (a small tmpfs; needs root, otherwise left out). What is in the folder in the end is
-compared, bit for bit, with a run that nobody has disturbed. Exit status 1 if any trial ends differently.
+the disk is full for a while (a small tmpfs; needs root, otherwise left out), or it is killed while it replaces an
+earlier result (``overwrite``), which then is continued unless the new one has had an epoch. What is in the folder in
+the end is compared, bit for bit, with a run that nobody has disturbed (or with the earlier result, continued by a run
+that nobody has disturbed). Exit status 1 if any trial ends differently.
 """
 
 from __future__ import annotations
@@ -32,21 +34,26 @@ RUN = """
 import sys
 sys.path.insert(0, {tests!r})
 import pypty
-from problems import small_params
-result = pypty.run(small_params(output_folder={folder!r}, epoch_max={epochs}, resume="auto", print_flag=0,
+from problems import aperture_probe, small_params
+result = pypty.run(small_params(output_folder={folder!r}, epoch_max={epochs}, print_flag=0, {options},
                                 update_probe_pos="lambda x: x >= 3", save_checkpoints_every_epoch=10, save_iters=20,
                                 save_result=["model"], min_step=0))
 sys.exit(0 if len(result.epochs) == {epochs} else 3)
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    code = RUN.format(tests=str(ROOT / "tests"), folder=str(folder), epochs=EPOCHS)
+AGAIN = 'resume="auto"'
+EARLIER = "probe=aperture_probe(0.9)"
+EARLIER_EPOCHS = 10
+
+
+def start(folder: Path, options: str = AGAIN, epochs: int = EPOCHS) -> subprocess.Popen[str]:
+    code = RUN.format(tests=str(ROOT / "tests"), folder=str(folder), epochs=epochs, options=options)
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def finish(folder: Path) -> None:
-    run = start(folder)
+def finish(folder: Path, options: str = AGAIN, epochs: int = EPOCHS) -> None:
+    run = start(folder, options, epochs)
     _, errors = run.communicate()
     if run.returncode:
         raise SystemExit(f"{folder}: the undisturbed run ended with {run.returncode}: {errors}")
@@ -59,6 +66,18 @@ def wait_until_it_writes(run: subprocess.Popen[str], folder: Path) -> None:
         if owner is not None and owner.process == run.pid:
             return
         time.sleep(0.002)
+
+
+def disturb_replacement(folder: Path, earlier: Path, rng: random.Random) -> str:
+    """A process that replaces an earlier result is killed, mostly before its first epoch is complete."""
+    shutil.copytree(earlier, folder)
+    run = start(folder, "overwrite=True")
+    wait_until_it_writes(run, folder)
+    time.sleep(rng.uniform(0, 0.2))
+    over = run.poll() is not None
+    run.kill()
+    run.communicate()
+    return "" if over else "SIGKILL while replacing"
 
 
 def disturb(folder: Path, rng: random.Random, may_fill: bool) -> str:
@@ -109,7 +128,8 @@ def differences(folder: Path, whole: Path) -> list[str]:
         for path in (folder, whole)
     ]
     found += [] if rows[0] == rows[1] else ["loss.csv"]
-    found += [path.name for path in folder.iterdir() if path.name.endswith(".tmp") or path.name == LOCK_FILE]
+    left = (".tmp", LOCK_FILE, "replaced_")
+    found += [path.name for path in folder.iterdir() if path.name.endswith(left[:2]) or left[2] in path.name]
     return found
 
 
@@ -132,12 +152,18 @@ def main() -> None:
     rng, done, bad = random.Random(options.seed), collections.Counter[str](), 0
     work = Path(tempfile.mkdtemp(prefix="pypty_kills_"))
     finish(work / "whole")
+    finish(work / "earlier", EARLIER, EARLIER_EPOCHS)
+    shutil.copytree(work / "earlier", work / "continued")
+    finish(work / "continued")
     small = work / "small"
     may_fill = mounted(small)
     try:
         trial = 0
         while sum(done.values()) < options.kills:
             folder = (small if may_fill else work) / f"trial{trial}"
+            replaces = trial % 3 == 2
+            if replaces and (kind := disturb_replacement(folder, work / "earlier", rng)):
+                done[kind] += 1
             for _ in range(6):
                 kind = disturb(folder, rng, may_fill)
                 if not kind or sum(done.values()) >= options.kills:
@@ -145,6 +171,8 @@ def main() -> None:
                 done[kind] += 1
             finish(folder)
             wrong = differences(folder, work / "whole")
+            if wrong and replaces:
+                wrong = differences(folder, work / "continued")
             bad += bool(wrong)
             sys.stdout.write(f"trial {trial}: {dict(done)}{f'; different: {wrong}' if wrong else ''}\n")
             sys.stdout.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pypty.params.explain import default_text
-from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.parameter import NO_EFFECT, RECORDED, Parameter
 from pypty.params.schema import GROUPS
 
 HEAD = """# Parameters
@@ -17,10 +17,10 @@ A value marked **epoch** may vary with the epoch: a number, a function of the ep
 comparisons, `a if c else b`, `exp sqrt log sin cos min max abs range`, no attributes, no imports), or a table
 `{"from_epoch": {0: 1, 10: 0}}` in which each value holds from its epoch on.
 
-*not yet*: the feature is not available yet; only the default is accepted. *recorded*: kept in `params.yaml`, no effect
-on the reconstruction. *no effect*: a PyPty 2.2 key that is not needed here; setting it gives a warning.
+*recorded*: kept in `params.yaml`, no effect on the reconstruction. *no effect*: a PyPty 2.2
+key that is not needed here; setting it gives a warning.
 """
-MARKS = {NOT_YET: "*not yet*", RECORDED: "*recorded*", NO_EFFECT: "*no effect*"}
+MARKS = {RECORDED: "*recorded*", NO_EFFECT: "*no effect*"}
 
 
 def row(parameter: Parameter) -> str:

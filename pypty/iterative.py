@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from pypty._moved import answers
 from pypty._version import __version__
+from pypty.engine.epochs.first_order import Progress
 from pypty.engine.epochs.loop import Reconstruction
-from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.epochs.state import State
 from pypty.engine.record.earlier import is_unfinished, recover
 from pypty.engine.record.folder import RunFolder
@@ -22,22 +23,26 @@ from pypty.engine.record.history_file import HistoryFile
 from pypty.engine.record.interrupts import Interrupted, Interrupts
 from pypty.engine.record.progress import TEXT_LOG, Reporter
 from pypty.engine.record.resume import read_resume
+from pypty.engine.record.resume_checks import check_fit
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.memory import MemoryPlan
 from pypty.engine.setup.prepare import Params, inspect, prepare
-from pypty.engine.setup.sequences import check_inside
 from pypty.errors import OutputError, PyptyError, ResourceError
 from pypty.importers import parameters_of
+from pypty.importers.start_state import loaded_progress
 from pypty.model.blocks import OPTIONAL, to_public
 from pypty.output.checkpoints import epochs_in, held_result
 from pypty.output.lock import FolderLock, locked
+from pypty.params.checks.effects import simulates_only
 from pypty.params.kinds import FilePath
 from pypty.params.report import Report
 from pypty.params.settings import Settings
 from pypty.results.history import History
 from pypty.results.result import Evaluation, Result
 from pypty.results.saver import Saver, continues, result_folder
+from pypty.results.simulation import simulated, write_simulation
 
+__getattr__ = answers("iterative")  # names of PyPty 2.2's module
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 
 _log = logging.getLogger(__name__)
@@ -82,7 +87,7 @@ def run(params: Params) -> Result:
     mapping = _read(params)
     if isinstance(mapping, Mapping) and _settle(mapping.get("output_folder")) and mapping.get("resume"):
         raise OutputError(_RESTORED.format(str(mapping["output_folder"])))
-    setup = prepare(mapping)
+    setup = prepare(mapping, may_simulate=True)
     try:
         return _run(setup)
     except MemoryError as error:
@@ -113,10 +118,24 @@ def _settle(folder: object) -> bool:
 
 
 def _run(setup: Setup) -> Result:
+    if simulates_only(setup.settings):
+        return _only_simulate(setup)
     path = result_folder(setup, datetime.now())
     with Interrupts() as interrupts, locked(path, patient=setup.settings["resume"] == "auto") as lock:
         reconstruction, folder = _begin(setup, path, lock)
         return _go(reconstruction, folder, interrupts)
+
+
+def _only_simulate(setup: Setup) -> Result:
+    """The file that ``data_simulation_flag`` asks for, and the start as the result."""
+    settings = setup.settings
+    run = Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch))
+    folder = result_folder(setup, datetime.now())
+    with Interrupts(), locked(folder):
+        file = write_simulation(run, settings.first(), folder)
+    run.state.stop_reason = f"simulated {str(file)!r}; nothing was fitted (data_simulation_flag)"
+    _log.info("%s", run.state.stop_reason)
+    return result_of(run, folder)
 
 
 def _begin(
@@ -125,7 +144,7 @@ def _begin(
     """Continue the run in the folder, or begin one; the folder is ours."""
     settings = setup.settings
     if path is None:
-        return Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch)), None
+        return Reconstruction(setup, _start(setup)), None
     restored = recover(path)
     history: HistoryFile | None = None
     earlier: str | None = None
@@ -134,6 +153,7 @@ def _begin(
             raise OutputError(_RESTORED.format(str(path)))
         resumed = read_resume(path, setup)
         reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
+        check_fit(reconstruction)
         # format 4 has no history file: it is written as a whole
         valid = len(resumed.state.records) if resumed.history_bytes else 0
         history = HistoryFile(path, valid, resumed.history_bytes)
@@ -141,7 +161,7 @@ def _begin(
         earlier = _would_replace(settings, path)
         if earlier is not None and not settings["overwrite"]:
             raise OutputError(earlier)
-        reconstruction = Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch))
+        reconstruction = Reconstruction(setup, _start(setup))
     saver = Saver(reconstruction, path, path if history else None)
     folder = RunFolder(
         path,
@@ -153,6 +173,12 @@ def _begin(
         replaces=earlier is not None,
     )
     return reconstruction, folder
+
+
+def _start(setup: Setup) -> State:
+    """The state before the first epoch of a run that continues none in its folder."""
+    progress = Progress(**loaded_progress(setup.settings))
+    return State(variables=setup.variables(), epoch=setup.settings.first_epoch, progress=progress)
 
 
 def _would_replace(settings: Settings, path: Path) -> str | None:
@@ -180,7 +206,9 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
                 reporter.epoch(record, state.sample.value if state.sample else record.loss)
                 if folder is not None:
                     folder.epoch_done(record)
-                elif len(state.records) == 1:
+                if reconstruction.settings.may_be_on("data_simulation_flag"):
+                    write_simulation(reconstruction, reconstruction.settings.at(record.epoch), path)
+                if folder is None and len(state.records) == 1:
                     _warn_of_a_long_run(record.time_s, settings["epoch_max"] - state.epoch)
                 if interrupts.name:  # it came where Python ignores exceptions, as in a destructor
                     raise Interrupted(interrupts.name)
@@ -261,15 +289,18 @@ def evaluate(params: Params) -> Evaluation:
     return Evaluation(evaluation.loss, evaluation.sse, evaluation.terms, gradients, evaluation.loss_terms)
 
 
-def simulate(params: Params) -> np.ndarray:
-    """Diffraction patterns of the model at the start point.
+def simulate(params: Params, *, exit_waves: bool = False) -> np.ndarray:
+    """Diffraction patterns, or exit waves, of the model at the start point.
 
     Without data, ``probe`` must be an array; it sets the size of the patterns, and is not scaled to other counts.
 
     Returns
     -------
     (N, ky, kx) float in counts, zero frequency at index n//2 (near field: images; masks: sums (N, D)), in the form in
-    which they are compared with data; all N patterns, whatever the sequence
+    which they are compared with data; all N patterns, whatever the sequence.
+    With ``exit_waves``: (N, probe modes, object modes, y, x) complex, behind the last slice (and the tilt after it), in
+    real space with the pixels of the model's window; |F|^2 of a wave, summed over its modes, is the far-field pattern
+    before effects of the detector and after the band limit.
 
     Raises
     ------
@@ -283,12 +314,7 @@ def simulate(params: Params) -> np.ndarray:
         reconstruction = Reconstruction(
             without_data, State(variables=variables, epoch=setup.settings.first_epoch)
         )
-        check_inside(
-            setup.scan, setup.grid.shape, np.arange(len(setup.scan.crop_origins)), variables.obj.shape
-        )
-        now = setup.settings.first()
-        objective = reconstruction.objective_for(refined_blocks(now, variables), now["propmethod"])
-        return setup.from_model(objective.simulate(variables, np.arange(len(setup.scan.crop_origins))))
+        return simulated(reconstruction, setup.settings.first(), exit_waves)
     finally:
         setup.close()
 
@@ -301,14 +327,20 @@ def check(params: Params) -> Report:
     Report: its truth value is True if a reconstruction can start; printing it lists problems and warnings
     """
     try:
-        report, setup = inspect(_read(params))
+        report, setup = inspect(_read(params), may_simulate=True)
     except PyptyError as error:  # an unreadable file is reported as a problem
         return Report([str(error)])
     if setup is not None:
         settings, path = setup.settings, result_folder(setup, datetime.now())
-        earlier = None if path is None or settings["overwrite"] else _would_replace(settings, path)
+        replaces = path is not None and not settings["overwrite"] and not simulates_only(settings)
+        earlier = _would_replace(settings, path) if replaces and path is not None else None
         if earlier is not None:
             report.add("output_folder", earlier)
+        if path is None or not continues(settings, path):
+            try:
+                loaded_progress(settings)
+            except PyptyError as error:
+                report.problems.append(str(error))
         setup.close()
     return report
 

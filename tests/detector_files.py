@@ -343,7 +343,7 @@ OBJECTS = np.array([[[Danger()]]], dtype=object)
 
 
 DAMAGED: dict[str, tuple[Build, str]] = {
-    "missing": (no_file, "does not exist"),
+    "missing": (no_file, "there is no file"),
     "folder": (a_folder, "is a folder"),
     **{
         f"empty {ending}": (bytes_file(f"a{ending}", b""), "is empty")
@@ -466,7 +466,7 @@ DAMAGED: dict[str, tuple[Build, str]] = {
     "zarr spoilt header": (zarr_with(spoil_header), "cannot be read as zarr"),
     "blo cut": (cut(good_blo, 0.5), "cannot be read"),
     "blo header only": (cut(good_blo, 0.02), "cannot be read"),
-    "hspy cut": (cut(good_hspy, 0.5), "cannot be read"),
+    "hspy cut": (cut(good_hspy, 0.5), "cannot be opened as HDF5"),
     "json broken": (with_json("{"), "as JSON"),
     "json list": (with_json("[1]"), "a JSON object"),
     "json NaN": (with_json('{"high_tension_v": NaN}'), "high_tension_v = nan"),

@@ -28,7 +28,7 @@ ALLOWED = {
     "params/checks": {"params", "params/schema"},
     "data": {"backend", "optics", "params"},
     "model": {"backend", "optics", "data"},
-    "objective": {"backend", "optics", "data", "model"},
+    "objective": {"backend", "optics", "data", "model", "_moved"},
     "constraints": {"backend", "optics", "model"},
     "optimize": {"backend"},
     "output": {"backend", "optics", "params", "model"},
@@ -46,11 +46,24 @@ ALLOWED = {
     "importers": {"params", "output", "results", "optics", "model", "data", "readers"},
     "initialize": _WITH_EXPERIMENT | {"readers"},
     "calibrate": {"backend", "experiment", "direct_methods", "engine", "optics", "params", "data", "plots"},
-    "preflight": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
+    "preflight": {
+        "backend",
+        "calibrate",
+        "data",
+        "engine",
+        "model",
+        "optics",
+        "output",
+        "params",
+        "plots",
+        "_version",
+    },
     "tune": {"backend", "engine", "importers", "model", "optics", "output", "params", "plots", "_version"},
     # The user's edge: imported by nobody below it.
     "results": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
-    "iterative": {"data", "engine", "importers", "model", "output", "params", "results", "_version"},
+    "iterative": {
+        *("data", "engine", "importers", "model", "output", "params", "results", "_moved", "_version"),
+    },
     "compat": set(),
     "compat/utils": {
         *(
@@ -64,7 +77,7 @@ ALLOWED = {
             "nexus",
             "objective",
         ),
-        *("optics", "output", "params"),
+        *("optics", "output", "params", "_moved"),
     },
     "compat/vaa": {"backend", "data", "experiment", "optics", "output", "params", "plots"},
     "compat/se": {"backend", "data", "direct_methods", "experiment", "optics", "output", "params", "plots"},
@@ -75,6 +88,9 @@ ALLOWED = {
     "utils": {"compat"},
     "vaa": {"compat"},
     "se": {"compat"},
+    "_moved": set(),
+    "fft": {"_moved"},
+    "multislice_core": {"_moved"},
     "quality": set(),
     "plots": set(),
     "demo": {"data", "iterative", "params", "plots", "quality", "results"},
@@ -94,7 +110,7 @@ ALLOWED = {
     | {"_version"},
     "__main__": {"cli"},
     "_version": set(),
-    "__init__": {"_version", "iterative", "output", "params", "preflight", "results"},
+    "__init__": {"_moved", "_version", "iterative", "output", "params", "preflight", "results"},
 }
 ONLY_IN = {
     "cupy": {"backend"},

@@ -220,6 +220,7 @@ TYPES = tuple(
         "force_dataset_dtype",
         "real NumPy dtype",
     ),
+    row("data_resample without end", {"data_resample": 10**9}, "data_resample", "more than 16777216 in all"),
     row("output_folder with NUL", {"output_folder": "a\0b"}, "output_folder", "path"),
     row("an array for a key without effect", {"force_pad": np.ones(2)}, "force_pad"),
 )
@@ -556,19 +557,6 @@ SCHEDULES = (
         "wolfe_c1_constant",
         "c1 < c2",
     ),
-)
-
-# --------------------------------------------------------------------------------------------- not available yet
-
-NOT_YET = tuple(
-    row(f"{key} = {value!r}", {key: value}, key, "not available yet")
-    for key, value in (
-        ("data_simulation_flag", True),
-        ("data_simulation_flag", "patterns.npy"),
-        ("data_simulation_flag", {"from_epoch": {0: False, 2: True}}),
-        ("data_simulation_exitwave", True),
-        ("data_simulation_exitwave", "lambda x: x >= 2"),
-    )
 )
 
 # ------------------------------------------------------------------------------------------ what has to fit together
@@ -1091,7 +1079,7 @@ def _group_plates(path: Path) -> None:
 
 PLATES = (
     plates_row("missing file", lambda path: None, "no file", "plates.h5"),
-    plates_row("a folder", lambda path: path.mkdir(), "no file", "plates.h5"),
+    plates_row("a folder", lambda path: path.mkdir(), "a folder", "plates.h5"),
     plates_row("text", lambda path: path.write_text("hello"), "HDF5", "plates.h5"),
     plates_row("empty file", lambda path: path.touch(), "HDF5", "plates.h5"),
     plates_row("truncated", _truncated_plates, "HDF5", "truncated", "plates.h5"),
@@ -1100,9 +1088,7 @@ PLATES = (
     ),
     plates_row("a group", _group_plates, "'configs'", "group"),
     plates_row("a link to nothing", _linked_plates(h5py.SoftLink("/gone")), "'configs'"),
-    plates_row(
-        "a link to another file", _linked_plates(h5py.ExternalLink("gone.h5", "/configs")), "'configs'"
-    ),
+    plates_row("a link to another file", _linked_plates(h5py.ExternalLink("gone.h5", "/configs")), "gone.h5"),
     plates_row("without a shape", _plates_of(h5py.Empty("c16")), "(N, ky, kx)"),
     plates_row("integers", _plates_of(np.ones((N_PATTERNS, SIDE, SIDE), int)), "complex"),
     plates_row("words", _plates_of(["a", "b"]), "complex"),
@@ -1255,10 +1241,12 @@ def _pickled_npy(path: Path) -> None:
 _COMPOUND = np.zeros((3, 4, 4), dtype=[("a", "f4"), ("b", "u2")])
 FILES = (
     file_row("missing file", "gone.h5", lambda path: None, "data_path", "gone.h5", "there is no file"),
-    file_row("a folder as file", "folder.h5", lambda path: path.mkdir(), "data_path", "folder.h5", "no file"),
-    file_row("truncated HDF5", "cut.h5", _truncated_h5, "cut.h5", "truncated", "complete"),
-    file_row("empty HDF5 file", "empty.h5", lambda path: path.touch(), "empty.h5", "is it HDF5"),
-    file_row("text named .h5", "text.h5", lambda path: path.write_text("hello"), "text.h5", "is it HDF5"),
+    file_row(
+        "a folder as file", "folder.h5", lambda path: path.mkdir(), "data_path", "folder.h5", "a folder"
+    ),
+    file_row("truncated HDF5", "cut.h5", _truncated_h5, "cut.h5", "truncated", "copy it again"),
+    file_row("empty HDF5 file", "empty.h5", lambda path: path.touch(), "empty.h5", "not HDF5"),
+    file_row("text named .h5", "text.h5", lambda path: path.write_text("hello"), "text.h5", "not HDF5"),
     file_row("damaged chunk", "chunk.h5", _bad_chunk_h5, "chunk.h5", "cannot be read"),
     file_row(
         "missing data set",
@@ -1508,7 +1496,7 @@ NO_GPU = (
 )
 
 DICTS = (
-    *(*KEYS, *TYPES, *ARRAYS, *SIZES, *SCHEDULES, *NOT_YET, *TOGETHER),
+    *(*KEYS, *TYPES, *ARRAYS, *SIZES, *SCHEDULES, *TOGETHER),
     *(*DATA, *FILES, *ARRAY_FILES, *OUTPUT, *NO_GPU),
 )
 TABLE = (*DICTS, *NO_DICT, *PRESETS)

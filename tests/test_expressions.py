@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import time
@@ -14,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pypty.errors import ExpressionError
+from pypty.params.bounded import MAX_BITS, MAX_ITEMS, MAX_STEPS, Evaluator
 from pypty.params.expressions import FUNCTIONS, MAX_LENGTH, compile_expression
 
 WORKS: dict[str, tuple[Any, Any]] = {
@@ -149,6 +151,28 @@ BOMBS = {
     "too long": "1+" * MAX_LENGTH + "1",
     "many signs": "-" * (MAX_LENGTH - 10) + "1",
     "many nots": "not " * (MAX_LENGTH // 4 - 5) + "1",
+    "power of the largest base": "4000000 ** 4000000",
+    "products of large powers": "9**999 * 9**999 * 9**999",
+    "products in a comprehension": "[y ** 9 for y in [9 ** 999] for k in range(9999)]",
+    "padded string by another name": "[s % 1 for s in ['%999999999d']]",
+    "padded string from a list": "['%999999999d'][0] % 1",
+    "rounding to very many digits": "round(5, -10**9)",
+    "arange without an end": "arange(0, inf)",
+    "arange of tiny steps": "arange(0, 1, 1e-300)",
+    "arange far away": "np.arange(0, 1e15)",
+    "range backwards": "range(0, -10**18, -1)",
+    "many ranges": "[range(10**6), range(10**6), range(10**6), range(10**6), range(10**6)]",
+    "ranges in a comprehension": "[range(10**6) for k in range(9999)]",
+    "the same list many times": "[y for y in [range(10**6)] for k in range(9999)]",
+    "searches in a long list": "[-1 in y for y in [range(10**6)] for k in range(9999)]",
+    "largest of a long list": "[max(y) for y in [range(10**6)] for k in range(9999)]",
+    "slices of a long list": "[y[1:] for y in [range(10**6)] for k in range(9999)]",
+    "comparison of lists of lists": "[[0] * 999] * 999 == [[0] * 999] * 999",
+    "largest of lists of lists": "max([[0] * 999] * 999)",
+    "hash of nested tuples": "{((1,) * 999,) * 999: 1}",
+    "set of nested tuples": "{((1,) * 999,) * 999}",
+    "steps in comprehensions": "[[[k for k in range(99)] for k in range(99)] for k in range(99)]",
+    "long division": "[(9 ** 999) // 7 for k in range(9999) for m in range(9999)]",
     "many brackets": "(" * 900 + "1" + ")" * 900,
     "many lists": "[" * 900 + "]" * 900,
     "many subscripts": "epoch" + "[0]" * 600,
@@ -164,6 +188,45 @@ def test_a_bomb_is_refused_at_once(name: str) -> None:
     with pytest.raises(ExpressionError):
         compile_expression(BOMBS[name])(0)
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("9 ** 9 ** 9", f"more than {MAX_BITS} binary digits"),
+        ("1 << 5000", f"more than {MAX_BITS} binary digits"),
+        ("range(10**7)", f"more than {MAX_ITEMS} entries"),
+        ("'a' * 10**9", f"more than {MAX_ITEMS} entries"),
+        ("round(1, -10**6)", f"more than {MAX_BITS} digits"),
+        (
+            "[k + k + k for k in range(9999) for m in range(1)] + [k + k for k in range(9999)]",
+            "too many elements",
+        ),
+        ("+".join(["len([1 for k in range(9)])"] * 60), ""),
+    ],
+)
+def test_the_limit_is_named(text: str, limit: str) -> None:
+    if not limit:
+        assert compile_expression(text)(0) == 9 * 60
+        return
+    with pytest.raises(ExpressionError, match=limit):
+        compile_expression(text)(0)
+
+
+def test_the_number_of_steps_is_limited() -> None:
+    evaluator = Evaluator({}, {"x": 1})
+    tree = ast.parse("x + " * 300 + "x", mode="eval").body
+    for _ in range(MAX_STEPS // 601):
+        evaluator.eval("", tree)
+    with pytest.raises(ExpressionError, match=f"more than {MAX_STEPS} steps"):
+        evaluator.eval("", tree)
+
+
+def test_the_indices_of_a_large_scan_can_be_computed() -> None:
+    assert len(compile_expression("range(0, 3_000_000)")(0)) == 3_000_000
+    assert compile_expression("[0] * 3 + list((1, 2))")(0) == [0, 0, 0, 1, 2]
+    assert compile_expression("epoch in {1, 2} and {'a': 3}['a'] == 3")(1) is True
+    assert compile_expression("(2 ** 4000) // 2 ** 3999")(0) == 2
 
 
 def test_a_long_but_harmless_expression_is_read() -> None:

@@ -316,7 +316,7 @@ def test_params_of_other_files(tmp_path: Path) -> None:
     path, _ = hdf5(tmp_path)
     with pytest.raises(DataError, match="pypty import"):
         params_of(path)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="there is no file"):
         params_of(tmp_path / "nothing.h5")
     path.write_bytes(b"text")
     with pytest.raises(DataError, match="damaged"):
@@ -365,6 +365,19 @@ def test_command(tmp_path: Path) -> None:
         command(tmp_path / "a.raw", "-o", target, "--overwrite", "--set", "acc_voltage")
     with pytest.raises(PyptyError, match="not a square scan"):
         command(tmp_path / "a.raw", "-o", target, "--overwrite")
+
+
+def test_command_with_a_file_that_points_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["data"] = np.arange(1, 301).reshape(12, 5, 5)
+    with h5py.File(tmp_path / "here" / "a.h5", "w") as file:
+        file["scan"] = h5py.ExternalLink("../b.h5", "/data")
+    asked = (tmp_path / "here" / "a.h5", "-o", tmp_path / "c.h5", "--key", "scan")
+    with pytest.raises(DataError, match="--trust-external-links"):
+        command(*asked)
+    assert not (tmp_path / "c.h5").exists()
+    assert "12 patterns of 5 x 5 pixels" in command(*asked, "--trust-external-links")
 
 
 def test_command_with_a_key_and_axes(tmp_path: Path) -> None:

@@ -634,7 +634,7 @@ def test_settings_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="there is no file"):
         load_result(tmp_path / "missing.h5")
     text = tmp_path / "result.hdf5"
     text.write_text("not HDF5")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from problems import N_PATTERNS, SIDE, aperture_probe, small_params
 
 import pypty
 from pypty.backend import memory as free_memory
+from pypty.backend import select
 from pypty.data import survey
 from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.setup import memory
@@ -263,8 +266,6 @@ def test_out_of_memory_with_one_pattern_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_free_memory_respects_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pypty.backend import select
-
     monkeypatch.setattr(free_memory, "_cgroup_limit", lambda: 12345)
     assert free_memory.free_bytes(select("cpu")) == 12345
     monkeypatch.setattr(free_memory, "_cgroup_limit", lambda: None)
@@ -285,3 +286,97 @@ def test_the_plan_counts_moments_and_no_history_that_is_not_kept() -> None:
     assert plain[moments] == sgd[moments] == 0 and adam[history] == 0
     assert 6 * adam[moments] == 4 * plain[history]
     assert hybrid[history] == plain[history] and hybrid[moments] == adam[moments]
+
+
+def limits(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, ulimit: dict[str, int] | None = None, **environment: str
+) -> free_memory.FreeMemory:
+    """Free memory of a process of 1 GiB addresses and 0.5 GiB of memory, on a machine with 64 GiB free."""
+    import resource
+
+    (folder / "self").mkdir(exist_ok=True)
+    (folder / "self/status").write_text(
+        "VmSize:\t1048576 kB\nVmRSS:\t524288 kB\nVmData:\t262144 kB\nThreads:\t1\n"
+    )
+    monkeypatch.setattr(free_memory, "_PROC", folder)
+    monkeypatch.setattr(free_memory, "_host_free", lambda: 64 * 2**30)
+    monkeypatch.setattr(free_memory, "_cgroup_limit", lambda: None)
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    given = {getattr(resource, name): size for name, size in (ulimit or {}).items()}
+    unlimited = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (given.get(which, unlimited), unlimited))
+    return free_memory.free_memory(select("cpu"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_every_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gib = 2**30
+    for ulimit, environment, size, name in (
+        ({}, {}, 64 * gib, "this machine"),
+        ({"RLIMIT_AS": 8 * gib}, {}, 7 * gib, "ulimit -v"),
+        ({"RLIMIT_DATA": 2 * gib}, {}, 1.75 * gib, "ulimit -d"),
+        ({"RLIMIT_AS": gib // 2}, {}, 0, "h_vmem"),
+        ({}, {"SLURM_MEM_PER_NODE": "4096"}, 3.5 * gib, "SLURM_MEM_PER_NODE = 4096 MiB"),
+        ({}, {"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6"}, 5.5 * gib, "1024 MiB on 6 cores"),
+        ({}, {"SLURM_MEM_PER_CPU": "2048"}, 1.5 * gib, "SLURM_MEM_PER_CPU"),
+        ({}, {"SLURM_MEM_PER_NODE": "0"}, 64 * gib, "this machine"),  # all of the node
+        ({"RLIMIT_AS": 8 * gib}, {"SLURM_MEM_PER_NODE": "4096"}, 3.5 * gib, "SLURM"),  # the smallest
+    ):
+        free = limits(monkeypatch, tmp_path, ulimit, **environment)
+        assert free.size == size and name in free.limited_by, (free, name)
+        assert bool(free.advice) == ("machine" not in free.limited_by)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_control_groups_of_both_versions(
+    version: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = {
+        1: {
+            "memory.limit_in_bytes": "1000",
+            "memory.usage_in_bytes": "700",
+            "memory.stat": "total_inactive_file 50",
+        },
+        2: {"memory.max": "1000", "memory.current": "700", "memory.stat": "inactive_file 50"},
+    }[version]
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "outer").mkdir()
+    monkeypatch.setattr(free_memory, "_cgroup_folders", lambda: [tmp_path / "outer", tmp_path])
+    assert free_memory._cgroup_limit() == 350
+    monkeypatch.setattr(free_memory, "_host_free", lambda: 2**40)
+    assert "control group" in free_memory.free_memory(select("cpu")).limited_by
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is of Linux")
+def test_the_plan_knows_ulimit_and_the_advice_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limits(monkeypatch, tmp_path, {"RLIMIT_AS": 2**30 + 2**21})
+    many = {
+        "dataset": np.ones((2500, SIDE, SIDE)),
+        "positions": np.tile(small_params()["positions"], (100, 1)),
+    }
+    with pytest.raises(ParameterError) as caught:
+        pypty.run(small_params(**many, load_one_by_one=False, compute_batch=1))
+    assert "ulimit -v" in str(caught.value) and "batch" not in str(caught.value)
+    limits(monkeypatch, tmp_path, {"RLIMIT_AS": 2**30 + 2**26})
+    assert "(ulimit -v (h_vmem of SGE) = " in str(pypty.plan(small_params(), show=False))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is of Linux")
+def test_a_real_ulimit_is_seen() -> None:
+    """In a process of its own, with a file of patterns that is larger than the limit of addresses."""
+    code = """
+import resource
+from pypty.backend import select
+from pypty.backend.memory import free_memory
+before = free_memory(select("cpu")).size
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**26, resource.RLIM_INFINITY))
+free = free_memory(select("cpu"))
+assert 0 < free.size <= 2**26 < before and "ulimit -v" in free.limited_by, (before, free)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

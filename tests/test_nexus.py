@@ -23,7 +23,7 @@ from pypty.errors import CheckpointError, DataError, OutputError, ParameterError
 from pypty.nexus import convert_to_nxs, load_nexus_params
 from pypty.nexus.experiment import NOMINAL_DISTANCE_M, write_experiment
 from pypty.nexus.groups import array, group, link, scalar
-from pypty.nexus.parameters import read_value, write_value
+from pypty.nexus.parameters import PARAMETERS, read_value, write_value
 from pypty.nexus.patterns import Patterns
 from pypty.optics.wavelength import wavelength_A
 from pypty.output.checkpoints import load_checkpoint
@@ -601,6 +601,23 @@ def test_files_without_parameters(tmp_path: Path) -> None:
         file["entry"] = 1
     with pytest.raises(CheckpointError, match="written by convert_to_nxs"):
         load_nexus_params(tmp_path / "other.nxs")
+
+
+def test_parameters_that_are_linked_in_a_circle_or_elsewhere(tmp_path: Path) -> None:
+    for name, link_of in (
+        ("circle", lambda group: group["a"]["values"]),
+        ("twice", lambda group: group["a"]),
+        ("outside", lambda group: h5py.ExternalLink("/etc/hostname", "/data")),
+        ("gone", lambda group: h5py.ExternalLink("nowhere.h5", "/data")),
+    ):
+        path = tmp_path / f"{name}.nxs"
+        with h5py.File(path, "w") as file:
+            group = file.create_group(PARAMETERS)
+            write_value(group, "a", {"b": [{}]})
+            group["a/values/1" if name == "circle" else "z"] = link_of(group)
+        said = {"outside": "hostname", "gone": "nowhere.h5"}.get(name, "linked twice")
+        with pytest.raises(CheckpointError, match=said):
+            load_nexus_params(path)
 
 
 def test_sums_over_virtual_detectors_on_a_raster() -> None:

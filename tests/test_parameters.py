@@ -53,7 +53,7 @@ from pypty.errors import OutputError, ParameterError
 from pypty.optics.wavelength import wavelength_A
 from pypty.output.loss_log import LOSS_LOG
 from pypty.params.explain import explain
-from pypty.params.parameter import NO_EFFECT, NOT_YET, RECORDED, Parameter
+from pypty.params.parameter import NO_EFFECT, RECORDED, Parameter
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import GROUPS, SCHEMA
@@ -95,6 +95,19 @@ def _(desk: Desk) -> None:
     path = {"dataset": ..., "data_path": str(desk.folder / "a.h5")}
     assert loss(**path) == loss()
     assert loss(**path, data_key="other") == loss(dataset=3 * patterns())
+
+
+@effect("trust_external_links", bad=1)
+def _(desk: Desk) -> None:
+    (desk.folder / "inner").mkdir()
+    with h5py.File(desk.folder / "b.h5", "w") as file:
+        file["data"] = patterns()
+    with h5py.File(desk.folder / "inner" / "a.h5", "w") as file:
+        file["data"] = h5py.ExternalLink("../b.h5", "data")
+    path = {"dataset": ..., "data_path": str(desk.folder / "inner" / "a.h5")}
+    with pytest.raises(ParameterError, match="trust_external_links"):
+        loss(**path)
+    assert loss(**path, trust_external_links=True) == loss()
 
 
 @effect("detector_mask", bad=np.ones((3, 3)))
@@ -755,48 +768,11 @@ def test_the_default_may_be_given(name: str) -> None:
         assert pypty.check(small_params(**{name: SCHEMA[name].default})).problems == []
 
 
-# ---------------------------------------------------------------------------------------- not yet, none, recorded
-
-
-UNAVAILABLE = [parameter for parameter in SCHEMA.values() if parameter.status == NOT_YET]
+# ------------------------------------------------------------------------------------------------ none, recorded
 
 
 def by_name(parameters: list[Parameter]) -> Any:
     return pytest.mark.parametrize("parameter", [pytest.param(p, id=p.name) for p in parameters])
-
-
-def test_nearly_everything_is_available() -> None:
-    """Exit waves are still to come; patterns are computed by a function of their own."""
-    assert {parameter.name for parameter in UNAVAILABLE} == {
-        "data_simulation_flag",
-        "data_simulation_exitwave",
-    }
-
-
-@by_name(UNAVAILABLE)
-def test_what_is_not_available_yet_is_refused(parameter: Parameter) -> None:
-    assert parameter.kind.problem(True) is None, "a value that will be good one day"
-    with pytest.raises(ParameterError, match=rf"{parameter.name}: .*not available yet"):
-        pypty.run(small_params(**{parameter.name: True}))
-
-
-@by_name(UNAVAILABLE)
-def test_its_neutral_values_are_accepted(parameter: Parameter) -> None:
-    for value in (parameter.default, None, False, 0):
-        assert pypty.check(small_params(**{parameter.name: value})).problems == []
-
-
-@by_name(UNAVAILABLE)
-def test_it_cannot_be_smuggled_in_by_a_schedule(parameter: Parameter) -> None:
-    for schedule in (
-        lambda epoch: True,
-        lambda epoch: epoch >= 2,
-        "1 + epoch",
-        "lambda x: x >= 2",
-        {"from_epoch": {0: parameter.default, 2: True}},
-    ):
-        with pytest.raises(ParameterError, match=rf"{parameter.name}: .*not available yet"):
-            pypty.run(small_params(**{parameter.name: schedule}))
 
 
 @by_name([parameter for parameter in SCHEMA.values() if parameter.status == NO_EFFECT])
@@ -923,6 +899,8 @@ CONSTANTS: dict[str, Any] = {
     "fancy_sigma": ((1.0, 0.5), None),
     "restart_from_vacuum": True,
     "reset_positions": True,
+    "data_simulation_flag": "patterns.npy",
+    "data_simulation_exitwave": True,
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "puzzle_positions": {"scan_size": [5, 5]},
@@ -1045,7 +1023,6 @@ def test_every_parameter_explains_itself(name: str) -> None:
     assert parameter.kind.describe() in text
     assert parameter.unit in text
     assert ("may vary" in text) is parameter.per_epoch
-    assert ("not available yet: only" in text) is (parameter.status == NOT_YET)
     if parameter.when:
         assert parameter.when in text
 

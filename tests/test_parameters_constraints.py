@@ -25,6 +25,7 @@ from parameter_registry import (
 from problems import N_PATTERNS, SCAN, SIDE, aperture_probe, scan_positions, small_params, smooth_object
 
 import pypty
+from pypty.experiment import Experiment
 
 PIXEL = 0.4
 """Å, along both axes."""
@@ -93,6 +94,39 @@ def _(desk: Desk) -> None:
     for scan in (SCAN, (1, N_PATTERNS), (N_PATTERNS, 1)):
         found = penalty("fast_axis_reg_weight_positions", **{**POSITIONS, "scan_size": scan})
         assert found == pytest.approx(along_fast(POSITIONS["positions"], scan), rel=1e-10)
+
+
+def _image(**changes: Any) -> np.ndarray:
+    """Total counts of the scan as direct methods see it."""
+    experiment = Experiment.from_params(small_params(scan_size=SCAN, **changes))
+    return experiment.on_raster(small_params(**changes)["dataset"].sum(axis=(1, 2)), 0.0)
+
+
+@effect("scan_order", bad="zigzag")
+def _(desk: Desk) -> None:
+    """It says where on the raster each pattern is; what needs neighbours in a run is refused."""
+    np.testing.assert_array_equal(_image(scan_order="columns"), _image().T)
+    np.testing.assert_array_equal(_image(scan_order="snake")[1], _image()[1, ::-1])
+    for beside in (
+        {"fast_axis_reg_weight_positions": 0.1, **POSITIONS},
+        {"indices_mode": "center", "scan_size": SCAN},
+    ):
+        report = pypty.check(small_params(**{**beside, "scan_order": "snake"}))
+        assert any("stored row by row" in problem for problem in report.problems), report
+
+
+@effect(
+    "missing_patterns",
+    bad=[25],
+    beside={"scan_size": SCAN},
+    message="missing_patterns names points from 25 to 25",
+)
+def _(desk: Desk) -> None:
+    short = {name: small_params()[name][2:] for name in ("dataset", "positions")}
+    image = _image(**short, missing_patterns=[0, 1])
+    assert (image.ravel()[:2] == 0).all() and (image.ravel()[2:] == _image().ravel()[2:]).all()
+    assert pypty.check(small_params(**short, scan_size=SCAN, missing_patterns=[0, 1]))
+    assert not pypty.check(small_params(**short, scan_size=SCAN))
 
 
 @effect("fast_axis_reg_weight_positions", bad=0.1)

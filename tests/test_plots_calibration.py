@@ -261,8 +261,7 @@ def defects_figure(mean: np.ndarray) -> Figure:
         hot=hot,
         dead=dead,
         other=other,
-        totals=np.arange(15.0),
-        scan_size=(3, 5),
+        totals=np.arange(15.0).reshape(3, 5),
         left_out=np.array([4, 11]),
     )
 

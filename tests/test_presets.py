@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,18 @@ from hypothesis import strategies as st
 from problems import patterns, scan_positions, small_params
 
 import pypty
-from pypty.errors import ParameterError
-from pypty.params.presets import import_pickle, load_preset, preset_folder, preset_names, read_changes
+from pypty.errors import ParameterError, PyptyError
+from pypty.importers import params_from
+from pypty.importers.command import load_parameters
+from pypty.params import presets
+from pypty.params.presets import (
+    import_pickle,
+    load_preset,
+    preset_folder,
+    preset_names,
+    read_changes,
+    read_value,
+)
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.schema import SCHEMA
@@ -375,3 +386,112 @@ def test_an_expression_on_the_command_line() -> None:
     """YAML would read the colon of a lambda as that of a dict."""
     assert read_changes(["update_probe_pos=lambda x: x >= 10"]) == {"update_probe_pos": "lambda x: x >= 10"}
     assert read_changes(["optimizer=lambda x: 'adam' if x<3 else 'lbfgs'"])["optimizer"].endswith("'lbfgs'")
+
+
+# ----------------------------------------------------------------------------------------------- bounded work
+
+
+def laughs(levels: int, width: int) -> str:
+    lines = ["l0: &l0 [1.0, 2.0]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * width)}]" for n in range(1, levels + 1)]
+    return "\n".join([*lines, f"positions: *l{levels}"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        laughs(9, 9),
+        laughs(200, 2),
+        "a: &a [*a, *a]",
+        "a: &a {b: *a}",
+        "a: &a {x: 1}\n"
+        + "\n".join(
+            f"{c}: &{c} {{<<: [{', '.join([f'*{p}'] * 9)}]}}"
+            for p, c in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
+    ],
+    ids=[
+        "nine times nine",
+        "two hundred times two",
+        "a list in itself",
+        "a mapping in itself",
+        "merged maps",
+    ],
+)
+def test_aliases_are_bounded(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    started = time.perf_counter()
+    with pytest.raises(ParameterError, match="aliases stand for more than 1000000 entries"):
+        load_preset(tmp_path / "a.yaml")
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_value(text)
+    assert time.perf_counter() - started < 2
+
+
+def test_some_aliases_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(laughs(3, 4))
+    assert np.shape(load_preset(tmp_path / "a.yaml")["positions"]) == (4, 4, 4, 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["!!int ''", "!!float a", "!!timestamp a", "!!bool maybe", "9" * 5000, "!!binary é"]
+)
+def test_tags_with_wrong_text_are_parameter_errors(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"epoch_max: {text}")
+    with pytest.raises(ParameterError, match="cannot be read"):
+        load_preset(tmp_path / "a.yaml")
+
+
+def test_a_file_of_many_megabytes_is_no_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "MOST_BYTES", 100)
+    (tmp_path / "a.yaml").write_text("x" * 101)
+    with pytest.raises(ParameterError, match=r"101 bytes, more than 100: write arrays as \.npy"):
+        load_preset(tmp_path / "a.yaml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are not for Windows")
+def test_a_named_pipe_is_no_parameter_file(tmp_path: Path) -> None:
+    for name in ("a.yaml", "a.json", "a.toml", "a.pkl", "a.npy", "a.h5", "a.mat"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "b.yaml").write_text("positions: {file: a.npy}")
+    for work in (
+        lambda: pypty.run(tmp_path / "a.yaml"),
+        lambda: load_preset(tmp_path / "b.yaml"),
+        lambda: import_pickle(tmp_path / "a.pkl"),
+        *(
+            lambda name=name: params_from(tmp_path / name, True)
+            for name in ("a.yaml", "a.pkl", "a.h5", "a.mat")
+        ),
+        *(
+            lambda name=name: load_parameters(str(tmp_path / name), {})
+            for name in ("a.yaml", "a.json", "a.toml")
+        ),
+    ):
+        with pytest.raises(PyptyError, match="a named pipe"):
+            work()
+
+
+def test_thousands_of_unknown_keys_are_counted() -> None:
+    started = time.perf_counter()
+    report = pypty.check(small_params(**{f"key_{n}": n for n in range(20_000)}))
+    assert time.perf_counter() - started < 3
+    assert "20000 keys are not parameters; the first 20" in str(report)
+    assert len(report.problems) == 21 and len(str(report)) < 10_000
+    report = pypty.check(small_params(epoch_maxx=3, zzz=1))
+    assert len(report.problems) == 2 and "did you mean 'epoch_max'" in str(report)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"\x80\x02}U\x01ac__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85Rs.",
+        b"\x80\x02}U\x01acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ\xff\xff\xff\x7f\x85U\x01b\x87Rs.",
+        b"\x80\x05}\x8c\x01a\x8e" + (2**62).to_bytes(8, "little") + b"short\x94s.",
+    ],
+    ids=["two billion zeros", "an array without content", "bytes that are not there"],
+)
+def test_a_pickle_makes_nothing_that_it_does_not_hold(stream: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(stream)
+    with pytest.raises(ParameterError, match="cannot be read: (it makes|expected)") as caught:
+        import_pickle(tmp_path / "a.pkl")
+    assert not isinstance(caught.value.__cause__, MemoryError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 from detector_files import (
     DAMAGED,
     EMPAD_XML,
@@ -37,14 +39,18 @@ from detector_files import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pypty.data.hdf5 import open_hdf5
 from pypty.errors import DataError
+from pypty.importers import load_result
 from pypty.readers import Metadata, Recording, open_recording, read_nion_json
 from pypty.readers.arrays import Frames, open_npy
 from pypty.readers.axes import in_order
 from pypty.readers.choose import only_one
 from pypty.readers.detect import content_of, kind_of
 from pypty.readers.empad import open_empad, raw_of_xml
-from pypty.readers.hdf5 import find_dataset, is_for_rosettasciio, open_file, plain
+from pypty.readers.hdf5 import find_dataset, is_for_rosettasciio, plain
+from pypty.readers.headers import check_claims
+from pypty.readers.mat5 import check_structure
 from pypty.readers.matlab import open_mat5, open_mat73
 from pypty.readers.optional import optional_library
 from pypty.readers.units import convert, known_unit
@@ -460,13 +466,13 @@ class Stub:
 
 def stub_reader(monkeypatch: pytest.MonkeyPatch, *signals: dict[str, Any]) -> None:
     plugins = Stub(list(signals))
-    plugins.IO_PLUGINS = [{"name": "Stub", "file_extensions": ["dm4"], "api": "rsciio.stub"}]  # type: ignore[attr-defined]
+    plugins.IO_PLUGINS = [{"name": "Stub", "file_extensions": ["tvips"], "api": "rsciio.stub"}]  # type: ignore[attr-defined]
     monkeypatch.setattr("pypty.readers.vendor.optional_library", lambda *arguments: plugins)
 
 
 def test_axes_of_vendors_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Detector axes may come first; axes of one entry are dropped; signals are found by their title."""
-    path = tmp_path / "a.dm4"
+    path = tmp_path / "a.tvips"
     path.write_bytes(b"anything")
     data = counts("uint16", (SY, SX, 8, 8))
     turned = signal(data.transpose(2, 3, 0, 1))
@@ -500,7 +506,7 @@ def test_axes_of_vendors_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_different_pixels_are_not_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "a.dm4"
+    path = tmp_path / "a.tvips"
     path.write_bytes(b"anything")
     oblong = signal(counts("uint16", (SY, SX, 8, 8)))
     oblong["axes"][3]["scale"] = 2.1
@@ -692,14 +698,14 @@ def test_data_sets_of_hdf5_are_found_through_links_and_groups(tmp_path: Path) ->
         file["other"] = counts()
         file["link"] = h5py.SoftLink("/deep/cube/data")
         file.attrs["version_major"] = 0
-    with open_file(path) as file:
+    with open_hdf5(path) as file:
         assert find_dataset(file, None, path).name == "/deep/cube/data", "the cube of py4DSTEM"
         assert find_dataset(file, "link", path).shape == (SY, SX, KY, KX)
         assert find_dataset(file, "other", path).name == "/other"
     assert is_for_rosettasciio(path, None) and not is_for_rosettasciio(path, "other")
     (tmp_path / "b.h5").write_bytes(b"none")
     with pytest.raises(DataError, match="cannot be opened as HDF5"):
-        open_file(tmp_path / "b.h5")
+        open_hdf5(tmp_path / "b.h5")
 
 
 @pytest.mark.parametrize(
@@ -804,11 +810,162 @@ def test_a_stack_of_a_vendor_has_the_centre_of_its_detector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three axes: a list of patterns, whose step along the scan nobody knows. ky and kx have centres of their own."""
-    (tmp_path / "a.dm4").write_bytes(b"anything")
+    (tmp_path / "a.tvips").write_bytes(b"anything")
     stack = signal(counts("uint16", (12, 8, 8)), -4.0)
     stack["axes"][2]["offset"] = -10.0
     stub_reader(monkeypatch, stack)
-    with open_recording(tmp_path / "a.dm4") as recording:
+    with open_recording(tmp_path / "a.tvips") as recording:
         assert recording.shape == (12, 8, 8) and recording.metadata.beam_centre_px == (2.0, 5.0)
         assert recording.metadata.rez_pixel_size_mrad == 2.0 and recording.metadata.scan_step_A is None
         assert (recording.metadata.acc_voltage_kV, recording.metadata.conv_semiangle_mrad) == (200.0, 21.0)
+
+
+# ----------------------------------------------------------------------------------------------- sizes in headers
+
+
+def dm(version: int, images: list[tuple[tuple[int, ...], int]], tail: bytes = b"") -> bytes:
+    """A file of Digital Micrograph with nothing but sizes of images, a string, a struct and an array."""
+    count = ">I" if version == 3 else ">Q"
+    number = lambda n: struct.pack(count, n)  # noqa: E731
+    head = lambda kind, name: struct.pack(">BH", kind, len(name)) + name + (b"" if version == 3 else bytes(8))  # noqa: E731
+
+    def group(items: list[bytes]) -> bytes:
+        return b"\0\0" + number(len(items)) + b"".join(items)
+
+    def value(name: bytes, info: list[int], content: bytes) -> bytes:
+        return head(21, name) + b"%%%%" + number(len(info)) + b"".join(map(number, info)) + content
+
+    def image(shape: tuple[int, ...], depth: int) -> bytes:
+        sizes = [value(b"", [5], struct.pack("<I", n)) for n in shape]
+        data = [
+            value(b"Name", [18, 4], b"scan"),
+            value(b"Rect", [15, 0, 2, 0, 3, 0, 7], bytes(12)),
+            value(b"Text", [20, 4, 3], bytes(6)),
+            head(20, b"Dimensions") + group(sizes),
+            value(b"PixelDepth", [3], struct.pack("<I", depth)),
+        ]
+        return head(20, b"") + group([head(20, b"ImageData") + group(data)])
+
+    images_ = head(20, b"ImageList") + group([image(*item) for item in images])
+    return struct.pack(">I", version) + number(0) + struct.pack(">I", 1) + group([images_]) + tail
+
+
+def ser(valid: int, version: int = 0x220) -> bytes:
+    wide = version > 528
+    return struct.pack("<3H4I", 0x4949, 0x0197, version, 0x4122, 0x4152, valid, valid) + struct.pack(
+        "<Q" if wide else "<I", 40
+    )
+
+
+def mrc(shape: tuple[int, int, int], mode: int = 1, extended: int = 0) -> bytes:
+    head = struct.pack("<4i", *shape[::-1], mode).ljust(92, b"\0") + struct.pack("<i", extended)
+    return head.ljust(1024, b"\0")
+
+
+def blo(side: int, nx: int, ny: int) -> bytes:
+    return struct.pack("<6sH3I4H", b"IMGBLO", 258, 0x1000, 0x1000, 0, side, 0, nx, ny)
+
+
+CLAIMS = {
+    "mrc": ("a.mrc", mrc((12, 8, 8)), 1024 + 2 * 12 * 64),
+    "mrc of floats with more header": ("a.mrc", mrc((12, 8, 8), 2, 100), 1124 + 4 * 12 * 64),
+    "mrc of 1e15 bytes": ("a.mrc", mrc((10**5, 10**5, 10**5), 0), 1024 + 10**15),
+    "blo": ("a.blo", blo(8, 4, 3), 0x1000 + 12 * 64),
+    "ser": ("a.ser", ser(10), 40 + 80),
+    "ser of 32 bits": ("a.ser", ser(10, 0x210), 40 + 40),
+    "dm3": ("a.dm3", dm(3, [((7, 5), 4), ((100, 100, 3, 4), 2)]), 2 * 120_000),
+    "dm4 of 1e15 bytes": ("a.dm4", dm(4, [((10**4, 10**4, 10**4, 10**3), 1)]), 10**15),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_what_a_header_claims_must_be_there(name: str, tmp_path: Path) -> None:
+    file, head, needed = CLAIMS[name]
+    (tmp_path / file).write_bytes(head)
+    with pytest.raises(
+        DataError, match=f"it has {len(head)} bytes, but its header needs {needed}; it is damaged"
+    ):
+        check_claims(tmp_path / file)
+    with pytest.raises(DataError, match="its header needs"):
+        open_recording(tmp_path / file)
+    if needed < 10**6:
+        (tmp_path / file).write_bytes(head.ljust(needed, b"\0"))
+        check_claims(tmp_path / file)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("a.mrc", b"short"),
+        ("a.mrc", mrc((-1, 8, 8))),
+        ("a.dm4", dm(4, [((4, 4), 1)])[:-3]),
+        ("a.dm3", struct.pack(">I", 7)),
+        ("a.ser", b"II"),
+        ("a.blo", b"IMGBLO"),
+    ],
+)
+def test_a_header_that_is_cut_off(file: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(DataError, match="the header of .* cannot be read"):
+        check_claims(tmp_path / file)
+
+
+def test_sizes_of_matlab_are_compared_with_the_file(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"cube": np.zeros((6, 6, 12))})
+    content = bytearray((tmp_path / "a.mat").read_bytes())
+    place = content.index(struct.pack("<3i", 6, 6, 12))
+    content[place : place + 12] = struct.pack("<3i", 10**6, 10**6, 10**3)
+    (tmp_path / "a.mat").write_bytes(content)
+    for work in (open_recording, load_result):
+        with pytest.raises(
+            DataError,
+            match=r"cannot be read as a MATLAB file: 3456 bytes for shape \(1000000, 1000000, 1000\)",
+        ):
+            work(tmp_path / "a.mat")
+
+
+def test_sizes_of_packed_pages_are_compared_with_the_file(tmp_path: Path) -> None:
+    path = good_packed_tif(tmp_path)
+    content = bytearray(path.read_bytes())
+    tag = struct.pack("<HHI", 256, 4, 1)  # ImageWidth
+    for place in (n for n in range(len(content)) if content[n : n + 8] == tag):
+        content[place + 8 : place + 12] = struct.pack("<I", 2**31)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"its header says shape|cannot be read"):
+        open_recording(path).read(np.arange(2))
+
+
+EVERYTHING = {
+    "numbers": np.arange(24.0).reshape(2, 3, 4),
+    "complex": np.ones((3, 3)) * 1j,
+    "bytes": np.arange(3, dtype="u1"),
+    "empty": np.zeros((0, 0)),
+    "text": "some text",
+    "struct": {"a": 1.0, "b": {"c": "d"}, "e": np.array([1, "x", {"y": 2}], dtype=object)},
+    "cells": np.array([np.ones(3), "x", 1j], dtype=object),
+    "sparse": scipy.sparse.csc_matrix(np.eye(3)),
+    "flag": True,
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_kind_of_variable_of_matlab_passes(packed: bool, tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", EVERYTHING, do_compression=packed)
+    check_structure(tmp_path / "a.mat")
+    content = (tmp_path / "a.mat").read_bytes()
+    (tmp_path / "b.mat").write_bytes(content[: 2 * len(content) // 3])
+    with pytest.raises(DataError, match="cannot be read as a MATLAB file"):
+        check_structure(tmp_path / "b.mat")
+
+
+@pytest.mark.parametrize("kind", [0, 8, 99, 2**31 - 1])
+def test_a_tag_that_would_end_the_process(kind: int, tmp_path: Path) -> None:
+    """SciPy looks such a type up behind the end of its table."""
+    scipy.io.savemat(tmp_path / "a.mat", {"cube": np.ones((6, 6, 12))})
+    content = bytearray((tmp_path / "a.mat").read_bytes())
+    place = content.index(struct.pack("<2I", 9, 8 * 6 * 6 * 12))
+    content[place : place + 4] = struct.pack("<I", kind)
+    (tmp_path / "a.mat").write_bytes(content)
+    for work in (open_recording, load_result):
+        with pytest.raises(DataError, match="element of type"):
+            work(tmp_path / "a.mat")

@@ -31,6 +31,8 @@ OF_KIND = {
     special_kinds.Device: {str},
     nested.Record: {dict},
     nested.Table: {dict},
+    nested.ByName: {dict},
+    nested.Entries: {dict},
     nested.Words: {list},
 }
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,15 @@ import pytest
 from problems import N_PATTERNS, SCAN, SIDE, aperture_probe, counts, patterns, small_params, smooth_object
 
 import pypty
+from pypty.data.hdf5 import check_key, check_tree, open_hdf5
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import ArraySource, Hdf5Source, NpySource, fingerprint, open_source
 from pypty.data.survey import survey
 from pypty.engine.setup import memory
 from pypty.engine.setup.prepare import inspect
 from pypty.errors import DataError, ParameterError, PyptyError
+from pypty.params.files import load_npy, not_a_file, read_npy_header
+from pypty.params.presets import load_preset
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.results.result import Evaluation
@@ -156,7 +163,7 @@ def test_a_source_reads_contiguous_and_scattered_patterns(kind: str, name: str, 
         source: Any = ArraySource(shaped)
     elif kind == "npy":
         np.save(tmp_path / "a.npy", shaped)
-        source = NpySource(tmp_path / "a.npy", np.load(tmp_path / "a.npy", mmap_mode="r"))
+        source = NpySource(tmp_path / "a.npy", read_npy_header(tmp_path / "a.npy"))
     else:
         write_h5(tmp_path / "a.h5", shaped)
         source = Hdf5Source.open(tmp_path / "a.h5", "data")
@@ -523,3 +530,215 @@ def test_a_data_set_larger_than_wanted_is_read_only_where_it_is_wanted() -> None
     array = Counting()
     assert ArraySource(array).read(np.array([48, 49, 50, 51, 120])).shape == (5, 16, 16)
     assert array.read == 5
+
+
+# ------------------------------------------------------------------------------------- what a file points to
+
+
+def virtual(
+    path: Path, source: Path | str, key: str = "data", shape: tuple[int, ...] = (25, SIDE, SIDE)
+) -> None:
+    """The patterns as a virtual data set of another file."""
+    layout = h5py.VirtualLayout(shape=(25, SIDE, SIDE), dtype=patterns().dtype)
+    layout[: shape[0]] = h5py.VirtualSource(str(source), key, shape=shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("data", layout)
+
+
+def raw(path: Path, stored_in: Path, size: int | None = None) -> None:
+    """The patterns in raw storage outside of the HDF5 file."""
+    stored_in.write_bytes(patterns().tobytes()[:size])
+    with h5py.File(path, "w") as file:
+        place = [(str(stored_in), 0, patterns().nbytes)]
+        file.create_dataset("data", patterns().shape, patterns().dtype, external=place)
+
+
+def problem_of(path: Path, **changes: Any) -> str:
+    """What check() says about a data file."""
+    report = pypty.check(small_params(dataset=..., data_path=str(path), **changes))
+    assert len(report.problems) == 1, report
+    return report.problems[0]
+
+
+def test_a_virtual_data_set_without_its_source_is_no_zeros(tmp_path: Path) -> None:
+    virtual(tmp_path / "a.h5", "gone.h5")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert not file["data"][...].any(), "HDF5 itself says nothing"
+    assert "gone.h5" in problem_of(tmp_path / "a.h5")
+    write_h5(tmp_path / "gone.h5", patterns(), key="other")
+    assert "no data set 'data'" in problem_of(tmp_path / "a.h5")
+    write_h5(tmp_path / "gone.h5", patterns()[:9])
+    assert any(text in problem_of(tmp_path / "a.h5") for text in ("cannot be read", "incomplete"))
+
+
+def test_a_part_of_a_source_that_is_too_short_is_no_zeros(tmp_path: Path) -> None:
+    write_h5(tmp_path / "b.h5", patterns()[:9])
+    layout = h5py.VirtualLayout(shape=patterns().shape, dtype=patterns().dtype)
+    source = h5py.VirtualSource("b.h5", "data", shape=patterns().shape)
+    layout[3:20] = source[3:20]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_virtual_dataset("data", layout)
+    assert "needs values up to (20, 16, 16)" in problem_of(tmp_path / "a.h5")
+
+
+def test_sources_with_numbers_in_their_names_are_all_looked_for(tmp_path: Path) -> None:
+    for number in (0, 2):
+        write_h5(tmp_path / f"b{number}.h5", patterns()[number : number + 1])
+    unlimited = h5py.h5s.UNLIMITED
+    with h5py.File(tmp_path / "a.h5", "w", libver="latest") as file:
+        whole = h5py.h5s.create_simple((3, SIDE, SIDE), (unlimited, SIDE, SIDE))
+        blocks = whole.copy()
+        blocks.select_hyperslab((0, 0, 0), (unlimited, 1, 1), stride=(1, 1, 1), block=(1, SIDE, SIDE))
+        options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        options.set_virtual(blocks, b"b%b.h5", b"data", h5py.h5s.create_simple((1, SIDE, SIDE)))
+        h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_DOUBLE, whole, options)
+    for present in (1, 3):  # HDF5 counts as far as there is no gap
+        with h5py.File(tmp_path / "a.h5") as file:
+            check_key(file, "data")
+            np.testing.assert_array_equal(file["data"][...], patterns()[:present])
+        write_h5(tmp_path / "b1.h5", patterns()[1:2])
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a link", "link in a group", "virtual", "raw"])
+def test_nothing_outside_of_the_folder_is_opened_unasked(
+    kind: str, tmp_path: Path, reference: Evaluation
+) -> None:
+    inside, outside = tmp_path / "here", tmp_path / "elsewhere"
+    inside.mkdir(), outside.mkdir()
+    write_h5(outside / "b.h5", patterns())
+    path, key = inside / "a.h5", "data"
+    if kind == "virtual":
+        virtual(path, "../elsewhere/b.h5")
+    elif kind == "raw":
+        raw(path, outside / "b.bin")
+    else:
+        with h5py.File(path, "w") as file:
+            file["first"] = h5py.ExternalLink(str(outside / "b.h5"), "/data")
+            file["second"] = h5py.SoftLink("first")
+            file["entry/scan"] = h5py.ExternalLink("../elsewhere/b.h5", "/")
+        key = {"link": "first", "link to a link": "second", "link in a group": "entry/scan/data"}[kind]
+    message = problem_of(path, data_key=key)
+    assert str(outside) in message and "trust_external_links" in message
+    assert_same(
+        evaluate(dataset=..., data_path=str(path), data_key=key, trust_external_links=True), reference
+    )
+
+
+def test_links_and_storage_within_the_folder_need_no_consent(tmp_path: Path, reference: Evaluation) -> None:
+    write_h5(tmp_path / "b.h5", patterns())
+    virtual(tmp_path / "a.h5", "b.h5")
+    raw(tmp_path / "c.h5", tmp_path / "c.bin")
+    for name in ("a.h5", "c.h5"):
+        assert_same(evaluate(dataset=..., data_path=str(tmp_path / name)), reference)
+
+
+def test_raw_storage_that_is_too_short_is_no_zeros(tmp_path: Path) -> None:
+    raw(tmp_path / "a.h5", tmp_path / "a.bin", size=1000)
+    assert "a.bin" in problem_of(tmp_path / "a.h5") and "1000" in problem_of(tmp_path / "a.h5")
+    (tmp_path / "a.bin").unlink()
+    assert "there is no file" in problem_of(tmp_path / "a.h5")
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = h5py.SoftLink("/other")
+        file["other"] = h5py.SoftLink("/data")
+    assert "more than 16 links" in problem_of(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(("number", "size"), [(0, 0), (1, 2**64 - 16), (1, 10**6)])
+def test_a_heap_of_text_without_end(number: int, size: int, tmp_path: Path) -> None:
+    """HDF5 itself would not return from such a file."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = patterns()
+        file["data"].attrs["units"] = "counts"  # of any length: in the heap
+    open_hdf5(tmp_path / "a.h5").close()
+    content = bytearray((tmp_path / "a.h5").read_bytes())
+    place = content.index(b"GCOL") + 16
+    content[place : place + 2], content[place + 8 : place + 16] = (
+        bytes([number, 0]),
+        size.to_bytes(8, "little"),
+    )
+    (tmp_path / "a.h5").write_bytes(content)
+    with pytest.raises(DataError, match="a heap of text"):
+        open_hdf5(tmp_path / "a.h5")
+
+
+def test_links_of_results_are_not_followed_out_of_their_folder(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a/b"] = h5py.ExternalLink("/etc/hostname", "/data")
+        with pytest.raises(DataError, match="hostname"):
+            check_tree(file)
+
+
+# ------------------------------------------------------------------------------------- what is not a file
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are not for Windows")
+@pytest.mark.parametrize("ending", ["npy", "h5"])
+@pytest.mark.parametrize("key", ["data_path", "positions", "phase_plate_in_h5"])
+def test_a_named_pipe_is_never_opened(key: str, ending: str, tmp_path: Path) -> None:
+    """Opening one would wait for another process."""
+    path = tmp_path / f"a.{ending}"
+    os.mkfifo(path)
+    params = small_params(**{key: str(path)}, **({"dataset": ...} if key == "data_path" else {}))
+    text = str(pypty.check(params))
+    assert "a named pipe (FIFO)" in text or (key, ending) == ("positions", "h5")
+
+
+def test_what_else_is_not_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.npy").mkdir()
+    address = socket.socket(socket.AF_UNIX)
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    address.bind("socket.npy")
+    address.close()
+    for path, kind in (("folder.npy", "a folder"), ("socket.npy", "a socket"), ("/dev/zero", "a device")):
+        assert kind in str(not_a_file(Path(path)))
+    assert "there is no file" in str(not_a_file(Path("nothing")))
+    assert "cannot be read" in str(not_a_file(Path("a\0b")))
+    np.save("good.npy", patterns())
+    assert not_a_file(Path("good.npy")) is None
+
+
+# ------------------------------------------------------------------------------------- sizes in headers
+
+
+def npy_with(shape: tuple[int, ...], dtype: str = "<f8", content: bytes = b"") -> bytes:
+    stream = io.BytesIO()
+    header = {"shape": shape, "fortran_order": False, "descr": dtype}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue() + content
+
+
+@pytest.mark.parametrize("shape", [(10**5, 10**5, 10**5), (2**70, 1, 1), (25, SIDE, SIDE), (-1, 4, 4)])
+def test_a_header_is_not_believed(shape: tuple[int, ...], tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(npy_with(shape, content=bytes(100)))
+    assert "its header says shape" in problem_of(tmp_path / "a.npy")
+    with pytest.raises(DataError, match="its header says"):
+        load_npy(tmp_path / "a.npy")
+    (tmp_path / "b.yaml").write_text("positions: {file: a.npy}")
+    with pytest.raises(ParameterError, match="its header says"):
+        load_preset(tmp_path / "b.yaml")
+
+
+def test_an_hdf5_file_has_the_bytes_of_its_shape(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("none", (25, SIDE, SIDE), "f4", chunks=(1, SIDE, SIDE))
+        file.create_dataset("huge", (10**6, 10**4, 10**4), "f4", chunks=(1, 10, 10))[0, :10, :10] = 1
+    for key, said in (("none", "no value of it was ever written"), ("huge", "400 bytes of it are stored")):
+        started = time.perf_counter()
+        assert said in problem_of(tmp_path / "a.h5", data_key=key)
+        assert time.perf_counter() - started < 1
+
+
+def test_a_mapped_file_is_not_needed_to_read_a_large_one(tmp_path: Path) -> None:
+    """A limit of addresses (ulimit -v) would count it."""
+    np.save(tmp_path / "a.npy", patterns())
+    header = read_npy_header(tmp_path / "a.npy")
+    assert (header.shape, header.dtype, header.in_c_order) == (patterns().shape, patterns().dtype, True)
+    source = NpySource(tmp_path / "a.npy", header)
+    np.testing.assert_array_equal(source.read(np.array([3, 4, 9])), patterns()[[3, 4, 9]])
+    source.close()
+    np.save(tmp_path / "f.npy", np.asfortranarray(patterns()))
+    assert not read_npy_header(tmp_path / "f.npy").in_c_order
+    np.testing.assert_array_equal(load_npy(tmp_path / "f.npy", mapped=True), patterns())
