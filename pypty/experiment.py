@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pypty.data.preprocess import Preprocess
-from pypty.data.scan import missing_problem, sort_sequence, stored_patterns
+from pypty.data.scan import missing_problem, size_of_layout, sort_sequence, stored_patterns
 from pypty.data.sources import PatternSource, open_source
 from pypty.data.survey import NORMS
 from pypty.data.weights import DetectorWeights
@@ -278,8 +278,7 @@ def _scan_size(settings: Settings, source: PatternSource) -> tuple[int, int]:
     if points is None:
         side = math.isqrt(n)
         if source.scan is not None:
-            # stored column by column: the first axis is that of the columns
-            points = source.scan[::-1] if "columns" in settings["scan_order"] else source.scan
+            points = size_of_layout(source.scan, settings["scan_order"])
         elif side * side == n:
             points = (side, side)
         else:

@@ -182,6 +182,19 @@ BOMBS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("text", "epoch", "value"),
+    [
+        ("10 ** (-x)", 1500, 10.0**-1500),
+        ("x in {-1, 2}", 2, True),
+        ("(x, x) == (1, 1)", 1, True),
+        ("[x, 2] == [1, 3]", 1, False),
+    ],
+)
+def test_small_things_are_no_bombs(text: str, epoch: int, value: object) -> None:
+    assert compile_expression(text)(epoch) == value
+
+
 @pytest.mark.parametrize("name", [name for name in BOMBS if name != "many conditions"])
 def test_a_bomb_is_refused_at_once(name: str) -> None:
     started = time.perf_counter()

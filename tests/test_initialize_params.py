@@ -430,6 +430,17 @@ def test_all_problems_are_reported_in_one_round() -> None:
     assert text.startswith("11 problems")
 
 
+def test_the_size_of_patterns_stored_by_columns(caplog: pytest.LogCaptureFixture) -> None:
+    """An oblong scan of 4 rows and 5 columns, whose data have the columns first."""
+    stored = np.broadcast_to(disk(), (5, 4, 16, 16))
+    params = append_exp_params(experiment(dataset=stored, scan_order="columns"))
+    assert params["scan_size"] == (4, 5)
+    given = append_exp_params(experiment(dataset=stored, scan_order="columns", scan_size=(4, 5)))
+    np.testing.assert_array_equal(params["positions"], given["positions"])
+    assert np.ptp(params["positions"][:4, 0]) > 0 == np.ptp(params["positions"][:4, 1])
+    assert "are stored as" not in caplog.text
+
+
 def test_none_is_not_given() -> None:
     params = append_exp_params(experiment(obj_phase_sigma=None), {"num_slices": None})
     assert params["num_slices"] == 1

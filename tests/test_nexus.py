@@ -615,7 +615,12 @@ def test_parameters_that_are_linked_in_a_circle_or_elsewhere(tmp_path: Path) -> 
             group = file.create_group(PARAMETERS)
             write_value(group, "a", {"b": [{}]})
             group["a/values/1" if name == "circle" else "z"] = link_of(group)
-        said = {"outside": "hostname", "gone": "nowhere.h5"}.get(name, "linked twice")
+        said = {
+            "outside": "hostname",
+            "gone": "nowhere.h5",
+            "twice": "linked twice",
+            "circle": "lies in itself",
+        }[name]
         with pytest.raises(CheckpointError, match=said):
             load_nexus_params(path)
 

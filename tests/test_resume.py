@@ -253,6 +253,15 @@ def test_the_files_are_those_of_one_run(tmp_path: Path) -> None:
     assert times == sorted(times), "time goes on"
 
 
+def test_epochs_that_refine_nothing_are_continued(tmp_path: Path) -> None:
+    later = "lambda x: x >= 3"
+    params = small_params(output_folder=str(tmp_path), update_obj=later, update_probe=later, min_step=0)
+    pypty.run({**params, "epoch_max": 2})
+    result = pypty.run({**params, "epoch_max": 5, "resume": True})
+    whole = pypty.run({**params, "epoch_max": 5, "output_folder": str(tmp_path / "whole")})
+    np.testing.assert_array_equal(result.obj, whole.obj)
+
+
 def test_a_folder_can_be_resumed_by_its_path(tmp_path: Path) -> None:
     """As ``pypty run FOLDER --resume`` does, with the data from a file and functions of the epoch as tables."""
     np.save(tmp_path / "patterns.npy", patterns())

@@ -17,6 +17,7 @@ from problems import N_PATTERNS, SCAN, SIDE, aperture_probe, counts, patterns, s
 
 import pypty
 from pypty.data.hdf5 import check_key, check_tree, open_hdf5
+from pypty.data.own_mask import mask_in_file
 from pypty.data.preprocess import Preprocess
 from pypty.data.sources import ArraySource, Hdf5Source, NpySource, fingerprint, open_source
 from pypty.data.survey import survey
@@ -632,6 +633,25 @@ def test_links_and_storage_within_the_folder_need_no_consent(tmp_path: Path, ref
         assert_same(evaluate(dataset=..., data_path=str(tmp_path / name)), reference)
 
 
+def test_sources_are_found_where_hdf5_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: Evaluation
+) -> None:
+    """Beside the file that a link leads to, by the last part of an absolute name, and from the current folder."""
+    real, work = tmp_path / "real", tmp_path / "work"
+    real.mkdir(), work.mkdir()
+    write_h5(real / "b.h5", patterns())
+    virtual(real / "a.h5", "b.h5")
+    (work / "linked.h5").symlink_to(real / "a.h5")
+    assert_same(evaluate(dataset=..., data_path=str(work / "linked.h5")), reference)
+    virtual(real / "moved.h5", "/where/it/was/b.h5")
+    assert_same(evaluate(dataset=..., data_path=str(real / "moved.h5")), reference)
+    virtual(work / "from_here.h5", "real/b.h5")
+    monkeypatch.chdir(tmp_path)
+    assert "outside of the folder" in problem_of(work / "from_here.h5")
+    given = {"data_path": str(work / "from_here.h5"), "trust_external_links": True}
+    assert_same(evaluate(dataset=..., **given), reference)
+
+
 def test_raw_storage_that_is_too_short_is_no_zeros(tmp_path: Path) -> None:
     raw(tmp_path / "a.h5", tmp_path / "a.bin", size=1000)
     assert "a.bin" in problem_of(tmp_path / "a.h5") and "1000" in problem_of(tmp_path / "a.h5")
@@ -662,6 +682,39 @@ def test_a_heap_of_text_without_end(number: int, size: int, tmp_path: Path) -> N
     (tmp_path / "a.h5").write_bytes(content)
     with pytest.raises(DataError, match="a heap of text"):
         open_hdf5(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("within", [2048, 2500, 2**20])
+def test_an_intact_heap_of_text_is_no_damage(
+    within: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is longer than what is looked at, or lies only partly in it."""
+    monkeypatch.setattr("pypty.data.hdf5._HEAPS_WITHIN", within)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for number in range(20):
+            file.attrs[f"text {number}"] = "counts " * 700
+        file["data"] = np.ones((2, 3, 3))
+    open_hdf5(tmp_path / "a.h5").close()
+
+
+def test_a_mask_that_was_never_written_masks_nothing(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("entry/pixel_mask", (8, 8), "u4")
+        assert mask_in_file(file, (8, 8)) is None
+        file["entry/pixel_mask"][2, 3] = 1
+        mask = mask_in_file(file, (8, 8))
+        assert mask is not None and np.argwhere(mask).tolist() == [[2, 3]]
+
+
+def test_a_tree_may_have_empty_data_sets_and_groups_of_two_names(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("mask", (8, 8), "u4")  # never written
+        file["a/b"] = 1.0
+        file["c"] = file["a"]
+        check_tree(file)
+        file["a/again"] = file["a"]
+        with pytest.raises(DataError, match="lies in itself"):
+            check_tree(file)
 
 
 def test_links_of_results_are_not_followed_out_of_their_folder(tmp_path: Path) -> None:

@@ -24,10 +24,15 @@ LARGEST_DEFLATED = 1100
 _HEAP = b"GCOL\x01\0\0\0"
 _HEAPS_WITHIN = 32 * 2**20
 _MOST_HOPS = 16
+_MOST_ITEMS = 1_000_000
 
 
-def open_hdf5(path: Path) -> Any:
+def open_hdf5(path: Path, texts: bool = True) -> Any:
     """Open an HDF5 file for reading.
+
+    Parameters
+    ----------
+    texts : look for damaged heaps of text first; not needed where only plain numbers are read
 
     Raises
     ------
@@ -38,7 +43,8 @@ def open_hdf5(path: Path) -> Any:
     if problem:
         raise DataError(problem)
     try:
-        _check_heaps(path)
+        if texts:
+            _check_heaps(path)
         return h5py.File(path, "r")
     except DataError:
         raise
@@ -55,20 +61,23 @@ def _check_heaps(path: Path) -> None:
     """
     size = path.stat().st_size
     with path.open("rb") as stream:
-        for start in {0, max(0, size - _HEAPS_WITHIN)}:
+        for start in sorted({0, max(0, size - _HEAPS_WITHIN)}):
             stream.seek(start)
             content = stream.read(_HEAPS_WITHIN)
             place = content.find(_HEAP)
             while place >= 0:
-                _check_heap(content, place, path)
+                _check_heap(content[place:], path)
                 place = content.find(_HEAP, place + len(_HEAP))
 
 
-def _check_heap(content: bytes, place: int, path: Path) -> None:
-    """The entries of a heap: number, references, 4 bytes, size; number 0 is the free space, with its own 16 bytes."""
-    end = min(len(content), place + int.from_bytes(content[place + 8 : place + 16], "little"))
-    at = place + 16
-    while at + 16 <= end:
+def _check_heap(content: bytes, path: Path) -> None:
+    """The entries of a heap: number, references, 4 bytes, size; number 0 is the free space, with its own 16 bytes.
+
+    ``content`` begins with the heap, and may end before it.
+    """
+    end = int.from_bytes(content[8:16], "little")
+    at = 16
+    while at + 16 <= min(end, len(content)):
         number = int.from_bytes(content[at : at + 2], "little")
         size = int.from_bytes(content[at + 8 : at + 16], "little")
         if (number == 0 and size < 16) or size > end - at:
@@ -102,9 +111,8 @@ def check_key(group: Any, key: str, trusted: bool = False, hops: int = _MOST_HOP
             check_key(here, "/".join([link.path, *rest]), trusted, hops - 1)
             return
         if isinstance(link, h5py.ExternalLink):
-            folder = Path(here.file.filename).parent
             what = f"{here.file.filename}:{here.name.rstrip('/')}/{name} is a link"
-            with open_hdf5(_target(folder / link.filename, folder, what, trusted)) as file:
+            with open_hdf5(_target(link.filename, Path(here.file.filename), what, trusted)) as file:
                 check_key(file, "/".join(["", *link.path.split("/"), *rest]), trusted, hops - 1)
             return
         if link is None:
@@ -114,8 +122,17 @@ def check_key(group: Any, key: str, trusted: bool = False, hops: int = _MOST_HOP
         check_stored(here, trusted, hops)
 
 
-def check_stored(dataset: Any, trusted: bool = False, hops: int = _MOST_HOPS) -> None:
-    """Check that the values of a data set are there; parameters and errors as in :func:`check_key`."""
+def check_stored(
+    dataset: Any, trusted: bool = False, hops: int = _MOST_HOPS, may_be_empty: bool = False
+) -> None:
+    """Check that the values of a data set are there; parameters and errors as in :func:`check_key`.
+
+    Chunks that were never written among others that were are not noticed: programs leave out those of zeros.
+
+    Parameters
+    ----------
+    may_be_empty : no value of it need be stored, as of a mask that masks nothing
+    """
     if dataset.shape is None:
         return
     name = f"{dataset.file.filename}:{dataset.name}"
@@ -127,6 +144,8 @@ def check_stored(dataset: Any, trusted: bool = False, hops: int = _MOST_HOPS) ->
         _check_ratio(name, dataset, wanted, stored)
     else:
         stored = dataset.id.get_storage_size()
+        if may_be_empty and not stored and wanted < LARGEST_RATIO:
+            return
         if wanted and not stored:
             raise DataError(
                 f"{name}: no value of it was ever written; HDF5 would read zeros. Is the file complete?"
@@ -136,7 +155,8 @@ def check_stored(dataset: Any, trusted: bool = False, hops: int = _MOST_HOPS) ->
 
 
 def check_tree(group: Any, trusted: bool = False) -> None:
-    """As :func:`check_key`, for everything below a group: for files that are read whole. Groups are linked once."""
+    """As :func:`check_key`, for everything below a group: for files that are read whole. No group lies in itself, and
+    small data sets may be empty."""
     try:
         _check_tree(group, trusted)
     except DataError:
@@ -148,28 +168,28 @@ def check_tree(group: Any, trusted: bool = False) -> None:
 
 
 def _check_tree(group: Any, trusted: bool) -> None:
-    groups = [group]
-
-    def visit(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            check_stored(item, trusted)
-        elif isinstance(item, h5py.Group):
-            groups.append(item)
-
-    group.visititems(visit)  # follows no links
-    seen = {h5py.h5o.get_info(group.id).addr}
-    for item in groups:
+    visits = 0
+    waiting: list[tuple[Any, tuple[int, ...]]] = [(group, (h5py.h5o.get_info(group.id).addr,))]
+    while waiting:
+        item, above = waiting.pop()  # above: addresses of the group and of those that it lies in
         for name in item:
+            visits += 1
+            if visits > _MOST_ITEMS:
+                raise DataError(f"{group.file.filename!r} has more than {_MOST_ITEMS} items; it is damaged")
             if not isinstance(item.get(name, getlink=True), h5py.HardLink):
                 check_key(item, name, trusted)
-            elif item.get(name, getclass=True) is h5py.Group:
-                address = h5py.h5o.get_info(item[name].id).addr
-                if address in seen:
+                continue
+            child = item[name]
+            if isinstance(child, h5py.Dataset):
+                check_stored(child, trusted, may_be_empty=True)
+            elif isinstance(child, h5py.Group):
+                address = h5py.h5o.get_info(child.id).addr
+                if address in above:
                     raise DataError(
-                        f"{group.file.filename}:{item.name}/{name} is a group that is linked twice, or to "
-                        "itself; a reader that follows it would find no end"
+                        f"{group.file.filename}:{item.name}/{name} is a group that lies in itself; a reader that "
+                        "follows it would find no end"
                     )
-                seen.add(address)
+                waiting.append((child, (*above, address)))
 
 
 def _check_ratio(name: str, dataset: Any, wanted: int, stored: int) -> None:
@@ -180,27 +200,45 @@ def _check_ratio(name: str, dataset: Any, wanted: int, stored: int) -> None:
         )
 
 
-def _target(path: Path, folder: Path, what: str, trusted: bool) -> Path:
-    """The file that something points to, as HDF5 finds it."""
-    problem = not_a_file(path)
-    if problem:
+def _target(named: str, file: Path, what: str, trusted: bool) -> Path:
+    """The file that something in ``file`` points to, as HDF5 finds it: by its whole name; by its name, or the last part
+    of an absolute one, beside the file as it was opened, in the current folder, or beside the file that a link leads
+    to."""
+    plain = Path(named)
+    inside = Path(plain.name) if plain.is_absolute() else plain
+    folders = (file.parent, Path(), file.resolve().parent)
+    places = ([plain] if plain.is_absolute() else []) + [folder / inside for folder in folders]
+    path = next((place for place in places if not_a_file(place) is None), None)
+    if path is None:
+        where = file.parent / plain
         raise DataError(
-            f"{what} to another file, but {problem}; put it there, or copy its values into this file"
+            f"{what} to another file, but {not_a_file(where)}; put it there, or copy its values into this file"
         )
-    if not (trusted or path.resolve().is_relative_to(folder.resolve())):
+    return _allowed(path, file, what, trusted)
+
+
+def _allowed(path: Path, file: Path, what: str, trusted: bool) -> Path:
+    folders = {file.parent.resolve(), file.resolve().parent}
+    if not (trusted or any(path.resolve().is_relative_to(folder) for folder in folders)):
         raise DataError(
-            f"{what} to {str(path.resolve())!r}, outside of the folder {str(folder.resolve())!r} of the data. If you "
-            f"trust it, give {CONSENT}=True (on the command line --set {CONSENT}=true, or --trust-external-links of "
-            "pypty import)"
+            f"{what} to {str(path.resolve())!r}, outside of the folder {str(file.parent.resolve())!r} of the data. If "
+            f"you trust it, give {CONSENT}=True (on the command line --set {CONSENT}=true, or --trust-external-links "
+            "of pypty import)"
         )
     return path
 
 
 def _check_raw(dataset: Any, name: str, wanted: int, trusted: bool) -> None:
     """Raw storage: names are relative to the current folder (that is HDF5's rule)."""
-    folder, left = Path(dataset.file.filename).parent, wanted
+    left = wanted
+    what = f"{name} points with its raw values"
     for stored_in, offset, size in dataset.external:
-        path = _target(Path(stored_in), folder, f"{name} points with its raw values", trusted)
+        problem = not_a_file(Path(stored_in))
+        if problem:
+            raise DataError(
+                f"{what} to another file, but {problem}; put it there, or copy its values into this file"
+            )
+        path = _allowed(Path(stored_in), Path(dataset.file.filename), what, trusted)
         here = min(left, int(size))
         if here and path.stat().st_size < int(offset) + here:
             raise DataError(
@@ -214,7 +252,7 @@ def _check_raw(dataset: Any, name: str, wanted: int, trusted: bool) -> None:
 
 def _check_sources(dataset: Any, name: str, trusted: bool, hops: int) -> int:
     """Check every source of a virtual data set once; the number of values that they give."""
-    folder, values = Path(dataset.file.filename).parent, 0
+    values = 0
     if hops == 0:
         raise DataError(f"{name} leads through more than {_MOST_HOPS} virtual data sets")
     extents: dict[
@@ -230,7 +268,8 @@ def _check_sources(dataset: Any, name: str, trusted: bool, hops: int) -> int:
         if file_name == ".":
             _check_source(dataset.file, key, last, name, trusted, hops)
             continue
-        with open_hdf5(_target(folder / file_name, folder, f"{name} is virtual and points", trusted)) as file:
+        path = _target(file_name, Path(dataset.file.filename), f"{name} is virtual and points", trusted)
+        with open_hdf5(path, texts=False) as file:
             _check_source(file, key, last, name, trusted, hops)
     return values
 

@@ -57,7 +57,8 @@ def mask_in_file(file: Any, shape: tuple[int, int]) -> np.ndarray | None:
     ours: list[Any] = []
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape == tuple(shape):
+        # a mask that was never written masks nothing
+        if isinstance(item, h5py.Dataset) and item.shape == tuple(shape) and _is_written(item):
             if name == f"pypty/{OUR_MASK}":
                 ours.append(item)
             elif name.rsplit("/", 1)[-1] == _NAME and item.dtype.kind in "biu":
@@ -67,6 +68,10 @@ def mask_in_file(file: Any, shape: tuple[int, int]) -> np.ndarray | None:
     if ours:
         return np.asarray(_values(ours[0]) <= 0)
     return np.asarray(_values(masks[0]) != 0) if masks else None
+
+
+def _is_written(item: Any) -> bool:
+    return bool(item.external or item.is_virtual or item.id.get_storage_size())
 
 
 def _values(item: Any) -> np.ndarray:

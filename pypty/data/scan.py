@@ -35,6 +35,12 @@ class Scan:
     moved: np.ndarray
 
 
+def size_of_layout(layout: tuple[int, int], order: str) -> tuple[int, int]:
+    """Scan points (rows, columns) of patterns that are stored as an array of ``layout`` points in this order: column by
+    column, the first axis is that of the columns."""
+    return (layout[1], layout[0]) if order in (COLUMNS, SNAKE_COLUMNS) else layout
+
+
 def make_scan(settings: Settings, window: tuple[int, int], used: np.ndarray, n_patterns: int) -> Scan:
     """Place the scan on the object.
 

@@ -132,21 +132,23 @@ class Hdf5Source:
     ----------
     dataset : h5py.Dataset; whoever opened it has also chosen what it points to
     file : closed together with the source; None leaves the file to whoever opened it
+    checked : its values were found to be there (:func:`pypty.data.hdf5.check_key`)
     """
 
-    def __init__(self, dataset: Any, file: Any = None) -> None:
+    def __init__(self, dataset: Any, file: Any = None, checked: bool = False) -> None:
         self.name = f"{dataset.file.filename}:{dataset.name}"
         self._file = file
         self._data = dataset
         _check_layout(dataset.shape, dataset.dtype, self.name)
-        check_stored(dataset, trusted=True)
+        if not checked:
+            check_stored(dataset, trusted=True)
 
     @classmethod
     def open(cls, path: Path, key: str, trusted: bool = False) -> Hdf5Source:
         """Open data set ``key`` of a file; ``trusted``: it may point outside of the folder of the file."""
         file = open_hdf5(path)
         try:
-            return cls(_find_dataset(file, key, path, trusted), file)
+            return cls(_find_dataset(file, key, path, trusted), file, checked=True)
         except DataError:
             file.close()
             raise

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pypty.data.preprocess import Preprocess
-from pypty.data.scan import missing_problem, points_of_patterns
+from pypty.data.scan import ROWS, missing_problem, points_of_patterns, size_of_layout
 from pypty.data.sources import open_source
 from pypty.data.window import Window
 from pypty.errors import ParameterError, PyptyError
@@ -321,11 +321,13 @@ def _special_points(special: Any, n: int) -> np.ndarray:
 
 
 def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
-    scan_size = out.get("scan_size")
+    scan_size, layout = out.get("scan_size"), patterns.layout
+    if layout is not None:
+        layout = size_of_layout(layout, str(out.get("scan_order") or ROWS))
     if scan_size is None:
         side = math.isqrt(patterns.n)
-        if patterns.layout is not None:
-            scan_size = patterns.layout
+        if layout is not None:
+            scan_size = layout
         elif side * side == patterns.n:
             scan_size = (side, side)
             _log.warning(
@@ -339,8 +341,8 @@ def _size(patterns: _Patterns, out: Mapping[str, Any]) -> tuple[int, int]:
                 f"scan_size is not given, and {patterns.n} patterns do not form a square; give (slow, fast)"
             )
     size = (int(scan_size[0]), int(scan_size[1]))
-    if patterns.layout is not None and size != tuple(patterns.layout):
-        _log.warning("scan_size %s is used, but the data are stored as %s points", size, patterns.layout)
+    if layout is not None and size != tuple(layout):
+        _log.warning("scan_size %s is used, but the data are stored as %s points", size, layout)
     problem = missing_problem(out.get("missing_patterns"), size, patterns.n)
     if problem:
         raise ParameterError(f"{problem}; or give special_postions_A")

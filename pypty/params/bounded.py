@@ -139,7 +139,11 @@ class Evaluator(simpleeval.EvalWithCompoundTypes):
     def _compare(self, operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def compare(a: Any, b: Any) -> Any:
             if isinstance(a, _CONTAINERS) and isinstance(b, _CONTAINERS):
-                raise ExpressionError("it compares lists; only numbers and words are compared")
+                self.count(len(a) + len(b))
+                if any(isinstance(entry, _CONTAINERS) for entry in (*a, *b)):
+                    raise ExpressionError(
+                        "it compares lists of lists; only those of numbers and words are compared"
+                    )
             if isinstance(a, str) and isinstance(b, str):
                 self.count(min(len(a), len(b)))
             return operator(a, b)
@@ -159,8 +163,12 @@ def refuse_hashes(tree: ast.AST) -> None:
         if isinstance(node, (ast.SetComp, ast.DictComp)):
             raise ExpressionError("it computes a set or a dict; use a list")
         hashed = node.elts if isinstance(node, ast.Set) else node.keys if isinstance(node, ast.Dict) else []
-        if not all(isinstance(item, ast.Constant) for item in hashed):
+        if not all(isinstance(_unsigned(item), ast.Constant) for item in hashed):
             raise ExpressionError("it computes the entries of a set or the keys of a dict; write them out")
+
+
+def _unsigned(node: ast.AST | None) -> ast.AST | None:
+    return node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
 
 
 def _refuse_long(bits: int) -> None:
@@ -174,8 +182,8 @@ def _refuse_nested(items: Any) -> None:
 
 
 def _power(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and isinstance(b, int) and abs(a) > 1:
-        _refuse_long((a.bit_length() - 1) * abs(b))
+    if isinstance(a, int) and isinstance(b, int) and abs(a) > 1 and b > 0:  # 10**-3 is no whole number
+        _refuse_long((a.bit_length() - 1) * b)
     return a**b
 
 

@@ -38,7 +38,9 @@ def check_state(state: State, setup: Setup) -> None:
     _vectors(state)
     _monitor(state)
     progress = state.progress
-    _numbers("the schedule of learning rates", progress.schedule)
+    # before the first finite loss the best one is infinite
+    finite = {name: value for name, value in progress.schedule.items() if value != math.inf}
+    _numbers("the schedule of learning rates", finite)
     _numbers(
         "the first-order method",
         {"steps": progress.steps, "epochs": progress.epochs, "": progress.probe_scale},
@@ -129,7 +131,7 @@ def _vectors(state: State) -> None:
     """Gradient and pairs have the same blocks, and each of them the same shape and type."""
     vectors = list(_all_vectors(state))
     kinds = [{name: (array.shape, array.dtype) for name, array in vector.items()} for vector in vectors]
-    if any(kind != kinds[0] or not kind for kind in kinds):
+    if any(kind != kinds[0] for kind in kinds):
         raise ValueError("the gradient and the L-BFGS pairs do not fit together")
     if state.signature is not None and kinds and set(kinds[0]) != set(state.signature.blocks):
         raise ValueError(
