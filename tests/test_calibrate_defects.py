@@ -94,6 +94,32 @@ def test_a_pixel_that_saturates_in_many_patterns_is_masked_instead() -> None:
     assert len(defects(params, saturation=1000).values["saturated_pixels"]) == 0
 
 
+def test_whole_patterns_at_the_largest_value_of_the_type_are_saturated() -> None:
+    params = disk_scan(soft_disk(16, 4.0, (8.0, 8.0)), side=8)
+    params["dataset"][[9, 40]] = 65535
+    found = defects(params)
+    assert found.values["ceiling"] == 65535 and found.values["saturated_share"] > 0.05
+    np.testing.assert_array_equal(found.values["saturated"], [9, 40])
+    np.testing.assert_array_equal(found.params["sequence"], np.setdiff1d(np.arange(64), [9, 40]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_simulation_without_noise_that_is_scaled_to_its_type_is_not_saturated(dtype: type) -> None:
+    """Every pixel reaches the limit in some pattern, as in full patterns, but no pattern does so on all pixels."""
+    pattern = np.full((16, 16), 0.97)
+    data = np.stack([np.where(np.arange(256).reshape(16, 16) % 64 == n, 1.0, pattern) for n in range(64)])
+    params = disk_scan(pattern) | {"dataset": np.round(data * np.iinfo(dtype).max).astype(dtype)}
+    assert defects(params).values["ceiling"] is None
+
+
+def test_no_more_bytes_than_asked_but_sixteen_patterns_are_looked_at() -> None:
+    params = disk_scan(soft_disk(16, 4.0, (8.0, 8.0)), side=8)
+    values = [defects(params, most_bytes=n * 8 * 16 * 16).values for n in (20, 3, 100)]
+    assert [found["looked_at"] for found in values] == [20, 16, 64]
+    whole = defects(params)
+    assert whole.values["looked_at"] == whole.values["n_patterns"] == 64 and whole.figure is not None
+
+
 def test_a_given_mask_is_kept_and_its_pixels_are_not_judged() -> None:
     params = demo_scan()
     params["dataset"][:, 30:33, 30:33] = 0

@@ -10,7 +10,7 @@ from calibration_data import as_snake, by_columns, flat_scan, simulated_scan
 
 from pypty.calibrate import everything, orientation, scan_order
 from pypty.calibrate.confirm import confirm
-from pypty.calibrate.dropped import find_dropped
+from pypty.calibrate.dropped import _Search, find_dropped, search_problem
 from pypty.calibrate.neighbours import features, likeness, odds
 from pypty.data.scan import SCAN_ORDERS, points_of_patterns, stored_patterns, visits
 from pypty.errors import ParameterError
@@ -140,6 +140,32 @@ def test_a_scan_that_was_stopped_early_lacks_its_end() -> None:
     clean = simulated_scan(OBLONG, "lattice", dose=2e4, seed=12)
     found = scan_order({**clean, "dataset": clean["dataset"][:-9]})
     np.testing.assert_array_equal(found.params["missing_patterns"], np.arange(195, 204))
+
+
+@pytest.mark.parametrize("asked", [scan_order, everything])
+def test_a_mistyped_scan_size_is_said_without_a_search(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Experiment, "chunks", lambda *_: pytest.fail("patterns are read"))
+    params = {**flat_scan(), "dataset": np.ones((64, 8, 8)), "scan_size": [12, 8]}
+    with pytest.raises(
+        ParameterError, match=r"\(12, 8\) has 96 points, but the data have 64 .* is probably wrong"
+    ):
+        asked(params)
+
+
+def test_a_search_is_bounded_by_the_share_of_missing_points_and_by_its_work() -> None:
+    assert search_problem(16384, 8, (128, 129), [True, True, False, False]) is None
+    assert "33 % of the points" in str(search_problem(16384, 8, (192, 128), [True]))
+    assert "more than half a minute" in str(search_problem(1000 * 1000, 8, (1000, 1001), [True]))
+
+
+def test_the_score_is_the_sum_over_neighbours_that_both_have_a_pattern() -> None:
+    kept = np.random.default_rng(3).normal(size=(17, 4))
+    search, missing = _Search(kept, "snake", (4, 5), True), np.array([6, 7, 12])
+    points = stored_patterns("snake", (4, 5), missing).reshape(4, 5)
+    pairs = [*zip(points[:, 1:].flat, points[:, :-1].flat, strict=True)]
+    pairs += zip(points[1:].flat, points[:-1].flat, strict=True)
+    wanted = sum(kept[a] @ kept[b] - search.typical / 2 for a, b in pairs if min(a, b) >= 0)
+    assert search.score([(6, 2), (10, 1)]) == pytest.approx(wanted)
 
 
 def test_frames_that_are_dropped_where_nothing_is_are_not_placed() -> None:

@@ -172,7 +172,7 @@ def test_the_detectors_own_mask_is_used(tmp_path: Path) -> None:
 
 def test_a_mask_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("entry/pixel_mask", (8, 8), np.uint32, chunks=(8, 8))
+        file.create_dataset("entry/pixel_mask", (8, 8), np.uint32, external=[("gone.bin", 0, 256)])
         with pytest.raises(DataError, match="pixel_mask"):
             mask_in_file(file, (8, 8))
         assert mask_in_file(file, (8, 9)) is None
@@ -210,6 +210,35 @@ def test_missing_frames_are_named() -> None:
     right = flown({**short, "missing_patterns": lost})
     assert right["parameters"].status == "pass" and right["order of the scan"].status != "fail"
     assert right["scan raster"].value == 0
+
+
+def test_a_mistyped_scan_size_is_said_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"dataset": np.ones((120, 8, 8)), "scan_size": [16, 12]}
+    monkeypatch.setattr("pypty.preflight.order_items.scan_order", pytest.fail)
+    (item,) = missing_items(given)
+    assert "(16, 12) has 192 points, but the data have 120 patterns" in item.meaning
+    assert item.status == "fail" and item.value == "72, UNSURE where" and "scan_size" in item.what_to_do
+    assert missing_items({**given, "scan_size": [12, 10]}) == []
+    monkeypatch.setattr("pypty.preflight.order_items._MOST_BYTES", 119 * 8 * 8 * 8)
+    (item,) = missing_items({**given, "scan_size": [11, 11]})
+    assert "reads more than" in item.meaning and "probably wrong" in item.meaning
+
+
+def test_defects_are_searched_for_in_a_bounded_part_of_the_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = simulated_scan((10, 10), seed=5)
+    whole, _ = ask_defects(params)
+    assert whole is not None and "Looked at" not in defect_items(whole)[0].meaning
+    monkeypatch.setattr("pypty.preflight.defect_items.MOST_BYTES", 40 * SIDE * SIDE * 8)
+    part, _ = ask_defects(params)
+    assert part is not None and all(
+        "Looked at: 40 of 100 patterns" in item.meaning for item in defect_items(part)[:2]
+    )
+
+
+def test_whole_frames_at_full_scale_fail() -> None:
+    params = simulated_scan((10, 10), seed=5)
+    params["dataset"][[20, 70]] = 65535
+    assert flown(params)["saturation"].status == "fail"
 
 
 def test_what_cannot_be_asked_is_not_checked() -> None:

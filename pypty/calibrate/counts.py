@@ -19,6 +19,7 @@ _PILE = 1.4  # times as many values at the largest as at each value just below i
 _PILE_COUNTER = 1.2  # the same, if the largest value is that of a counter
 _FEWEST, _FEWEST_COUNTER = 10, 3  # values at the ceiling
 _LOWEST_CEILING = 8  # counts; below it many values are equal to the largest by chance
+_FULL = 0.9  # of the good pixels; a pattern with more of them at the limit of its type is full, whatever the noise
 _OUTLYING = 8.0  # robust standard deviations of the total of a pattern
 _FACTOR = 1.5  # between the total of an outlying pattern and the median of those around it
 _WHOLE = 2e-3  # largest distance from a whole number of counts, for floats
@@ -42,12 +43,17 @@ class Ceiling:
 
     def is_reached(self, dtype: np.dtype) -> bool:
         """Whether values pile up at the largest one, as those of a full counter do."""
-        if dtype.kind in "iu" and self.top == float(np.iinfo(dtype).max):
+        if _ends_type(self.top, dtype):
             return True
         each = max(self.below / max(self.levels, 1.0), 1.0)
         if self.top in _COUNTERS and self.times >= _FEWEST_COUNTER and self.times > _PILE_COUNTER * each:
             return True
         return self.times >= _FEWEST and self.times > _PILE * each + 3 * math.sqrt(each)
+
+
+def _ends_type(value: float, dtype: np.dtype) -> bool:
+    """Whether an integer type holds no larger value."""
+    return dtype.kind in "iu" and value == float(np.iinfo(dtype).max)
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,30 @@ class GoodCounts:
 def find_ceiling(
     source: PatternSource, indices: np.ndarray, sums: PixelSums, bad: np.ndarray
 ) -> Ceiling | None:
-    """How often the largest value of the good pixels occurs; None without good pixels, or without noise."""
+    """How often the largest value of the good pixels occurs; None without good pixels, or without noise.
+
+    Whole patterns at the largest value of an integer type are a full counter without asking for noise: a simulation may
+    be scaled to that value, but not on all pixels, and if all of them reach it there is none whose noise can be asked.
+    """
     highest = sums.highest[~bad]
-    if not len(highest) or highest.max() < _LOWEST_CEILING * sums.least or not is_noisy(sums, bad):
+    if not len(highest):
         return None
     top = float(highest.max())
+    counted = top >= _LOWEST_CEILING * sums.least and is_noisy(sums, bad)
+    if not counted and not _ends_type(top, source.dtype):
+        return None
     # Only pixels that come near the largest value are looked at again.
     low = top - max(_NEAR * top, _LEVELS * sums.least)
     near = np.argwhere(~bad & (sums.highest >= low))
     times = below = 0
+    full = False
     for _, data in _pieces(source, indices):
         values = data[:, near[:, 0], near[:, 1]]
-        times += int((values == top).sum())
+        at_top = (values == top).sum(axis=1)
+        times += int(at_top.sum())
+        full = full or bool((at_top > _FULL * len(highest)).any())
         below += int(((values >= low) & (values < top)).sum())
-    return Ceiling(top, times, below, np.floor((top - low) / sums.least))
+    return Ceiling(top, times, below, np.floor((top - low) / sums.least)) if counted or full else None
 
 
 def _pieces(source: PatternSource, indices: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

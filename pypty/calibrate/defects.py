@@ -18,6 +18,7 @@ from pypty.plots.calibration import plot_defects
 
 _MANY_FRAMES = 0.2  # fraction of the patterns above which saturated pixels are masked instead
 _FEW_PATTERNS = 25  # below it the scatter of a pixel is hardly known
+_LEAST_PATTERNS = 16  # that are looked at, however large they are
 _SHARED = 3  # pixels with the same largest value, which is no chance
 PIXELS = ("marked", "own_mask", "hot", "dead", "stuck", "saturated_pixels")
 """Values of a suggestion that are pixels (n, 2) [ky, kx]."""
@@ -26,7 +27,10 @@ _NAMES = ("marked instead of counting", "masked by the detector itself", "hot", 
 
 
 def defects(
-    params: Mapping[str, Any], saturation: float | None = None, most_patterns: int | None = None
+    params: Mapping[str, Any],
+    saturation: float | None = None,
+    most_patterns: int | None = None,
+    most_bytes: int | None = None,
 ) -> Suggestion:
     """A detector mask and a sequence without defective pixels and patterns, and the gain.
 
@@ -44,8 +48,9 @@ def defects(
     params : parameters of the data; pixels are those of the detector as stored, before flip, shift and
         binning
     saturation : count at which a pixel is saturated; None = the largest value of the good pixels, if it is that of an
-        integer type, or if values pile up there (five times as often as just below it)
+        integer type, or if values pile up there (1.4 times as often as just below it)
     most_patterns : look at this many evenly spaced patterns only, and not for outlying ones; None = all
+    most_bytes : the same by their size as float64, but at least 16 patterns; None = all
 
     Returns
     -------
@@ -55,7 +60,8 @@ def defects(
         number. Values: ``marked``, ``own_mask``, ``hot``, ``dead``, ``stuck``, ``saturated_pixels`` ((n, 2)
         [ky, kx]); ``dead_rows``, ``dead_columns``; ``saturated``, ``empty``, ``outlying``, ``not_finite`` (indices of
         patterns); ``ceiling`` (count of a saturated pixel, or None), ``saturated_share`` (of the counts),
-        ``bad_share`` (of the counts, if bad pixels counted as their neighbours do), ``gain``, ``unsure``.
+        ``bad_share`` (of the counts, if bad pixels counted as their neighbours do), ``gain``, ``looked_at`` (number of
+        patterns), ``n_patterns`` (of all), ``unsure``.
 
     Raises
     ------
@@ -66,7 +72,7 @@ def defects(
     """
     experiment = open_far_field(params, "defects")
     try:
-        indices = _some(experiment, most_patterns)
+        indices = _some(experiment.source.shape, most_patterns, most_bytes)
         sums = survey_pixels(experiment.source, indices)
         known, own = _known(experiment, sums), own_mask(experiment.settings, experiment.source.shape[1:])
         # a mask of all pixels is that of another detector
@@ -85,7 +91,8 @@ def defects(
     else:
         saturated = np.zeros_like(saturated)  # many patterns saturate: mask the pixels instead
     kinds = (marked, masked & ~known & ~marked, hot, dead, stuck & ~hot & ~dead, pixels)
-    patterns = _bad_patterns(experiment, sums, counts, saturated, most_patterns is None)
+    unlimited = most_patterns is None and most_bytes is None
+    patterns = _bad_patterns(experiment, sums, counts, saturated, unlimited)
     wrong = np.logical_or.reduce(kinds)
     rows, columns = lines(dead | marked)
     values: dict[str, Any] = {
@@ -98,12 +105,14 @@ def defects(
         "bad_share": expected_share(sums.mean, wrong, known),
         "hot_share": float(sums.mean[hot].sum() / max(sums.mean.sum(), 1e-300)),
         "gain": counts.gain,
+        "looked_at": len(indices),
+        "n_patterns": experiment.source.shape[0],
         "unsure": _doubts(sums, bad),
     }
     left_out = indices[np.logical_or.reduce(list(patterns.values()))]
     suggested = _suggested(experiment, wrong, left_out, values["gain"])
     figure = None
-    if most_patterns is None:
+    if unlimited:
         figure = plot_defects(
             sums.mean,
             hot=values["hot"],
@@ -117,11 +126,14 @@ def defects(
     )
 
 
-def _some(experiment: Experiment, most: int | None) -> np.ndarray:
-    n = experiment.source.shape[0]
-    if most is None or n <= most:
-        return np.arange(n)
-    return np.unique(np.linspace(0, n - 1, most).astype(int))
+def _some(shape: tuple[int, ...], most: int | None, most_bytes: int | None) -> np.ndarray:
+    """Evenly spaced numbers of the patterns to look at."""
+    n = many = shape[0]
+    if most is not None:
+        many = min(many, most)
+    if most_bytes is not None:
+        many = min(many, max(_LEAST_PATTERNS, most_bytes // (8 * shape[1] * shape[2])))
+    return np.unique(np.linspace(0, n - 1, many).astype(int))
 
 
 def _known(experiment: Experiment, sums: PixelSums) -> np.ndarray:

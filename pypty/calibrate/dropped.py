@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pypty.data.scan import stored_patterns
+from pypty.data.scan import visits
 
 _MOST_GAPS = 4  # places at which frames are missing
-_BUDGET = 2e8  # products of patterns, about ten seconds
+_BUDGET = 2e8  # products of components, about a second for each further gap
+_MOST_WORK = 2e9  # products of components for one gap under all orders, about half a minute
+_MOST_MISSING = 0.1  # of the points; above it scan_size is wrong, or the scan was stopped
 _SIGNIFICANT = 4.0  # standard deviations by which a further gap must be better
 _RANGE = 3.0  # standard deviations within which another place is possible
 _NEAR = 0.25  # of a line: how well the place must be known
@@ -37,6 +39,28 @@ class Dropped:
     sure: bool
 
 
+def search_problem(n: int, components: int, size: tuple[int, int], lines_along: Sequence[bool]) -> str | None:
+    """Why missing points are not searched for, in words; None if a search is worth its time.
+
+    Parameters
+    ----------
+    n : number of stored patterns, fewer than the points of ``size``
+    components : number of features of a pattern
+    lines_along : for each order that is tried, whether the lines of the beam are rows of ``size``
+    """
+    missing = size[0] * size[1] - n
+    share = missing / (size[0] * size[1])
+    if share >= _MOST_MISSING:
+        return (
+            f"{missing} would be {100 * share:.0f} % of the points (the limit is {100 * _MOST_MISSING:g} %)"
+        )
+    lines = [size[1] if rows else size[0] for rows in lines_along]
+    places = sum(len(_coarse(n, line)) + line for line in lines)
+    if places * n * components > _MOST_WORK:
+        return f"a search for {missing} among so many would take more than half a minute"
+    return None
+
+
 def find_dropped(kept: np.ndarray, order: str, size: tuple[int, int], lines_along: bool) -> Dropped:
     """The most likely missing points of a scan with fewer patterns than points.
 
@@ -50,7 +74,7 @@ def find_dropped(kept: np.ndarray, order: str, size: tuple[int, int], lines_alon
     """
     search = _Search(kept, order, size, lines_along)
     n, d, line = search.n, search.d, search.line
-    coarse = np.unique(np.concatenate([np.arange(0, n, max(1, line // 4)), [n]]))
+    coarse = _coarse(n, line)
     scores = {int(p): search.score([(int(p), d)]) for p in coarse}
     start = max(scores, key=lambda p: scores[p])
     for p in range(max(0, start - line // 2), min(n, start + line // 2) + 1):
@@ -70,6 +94,11 @@ def find_dropped(kept: np.ndarray, order: str, size: tuple[int, int], lines_alon
         sure = all(high - low <= max(2, _NEAR * line) for low, high in ranges)
         first, last = ranges[0][0], ranges[-1][1]
     return Dropped(_numbers(gaps), top, first, last, bool(sure and search.typical > 0))
+
+
+def _coarse(n: int, line: int) -> np.ndarray:
+    """Numbers of patterns before the gap that are tried first, every quarter of a line."""
+    return np.unique(np.concatenate([np.arange(0, n, max(1, line // 4)), [n]]))
 
 
 def _possible(search: _Search, scores: Mapping[int, float], best: int) -> tuple[int, int]:
@@ -119,17 +148,21 @@ class _Search:
     def __init__(self, kept: np.ndarray, order: str, size: tuple[int, int], lines_along: bool) -> None:
         self.n, self.d = len(kept), size[0] * size[1] - len(kept)
         self.line = size[1] if lines_along else size[0]
-        self._kept, self._order, self._size, self._along = kept, order, size, lines_along
+        self._kept, self._path, self._size = kept, visits(order, size), size
         successive = (kept[1:] * kept[:-1]).sum(axis=1)
         self.typical, self.scatter = float(successive.mean()), float(successive.std())
 
     def score(self, gaps: Sequence[Gap]) -> float:
-        points = stored_patterns(self._order, self._size, _numbers(gaps)).reshape(self._size)
+        present = np.ones(self.n + self.d, bool)
+        present[_numbers(gaps)] = False
+        # in the order of the beam -> on the raster; zeros at missing points add nothing to the products
+        values, here = np.zeros((len(present), self._kept.shape[1])), np.empty(len(present), bool)
+        values[self._path[present]], here[self._path] = self._kept, present
+        raster, here = values.reshape(*self._size, -1), here.reshape(self._size)
         total = 0.0
-        for first, second in ((points[:, 1:], points[:, :-1]), (points[1:], points[:-1])):
-            both = (first >= 0) & (second >= 0)
-            products = (self._kept[first[both]] * self._kept[second[both]]).sum(axis=1)
-            total += float((products - 0.5 * self.typical).sum())
+        for first, second in (np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1]):
+            pairs = int(np.count_nonzero(here[first] & here[second]))
+            total += float(np.einsum("yxc,yxc->", raster[first], raster[second])) - 0.5 * self.typical * pairs
         return total
 
     def refined(self, gaps: list[Gap]) -> list[Gap]:

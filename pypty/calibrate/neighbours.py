@@ -11,7 +11,7 @@ from pypty.experiment import Experiment
 
 _BRIGHT = 0.05  # of the brightest pixels: those that bound the area that is divided into blocks
 _BLOCKS = 12  # along each axis of that area
-_COMPONENTS = 8
+COMPONENTS = 8
 """Principal components of the patterns that are compared; the others hold mostly shot noise."""
 
 
@@ -35,7 +35,7 @@ def features(experiment: Experiment) -> np.ndarray:
     noise = np.sqrt(np.maximum(middle, middle.max() * 1e-6))
     whitened = np.where(good[:, None], (sums - middle) / noise, 0.0)
     u, s, _ = np.linalg.svd(whitened, full_matrices=False)
-    kept = np.where(good[:, None], (u * s)[:, :_COMPONENTS], 0.0)
+    kept = np.where(good[:, None], (u * s)[:, :COMPONENTS], 0.0)
     length = np.linalg.norm(kept, axis=1, keepdims=True)
     return np.asarray(kept / np.where(length > 0, length, 1.0))
 

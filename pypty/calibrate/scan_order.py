@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pypty.calibrate.dropped import find_dropped
+from pypty.calibrate.dropped import find_dropped, search_problem
 from pypty.calibrate.measured import open_far_field
-from pypty.calibrate.neighbours import Likeness, features, likeness, odds
+from pypty.calibrate.neighbours import COMPONENTS, Likeness, features, likeness, odds
 from pypty.calibrate.suggestion import Suggestion, unsure_line
 from pypty.data.scan import COLUMNS, ROWS, SNAKE, SNAKE_COLUMNS, stored_patterns
 from pypty.data.sources import open_source
@@ -34,7 +36,8 @@ def scan_order(params: Mapping[str, Any], quick: bool = False) -> Suggestion:
     lines of the scan as it does along them. Compared are the order of ``params`` and the others: row by row, as a snake
     (every second line backwards), and, if the scan is not square, column by column. In a square scan exchanged axes
     cannot be told from another orientation of the detector (:func:`orientation`). If there are fewer patterns than
-    points, the place of the missing ones is searched for.
+    points, the place of the missing ones is searched for, if these are below 10 % of the points, and if the search
+    takes no more than about half a minute.
 
     Parameters
     ----------
@@ -55,7 +58,8 @@ def scan_order(params: Mapping[str, Any], quick: bool = False) -> Suggestion:
     DataError
         The patterns cannot be read.
     ParameterError
-        The data are not diffraction patterns, or there are more patterns than points.
+        The data are not diffraction patterns, there are more patterns than points, or so many fewer that ``scan_size``
+        is probably wrong.
     """
     scan = _Scan.of(params)
     given = scan.order
@@ -94,25 +98,31 @@ def scan_order(params: Mapping[str, Any], quick: bool = False) -> Suggestion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scan:
-    """Features of the stored patterns, and what the parameters say of their order.
+class StoredScan:
+    """How many patterns are stored, and what the parameters say of their order; no pattern is read.
 
     Attributes
     ----------
-    kept : (n, components) in the order in which they are stored
+    n, n_bytes : number and size of all patterns
     searched : there are fewer patterns than points, and ``missing_patterns`` does not say which
     """
 
-    kept: np.ndarray
     n: int
+    n_bytes: int
     order: str
     size: tuple[int, int]
     missing: np.ndarray | None
     searched: bool
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> _Scan:
-        """Read the patterns as one line, whatever their order."""
+    def of(cls, params: Mapping[str, Any]) -> StoredScan:
+        """Read the parameters and the shape of the data.
+
+        Raises
+        ------
+        ParameterError
+            There are more patterns than points.
+        """
         report = Report()
         settings = read_parameters(params, report)
         report.raise_if_any()
@@ -120,6 +130,7 @@ class _Scan:
         if source is None:
             raise ParameterError("no patterns were given; set dataset to an array, or data_path to a file")
         n, layout = int(source.shape[0]), source.scan
+        n_bytes = math.prod(source.shape) * source.dtype.itemsize
         source.close()
         order, missing = settings["scan_order"], settings["missing_patterns"]
         given = settings["scan_size"]
@@ -135,14 +146,54 @@ class _Scan:
                 f"scan_order: scan_size {size} has {size[0] * size[1]} points, of which missing_patterns names {lost}, "
                 f"but the data have {n} patterns{'' if layout is None else f' as {layout}'}; correct scan_size"
             )
-        changed = {"scan_size": [1, n], "scan_order": ROWS, "missing_patterns": None}
+        searched = n < size[0] * size[1] - lost
+        return cls(n=n, n_bytes=n_bytes, order=order, size=size, missing=missing, searched=searched)
+
+    def problem(self, most_bytes: int | None = None) -> str | None:
+        """Why missing points are not searched for, in words; None if they are, or if there are none.
+
+        Parameters
+        ----------
+        most_bytes : of patterns that may be read for it; None = any
+        """
+        if not self.searched:
+            return None
+        reason = None
+        if most_bytes is not None and self.n_bytes > most_bytes:
+            reason = f"that reads more than {most_bytes / 2**30:g} GiB (pypty.calibrate.scan_order does it)"
+        orders = _possible(self.order, self.size)
+        reason = search_problem(self.n, COMPONENTS, self.size, [_along_rows(o) for o in orders]) or reason
+        if reason is None:
+            return None
+        return (
+            f"scan_size {self.size} has {self.size[0] * self.size[1]} points, but the data have {self.n} patterns: "
+            f"scan_size (slow, fast) is probably wrong. Missing patterns are not searched for, because {reason}; if "
+            "frames were really dropped, or the scan was stopped early, name their points in missing_patterns"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scan(StoredScan):
+    """With ``kept``, (n, components) features of the patterns in the order in which they are stored."""
+
+    kept: np.ndarray
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> _Scan:
+        """Read the patterns as one line, whatever their order."""
+        stored = StoredScan.of(params)
+        problem = stored.problem()
+        if problem is not None:
+            raise ParameterError(f"scan_order: {problem}")
+        changed = {"scan_size": [1, stored.n], "scan_order": ROWS, "missing_patterns": None}
         line = open_far_field({**params, **changed}, "scan_order")
         try:
             kept = features(line)
         finally:
             line.source.close()
-        searched = n < size[0] * size[1] - lost
-        return cls(kept=kept, n=n, order=order, size=size, missing=missing, searched=searched)
+        return cls(
+            kept=kept, **{field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
+        )
 
 
 @dataclass(frozen=True)
@@ -162,12 +213,16 @@ def _possible(given: str, size: tuple[int, int]) -> tuple[str, ...]:
     return columns if given in columns else rows
 
 
+def _along_rows(order: str) -> bool:
+    return order in (ROWS, SNAKE)
+
+
 def _same_lines(first: str, second: str) -> bool:
-    return (first in (ROWS, SNAKE)) == (second in (ROWS, SNAKE))
+    return _along_rows(first) == _along_rows(second)
 
 
 def _trial(scan: _Scan, order: str) -> _Trial:
-    along_rows = order in (ROWS, SNAKE)
+    along_rows = _along_rows(order)
     missing, known = scan.missing, True
     if scan.searched:
         dropped = find_dropped(scan.kept, order, scan.size, along_rows)
@@ -183,7 +238,7 @@ def _isotropic(like: Likeness) -> bool:
 
 def _doubts(trial: _Trial, margin: float, scan: _Scan, order: str) -> tuple[str, ...]:
     doubts = []
-    lines = scan.size[0] if order in (ROWS, SNAKE) else scan.size[1]
+    lines = scan.size[0] if _along_rows(order) else scan.size[1]
     if min(scan.size) < _FEWEST_LINES:
         doubts.append(f"{scan.size[0]} x {scan.size[1]} points are few")
     like = trial.like

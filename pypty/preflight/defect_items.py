@@ -13,6 +13,7 @@ from pypty.errors import PyptyError
 from pypty.preflight.item import FAIL, PASS, WARN, Item, Status, number, worse_above
 
 MOST_PATTERNS = 4096  # evenly spaced
+MOST_BYTES = 256 * 2**20  # of these patterns as float64
 _BAD = 0.01  # share of the counts on bad pixels: fail
 _SATURATED = 0.05  # share of the counts in saturated values: fail
 _MASK = "Give them weight 0 with detector_mask; pypty.calibrate.defects(params) makes it (and leaves out bad patterns)."
@@ -21,7 +22,7 @@ _MASK = "Give them weight 0 with detector_mask; pypty.calibrate.defects(params) 
 def ask_defects(params: Mapping[str, Any]) -> tuple[Suggestion | None, list[str]]:
     """The defects, or None with the reason why there are none to be found."""
     try:
-        return defects(params, most_patterns=MOST_PATTERNS), []
+        return defects(params, most_patterns=MOST_PATTERNS, most_bytes=MOST_BYTES), []
     except PyptyError as error:
         return None, [f"defects of the detector: {error}"]
 
@@ -65,9 +66,15 @@ def _pixel_item(found: Suggestion) -> Item:
         value=total,
         unit="px",
         limit=f"warn above 0; fail when they concern more than {100 * _BAD:g} % of the counts, or hold markers",
-        meaning=f"{meaning}.",
+        meaning=f"{meaning}.{_sampled(values)}",
         what_to_do=_MASK,
     )
+
+
+def _sampled(values: Mapping[str, Any]) -> str:
+    """How many patterns were looked at, if these are not all."""
+    looked_at, n = values["looked_at"], values["n_patterns"]
+    return "" if looked_at == n else f" Looked at: {looked_at} of {n} patterns, evenly spaced."
 
 
 def _saturation_item(found: Suggestion) -> Item:
@@ -85,7 +92,7 @@ def _saturation_item(found: Suggestion) -> Item:
         value=100 * share,
         unit="%",
         limit=f"warn above 0, fail above {100 * _SATURATED:g} % of the counts",
-        meaning=meaning,
+        meaning=meaning + _sampled(values),
         what_to_do="Measure with less current. " + _MASK,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pypty.calibrate.confirm import confirm
 from pypty.calibrate.orientation import orientation
-from pypty.calibrate.scan_order import scan_order
+from pypty.calibrate.scan_order import StoredScan, scan_order
 from pypty.calibrate.suggestion import ranges
 from pypty.data.scan import SCAN_ORDERS
 from pypty.errors import PyptyError
@@ -19,6 +19,7 @@ from pypty.preflight.item import FAIL, PASS, WARN, Item
 
 _MISFIT = 0.5  # rms distance from a raster in steps
 _MOST_BYTES = 2**30  # of patterns that are read once more
+_FEWER = "fail when there are fewer patterns than points of scan_size"
 
 
 def order_items(facts: Facts, params: Mapping[str, Any]) -> tuple[list[Item], list[str]]:
@@ -120,15 +121,36 @@ def _plain(value: Any) -> str:
     return f"{value:.1f}" if isinstance(value, float) else repr(value)
 
 
+def _not_searched_item(stored: StoredScan, problem: str) -> Item:
+    return Item(
+        name="missing patterns",
+        status=FAIL,
+        value=f"{stored.size[0] * stored.size[1] - stored.n}, UNSURE where",
+        unit="",
+        limit=_FEWER,
+        meaning=f"{problem}.",
+        what_to_do="Correct scan_size (slow, fast).",
+    )
+
+
 def missing_items(params: Mapping[str, Any]) -> list[Item]:
-    """Where frames were dropped, if there are fewer patterns than scan points; nothing if that cannot be seen."""
+    """Where frames were dropped, if there are fewer patterns than scan points; nothing if that cannot be seen.
+
+    If a search is not worth its time, that ``scan_size`` is probably wrong.
+    """
+    if params.get("missing_patterns") is not None:
+        return []
     try:
+        stored = StoredScan.of(params)
+        if not stored.searched:
+            return []
+        problem = stored.problem(_MOST_BYTES)
+        if problem is not None:
+            return [_not_searched_item(stored, problem)]
         found = scan_order(params, quick=True)
     except PyptyError:
         return []
     values = found.values
-    if values["missing"] is None or params.get("missing_patterns") is not None:
-        return []
     numbers = values["missing"]
     doubts = f" UNSURE: {'; '.join(values['unsure'])}." if values["unsure"] else ""
     return [
@@ -137,7 +159,7 @@ def missing_items(params: Mapping[str, Any]) -> list[Item]:
             status=FAIL,
             value=f"{len(numbers)}, UNSURE where" if doubts else len(numbers),
             unit="",
-            limit="fail when there are fewer patterns than points of scan_size",
+            limit=_FEWER,
             meaning=f"Neighbours are most alike if points {ranges(numbers)} (in the order of the beam, from 0) have "
             f"no pattern, and the order of the scan is {values['order']!r}.{doubts}",
             what_to_do="Set missing_patterns to these numbers (pypty.calibrate.scan_order(params) gives them), and "
