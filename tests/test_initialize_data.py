@@ -211,7 +211,7 @@ def test_wrong_arguments(tmp_path: Path, options: dict[str, Any], text: str) -> 
 def test_wrong_data(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="flip_y and flip_x"):
         made(tmp_path, counts(4, 8, 8), flip_y=True)
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="there is no file"):
         made(tmp_path, tmp_path / "missing.npy")
     with pytest.raises(DataError, match="no counts"):
         made(tmp_path, np.zeros((2, 2, 8, 8)))

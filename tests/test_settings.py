@@ -23,6 +23,7 @@ OF_KIND = {
     kinds.Choice: {str},
     kinds.Text: {str},
     kinds.FilePath: {str},
+    special_kinds.NpyPath: {str},
     kinds.DType: {np.dtype},
     kinds.Null: {type(None)},
     kinds.Anything: {Any},
