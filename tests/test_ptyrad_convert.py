@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,21 @@ def test_patterns_of_every_format(tmp_path: Path) -> None:
     assert len(set(pixels)) == 1
     lazy = {"meas_source": "file", "meas_params": entries[1]}
     assert translate(content(init_params=lazy), "it", tmp_path).params["data_key"] == "exp/patterns"
+
+
+def test_a_damaged_matlab_file_is_refused_before_scipy_reads_it(tmp_path: Path) -> None:
+    """A tag like this one ends the process in SciPy."""
+    data = patterns().astype(float)
+    scipy.io.savemat(tmp_path / "p5.mat", {"meas": data})
+    damaged = (
+        (tmp_path / "p5.mat")
+        .read_bytes()
+        .replace(struct.pack("<2I", 9, data.nbytes), struct.pack("<2I", 2**31 - 1, data.nbytes))
+    )
+    (tmp_path / "p5.mat").write_bytes(damaged)
+    given = {"meas_source": "file", "meas_params": {"path": "p5.mat", "key": "meas"}}
+    with pytest.raises(DataError, match="element of type"):
+        translate(content(init_params=given), "it", tmp_path)
 
 
 def test_files_of_patterns_that_do_not_fit(tmp_path: Path) -> None:

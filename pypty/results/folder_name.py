@@ -176,8 +176,9 @@ def _model(settings: Settings, sizes: RunSizes) -> list[str]:
     return [f"{short}{_short(settings.value(key))}" for short, key in widths if settings.value(key) > 0]
 
 
-_OF: Mapping[str, str] = MappingProxyType({"amplitude": "a", "phase": "p", "both": ""})
-_CONSTRAINTS: tuple[tuple[str, str], ...] = (
+OBJECT_PART: Mapping[str, str] = MappingProxyType({"amplitude": "a", "phase": "p", "both": ""})
+"""What a constraint of the object acts on, in its text."""
+CONSTRAINT_TEXTS: tuple[tuple[str, str], ...] = (
     ("kr_filter", "kr{of}f{radius}"),
     ("kz_filter", "kz{of}f{beta}"),
     ("kr_thresh", "krt{of}{thresh}"),
@@ -192,16 +193,17 @@ _CONSTRAINTS: tuple[tuple[str, str], ...] = (
     ("probe_mask_k", "pmk{radius}"),
     ("probe_mask_r", "pmr{radius}"),
 )
+"""Texts of the constraints, in their order, with fields of their records; PtyRAD's files use the same."""
 
 
 def _constraints(settings: Settings, sizes: RunSizes) -> list[str]:
     table = settings.first()["constraints"]
-    return [text.format(**_words(table[name])) for name, text in _CONSTRAINTS if name in table]
+    return [text.format(**_words(table[name])) for name, text in CONSTRAINT_TEXTS if name in table]
 
 
 def _words(record: Mapping[str, Any]) -> dict[str, str]:
     """The fields of a constraint, formatted for the folder name."""
-    words = {"of": _OF[record.get("obj_type", "both")]}
+    words = {"of": OBJECT_PART[record.get("obj_type", "both")]}
     for key, value in record.items():
         if key == "mode":
             words[key] = str(value)[0]

@@ -16,6 +16,7 @@ from pypty.errors import DataError, ParameterError
 from pypty.params.files import load_npy, not_a_file
 from pypty.readers.arrays import open_tif, open_zarr
 from pypty.readers.hdf5 import find_dataset
+from pypty.readers.matlab import check_mat_sizes
 
 _GAP_BYTES = 1024
 """Bytes between frames of the first EMPAD: two rows of 128 float32 numbers."""
@@ -138,8 +139,11 @@ def _open(path: Path, params: Mapping[str, Any], what: str, raw_shape: Sequence[
 
 def _old_matlab(path: Path, key: Any, what: str) -> np.ndarray:
     try:
+        check_mat_sizes(path)
         content = scipy.io.loadmat(path, variable_names=None if key is None else [str(key)])
-    except (OSError, ValueError, TypeError, NotImplementedError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # scipy and zlib raise many kinds on damaged bytes
         raise DataError(f"{str(path)!r} cannot be read as a MATLAB file: {error}") from error
     arrays = {
         name: value

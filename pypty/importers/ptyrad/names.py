@@ -14,7 +14,7 @@ from pypty.importers.ptyrad.translation import Group, Ledger
 from pypty.params.reading import read_keys
 from pypty.params.report import Report
 from pypty.params.settings import Settings
-from pypty.results.folder_name import RunSizes, respelt
+from pypty.results.folder_name import CONSTRAINT_TEXTS, OBJECT_PART, RunSizes, respelt
 
 _SHORT: Mapping[str, str] = MappingProxyType(
     {
@@ -27,22 +27,6 @@ _SHORT: Mapping[str, str] = MappingProxyType(
     }
 )
 """Abbreviations of the variables, in the order of PtyRAD's names."""
-_OF: Mapping[str, str] = MappingProxyType({"both": "", "amplitude": "a", "phase": "p"})
-_CONSTRAINTS = (
-    ("kr_filter", "kr{of}f{radius}"),
-    ("kz_filter", "kz{of}f{beta}"),
-    ("kr_thresh", "krt{of}{thresh}"),
-    ("obj_rblur", "o{of}rblur{std}"),
-    ("obj_zblur", "o{of}zblur{std}"),
-    ("complex_ratio", "o{of}cplx{alpha1}_{alpha2}"),
-    ("mirrored_amp", "mamp{scale}_{power}"),
-    ("obj_z_recenter", "ozrec"),
-    ("obja_thresh", "oathr{thresh}"),
-    ("objp_postiv", "opos{mode}{relax}"),
-    ("tilt_smooth", "tsm{std}"),
-    ("probe_mask_k", "pmk{radius}"),
-    ("probe_mask_r", "pmr{radius}"),
-)
 _TERMS = (
     ("loss_single", "sng"),
     ("loss_poissn", "psn"),
@@ -135,12 +119,12 @@ def _rates(updates: Group) -> Iterator[str]:
 
 
 def _constraints(table: Group) -> Iterator[str]:
-    for name, text in _CONSTRAINTS:
+    for name, text in CONSTRAINT_TEXTS:
         entry = table[name]
         if entry["start_iter"] is None:
             continue
         words = {key: _rounded(value) for key, value in entry.items()}
-        words["of"] = _OF[entry.get("obj_type", "both")]
+        words["of"] = OBJECT_PART[entry.get("obj_type", "both")]
         words["mode"] = str(entry.get("mode", ""))[:1]
         words["relax"] = _rounded(entry.get("relax") or "")
         yield text.format(**words)
