@@ -15,10 +15,16 @@ from pypty._moved import PUBLIC, moved_to
 from pypty._version import __version__
 
 if TYPE_CHECKING:
+    from pypty.assessment import fit_quality, verdict
     from pypty.iterative import check, evaluate, plan, resume, run, simulate
     from pypty.output.checkpoints import load_checkpoint
     from pypty.params.presets import load_preset
     from pypty.preflight import Preflight, preflight
+    from pypty.refits.compare import compare
+    from pypty.refits.positions import position_trial
+    from pypty.refits.resolution import resolution
+    from pypty.refits.uncertainty import uncertainty
+    from pypty.report import report
     from pypty.results.result import Result
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user, or print_flag, asks
@@ -31,6 +37,13 @@ _WHERE: Mapping[str, str] = MappingProxyType(
         "check": "pypty.iterative",
         "plan": "pypty.iterative",
         "resume": "pypty.iterative",
+        "fit_quality": "pypty.assessment",
+        "verdict": "pypty.assessment",
+        "uncertainty": "pypty.refits.uncertainty",
+        "resolution": "pypty.refits.resolution",
+        "compare": "pypty.refits.compare",
+        "position_trial": "pypty.refits.positions",
+        "report": "pypty.report",
         "Result": "pypty.results.result",
         "load_checkpoint": "pypty.output.checkpoints",
         "load_preset": "pypty.params.presets",
@@ -58,6 +71,7 @@ _MODULES = (
     "results",
     "se",
     "tcbf",
+    "trust",
     "tune",
     "utils",
     "vaa",
@@ -68,14 +82,21 @@ __all__ = [
     "Result",
     "__version__",
     "check",
+    "compare",
     "evaluate",
+    "fit_quality",
     "load_checkpoint",
     "load_preset",
     "plan",
+    "position_trial",
     "preflight",
+    "report",
+    "resolution",
     "resume",
     "run",
     "simulate",
+    "uncertainty",
+    "verdict",
 ]
 
 

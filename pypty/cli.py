@@ -1,12 +1,13 @@
-"""The command line: pypty import | convert | check | plan | run | tune | demo | explain | presets | doctor."""
+"""The command line; ``pypty --help`` lists the commands."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "Reconstruct with the parameters of a file."),
         ("check", _check, "List all problems of a parameter file."),
         ("plan", _plan, "Estimate memory and batch size."),
+        ("quality", _quality, "Tell how well the result in a folder describes its data, and what is wrong."),
     ):
         sub = add(name, function, text)
         sub.add_argument(
@@ -74,21 +76,13 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="FILE.html",
                 help="also check the data: dose, overlap, probe, depth, memory, time; writes an HTML page",
             )
+        if name == "quality":
+            sub.add_argument("--json", action="store_true", help="all numbers, as JSON")
         if name == "run":
-            group = sub.add_mutually_exclusive_group()
-            group.add_argument(
-                "--resume",
-                action="store_true",
-                help="continue the run in the output folder (FILE itself, or that of its parameters) exactly; "
-                "with --set resume=auto continue if there is something to continue, and begin otherwise",
-            )
-            group.add_argument(
-                "--overwrite",
-                action="store_true",
-                help="replace the result in the output folder; it is kept until the new run has a full epoch",
-            )
+            _add_run(sub)
     _add_import(add("import", _import, "Convert a detector's file of any format to calibrated HDF5."))
     _add_convert(add("convert", _convert, "Translate a parameter file of PtyRAD into a preset."))
+    _add_refits(add)
     _add_tune(add("tune", _tune, "Search for the best parameters with many short reconstructions."))
     demo = add("demo", _demo, "Reconstruct MoS2 from simulated data that comes with PyPty.")
     demo.add_argument(
@@ -101,6 +95,24 @@ def _parser() -> argparse.ArgumentParser:
     add("presets", _presets, "List the presets that come with PyPty.")
     add("doctor", _doctor, "Show the resources of this machine, and why a GPU is not used.")
     return parser
+
+
+def _add_run(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--report", action="store_true", help="at the end write report.html into the output folder"
+    )
+    group = sub.add_mutually_exclusive_group()
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in the output folder (FILE itself, or that of its parameters) exactly; "
+        "with --set resume=auto continue if there is something to continue, and begin otherwise",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the result in the output folder; it is kept until the new run has a full epoch",
+    )
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
@@ -126,7 +138,61 @@ def _run(options: argparse.Namespace) -> int:
         params["overwrite"] = True
     result = run(params)
     _say(repr(result))
+    if params.get("print_flag") not in (0, False):
+        _say(result.verdict.headline)
+    if options.report and not result.interrupted_by:
+        from pypty.report import report
+
+        _say(f"Report: {report(result)}")
     return exit_status(result.interrupted_by)
+
+
+def _quality(options: argparse.Namespace) -> int:
+    from pypty.assessment import verdict
+    from pypty.params.presets import read_changes
+
+    found = verdict(options.file, **read_changes(options.set))
+    _say(json.dumps(found.record(), indent=1, allow_nan=False) if options.json else found.text)
+    return 0
+
+
+def _add_refits(add: Callable[..., argparse.ArgumentParser]) -> None:
+    from pypty.refits.command import add_compare, add_resolution, add_uncertainty
+
+    add_uncertainty(add("uncertainty", _uncertainty, "Error bars from noise: fits to drawn counts."))
+    add_resolution(add("resolution", _resolution, "Resolution: correlation of two halves of the counts."))
+    add_compare(add("compare", _compare, "Compare results by pixels that were not fitted (free_pixels)."))
+    report = add("report", _report, "Write one page about a result: verdict, figures, settings.")
+    report.add_argument("file", help="output folder of a run")
+    report.add_argument("-o", "--output", metavar="FILE.html", help="default: report.html in the folder")
+
+
+def _uncertainty(options: argparse.Namespace) -> int:
+    from pypty.refits.command import uncertainty_command
+
+    _say(uncertainty_command(options))
+    return 0
+
+
+def _resolution(options: argparse.Namespace) -> int:
+    from pypty.refits.command import resolution_command
+
+    _say(resolution_command(options))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from pypty.refits.command import compare_command
+
+    _say(compare_command(options))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pypty.report import report
+
+    _say(f"Report: {report(options.file, options.output)}")
+    return 0
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

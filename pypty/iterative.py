@@ -25,7 +25,7 @@ from pypty.engine.record.progress import TEXT_LOG, Reporter
 from pypty.engine.record.resume import read_resume
 from pypty.engine.record.resume_checks import check_fit
 from pypty.engine.setup.assembly import Setup
-from pypty.engine.setup.memory import MemoryPlan
+from pypty.engine.setup.memory_plan import MemoryPlan
 from pypty.engine.setup.prepare import Params, inspect, prepare
 from pypty.errors import OutputError, PyptyError, ResourceError
 from pypty.importers import parameters_of
@@ -37,10 +37,12 @@ from pypty.params.checks.effects import simulates_only
 from pypty.params.kinds import FilePath
 from pypty.params.report import Report
 from pypty.params.settings import Settings
+from pypty.refits.positions import with_trial
 from pypty.results.history import History
 from pypty.results.result import Evaluation, Result
 from pypty.results.saver import Saver, continues, result_folder
 from pypty.results.simulation import simulated, write_simulation
+from pypty.trust.verdict import Verdict, verdict_at_end
 
 __getattr__ = answers("iterative")  # names of PyPty 2.2's module
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
@@ -152,7 +154,7 @@ def _begin(
         if restored:
             raise OutputError(_RESTORED.format(str(path)))
         resumed = read_resume(path, setup)
-        reconstruction = Reconstruction(setup, resumed.state, *resumed.rounding(setup))
+        reconstruction = Reconstruction(resumed.setup, resumed.state, *resumed.rounding())
         check_fit(reconstruction)
         # format 4 has no history file: it is written as a whole
         valid = len(resumed.state.records) if resumed.history_bytes else 0
@@ -198,6 +200,8 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
     with Reporter(settings["print_flag"], state.epoch, settings["epoch_max"], log_file) as reporter:
         for note in settings.notes:
             _log.warning(note)
+        for choice in settings.choices:
+            _log.info(choice)
         _log.info("pypty %s on %s\n%s", __version__, setup.backend.name, setup.plan)
         reconstruction.log_executor()
         try:
@@ -220,7 +224,16 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
             if folder is not None:
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
-        return result_of(reconstruction, path, interrupts.name)
+        verdict = verdict_at_end(reconstruction, interrupts)
+        result = result_of(reconstruction, path, interrupts.name, verdict)
+        if (
+            settings["verdict"] == "full"
+            and verdict.fit is not None
+            and not settings.may_be_on("update_probe_pos")
+        ):
+            result = with_trial(result)
+        reporter.say(result.verdict.text)
+        return result
 
 
 def _warn_of_a_long_run(epoch_s: float, epochs_left: int) -> None:
@@ -234,7 +247,12 @@ def _warn_of_a_long_run(epoch_s: float, epochs_left: int) -> None:
         )
 
 
-def result_of(reconstruction: Reconstruction, folder: Path | None = None, interrupted_by: str = "") -> Result:
+def result_of(
+    reconstruction: Reconstruction,
+    folder: Path | None = None,
+    interrupted_by: str = "",
+    verdict: Verdict | None = None,
+) -> Result:
     """The current result."""
     state = reconstruction.state
     blocks = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
@@ -253,18 +271,21 @@ def result_of(reconstruction: Reconstruction, folder: Path | None = None, interr
             *reconstruction.settings.notes,
             *(text for record in state.records for text in record.warnings),
         ),
-        decisions=tuple(
-            f"epoch {record.epoch}: {text}" for record in state.records for text in record.decisions
+        decisions=(
+            *reconstruction.settings.choices,
+            *(f"epoch {record.epoch}: {text}" for record in state.records for text in record.decisions),
         ),
         settings=reconstruction.settings.record(),
         folder=folder,
         interrupted_by=interrupted_by,
         history=History.of(state.records),
+        verdict=Verdict.untested("the run goes on") if verdict is None else verdict,
     )
 
 
 def evaluate(params: Params) -> Evaluation:
-    """Loss, SSE, regularisers and gradients at the start point. Writes no files.
+    """Loss, SSE, regularisers and gradients at the start point, in double precision unless ``default_dtype`` is
+    "single". Writes no files.
 
     Gradients are those of the loss as a function of the arrays themselves: neither the band limit nor the edits
     between epochs are applied to them.
@@ -274,7 +295,7 @@ def evaluate(params: Params) -> Evaluation:
     ParameterError
         The parameters or the data have problems; the message lists all.
     """
-    setup = prepare(_read(params))
+    setup = prepare(_read(params), auto="double")
     try:
         variables = setup.variables()
         problem = Reconstruction(setup, State(variables=variables, epoch=setup.settings.first_epoch)).problem(
@@ -290,7 +311,8 @@ def evaluate(params: Params) -> Evaluation:
 
 
 def simulate(params: Params, *, exit_waves: bool = False) -> np.ndarray:
-    """Diffraction patterns, or exit waves, of the model at the start point.
+    """Diffraction patterns, or exit waves, of the model at the start point, in double precision unless
+    ``default_dtype`` is "single".
 
     Without data, ``probe`` must be an array; it sets the size of the patterns, and is not scaled to other counts.
 
@@ -307,7 +329,7 @@ def simulate(params: Params, *, exit_waves: bool = False) -> np.ndarray:
     ParameterError
         The parameters have problems; the message lists all.
     """
-    setup = prepare(_read(params), needs_data=False)
+    setup = prepare(_read(params), needs_data=False, auto="double")
     try:
         variables = setup.variables()
         without_data = dataclasses.replace(setup, source=None)

@@ -53,7 +53,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             return Backend("cpu", np, real, complex_)
         return Backend("gpu", fake_device, real, complex_)
 
-    monkeypatch.setattr("pypty.engine.setup.prepare.select", select)
+    monkeypatch.setattr("pypty.engine.setup.precision.select", select)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -100,6 +100,8 @@ def small_problem(
         "acc_voltage": 80.0,
         "pixel_size_y_A": 0.31,
         "pixel_size_x_A": 0.26,
+        "algorithm": "lsq_sqrt",
+        "default_dtype": "double",
         "skip_preprocessing": True,
         "update_obj": True,
         "update_probe": True,

@@ -83,7 +83,7 @@ def counts(dtype: str = "uint16") -> np.ndarray:
 
 
 def small_params(**changes: Any) -> dict[str, Any]:
-    """A dict ready for ``pypty.run``: 3 epochs, one slice, double precision, one thread, silent.
+    """A dict ready for ``pypty.run``: 3 epochs, one slice, amplitudes, double precision, one thread, silent.
 
     Parameters
     ----------
@@ -102,6 +102,8 @@ def small_params(**changes: Any) -> dict[str, Any]:
         "print_flag": 0,
         "warmup_epochs": 0,
     }
+    if "loss_terms" not in changes:  # beside which it has no effect
+        params["algorithm"] = "lsq_sqrt"
     params.update(changes)
     return {key: value for key, value in params.items() if value is not ...}
 

@@ -59,10 +59,32 @@ ALLOWED = {
         "_version",
     },
     "tune": {"backend", "engine", "importers", "model", "optics", "output", "params", "plots", "_version"},
+    # How right a result is.
+    "trust": _BELOW_ENGINE | {"engine"},
     # The user's edge: imported by nobody below it.
-    "results": {"backend", "data", "engine", "model", "optics", "output", "params", "plots", "_version"},
+    "results": {
+        *("backend", "data", "engine", "model", "optics", "output", "params", "plots", "trust", "_version"),
+    },
     "iterative": {
-        *("data", "engine", "importers", "model", "output", "params", "results", "_moved", "_version"),
+        *("data", "engine", "importers", "model", "output", "params", "refits", "results", "trust", "_moved"),
+        "_version",
+    },
+    # Other fits of the same measurement.
+    "refits": _BELOW_ENGINE | {"engine", "importers", "output", "plots", "results", "trust"},
+    "assessment": {"refits", "trust"},
+    "report": {
+        *(
+            "engine",
+            "iterative",
+            "output",
+            "params",
+            "plots",
+            "preflight",
+            "refits",
+            "results",
+            "trust",
+            "_version",
+        ),
     },
     "compat": set(),
     "compat/utils": {
@@ -96,6 +118,9 @@ ALLOWED = {
     "demo": {"data", "iterative", "params", "plots", "quality", "results"},
     "doctor": {"backend", "_version"},
     "cli": {
+        "assessment",
+        "refits",
+        "report",
         "demo",
         "doctor",
         "engine",
@@ -110,12 +135,25 @@ ALLOWED = {
     | {"_version"},
     "__main__": {"cli"},
     "_version": set(),
-    "__init__": {"_moved", "_version", "iterative", "output", "params", "preflight", "results"},
+    "__init__": {
+        *(
+            "_moved",
+            "_version",
+            "assessment",
+            "iterative",
+            "output",
+            "params",
+            "preflight",
+            "refits",
+            "report",
+        ),
+        "results",
+    },
 }
 ONLY_IN = {
     "cupy": {"backend"},
     "cupyx": {"backend"},
-    "matplotlib": {"plots", "results"},  # results: for type hints only
+    "matplotlib": {"plots", "refits", "results"},  # the last two: for type hints only
     "h5py": {
         "data",
         "engine",

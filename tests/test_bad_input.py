@@ -1696,7 +1696,10 @@ SIMULATED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no window": ({"probe": None}, ("probe", "window", "array")),
     "half a detector pixel": ({"upsample_pattern": 3}, ("probe", "(16, 16)", "3 x 3", "upsample_pattern")),
     "nothing but padding": ({"data_pad": 8}, ("probe", "data_pad = 8")),
-    "masks of another algorithm": ({"masks": _VIRTUAL["masks"]}, ("algorithm", "lsq_compressed")),
+    "masks of another algorithm": (
+        {"masks": _VIRTUAL["masks"], "algorithm": "lsq_sqrt"},
+        ("algorithm", "lsq_compressed"),
+    ),
     "a background of another shape": (
         {"static_background": np.ones((8, 8))},
         ("static_background", "(8, 8)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,26 @@ def test_run_check_plan_resume(preset: Path, tmp_path: Path, capsys: pytest.Capt
     arguments = ["run", str(tmp_path / "out"), "--resume", "--set", "epoch_max=4", "--set", f"dataset={data}"]
     assert main(arguments) == 0
     assert "4 epochs" in capsys.readouterr().out
+
+
+def test_quality_of_a_folder(preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counted = np.random.default_rng(0).poisson(patterns())
+    np.save(tmp_path / "counts.npy", counted)
+    out, data = str(tmp_path / "out"), f"dataset={{'file': '{tmp_path / 'counts.npy'}'}}"
+    # a run ends with the level of its verdict
+    assert main(["run", str(preset), "--set", "print_flag=1", "--set", data]) == 0
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert lines[-1].startswith("Fit: ") and "fit: " in lines[-2] and lines[-3].startswith("Fit: ")
+    assert main(["quality", out, "--set", data]) == 0
+    assert capsys.readouterr().out.startswith("Fit: ")
+    assert main(["quality", out, "--set", data, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["level"] in ("good", "doubtful", "bad") and found["fit"]["ratio"] > 0
+    assert len(found["fit"]["pattern_ratio"]) == len(counted)
+    # silent where the run is
+    assert main(["run", str(preset), "--overwrite"]) == 0
+    assert "Fit:" not in capsys.readouterr().out
+    assert main(["quality", str(tmp_path / "nothing")]) == 1
 
 
 def test_problems_are_listed_and_status_is_1(preset: Path, capsys: pytest.CaptureFixture[str]) -> None:

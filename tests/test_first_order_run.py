@@ -379,7 +379,7 @@ def test_the_log_of_mini_batches(caplog: pytest.LogCaptureFixture) -> None:
     assert [line.split(":")[0] for line in lines if "history reset" in line] == [
         "epoch 2"
     ]  # the steps of Adam
-    first, last = (next(line for line in lines if line.startswith(f"epoch {k}  loss")) for k in (0, 4))
+    first, last = (next(line for line in lines if line.startswith(f"epoch {k}  deviance")) for k in (0, 4))
     assert "evaluations" in first and "adam" not in first
     assert "adam  batches" in last and "evaluations" not in last
     assert "held out" in first and "held out" in last

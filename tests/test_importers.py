@@ -505,6 +505,7 @@ def test_pypty22_folder_with_trust(tmp_path: Path) -> None:
     params = params_from(tmp_path, trust_pickle=True)
     assert (params["pixel_size_y_A"], params["pixel_size_x_A"]) == (0.21, 0.2)
     assert params["update_probe"] == "lambda x: x > 5"
+    assert params["algorithm"] == "lsq_sqrt", "the default of 2.2"
     assert not {"aperture", "data_pad", "output_folder"} & set(params)
     report = pypty.check({**params, "dataset": np.ones((9, 16, 16))})
     assert report, str(report)
@@ -528,6 +529,7 @@ def test_own_folder(tmp_path: Path) -> None:
         "pixel_size_x_A": 0.3,
         "pixel_size_y_A": 0.3,
         "acc_voltage": 200,
+        "default_dtype": "double",
         "epoch_max": 1,
         "print_flag": 0,
         "output_folder": str(tmp_path / "run"),
@@ -734,7 +736,8 @@ def test_the_reconstruction_in_a_file_of_py4dstem_is_found() -> None:
 def test_parameters_of_pypty_22_are_known_or_left(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     with caplog.at_level("WARNING", logger="pypty"):
         known = known_params({"acc_voltage": 80, "no_such_key": 1, "data_pad": None})
-    assert known == {"acc_voltage": 80}
+    # what a missing key meant there
+    assert known == {"acc_voltage": 80, "algorithm": "lsq_sqrt", "default_dtype": "double"}
     assert "no_such_key" in caplog.text and "data_pad" in caplog.text
     write_pypty22(tmp_path)
     assert folder_params(tmp_path, False) == {}

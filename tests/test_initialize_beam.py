@@ -284,6 +284,7 @@ def test_restart_of_pypty_2(tmp_path: Path) -> None:
     (tmp_path / "params.pkl").write_bytes(pickle.dumps({"acc_voltage": 60, "data_path": "x.h5"}))
     out = prepare_restart(tmp_path)
     assert out["acc_voltage"] == 60
+    assert out["algorithm"] == "lsq_sqrt", "the default of 2.2"
     np.testing.assert_allclose(out["probe"], np.load(tmp_path / "cp.npy") / np.sqrt(2))
 
 

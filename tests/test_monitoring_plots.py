@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from epoch_records import RECORDS, record
-from figure_contents import colour_bar, edges, labels, page_title, panel, scale_bar, shown_image, texts
+from figure_contents import (
+    colour_bar,
+    edges,
+    labels,
+    line,
+    page_title,
+    panel,
+    points_of,
+    scale_bar,
+    shown_image,
+    texts,
+)
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from problems import N_PATTERNS, SIDE, aperture_probe, every_block, small_params, two_slices
@@ -19,7 +30,10 @@ from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
 from pypty.plots import (
     ForwardPass,
+    PatternPair,
     plot_convergence,
+    plot_deviance,
+    plot_fit,
     plot_forward,
     plot_grouping,
     plot_learning_rates,
@@ -170,6 +184,21 @@ def test_an_axis_is_logarithmic_from_a_factor_of_three(loss: list[float], scale:
     assert axes.get_yscale() == scale
     drawn = np.asarray(axes.lines[0].get_ydata(), float)
     np.testing.assert_array_equal(drawn, np.where(np.array(loss) != 0, loss, np.nan))
+
+
+def test_deviance_is_drawn_with_the_level_of_noise_and_free_pixels() -> None:
+    history = lone_series(deviance=[9.0, 2.0, 1.1], free_deviance=[4.0, 3.0, 2.0], validation=[None] * 3)
+    axes, twin = plot_deviance(history).axes
+    assert labels(axes) == ("epoch", "deviance / expected") and axes.get_yscale() == "log"
+    np.testing.assert_array_equal(points_of(line(axes, "all pixels"))[:, 1], [9, 2, 1.1])
+    np.testing.assert_array_equal(line(axes, "noise only").get_ydata(), [1, 1])
+    np.testing.assert_array_equal(points_of(line(twin, "free pixels"))[:, 1], [4, 3, 2])
+    assert twin.get_ylabel() == "mean deviance of a free pixel"
+    # beside the loss, and alone without free pixels
+    beside = panel(plot_loss_history(history), "deviance after each epoch")
+    np.testing.assert_array_equal(points_of(line(beside, "all pixels"))[:, 1], [9, 2, 1.1])
+    assert len(plot_deviance(lone_series(deviance=[2.0, 1.0])).axes) == 1
+    assert "no deviance" in texts(plot_deviance(lone_series(deviance=[None, None])))
 
 
 def test_every_series_is_drawn_at_its_epochs_with_its_label() -> None:
@@ -578,10 +607,45 @@ FILES = {
     "tilt": "summary_obj_tilts",
     "tilt_avg": "summary_obj_tilts_avg",
     "slice_thickness": "summary_slice_thickness",
+    "fit": "summary_fit",
     "convergence": "summary_convergence",
     "convergence_full": "summary_convergence",
     "convergence_dynamic": "summary_convergence_dynamic",
 }
+
+
+def test_the_fit_over_the_scan_on_the_detector_and_of_the_worst_patterns() -> None:
+    rng = np.random.default_rng(0)
+    places, ratio = rng.random((30, 2)), 1 + 0.01 * rng.random(30)
+    ratio[7] = 3.0
+    detector = np.ones((8, 8))
+    detector[0, 0], detector[4, 5] = np.nan, 2.5
+    pair = PatternPair(7, np.full((8, 8), 4.0), np.eye(8))
+    figure = plot_fit(
+        positions_A=places,
+        pattern_ratio=ratio,
+        detector_ratio=detector,
+        detector_residual=10 * (detector - 1),
+        worst=[pair],
+    )
+    figure.canvas.draw()
+    scan = panel(figure, "deviance over the scan")
+    np.testing.assert_array_equal(scan.collections[0].get_array(), ratio)
+    np.testing.assert_array_equal(scan.collections[0].get_offsets(), places[:, ::-1])
+    assert labels(scan) == ("x / Å", "y / Å") and scan.yaxis_inverted()
+    on_detector = panel(figure, "deviance on the detector")
+    np.testing.assert_array_equal(np.ma.filled(shown_image(on_detector), np.nan), detector)
+    assert colour_bar(on_detector) == "deviance / expected"
+    low, high = on_detector.images[0].get_clim()
+    assert low + high == pytest.approx(2)
+    assert colour_bar(panel(figure, "residual of the mean pattern")) == "(measured - modelled) / σ"
+    np.testing.assert_array_equal(shown_image(panel(figure, "7: 3")), pair.measured)
+    assert not plot_fit(
+        positions_A=places,
+        pattern_ratio=ratio,
+        detector_ratio=np.ones((1, 2)),
+        detector_residual=np.zeros((1, 2)),
+    ).subfigs
 
 
 @pytest.mark.parametrize("wanted", [*([name] for name in FILES), ["all"]], ids=lambda names: names[0])
@@ -625,13 +689,18 @@ def test_batches_are_drawn_where_there_are_any(tmp_path: Path) -> None:
     ids=["near_field", "virtual_detectors", "few"],
 )
 def test_other_kinds_of_data_have_their_figures(changes: dict[str, Any], tmp_path: Path) -> None:
-    wanted = {"save_iters": 1, "selected_figs": ["forward", "pos"], "save_result": ["objp", "probe_prop"]}
+    wanted = {
+        "save_iters": 1,
+        "selected_figs": ["forward", "pos", "fit"],
+        "save_result": ["objp", "probe_prop"],
+    }
     changes = {"probe": None, **changes} if "recon_type" in changes else changes
     pypty.run(small_params(**{"epoch_max": 1, "output_folder": str(tmp_path), **wanted, **changes}))
     names = {path.name for path in tmp_path.iterdir() if path.suffix in (".png", ".tif")}
     assert names == {
         "summary_forward_pass_iter0001.png",
         "summary_scan_pos_iter0001.png",
+        "summary_fit_iter0001.png",
         "objp_crop_08bit_iter0001.tif",
         "probe_prop_amp_08bit_iter0001.tif",
     }

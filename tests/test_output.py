@@ -345,7 +345,7 @@ def test_an_interrupted_run_keeps_its_last_full_epoch(
 COLUMNS = [
     *("epoch", "time / s", "loss", "sse", "initial step", "matching step", "N linesearch iterations"),
     *("dir. derivative", "new dir. derivative", "Constraints contribution"),
-    *("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss"),
+    *("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss", "deviance", "free deviance"),
 ]
 
 
@@ -1003,14 +1003,20 @@ def test_the_reporter_writes_lines_at_its_level_and_leaves_the_log_as_it_was(tmp
     lbfgs = epoch_record(
         4, optimizer="lbfgs", step=0.25, evaluations=3, validation=None, blocks=("obj", "probe")
     )
-    adam = epoch_record(5, batches=7, validation=2.5, terms={"tv": 0.5}, loss=2.0)
+    adam = epoch_record(
+        5, batches=7, validation=2.5, terms={"tv": 0.5}, loss=2.0, deviance=1.25, free_deviance=0.75
+    )
     with Reporter(4, 0, 9, tmp_path / "pypty.log") as reporter:
         reporter.epoch(lbfgs, 1.5)
         reporter.epoch(adam, 1.25)
         assert reporter.bar.disable, "a bar is shown at level 1 alone"
     assert (log.level, list(log.handlers)) == before
     text = (tmp_path / "pypty.log").read_text(encoding="utf-8")
-    assert "epoch 4  loss 2  sse 1  step 0.25  evaluations 3  4.0 s  refined: obj, probe" in text
+    assert (
+        "epoch 4  deviance unknown  loss 2  sse 1  step 0.25  evaluations 3  4.0 s  refined: obj, probe"
+        in text
+    )
+    assert "epoch 5  deviance 1.25  loss 2" in text and "free pixels 0.75" in text
     assert "adam  batches 7  held out 2.5 per pattern" in text
     assert "tv: 0.5 (25.00 % of the loss)" in text
     with (

@@ -495,7 +495,11 @@ def _(desk: Desk) -> None:
 
 @effect("default_dtype", bad="half")
 def _(desk: Desk) -> None:
-    single, double = (pypty.run(small_params(default_dtype=kind)) for kind in ("single", "double"))
+    single, double, auto = (
+        pypty.run(small_params(default_dtype=kind)) for kind in ("single", "double", "auto")
+    )
+    assert auto.obj.dtype == np.complex64 and auto.loss.tobytes() == single.loss.tobytes()
+    assert pypty.evaluate(small_params(default_dtype="auto")).loss == double.loss[0]
     assert single.obj.dtype == single.probe.dtype == np.complex64
     assert double.obj.dtype == double.probe.dtype == np.complex128
     assert single.positions.dtype == single.loss.dtype == np.float64
@@ -550,6 +554,7 @@ def _(desk: Desk) -> None:
         "lsq_sqrt_2": np.where(counted, (data - model) ** 2 / (2 * np.where(counted, data, 1)), model).sum(),
     }
     expected["poisson_gaussian"] = expected["ml"]
+    expected["auto"] = expected["lsq_sqrt"]  # not whole counts; tests/test_noise_choice.py has the others
     for name, value in expected.items():
         assert loss(**given, algorithm=name) == pytest.approx(value, rel=1e-10)
     detectors = {

@@ -169,6 +169,15 @@ def _(desk: Desk) -> None:
     assert records()[0].validation is None
 
 
+@effect("free_pixels", bad=0.6)
+def _(desk: Desk) -> None:
+    """Which pixels they are, and that nothing depends on them: tests/test_free_pixels.py."""
+    assert all(record.free_deviance is None for record in records())
+    loose, tight = (records(free_pixels=fraction) for fraction in (0.05, 0.3))
+    assert all(record.free_deviance is not None for record in loose)
+    assert all(a.sse > b.sse for a, b in zip(loose[:1], tight[:1], strict=True))
+
+
 @effect("stop_patience", bad=-1)
 def _(desk: Desk) -> None:
     """A run whose steps are too long does not improve."""

@@ -65,6 +65,13 @@ def _(desk: Desk) -> None:
     assert drawn == {"summary_loss_iter0003.png", "summary_convergence.png"}
 
 
+@effect("verdict", bad="full")
+def _(desk: Desk) -> None:
+    assert pypty.run(small_params()).verdict.fit is not None
+    assert pypty.run(small_params(verdict="none")).verdict.fit is None
+    assert pypty.run(small_params(verdict=False)).verdict.fit is None
+
+
 @effect("recon_dir_affixes", bad=["colour"])
 def _(desk: Desk) -> None:
     assert folder_of(desk, recon_dir_affixes=["dx", "nlayer", "loss"]) == "1slice_lsq_sqrt_dx0.4"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from figure_contents import colour_bar, labels, panel, points_of, scale_bar, shown_image, texts
+from epoch_records import record
+from figure_contents import colour_bar, labels, line, panel, points_of, scale_bar, shown_image, texts
 from matplotlib.patches import Rectangle
 from problems import N_PATTERNS, SIDE, aperture_probe, small_params
 
@@ -21,6 +22,7 @@ from pypty.plots import (
     plot_tcbf,
 )
 from pypty.plots.figures import complex_to_rgb, scanned_area
+from pypty.results.history import History
 
 
 def test_scale_bar_has_the_length_it_says() -> None:
@@ -240,6 +242,14 @@ class Reconstructed:
     loss = np.array([5.0, 1.0])
     pixel_size_A = np.array([0.5, 0.25])
     phase = np.angle(obj).sum(axis=(2, 3))
+    history = History.of([record(0)])
+
+
+def test_the_overview_shows_the_deviance_where_it_is_known() -> None:
+    result = Reconstructed()
+    result.history = History.of([record(0, deviance=3.0), record(1, deviance=1.5)])
+    axes = panel(plot_result(result), "deviance after each epoch")
+    np.testing.assert_array_equal(points_of(line(axes, "all pixels")), [[0, 3], [1, 1.5]])
 
 
 def test_the_overview_shows_the_scanned_area_and_the_strongest_mode() -> None:

@@ -28,6 +28,7 @@ from pypty.params.presets import (
     preset_names,
     read_changes,
     read_value,
+    with_old_defaults,
 )
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
@@ -265,6 +266,12 @@ def test_an_imported_pickle_can_be_run(tmp_path: Path) -> None:
     assert np.array_equal(
         pypty.run(found).obj, pypty.run(small_params(update_probe="lambda x: x>=1", epoch_max=2)).obj
     )
+
+
+def test_what_pypty_2_meant_without_an_algorithm() -> None:
+    assert with_old_defaults({"acc_voltage": 60})["algorithm"] == "lsq_sqrt"
+    assert with_old_defaults({"masks": np.ones((1, 2, 2))})["algorithm"] == "lsq_compressed"
+    assert with_old_defaults({"algorithm": "ml"})["algorithm"] == "ml"
 
 
 def _touch(path: str) -> None:

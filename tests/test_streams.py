@@ -30,8 +30,8 @@ from pypty.model.options import ModelOptions
 from pypty.model.split import SplitWaves
 from pypty.model.stages import ObjectWindows
 from pypty.objective import replay
-from pypty.objective.objective import Evaluated, Objective
-from pypty.objective.share import Limit
+from pypty.objective.objective import Objective
+from pypty.objective.share import Evaluated, Limit
 from pypty.optics.grid import Grid
 
 BLOCKS = ("obj", "probe", "positions")

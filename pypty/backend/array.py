@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -46,6 +47,16 @@ class Backend:
     @property
     def on_gpu(self) -> bool:
         return self.name == "gpu"
+
+    @property
+    def precision(self) -> str:
+        """Precision of the waves: "single" or "double"."""
+        return next(name for name, (real, _) in PRECISIONS.items() if real == self.real)
+
+    def in_precision(self, precision: str) -> Backend:
+        """The same device and library with another precision of the waves."""
+        real, complex_ = PRECISIONS[precision]
+        return dataclasses.replace(self, real=real, complex=complex_)
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """Copy ``array`` to the device of this backend; no copy if it is there already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -126,6 +127,14 @@ class Feed:
         self._resident_weights: np.ndarray | None = None
         self._reader = Reader()
 
+    def in_precision(self, backend: Backend) -> Feed:
+        """A feed of the same patterns for waves in another precision; patterns in memory are shared, not copied."""
+        other = copy.copy(self)
+        other.backend = backend
+        if self.weights.common is not None:
+            other._common_weights = other._on_device(self.weights.common)
+        return other
+
     def _on_device(self, weights: np.ndarray) -> Array:
         prepared = self.reorder(self.preprocess.weights(weights))
         return self.backend.asarray(np.ascontiguousarray(prepared), self.backend.real)
@@ -150,6 +159,18 @@ class Feed:
                 raw = self.source.read(indices)
                 self._keep(self._prepare(raw, indices), indices, n)
                 self._keep_weights(raw, indices, n)
+
+    def hold(self, patterns: np.ndarray) -> None:
+        """Use these patterns (N, ky, kx) instead of those of the source, in the order of the model's pixels and in
+        final counts."""
+        self.multiplier, self._resident = 1.0, None
+        if not self.resident_on_device:
+            self._resident = patterns
+            return
+        with self.streams.computing():
+            for start in range(0, len(patterns), _CHUNK_PATTERNS):
+                indices = np.arange(start, min(start + _CHUNK_PATTERNS, len(patterns)))
+                self._keep(patterns[as_slice(indices)], indices, len(patterns))
 
     def _keep(self, part: np.ndarray, indices: np.ndarray, n: int) -> None:
         if not self.resident_on_device:

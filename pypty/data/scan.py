@@ -211,6 +211,14 @@ def missing_problem(
     return f"{text}; correct it (slow, fast)"
 
 
+def fit_raster(points: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, float]:
+    """The affine raster that is nearest to points (N, 2) of these rows and columns: (3, 2) its origin and its steps
+    along the slow and the fast axis; and the rms distance from it."""
+    design = np.stack([np.ones(len(points)), rows, columns], axis=1)
+    fit, *_ = np.linalg.lstsq(design, points, rcond=None)
+    return fit, float(np.sqrt(((points - design @ fit) ** 2).sum(axis=1).mean()))
+
+
 def points_of_patterns(order: str, size: tuple[int, int], missing: np.ndarray | None = None) -> np.ndarray:
     """(N,) scan point, counted row by row, of each stored pattern: the inverse of :func:`stored_patterns`."""
     stored = stored_patterns(order, size, missing)

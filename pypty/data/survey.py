@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -16,6 +16,10 @@ from pypty.errors import DataError
 _MOST_PIXELS = 2**24
 """Pixels of a pattern that data_resample may make: those of 4096 x 4096."""
 _CHUNK_BYTES = 64 * 2**20
+_MOST_COMPARED = 1024
+"""Patterns, evenly spaced, of which the variance is computed."""
+_ROUNDING = (1e-3, 1e-6)
+"""Distance from a whole number of counts that rounding explains after a multiplication: absolute, and of the value."""
 
 NORMS: Mapping[str, Callable[[np.ndarray], float]] = MappingProxyType(
     {
@@ -38,11 +42,19 @@ class Survey:
         there is none.
     weights : (ky, kx) mean weight of each pixel, or None (all 1)
     multiplier : factor of every count: ``data_multiplier``, with ``data_normalization``
+    electron : what one count adds to a value, with the multiplier, if all values are non-negative whole numbers of
+        counts: 1 for counts as they are; None if they are not
+    negative : what to say about negative values, if they were neither accepted nor refused; "" without any
+    variance : (ky, kx) of each pixel over up to 1024 of the patterns, times the multiplier squared; None if unknown
     """
 
     mean: np.ndarray
     weights: np.ndarray | None
     multiplier: float = 1.0
+    _: KW_ONLY
+    electron: float | None = None
+    negative: str = ""
+    variance: np.ndarray | None = None
 
 
 def survey(
@@ -52,7 +64,7 @@ def survey(
     detector_mask: np.ndarray | str | None,
     preprocess: Preprocess,
     multiplier: float,
-    negative: bool = False,
+    negative: bool | None = False,
     normalization: str | None = None,
 ) -> Survey:
     """Read the patterns once, in chunks (twice if they are both normalised and resampled).
@@ -60,13 +72,13 @@ def survey(
     Parameters
     ----------
     indices : sorted indices of the patterns that are used
-    negative : whether negative counts (from read-out noise) are accepted
+    negative : whether negative counts (from read-out noise) are accepted; None = the survey says whether there are any
     normalization : one of :data:`NORMS`, or None
 
     Raises
     ------
     DataError
-        A pixel with weight > 0 is NaN, infinite or negative, or there are no counts at all.
+        A pixel with weight > 0 is NaN, infinite or (unless that is accepted) negative, or there are no counts at all.
     """
     if normalization is not None and preprocess.resample != 1:
         # The norm is defined on patterns that are not resampled, so it needs a separate pass.
@@ -87,13 +99,16 @@ def survey(
         )
     # Per pixel: sum of counts, number of patterns with a positive weight, sum of weights
     counts, times, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    whole, spread, below = _Whole(multiplier), _Spread(shape, len(indices)), ""
     n_chunk = max(1, _CHUNK_BYTES // (8 * source.shape[1] * source.shape[2]))
     for start in range(0, len(indices), n_chunk):
         chosen = indices[start : start + n_chunk]
         raw = source.read(chosen)
         data = weights.blank(raw, chosen)
-        _check_counts(data, chosen, source.name, negative)
+        below = below or _check_counts(data, chosen, source.name, negative)
+        whole.add(data)
         data = preprocess.unpadded.patterns(data)
+        spread.add(data, start)
         mask = weights.of(raw, chosen)
         if mask is None:
             counts += data.sum(axis=0, dtype=np.float64)
@@ -102,20 +117,73 @@ def survey(
         counts += (data * (mask > 0)).sum(axis=0, dtype=np.float64)
         times += (mask > 0).sum(axis=0)
         weight += mask.sum(axis=0)
-    if not counts.any():
-        raise DataError(
-            f"{source.name}: all {len(indices)} patterns are zero; there is nothing to reconstruct"
-        )
-    if counts.sum() <= 0:
-        raise DataError(
-            f"{source.name}: the counts of all {len(indices)} patterns sum to {counts.sum():g}; expected more than "
-            "negative noise: subtract less"
-        )
+    _check_sum(counts, source.name, len(indices))
     masked = weights.mask is not None and bool(times.any())
     mean = counts / (np.maximum(times, 1) if masked else len(indices))
     if normalization is not None:
         multiplier = multiplier / NORMS[normalization](mean)
-    return Survey(multiplier * mean, weight / len(indices) if masked else None, multiplier)
+    return Survey(
+        multiplier * mean,
+        weight / len(indices) if masked else None,
+        multiplier,
+        electron=whole.electron(multiplier) if not below and preprocess.resample == 1 else None,
+        negative=below,
+        variance=multiplier**2 * spread.variance,
+    )
+
+
+def _check_sum(counts: np.ndarray, name: str, n: int) -> None:
+    if not counts.any():
+        raise DataError(f"{name}: all {n} patterns are zero; there is nothing to reconstruct")
+    if counts.sum() <= 0:
+        raise DataError(
+            f"{name}: the counts of all {n} patterns sum to {counts.sum():g}; expected more than negative noise: "
+            "subtract less"
+        )
+
+
+class _Whole:
+    """Whether all values are whole numbers: as they are stored, and times the multiplier."""
+
+    def __init__(self, multiplier: float) -> None:
+        self._factor = multiplier
+        self._stored = self._multiplied = True
+
+    def add(self, data: np.ndarray) -> None:
+        if data.dtype.kind in "iub":
+            self._multiplied = self._multiplied and self._factor == round(self._factor)
+            return
+        if self._stored:
+            self._stored = bool((data == np.round(data)).all())
+        if self._multiplied:
+            values = data * data.dtype.type(self._factor)
+            rounding = _ROUNDING[0] + _ROUNDING[1] * np.abs(values) if self._factor != 1 else 0.0
+            self._multiplied = bool((np.abs(values - np.round(values)) <= rounding).all())
+
+    def electron(self, multiplier: float) -> float | None:
+        """What one count adds to a value times the multiplier, which a normalisation may have changed."""
+        if self._multiplied and multiplier == self._factor:
+            return 1.0
+        return multiplier if self._stored else None
+
+
+class _Spread:
+    """The variance of each pixel over some of the patterns."""
+
+    def __init__(self, shape: tuple[int, int], n: int) -> None:
+        self._every, self._n = -(-n // _MOST_COMPARED), 0
+        self._sum, self._squares = np.zeros(shape), np.zeros(shape)
+
+    def add(self, data: np.ndarray, first: int) -> None:
+        """Look at every n-th pattern (n, ky, kx), of which the first one has the number ``first``."""
+        some = data[-first % self._every :: self._every].astype(np.float64)
+        self._n += len(some)
+        self._sum += some.sum(axis=0)
+        self._squares += np.einsum("nyx,nyx->yx", some, some)
+
+    @property
+    def variance(self) -> np.ndarray:
+        return np.asarray(np.maximum(self._squares / self._n - (self._sum / self._n) ** 2, 0))
 
 
 def aligned_mean(
@@ -146,9 +214,10 @@ def aligned_mean(
     return total * (multiplier / len(indices))
 
 
-def _check_counts(data: np.ndarray, indices: np.ndarray, name: str, negative: bool) -> None:
+def _check_counts(data: np.ndarray, indices: np.ndarray, name: str, negative: bool | None) -> str:
+    """Refuse what is no count; returns what to say about negative values, if ``negative`` is None."""
     if data.dtype.kind in "ub":
-        return
+        return ""
     bad = ~np.isfinite(data) if data.dtype.kind == "f" else np.zeros(data.shape, bool)
     what, advice = "NaN or infinite", "set detector_mask='nan', or a mask with weight 0 there"
     if not bad.any() and not negative:
@@ -158,9 +227,13 @@ def _check_counts(data: np.ndarray, indices: np.ndarray, name: str, negative: bo
             "subtract less background, clip at 0, mask these pixels with detector_mask, or model read-out noise with "
             "algorithm='poisson_gaussian'",
         )
-    if bad.any():
-        pattern, ky, kx = (int(i) for i in np.argwhere(bad)[0])
-        raise DataError(
-            f"{name}: {int(bad.sum())} pixels are {what}, the first in pattern {int(indices[pattern])} at "
-            f"[ky={ky}, kx={kx}] = {data[pattern, ky, kx]!r}; counts are finite and not negative: {advice}"
-        )
+    if not bad.any():
+        return ""
+    pattern, ky, kx = (int(i) for i in np.argwhere(bad)[0])
+    text = (
+        f"{name}: {int(bad.sum())} pixels are {what}, the first in pattern {int(indices[pattern])} at "
+        f"[ky={ky}, kx={kx}] = {data[pattern, ky, kx]!r}; counts are finite and not negative: {advice}"
+    )
+    if negative is None and what == "negative":
+        return text
+    raise DataError(text)

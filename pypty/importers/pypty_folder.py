@@ -12,7 +12,7 @@ import numpy as np
 from pypty.errors import ParameterError
 from pypty.importers.imported import Imported, make_imported
 from pypty.output.checkpoints import load_checkpoint
-from pypty.params.presets import import_pickle, load_preset
+from pypty.params.presets import import_pickle, load_preset, with_old_defaults
 from pypty.params.schedule import make_schedule
 from pypty.params.schema import SCHEMA
 
@@ -74,7 +74,7 @@ def known_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of PyPty 2.2 that exist here and are valid; the log lists the others."""
     out: dict[str, Any] = {}
     left: list[str] = []
-    for key, value in params.items():
+    for key, value in with_old_defaults(params).items():
         parameter = SCHEMA.get(key)
         if parameter is None or parameter.status == "no effect":
             left.append(str(key))

@@ -111,9 +111,6 @@ def append_exp_params(
     if "acc_voltage" not in out:
         _log.warning("acc_voltage is not given; 60 kV is assumed")
         out["acc_voltage"] = 60.0
-    if out.get("masks") is not None and out.get("algorithm") is None:
-        _log.info("algorithm lsq_compressed is used, for virtual detectors")
-        out["algorithm"] = "lsq_compressed"
     if out.get("flip_ky") and was_flipped(out.get("data_path"), out.get("data_key", "data")):
         _log.warning(
             "flip_ky: the patterns of %s were already flipped when it was written; they are not flipped again",

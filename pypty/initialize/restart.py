@@ -8,7 +8,7 @@ from typing import Any
 
 from pypty.errors import CheckpointError
 from pypty.output.checkpoints import load_checkpoint
-from pypty.params.presets import import_pickle, load_preset
+from pypty.params.presets import import_pickle, load_preset, with_old_defaults
 
 _log = logging.getLogger(__name__)
 _OLD = "params.pkl"
@@ -43,7 +43,7 @@ def prepare_restart(output_folder: str | Path, new_folder: str | Path | None = N
     if (folder / "params.yaml").is_file():
         params = load_preset(folder)
     elif (folder / _OLD).is_file():
-        params = import_pickle(folder / _OLD)
+        params = with_old_defaults(import_pickle(folder / _OLD))
     else:
         raise CheckpointError(f"{str(folder)!r} has neither params.yaml nor {_OLD}; is it an output folder?")
     target = folder if new_folder is None else Path(new_folder).expanduser()

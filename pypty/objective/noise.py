@@ -17,10 +17,10 @@ from typing import Protocol
 
 import numpy as np
 
-from pypty.backend import kernels
 from pypty.backend.array import Array, array_module
-from pypty.backend.cuda.score import Formula, score_kernels
+from pypty.backend.cuda.score import N_TOTALS, Formula, Hidden, score_kernels
 from pypty.backend.workspace import Workspace
+from pypty.objective.free_pixels import FreePixels
 
 _ROUNDING = 30
 """A generous bound on the rounding of an amplitude, in units of eps times the largest amplitude."""
@@ -284,6 +284,8 @@ def score(
     rows: Array = None,
     multiplier: float = 1.0,
     totals: Array = None,
+    free: FreePixels | None = None,
+    index: Array = None,
 ) -> tuple[Array, Array, Array]:
     """Weighted loss, weighted sum of squared errors (both accumulated in float64), and dLoss/dI.
 
@@ -295,24 +297,26 @@ def score(
     weights : broadcasts to them, or None for 1
     rows : (batch,) int32, rows of ``data`` that belong to the batch; None = all
     multiplier : factor of the data
-    totals : (2,) float64, gets the loss and the sum of squared errors
+    totals : (4,) float64, gets the loss, the sum of squared errors, and the weighted sums of deviance and 1 over the
+        free pixels
+    free : pixels that are not fitted; None = there are none
+    index : (batch,) numbers of the patterns, for ``free``
     """
-    if isinstance(intensity, np.ndarray):
-        loss, slope, errors = _terms(noise, intensity, data, weights, work)
-        sums = kernels.total(loss), kernels.total(errors)
-        if totals is not None:
-            totals[...] = sums
-        return *sums, slope
-    # two numbers on the device: reading them here would wait for the kernels
+    # numbers on the device: reading them here would wait for the kernels
     if totals is None:
-        totals = work.xp.empty(2, np.float64)
-    formula = noise.formula()
+        totals = work.xp.empty(N_TOTALS, np.float64)
+    formula = None if isinstance(intensity, np.ndarray) else noise.formula()
     if formula is not None:
-        slope = _on_device(formula, intensity, data, weights, work, rows, multiplier, totals)
+        slope = _on_device(formula, intensity, data, weights, work, rows, multiplier, totals, free, index)
+        return totals[0], totals[1], slope
+    if not isinstance(intensity, np.ndarray):
+        data = (data if rows is None else data[rows]).astype(intensity.dtype) * multiplier
+    if free is not None:
+        weights, totals[2], totals[3] = free.score(intensity, data, weights, index)
     else:
-        measured = (data if rows is None else data[rows]).astype(intensity.dtype)
-        loss, slope, errors = _terms(noise, intensity, measured * multiplier, weights, work)
-        totals[0], totals[1] = loss.sum(dtype=np.float64), errors.sum(dtype=np.float64)
+        totals[2:] = 0
+    loss, slope, errors = _terms(noise, intensity, data, weights, work)
+    totals[0], totals[1] = loss.sum(dtype=np.float64), errors.sum(dtype=np.float64)
     return totals[0], totals[1], slope
 
 
@@ -340,12 +344,17 @@ def _on_device(
     rows: Array,
     multiplier: float,
     totals: Array,
+    free: FreePixels | None,
+    index: Array,
 ) -> Array:
     """dLoss/dI (batch, ky, kx), by one kernel."""
     compiled = score_kernels(intensity.dtype, data.dtype)
     intensity = work.xp.ascontiguousarray(intensity)
     slope = work.array("slope", intensity.shape, intensity.dtype)
-    # (blocks, 2) float64: each block of threads sums up loss and errors, a second kernel adds them
-    parts = work.array("sums of blocks", (compiled.n_parts(intensity), 2), np.float64)
-    compiled.score(formula, intensity, data, slope, parts, totals, rows, weights, multiplier)
+    # (blocks, 4) float64: each block of threads has its own sums, a second kernel adds them
+    parts = work.array("sums of blocks", (compiled.n_parts(intensity), N_TOTALS), np.float64)
+    hidden = (
+        None if free is None else Hidden(free.below, free.start, free.counts.gain, free.counts.shift, index)
+    )
+    compiled.score(formula, intensity, data, slope, parts, totals, rows, weights, multiplier, hidden)
     return slope

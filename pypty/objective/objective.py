@@ -6,13 +6,14 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from pypty.backend.array import Array, Backend
+from pypty.backend.cuda.score import N_TOTALS
 from pypty.backend.memory import out_of_memory_errors, release_unused
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Feed
@@ -20,41 +21,18 @@ from pypty.errors import ResourceError
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model
 from pypty.model.stages.base import Tape
-from pypty.objective.combined import LossTerms, Sums
+from pypty.objective.combined import LossTerms
+from pypty.objective.free_pixels import FreePixels
 from pypty.objective.noise import NoiseModel, bounded, score
 from pypty.objective.powers import N_SUMS, PowerSum
 from pypty.objective.regularizers import Regularizer
 from pypty.objective.replay import Replay
-from pypty.objective.share import Limit, Share, sums_of
+from pypty.objective.share import Evaluated, Limit, Share, added_free, sums_of
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 _WORTH_A_THREAD = 2**17
 """Pixels of the waves of a batch (patterns x modes x slices) below which a second thread is slower, as measured."""
-
-
-@dataclass(kw_only=True)
-class Evaluated:
-    """Value and gradient of the objective at one point, in the internal layout.
-
-    Attributes
-    ----------
-    loss : weighted data term plus all regularisers
-    sse : sum of squared errors (D - I)^2 times the detector weights; not times ``loss_weight``
-    gradients : by block name, only the refined ones
-    terms : value of each regulariser
-    parts : unweighted loss of every batch, to compare a trial with (:class:`Limit`); empty if the loss is not a sum
-        over batches
-    loss_terms : value of each term of ``loss_terms``, times ``loss_weight``: with ``terms`` they add up to ``loss``
-    sums : the sums that the terms are functions of, or None
-    """
-
-    loss: float
-    sse: float
-    gradients: dict[str, Array]
-    terms: dict[str, float] = field(default_factory=dict)
-    parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    loss_terms: dict[str, float] = field(default_factory=dict)
-    sums: Sums | None = None
 
 
 class Objective:
@@ -65,6 +43,7 @@ class Objective:
     batch_size : patterns computed together by one thread; halved when memory runs out
     n_threads : batches computed at the same time (1 on a GPU)
     terms : ``loss_terms``, whose additive part is ``noise``; None = the loss is that of the noise model alone
+    free : pixels that are not fitted; None = there are none
     """
 
     def __init__(
@@ -76,12 +55,14 @@ class Objective:
         batch_size: int,
         n_threads: int = 1,
         terms: LossTerms | None = None,
+        free: FreePixels | None = None,
     ) -> None:
         self.backend = backend
         self.model = model
         self.feed = feed
         self.noise = noise
         self.terms = terms
+        self.free = free
         self.batch_size = batch_size
         self.n_threads = 1 if backend.on_gpu else n_threads
         self._workspaces = [Workspace(backend.xp, backend.fft_library) for _ in range(self.n_threads)]
@@ -158,7 +139,7 @@ class Objective:
         return result
 
     def simulate(self, variables: Variables, indices: np.ndarray) -> np.ndarray:
-        """Modelled counts (n, ky, kx) on the host, in the order of the model's pixels."""
+        """(n, ky, kx) modelled counts on the host, in the order of the model's pixels."""
         parts: list[np.ndarray] = []
         self.model_output(variables, indices, self.model, parts.append)
         return np.concatenate(parts)
@@ -167,11 +148,43 @@ class Objective:
         self, variables: Variables, indices: np.ndarray, model: Model, take: Callable[[np.ndarray], None]
     ) -> None:
         """Give ``take`` what a model computes, batch by batch, on the host."""
+
+        def taken(_: Batch, out: Array) -> None:
+            take(out.get() if self.backend.on_gpu else out.copy())
+
+        self.visit(variables, indices, [taken], model, with_data=False)
+
+    def takers(self, indices: np.ndarray) -> int:
+        """Number of threads that :meth:`visit` should have for these patterns."""
+        return max(1, min(self.n_threads, len(indices)))
+
+    def visit(
+        self,
+        variables: Variables,
+        indices: np.ndarray,
+        takers: Sequence[Callable[[Batch, Array], None]],
+        model: Model | None = None,
+        *,
+        with_data: bool = True,
+    ) -> None:
+        """Give batches to ``takers``, with what the model computes for them, in memory that is used again.
+
+        Each of at most :meth:`takers` takers has a thread, and gets one part of the patterns, in their order.
+        """
+        model = self.model if model is None else model
+        parts = np.array_split(indices, len(takers))
+
+        def work(number: int) -> None:
+            space = self._workspaces[number]
+            chosen = [
+                parts[number][i : i + self.batch_size] for i in range(0, len(parts[number]), self.batch_size)
+            ]
+            for batch in self.feed.batches(chosen, space, with_data=with_data):
+                takers[number](batch, model.forward(points, batch, [], keep=False))
+
         with self.feed.streams.computing():
             points = model.prepare(variables)
-            for batch in self.feed.batches(self._batches(indices), self._workspaces[0], with_data=False):
-                out = model.forward(points, batch, [], keep=False)
-                take(out.get() if self.backend.on_gpu else out.copy())
+            self._run(range(len(takers)), work)
 
     def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
         """Indices of each batch; few patterns are shared out evenly, so that no thread waits for another."""
@@ -259,8 +272,8 @@ class Objective:
     ) -> tuple[list[Share], list]:
         """The work of every thread, and what all batches share (in fixed places, if they are replayed)."""
         n = min(self.n_threads, len(batches))
-        # a batch writes one row of totals: loss and squared errors, or all sums of loss_terms
-        width = N_SUMS if isinstance(noise, PowerSum) else 2
+        # a batch writes one row of totals: those of score, or all sums of loss_terms
+        width = N_SUMS if isinstance(noise, PowerSum) else N_TOTALS
         guess = limit is not None and len(limit.parts) == len(batches)
         shares = []
         for i in range(n):
@@ -284,7 +297,7 @@ class Objective:
             shares[0].replay = replay
         return shares, points
 
-    def _run(self, shares: list[Share], task: Callable[[Share], None]) -> None:
+    def _run(self, shares: Iterable[T], task: Callable[[T], None]) -> None:
         """Run the task on every share, each in its own thread."""
         # iterating raises what a thread raised
         for _ in map(task, shares) if self._pool is None else self._pool.map(task, shares):
@@ -322,9 +335,10 @@ class Objective:
         # (b, ky, kx), or (b, 1, D) with virtual detectors
         intensity = self.model.forward(points, batch, tapes, keep)
         measured = (batch.data, batch.weights, batch.workspace, batch.rows, batch.multiplier)
+        index = None if self.free is None else batch.index_of(intensity)
         if isinstance(share.noise, PowerSum):
-            return share.noise.score(intensity, *measured, totals, share.patterns)
-        return score(share.noise, intensity, *measured, totals)[2]
+            return share.noise.score(intensity, *measured, totals, share.patterns, self.free, index)
+        return score(share.noise, intensity, *measured, totals, self.free, index)[2]
 
     def _whole(self, share: Share, points: list, batch: Batch, totals: Array, wanted: bool) -> None:
         """Loss of a batch and, if it is wanted, its gradient."""
@@ -361,7 +375,8 @@ class Objective:
                 gradient += share.gradients[name]
         self.model.finish(gradients)
         sse = float(sum(share.scores[:, 1].sum() for share in shares))
-        return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums_of(shares))
+        free, sums = added_free(share.free for share in shares), sums_of(shares)
+        return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums, free=free)
 
     def _halve_batch(self, error: BaseException) -> None:
         # release buffers of the old size, and graphs that point to them

@@ -14,15 +14,17 @@ import numpy as np
 from pypty.backend.array import Array, array_module
 from pypty.backend.cuda.score import Formula
 from pypty.backend.workspace import Workspace
+from pypty.objective.free_pixels import FreePixels
 from pypty.objective.noise import LsqSqrt
 
 FLOOR = 1e-10
 """Counts added to every modelled intensity (times the model's pixels for one that is compared)."""
 
-LOSS, ERRORS, SINGLE, POISSN, WEIGHT, RAISED = 0, 1, 2, 3, 4, 5
+LOSS, ERRORS, SINGLE, POISSN, WEIGHT, RAISED, FREE = 0, 1, 2, 3, 4, 5, 8
 """Columns of the sums of a batch: weighted loss, squared errors, the two terms without their factors, the weights of
-the pixels, and from RAISED on M^g with the exponents of single, poissn and pacbed."""
-N_SUMS = 8
+the pixels, from RAISED on M^g with the exponents of single, poissn and pacbed, and from FREE on deviance and weight of
+the free pixels."""
+N_SUMS = 10
 
 
 def raised(counts: Array, power: float) -> Array:
@@ -164,6 +166,8 @@ class PowerSum:
         multiplier: float,
         totals: Array,
         patterns: dict[str, Array],
+        free: FreePixels | None = None,
+        index: Array = None,
     ) -> Array:
         """dLoss/dI (batch, ky, kx), weighted. The arguments are those of :func:`pypty.objective.noise.score`.
 
@@ -177,6 +181,8 @@ class PowerSum:
         if not isinstance(intensity, np.ndarray):
             # on a GPU data are in their own type, and may be those of all patterns
             data = (measured if rows is None else measured[rows]).astype(intensity.dtype) * multiplier
+        if free is not None:
+            weights, totals[FREE], totals[FREE + 1] = free.score(intensity, data, weights, index)
         modelled, slope = _lifted(intensity, self.floor), work.xp.zeros_like(intensity)
         totals[LOSS] = 0
         for column, term in self.terms:

@@ -82,13 +82,13 @@ class Replay:
 
         Parameters
         ----------
-        totals : (2,) gets loss and squared errors
+        totals : (4,) gets loss, squared errors and sums of free pixels
         wanted : whether gradients are computed
         """
         work, placed = batch.workspace, batch.placed
         index = work.array("fixed index", placed.index.shape, np.int32)
         crop_origins = work.array("fixed crop origins", placed.crop_origins.shape, np.int32)
-        fixed_totals = work.array("fixed totals", (2,), np.float64)
+        fixed_totals = work.array("fixed totals", totals.shape, np.float64)
         index[...] = placed.index
         crop_origins[...] = placed.crop_origins
         # resident data are read by pattern number, which is copied above; others lie in a buffer of the feed

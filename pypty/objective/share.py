@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,52 @@ from pypty.objective.combined import Sums
 from pypty.objective.noise import NoiseModel
 from pypty.objective.powers import N_SUMS
 from pypty.objective.replay import Replay
+
+
+@dataclass(frozen=True)
+class FreeSums:
+    """Weighted sums over the free pixels: of their deviance, and of 1."""
+
+    deviance: float = 0.0
+    weight: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """Mean deviance; None without free pixels."""
+        return float(self.deviance / self.weight) if self.weight > 0 else None
+
+
+def added_free(parts: Iterable[FreeSums]) -> FreeSums:
+    """The sums over several batches."""
+    listed = list(parts)
+    return FreeSums(math.fsum(part.deviance for part in listed), math.fsum(part.weight for part in listed))
+
+
+@dataclass(kw_only=True)
+class Evaluated:
+    """Value and gradient of the objective at one point, in the internal layout.
+
+    Attributes
+    ----------
+    loss : weighted data term plus all regularisers
+    sse : sum of squared errors (D - I)^2 times the detector weights; not times ``loss_weight``
+    gradients : by block name, only the refined ones
+    terms : value of each regulariser
+    parts : unweighted loss of every batch, to compare a trial with (:class:`Limit`); empty if the loss is not a sum
+        over batches
+    loss_terms : value of each term of ``loss_terms``, times ``loss_weight``: with ``terms`` they add up to ``loss``
+    sums : the sums that the terms are functions of, or None
+    free : deviance of the pixels that are not fitted
+    """
+
+    loss: float
+    sse: float
+    gradients: dict[str, Array]
+    terms: dict[str, float] = field(default_factory=dict)
+    parts: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    loss_terms: dict[str, float] = field(default_factory=dict)
+    sums: Sums | None = None
+    free: FreeSums = FreeSums()
 
 
 @dataclass(frozen=True)
@@ -44,8 +91,8 @@ class Share:
     batches : pattern numbers of each batch
     before : loss of each batch at the start of the line search; None = not compared
     gradients, workspace : accumulators and memory of the thread
-    totals : (batches, 2) float64, loss and sum of squared errors of each batch, where they are computed; with
-        ``loss_terms`` further sums
+    totals : (batches, 4) float64, loss, squared errors and sums of free pixels (the last two) of each batch, where they
+        are computed; with ``loss_terms`` further sums between
     noise : the loss of each pixel
     skipped : numbers of the batches of which only the loss was computed
     rejecting : the trial is expected to be rejected
@@ -73,6 +120,12 @@ class Share:
     def losses(self) -> np.ndarray:
         """Loss of each batch."""
         return self.scores[:, 0]
+
+    @property
+    def free(self) -> FreeSums:
+        """Sums over the free pixels of all batches."""
+        deviance, weight = self.scores[:, -2:].sum(axis=0)
+        return FreeSums(float(deviance), float(weight))
 
     def expects_rejection(self, number: int) -> bool:
         """Whether the loss of the batches so far, at least a quarter, has grown. On a GPU the result of the last

@@ -31,6 +31,8 @@ class EpochRecord:
     loss_terms : value of each term of ``loss_terms``
     gradient_norms, update_norms : root of the mean square of gradient and change, by block (of the optimiser's vector)
     validation : loss of the held-out patterns per pattern, after the update; None = no such patterns
+    deviance : of every 64th pattern, in units of its expectation, after the update: 1 for a right model; None = unknown
+    free_deviance : mean deviance of a free pixel, before the update (as ``loss``); None = there are no free pixels
     convergence : metrics of the convergence monitor, at its epochs
     mean_slice_distance_A, mean_tilt_mrad : after the update; the tilt [y, x] inside the specimen
     batches : number of batches
@@ -58,6 +60,8 @@ class EpochRecord:
     gradient_norms: dict[str, float] = field(default_factory=dict)
     update_norms: dict[str, float] = field(default_factory=dict)
     validation: float | None = None
+    deviance: float | None = None
+    free_deviance: float | None = None
     convergence: dict[str, float] = field(default_factory=dict)
     mean_slice_distance_A: float = 0.0
     mean_tilt_mrad: tuple[float, float] = (0.0, 0.0)
@@ -75,8 +79,8 @@ _BEFORE = (
     "dir. derivative",
     "new dir. derivative",
 )
-_AFTER = ("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss")
-"""The last two are not in PyPty 2.2; the last is empty if no patterns are held out."""
+_AFTER = ("Free GiB", "Total GiB", "Warnings", "optimizer", "validation loss", "deviance", "free deviance")
+"""From "optimizer" on they are not in PyPty 2.2; what is not known is left empty."""
 
 
 class LossLog:
@@ -155,7 +159,10 @@ def _cells(row: EpochRecord, terms: Sequence[str]) -> list[object]:
         f"{row.total_GiB:.3f}",
         "; ".join([*row.decisions, *row.warnings]),
         row.optimizer,
-        "" if row.validation is None else repr(row.validation),
+        *(
+            "" if value is None else repr(value)
+            for value in (row.validation, row.deviance, row.free_deviance)
+        ),
     ]
 
 
@@ -189,5 +196,11 @@ def _record(row: dict[str, str]) -> EpochRecord:
         total_GiB=float(row["Total GiB"]),
         warnings=[row["Warnings"]] if row["Warnings"] else [],
         optimizer=row.get("optimizer") or "lbfgs",
-        validation=float(row["validation loss"]) if row.get("validation loss") else None,
+        validation=_known(row.get("validation loss")),
+        deviance=_known(row.get("deviance")),
+        free_deviance=_known(row.get("free deviance")),
     )
+
+
+def _known(cell: str | None) -> float | None:
+    return float(cell) if cell else None

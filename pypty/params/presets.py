@@ -271,6 +271,13 @@ class _ArraysOnly(pickle.Unpickler):
         )
 
 
+def with_old_defaults(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of PyPty 2.2 with the defaults that it meant, where ours have other values."""
+    algorithm = "lsq_sqrt" if params.get("masks") is None else "lsq_compressed"
+    meant = {"algorithm": algorithm, "default_dtype": "double"}
+    return {**params, **{key: value for key, value in meant.items() if not params.get(key)}}
+
+
 def import_pickle(path: str | Path) -> dict[str, Any]:
     """Read a parameter pickle of PyPty 2.2 (params.pkl), restricted to NumPy arrays and plain containers.
 

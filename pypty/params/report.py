@@ -1,4 +1,4 @@
-"""The outcome of a check: all problems and warnings."""
+"""The outcome of a check: all problems and warnings, and what was chosen."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pypty.errors import ParameterError, PyptyError
 
 @dataclass
 class Report:
-    """Problems and warnings of :func:`pypty.check`. Its truth value is True if there are no problems."""
+    """Problems and warnings of :func:`pypty.check`, and the values of parameters that are "auto". Its truth value is
+    True if there are no problems."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return not self.problems
@@ -39,7 +41,15 @@ class Report:
             else "The parameters are usable."
         )
         notes = [f"  - {text}" for text in self.warnings]
-        return "\n".join([head, *lines, *(["Warnings:", *notes] if notes else [])])
+        chosen = [] if self.problems else [f"  - {text}" for text in self.choices]
+        return "\n".join(
+            [
+                head,
+                *lines,
+                *(["Warnings:", *notes] if notes else []),
+                *(["Chosen:", *chosen] if chosen else []),
+            ]
+        )
 
     __repr__ = __str__
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, cast, overload
 
@@ -45,12 +45,17 @@ class Settings:
     schedules : schedule of every parameter that may vary
     set_by_user : names of the parameters that the user set
     notes : warnings about keys that were set but have no effect
+    choices : what was chosen where the user left the choice open, with the reasons
+    asked : the user's values of the parameters that were chosen
     """
 
     fixed: Mapping[str, Any]
     schedules: Mapping[str, Schedule]
     set_by_user: frozenset[str]
     notes: tuple[str, ...] = ()
+    _: KW_ONLY
+    choices: tuple[str, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, name: Unchecked) -> Any: ...
@@ -117,27 +122,36 @@ class Settings:
 
     def replaced(self, **values: Any) -> Settings:
         """A copy with other values of fixed parameters; the values are not checked."""
-        return Settings(
-            MappingProxyType({**self.fixed, **values}), self.schedules, self.set_by_user, self.notes
+        return replace(self, fixed=MappingProxyType({**self.fixed, **values}))
+
+    def with_choice(self, values: Mapping[str, Any], why: str = "") -> Settings:
+        """A copy in which parameters that the user left open have these values; ``why`` says so, with the reason.
+
+        :meth:`record` still gives the values that were asked for: a run that is continued chooses again.
+        """
+        asked = {name: self.fixed[name] for name in values}
+        return replace(
+            self,
+            fixed=MappingProxyType({**self.fixed, **values}),
+            choices=(*self.choices, why) if why else self.choices,
+            asked=MappingProxyType({**asked, **self.asked}),
         )
 
     def with_notes(self, notes: tuple[str, ...]) -> Settings:
         """A copy with other warnings."""
-        return Settings(self.fixed, self.schedules, self.set_by_user, notes)
+        return replace(self, notes=notes)
 
     def with_schedules(self, changed: Mapping[str, Schedule]) -> Settings:
         """A copy with some schedules changed."""
-        return Settings(
-            self.fixed, MappingProxyType({**self.schedules, **changed}), self.set_by_user, self.notes
-        )
+        return replace(self, schedules=MappingProxyType({**self.schedules, **changed}))
 
     def record(self) -> dict[str, Any]:
-        """All parameters as plain values for params.yaml (arrays stay arrays)."""
+        """All parameters as plain values for params.yaml (arrays stay arrays), as the user set them."""
         first, last = self.first_epoch, int(self.fixed["epoch_max"])
         out: dict[str, Any] = {}
         for name in SCHEMA:
             if name in self.fixed:
-                out[name] = self.fixed[name]
+                out[name] = self.asked.get(name, self.fixed[name])
             else:
                 schedule = self.schedules[name]
                 out[name] = schedule.value if isinstance(schedule, Constant) else schedule.record(first, last)

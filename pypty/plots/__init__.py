@@ -2,12 +2,14 @@
 
 from pypty.plots.bright_field import plot_defocus, plot_dpc, plot_tcbf
 from pypty.plots.figures import plot_loss, plot_patterns, plot_phase, plot_positions, plot_probe
+from pypty.plots.fit import PatternPair, plot_fit
 from pypty.plots.forward import ForwardPass, plot_forward
 from pypty.plots.modes import plot_probe_modes
 from pypty.plots.overview import plot_result
 from pypty.plots.scan import plot_grouping, plot_scan_positions, plot_tilts
 from pypty.plots.series import (
     plot_convergence,
+    plot_deviance,
     plot_learning_rates,
     plot_loss_history,
     plot_mean_tilt,
@@ -16,9 +18,12 @@ from pypty.plots.series import (
 
 __all__ = [
     "ForwardPass",
+    "PatternPair",
     "plot_convergence",
     "plot_defocus",
+    "plot_deviance",
     "plot_dpc",
+    "plot_fit",
     "plot_forward",
     "plot_grouping",
     "plot_learning_rates",

@@ -17,6 +17,7 @@ from pypty.plots.figures import (
     plot_positions,
     scanned_area,
 )
+from pypty.plots.series import Series, draw_deviance
 
 
 class Reconstructed(Protocol):
@@ -36,10 +37,12 @@ class Reconstructed(Protocol):
     def pixel_size_A(self) -> np.ndarray: ...
     @property
     def phase(self) -> np.ndarray: ...
+    @property
+    def history(self) -> Series: ...
 
 
 def plot_result(result: Reconstructed) -> Figure:
-    """Object phase (scanned area), strongest probe mode, loss, and positions of a :class:`pypty.Result`."""
+    """Object phase (scanned area), strongest probe mode, deviance or loss, and positions of a :class:`pypty.Result`."""
     figure = NotebookFigure(figsize=(10, 8), dpi=120, layout="constrained")
     phase_axes, probe_axes, loss_axes, position_axes = figure.subplots(2, 2).ravel()
     area = scanned_area(result.obj.shape, result.positions, result.probe.shape[:2])
@@ -58,6 +61,9 @@ def plot_result(result: Reconstructed) -> Figure:
         f"{names[strongest]} of {len(power)} ({100 * power[strongest] / power.sum():.0f} % of power)\n"
         "brightness: amplitude, hue: phase"
     )
-    plot_loss(result.loss, loss_axes)
+    if np.isfinite(result.history.deviance).any():
+        draw_deviance(loss_axes, result.history)
+    else:
+        plot_loss(result.loss, loss_axes)
     plot_positions(result.positions, result.start_positions, result.pixel_size_A, position_axes)
     return figure

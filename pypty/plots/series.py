@@ -30,6 +30,10 @@ class Series(Protocol):
     @property
     def validation(self) -> np.ndarray: ...
     @property
+    def deviance(self) -> np.ndarray: ...
+    @property
+    def free_deviance(self) -> np.ndarray: ...
+    @property
     def step(self) -> np.ndarray: ...
     @property
     def mean_slice_distance_A(self) -> np.ndarray: ...
@@ -42,8 +46,14 @@ class Series(Protocol):
 
 
 def plot_loss_history(history: Series) -> Figure:
-    """Loss before each epoch, loss of held-out patterns if any, and the last ten epochs enlarged."""
-    figure, axes = _single()
+    """Loss before each epoch, loss of held-out patterns if any, and the last ten epochs enlarged; beside it the
+    deviance, if it is known."""
+    if np.isfinite(history.deviance).any():
+        figure = NotebookFigure(figsize=(10.8, 4.0), dpi=_DPI, layout="constrained")
+        axes, beside = figure.subplots(1, 2)
+        draw_deviance(beside, history)
+    else:
+        figure, axes = _single()
     draw_loss(axes, history)
     n = len(history.epochs)
     if n > _ENOUGH:
@@ -55,6 +65,13 @@ def plot_loss_history(history: Series) -> Figure:
         inset.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         inset.yaxis.set_major_locator(MaxNLocator(4))
         inset.grid(alpha=0.3)
+    return figure
+
+
+def plot_deviance(history: Series) -> Figure:
+    """Deviance after each epoch in units of its expectation, and the deviance of free pixels if any."""
+    figure, axes = _single()
+    draw_deviance(axes, history)
     return figure
 
 
@@ -127,6 +144,26 @@ def draw_loss(axes: Axes, history: Series, dynamic: bool = False) -> None:
         twin.tick_params(axis="y", labelcolor="C3")
         _scale(twin, held_out[np.isfinite(held_out)])
         axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper right", fontsize=8)
+
+
+def draw_deviance(axes: Axes, history: Series) -> None:
+    """Deviance in units of its expectation, with 1, where only noise is left; free pixels on a second axis."""
+    _label(axes, "deviance / expected", "deviance after each epoch")
+    known = np.isfinite(history.deviance)
+    if not known.any():
+        _nothing(axes, "no deviance")
+        return
+    lines = axes.plot(history.epochs, history.deviance, ".-", color="C2", linewidth=1, label="all pixels")
+    _scale(axes, history.deviance[known])
+    lines.append(axes.axhline(1, color="0.5", linestyle="--", linewidth=1, label="noise only"))
+    free = history.free_deviance
+    if np.isfinite(free).any():
+        twin = axes.twinx()
+        lines += twin.plot(history.epochs, free, ".--", color="C3", linewidth=1, label="free pixels")
+        twin.set_ylabel("mean deviance of a free pixel", color="C3")
+        twin.tick_params(axis="y", labelcolor="C3")
+        _scale(twin, free[np.isfinite(free)])
+    axes.legend(lines, [str(line.get_label()) for line in lines], loc="upper right", fontsize=8)
 
 
 def draw_changes(

@@ -10,6 +10,7 @@ import numpy as np
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
+from pypty.engine.setup.memory_plan import size_text
 from pypty.errors import PyptyError
 from pypty.preflight.facts import Facts
 from pypty.preflight.item import FAIL, Item, number, worse_above
@@ -32,7 +33,7 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
     try:
         seconds = epoch_seconds(facts)
     except PyptyError as error:
-        advice = "Lower compute_batch or memory_saturation, or use default_dtype='single'."
+        advice = f"Use {_single(facts)}a lower compute_batch or memory_saturation."
         text = f"An evaluation of a few patterns failed: {error}"
         return [
             *items,
@@ -56,10 +57,10 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
             unit=unit,
             limit=f"warn above {_PATIENCE_H:g} h",
             meaning=(
-                f"{epochs} epochs of about {number(seconds)} s each on {facts.setup.plan.device}, from an "
-                f"evaluation of some patterns, times {_SEARCH:g} for line searches; accurate to a factor of two."
+                f"{epochs} epochs of about {number(seconds)} s each on {facts.setup.plan.device}{_precision(facts)}, "
+                f"from an evaluation of some patterns, times {_SEARCH:g} for line searches; right to a factor of two."
             ),
-            what_to_do="Use a GPU, default_dtype='single', fewer slices or modes, data_bin, or a lower epoch_max.",
+            what_to_do=f"Use a GPU, {_single(facts)}fewer slices or modes, data_bin, or a lower epoch_max.",
         )
     )
     return items, []
@@ -77,9 +78,28 @@ def _memory_item(facts: Facts) -> Item:
         value=plan.total / _GIB if plan.total > _GIB / 10 else plan.total / 2**20,
         unit="GiB" if plan.total > _GIB / 10 else "MiB",
         limit=f"warn above {number(plan.limit / _GIB)} GiB, memory_saturation of the free memory",
-        meaning=f"Planned on {plan.device}: {plan.batch} patterns at a time, data {data}.{again}",
-        what_to_do="Use default_dtype='single', a lower hist_length, or fewer slices.",
+        meaning=f"Planned on {plan.device}{_precision(facts)}: {plan.batch} patterns at a time, data {data}.{again}"
+        f"{_later(plan.in_double)}",
+        what_to_do=f"Use {_single(facts)}a lower hist_length, or fewer slices.",
     )
+
+
+def _precision(facts: Facts) -> str:
+    return f" in {facts.setup.plan.precision} precision"
+
+
+def _single(facts: Facts) -> str:
+    """Advice to compute in single precision, unless that is done already."""
+    return "" if facts.setup.plan.precision == "single" else "default_dtype='single', "
+
+
+def _later(in_double: int | None) -> str:
+    """What double precision needs, in which the run may go on."""
+    if in_double is None:
+        return ""
+    if not in_double:
+        return " Double precision does not fit: the run ends where single precision stops it."
+    return f" If it goes on in double precision, {size_text(in_double)}."
 
 
 def epoch_seconds(facts: Facts) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pypty.engine.setup.noise import BIAS, phase_bias
 from pypty.preflight.facts import Facts
-from pypty.preflight.item import PASS, WARN, Item, worse_above, worse_below
+from pypty.preflight.item import PASS, WARN, Item, number, worse_above
 
 _DENSE = 1.0
-_LEAST_SQUARES = ("lsq_sqrt", "lsq", "lsq_sqrt_2")
 
 
 def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
@@ -39,26 +39,33 @@ def data_items(facts: Facts) -> tuple[list[Item], list[str]]:
             what_to_do="Exclude them with sequence.",
         ),
     ]
-    if settings["masks"] is not None:
-        return items, []
-    if facts.disk is not None:
-        items.append(_noise_model_item(facts))
-    return items, []
+    return [*items, _noise_model_item(facts)], []
 
 
 def _noise_model_item(facts: Facts) -> Item:
-    assert facts.disk is not None
-    settings = facts.setup.settings
-    counts = float(facts.sample.mean[facts.disk.inside].mean()) if facts.disk.inside.any() else 0.0
-    terms = settings["loss_terms"]
-    sparse = terms is None and settings["algorithm"] in _LEAST_SQUARES and facts.sample.mean.sum() > 2
-    used = f"algorithm={settings['algorithm']!r}" if terms is None else f"loss_terms: {', '.join(terms)}"
+    settings, disk = facts.setup.settings, facts.disk
+    terms, bias = settings["loss_terms"], phase_bias(facts.setup)
+    virtual = settings["masks"] is not None
+    in_disk = disk is not None and disk.inside.any() and not virtual
+    counts = float(facts.sample.mean[disk.inside].mean()) if disk is not None and in_disk else None
+    sparse = terms is None and settings["algorithm"] == "lsq" and facts.sample.mean.sum() > 2
+    status = worse_above(bias, BIAS)
+    if sparse and counts is not None and counts < _DENSE:
+        status = WARN
+    why = [] if terms is not None else [f"{choice}." for choice in settings.choices]
+    if counts is not None:
+        why.append(f"Mean counts of a pixel in the disk: {number(counts)}.")
+    if bias >= BIAS:
+        why.append(f"Phases are expected to be about {100 * bias:.2g} % too small at this dose.")
     return Item(
         name="noise model",
-        status=worse_below(counts, _DENSE) if sparse else PASS,
-        value=counts,
-        unit="e/px",
-        limit=f"warn below {_DENSE:g} with algorithm {', '.join(_LEAST_SQUARES)}",
-        meaning=f"Mean counts of a pixel in the disk; {used}.",
-        what_to_do="The noise of few counts is not Gaussian: use algorithm='ml'.",
+        status=status,
+        value=settings["algorithm"] if terms is None else f"loss_terms: {', '.join(terms)}",
+        unit="",
+        limit=f"warn when phases become {100 * BIAS:g} % too small, or with lsq below {_DENSE:g} e/px in the disk",
+        meaning=" ".join(why) or "The loss, as given.",
+        what_to_do=(
+            "The noise of few counts is not Gaussian: use algorithm="
+            f"{'poisson_compressed' if virtual else 'ml'!r}, or leave it out (auto)."
+        ),
     )

@@ -1,4 +1,4 @@
-"""The numbers behind the checks: scan, starting probe and bright-field disk."""
+"""The numbers behind the checks: scan and starting probe; those of the bright-field disk are in data/disk.py."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import label
 from scipy.spatial import ConvexHull
 
 from pypty.backend.array import to_host
-from pypty.data.scan import missing_problem, points_of_patterns
+from pypty.data.disk import DiskFacts, disk_facts
+from pypty.data.scan import fit_raster, missing_problem, points_of_patterns
 from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.detector import measured_disk, semiangle_rad
 from pypty.model.blocks import Variables
 from pypty.optics.probes import spectrum_of_probe
 from pypty.preflight.sample import PatternSample
@@ -40,30 +41,6 @@ class ProbeFacts:
     diameter_A: float
     share: float
     rim: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiskFacts:
-    """The bright-field disk of a pattern.
-
-    Attributes
-    ----------
-    centre_px : [ky, kx]
-    radius_px : radius of a circle of the same area, in pixels along kx
-    radius_1A : 1/Å
-    offset_px : distance of its centre from the zero frequency at n//2
-    edge_share : ratio of the radius to the distance from the centre to the nearest edge of the detector
-    dark : fraction of the counts outside 1.1 radii
-    inside : (ky, kx) bool, within 0.9 radii
-    """
-
-    centre_px: tuple[float, float]
-    radius_px: float
-    radius_1A: float
-    offset_px: float
-    edge_share: float
-    dark: float
-    inside: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +113,7 @@ def gather(setup: Setup, sample: PatternSample) -> Facts:
         modes = modes.reshape(-1, *modes.shape[-2:])
         probe = probe_facts((np.abs(modes) ** 2).sum(axis=0), grid.pixel_size_A)
         if settings["masks"] is None and setup.survey is not None:
-            disk = disk_facts(setup.survey.mean, window.pixel_1A)
+            disk = measured_disk(setup)
         else:
             # No mean pattern: use the disk of the starting probe, cropped to the measured pattern.
             spectrum = (np.abs(spectrum_of_probe(modes)) ** 2).sum(axis=0)
@@ -150,27 +127,10 @@ def gather(setup: Setup, sample: PatternSample) -> Facts:
         probe=probe,
         disk=disk,
         scan=scan_facts(setup),
-        alpha=_semiangle(setup, disk),
+        alpha=semiangle_rad(setup, disk),
         n_slices=variables.n_slices,
         gap_A=float(to_host(variables.slice_distances).max()),
     )
-
-
-def given_number(setup: Setup, key: str) -> float | None:
-    """A recorded key as a number; None if it is not given or not a number."""
-    value = setup.settings.value(key)
-    try:
-        number = math.nan if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _semiangle(setup: Setup, disk: DiskFacts | None) -> float | None:
-    semiangle = given_number(setup, "conv_semiangle_mrad")
-    if semiangle is not None and semiangle > 0 and not setup.near_field:
-        return 1e-3 * semiangle
-    return None if disk is None else disk.radius_1A * setup.grid.wavelength
 
 
 def probe_facts(intensity: np.ndarray, pixel_size_A: tuple[float, float]) -> ProbeFacts:
@@ -196,40 +156,6 @@ def probe_facts(intensity: np.ndarray, pixel_size_A: tuple[float, float]) -> Pro
     middle_part = intensity[rims[0] : -rims[0], rims[1] : -rims[1]]
     rim = max(0.0, 1 - float(middle_part.sum()))
     return ProbeFacts(intensity, (centre[0], centre[1]), diameter, diameter / window, rim)
-
-
-def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts | None:
-    """The disk of a mean pattern (ky, kx): the largest connected region above half the mean of the bright pixels.
-
-    Single hot pixels are clipped first. None for an empty pattern.
-    """
-    rank = min(pattern.size - 1, max(9, pattern.size // 1000))
-    high = np.partition(pattern, pattern.size - 1 - rank, axis=None)[pattern.size - 1 - rank]
-    clipped = np.clip(pattern, 0, high)
-    if not clipped.any():
-        return None
-    # Participation ratio: the number of bright pixels if all were equal. It needs no threshold.
-    area = clipped.sum() ** 2 / (clipped**2).sum()
-    bright = clipped > 0.5 * clipped.sum() / area
-    spots, n_spots = label(bright)
-    if n_spots > 1:
-        bright = spots == 1 + int(np.argmax(np.bincount(spots.ravel())[1:]))
-    ky, kx = np.nonzero(bright)
-    centre = (float(ky.mean()), float(kx.mean()))
-    radius_1A = math.sqrt(len(ky) * pixel_1A[0] * pixel_1A[1] / math.pi)
-    edges = [(min(c, n - 1 - c) + 0.5) * p for c, n, p in zip(centre, pattern.shape, pixel_1A, strict=True)]
-    rows = (np.arange(pattern.shape[0]) - centre[0]) * pixel_1A[0]
-    columns = (np.arange(pattern.shape[1]) - centre[1]) * pixel_1A[1]
-    r = np.hypot(rows[:, None], columns[None, :]) / radius_1A
-    return DiskFacts(
-        centre_px=centre,
-        radius_px=radius_1A / pixel_1A[1],
-        radius_1A=radius_1A,
-        offset_px=math.hypot(*(c - n // 2 for c, n in zip(centre, pattern.shape, strict=True))),
-        edge_share=radius_1A / min(edges),
-        dark=float(clipped[r > 1.1].sum() / clipped.sum()),
-        inside=r < 0.9,
-    )
 
 
 def scan_facts(setup: Setup) -> ScanFacts | None:
@@ -291,10 +217,10 @@ def raster_fit(
     if missing_problem(missing, size, len(points)) or min(size) < 2:
         return None
     rows, columns = np.divmod(points_of_patterns(order, size, missing), size[1])
-    design = np.stack([np.ones(len(points)), rows, columns], axis=1)
-    fit, *_ = np.linalg.lstsq(design, points, rcond=None)
-    misfit = math.sqrt(((points - design @ fit) ** 2).sum(axis=1).mean()) / step
+    fit, misfit = fit_raster(points, rows, columns)
     slow, fast = fit[1], fit[2]
     return RasterFit(
-        misfit, math.degrees(math.atan2(fast[0], fast[1])), bool(slow[0] * fast[1] - slow[1] * fast[0] < 0)
+        misfit / step,
+        math.degrees(math.atan2(fast[0], fast[1])),
+        bool(slow[0] * fast[1] - slow[1] * fast[0] < 0),
     )

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
-
-import numpy as np
 
 from pypty._version import __version__
 from pypty.plots.figures import Figure
+from pypty.plots.html_page import cards, document, paragraphs, parameters, preformatted
 from pypty.preflight.item import PASS, Item
 
-_LONGEST_TEXT = 300
-_STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;color:#1c2530;background:#f4f6f8;margin:0}
-main{max-width:1180px;margin:0 auto;padding:24px}
-h1{font-size:25px;margin:0 0 4px}h2{font-size:18px;margin:30px 0 8px}
-.sub{color:#5b6775;margin:0 0 18px}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(340px,1fr));gap:14px}
-figure{background:#fff;border:1px solid #d9dfe5;border-radius:8px;margin:0;padding:10px}
-figure img{width:100%;height:auto}figcaption{color:#5b6775;font-size:13px;padding:4px 2px}
-pre{background:#fff;border:1px solid #d9dfe5;border-radius:8px;padding:12px;overflow-x:auto;font-size:13px}
-"""
 _TABLE_STYLE = """
 .pf{font-family:system-ui,sans-serif}
 .pf table{border-collapse:collapse;width:100%;background:#fff;color:#1c2530;font-size:14px}
@@ -61,9 +46,9 @@ def fragment(
     worst = "fail" if "fail" in statuses else "warn" if "warn" in statuses else "pass"
     rows = "".join(_row(item) for item in items)
     lists = (
-        _list("Problems", problems)
-        + _list("Warnings of the parameters", warnings)
-        + _list("Not checked", not_checked)
+        paragraphs("Problems", problems)
+        + paragraphs("Warnings of the parameters", warnings)
+        + paragraphs("Not checked", not_checked)
     )
     return (
         f'<div class="pf"><style>{_TABLE_STYLE}</style><div class="verdict {worst}">{html.escape(summary)}</div>'
@@ -83,55 +68,16 @@ def _row(item: Item) -> str:
     )
 
 
-def _list(title: str, texts: Iterable[str]) -> str:
-    entries = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
-    return f"<h2>{html.escape(title)}</h2><ul>{entries}</ul>" if entries else ""
-
-
 def page(
     summary: str, body: str, figures: Mapping[str, Figure], plan: str, settings: Mapping[str, Any]
 ) -> str:
     """The whole page, with figures embedded as PNG."""
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    name = _name(settings)
-    captions = dict(_CAPTIONS)
-    cards = "".join(_card(figure, captions[title]) for title, figure in figures.items())
-    parts = [
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Pre-flight{html.escape(name)}</title>',
-        f"<style>{_STYLE}</style></head><body><main><h1>Pre-flight{html.escape(name)}</h1>",
-        f'<p class="sub">pypty {html.escape(__version__)}, {html.escape(now)}</p>',
+    name, captions = settings.get("sample_name"), dict(_CAPTIONS)
+    title = f"Pre-flight: {name}" if isinstance(name, str) and name else "Pre-flight"
+    parts = (
         body,
-        f'<h2>Figures</h2><div class="cards">{cards}</div>' if cards else "",
-        f"<h2>Memory</h2><pre>{html.escape(plan)}</pre>" if plan else "",
-        _settings_part(settings),
-        "</main></body></html>\n",
-    ]
-    return "".join(parts)
-
-
-def _name(settings: Mapping[str, Any]) -> str:
-    name = settings.get("sample_name")
-    return f": {name}" if isinstance(name, str) and name else ""
-
-
-def _card(figure: Figure, caption: str) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
-
-
-def _settings_part(settings: Mapping[str, Any]) -> str:
-    if not settings:
-        return ""
-    lines = "\n".join(f"{key}: {_shown(value)}" for key, value in settings.items())
-    return f"<h2>Parameters as given</h2><pre>{html.escape(lines)}</pre>"
-
-
-def _shown(value: Any) -> str:
-    """A value on one line; arrays as shape and dtype."""
-    if isinstance(value, np.ndarray) and value.size > 8 or hasattr(value, "shape") and not np.isscalar(value):
-        return f"array {tuple(value.shape)} {value.dtype}"
-    text = " ".join(repr(value).split()) if not isinstance(value, str) else value
-    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ..."
+        cards((figure, captions[key]) for key, figure in figures.items()),
+        preformatted("Memory", plan),
+        parameters(settings),
+    )
+    return document(title, f"pypty {__version__}", parts)

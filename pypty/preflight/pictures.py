@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pypty.backend.array import to_host
+from pypty.data.disk import DiskFacts
 from pypty.plots.figures import Figure
 from pypty.plots.preflight import (
     plot_beam_and_slices,
@@ -15,7 +16,7 @@ from pypty.plots.preflight import (
     plot_probe_window,
     plot_scan,
 )
-from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts
+from pypty.preflight.facts import Facts, ProbeFacts
 from pypty.preflight.probe_items import start_defocus_A
 
 

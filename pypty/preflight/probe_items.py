@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from pypty.preflight.facts import DiskFacts, Facts, ProbeFacts, given_number
+from pypty.data.disk import DiskFacts
+from pypty.engine.setup.band_limit import COST, SHARE, BandLimitCost, band_limit_advice, band_limit_cost
+from pypty.engine.setup.detector import given_number
+from pypty.preflight.facts import Facts, ProbeFacts
 from pypty.preflight.item import PASS, WARN, Item, Status, number, worse_above, worse_below
 
 _WINDOW = (0.5, 0.8)  # ratio of the probe's diameter to its window: warn, fail
@@ -12,6 +15,7 @@ _RIM = (0.01, 0.05)  # intensity at the rim of the window: warn, fail
 _DISK = (0.67, 0.95)  # ratio of the disk's radius to the distance to the edge: warn, fail
 _APERTURE_OFF = (0.05, 0.2)  # relative error of the semi-angle: warn, fail
 _OFFSET = 1.0
+_LOST = 0.3  # part of the phase beyond the band limit: fail
 
 
 def probe_items(facts: Facts) -> tuple[list[Item], list[str]]:
@@ -21,6 +25,9 @@ def probe_items(facts: Facts) -> tuple[list[Item], list[str]]:
     items, missing = [*_window_items(facts, facts.probe)], []
     if facts.alpha is not None:
         items += [_magnification_item(facts, facts.probe, facts.alpha), _pixel_item(facts, facts.alpha)]
+    cost = band_limit_cost(facts.setup)
+    if cost is not None:
+        items.append(_band_limit_item(facts, cost))
     if facts.disk is None or facts.setup.settings["masks"] is not None:
         missing.append("bright-field disk: the patterns are not available (virtual detectors)")
     else:
@@ -93,6 +100,27 @@ def _pixel_item(facts: Facts, alpha: float) -> Item:
             "detector)."
         ),
         what_to_do="Raise data_pad, which makes pixels finer, or damping_cutoff_multislice.",
+    )
+
+
+def _band_limit_item(facts: Facts, cost: BandLimitCost) -> Item:
+    seen = cost.phase is not None
+    lost = cost.share if cost.phase is None else cost.phase
+    status = worse_above(lost, COST, _LOST) if seen else worse_above(lost, SHARE)
+    return Item(
+        name="band limit",
+        status=WARN if cost.matters and status == PASS else status,
+        value=100 * lost,
+        unit="%",
+        limit=f"warn above {100 * (COST if seen else SHARE):g} %"
+        + (f", fail above {100 * _LOST:g} %" if seen else ""),
+        meaning=(
+            "Scattered electrons beyond the band limit, which cannot be modelled: about the part of the phase that is "
+            "missing."
+            if seen
+            else "Counts beyond the band limit, which cannot be modelled."
+        ),
+        what_to_do=f"Then {band_limit_advice(facts.setup, cost)}." if cost.matters else "Raise data_pad.",
     )
 
 

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from pypty.engine.setup.detector import given_number
 from pypty.params.checks.positions import CLOSE_PX, likely_unit, unit_of_step
-from pypty.preflight.facts import Facts, ScanFacts, given_number
+from pypty.preflight.facts import Facts, ScanFacts
 from pypty.preflight.item import FAIL, PASS, WARN, Item, number, worse_above, worse_below
 
 _ROTATION_DEG = 1.0  # warn from this difference on

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from pypty.backend.array import to_host
-from pypty.preflight.facts import Facts, given_number
+from pypty.engine.setup.detector import given_number
+from pypty.preflight.facts import Facts
 from pypty.preflight.item import Item, number, worse_above, worse_below
 
 _PHASE = math.pi / 2

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.model.options import TILT_MODES
+from pypty.plots.fit import PatternPair, plot_fit
 from pypty.plots.forward import ForwardPass, plot_forward
 from pypty.plots.modes import plot_probe_modes
 from pypty.plots.scan import plot_grouping, plot_scan_positions, plot_tilts
@@ -21,6 +22,8 @@ from pypty.plots.series import (
     plot_slice_distance,
 )
 from pypty.results.snapshot import Snapshot
+from pypty.trust.measure import measure
+from pypty.trust.quality import FitQuality
 
 Draw = Callable[[], Figure]
 OF_THE_WHOLE_RUN = ("summary_pos_grouping", "summary_convergence", "summary_convergence_dynamic")
@@ -61,6 +64,7 @@ def draw_figures(
         "tilt": ("summary_obj_tilts", lambda: _tilts(run, snapshot)),
         "tilt_avg": ("summary_obj_tilts_avg", lambda: plot_mean_tilt(history)),
         "slice_thickness": ("summary_slice_thickness", lambda: plot_slice_distance(history)),
+        "fit": ("summary_fit", lambda: draw_fit(run, measure(run))),
         "convergence_full": ("summary_convergence", lambda: plot_convergence(history)),
         "convergence_dynamic": (
             "summary_convergence_dynamic",
@@ -117,6 +121,23 @@ def _forward(run: Reconstruction, snapshot: Snapshot) -> Figure:
     passes = [forward_pass(run, snapshot, index) for index in two_patterns(snapshot.used)]
     return plot_forward(
         passes, snapshot.pixel_size_A, None if run.setup.near_field else run.setup.window.pixel_mrad
+    )
+
+
+def draw_fit(run: Reconstruction, fit: FitQuality) -> Figure:
+    """The quality of a fit over scan and detector, with the patterns that fit worst."""
+    setup = run.setup
+    # patterns are read in the order of the file
+    worst = np.sort(fit.worst)
+    measured = setup.from_model(run.feed.patterns(worst) * setup.multiplier)
+    modelled = setup.from_model(run.objective.simulate(run.state.variables, worst))
+    place = np.searchsorted(worst, fit.worst)
+    return plot_fit(
+        positions_A=fit.positions_A,
+        pattern_ratio=fit.pattern_ratio,
+        detector_ratio=fit.detector_ratio,
+        detector_residual=fit.detector_residual,
+        worst=[PatternPair(int(worst[i]), measured[i], modelled[i]) for i in place],
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pypty.output.loss_log import EpochRecord
 
+_OPTIONAL = ("validation", "deviance", "free_deviance")
 _BY_NAME = ("learning_rates", "loss_terms", "regularizers", "gradient_norms", "update_norms")
 
 
@@ -23,6 +24,8 @@ class History:
     time_s : (n,) since the start, at the end of each epoch
     loss, sse : (n,) before the update
     validation : (n,) loss of the held-out patterns, per pattern, after the update
+    deviance : (n,) deviance of every 64th pattern in units of its expectation, after the update: 1 for a right model
+    free_deviance : (n,) mean deviance of a free pixel (``free_pixels``), before the update
     step : (n,) accepted step of the line search
     optimizer : (n,) method that updated the unknowns
     mean_slice_distance_A : (n,) after the update
@@ -38,6 +41,8 @@ class History:
     loss: np.ndarray
     sse: np.ndarray
     validation: np.ndarray
+    deviance: np.ndarray
+    free_deviance: np.ndarray
     step: np.ndarray
     optimizer: tuple[str, ...]
     mean_slice_distance_A: np.ndarray
@@ -61,9 +66,9 @@ class History:
             time_s=np.array([record.time_s for record in records], dtype=float),
             loss=np.array([record.loss for record in records], dtype=float),
             sse=np.array([record.sse for record in records], dtype=float),
-            validation=np.array(
-                [np.nan if record.validation is None else record.validation for record in records], float
-            ),
+            validation=_optional([record.validation for record in records]),
+            deviance=_optional([record.deviance for record in records]),
+            free_deviance=_optional([record.free_deviance for record in records]),
             step=np.array([record.step for record in records], dtype=float),
             optimizer=tuple(record.optimizer for record in records),
             mean_slice_distance_A=np.array([record.mean_slice_distance_A for record in records], dtype=float),
@@ -92,6 +97,9 @@ class History:
             group, separator, name = path.partition("/")
             if separator and group in grouped:
                 grouped[group][name] = array
+        # files of earlier versions lack some
+        epochs = plain.get("epochs", np.zeros(0))
+        plain = {**{name: np.full(len(epochs), np.nan) for name in _OPTIONAL}, **plain}
         missing = known - set(plain)
         if missing:
             raise KeyError(f"it has no history of {', '.join(sorted(missing))}")
@@ -103,6 +111,10 @@ def _series(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
     """One array for every name in any of the rows, in order of appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name, np.nan) for row in rows], dtype=float) for name in names}
+
+
+def _optional(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], float)
 
 
 def _points(records: Sequence[EpochRecord]) -> dict[str, np.ndarray]:

@@ -6,17 +6,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
-from pypty.errors import CheckpointError
+from pypty.errors import CheckpointError, ParameterError
 from pypty.model.blocks import BLOCKS, OPTIONAL
 from pypty.output.checkpoints import to_continue
 from pypty.output.files import atomic
 from pypty.results.history import History
 from pypty.results.model_file import arrays_below
+from pypty.trust.quality import FitQuality
+from pypty.trust.verdict import Verdict, verdict_on
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +35,8 @@ _ARRAYS = (
     "pixel_size_A",
     "epochs",
 )
+NO_FILES: Mapping[str, Any] = MappingProxyType({"output_folder": "", "resume": False, "overwrite": False})
+"""Parameters of a run that writes nothing."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,13 @@ class Result:
     pixel_size_A : (2,) [y, x]
     stop_reason : reason why the run ended
     warnings : warnings of the run
-    decisions : automatic decisions of the engine, with the epoch
+    decisions : automatic decisions of the engine: what was chosen where a parameter is "auto", and during the run, with
+        the epoch
     settings : the parameters used
     folder : the output folder, or None
     interrupted_by : the signal that ended the run ("SIGINT" for Ctrl-C, "SIGTERM", "SIGHUP"), or ""
     history : all series recorded per epoch (learning rates, validation, convergence, norms, ...)
+    verdict : how well the model describes the data, in words and numbers (docs/trust.md)
     """
 
     obj: np.ndarray
@@ -101,6 +108,7 @@ class Result:
     folder: Path | None = None
     interrupted_by: str = ""
     history: History = field(default_factory=lambda: History.of(()))
+    verdict: Verdict = field(default_factory=lambda: Verdict.untested("the result does not come from a run"))
 
     def __getattr__(self, name: str) -> np.ndarray | None:
         if name in OPTIONAL:
@@ -146,11 +154,36 @@ class Result:
         done = int(self.epochs[-1]) + 1 if len(self.epochs) else int(self.settings.get("epoch_prev") or 0)
         return to_continue(arrays, done)
 
+    def fit_quality(self, params: Mapping[str, Any] | None = None) -> FitQuality:
+        """How well the model describes the data: what the run measured at its end, or else one pass over the patterns.
+
+        Parameters
+        ----------
+        params : parameters of the run with its data, to measure again; needed for a saved result without a measurement
+
+        Raises
+        ------
+        ParameterError
+            There are no data, or the parameters have problems.
+        """
+        if params is None and self.verdict.fit is not None:
+            return self.verdict.fit
+        if params is None and "dataset" not in self.settings:
+            raise ParameterError(
+                "the fit was not measured, and a saved result holds no data; give the parameters of the run: "
+                "result.fit_quality(params)"
+            )
+        given = self.settings if params is None else params
+        verdict = verdict_on({**given, **self.params(), **NO_FILES})
+        if verdict.fit is None:
+            raise ParameterError(f"the fit cannot be measured: {verdict.text}")
+        return verdict.fit
+
     def __repr__(self) -> str:
         where = f", folder={str(self.folder)!r}" if self.folder else ""
         return (
             f"Result(obj {self.obj.shape}, probe {self.probe.shape}, {len(self.epochs)} epochs, loss {self.loss_text}, "
-            f"stopped: {self.stop_reason}{where})"
+            f"stopped: {self.stop_reason}, fit: {self.verdict.level}{where})"
         )
 
     def save(self, path: str | Path) -> Path:
@@ -174,6 +207,8 @@ class Result:
             file.attrs["decisions"] = json.dumps(self.decisions)
             for name, series in self.history.arrays().items():
                 file[f"history/{name}"] = series
+            for name, value in self.verdict.arrays().items():
+                file[f"verdict/{name}"] = value
             group = file.create_group("settings")
             for name, value in self.settings.items():
                 _write_setting(group, name, value)
@@ -197,6 +232,11 @@ class Result:
                     for name, item in file["settings"].items()
                 }
                 history = arrays_below(file["history"]) if "history" in file else None
+                verdict = (
+                    Verdict.from_arrays(arrays_below(file["verdict"]))
+                    if "verdict" in file
+                    else Verdict.untested("by the version that wrote the file")
+                )
                 return cls(
                     **arrays,
                     optional=optional,
@@ -205,12 +245,13 @@ class Result:
                     warnings=tuple(json.loads(file.attrs["warnings"])),
                     decisions=tuple(json.loads(file.attrs.get("decisions", "[]"))),
                     settings=settings,
+                    verdict=verdict,
                 )
         except (OSError, KeyError) as error:
             raise CheckpointError(f"{str(path)!r} is not a saved result: {error}") from error
 
     def plot(self) -> Figure:
-        """One figure: object phase with scale bar, strongest probe mode, loss, positions."""
+        """One figure: object phase with scale bar, strongest probe mode, deviance (or loss), positions."""
         from pypty.plots.overview import plot_result
 
         return plot_result(self)

@@ -12,6 +12,7 @@ from pypty.backend.memory import free_bytes
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.noise import choose_noise_model
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import PyptyError, ResourceError
 from pypty.params.schema import GROUPS
@@ -111,7 +112,8 @@ class Bench:
     def _prepare(self, params: Mapping[str, Any]) -> Setup:
         if self._survey is None:
             return prepare(params)
-        return dataclasses.replace(prepare(params, read_data=False), survey=self._survey)
+        setup = dataclasses.replace(prepare(params, read_data=False), survey=self._survey)
+        return dataclasses.replace(setup, settings=choose_noise_model(setup))
 
 
 def _run(setup: Setup, name: str, report: Report) -> Outcome:

@@ -30,7 +30,7 @@ from wave_cases import (
 from pypty.backend.cuda import twins
 from pypty.backend.cuda.elementwise import ElementKernels
 from pypty.backend.cuda.module import read_source
-from pypty.backend.cuda.score import DATA_TYPES, ScoreKernels, stored_type
+from pypty.backend.cuda.score import DATA_TYPES, N_TOTALS, Hidden, ScoreKernels, stored_type
 from pypty.backend.cuda.waves import FILES, PLANS, Layout, WaveKernels
 from pypty.backend.workspace import Workspace
 from pypty.errors import BackendError
@@ -38,6 +38,8 @@ from pypty.model.options import ModelOptions
 from pypty.model.split import half_band, split_reason
 from pypty.model.stages.base import FORWARD_ONLY
 from pypty.objective import noise
+from pypty.objective.deviance import CountModel
+from pypty.objective.free_pixels import FreePixels
 from pypty.optics.grid import Grid
 
 if why_not() and os.environ.get("CI", "").lower() == "true":
@@ -538,7 +540,7 @@ def scored(
     formula = model.formula()
     assert formula is not None
     own = ScoreKernels(real, data.dtype.name, CpuModule)
-    parts, totals = np.empty((own.n_parts(intensity), 2)), np.empty(2)
+    parts, totals = np.empty((own.n_parts(intensity), N_TOTALS)), np.empty(N_TOTALS)
     slope = np.empty_like(intensity)
     own.score(formula, intensity, data, slope, parts, totals, **changes)
     return totals, slope
@@ -558,8 +560,29 @@ def test_score(name: str, real: str) -> None:
         own = None if weights is None else weights.astype(dtype)
         totals, slope = scored(model, real, data, intensity, rows=rows, weights=own, multiplier=1.5)
         expected = noise.score(model, intensity, (1.5 * data[rows]).astype(dtype), own, Workspace(np))
-        np.testing.assert_allclose(totals, expected[:2], rtol=tolerance)
+        np.testing.assert_allclose(totals, [*expected[:2], 0, 0], rtol=tolerance)
         np.testing.assert_allclose(slope, expected[2], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("real", ["float", "double"])
+@pytest.mark.parametrize("shape", [(40, 35), (7, 300)])
+def test_score_leaves_out_free_pixels(shape: tuple[int, int], real: str) -> None:
+    """The same blocks as the definition, in shapes that two do not divide; pattern numbers that an int32 holds."""
+    rng = np.random.default_rng(12)
+    dtype = np.dtype(np.float32 if real == "float" else np.float64)
+    intensity = rng.exponential(2.0, (3, *shape)).astype(dtype)
+    data, index = rng.poisson(2.0, (3, *shape)).astype(np.uint16), np.array([4, 0, 2**31 - 1], np.int32)
+    weights = rng.uniform(size=shape).astype(dtype)
+    free = FreePixels(0.2, seed=5, counts=CountModel(2.0, 1.5))
+    hidden = Hidden(free.below, free.start, free.counts.gain, free.counts.shift, index)
+    totals, slope = scored(noise.Poisson(), real, data, intensity, weights=weights, hidden=hidden)
+    expected = np.empty(N_TOTALS)
+    arguments = (intensity, data.astype(dtype), weights, Workspace(np))
+    expected_slope = noise.score(noise.Poisson(), *arguments, totals=expected, free=free, index=index)[2]
+    tolerance = 1e-5 if real == "float" else 1e-12
+    np.testing.assert_allclose(totals, expected, rtol=tolerance)
+    np.testing.assert_allclose(slope, expected_slope, rtol=tolerance, atol=tolerance)
+    assert (slope[free.mask(index, shape)] == 0).all() and totals[3] > 0
 
 
 @pytest.mark.parametrize("data_type", DATA_TYPES)
@@ -569,7 +592,7 @@ def test_score_of_every_type(data_type: str) -> None:
     data = rng.poisson(3.0, (2, 9, 8)).astype(data_type)
     totals, slope = scored(noise.LsqSqrt(), "float", data, intensity)
     expected = noise.score(noise.LsqSqrt(), intensity, data.astype(np.float32), None, Workspace(np))
-    np.testing.assert_allclose(totals, expected[:2], rtol=1e-6)
+    np.testing.assert_allclose(totals, [*expected[:2], 0, 0], rtol=1e-6)
     np.testing.assert_allclose(slope, expected[2], rtol=1e-5, atol=1e-5)
 
 
@@ -579,7 +602,7 @@ def test_score_has_a_fixed_order() -> None:
     formula, found = noise.Poisson(0.1).formula(), set()
     for order in range(4):
         own = ScoreKernels("double", "uint8", cpu(order=order))
-        parts, totals = np.empty((own.n_parts(intensity), 2)), np.empty(2)
+        parts, totals = np.empty((own.n_parts(intensity), N_TOTALS)), np.empty(N_TOTALS)
         own.score(formula, intensity, data, np.empty_like(intensity), parts, totals)
         found.add(totals.tobytes())
     assert len(found) == 1
@@ -724,7 +747,7 @@ SANITISED_RUN = """
 import numpy as np
 from cpu_module import SANITISED
 from pypty.backend.cuda.elementwise import ElementKernels
-from pypty.backend.cuda.score import Formula, ScoreKernels
+from pypty.backend.cuda.score import Formula, Hidden, ScoreKernels
 from wave_cases import MARGIN, Case, cpu, evaluate
 from dataclasses import replace
 for n in {sizes}:
@@ -750,8 +773,9 @@ own.imaginary_sum(wave, wave.copy(), real)
 own.shift_ramps(np.ones((5, 2)), index, crop_origins, np.ones(35), 15, ramps)
 own.add_fixed(parts, crop_origins, np.ones(1, "u8"), np.ones((2, 17, 21, 2), "i8"), obj, 1)
 score = ScoreKernels("float", "uint8", cpu(SANITISED))
-arrays = np.ones((5, 15, 20), "u1"), real.copy(), np.ones((score.n_parts(real), 2)), np.ones(2)
-score.score(Formula(kind="poisson", dark=1, reachable=np.ones((15, 20), bool)), real, *arrays, index, real[0].copy())
+arrays = np.ones((5, 15, 20), "u1"), real.copy(), np.ones((score.n_parts(real), 4)), np.ones(4)
+formula = Formula(kind="poisson", dark=1, reachable=np.ones((15, 20), bool))
+score.score(formula, real, *arrays, index, real[0].copy(), hidden=Hidden(2**31, 7, 2.0, 1.0, index))
 print("finished")
 """
 

@@ -29,6 +29,8 @@ _KINDS: Mapping[str, int] = MappingProxyType(
 _THREADS = 256
 _PIXELS_PER_BLOCK = 4 * _THREADS
 """As in score.cu."""
+N_TOTALS = 4
+"""Sums of a batch: loss, squared errors, and of the free pixels deviance and number; all weighted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,24 @@ class Formula:
     gain: float = 1.0
     reachable: Array = None
     bounded: float | None = None
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Free pixels in the form that the kernel takes (defined in objective/free_pixels.py).
+
+    Attributes
+    ----------
+    below, start : blocks whose hash, which begins with ``start``, is smaller are free
+    gain, shift : electrons of a value v are (v + shift)/gain
+    index : (B,) int32 numbers of the patterns
+    """
+
+    below: int
+    start: int
+    gain: float
+    shift: float
+    index: Array
 
 
 def parameters(real: str, data: str) -> Parameters:
@@ -106,24 +126,33 @@ class ScoreKernels:
         rows: Array = None,
         weights: Array = None,
         multiplier: float = 1.0,
+        hidden: Hidden | None = None,
     ) -> None:
-        """slope (B, ky, kx) = dLoss/dI, and totals (2,) float64 = loss and squared errors; all weighted.
+        """slope (B, ky, kx) = dLoss/dI, and totals (4,) float64, all weighted (:data:`N_TOTALS`).
 
         Parameters
         ----------
         intensity : (B, ky, kx)
         data : (rows, ky, kx); pattern j has row ``rows[j]`` (int32), or row j if that is None
-        parts : scratch, (:meth:`n_parts`, 2) float64
+        parts : scratch, (:meth:`n_parts`, 4) float64
         weights : (ky, kx) or (B, ky, kx), or None for 1
         multiplier : factor on every measured value
+        hidden : free pixels; None = there are none
         """
         blocks, pixels = _blocks(intensity), intensity.size // max(1, len(intensity))
         weights_per_pattern = weights is not None and weights.size > pixels  # (B, ky, kx), not (ky, kx)
         bounded = formula.bounded is not None
-        numbers = (pixels, blocks, weights_per_pattern, _KINDS[formula.kind], bounded)
+        numbers = (pixels, intensity.shape[-1], blocks, weights_per_pattern, _KINDS[formula.kind], bounded)
         reals = (multiplier, formula.dark, formula.shift, formula.gain, formula.bounded or 0.0)
-        arrays = (intensity, data, rows, weights, formula.reachable, slope, parts)
-        arguments = (*arrays, *(np.int32(n) for n in numbers), *(self.real(x) for x in reals))
+        free = hidden or Hidden(0, 0, 1.0, 0.0, None)
+        arrays = (intensity, data, rows, weights, formula.reachable, free.index, slope, parts)
+        arguments = (
+            *arrays,
+            *(np.int32(n) for n in numbers),
+            *(self.real(x) for x in (*reals, free.gain, free.shift)),
+            np.uint32(free.below),
+            np.uint32(free.start),
+        )
         self.module.launch("score", self.n_parts(intensity), _THREADS, *arguments)
         # A second kernel adds the partial sums in fixed order: atomic additions would change the last bits.
         self.module.launch("add_parts", 1, _THREADS, parts, totals, np.int32(self.n_parts(intensity)))

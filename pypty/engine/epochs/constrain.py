@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pypty.backend.array import Array
 from pypty.constraints.projections import OF_OBJECT, ProjectionContext, acts, apply_projections, differs
 from pypty.engine.epochs.edits import limited
 from pypty.engine.epochs.state import State
@@ -17,7 +18,11 @@ def starting_probe_power(setup: Setup, state: State) -> float:
     """sum |probe|^2 over all modes at the start of the run, also in a run that was resumed."""
     # a resumed probe has been refined already: the power is that of a new start
     fresh = state.epoch == setup.settings.first_epoch
-    probe = state.variables.probe if fresh else setup.variables().probe
+    return probe_power((state.variables if fresh else setup.variables()).probe)
+
+
+def probe_power(probe: Array) -> float:
+    """sum |probe|^2 over all modes."""
     return float((abs(probe) ** 2).sum(dtype=np.float64))
 
 

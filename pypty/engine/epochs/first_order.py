@@ -26,8 +26,8 @@ from pypty.engine.epochs.parts import (
 from pypty.engine.epochs.problem import Problem, block_norms
 from pypty.errors import ReconstructionError
 from pypty.model.blocks import BLOCKS, Variables
-from pypty.objective.objective import Evaluated
 from pypty.objective.regularizers import Regularizer
+from pypty.objective.share import Evaluated, added_free
 from pypty.optimize.first_order import FirstOrder
 from pypty.optimize.rates import RateSchedule
 from pypty.optimize.vector import BlockVector
@@ -225,14 +225,14 @@ def first_order_epoch(
     # a copy: an epoch that is interrupted leaves the old one untouched
     progress = progress.begun(now["optimizer"], problem.variables)
     smallest = min((len(batch) for batch in batches), default=1)
-    objective = problem.objective.for_batches(smallest, problem.variables)
-    problem = dataclasses.replace(problem, objective=objective)
+    problem = dataclasses.replace(
+        problem, objective=problem.objective.for_batches(smallest, problem.variables)
+    )
     form = problem.form
     rates = learning_rates(now, epoch, progress.probe_scale)
     rates = rates_of_parts(rates, form, problem.variables.probe, progress.probe_scale)
     blocks = moving_blocks(problem.blocks, form, rates)
     start = form.vector(problem.variables, blocks)
-    n_patterns = problem.objective.feed.n_patterns
     walk = _Walk(
         problem=problem,
         now=now,
@@ -245,7 +245,7 @@ def first_order_epoch(
         variables=problem.variables,
         whole=start,
         point=split(start, form),
-        n_patterns=n_patterns,
+        n_patterns=problem.objective.feed.n_patterns,
         frames=frames_of(problem, now),
     )
     moving = [part for name in blocks for part in parts_of(name, form) if part in rates]
@@ -254,8 +254,7 @@ def first_order_epoch(
     # the starting point may lie outside the subspaces: only the change is projected
     change = form.project({name: walk.whole[name] - start[name] for name in blocks})
     end = {name: start[name] + change[name] for name in blocks}
-    # losses relative to their batch are averaged, others summed
-    divisor = 1 if problem.objective.adds_up else len(results)
+    divisor = 1 if problem.objective.adds_up else len(results)  # losses relative to their batch are averaged
     loss = math.fsum(result.loss for result in results) / divisor
     progress.epochs += 1
     # the next epoch starts from |O| and arg O: an amplitude below 0 becomes positive there, and its moments turn
@@ -268,6 +267,7 @@ def first_order_epoch(
         time_s=0.0,
         loss=loss,
         sse=math.fsum(result.sse for result in results),
+        free_deviance=added_free(result.free for result in results).mean,
         first_step=1.0,
         step=1.0,
         evaluations=1,

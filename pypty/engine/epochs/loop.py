@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import logging
@@ -16,11 +15,13 @@ import numpy as np
 from pypty.backend.array import to_host
 from pypty.data.feed import Feed
 from pypty.engine.epochs.batches import Batches
-from pypty.engine.epochs.constrain import constrain, starting_probe_power
+from pypty.engine.epochs.constrain import constrain, probe_power, starting_probe_power
 from pypty.engine.epochs.edits import after_update, before_update, moved_scan
 from pypty.engine.epochs.first_order import first_order_epoch
-from pypty.engine.epochs.observe import describe, first_look, no_better, sees_the_same, watch
+from pypty.engine.epochs.misfit import Misfit
+from pypty.engine.epochs.observe import describe, first_look, sees_the_same, watch
 from pypty.engine.epochs.parts import learning_rates
+from pypty.engine.epochs.precision import STAYS, falls_no_more, remove_rounding, stays_single, to_double
 from pypty.engine.epochs.problem import (
     Problem,
     block_norms,
@@ -32,28 +33,31 @@ from pypty.engine.epochs.problem import (
 )
 from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
 from pypty.engine.epochs.state import State
-from pypty.engine.epochs.stuck import next_to_freeze
+from pypty.engine.epochs.stopping import EPOCHS_AHEAD, why_stop
 from pypty.engine.epochs.warmup import STEPS, goes_on, warm_up
 from pypty.engine.setup.assembly import Setup, data_fingerprint
+from pypty.engine.setup.precision import in_precision, may_change
 from pypty.engine.setup.sequences import check_inside, patterns_of_epoch
-from pypty.errors import ReconstructionError
+from pypty.errors import ReconstructionError, ResourceError
 from pypty.model.parametrization import BandLimits
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import make_regularizers, regularizer_text
-from pypty.optimize.lbfgs import Lbfgs, ValueAndGradient
+from pypty.optimize.lbfgs import ValueAndGradient
 from pypty.optimize.rates import RateSchedule
 from pypty.output.loss_log import EpochRecord
-from pypty.params.schedule import Constant, Schedule
+from pypty.params.schedule import Schedule
 from pypty.params.schema.batches import NOT_FIRST_ORDER
 from pypty.params.schema.values import EpochValues
 from pypty.params.settings import Settings
 
 _log = logging.getLogger(__name__)
-_EPOCHS_AHEAD = 10_000
 _RESTARTED: Mapping[str, str] = MappingProxyType(
     {"restart_from_vacuum": "obj", "reset_positions": "positions"}
 )
 """Edits that restart a block, which drops its moments."""
+
+_OF_PRECISION = ("setup", "feed", "objective", "_model", "_limits", "_probe_power")
+"""Attributes of a reconstruction that change with its precision."""
 
 Reload = Callable[[Settings, int], Settings]
 """Called before each epoch with the settings and the epoch; returns the settings to use."""
@@ -81,6 +85,7 @@ class Reconstruction:
         self.feed: Feed = self.setup.feed()
         self._probe_power = starting_probe_power(self.setup, state)
         self.batches: list[np.ndarray] = []
+        self._misfit = Misfit()
         self._batches = Batches(self.settings, setup.scan.positions)
         self._counted: tuple[Schedule, int] | None = None
         self._limits: tuple[tuple[tuple[int, ...], bool], BandLimits] | None = None
@@ -102,20 +107,18 @@ class Reconstruction:
         started = time.perf_counter() - self.state.elapsed_s
         while self.state.epoch < self.settings["epoch_max"]:
             self.settings = reload(self.settings, self.state.epoch)
-            # what an epoch changes in place is copied; arrays are replaced, never changed
-            before, setup = copy.copy(self.state), self.setup
-            before.frozen, before.monitor = dict(self.state.frozen), copy.deepcopy(self.state.monitor)
-            before.optimizer = Lbfgs(list(self.state.optimizer.pairs))
+            before, parts = self.state.copied(), {name: vars(self)[name] for name in _OF_PRECISION}
             try:
                 record = self._epoch(self.settings.at(self.state.epoch))
             except BaseException:  # mostly Ctrl-C: an epoch that was not finished leaves no trace
-                vars(self.state).update(vars(before))
-                self._place(setup)
+                self.state.go_back(before)
+                vars(self).update(parts)
+                self._place(self.setup)
                 raise
             self.state.elapsed_s = record.time_s = time.perf_counter() - started
             self.state.epoch += 1
             self.state.records.append(record)
-            self.state.stop_reason = self._why_stop()
+            self.state.stop_reason = why_stop(self.settings, self.state, self.setup.backend.precision)
             yield record
             if self.state.stop_reason:
                 return
@@ -230,20 +233,20 @@ class Reconstruction:
         problem = self.problem(now)
         method = self._method(problem, now)
         if method == "lbfgs":
-            record = quasi_newton_epoch(state, self.settings, problem, now)
+            problem, record = self._quasi_newton(problem, now)
         elif method == "preconditioned":
             record = self._warm_up(problem, now)
             record.warm_up = "" if now["optimizer"] == "preconditioned" else record.warm_up
         else:
             record = self._first_order(problem, now)
-        record.decisions = decisions
+        record.decisions = [*decisions, *record.decisions]
         if record.step > 0 or method != "lbfgs":
             # after a rejected update nothing has moved, and filters would only act twice
             state.change(*after_update(state.variables, now, self.limits(now)))
             self._move_windows(now)
         constrain(state, now, self.setup, self.limits(now), self._probe_power)
         self._observe(problem, record)
-        for text in (*decisions, *record.warnings):
+        for text in (*record.decisions, *record.warnings):
             _log.warning("epoch %d: %s", state.epoch, text)
         return record
 
@@ -252,6 +255,52 @@ class Reconstruction:
         asked = str(now["optimizer"])
         warm = "obj" in problem.blocks and goes_on(self.settings, self.state.records, asked)
         return "preconditioned" if warm else asked
+
+    def _quasi_newton(self, problem: Problem, now: EpochValues) -> tuple[Problem, EpochRecord]:
+        """An epoch of L-BFGS. With ``default_dtype`` "auto" it is made in double precision, and so are all that follow,
+        if single precision stops progress: if the loss has fallen no more, or the update is rejected."""
+        state, tried = self.state, None
+        if not (may_change(self.setup) and problem.blocks) or stays_single(state.records):
+            return problem, quasi_newton_epoch(state, self.settings, problem, now)
+        why = falls_no_more(state, problem)
+        if not why:
+            before = state.copied()
+            tried = quasi_newton_epoch(state, self.settings, problem, now)
+            if tried.step > 0:
+                return problem, tried
+            why = "the update was rejected"
+        refused = self._exchange_precision()
+        if refused:
+            record = tried or quasi_newton_epoch(state, self.settings, problem, now)
+            record.decisions = [f"{STAYS} ({why}): double precision does not fit the memory: {refused}"]
+            return problem, record
+        if tried is not None:
+            state.go_back(before)  # also to the pairs, which a rejected update drops
+        to_double(state)
+        problem = self.problem(now)
+        remove_rounding(state, problem, now)
+        problem = dataclasses.replace(problem, variables=state.variables)
+        record = quasi_newton_epoch(state, self.settings, problem, now)
+        record.evaluations += tried.evaluations if tried else 0
+        record.decisions = [f"goes on in double precision, because single stops progress: {why}"]
+        return problem, record
+
+    def _exchange_precision(self) -> str:
+        """Compute in double precision from now on; returns why the memory does not allow it, or ""."""
+        old = self.setup
+        try:
+            self.setup = in_precision(old, "double", running=True)
+        except ResourceError as error:
+            return str(error)
+        kept = [(setup.plan.resident, setup.plan.resident_on_device) for setup in (old, self.setup)]
+        # patterns in memory stay there, unless there is no room for them any more
+        self.feed = self.feed.in_precision(self.setup.backend) if kept[0] == kept[1] else self.setup.feed()
+        self.objective, self._limits = self.setup.objective(self.feed, *self._model), None
+        # as a run that is resumed later computes it
+        self._probe_power = probe_power(self.setup.variables().probe)
+        _log.info("%s", self.setup.plan)
+        self.log_executor()
+        return ""
 
     def _warm_up(self, problem: Problem, now: EpochValues) -> EpochRecord:
         """An epoch of preconditioned mini-batches; the history of L-BFGS does not survive it."""
@@ -270,6 +319,7 @@ class Reconstruction:
             time_s=0.0,
             loss=done.loss,
             sse=done.sse,
+            free_deviance=done.free.mean,
             first_step=1.0,
             step=done.step,
             evaluations=done.passes,
@@ -309,18 +359,19 @@ class Reconstruction:
             warm, last = self.settings["warmup_epochs"], self.settings["epoch_max"]
             # the warm-up moves the object, so there is none where the object is fixed
             warm = 0 if warm == "auto" or not self.settings.first()["update_obj"] else int(warm)
-            epochs = range(first + warm, min(last, first + _EPOCHS_AHEAD))
+            epochs = range(first + warm, min(last, first + EPOCHS_AHEAD))
             names = [schedule.at(epoch) for epoch in epochs]
             self._counted = schedule, sum(name not in NOT_FIRST_ORDER for name in names)
         return self._counted[1]
 
     def _observe(self, problem: Problem, record: EpochRecord) -> None:
-        """Record the loss of held-out patterns, the convergence monitor, and means of tilts and distances."""
+        """Record the loss of held-out patterns, deviance, convergence monitor, and means of tilts and distances."""
         state = self.state
         if len(problem.held_out):
             # no blocks: only the loss is computed, no gradient
             evaluated = problem.objective.evaluate(state.variables, (), problem.held_out, problem.weight)
             record.validation = evaluated.loss / (len(problem.held_out) if problem.objective.adds_up else 1)
+        record.deviance = self._misfit.of(self.setup, problem, state.variables)
         state.snapshot = watch(self.settings, self.setup, state, record)
         describe(state.variables, record)
 
@@ -341,39 +392,3 @@ class Reconstruction:
         state.change(variables, changed)
         self._place(dataclasses.replace(self.setup, scan=scan))
         state.scan = scan
-
-    def _why_stop(self) -> str:
-        state = self.state
-        reason = no_better(self.settings, state.records)
-        if reason:
-            return reason
-        if not state.is_stuck or state.epoch >= self.settings["epoch_max"]:
-            return ""
-        # being stuck ends the run only if the next epoch has nothing else to try
-        follows = self.settings.at(state.epoch)
-        blocks = refined_blocks(follows, state.variables, state.frozen)
-        if blocks != state.records[-1].blocks:
-            return ""
-        if follows["freeze_stuck_blocks"] and next_to_freeze(blocks) is not None:
-            return ""
-        if not self._is_settled(follows):
-            return ""
-        stuck = [
-            state.monitor.told[name]
-            for name in state.records[-1].blocks
-            if name in state.monitor.told and name in state.monitor.still
-        ]
-        reason = "; ".join(stuck) or f"converged to the limit of {self.settings['default_dtype']} precision"
-        return f"no step along steepest descent decreases the loss: {reason}"
-
-    def _is_settled(self, now: EpochValues) -> bool:
-        """Whether all per-epoch values stay as in the last epoch; otherwise a later epoch may improve the loss."""
-        first, last = self.state.epoch - 1, self.settings["epoch_max"]
-        # only schedules can change later; fixed parameters cannot
-        values: Mapping[str, object] = now
-        varying = [item for item in self.settings.schedules.items() if not isinstance(item[1], Constant)]
-        return all(
-            np.array_equal(schedule.at(epoch), np.asarray(values[name]))
-            for name, schedule in varying
-            for epoch in range(first, min(last, first + _EPOCHS_AHEAD))
-        )

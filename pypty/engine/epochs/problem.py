@@ -16,9 +16,9 @@ from pypty.model.parametrization import BandLimits, Parametrization, affine_basi
 from pypty.model.stages import INTEGRATORS
 from pypty.model.step_filters import is_between, step_filters
 from pypty.objective.curvature import Curvature
-from pypty.objective.objective import Evaluated, Objective
+from pypty.objective.objective import Objective
 from pypty.objective.regularizers import Regularizer
-from pypty.objective.share import Limit
+from pypty.objective.share import Evaluated, Limit
 from pypty.optimize.lbfgs import ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.params.schema import SCHEMA

@@ -133,6 +133,7 @@ def _record(
         time_s=0.0,
         loss=start.value,
         sse=start.info.sse,
+        free_deviance=start.info.free.mean,
         first_step=now["update_step_bfgs"],
         step=point.step if point else 0.0,
         evaluations=calls,

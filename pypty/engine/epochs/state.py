@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -59,6 +60,18 @@ class State:
     def is_stuck(self) -> bool:
         """Two rejected updates in a row, or one if a block is frozen already."""
         return self.rejected >= (1 if self.frozen else 2)
+
+    def copied(self) -> State:
+        """A copy that an epoch does not change: what it changes in place is copied; arrays are replaced, never
+        changed."""
+        other = copy.copy(self)
+        other.frozen, other.monitor = dict(self.frozen), copy.deepcopy(self.monitor)
+        other.optimizer = Lbfgs(list(self.optimizer.pairs))
+        return other
+
+    def go_back(self, to: State) -> None:
+        """Take all values of a copy."""
+        vars(self).update(vars(to))
 
     def release(self, everything: bool = False) -> list[str]:
         """Unfreeze blocks whose time is over, or all blocks; return messages about them."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from pypty.engine.epochs.problem import Problem
 from pypty.model.blocks import Variables
-from pypty.objective.objective import Evaluated
+from pypty.objective.share import Evaluated, FreeSums, added_free
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
 
@@ -53,6 +53,7 @@ class Pass:
     step : factor on :data:`STEPS`; 0 if even the shortest diverged, and nothing was changed
     passes : passes that were tried
     loss_terms : value of each term of ``loss_terms``, as the loss
+    free : deviance of the free pixels, summed as the loss
     falling : the errors per pattern were still falling at the end, so another pass will help
     """
 
@@ -63,6 +64,7 @@ class Pass:
     passes: int
     falling: bool = False
     loss_terms: dict[str, float] = field(default_factory=dict)
+    free: FreeSums = FreeSums()
 
 
 def goes_on(settings: Settings, records: Sequence[EpochRecord], optimizer: str = "lbfgs") -> bool:
@@ -123,7 +125,7 @@ def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
 
 
 def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> Pass:
-    variables, loss, errors = problem.variables, 0.0, []
+    variables, loss, errors, free = problem.variables, 0.0, [], []
     terms: dict[str, float] = {}
     for chosen in batches:
         variables, evaluated = _one_step(problem, variables, chosen, step)
@@ -133,6 +135,7 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
         for name, value in evaluated.loss_terms.items():
             terms[name] = terms.get(name, 0.0) + share * value
         errors.append(evaluated.sse / len(chosen))
+        free.append(evaluated.free)
         # also true for NaN: a pass that diverges is not finished
         if not errors[-1] < _EXPLOSION * errors[0]:
             break
@@ -149,6 +152,7 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
         passes=1,
         falling=after < FALL * before,
         loss_terms=terms,
+        free=added_free(free),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -41,15 +42,18 @@ def _how(record: EpochRecord) -> tuple[str, str]:
     if record.validation is not None:
         short += f", held out {record.validation:.6g}"
         long += f"  held out {record.validation:.6g} per pattern"
+    if record.free_deviance is not None:
+        short += f", free {record.free_deviance:.4g}"
+        long += f"  free pixels {record.free_deviance:.6g}"
     return short, long
 
 
 class Reporter:
     """Context manager that shows progress at the level of ``print_flag``.
 
-    0 nothing; 1 a bar with loss, step and evaluations (or method and batches), held-out loss and time left, and
-    warnings; 2 a line per epoch instead; 3 also every line-search step; 4 also every regulariser. With a folder,
-    everything also goes to pypty.log.
+    0 nothing; 1 a bar with deviance (1 = noise only), loss, step and evaluations (or method and batches), loss of
+    held-out patterns, deviance of free pixels and time left, and warnings; 2 a line per epoch instead; 3 also every
+    line-search step; 4 also every regulariser. With a folder, everything also goes to pypty.log.
     """
 
     def __init__(self, print_flag: int, first_epoch: int, last_epoch: int, log_file: Path | None) -> None:
@@ -94,11 +98,14 @@ class Reporter:
     def epoch(self, record: EpochRecord, loss_after: float) -> None:
         """Show a finished epoch."""
         short, long = _how(record)
-        self.bar.set_postfix_str(f"loss {loss_after:.6g}, {short}", refresh=False)
+        known = record.deviance is not None and math.isfinite(record.deviance)
+        deviance = f"deviance {record.deviance:.4g}, " if known else ""
+        self.bar.set_postfix_str(f"{deviance}loss {loss_after:.6g}, {short}", refresh=False)
         self.bar.update()
         _ROOT.info(
-            "epoch %d  loss %.8g  sse %.6g  %s  %.1f s  refined: %s",
+            "epoch %d  deviance %s  loss %.8g  sse %.6g  %s  %.1f s  refined: %s",
             record.epoch,
+            f"{record.deviance:.4g}" if known else "unknown",
             record.loss,
             record.sse,
             long,
@@ -108,6 +115,14 @@ class Reporter:
         if self.level >= 4:
             for name, value in record.terms.items():
                 _ROOT.info("    %s: %.4g (%.2f %% of the loss)", name, value, 100 * value / record.loss)
+
+    def say(self, text: str) -> None:
+        """Show a line below the bar, and put it into the log; silent with ``print_flag`` 0, like the rest."""
+        self.bar.close()
+        if self.level == 1:
+            # its level of the log shows warnings only
+            tqdm.write(text, file=self._lines)
+        _ROOT.info("%s", text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

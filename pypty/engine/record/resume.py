@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pypty.backend.array import Backend, to_host
+from pypty.backend.array import PRECISIONS, Backend, to_host
 from pypty.backend.fft import export_wisdom, import_wisdom
 from pypty.data.hdf5 import check_tree, open_hdf5
 from pypty.data.scan import Scan
@@ -22,10 +22,11 @@ from pypty.engine.epochs.stuck import BlockMonitor
 from pypty.engine.record.history_file import HistoryFile, read_history, record_of
 from pypty.engine.record.resume_checks import check_state
 from pypty.engine.setup.assembly import Setup, data_fingerprint
+from pypty.engine.setup.precision import AUTO, in_precision
 from pypty.engine.setup.start import start_distances
-from pypty.errors import CheckpointError
+from pypty.errors import CheckpointError, ResourceError
 from pypty.model.blocks import BLOCKS, Variables
-from pypty.objective.objective import Evaluated
+from pypty.objective.share import Evaluated
 from pypty.optimize.lbfgs import Lbfgs, Pair, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.output.checkpoints import RESUME_FILE
@@ -36,26 +37,29 @@ _READ = (4, 5)
 """Format 4, of 2.0 before December 2026, holds the history itself."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Resumed:
     """A state read back, with the batch size, threads and device that decide its rounding.
 
     Attributes
     ----------
+    setup : with the precision of the state
     history_bytes : of history.jsonl that belong to it; 0 where resume.h5 holds the history itself
     """
 
     state: State
+    setup: Setup
     batch_size: int
     n_threads: int
     device: str
     history_bytes: int = 0
 
-    def rounding(self, setup: Setup) -> tuple[int | None, int | None]:
+    def rounding(self) -> tuple[int | None, int | None]:
         """Batch size and threads that repeat the rounding of the earlier run; None where the plan decides.
 
         On another device, or where the parameters name one of them, the earlier values do not apply.
         """
+        setup = self.setup
         if self.device != setup.backend.name or setup.settings["compute_batch"] != "auto":
             return None, None
         return self.batch_size, self.n_threads if setup.settings["n_threads"] is None else None
@@ -81,7 +85,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str, history: Histo
             seed=run.settings["seed"],
             batch_size=run.objective.batch_size,
             n_threads=run.objective.n_threads,
-            precision=run.settings["default_dtype"],
+            precision=run.setup.backend.precision,
             device=run.setup.backend.name,
             history_bytes=history_bytes,
             data=run.data_fingerprint,
@@ -126,22 +130,25 @@ def write_resume(folder: Path, run: Reconstruction, version: str, history: Histo
 
 
 def read_resume(folder: Path, setup: Setup) -> Resumed:
-    """Read the state back onto the device of ``setup``.
+    """Read the state back onto the device of ``setup``, in the precision of the state.
 
     Raises
     ------
     CheckpointError
         The file is damaged, or belongs to other data, another precision or other shapes.
+    ResourceError
+        It is in double precision, for which the memory is too small.
     """
     path = folder / RESUME_FILE
     try:
         with open_hdf5(path) as file:
             check_tree(file)
             _check_origin(file, path, setup)
+            setup = _with_precision_of(file, path, setup)
             if "fftw_wisdom" in file and setup.backend.fft_library == "fftw":
                 import_wisdom(json.loads(file["fftw_wisdom"].asstr()[()]))
             return _read(file, path, setup)
-    except CheckpointError:
+    except (CheckpointError, ResourceError):
         raise
     except Exception as error:  # h5py raises many kinds on damaged trees, JSON of any content may be in one
         raise CheckpointError(
@@ -155,17 +162,24 @@ def _check_origin(file: Any, path: Path, setup: Setup) -> None:
         raise CheckpointError(
             f"{str(path)!r} has format {file.attrs['format']}; this version reads {_READ[0]} to {_READ[-1]}"
         )
-    precision = setup.settings["default_dtype"]
-    if file.attrs["precision"] != precision:
-        raise CheckpointError(
-            f"{str(path)!r} was computed in {file.attrs['precision']} precision, but default_dtype is "
-            f"{precision!r}; use the same, or start from pypty.load_checkpoint(folder)"
-        )
     if file.attrs["data"] != data_fingerprint(setup):
         raise CheckpointError(
             f"{str(path)!r} belongs to other data than the ones given now (other shape, type or "
             "values); to continue with new data use pypty.load_checkpoint(folder)"
         )
+
+
+def _with_precision_of(file: Any, path: Path, setup: Setup) -> Setup:
+    """The setup in the precision of the state, which "auto" may have changed."""
+    precision, asked = str(file.attrs["precision"]), setup.settings["default_dtype"]
+    if precision not in PRECISIONS:
+        raise ValueError(f"its precision is {precision[:80]!r}")
+    if asked not in (AUTO, precision):
+        raise CheckpointError(
+            f"{str(path)!r} was computed in {precision} precision, but default_dtype is {asked!r}; use the same or "
+            f"{AUTO!r}, or start from pypty.load_checkpoint(folder)"
+        )
+    return in_precision(setup, precision)
 
 
 def _read(file: Any, path: Path, setup: Setup) -> Resumed:
@@ -184,15 +198,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
         elapsed_s=float(file.attrs["elapsed_s"]),
     )
     if "signature" in file:
-        group = file["signature"]
-        state.signature = Signature(
-            blocks=tuple(json.loads(group.attrs["blocks"])),
-            indices=group["indices"][()].tobytes(),
-            weight=float(group.attrs["weight"]),
-            model=str(group.attrs["model"]),
-            form=str(group.attrs["form"]),
-            regularizers=str(group.attrs["regularizers"]),
-        )
+        state.signature = _read_signature(file["signature"])
     if "sample" in file:
         group = file["sample"]
         # gradients are in the vector below, as after an evaluation
@@ -223,11 +229,23 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
         state.records = read_history(path.parent, history_bytes)
     check_state(state, setup)
     return Resumed(
-        state,
-        int(file.attrs["batch_size"]),
-        int(file.attrs["n_threads"]),
-        str(file.attrs["device"]),
-        history_bytes,
+        state=state,
+        setup=setup,
+        batch_size=int(file.attrs["batch_size"]),
+        n_threads=int(file.attrs["n_threads"]),
+        device=str(file.attrs["device"]),
+        history_bytes=history_bytes,
+    )
+
+
+def _read_signature(group: Any) -> Signature:
+    return Signature(
+        blocks=tuple(json.loads(group.attrs["blocks"])),
+        indices=group["indices"][()].tobytes(),
+        weight=float(group.attrs["weight"]),
+        model=str(group.attrs["model"]),
+        form=str(group.attrs["form"]),
+        regularizers=str(group.attrs["regularizers"]),
     )
 
 

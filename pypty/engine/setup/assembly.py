@@ -16,8 +16,9 @@ from pypty.data.scan import Scan
 from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey
 from pypty.data.window import Window
+from pypty.engine.setup.comparison import count_model
 from pypty.engine.setup.mean_patterns import MeanPatterns
-from pypty.engine.setup.memory import MemoryPlan
+from pypty.engine.setup.memory_plan import MemoryPlan
 from pypty.engine.setup.start import present_blocks, start_variables
 from pypty.model.blocks import Variables
 from pypty.model.forward import build_model
@@ -25,6 +26,7 @@ from pypty.model.options import TILT_MODES, ModelOptions, NearFieldOptions
 from pypty.model.parametrization import BandLimits
 from pypty.objective.combined import LossTerms, make_loss_terms
 from pypty.objective.curvature import Curvature
+from pypty.objective.free_pixels import FreePixels
 from pypty.objective.noise import NoiseModel, dark_counts, make_noise_model
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext, outside_aperture
@@ -51,6 +53,9 @@ class Setup:
     n_patterns : number of measurements
     window : sizes of patterns: as measured, as compared, and in the model
     plates : phase plates, or None
+    held : (N, ky, kx) patterns, in the order of the model's pixels, that are fitted instead of those of the source
+    began_in : precision in which the run began, if it is another; its rounding decides which intensities are dark, so
+        that the loss is the same before and after the change
     """
 
     settings: Settings
@@ -64,6 +69,8 @@ class Setup:
     n_patterns: int
     window: Window
     plates: PhasePlateSource | None = None
+    held: np.ndarray | None = None
+    began_in: np.dtype | None = None
 
     @property
     def multiplier(self) -> float:
@@ -165,7 +172,9 @@ class Setup:
             reorder=self.to_model,
             resident_on_device=self.plan.resident_on_device,
         )
-        if self.plan.resident or feed.resident_on_device:
+        if self.held is not None:
+            feed.hold(self.held)
+        elif self.plan.resident or feed.resident_on_device:
             feed.make_resident()
         return feed
 
@@ -188,14 +197,21 @@ class Setup:
         terms = self._loss_terms()
         noise = self._noise_model(model.reachable) if terms is None else terms.noise
         batch, threads = batch_size or self.plan.batch, n_threads or self.plan.n_threads
-        return Objective(self.backend, model, feed, noise, batch, threads, terms)
+        return Objective(self.backend, model, feed, noise, batch, threads, terms, self._free_pixels())
+
+    def _free_pixels(self) -> FreePixels | None:
+        """``free_pixels``; None = every pixel is fitted."""
+        fraction = self.settings["free_pixels"]
+        return (
+            FreePixels(fraction, self.settings["seed"], count_model(self.settings)) if fraction > 0 else None
+        )
 
     def _noise_model(self, reachable: Array = None) -> NoiseModel:
         settings = self.settings
         return make_noise_model(
             settings["algorithm"],
             brightest=float(self.mean_in_corner().max()),
-            precision=self.backend.real,
+            precision=self.began_in or self.backend.real,
             reachable=reachable,
             gain=settings["detector_gain"],
             readout=settings["readout_noise"],
@@ -207,7 +223,7 @@ class Setup:
         loss_terms = settings["loss_terms"]
         if loss_terms is None:
             return None
-        dark = dark_counts(float(self.mean_in_corner().max()), self.backend.real)
+        dark = dark_counts(float(self.mean_in_corner().max()), self.began_in or self.backend.real)
         # a resampled pixel gathers the floors of several pixels of the model
         pixels = self.window.shared if self.window.match == "resample" else 1.0
         return make_loss_terms(

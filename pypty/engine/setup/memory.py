@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 from pypty.backend.array import Backend, available_cores, select
 from pypty.backend.memory import free_bytes, free_memory
+from pypty.engine.setup.memory_plan import KeptWaves, MemoryPlan, Sizes, size_text
 from pypty.engine.setup.start import present_blocks
 from pypty.errors import ResourceError
 from pypty.model.blocks import BLOCKS
@@ -20,7 +20,6 @@ from pypty.params.schedule import Constant
 from pypty.params.schema.batches import NOT_FIRST_ORDER
 from pypty.params.settings import Settings
 
-_GIB = 2**30
 CPU_BATCH_BYTES = 6 * 2**20
 """On the CPU a batch should about fit into the caches; larger ones are slower (benchmarks/README.md)."""
 GPU_BATCH_LIMIT = 1024
@@ -29,28 +28,6 @@ GPU_ENOUGH = 32
 _VECTORS = 5
 """Copies of object and probe that exist at the same time: point, gradient, direction, trial, and the projected gradient
 of the trial."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeptWaves:
-    """Waves that are kept for the way back, besides those of plain multislice.
-
-    Attributes
-    ----------
-    probe : of the shape of the probe (P), from effects before the specimen
-    exit : of the shape of an exit wave (P O), from effects after the specimen
-    single : of the shape of a window, from fractional steps
-    exit_per_slice : of the shape of an exit wave for every slice, from fractional steps
-    real : real arrays of the shape of a pattern, from effects on counts
-    windows : of the shape of the patches of all slices and four more (S O + 4 O), from effects on patches
-    """
-
-    probe: int = 0
-    exit: int = 0
-    single: int = 0
-    exit_per_slice: int = 0
-    real: int = 0
-    windows: int = 0
 
 
 def kept_waves(settings: Settings) -> KeptWaves:
@@ -99,94 +76,6 @@ def ever_chosen(settings: Settings) -> tuple[str, ...]:
     """All values of ``propmethod`` that an epoch may use."""
     schedule = settings.schedules["propmethod"]
     return (schedule.value,) if isinstance(schedule, Constant) else ("multislice", *INTEGRATORS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """The sizes that the estimate depends on.
-
-    Attributes
-    ----------
-    data_bytes : bytes of all prepared patterns, in the type in which they are stored
-    compared : values of a pattern that are compared with data
-    executor : "stages", "fused" or "split": what computes the waves
-    spectra : slice distances or tilts are refined, which needs the spectrum of every wave
-    """
-
-    n_patterns: int
-    window: tuple[int, int]
-    probe_modes: int
-    object_modes: int
-    slices: int
-    object_shape: tuple[int, int]
-    data_bytes: int
-    compared: int
-    subscans: int = 1
-    shared_bytes: int = 0
-    kept: KeptWaves = KeptWaves()
-    executor: str = "stages"
-    spectra: bool = False
-    deterministic: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
-    """The estimate. Printing it gives a table.
-
-    Attributes
-    ----------
-    batch : patterns computed together by one thread
-    n_threads : batches computed at the same time
-    resident : patterns are kept in memory
-    resident_on_device : patterns are kept on the GPU, in the type in which they are stored
-    keep_every : the waves entering every k-th slice are kept; the others are recomputed in the adjoint
-    items : bytes by purpose
-    free : bytes that can be allocated now
-    limit : bytes that may be used: free x memory_saturation
-    limited_by : what allows no more
-    """
-
-    device: str
-    batch: int
-    n_threads: int
-    resident: bool
-    free: int
-    limit: int
-    sizes: Sizes
-    keep_every: int = 1
-    resident_on_device: bool = False
-    limited_by: str = ""
-    items: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        return sum(self.items.values())
-
-    def __str__(self) -> str:
-        s = self.sizes
-        lines = [
-            f"Memory plan for {self.device}: {s.n_patterns} patterns, window {s.window[0]} x {s.window[1]}, "
-            f"object {s.object_shape[0]} x {s.object_shape[1]} x {s.slices} slices, "
-            f"{s.probe_modes} probe x {s.object_modes} object modes"
-        ]
-        lines += [f"  {name:<42}{_size_text(size):>12}" for name, size in self.items.items() if size]
-        lines.append(f"  {'total':<42}{_size_text(self.total):>12}")
-        lines.append(
-            f"  {'free now':<42}{_size_text(self.free):>12}{self.limited_by and f'  ({self.limited_by})'}"
-        )
-        threads = f" on each of {self.n_threads} threads" if self.n_threads > 1 else ""
-        data = "kept in memory" if self.resident else "read when needed"
-        data = "kept on the GPU" if self.resident_on_device else data
-        lines.append(f"  batch: {self.batch} patterns{threads}; data {data}")
-        if self.keep_every > 1:
-            lines.append(f"  waves of every {self.keep_every} slices are kept; those between are recomputed")
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
-def _size_text(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
 def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) -> int:
@@ -245,15 +134,22 @@ def _staged_count(sizes: Sizes) -> int:
     return count + (kept.exit + sizes.slices * kept.exit_per_slice) * modes
 
 
-def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
+def make_plan(
+    settings: Settings, backend: Backend, sizes: Sizes, earlier: MemoryPlan | None = None
+) -> MemoryPlan:
     """Estimate the memory, and choose the batch.
+
+    Parameters
+    ----------
+    earlier : the plan by which patterns are in memory already: the new plan need not find room for them
 
     Raises
     ------
     ResourceError
         Not even one pattern at a time fits.
     """
-    free = free_bytes(backend)
+    host_data, device_data = _resident_bytes(earlier)
+    free = free_bytes(backend) + (device_data if backend.on_gpu else host_data)
     limit = int(free * settings["memory_saturation"])
     n_threads = 1 if backend.on_gpu else min(settings["n_threads"] or available_cores(), sizes.n_patterns)
     epochs = settings["epoch_max"] - settings["epoch_prev"]
@@ -269,18 +165,19 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     per_pattern = wave_bytes_per_pattern(sizes, backend, least)
     fixed = sum(items.values())
     if fixed + per_pattern > limit:
+        what = (
+            f"the reconstruction needs at least {size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
+            f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {history} L-BFGS pairs)"
+        )
         raise ResourceError(
-            f"the reconstruction needs at least {_size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
-            f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {history} L-BFGS "
-            f"pairs), but only {_size_text(limit)} may be used ({_size_text(free)} free x memory_saturation). "
-            f"{_limit_text(backend)}{_rim_text(settings)}Are positions in pixels? Else lower hist_length, use "
-            "default_dtype='single', or fewer slices"
+            f"{what}, but only {size_text(limit)} may be used ({size_text(free)} free x memory_saturation). "
+            f"{_limit_text(backend)}{_advice(settings, backend, earlier)}"
         )
     n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
     # prepared patterns are kept on the host; without a GPU they share that memory with everything else
     host_left = limit - fixed - n_threads * per_pattern
     if backend.on_gpu:
-        host_left = int(free_bytes(select("cpu")) * settings["memory_saturation"])
+        host_left = int((free_bytes(select("cpu")) + host_data) * settings["memory_saturation"])
     resident = _keep_data(settings, sizes, host_left)
     if resident and not backend.on_gpu:
         items["measured patterns"] = sizes.data_bytes
@@ -296,6 +193,7 @@ def make_plan(settings: Settings, backend: Backend, sizes: Sizes) -> MemoryPlan:
     name = "the GPU" if backend.on_gpu else "the CPU"
     return MemoryPlan(
         device=name,
+        precision=backend.precision,
         batch=batch,
         n_threads=n_threads,
         resident=resident,
@@ -317,9 +215,22 @@ def _kept_slices(settings: Settings, sizes: Sizes) -> tuple[int, ...]:
     return (root,) if settings["recompute_slices"] is True else (1, root)
 
 
-def _rim_text(settings: Settings) -> str:
+def _resident_bytes(plan: MemoryPlan | None) -> tuple[int, int]:
+    """Bytes of the patterns that are kept by a plan: on the host, and on the GPU."""
+    if plan is None:
+        return 0, 0
+    on_device = plan.sizes.data_bytes if plan.resident_on_device else 0
+    return plan.sizes.data_bytes if plan.resident and not on_device else 0, on_device
+
+
+def _advice(settings: Settings, backend: Backend, earlier: MemoryPlan | None) -> str:
+    """What to do where the memory is too small."""
+    if earlier is not None:  # the run has begun, so its positions are right
+        return "Lower hist_length, or use fewer slices"
     rim = settings["extra_space_on_side_px"]
-    return f"The object has a rim of extra_space_on_side_px = {rim}. " if rim else ""
+    with_rim = f"The object has a rim of extra_space_on_side_px = {rim}. " if rim else ""
+    single = "" if backend.precision == "single" else "use default_dtype='single', "
+    return f"{with_rim}Are positions in pixels? Else lower hist_length, {single}or use fewer slices"
 
 
 def _moments(settings: Settings, used: frozenset[str]) -> int:
@@ -366,8 +277,8 @@ def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
     if must and sizes.data_bytes > available:
         key, other = ("preload_to_cpu", False) if settings["preload_to_cpu"] else ("load_one_by_one", True)
         raise ResourceError(
-            f"{key}={not other} asks for all patterns in memory ({_size_text(sizes.data_bytes)}), but only "
-            f"{_size_text(max(available, 0))} are left for them. {_limit_text(select('cpu'))}Or set it to {other}: "
+            f"{key}={not other} asks for all patterns in memory ({size_text(sizes.data_bytes)}), but only "
+            f"{size_text(max(available, 0))} are left for them. {_limit_text(select('cpu'))}Or set it to {other}: "
             "patterns are then read when they are needed"
         )
     # by default data take at most half of what is left, so that batches can be large

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pypty.backend.array import Backend, select, to_host
+from pypty.backend.array import Backend, to_host
 from pypty.data.plates import PhasePlateSource
-from pypty.data.preprocess import Preprocess, to_centre
+from pypty.data.preprocess import Preprocess
 from pypty.data.rim import rim_counts
 from pypty.data.scan import Scan, make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
@@ -21,29 +21,28 @@ from pypty.data.survey import Survey, survey
 from pypty.data.window import Window
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.geometry import check_arrays, count_patterns, find_window
-from pypty.engine.setup.memory import MemoryPlan, Sizes, ever_chosen, kept_waves, make_plan, shared_bytes
+from pypty.engine.setup.memory import kept_waves, shared_bytes
+from pypty.engine.setup.memory_plan import MemoryPlan, Sizes
 from pypty.engine.setup.methods import check_methods, idle_keys
+from pypty.engine.setup.mistakes import likely_mistakes
+from pypty.engine.setup.noise import choose_noise_model
+from pypty.engine.setup.precision import planned, select_backend
 from pypty.engine.setup.sequences import check_sequences, used_at_any_epoch
 from pypty.engine.setup.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
-from pypty.model.forward import executor_name
 from pypty.optics.grid import Grid
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.params.checks.combinations import epochs_to_check
-from pypty.params.checks.effects import has_block, simulates_only
+from pypty.params.checks.effects import simulates_only
 from pypty.params.presets import load_preset
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
-from pypty.params.schema import SCHEMA
 from pypty.params.settings import Settings
 
 Params = Mapping[str, Any] | str | Path
 T = TypeVar("T")
 _SMALLEST_SHARE = 1e-6
 """Smallest fraction of a probe's power that must lie inside the band limit."""
-_LOST_SHARE = 0.02
-"""Fraction of the counts beyond the band limit that causes a warning."""
-_PIXEL_TOLERANCE = 0.02
 
 
 def read(params: Params) -> Mapping[str, Any]:
@@ -52,16 +51,25 @@ def read(params: Params) -> Mapping[str, Any]:
 
 
 def prepare(
-    params: Params, needs_data: bool = True, read_data: bool = True, may_simulate: bool = False
+    params: Params,
+    needs_data: bool = True,
+    read_data: bool = True,
+    may_simulate: bool = False,
+    *,
+    auto: str = "single",
 ) -> Setup:
     """Check all parameters, and prepare a reconstruction.
+
+    Parameters
+    ----------
+    auto : the precision that ``default_dtype`` "auto" stands for: "single", in which runs begin, or "double"
 
     Raises
     ------
     ParameterError
         Lists every problem.
     """
-    report, setup = inspect(params, needs_data, read_data, may_simulate)
+    report, setup = inspect(params, needs_data, read_data, may_simulate, auto=auto)
     if setup is None or not report:
         if setup is not None:
             setup.close()
@@ -71,7 +79,12 @@ def prepare(
 
 
 def inspect(
-    params: Params, needs_data: bool = True, read_data: bool = True, may_simulate: bool = False
+    params: Params,
+    needs_data: bool = True,
+    read_data: bool = True,
+    may_simulate: bool = False,
+    *,
+    auto: str = "single",
 ) -> tuple[Report, Setup | None]:
     """Find every problem, without writing anything.
 
@@ -80,6 +93,7 @@ def inspect(
     needs_data : patterns must be given
     read_data : check every pattern (NaN, negative counts, mean), not only shape and type
     may_simulate : with ``data_simulation_flag`` True no data are opened
+    auto : the precision that ``default_dtype`` "auto" stands for, unless the parameters only simulate
 
     Returns
     -------
@@ -90,15 +104,16 @@ def inspect(
     if settings is None:
         return report, None
     without = may_simulate and not report.has("data_simulation_flag") and simulates_only(settings)
-    setup = _inspect_settings(settings, report, needs_data and not without, read_data, not without)
+    needs, auto = needs_data and not without, "double" if without else auto
+    setup = _inspect_settings(settings, report, needs, read_data, open_data=not without, auto=auto)
     return report, setup
 
 
 def _inspect_settings(
-    settings: Settings, report: Report, needs_data: bool, read_data: bool, open_data: bool
+    settings: Settings, report: Report, needs_data: bool, read_data: bool, *, open_data: bool, auto: str
 ) -> Setup | None:
     """Check device, data, output folder, geometry, memory and counts."""
-    backend = _try(report, lambda: _select(settings))
+    backend = _try(report, lambda: select_backend(settings, auto))
     source = _try(report, lambda: open_source(settings)) if open_data else None
     _check_output(settings, report)
     check_methods(settings, report)
@@ -118,13 +133,13 @@ def _inspect_settings(
     )
     setup = _inspect_geometry(settings, report, backend, source, plates, needs_data)
     if setup is not None:
-        _warn(setup, surveyed, report)
-        plain = setup.preprocess
-        preprocess = _try(report, lambda: _with_rim(plain, settings, surveyed)) or plain
-        noted = settings.with_notes(tuple(report.warnings))
-        setup = dataclasses.replace(setup, survey=surveyed, preprocess=preprocess, settings=noted)
+        setup = _with_survey(setup, surveyed, report)
         if read_data:
             _check_start(setup, report)
+    elif (
+        surveyed is not None and surveyed.negative
+    ):  # the noise model that would allow them cannot be looked for
+        report.problems.append(surveyed.negative)
     # files stay open only in a setup that is returned
     if report.problems:
         setup = None
@@ -133,10 +148,6 @@ def _inspect_settings(
             if file is not None:
                 file.close()
     return setup
-
-
-def _select(settings: Settings) -> Backend:
-    return select(settings["backend"], settings["default_dtype"], settings["fft_library"])
 
 
 def _try(report: Report, action: Callable[[], T]) -> T | None:
@@ -179,7 +190,14 @@ def _inspect_geometry(
     sizes = _sizes(settings, source, n_patterns, preprocess, window, scan)
     # the executor follows from the model, the model from a setup, and the plan from the executor
     unplanned = MemoryPlan(
-        device=backend.name, batch=1, n_threads=1, resident=False, free=0, limit=0, sizes=sizes
+        device=backend.name,
+        precision=backend.precision,
+        batch=1,
+        n_threads=1,
+        resident=False,
+        free=0,
+        limit=0,
+        sizes=sizes,
     )
     setup = Setup(
         settings=settings,
@@ -194,18 +212,8 @@ def _inspect_geometry(
         window=window,
         plates=plates,
     )
-    sizes = dataclasses.replace(sizes, executor=_executor(setup))
-    plan = _try(report, lambda: make_plan(settings, backend, sizes))
-    if plan is None or report.problems:
-        return None
-    return dataclasses.replace(setup, plan=plan)
-
-
-def _executor(setup: Setup) -> str:
-    """The executor that takes the most memory at any epoch."""
-    options = [setup.model_options(True, method) for method in ever_chosen(setup.settings)]
-    names = {executor_name(option, setup.backend) for option in options}
-    return next(name for name in ("stages", "fused", "split") if name in names)
+    complete = _try(report, lambda: planned(setup))
+    return None if report.problems else complete
 
 
 def _check_start(setup: Setup, report: Report) -> None:
@@ -241,8 +249,9 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
         return None
     preprocess = Preprocess.from_settings(settings)
     multiplier = settings["data_multiplier"]
-    # only this noise model allows read-outs below zero
-    negative = settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None
+    # only this noise model allows read-outs below zero; auto may choose it
+    may_be = {"poisson_gaussian": True, "auto": None} if settings["loss_terms"] is None else {}
+    negative = may_be.get(settings["algorithm"], False)
     mask, norm = settings["detector_mask"], settings["data_normalization"]
     return _try(
         report,
@@ -258,6 +267,21 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
     )
 
 
+def _with_survey(setup: Setup, surveyed: Survey | None, report: Report) -> Setup:
+    """The setup with what the survey found: the noise model, the rim of padded patterns; problems and warnings."""
+    setup = dataclasses.replace(setup, survey=surveyed)
+    chosen = _try(report, lambda: choose_noise_model(setup))
+    settings = setup.settings if chosen is None else chosen
+    setup = dataclasses.replace(setup, settings=settings)
+    if surveyed is not None and surveyed.negative and settings["algorithm"] != "poisson_gaussian":
+        report.problems.append("; ".join([surveyed.negative, *settings.choices]))
+    report.warnings += _try(report, lambda: likely_mistakes(setup)) or []
+    report.choices += settings.choices
+    preprocess = _try(report, lambda: _with_rim(setup.preprocess, settings, surveyed)) or setup.preprocess
+    noted = settings.with_notes(tuple(report.warnings))
+    return dataclasses.replace(setup, preprocess=preprocess, settings=noted)
+
+
 def _with_rim(preprocess: Preprocess, settings: Settings, surveyed: Survey | None) -> Preprocess:
     """The preprocessing with the fill of its padding, which follows from the mean pattern."""
     if not preprocess.filled or surveyed is None:
@@ -266,45 +290,6 @@ def _with_rim(preprocess: Preprocess, settings: Settings, surveyed: Survey | Non
     return dataclasses.replace(
         preprocess, rim=rim_counts(surveyed.mean, preprocess.pad, *fill) / surveyed.multiplier
     )
-
-
-def _warn(setup: Setup, surveyed: Survey | None, report: Report) -> None:
-    """Warn about likely mistakes."""
-    settings = setup.settings
-    for key in ("acc_voltage", "pixel_size_x_A", "pixel_size_y_A"):
-        if key not in settings.set_by_user:
-            report.warnings.append(
-                f"{key} is not given: {settings.value(key):g} {SCHEMA[key].unit} is assumed"
-            )
-    rez = settings["rez_pixel_size_A"]
-    if isinstance(rez, (int, float)) and rez > 0 and settings["data_bin"] == 1:
-        # a pixel size in reciprocal space fixes that in real space: p = 1/(n dk)
-        pixel_1A = rez * setup.window.detector_pixels
-        expected = setup.window.calibrated((pixel_1A, pixel_1A)).pixel_size_A[1]
-        if abs(settings["pixel_size_x_A"] / expected - 1) > _PIXEL_TOLERANCE:
-            report.warnings.append(
-                f"pixel_size_x_A = {settings['pixel_size_x_A']:g} Å, but rez_pixel_size_A = {rez:g} 1/Å and "
-                f"{setup.grid.shape[1]} pixels (padding included) give {expected:.4g} Å"
-            )
-    probe = settings["probe"]
-    if setup.near_field and isinstance(probe, np.ndarray) and probe.shape[:2] != setup.grid.shape:
-        report.warnings.append(
-            f"the probe {probe.shape[:2]} is smaller or larger than the window {setup.grid.shape}: zeros are put "
-            "around it, or it is cut; give a plane wave in the whole window"
-        )
-    mean = dataclasses.replace(setup, survey=surveyed).mean_pattern()
-    if mean is not None and not setup.near_field and settings["masks"] is None and mean.sum() > 0:
-        # the far-field mask has the zero frequency first, the mean pattern has it at n//2
-        inside = to_centre(setup.grid.band_mask(settings["damping_cutoff_multislice"]))
-        lost = 1 - mean[inside].sum() / mean.sum()
-        # a background is not band-limited
-        has_background = has_block(settings, "static_background", "update_static_background")
-        if lost > _LOST_SHARE and not has_background:
-            report.warnings.append(
-                f"{100 * lost:.1f} % of the counts lie beyond the band limit and cannot be modelled; raise data_pad "
-                f"(now {settings['data_pad']} px) or damping_cutoff_multislice (now "
-                f"{settings['damping_cutoff_multislice']:g})"
-            )
 
 
 def _check_probe_band(settings: Settings, window: Window, grid: Grid, report: Report) -> None:

@@ -246,7 +246,7 @@ def _check_virtual_detectors(settings: Settings, report: Report, epochs: range) 
         if algorithm in COMPRESSED:
             report.add("algorithm", f"{algorithm!r} is for virtual detectors, but masks is not given")
         return
-    if algorithm not in COMPRESSED and settings["loss_terms"] is None:
+    if algorithm not in ("auto", *COMPRESSED) and settings["loss_terms"] is None:
         report.add(
             "algorithm",
             f"given {algorithm!r}, but masks need one of {', '.join(repr(c) for c in COMPRESSED)}",
@@ -339,7 +339,8 @@ def without_effect(settings: Settings) -> list[str]:
     phase_only = settings.schedules["phase_only_obj"]
     terms = settings["loss_terms"]
     several = terms is not None
-    gauss = algorithm == "poisson_gaussian" and not several
+    automatic = algorithm == "auto" and settings["masks"] is None
+    gauss = (algorithm == "poisson_gaussian" or automatic) and not several
     idle = {
         "algorithm": (several, "loss_terms is given"),
         "loss_scale": (not several, "loss_terms is not given"),

@@ -141,6 +141,9 @@ BATCHES = (
               "that subset; None = half of each side.", when="indices_mode is not full"),
     Parameter("validation_fraction", 0.0, Number(0, 0.9), "", "Fraction of the patterns, chosen by the seed, that is "
               "held out: not fitted, but their loss is recorded at every epoch."),
+    Parameter("free_pixels", 0.0, Number(0, 0.5), "", "Fraction of the pixels, in blocks of 2 x 2 chosen by the seed "
+              "and different in every pattern, that is not fitted; their mean deviance is recorded at every epoch, and "
+              "pypty.compare compares models by it. 0.05 is enough."),
     Parameter("stop_patience", 0, NATURAL, "epochs", "Stop when the loss (of held-out patterns, if there are any) "
               "has not improved for this many epochs; 0 = never."),
     Parameter("stop_tolerance", 1e-4, NON_NEGATIVE, "", "Smallest improvement that counts, as a fraction of the "

@@ -34,8 +34,10 @@ NUMERICS = (
               "whole object is kept band-limited.", changes_loss=True),
     Parameter("use_padded_intensity", True, Flag(), "", "False: the padded rim of the model intensity is cut off "
               "instead of being compared with zeros.", when="data_pad > 0", changes_loss=True),
-    Parameter("default_dtype", "double", Choice(("double", "single")), "",
-              "Precision of waves. Sums and positions are always double. (PyPty's 'half' is not offered.)"),
+    Parameter("default_dtype", "auto", Choice(("auto", "double", "single")), "",
+              "Precision of waves; sums and positions are always double. auto: a run computes in single precision, and "
+              "goes on in double from the epoch of L-BFGS in which rounding stops its progress, if the memory allows; "
+              "pypty.evaluate and pypty.simulate compute in double. (PyPty's 'half' is not offered.)"),
     Parameter("backend", "auto", Device(), "",
               "Device: auto uses a GPU if one works; gpu raises an error if none does (see  pypty doctor). numpy and "
               "cupy, the modules or their names, mean cpu and gpu."),

@@ -12,15 +12,18 @@ from pypty.params.special_kinds import Unlimited
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
 OPTIMISER = (
-    Parameter("algorithm", "lsq_sqrt", Choice(("lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian",
-                                               "lsq_compressed", "gauss_compressed", "poisson_compressed")), "",
+    Parameter("algorithm", "auto", Choice(("auto", "lsq_sqrt", "ml", "lsq", "lsq_sqrt_2", "poisson_gaussian",
+                                           "lsq_compressed", "gauss_compressed", "poisson_compressed")), "",
               "Noise model: lsq_sqrt (amplitudes), ml (Poisson), lsq (intensities), lsq_sqrt_2 (weighted intensities), "
               "poisson_gaussian (ml with gain and read-out noise); lsq_compressed, gauss_compressed, "
-              "poisson_compressed: lsq, lsq_sqrt and ml for virtual detectors (masks).", changes_loss=True),
+              "poisson_compressed: lsq, lsq_sqrt and ml for virtual detectors (masks). auto: ml (poisson_compressed) "
+              "for counts; poisson_gaussian if detector_gain or readout_noise is given, or for scaled counts whose "
+              "noise can be measured; lsq_sqrt (lsq_compressed) for anything else. The log, pypty check and "
+              "Result.decisions say which, and why.", changes_loss=True),
     Parameter("detector_gain", 1.0, POSITIVE, "counts/electron", "Counts in the data per electron.",
-              when="algorithm is poisson_gaussian", changes_loss=True),
+              when="algorithm is poisson_gaussian, or auto", changes_loss=True),
     Parameter("readout_noise", 0.0, NON_NEGATIVE, "counts", "Standard deviation of the detector's read-out noise, in "
-              "units of the data; negative counts are then allowed.", when="algorithm is poisson_gaussian",
+              "units of the data; negative counts are then allowed.", when="algorithm is poisson_gaussian, or auto",
               changes_loss=True),
     Parameter("detector_blur_std", 0.0, NON_NEGATIVE, "px", "Standard deviation of the detector's Gaussian point "
               "spread, in detector pixels; 0 = none."),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pypty.params.kinds import Anything, Either, FilePath, Flag, Text
+from pypty.params.kinds import Anything, Choice, Either, FilePath, Flag, Text
 from pypty.params.nested import ByName, Entries, Field, ListOf, Record, Words
 from pypty.params.parameter import RECORDED, Parameter
 from pypty.params.schema.numbers import NATURAL
 
 SAVED = ("model", "obja", "objp", "probe", "probe_prop", "optim_state", "scheduler_state")
 FIGURES = ("convergence", "convergence_full", "convergence_dynamic", "loss", "learning_rates", "forward",
-           "probe_r_amp", "probe_k_amp", "probe_k_phase", "pos", "tilt", "tilt_avg", "slice_thickness",
+           "probe_r_amp", "probe_k_amp", "probe_k_phase", "pos", "tilt", "tilt_avg", "slice_thickness", "fit",
            "all")  # fmt: skip
 AFFIXES = ("minimal", "default", "all", "indices", "meas", "batch", "pmode", "omode", "nlayer", "optimizer",
            "scheduler", "start_iter", "lr", "model", "constraint", "loss", "conv_angle", "aberrations", "z_shift",
@@ -36,6 +36,10 @@ RESULTS = (
               "bit depth.", when="save_iters is not 0"),
     Parameter("selected_figs", ("convergence", "forward", "probe_r_amp", "pos"), Words(FIGURES), "", "Figures to "
               "write.", when="save_iters is not 0"),
+    Parameter("verdict", "fit", Either((Choice(("fit", "full", "none")), Flag())), "", "At the end of a run: fit (or "
+              "True) = one pass over the patterns, which tells how well the model describes them, and what is wrong if "
+              "it does not (Result.verdict, docs/trust.md); full = also, where positions were fixed, a trial that says "
+              "whether they should be refined (pypty.position_trial); none (or False) = no pass."),
     Parameter("recon_dir_affixes", (), Words(AFFIXES), "", "Results go into a folder inside output_folder that is "
               "named after these settings; none = output_folder itself.", when="output_folder is given"),
     Parameter("prefix_time", False, Either((Flag(), Text())), "", "That name begins with the date (True or 'date'), "

@@ -39,7 +39,7 @@ Real = Literal[
     "damping_cutoff_multislice", "smooth_rolloff", "update_extra_cut", "memory_saturation", "obj_preblur_std",
     "data_resample", "data_pad_value", "data_pad_threshold", "detector_gain", "readout_noise", "detector_blur_std",
     "reduce_factor", "optimism", "min_step", "validation_fraction", "stop_tolerance", "extra_probe_defocus",
-    "estimate_aperture_based_on_binary", "focal_spread", "spatial_coh_xy",
+    "free_pixels", "estimate_aperture_based_on_binary", "focal_spread", "spatial_coh_xy",
 ]
 Word = Literal[
     "data_path", "data_key", "output_folder", "recon_type", "default_dtype", "backend", "fft_library", "executor",
@@ -61,7 +61,7 @@ TableOrNone = Literal[
     "loss_terms",
 ]
 OnOffOrWord = Literal[
-    "recompute_slices", "prefix_time", "resume",
+    "recompute_slices", "prefix_time", "resume", "verdict",
 ]
 WholeOrNone = Literal[
     "n_threads", "simu_Npix", "max_count", "mc_n_modes",

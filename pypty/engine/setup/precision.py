@@ -1,0 +1,81 @@
+"""The precision of waves: in which one a run begins, and its change to double precision (``default_dtype`` "auto")."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pypty.backend.array import Backend, select
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.memory import ever_chosen, make_plan
+from pypty.engine.setup.memory_plan import MemoryPlan, Sizes
+from pypty.errors import ResourceError
+from pypty.model.forward import executor_name
+from pypty.params.checks.combinations import optimizers
+from pypty.params.settings import Settings
+
+AUTO = "auto"
+
+
+def select_backend(settings: Settings, auto: str) -> Backend:
+    """Device and precision that the parameters ask for; ``auto`` is the precision that "auto" stands for."""
+    asked = settings["default_dtype"]
+    return select(settings["backend"], auto if asked == AUTO else asked, settings["fft_library"])
+
+
+def may_change(setup: Setup) -> bool:
+    """Whether the run may go on in double precision."""
+    return setup.settings["default_dtype"] == AUTO and setup.backend.precision == "single"
+
+
+def planned(setup: Setup) -> Setup:
+    """The setup with the memory plan of its backend, and what the run would need in double precision.
+
+    Raises
+    ------
+    ResourceError
+        Not even one pattern at a time fits.
+    """
+    plan = _plan(setup, None)
+    if may_change(setup) and "lbfgs" in optimizers(setup.settings):
+        try:
+            later = _plan(_with_precision(setup, "double"), None).total
+        except ResourceError:
+            later = 0
+        plan = dataclasses.replace(plan, in_double=later)
+    return dataclasses.replace(setup, plan=plan)
+
+
+def in_precision(setup: Setup, precision: str, running: bool = False) -> Setup:
+    """The setup with waves in another precision, and the memory plan of that.
+
+    Parameters
+    ----------
+    running : patterns are in memory already, as its plan says
+
+    Raises
+    ------
+    ResourceError
+        Not even one pattern at a time fits.
+    """
+    if setup.backend.precision == precision:
+        return setup
+    other = dataclasses.replace(_with_precision(setup, precision), began_in=np.dtype(setup.backend.real))
+    return dataclasses.replace(other, plan=_plan(other, setup.plan if running else None))
+
+
+def _with_precision(setup: Setup, precision: str) -> Setup:
+    return dataclasses.replace(setup, backend=setup.backend.in_precision(precision))
+
+
+def _plan(setup: Setup, earlier: MemoryPlan | None) -> MemoryPlan:
+    sizes: Sizes = dataclasses.replace(setup.plan.sizes, executor=_executor(setup))
+    return make_plan(setup.settings, setup.backend, sizes, earlier)
+
+
+def _executor(setup: Setup) -> str:
+    """The executor that takes the most memory at any epoch."""
+    options = [setup.model_options(True, method) for method in ever_chosen(setup.settings)]
+    names = {executor_name(option, setup.backend) for option in options}
+    return next(name for name in ("stages", "fused", "split") if name in names)

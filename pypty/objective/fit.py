@@ -1,0 +1,210 @@
+"""One pass over the patterns that compares data with the model: sums from which the quality of a fit is told.
+
+For every pixel D = measured and I = modelled electrons, d = deviance (:mod:`pypty.objective.deviance`), and the Pearson
+residual r = (D - I)/sqrt(max(I, 1/10)), which for a right model is noise: independent from pixel to pixel and from
+position to position, with variance 1 where there are enough counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pypty.backend.array import Array, array_module, to_host
+from pypty.data.feed import Batch
+from pypty.model.blocks import Variables
+from pypty.objective.deviance import CountModel, deviance_terms
+from pypty.objective.free_pixels import FreePixels
+from pypty.objective.objective import Objective
+
+_FEW = 0.1
+"""Counts below which residuals are not divided by their standard deviation: sqrt(I) there is far below one electron."""
+_MAPS = ("deviance", "expected", "variance", "counts", "modelled", "squares", "right", "below", "pixels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSums:
+    """Sums over patterns for every pixel, and over pixels for every pattern, on the host.
+
+    All are sums over pixels that are used: those whose weight is positive, and that ``usable`` names.
+
+    Attributes
+    ----------
+    deviance, expected, variance : (ky, kx) sums of d, E[d | I], Var[d | I] over patterns, in the model's pixel order
+    counts, modelled : (ky, kx) sums of D and I
+    squares : (ky, kx) sum of r^2
+    right, below : (ky, kx) sum of r times r of the next pixel along kx, and along ky (cyclic)
+    pixels : (ky, kx) number of patterns in which the pixel is used
+    indices : (n,) the patterns
+    of_pattern : (n, 3) sums of d, E[d | I], Var[d | I] over pixels
+    pattern_squares : (n,) sum of r^2
+    with_previous : (n,) sum of r times r of the pattern before it in ``indices``; NaN for the first of a thread
+    free_of_pattern : (n, 4) as ``of_pattern``, over the free pixels alone, and the number of them; zeros without such
+        pixels
+    """
+
+    deviance: np.ndarray
+    expected: np.ndarray
+    variance: np.ndarray
+    counts: np.ndarray
+    modelled: np.ndarray
+    squares: np.ndarray
+    right: np.ndarray
+    below: np.ndarray
+    pixels: np.ndarray
+    indices: np.ndarray
+    of_pattern: np.ndarray
+    pattern_squares: np.ndarray
+    with_previous: np.ndarray
+    free_of_pattern: np.ndarray
+
+    @property
+    def ratio(self) -> float:
+        """Deviance in units of its expectation, over all used pixels."""
+        return float(self.deviance.sum() / self.expected.sum())
+
+    @property
+    def ratio_error(self) -> float:
+        """Standard deviation of the ratio of a right model, from noise."""
+        return float(np.sqrt(self.variance.sum()) / self.expected.sum())
+
+
+def fit_sums(
+    objective: Objective,
+    variables: Variables,
+    indices: np.ndarray,
+    *,
+    counts: CountModel,
+    usable: Array,
+) -> FitSums:
+    """Compare data and model, on all threads.
+
+    Parameters
+    ----------
+    indices : sorted
+    usable : (ky, kx) in the model's pixel order, 1 for pixels that are compared, 0 for the others
+    """
+    takers = [_Taker(counts, usable, objective.free) for _ in range(objective.takers(indices))]
+    objective.visit(variables, indices, takers)
+    return _joined(takers)
+
+
+def deviance_ratio(
+    objective: Objective,
+    variables: Variables,
+    indices: np.ndarray,
+    *,
+    counts: CountModel,
+    usable: Array,
+) -> float:
+    """Deviance of a few patterns in units of its expectation; the arguments are those of :func:`fit_sums`."""
+    takers = [_Totals(counts, usable) for _ in range(objective.takers(indices))]
+    objective.visit(variables, indices, takers)
+    deviance, expected = np.sum([[float(x) for x in taker.sums] for taker in takers], axis=0)
+    return float(deviance / expected) if expected > 0 else np.nan
+
+
+@dataclass
+class _Pixels:
+    """Measured and modelled electrons of a batch (b, ky, kx), and which pixels are used, (ky, kx) or (b, ky, kx)."""
+
+    measured: Array
+    modelled: Array
+    used: Array
+
+    @classmethod
+    def of(cls, batch: Batch, intensity: Array, counts: CountModel, usable: Array) -> _Pixels:
+        data = batch.data
+        if not isinstance(data, np.ndarray):
+            # on a GPU data are in their own type, and may be those of all patterns
+            data = (data if batch.rows is None else data[batch.rows]).astype(intensity.dtype)
+            data = data * intensity.dtype.type(batch.multiplier)
+        used = usable if batch.weights is None else usable * (batch.weights > 0)
+        return cls(counts.electrons(data), counts.electrons(intensity), used)
+
+
+class _Totals:
+    """Sums of d and E[d | I] over everything."""
+
+    def __init__(self, counts: CountModel, usable: Array) -> None:
+        self.counts, self.usable = counts, usable
+        self.sums: list[Array] = [0.0, 0.0]
+
+    def __call__(self, batch: Batch, intensity: Array) -> None:
+        pixels = _Pixels.of(batch, intensity, self.counts, self.usable)
+        deviance, expected, _ = deviance_terms(pixels.measured, pixels.modelled)
+        for number, array in enumerate((deviance, expected)):
+            self.sums[number] = self.sums[number] + (array * pixels.used).sum(dtype=np.float64)
+
+
+class _Taker:
+    """The sums of one thread."""
+
+    def __init__(self, counts: CountModel, usable: Array, free: FreePixels | None) -> None:
+        self.counts, self.usable, self.free = counts, usable, free
+        self.maps: dict[str, Array] = {}
+        self.rows: dict[str, list[Array]] = {
+            "indices": [],
+            "of_pattern": [],
+            "squares": [],
+            "previous": [],
+            "free": [],
+        }
+        self._last: Array = None
+
+    def __call__(self, batch: Batch, intensity: Array) -> None:
+        pixels = _Pixels.of(batch, intensity, self.counts, self.usable)
+        xp, used = array_module(intensity), pixels.used
+        # all are (b, ky, kx)
+        terms = [array * used for array in deviance_terms(pixels.measured, pixels.modelled)]
+        residual = (pixels.measured - pixels.modelled) * used
+        residual /= xp.sqrt(xp.maximum(pixels.modelled, pixels.modelled.dtype.type(_FEW)))
+        squares = residual * residual
+        right, below = (residual * xp.roll(residual, -1, axis) for axis in (2, 1))
+        number = xp.broadcast_to(used, residual.shape)
+        values = (*terms, pixels.measured * used, pixels.modelled * used, squares, right, below, number)
+        for name, array in zip(_MAPS, values, strict=True):
+            total = array.sum(axis=0, dtype=np.float64)
+            self.maps[name] = self.maps[name] + total if name in self.maps else total
+        self._keep_rows(batch, [*terms, number], squares, residual)
+
+    def _keep_rows(self, batch: Batch, terms: Sequence[Array], squares: Array, residual: Array) -> None:
+        xp = array_module(residual)
+        self.rows["indices"].append(batch.index)
+        self.rows["of_pattern"].append(_row_sums(terms[:3]))
+        self.rows["squares"].append(squares.sum(axis=(1, 2), dtype=np.float64))
+        first = (
+            xp.full((1, *residual.shape[1:]), np.nan, residual.dtype) if self._last is None else self._last
+        )
+        before = xp.concatenate([first, residual[:-1]])
+        free = xp.zeros((), bool)
+        if self.free is not None:
+            free = self.free.mask(batch.index_of(residual), residual.shape[-2:])
+        self.rows["free"].append(_row_sums([array * free for array in terms]))
+        self.rows["previous"].append((residual * before).sum(axis=(1, 2), dtype=np.float64))
+        # a copy: the memory of the batch is used again
+        self._last = residual[-1:].copy()
+
+
+def _row_sums(terms: Sequence[Array]) -> Array:
+    """(b, terms) sums over the pixels of each pattern."""
+    return array_module(terms[0]).stack([array.sum(axis=(1, 2), dtype=np.float64) for array in terms], axis=1)
+
+
+def _joined(takers: Sequence[_Taker]) -> FitSums:
+    """The sums of all threads, in a fixed order."""
+    maps = {name: np.sum([to_host(taker.maps[name]) for taker in takers], axis=0) for name in _MAPS}
+    rows = {
+        name: np.concatenate([to_host(part) for taker in takers for part in taker.rows[name]])
+        for name in takers[0].rows
+    }
+    return FitSums(
+        **maps,
+        indices=rows["indices"],
+        of_pattern=rows["of_pattern"],
+        pattern_squares=rows["squares"],
+        with_previous=rows["previous"],
+        free_of_pattern=rows["free"],
+    )

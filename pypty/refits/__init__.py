@@ -1,0 +1,1 @@
+"""What other fits of the same measurement tell about a result: error bars, resolution, which model is better."""

@@ -1,0 +1,1 @@
+"""How well a reconstruction describes its data, and what is wrong where it does not."""
