@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from trust_data import SIDE, Experiment
 
 import pypty
@@ -99,9 +100,8 @@ def sigma(folder: Path) -> None:
         bar = found.total_phase_rad
         true = others.std(axis=0, ddof=1)
         about = np.abs(others.mean(axis=0))
-        total = np.abs(
-            without_ramp(found.area.of(phases(base.obj)).sum(axis=2)) - on_the_truth(mos2, base, found)
-        )
+        image = without_ramp(found.area.of(phases(base.obj)).sum(axis=2))
+        total = np.abs(without_ramp(gaussian_filter(image - on_the_truth(mos2, base, found), lowpass_px)))
         cells = [
             f"{dose:.0e}",
             f"{_rms(bar) / _rms(true):.2f}",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pypty.refits.positions import position_trial
     from pypty.refits.resolution import resolution
     from pypty.refits.uncertainty import uncertainty
-    from pypty.report import report
+    from pypty.report_page import report
     from pypty.results.result import Result
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the user, or print_flag, asks
@@ -43,7 +43,7 @@ _WHERE: Mapping[str, str] = MappingProxyType(
         "resolution": "pypty.refits.resolution",
         "compare": "pypty.refits.compare",
         "position_trial": "pypty.refits.positions",
-        "report": "pypty.report",
+        "report": "pypty.report_page",
         "Result": "pypty.results.result",
         "load_checkpoint": "pypty.output.checkpoints",
         "load_preset": "pypty.params.presets",

@@ -141,7 +141,7 @@ def _run(options: argparse.Namespace) -> int:
     if params.get("print_flag") not in (0, False):
         _say(result.verdict.headline)
     if options.report and not result.interrupted_by:
-        from pypty.report import report
+        from pypty.report_page import report
 
         _say(f"Report: {report(result)}")
     return exit_status(result.interrupted_by)
@@ -189,7 +189,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pypty.report import report
+    from pypty.report_page import report
 
     _say(f"Report: {report(options.file, options.output)}")
     return 0

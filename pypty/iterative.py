@@ -42,6 +42,7 @@ from pypty.results.history import History
 from pypty.results.result import Evaluation, Result
 from pypty.results.saver import Saver, continues, result_folder
 from pypty.results.simulation import simulated, write_simulation
+from pypty.results.verdict_file import write_verdict
 from pypty.trust.verdict import Verdict, verdict_at_end
 
 __getattr__ = answers("iterative")  # names of PyPty 2.2's module
@@ -204,6 +205,7 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
             _log.info(choice)
         _log.info("pypty %s on %s\n%s", __version__, setup.backend.name, setup.plan)
         reconstruction.log_executor()
+        interrupted_by = ""  # a signal after the last epoch does not make the result another
         try:
             reload = folder.open() if folder is not None else lambda settings, epoch: settings
             for record in reconstruction.epochs(reload):
@@ -217,6 +219,7 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
                 if interrupts.name:  # it came where Python ignores exceptions, as in a destructor
                     raise Interrupted(interrupts.name)
         except KeyboardInterrupt:
+            interrupted_by = interrupts.name
             by = f" by {interrupts.name}" if interrupts.name not in ("", "SIGINT") else ""
             state.stop_reason = f"interrupted{by} after {state.epoch} epochs"
         finally:  # keep finished epochs after any error
@@ -225,13 +228,15 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
         verdict = verdict_at_end(reconstruction, interrupts)
-        result = result_of(reconstruction, path, interrupts.name, verdict)
+        result = result_of(reconstruction, path, interrupted_by, verdict)
         if (
             settings["verdict"] == "full"
             and verdict.fit is not None
             and not settings.may_be_on("update_probe_pos")
         ):
-            result = with_trial(result)
+            result = with_trial(result, interrupts)
+        if path is not None:
+            write_verdict(path, result.verdict)
         reporter.say(result.verdict.text)
         return result
 

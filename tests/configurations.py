@@ -364,6 +364,7 @@ def parameters(configuration: Configuration, folder: Path) -> dict[str, Any]:
         "upsample_pattern": c.upsample,
         "use_padded_intensity": c.rim_compared,
         "algorithm": c.algorithm,
+        "default_dtype": "double",
         "loss_weight": c.loss_weight,
         "skip_preprocessing": True,
         "backend": "cpu",

@@ -71,9 +71,10 @@ ALLOWED = {
     },
     # Other fits of the same measurement.
     "refits": _BELOW_ENGINE | {"engine", "importers", "output", "plots", "results", "trust"},
-    "assessment": {"refits", "trust"},
-    "report": {
+    "assessment": {"engine", "refits", "results", "trust"},
+    "report_page": {
         *(
+            "assessment",
             "engine",
             "iterative",
             "output",
@@ -120,7 +121,7 @@ ALLOWED = {
     "cli": {
         "assessment",
         "refits",
-        "report",
+        "report_page",
         "demo",
         "doctor",
         "engine",
@@ -145,7 +146,7 @@ ALLOWED = {
             "params",
             "preflight",
             "refits",
-            "report",
+            "report_page",
         ),
         "results",
     },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -144,21 +146,35 @@ def test_a_full_verdict_makes_no_trial_of_refined_positions(monkeypatch: pytest.
 
 
 def test_a_trial_that_fails_leaves_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(result: pypty.Result) -> PositionTrial:
-        raise KeyboardInterrupt
+    def signalled(result: pypty.Result) -> PositionTrial:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was swallowed")
 
-    monkeypatch.setattr("pypty.refits.positions.position_trial", interrupted)
-    result = pypty.run(params(verdict="full", epoch_max=2))
-    assert result.verdict.fit is not None and result.verdict.tests == ()
-    assert "positions (they were fixed)" in result.verdict.not_tested
+    def out_of_memory(result: pypty.Result) -> PositionTrial:
+        raise MemoryError
+
+    for trial in (signalled, out_of_memory):
+        monkeypatch.setattr("pypty.refits.positions.position_trial", trial)
+        result = pypty.run(params(verdict="full", epoch_max=2))
+        assert result.verdict.fit is not None and result.verdict.tests == () and not result.interrupted_by
+        assert "positions (they were fixed)" in result.verdict.not_tested
 
 
 def test_help_beyond_doubt() -> None:
-    def helps(gain: float, error: float) -> bool:
-        return PositionTrial(gain=gain, gain_error=error, deviance=0.2, moved_A=0.1, epochs=5).helps
+    def outcome(gain: float, error: float) -> str:
+        trial = PositionTrial(gain=gain, gain_error=error, deviance=0.2, moved_A=0.1, epochs=5)
+        assert (
+            trial.helps == (trial.outcome == "helps") and ("should be refined" in trial.text) == trial.helps
+        )
+        assert ("cannot be told" in trial.text) == (trial.outcome == "cannot be told")
+        return trial.outcome
 
-    assert helps(0.004, 0.001) and not helps(0.002, 0.001)
-    assert not helps(0.0015, 0.0001)  # less than a hundredth of the deviance
+    assert outcome(0.004, 0.001) == "helps"
+    assert (
+        outcome(0.002, 0.001) == outcome(0.0, 0.001) == "cannot be told"
+    )  # it may be above a hundredth, or not
+    assert outcome(0.0015, 0.0001) == outcome(-0.001, 0.0001) == outcome(-0.004, 0.001) == "does not help"
+    assert outcome(0.1, np.nan) == "cannot be told"  # a single block
     with pytest.raises(ParameterError, match="epochs: given 0"):
         position_trial(right(), epochs=0)
 

@@ -53,16 +53,22 @@ def test_counts_from_the_model_have_the_expected_deviance(dtype: type):
     assert abs(deviance.sum() / expected.sum() - 1) < 0.005
 
 
-def test_data_units_become_electrons():
-    rng = np.random.default_rng(1)
-    electrons = rng.poisson(20.0, 200_000)
-    data = 2.5 * electrons + rng.normal(0, 3.0, electrons.shape)
-    counts = CountModel(2.5, 3.0)
-    deviance, expected, _ = deviance_terms(
-        counts.electrons(data), counts.electrons(np.full(data.shape, 50.0))
+@pytest.mark.parametrize("electrons", [0.01, 0.1, 0.5, 2.0, 20.0])
+@pytest.mark.parametrize(("gain", "readout"), [(2.5, 0.0), (2.5, 1.5), (1.0, 1.0), (100.0, 5.0)])
+def test_data_units_become_electrons(gain: float, readout: float, electrons: float) -> None:
+    """The expectation knows the read-out noise, also where there is less than an electron."""
+    rng, counts = np.random.default_rng(1), CountModel(gain, readout)
+    data = gain * rng.poisson(electrons, 300_000) + rng.normal(0, readout, 300_000)
+    deviance, expected, variance = deviance_terms(
+        counts.electrons(data), counts.electrons(np.full(data.shape, gain * electrons)), counts.sigma
     )
-    assert abs(deviance.mean() / expected.mean() - 1) < 0.01
-    wrong, expected, _ = deviance_terms(data.clip(0), np.full(data.shape, 50.0))
+    assert abs(deviance.sum() - expected.sum()) < 4 * np.sqrt(variance.sum()) + 1e-3 * expected.sum()
+    assert variance.mean() == pytest.approx(deviance.var(), rel=0.1)
+
+
+def test_the_wrong_gain_is_seen() -> None:
+    data = 2.5 * np.random.default_rng(1).poisson(20.0, 20_000)
+    wrong, expected, _ = deviance_terms(data, np.full(data.shape, 50.0))
     assert wrong.mean() / expected.mean() > 2
 
 
@@ -82,7 +88,7 @@ def fitted(**changes: object) -> tuple[FitSums, Reconstruction, float]:
     setup = prepare(params)
     run = Reconstruction(setup, State(variables=setup.variables(), epoch=0))
     objective = run.problem(setup.settings.first()).objective
-    arguments = {"counts": count_model(setup.settings), "usable": usable_pixels(setup, objective)}
+    arguments = {"counts": count_model(setup), "usable": usable_pixels(setup, objective.model.reachable)}
     indices = np.arange(len(data))
     sums = fit_sums(objective, run.state.variables, indices, **arguments)
     return sums, run, deviance_ratio(objective, run.state.variables, indices, **arguments)

@@ -45,7 +45,15 @@ def problem(**changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"lazy_clean": True}, {"data_pad": 2, "use_padded_intensity": False}, {"algorithm": "ml"}]
+    "changes",
+    [
+        {},
+        {"lazy_clean": True},
+        {"data_pad": 2, "use_padded_intensity": False},
+        {"algorithm": "ml"},
+        {"algorithm": "ml", "free_pixels": 0.2},
+        {"loss_terms": {"single": {}}, "free_pixels": 0.2},
+    ],
 )
 def test_evaluate_agrees_with_the_cpu(device: None, changes: dict) -> None:
     on_cpu = pypty.evaluate(problem(backend="cpu", **changes))
@@ -56,6 +64,20 @@ def test_evaluate_agrees_with_the_cpu(device: None, changes: dict) -> None:
         np.testing.assert_allclose(
             on_device.gradients[name], gradient, rtol=1e-9, atol=1e-9 * np.abs(gradient).max()
         )
+
+
+@pytest.mark.parametrize("loss", [{"algorithm": "ml"}, {"loss_terms": {"single": {}}}])
+def test_deviance_free_pixels_and_verdict_agree_with_the_cpu(device: None, loss: dict) -> None:
+    given = problem(free_pixels=0.2, epoch_max=1, **loss)
+    on_cpu, on_device = (pypty.run({**given, "backend": name}) for name in ("cpu", "gpu"))
+    for name in ("deviance", "free_deviance"):
+        np.testing.assert_allclose(getattr(on_device.history, name), getattr(on_cpu.history, name), rtol=1e-8)
+    for name, value in on_cpu.fit_quality().arrays().items():
+        np.testing.assert_allclose(
+            on_device.fit_quality().arrays()[name], value, rtol=1e-6, atol=1e-9, err_msg=name
+        )
+    bars = [pypty.uncertainty(run, repeats=2, epochs=1) for run in (on_cpu, on_device)]
+    np.testing.assert_allclose(bars[1].phase_rad, bars[0].phase_rad, rtol=1e-3)
 
 
 def test_run_and_resume_on_the_device(device: None, tmp_path: Path) -> None:

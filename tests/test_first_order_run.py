@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
     "plateau": {"lr_scheduler": {"name": "plateau", "patience": 0, "threshold": 0.3}},
     "one cycle by batch": {"lr_scheduler": {"name": "one_cycle", "step_unit": "batch", "total_steps": 35}},
     "monitor, held out": {"convergence_monitor": {"every": 2}, "validation_fraction": 0.2},
-    "hybrid": {"optimizer": "lambda x: 'adam' if x < 5 else 'lbfgs'"},
+    "hybrid": {"optimizer": "lambda x: 'adam' if x < 3 else 'lbfgs'", "free_pixels": 0.1},
     "there and back": {"optimizer": "lambda x: 'lbfgs' if 2 <= x < 4 else 'radam'"},
     "preconditioned": {"optimizer": "preconditioned", "group_mode": "hilbert"},
     "accumulated": {"grad_accumulation": 2, "group_mode": "compact"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from pypty.refits.gauge import Area, difference, phases, without_affine, without_ramp
+from pypty.refits.gauge import Area, difference, flattened, phases, without_affine, without_ramp
 
 SHAPE = (40, 36)
 AREA = Area(slice(6, 34), slice(5, 30))
@@ -87,3 +87,16 @@ def test_positions_lose_their_affine_part() -> None:
 )
 def test_the_scanned_area_lies_between_the_centres(positions: list, rows: slice, columns: slice) -> None:
     assert Area.scanned(np.array(positions, float), (16, 16), (30, 24)) == Area(rows, columns)
+
+
+@pytest.mark.parametrize("gauge", ["constant", "ramp", "modes"])
+def test_phase_factors_do_not_depend_on_what_is_undetermined(gauge: str) -> None:
+    """Also where the phase passes pi, at which the angle jumps."""
+    obj = specimen(2, 0.5)
+    y, x = np.indices(SHAPE)
+    turned = {"constant": obj * np.exp(3j), "ramp": obj * np.exp(0.05j * y - 0.08j * x)[..., None, None],
+              "modes": np.repeat(obj, 2, axis=3) * np.exp(2j)}[gauge]  # fmt: skip
+    found, wanted = flattened(turned, AREA), flattened(obj, AREA)
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
+    np.testing.assert_allclose(abs(found), 1)
+    assert abs(np.angle(found.mean(axis=(0, 1)))).max() < 1e-9

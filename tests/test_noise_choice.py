@@ -17,11 +17,13 @@ from problems import SIDE, aperture_probe, counts, patterns, small_params, smoot
 import pypty
 from pypty.data.disk import Scattering, disk_facts
 from pypty.data.noise import DetectorNoise, frequencies_without_signal, noise_problem, photon_transfer
+from pypty.data.survey import _Whole
 from pypty.demo import demo_data, demo_params
+from pypty.engine.setup import noise
 from pypty.engine.setup.band_limit import band_limit_advice, band_limit_cost
 from pypty.engine.setup.detector import measured_disk, semiangle_rad
 from pypty.engine.setup.mistakes import likely_mistakes
-from pypty.engine.setup.noise import measured_noise, phase_bias
+from pypty.engine.setup.noise import bias_warning, measured_noise, phase_bias
 from pypty.engine.setup.prepare import inspect, prepare
 from pypty.errors import ParameterError
 from pypty.objective.bias import expected_factor
@@ -83,10 +85,15 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, float, float], str]] = {
         ("ml", 1, 0),
         "whole counts",
     ),
-    "multiplied": (
-        {"dataset": counts(), "data_multiplier": 0.5},
-        ("poisson_gaussian", 0.5, 0),
-        "whole counts times a factor",
+    "whole numbers divided by the gain": (
+        {"dataset": 10 * counts(), "data_multiplier": 0.1},
+        ("ml", 1, 0),
+        "whole counts",
+    ),
+    "divided by a gain that is no whole number": (
+        {"dataset": np.rint(2.7 * counts()).astype("uint32"), "data_multiplier": 1 / 2.7},
+        ("ml", 1, 0),
+        "data_multiplier = 0.37037 is taken to make electrons",
     ),
     "resampled": (
         {"dataset": counts(), "data_resample": 0.5, "pixel_size_x_A": 0.4, "probe": None},
@@ -128,6 +135,14 @@ def test_a_normalised_pattern_has_a_gain() -> None:
     assert gain == pytest.approx(1 / counts("float64").mean(axis=0).sum())
 
 
+def test_a_multiplier_does_not_hide_the_measured_noise() -> None:
+    """Half of whole counts have the gain 1/2, where the raster shows it."""
+    many = np.random.default_rng(0).poisson(5 * _fine() + 0.5)
+    algorithm, gain, readout, why = chosen(fine(many, data_multiplier=0.5))
+    assert algorithm == "poisson_gaussian" and "scan frequencies without signal" in why
+    assert gain == pytest.approx(0.5, rel=0.1) and readout < 0.2
+
+
 def test_a_named_algorithm_and_a_sum_of_losses_leave_nothing_to_choose() -> None:
     assert chosen(automatic(dataset=counts(), algorithm="lsq"))[::3] == ("lsq", "")
     assert chosen(automatic(dataset=counts(), loss_terms={"single": True}))[::3] == ("auto", "")
@@ -151,6 +166,8 @@ NOT_MEASURED: dict[str, tuple[dict[str, Any], str]] = {
         {"positions": raster(0.5) + np.random.default_rng(0).uniform(0, 0.5, (256, 2))},
         "no regular raster",
     ),
+    "positions on a line": ({"positions": raster(0.5) * [0, 1]}, "lie on a point or a line"),
+    "equal positions": ({"positions": np.full((256, 2), 3.7)}, "lie on a point or a line"),
     "missing patterns": (
         {
             "dataset": np.abs(read_out()[1:]) + 0.25,
@@ -184,6 +201,61 @@ def test_negative_values_whose_noise_is_not_known_are_refused() -> None:
     assert not pypty.check(automatic(dataset=patterns() - 0.5, loss_terms={"single": True}))
     report = str(pypty.check(automatic(dataset=patterns() - 0.5, epoch_mx=3)))
     assert "negative" in report and "epoch_max" in report
+
+
+def test_whole_numbers_below_zero_are_not_called_fractions() -> None:
+    patterns_below, sums_below = counts("int32"), SUMS.copy()
+    patterns_below[0, 0, 0] = sums_below[0, 0] = -1
+    for params in (automatic(dataset=patterns_below), automatic(dataset=sums_below, masks=MASKS)):
+        text = str(pypty.check(params))
+        assert "1 pixels are negative" in text
+        assert "are whole numbers, but some are negative" in text and "not whole" not in text
+
+
+@pytest.mark.parametrize(
+    ("side_px", "points"), [(64, 64), (128, 45), (256, 32), (512, 32), (1024, 16), (2048, 12), (8192, 12)]
+)
+def test_of_large_patterns_enough_are_read(side_px: int, points: int) -> None:
+    assert noise._side(4 * side_px**2) == points
+
+
+def test_the_noise_of_large_patterns_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With limits so low that patterns of 16 x 16 pixels are large: a few at a time, 12 x 12 in all."""
+    setup, n_read = prepare(fine(read_out())), []
+    read = type(setup.source).read
+
+    def spied(source: Any, indices: np.ndarray) -> np.ndarray:
+        n_read.append(len(indices))
+        return np.asarray(read(source, indices))
+
+    monkeypatch.setattr(type(setup.source), "read", spied)
+    for name, value in (("_BYTES", 1), ("_MOST_BYTES", 1), ("_READ_BYTES", 5 * 4 * SIDE**2)):
+        monkeypatch.setattr(noise, name, value)
+    found = measured_noise(setup)
+    assert sum(n_read) == 144 and max(n_read) == 5
+    assert isinstance(found, DetectorNoise)
+    assert found.gain == pytest.approx(GAIN, rel=0.15) and found.readout == pytest.approx(READOUT, rel=0.1)
+
+
+def test_wholeness_is_looked_for_no_longer_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rint, looks = np.rint, []
+
+    def counted(values: np.ndarray) -> np.ndarray:
+        looks.append(values.size)
+        return np.asarray(rint(values))
+
+    monkeypatch.setattr(np, "rint", counted)
+    data = np.zeros((64, 64, 64), np.float32)
+    for values, seen in (
+        (data, data.size),  # once, although the multiplier is 1
+        (data + 0.5, 2**16),  # only the first part
+        (data.astype(np.uint16), 0),
+    ):
+        looks.clear()
+        whole = _Whole(1.0)
+        whole.add(values)
+        assert sum(looks) == seen
+        assert (whole.electron(1.0) == 1) is (not values.any())
 
 
 def test_every_pattern_is_looked_at() -> None:
@@ -284,6 +356,15 @@ def test_photon_transfer() -> None:
     assert photon_transfer(noisy(mean), np.zeros(RASTER, bool)) == noise_problem(np.zeros(RASTER, bool))
 
 
+def test_few_frequencies_of_a_small_block_are_white() -> None:
+    """12 x 12 points with 13 frequencies, of which 8 are in the nearer half."""
+    free = frequencies_without_signal((12, 12), np.eye(2), 0.38)
+    assert free.sum() == 13
+    found = photon_transfer(noisy(np.geomspace(0.05, 50, 4000))[:12, :12], free)
+    assert isinstance(found, DetectorNoise)
+    assert found.gain == pytest.approx(GAIN, rel=0.1) and found.readout == pytest.approx(READOUT, rel=0.1)
+
+
 def test_images_of_the_near_field_do_not_show_the_noise() -> None:
     setup = prepare(
         automatic(
@@ -356,6 +437,34 @@ def test_amplitude_losses_warn_of_their_bias() -> None:
     assert any("too small at this dose" in text for text in result.warnings)
 
 
+def bias_of(**changes: Any) -> tuple[float, str]:
+    """The expected bias of the phases of sparse patterns, and the warning."""
+    setup = prepare(automatic(dataset=SPARSE[:25], epoch_max=10, **changes))
+    return phase_bias(setup), bias_warning(setup) or ""
+
+
+def test_preconditioned_steps_have_the_bias_of_amplitudes() -> None:
+    """Whatever the loss is, they follow the slope of amplitudes."""
+    ends = [
+        pypty.run(small_params(dataset=SPARSE[:25], algorithm=name, optimizer="preconditioned", epoch_max=1))
+        for name in ("ml", "lsq_sqrt")
+    ]
+    np.testing.assert_array_equal(ends[0].obj, ends[1].obj)
+    amplitudes, _ = bias_of(algorithm="lsq_sqrt")
+    advice = "end with L-BFGS: optimizer = \"lambda x: 'preconditioned' if x < N else 'lbfgs'\", N below 10"
+    for changes in ({}, {"algorithm": "lsq"}, {"loss_terms": {"poissn": True}}):
+        bias, text = bias_of(optimizer="preconditioned", **changes)
+        assert bias == amplitudes > 0.02
+        assert "optimizer = 'preconditioned' in the last epoch" in text and text.endswith(advice)
+    _, text = bias_of(optimizer="preconditioned", algorithm="lsq_sqrt")
+    assert text.endswith(f"{advice}, and use algorithm = 'ml'")
+    bias, text = bias_of(warmup_epochs=10)
+    assert bias == amplitudes and "make epoch_max larger than warmup_epochs" in text
+    assert bias_of(optimizer="lambda x: 'preconditioned' if x < 9 else 'lbfgs'") == (0, "")
+    assert bias_of(optimizer="lambda x: 'lbfgs' if x < 9 else 'preconditioned'")[0] == amplitudes
+    assert bias_of(warmup_epochs=9) == (0, "")
+
+
 def test_virtual_detectors_in_the_dark_field_warn() -> None:
     sums = SPARSE[:25].reshape(25, -1)
     params = automatic(dataset=sums, masks=PIXELS, algorithm="gauss_compressed")
@@ -412,8 +521,31 @@ def test_what_the_band_limit_costs_is_said_with_values_that_hold_the_counts() ->
     assert scale == pytest.approx(96 / 64, rel=1e-3)
     padded = {"pixel_size_x_A": pixel, "pixel_size_y_A": pixel, "positions": scale * params["positions"]}
     assert warnings_of({**params, "data_pad": pad, **padded}) == []
-    cut = float(re.search(r"damping_cutoff_multislice = ([\d.]+)$", text)[1])  # type: ignore[index]
-    assert warnings_of({**params, "damping_cutoff_multislice": cut}) == []
+    assert "or damping_cutoff_multislice =" not in text, "its largest value would lose 3.1 %"
+
+
+def test_a_cutoff_is_advised_if_it_holds_the_counts() -> None:
+    params = _padded_monolayer()
+    cost = band_limit_cost(prepare(params))
+    assert cost is not None and cost.cut is not None and cost.cut < 1
+    held = band_limit_cost(prepare({**params, "damping_cutoff_multislice": cost.cut}))
+    assert held is not None and held.phase is not None and held.phase < 0.03
+
+
+@pytest.mark.parametrize("radius_px", [6, 10, 12, 13])
+def test_a_disk_that_is_cut_is_said(radius_px: int) -> None:
+    """The limit lies at 10 px. Not more can be lost than was scattered."""
+    r = np.hypot(*(np.indices((32, 32)) - 16))
+    mean = np.broadcast_to(np.where(r < radius_px, 20, 0.05), (25, 32, 32))
+    changes = {"pixel_size_x_A": 0.2, "pixel_size_y_A": 0.2, "probe": ..., "algorithm": "ml"}
+    params = small_params(dataset=np.random.default_rng(0).poisson(mean), **changes)
+    cost = band_limit_cost(prepare(params))
+    assert cost is not None and cost.phase is not None and cost.phase <= 1
+    assert cost.through_disk is (radius_px > 9)
+    (text,) = warnings_of(params)
+    assert ("the bright-field disk itself is cut" in text) is cost.through_disk
+    assert float(re.search(r"([\d.e+]+) % of the scattered", text)[1]) <= 100  # type: ignore[index]
+    assert "e+" not in text
 
 
 def test_waves_of_several_slices_need_the_band_limit() -> None:
@@ -423,12 +555,17 @@ def test_waves_of_several_slices_need_the_band_limit() -> None:
     assert "data_pad = 16" in text and "or damping_cutoff_multislice =" not in text
 
 
-def test_corners_of_a_padded_detector_are_for_preflight_alone() -> None:
-    """With half of that padding 9 % of the scattered counts are lost: a number of pre-flight, no warning of a run."""
+def _padded_monolayer() -> dict[str, Any]:
+    """With an eighth of the detector's side on every side."""
     _, params = _monolayer()
     scale = 80 / 64
     sizes = {key: params[key] / scale for key in ("pixel_size_x_A", "pixel_size_y_A")}
-    padded = {**params, "data_pad": 8, **sizes, "positions": scale * params["positions"]}
+    return {**params, "data_pad": 8, **sizes, "positions": scale * params["positions"]}
+
+
+def test_corners_of_a_padded_detector_are_for_preflight_alone() -> None:
+    """With half of that padding 9 % of the scattered counts are lost: a number of pre-flight, no warning of a run."""
+    padded = _padded_monolayer()
     assert warnings_of(padded) == []
     setup = prepare(padded)
     cost = band_limit_cost(setup)

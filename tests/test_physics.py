@@ -815,6 +815,7 @@ def experiment(slices: int, **changes: Any) -> dict[str, Any]:
         "pixel_size_y_A": 0.4,
         "pixel_size_x_A": 0.35,
         "damping_cutoff_multislice": 0.9,
+        "default_dtype": "double",
         "skip_preprocessing": True,
         "update_obj": False,
         "update_probe": False,

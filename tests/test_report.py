@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from problems import counts, small_params
@@ -18,7 +19,8 @@ from pypty.cli import main
 from pypty.plots.html_page import cards, document, headline, paragraphs, parameters, preformatted, table
 from pypty.refits.command import add_resolution
 from pypty.refits.reopen import at_the_end, at_the_start
-from pypty.report import REPORT, report
+from pypty.report_page import REPORT, _result, report
+from pypty.trust.measure import reopened as reopened_run
 
 
 def params(**changes: Any) -> dict[str, Any]:
@@ -72,11 +74,42 @@ def test_of_a_folder(folder: Path) -> None:
     assert "free_pixels: 0.1" in page
 
 
+def test_a_folder_gives_the_page_of_its_run(tmp_path: Path) -> None:
+    """Verdict, decisions, moved positions and norms."""
+    given = params(
+        output_folder=str(tmp_path), strip_dataset_from_params=False, update_probe_pos=True, epoch_max=3
+    )
+    run = pypty.run(given)
+    reopened = reopened_run({**at_the_end(tmp_path), "dataset": counts()})
+    (tmp_path / "history.jsonl").write_text(
+        (tmp_path / "history.jsonl")
+        .read_text()
+        .replace('"decisions": []', '"decisions": ["it was decided"]', 1)
+    )
+    with h5py.File(tmp_path / "resume.h5", "r+") as file:
+        file.attrs["history_bytes"] = (tmp_path / "history.jsonl").stat().st_size
+    back = _result(tmp_path, reopened, {"dataset": counts()})
+    reopened.setup.close()
+    assert back.verdict.level == run.verdict.level and back.settings["epoch_prev"] == 0
+    assert "epoch 0: it was decided" in back.decisions
+    np.testing.assert_allclose(back.start_positions, run.start_positions)
+    assert np.abs(back.positions - back.start_positions).max() > 0
+    np.testing.assert_array_equal(back.history.gradient_norms["obj"], run.history.gradient_norms["obj"])
+
+
 def test_a_result_that_was_not_judged_is_judged(tmp_path: Path) -> None:
     plain = pypty.run(params(verdict="none"))
     assert plain.verdict.level == "not tested"
     page = report(plain, tmp_path / "page.html", preflight=False).read_text(encoding="utf-8")
     assert '<div class="verdict untested">' not in page and "Deviance in units" in page
+
+
+def test_public_names_are_functions_however_often_they_are_used() -> None:
+    """A module of the same name would take the place of the function when it is imported."""
+    for _ in range(2):
+        assert all(callable(getattr(pypty, name)) for name in pypty.__all__ if name != "__version__")
+    modules = {path.stem for path in Path(pypty.__file__).parent.iterdir()} - {"preflight"}
+    assert not modules & set(pypty.__all__)
 
 
 def test_it_is_written_here_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +153,7 @@ def test_a_finished_run_is_opened_at_its_end_or_its_start(folder: Path) -> None:
     end, start = at_the_end(folder), at_the_start(folder)
     assert end["epoch_prev"] == 6 and end["obj"].ndim == 4 and start.get("epoch_prev", 0) == 0
     assert end["output_folder"] == start["output_folder"] == "" and end["print_flag"] == 0
-    assert at_the_end(result())["obj"] is not None and at_the_start(result())["obj"] is None
+    assert at_the_end(result())["obj"] is not None and at_the_start(result()).get("obj") is None
     given = {"obj": 1, "print_flag": 3}
     assert at_the_end(given)["obj"] == at_the_start(given)["obj"] == 1 and given["print_flag"] == 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -35,6 +36,7 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
 from pypty.engine.epochs.state import State
 from pypty.engine.record import history_file
+from pypty.engine.record.resume_checks import change_of_loss
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import CheckpointError, OutputError, ParameterError
 from pypty.iterative import resume
@@ -548,6 +550,44 @@ def test_a_state_without_the_unknowns_of_now_is_refused(changes: dict[str, Any],
     with pytest.raises(CheckpointError, match="resume.h5"):
         pypty.run({**params, **changes, "resume": True, "epoch_max": 2})
     assert contents(tmp_path) == before
+
+
+def test_a_loss_that_the_parameters_leave_out_is_told(tmp_path: Path) -> None:
+    """A run with lsq_sqrt that goes on without algorithm would change its loss without a word."""
+    changes = {"dataset": counts(), "algorithm": ..., "epoch_max": 1, "verdict": "none"}
+    params = small_params(**changes, output_folder=str(tmp_path))
+
+    def said(**changes: Any) -> list[str]:
+        found = pypty.run({**params, "resume": True, **changes})
+        return [text for text in found.warnings if "the loss changes" in text]
+
+    pypty.run({**params, "algorithm": "lsq_sqrt"})
+    (text,) = said(epoch_max=2)
+    assert "had algorithm = 'lsq_sqrt', those from now on have algorithm = 'ml'" in text
+    assert text.endswith("to go on with the same loss set algorithm = 'lsq_sqrt'")
+    assert said() == [], "the newest epochs had that loss"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "said"),
+    [
+        ({"algorithm": "lsq_sqrt"}, {"algorithm": "ml"}, ""),
+        ({"algorithm": "ml"}, {}, ""),
+        ({"algorithm": "lsq_sqrt", "readout_noise": 1.0}, {}, "set algorithm = 'lsq_sqrt'"),
+        (NOISY, {}, "set algorithm = 'poisson_gaussian' and detector_gain = 2.0 and readout_noise = 1.0"),
+        (NOISY, {"algorithm": "poisson_gaussian", "readout_noise": 1.0}, "set detector_gain = 2.0"),
+        ({"loss_terms": {"single": 1.0}}, {}, "set loss_terms = {'single': 1.0}"),
+        (None, {}, ""),
+    ],
+)
+def test_which_changes_of_the_loss_are_told(
+    earlier: dict[str, Any] | None, now: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    if earlier is not None:
+        (tmp_path / "params.yaml").write_text(json.dumps({"algorithm": "auto", **earlier}), encoding="utf-8")
+    settings = prepare(small_params(**{"dataset": counts(), "algorithm": ..., **now})).settings
+    text = change_of_loss(tmp_path, settings)
+    assert text.endswith(said) and bool(text) is bool(said)
 
 
 def test_resume_needs_a_state(tmp_path: Path) -> None:

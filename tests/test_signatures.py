@@ -13,7 +13,7 @@ from trust_data import counts, intensities, model, positions, probe
 import pypty
 from pypty.params.schema import SCHEMA
 from pypty.trust.advice import ADVICE
-from pypty.trust.quality import DARK, FitQuality
+from pypty.trust.quality import BRIGHT, DARK, FitQuality
 from pypty.trust.signatures import Context, Excess, lonely_pixels, pix_limit, signatures
 from pypty.trust.verdict import judge
 
@@ -69,8 +69,24 @@ def test_jitter_is_told_from_geometry_by_the_scan() -> None:
 
 
 def test_a_fixed_probe_of_another_defocus_or_aperture() -> None:
-    assert kinds(fit(probe=probe(3.5)), probe_refined=False)[0] == "probe"
+    assert kinds(fit(probe=probe(3.5)), probe_refined=False) == ["geometry", "fixed probe"]
     assert fitted(counts(), probe=probe(3.0, 5.5))[0] == "probe"
+
+
+@pytest.mark.parametrize("fault", ["geometry", "wrong model", "positions"])
+def test_a_right_probe_that_is_fixed_does_not_hide_other_faults(fault: str) -> None:
+    """It is said that it was fixed, but after what is seen."""
+    jitter = np.random.default_rng(0).normal(0, 0.5, positions().shape)
+    places = {
+        "geometry": turned(3),
+        "wrong model": positions()[:, ::-1].copy(),
+        "positions": positions() + jitter,
+    }
+    found = fit(positions=places[fault])
+    seen = kinds(found, probe_refined=False)
+    assert seen[0] == fault and "fixed probe" in seen
+    assert "refine it first (update_probe=True)" in judge(found, Context(probe_refined=False)).text
+    assert "fixed probe" not in kinds(found)
 
 
 def test_a_detector_that_blurs() -> None:
@@ -92,6 +108,25 @@ def test_a_gain_is_told_by_its_value() -> None:
     (only,) = signatures(found)
     assert only.kind == "gain" and only.numbers["gain"] == pytest.approx(2, rel=0.03)
     assert judge(found).level == "doubtful"
+
+
+def test_a_gain_is_told_only_where_the_deviance_tells_it() -> None:
+    found = fit(2 * counts(), probe=np.sqrt(2) * probe())
+    assert kinds(dataclasses.replace(found, counts_per_pixel=0.05)) != ["gain"]
+    assert "gain" not in kinds(dataclasses.replace(found, ratio_fitted=0.6))
+
+
+def test_noise_that_was_fitted_elsewhere_is_no_gain() -> None:
+    """In the bright field a right model has any ratio from that after fitting to 1."""
+    found = dataclasses.replace(fit(), ratio=0.75, ratio_fitted=0.75)
+    assert found.regions[BRIGHT].ratio == pytest.approx(1, abs=0.1) and "gain" not in kinds(found)
+
+
+def test_as_many_unknowns_as_data_are_said_to_be_too_many() -> None:
+    params = model(dataset=counts()[:2], positions=positions()[:2], update_obj=True, update_probe=True)
+    found = pypty.fit_quality(params)
+    assert found.ratio_fitted == 0 and "few data" in kinds(found)
+    assert "too few data" in judge(found).text and "about 0.0" not in judge(found).text
 
 
 def test_single_pixels_that_are_dead() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ from trust_data import COUNTS, SCAN, counts, intensities, model, positions, thin
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.record.finished import records_of, shifted_start
 from pypty.engine.record.interrupts import Interrupts
-from pypty.errors import ParameterError
+from pypty.errors import CheckpointError, ParameterError
+from pypty.output.checkpoints import VERDICT_FILE
+from pypty.results.verdict_file import read_verdict, write_verdict
 from pypty.trust import measure as measuring
 from pypty.trust import verdict as judging
 from pypty.trust.quality import BRIGHT, DARK, EDGE, FitQuality
+from pypty.trust.signatures import spread_beyond_noise
 from pypty.trust.verdict import Verdict, judge, verdict_at_end
 
 
@@ -206,6 +212,110 @@ def test_the_numbers_are_plain(right: FitQuality) -> None:
     assert dataclasses.replace(right, scan=np.nan).numbers()["scan"] is None
 
 
+def test_a_pattern_of_weight_zero_is_left_out() -> None:
+    """Its ratio is unknown; the others have a median, a spread and a worst."""
+    weights = np.ones(counts().shape)
+    weights[3] = 0
+    found = fit(detector_mask=weights)
+    assert np.isnan(found.pattern_ratio[3]) and found.pattern_median == pytest.approx(1, abs=0.03)
+    assert 1 < found.pattern_spread < 1.2 and 3 not in found.worst and len(found.worst) == 10
+    few = dataclasses.replace(
+        found,
+        pattern_ratio=found.pattern_ratio[:5],
+        pattern_error=found.pattern_error[:5],
+        indices=found.indices[:5],
+    )
+    assert len(few.worst) == 4 and spread_beyond_noise(few) == 0
+    jitter = np.random.default_rng(0).normal(0, 0.25, positions().shape)
+    assert spread_beyond_noise(fit(detector_mask=weights, positions=positions() + jitter)) > 0.05
+
+
+def test_counts_that_a_multiplier_makes_are_counts() -> None:
+    """The product differs from whole numbers by rounding; whole numbers times a multiplier are meant as electrons."""
+    assert fit(2.7 * counts().astype("float32"), data_multiplier=1 / 2.7).counts
+    rounded = np.rint(2.7 * counts()).astype("uint32")
+    assert fit(rounded, data_multiplier=1 / 2.7).counts
+    assert not fit(2.7 * counts().astype("float32")).counts
+
+
+# ------------------------------------------------------------------------------------------------- of a folder
+
+EIGHT = {"epoch_max": 8, "update_probe": "lambda x: x < 8", "algorithm": "ml"}
+
+
+def kept_run(folder: Path, **changes: Any) -> tuple[dict[str, Any], pypty.Result]:
+    """A run in a folder, and its parameters with its data."""
+    data = {"dataset": np.random.default_rng(0).poisson(small_patterns())}
+    result = pypty.run(small_params(**{**data, **EIGHT, "output_folder": str(folder), **changes}))
+    return data, result
+
+
+def test_the_verdict_of_a_folder_is_that_of_its_run(tmp_path: Path) -> None:
+    """As it was written, without the data; and measured again, with the probe refined as in the last epoch."""
+    data, result = kept_run(tmp_path, positions=small_params()["positions"] + 0.3)
+    assert pypty.verdict(tmp_path).record() == result.verdict.record()
+    (tmp_path / VERDICT_FILE).unlink()
+    again = pypty.verdict(tmp_path, **data)
+    assert again.level == result.verdict.level
+    assert [item.kind for item in again.signatures] == [item.kind for item in result.verdict.signatures]
+    assert again.fit.unknowns == result.verdict.fit.unknowns
+    assert again.fit.ratio == pytest.approx(result.verdict.fit.ratio, rel=1e-6)
+
+
+def test_a_folder_knows_that_its_run_had_not_converged(tmp_path: Path) -> None:
+    data = {"dataset": counts()}
+    start = {"obj": np.ones_like(thing()), "update_obj": True, "epoch_max": 2, "output_folder": str(tmp_path)}
+    result = pypty.run(model(**data, **start))
+    assert "not converged" in {item.kind for item in result.verdict.signatures}
+    (falling,) = (
+        item.numbers["falling"] for item in result.verdict.signatures if item.kind == "not converged"
+    )
+    for other in (pypty.verdict(tmp_path, **data), pypty.verdict(result)):
+        numbers = {item.kind: item.numbers for item in other.signatures}
+        assert numbers["not converged"]["falling"] == pytest.approx(falling)
+    # without history.jsonl it is in loss.csv
+    (tmp_path / "history.jsonl").unlink()
+    assert "not converged" in {item.kind for item in pypty.verdict(tmp_path, **data).signatures}
+
+
+def test_the_records_of_a_folder_are_those_that_its_state_knows(tmp_path: Path) -> None:
+    data, result = kept_run(tmp_path)
+    kept_run(tmp_path, epoch_max=10, **result.params() | {"epoch_prev": 8})
+    assert [record.epoch for record in records_of(tmp_path)] == list(range(10))
+    assert not records_of(tmp_path)[3].gradient_norms and records_of(tmp_path)[9].gradient_norms
+    with open(tmp_path / "history.jsonl", "a") as stream:  # as after a kill
+        stream.write("{}\n")
+    assert len(records_of(tmp_path)) == 10 and shifted_start(tmp_path) is None
+    (tmp_path / "history.jsonl").write_text("{")
+    assert len(records_of(tmp_path)) == 10 and not records_of(tmp_path)[9].gradient_norms
+    (tmp_path / "loss.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(CheckpointError, match=r"loss\.csv"):
+        records_of(tmp_path)
+
+
+def test_values_that_a_folder_has_of_a_function_end_with_its_run(tmp_path: Path) -> None:
+    data, result = kept_run(tmp_path, update_probe=lambda epoch: epoch < 8)
+    assert pypty.verdict(tmp_path, **data).fit.unknowns == result.verdict.fit.unknowns
+
+
+def test_a_written_verdict_holds_as_long_as_the_arrays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, result = kept_run(tmp_path)
+    written = (tmp_path / VERDICT_FILE).read_bytes()
+    assert read_verdict(tmp_path).record() == result.verdict.record()
+    (tmp_path / VERDICT_FILE).write_bytes(written[: len(written) // 2])
+    assert read_verdict(tmp_path) is None and "measured again" in caplog.text
+    (tmp_path / VERDICT_FILE).write_bytes(written)
+    np.save(tmp_path / "co.npy", 1.01 * np.load(tmp_path / "co.npy"))
+    assert read_verdict(tmp_path) is None
+    # a run that goes on, and is not judged, leaves no old verdict
+    pypty.resume(tmp_path, epoch_max=9, verdict="none", **data)
+    assert not (tmp_path / VERDICT_FILE).exists()
+    write_verdict(tmp_path, Verdict.untested("nothing"))
+    assert not (tmp_path / VERDICT_FILE).exists()
+
+
 # -------------------------------------------------------------------------------------------------- the verdict
 
 
@@ -259,9 +369,21 @@ def test_an_interrupt_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> No
     assert verdict_at_end(run, interrupts).level == "not tested"
     # a signal between the pass and the result must not lose the result
     unharmed = Interrupts()
+    unharmed.saving = True
     assert len(list(run.epochs())) == 3
     assert verdict_at_end(run, unharmed).fit is not None and unharmed.saving
     setup.close()
+
+
+def test_a_signal_while_a_complete_run_is_judged_is_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def signalled(run: Reconstruction) -> FitQuality:
+        os.kill(os.getpid(), signal.SIGINT)
+        return measuring.measure(run)
+
+    monkeypatch.setattr(judging, "measure", signalled)
+    result = pypty.run(small_params())
+    assert "interrupted" in result.verdict.text
+    assert result.interrupted_by == "" and result.stop_reason == "epoch_max = 3 was reached"
 
 
 def test_print_flag_shows_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -289,12 +411,18 @@ def test_a_verdict_comes_back_from_arrays() -> None:
 
 
 def test_further_tests_are_part_of_the_verdict() -> None:
-    good = Verdict(
-        level="good", text="Fit: good. All.", not_tested=("resolution", "positions (they were fixed)")
-    )
+    good = Verdict(level="good", measured="All.", not_tested=("resolution", "positions (they were fixed)"))
+    assert good.text.startswith("Fit: good. All. A good fit does not exclude")
+    assert good.text.endswith("Not tested: resolution (pypty.resolution), positions, which were fixed "
+                              "(pypty.position_trial).")  # fmt: skip
     better = good.with_test("positions", "they are right", good=True)
-    assert better.level == "good" and better.text == "Fit: good. All. They are right."
+    assert better.level == "good" and better.text.startswith("Fit: good. All. A good fit")
+    assert better.text.endswith(" They are right. Not tested: resolution (pypty.resolution).")
     assert better.tests == ("They are right",) and better.not_tested == ("resolution",)
+    open_ = good.with_test("positions", "nobody knows", good=None)
+    assert open_.level == "good" and "positions (the data do not tell)" in open_.not_tested
+    assert "Nobody knows. Not tested: resolution" in open_.text and "position_trial" not in open_.text
     worse = good.with_test("positions", "they are wrong", good=False)
-    assert worse.level == "doubtful" and worse.text == "Fit: UNSURE. All. They are wrong."
+    assert worse.level == "doubtful"
+    assert worse.text == "Fit: UNSURE. All. They are wrong. Not tested: resolution (pypty.resolution)."
     assert Verdict.from_arrays(worse.arrays()) == worse and worse.record()["tests"] == ["They are wrong"]

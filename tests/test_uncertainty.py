@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from problems import counts, small_params
+from problems import aperture_probe, counts, small_params
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
@@ -124,6 +124,60 @@ def test_finished_fits_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(error_bars(folder=tmp_path).phase_rad, first.phase_rad)
     with pytest.raises(TypeError):
         error_bars(folder=tmp_path, seed=1)
+
+
+def test_kept_fits_of_other_parameters_are_not_used(tmp_path: Path) -> None:
+    """Of other data, another probe, or other refined unknowns, with the same object."""
+    base = result()
+    kept = {"folder": tmp_path, "repeats": 2, "epochs": 1}
+    first = uncertainty(base, **kept)
+    given = {**params(), **base.params()}
+    brighter = {**given, "probe": 10 * base.probe, "dataset": 100 * counts("uint32")}
+    assert np.mean(uncertainty(brighter, **kept).total_phase_rad) < 0.5 * np.mean(first.total_phase_rad)
+    assert uncertainty({**given, "update_probe_pos": True}, **kept).positions_A is not None
+    assert len(list(tmp_path.glob("*.npz"))) == 6
+
+
+def test_large_patterns_are_drawn_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pypty.refits.refit._LARGE_BYTES", 0)
+    folder = tmp_path / "new"
+    found = uncertainty(result(), repeats=2, epochs=1, folder=folder)
+    np.testing.assert_array_equal(found.phase_rad, uncertainty(result(), repeats=2, epochs=1).phase_rad)
+    assert {path.suffix for path in folder.iterdir()} == {".npz"}
+
+
+def test_noise_of_data_that_are_no_counts_cannot_be_drawn() -> None:
+    run = pypty.run(params(dataset=counts() / 3.7 + 0.1, algorithm="lsq_sqrt", epoch_max=2))
+    with pytest.raises(ParameterError, match="the data are no counts"):
+        uncertainty(run, repeats=2, epochs=1)
+
+
+@pytest.mark.parametrize("case", ["slices", "subscans", "gain"])
+def test_the_preview_knows_slices_probes_and_gain(case: str) -> None:
+    """The same number of electrons on the same place: the same deviation of the summed phase."""
+    changes: dict[str, Any] = {
+        "slices": {"num_slices": 3, "slice_distances": [5.0]},
+        "subscans": {
+            "probe": np.repeat(aperture_probe()[..., None], 2, axis=3),
+            "probe_marker": np.arange(25) % 2,
+        },
+        "gain": {"dataset": 4 * counts(), "algorithm": "poisson_gaussian", "detector_gain": 4.0},
+    }[case]
+    one, other = (uncertainty(pypty.run(params(epoch_max=1, **extra)), repeats=0) for extra in ({}, changes))
+    assert np.mean(other.total_phase_rad) == pytest.approx(np.mean(one.total_phase_rad), rel=0.1)
+
+
+def test_unknowns_that_are_refined_only_in_the_end_have_error_bars() -> None:
+    run = pypty.run(params(epoch_max=8, update_probe_pos="lambda x: x >= 6"))
+    assert uncertainty(run, repeats=2, epochs=5).positions_A is not None
+
+
+def test_a_saved_result_is_enough_with_its_data(tmp_path: Path) -> None:
+    run = pypty.run(params(epoch_max=3, save_result=["model"], update_probe_pos="lambda x: x >= 1"))
+    loaded = pypty.Result.load(run.save(tmp_path / "run.h5"))
+    assert loaded.settings["save_result"] == ["model"]
+    found = uncertainty(loaded, repeats=2, epochs=1, dataset=counts())
+    np.testing.assert_allclose(found.phase_rad, uncertainty(run, repeats=2, epochs=1).phase_rad)
 
 
 def test_of_a_folder(tmp_path: Path) -> None:

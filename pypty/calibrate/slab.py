@@ -126,6 +126,9 @@ class Slab:
             "pixel_size_y_A": pixel[0],
             "pixel_size_x_A": pixel[1],
             "default_dtype": "single",
+            # amplitudes forgive a wrong start, and only losses are compared
+            "algorithm": "lsq_sqrt",
+            "verdict": "none",
             "update_probe": False,
             "backend": experiment.settings["backend"],
             "n_threads": experiment.settings["n_threads"],

@@ -36,6 +36,11 @@ class DiskFacts:
     inside: np.ndarray
     outside: np.ndarray
 
+    @property
+    def rim_1A(self) -> float:
+        """Radius from which on the dark field begins, 1/Å."""
+        return _RIM * self.radius_1A
+
 
 def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts | None:
     """The disk of a mean pattern (ky, kx): the largest connected region above half the mean of the bright pixels.
@@ -50,6 +55,8 @@ def disk_facts(pattern: np.ndarray, pixel_1A: tuple[float, float]) -> DiskFacts 
     # Participation ratio: the number of bright pixels if all were equal. It needs no threshold.
     area = clipped.sum() ** 2 / (clipped**2).sum()
     bright = clipped > 0.5 * clipped.sum() / area
+    if not bright.any():  # numbers that are not finite
+        return None
     spots, n_spots = label(bright)
     if n_spots > 1:
         bright = spots == 1 + int(np.argmax(np.bincount(spots.ravel())[1:]))

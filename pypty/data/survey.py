@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 
@@ -16,6 +16,8 @@ from pypty.errors import DataError
 _MOST_PIXELS = 2**24
 """Pixels of a pattern that data_resample may make: those of 4096 x 4096."""
 _CHUNK_BYTES = 64 * 2**20
+_IN_CACHE = 2**16
+"""Values that are looked at together: temporary arrays of this size stay in the cache of a CPU."""
 _MOST_COMPARED = 1024
 """Patterns, evenly spaced, of which the variance is computed."""
 _ROUNDING = (1e-3, 1e-6)
@@ -44,6 +46,7 @@ class Survey:
     multiplier : factor of every count: ``data_multiplier``, with ``data_normalization``
     electron : what one count adds to a value, with the multiplier, if all values are non-negative whole numbers of
         counts: 1 for counts as they are; None if they are not
+    whole : whether all values are whole numbers of counts, negative ones among them
     negative : what to say about negative values, if they were neither accepted nor refused; "" without any
     variance : (ky, kx) of each pixel over up to 1024 of the patterns, times the multiplier squared; None if unknown
     """
@@ -53,6 +56,7 @@ class Survey:
     multiplier: float = 1.0
     _: KW_ONLY
     electron: float | None = None
+    whole: bool = False
     negative: str = ""
     variance: np.ndarray | None = None
 
@@ -122,11 +126,13 @@ def survey(
     mean = counts / (np.maximum(times, 1) if masked else len(indices))
     if normalization is not None:
         multiplier = multiplier / NORMS[normalization](mean)
+    electron = whole.electron(multiplier) if preprocess.resample == 1 else None
     return Survey(
         multiplier * mean,
         weight / len(indices) if masked else None,
         multiplier,
-        electron=whole.electron(multiplier) if not below and preprocess.resample == 1 else None,
+        electron=None if below else electron,
+        whole=electron is not None,
         negative=below,
         variance=multiplier**2 * spread.variance,
     )
@@ -142,23 +148,39 @@ def _check_sum(counts: np.ndarray, name: str, n: int) -> None:
         )
 
 
+def are_whole(values: np.ndarray, factor: float = 1.0) -> bool:
+    """Whether values, times a factor, are whole numbers; a product may differ from them by rounding."""
+    if values.dtype.kind in "iub":
+        if factor == round(factor):
+            return True
+        values = values.astype(np.float64)
+    if factor == 1:
+        return bool((values == np.rint(values)).all())
+    product = values * values.dtype.type(factor)
+    rounding = _ROUNDING[0] + _ROUNDING[1] * np.abs(product)
+    return bool((np.abs(product - np.rint(product)) <= rounding).all())
+
+
 class _Whole:
-    """Whether all values are whole numbers: as they are stored, and times the multiplier."""
+    """Whether all values are whole numbers: as they are stored, and times the multiplier.
+
+    Whole types need a look only times the multiplier, and other values none once one is not whole.
+    """
 
     def __init__(self, multiplier: float) -> None:
         self._factor = multiplier
         self._stored = self._multiplied = True
 
     def add(self, data: np.ndarray) -> None:
-        if data.dtype.kind in "iub":
-            self._multiplied = self._multiplied and self._factor == round(self._factor)
-            return
-        if self._stored:
-            self._stored = bool((data == np.round(data)).all())
-        if self._multiplied:
-            values = data * data.dtype.type(self._factor)
-            rounding = _ROUNDING[0] + _ROUNDING[1] * np.abs(values) if self._factor != 1 else 0.0
-            self._multiplied = bool((np.abs(values - np.round(values)) <= rounding).all())
+        whole_type = data.dtype.kind in "iub"
+        for part in _parts(data):
+            if not self._multiplied and (whole_type or not self._stored):
+                return
+            self._stored = self._stored and are_whole(part)
+            # with the factor 1 there is no need to look twice
+            self._multiplied = self._multiplied and (
+                self._stored if self._factor == 1 else are_whole(part, self._factor)
+            )
 
     def electron(self, multiplier: float) -> float | None:
         """What one count adds to a value times the multiplier, which a normalisation may have changed."""
@@ -176,14 +198,22 @@ class _Spread:
 
     def add(self, data: np.ndarray, first: int) -> None:
         """Look at every n-th pattern (n, ky, kx), of which the first one has the number ``first``."""
-        some = data[-first % self._every :: self._every].astype(np.float64)
+        some = data[-first % self._every :: self._every]
         self._n += len(some)
-        self._sum += some.sum(axis=0)
-        self._squares += np.einsum("nyx,nyx->yx", some, some)
+        for part in _parts(some):
+            values = part.astype(np.float64)
+            self._sum += values.sum(axis=0)
+            self._squares += np.einsum("nyx,nyx->yx", values, values)
 
     @property
     def variance(self) -> np.ndarray:
         return np.asarray(np.maximum(self._squares / self._n - (self._sum / self._n) ** 2, 0))
+
+
+def _parts(data: np.ndarray) -> Iterator[np.ndarray]:
+    """Patterns (n, ky, kx) in parts that fit into the cache, at least one pattern each."""
+    n = max(1, _IN_CACHE // max(1, data[:1].size))
+    return (data[start : start + n] for start in range(0, len(data), n))
 
 
 def aligned_mean(

@@ -18,7 +18,8 @@ from numpy.polynomial.laguerre import laggauss
 from scipy.special import gammaln
 
 BIASED = ("lsq_sqrt", "lsq_sqrt_2", "gauss_compressed")
-"""Values of ``algorithm`` that are biased; ``lsq`` and the likelihoods are not."""
+"""Values of ``algorithm`` that are biased; ``lsq`` and the likelihoods are not. Preconditioned steps have the slope of
+amplitudes, and with it the bias of the first (of the last for virtual detectors), whatever the algorithm is."""
 _LARGEST = 1e3  # counts above which expansions in 1/I are exact to 1e-6
 _NODES = 24
 _POINTS = 300

@@ -121,8 +121,12 @@ class _Pixels:
             # on a GPU data are in their own type, and may be those of all patterns
             data = (data if batch.rows is None else data[batch.rows]).astype(intensity.dtype)
             data = data * intensity.dtype.type(batch.multiplier)
-        used = usable if batch.weights is None else usable * (batch.weights > 0)
-        return cls(counts.electrons(data), counts.electrons(intensity), used)
+        return cls(counts.electrons(data), counts.electrons(intensity), cls.used_in(batch, usable))
+
+    @staticmethod
+    def used_in(batch: Batch, usable: Array) -> Array:
+        """Pixels that are compared and have a weight, 1 or 0."""
+        return usable if batch.weights is None else usable * (batch.weights > 0)
 
 
 class _Totals:
@@ -134,7 +138,7 @@ class _Totals:
 
     def __call__(self, batch: Batch, intensity: Array) -> None:
         pixels = _Pixels.of(batch, intensity, self.counts, self.usable)
-        deviance, expected, _ = deviance_terms(pixels.measured, pixels.modelled)
+        deviance, expected, _ = deviance_terms(pixels.measured, pixels.modelled, self.counts.sigma)
         for number, array in enumerate((deviance, expected)):
             self.sums[number] = self.sums[number] + (array * pixels.used).sum(dtype=np.float64)
 
@@ -158,46 +162,65 @@ class _Taker:
         pixels = _Pixels.of(batch, intensity, self.counts, self.usable)
         xp, used = array_module(intensity), pixels.used
         # all are (b, ky, kx)
-        terms = [array * used for array in deviance_terms(pixels.measured, pixels.modelled)]
-        residual = (pixels.measured - pixels.modelled) * used
+        terms = list(deviance_terms(pixels.measured, pixels.modelled, self.counts.sigma))
+        residual = pixels.measured - pixels.modelled
+        residual *= used
         residual /= xp.sqrt(xp.maximum(pixels.modelled, pixels.modelled.dtype.type(_FEW)))
-        squares = residual * residual
-        right, below = (residual * xp.roll(residual, -1, axis) for axis in (2, 1))
-        number = xp.broadcast_to(used, residual.shape)
-        values = (*terms, pixels.measured * used, pixels.modelled * used, squares, right, below, number)
-        for name, array in zip(_MAPS, values, strict=True):
-            total = array.sum(axis=0, dtype=np.float64)
-            self.maps[name] = self.maps[name] + total if name in self.maps else total
-        self._keep_rows(batch, [*terms, number], squares, residual)
+        others = [pixels.measured, pixels.modelled]
+        if used.ndim == 3:  # pixels that differ between patterns; a common mask is applied to the sums
+            terms, others = ([array * used for array in arrays] for arrays in (terms, others))
+        mask = used if used.ndim == 2 else xp.ones(used.shape[1:], used.dtype)
+        sums = [mask * array.sum(axis=0) for array in (*terms, *others)]
+        squares = _products(residual, residual)
+        right, below = (_products(residual, xp.roll(residual, -1, axis)) for axis in (2, 1))
+        number = used.sum(axis=0) if used.ndim == 3 else len(residual) * used
+        for name, total in zip(_MAPS, (*sums, squares, right, below, number), strict=True):
+            # sums over batches are double, those of a batch in its own precision: five times as fast
+            self.maps[name] = self.maps[name] + total if name in self.maps else total.astype(np.float64)
+        self._keep_rows(batch, terms, residual, mask)
 
-    def _keep_rows(self, batch: Batch, terms: Sequence[Array], squares: Array, residual: Array) -> None:
+    def _keep_rows(self, batch: Batch, terms: Sequence[Array], residual: Array, mask: Array) -> None:
         xp = array_module(residual)
         self.rows["indices"].append(batch.index)
-        self.rows["of_pattern"].append(_row_sums(terms[:3]))
-        self.rows["squares"].append(squares.sum(axis=(1, 2), dtype=np.float64))
+        self.rows["of_pattern"].append(_row_sums(terms, mask))
+        self.rows["squares"].append(xp.einsum("bij,bij->b", residual, residual))
+        self.rows["free"].append(self._free_sums(batch, terms, residual, mask))
         first = (
             xp.full((1, *residual.shape[1:]), np.nan, residual.dtype) if self._last is None else self._last
         )
         before = xp.concatenate([first, residual[:-1]])
-        free = xp.zeros((), bool)
-        if self.free is not None:
-            free = self.free.mask(batch.index_of(residual), residual.shape[-2:])
-        self.rows["free"].append(_row_sums([array * free for array in terms]))
-        self.rows["previous"].append((residual * before).sum(axis=(1, 2), dtype=np.float64))
+        self.rows["previous"].append(xp.einsum("bij,bij->b", residual, before))
         # a copy: the memory of the batch is used again
         self._last = residual[-1:].copy()
 
+    def _free_sums(self, batch: Batch, terms: Sequence[Array], residual: Array, mask: Array) -> Array:
+        """(b, 4) sums over the free pixels, and their number."""
+        xp = array_module(residual)
+        if self.free is None:
+            return xp.zeros((len(residual), 4))
+        pixels = _Pixels.used_in(batch, self.usable)
+        free = self.free.mask(batch.index_of(residual), residual.shape[-2:]) * pixels
+        return _row_sums([*(array * free for array in terms), free.astype(residual.dtype)], mask)
 
-def _row_sums(terms: Sequence[Array]) -> Array:
-    """(b, terms) sums over the pixels of each pattern."""
-    return array_module(terms[0]).stack([array.sum(axis=(1, 2), dtype=np.float64) for array in terms], axis=1)
+
+def _products(one: Array, two: Array) -> Array:
+    """(ky, kx) sums over the batch."""
+    return array_module(one).einsum("bij,bij->ij", one, two)
+
+
+def _row_sums(terms: Sequence[Array], mask: Array) -> Array:
+    """(b, terms) sums over the pixels of each pattern, times a mask (ky, kx)."""
+    xp = array_module(mask)
+    return xp.stack([array.reshape(len(array), -1) @ mask.ravel() for array in terms], axis=1)
 
 
 def _joined(takers: Sequence[_Taker]) -> FitSums:
     """The sums of all threads, in a fixed order."""
     maps = {name: np.sum([to_host(taker.maps[name]) for taker in takers], axis=0) for name in _MAPS}
     rows = {
-        name: np.concatenate([to_host(part) for taker in takers for part in taker.rows[name]])
+        name: np.concatenate([to_host(part) for taker in takers for part in taker.rows[name]]).astype(
+            np.int64 if name == "indices" else np.float64
+        )
         for name in takers[0].rows
     }
     return FitSums(

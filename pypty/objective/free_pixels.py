@@ -28,11 +28,14 @@ class FreePixels:
     fraction : of the blocks
     seed : chooses them
     counts : units in which their deviance is told
+    usable : (ky, kx) on the device: 1 for pixels whose deviance counts, 0 where nothing is measured, or where the model
+        can have no counts; None = all count
     """
 
     fraction: float
     seed: int = 0
     counts: CountModel = CountModel()
+    usable: Array = None
 
     @property
     def below(self) -> int:
@@ -80,7 +83,8 @@ class FreePixels:
         xp, real = array_module(intensity), intensity.dtype
         free = self.mask(index, intensity.shape[-2:])
         ones = xp.ones((), real) if weights is None else weights
-        chosen = xp.broadcast_to(ones, intensity.shape)[free]
+        counted = ones if self.usable is None else ones * self.usable
+        chosen = xp.broadcast_to(counted, intensity.shape)[free]
         deviance = poisson_deviance(self.counts.electrons(data[free]), self.counts.electrons(intensity[free]))
         fitted = xp.where(free, real.type(0), ones)
         return fitted, (deviance * chosen).sum(dtype=np.float64), chosen.sum(dtype=np.float64)

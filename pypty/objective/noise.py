@@ -353,8 +353,16 @@ def _on_device(
     slope = work.array("slope", intensity.shape, intensity.dtype)
     # (blocks, 4) float64: each block of threads has its own sums, a second kernel adds them
     parts = work.array("sums of blocks", (compiled.n_parts(intensity), N_TOTALS), np.float64)
-    hidden = (
-        None if free is None else Hidden(free.below, free.start, free.counts.gain, free.counts.shift, index)
-    )
+    hidden = None
+    if free is not None:
+        counts = free.counts
+        hidden = Hidden(
+            below=free.below,
+            start=free.start,
+            gain=counts.gain,
+            shift=counts.shift,
+            index=index,
+            usable=free.usable,
+        )
     compiled.score(formula, intensity, data, slope, parts, totals, rows, weights, multiplier, hidden)
     return slope

@@ -25,6 +25,8 @@ RESUME_FILE = "resume.h5"
 """File with the complete state for an exact restart (engine/record/resume.py)."""
 HISTORY_FILE = "history.jsonl"
 """What was recorded of each epoch, which belongs to it (engine/record/history_file.py)."""
+VERDICT_FILE = "verdict.h5"
+"""What the run has said of its result (results/verdict_file.py)."""
 
 MADE_THE_START: Mapping[str, Any] = MappingProxyType(
     {name: parameter.default for name, parameter in SCHEMA.items() if parameter.shapes_start}
@@ -112,11 +114,21 @@ def epochs_in(folder: Path) -> int | None:
 
 def epoch_of(path: Path) -> int | None:
     """The epoch at which a resume.h5 was written; None where it cannot be read."""
+    return _number(path, "epoch")
+
+
+def history_bytes_of(path: Path) -> int | None:
+    """How much of the history file belongs to a resume.h5; None where it cannot be read, or holds it itself."""
+    return _number(path, "history_bytes")
+
+
+def _number(path: Path, name: str) -> int | None:
+    """An attribute of a resume.h5; None where it cannot be read."""
     if not_a_file(path):
         return None
     try:
         with h5py.File(path, "r") as file:
-            return int(file.attrs["epoch"])
+            return int(file.attrs[name])
     except (OSError, RuntimeError, ArithmeticError, LookupError, ValueError, TypeError, AttributeError):
         return None  # h5py raises many kinds on damaged trees
 

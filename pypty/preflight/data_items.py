@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pypty.engine.setup.noise import BIAS, phase_bias
+from pypty.engine.setup.noise import BIAS, bias_advice, phase_bias
 from pypty.preflight.facts import Facts
 from pypty.preflight.item import PASS, WARN, Item, number, worse_above
 
@@ -64,8 +64,5 @@ def _noise_model_item(facts: Facts) -> Item:
         unit="",
         limit=f"warn when phases become {100 * BIAS:g} % too small, or with lsq below {_DENSE:g} e/px in the disk",
         meaning=" ".join(why) or "The loss, as given.",
-        what_to_do=(
-            "The noise of few counts is not Gaussian: use algorithm="
-            f"{'poisson_compressed' if virtual else 'ml'!r}, or leave it out (auto)."
-        ),
+        what_to_do=f"The noise of few counts is not Gaussian: {bias_advice(facts.setup)}.",
     )

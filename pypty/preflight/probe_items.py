@@ -119,7 +119,8 @@ def _band_limit_item(facts: Facts, cost: BandLimitCost) -> Item:
             "missing."
             if seen
             else "Counts beyond the band limit, which cannot be modelled."
-        ),
+        )
+        + " The bright-field disk itself is cut." * cost.through_disk,
         what_to_do=f"Then {band_limit_advice(facts.setup, cost)}." if cost.matters else "Raise data_pad.",
     )
 

@@ -74,8 +74,8 @@ class Comparison:
     @property
     def equal(self) -> tuple[str, ...]:
         """Names of the runs that cannot be told from the best one, which is the first."""
-        known = self.differences <= _SIGMAS * self.errors
-        return tuple(name for name, same in zip(self.names, known, strict=True) if same)
+        behind = self.differences > _SIGMAS * self.errors  # False where an error is not known
+        return tuple(name for name, worse in zip(self.names, behind, strict=True) if not worse)
 
     @property
     def text(self) -> str:
@@ -198,7 +198,7 @@ def of_run(run: Reconstruction) -> FreeDeviance:
             "seed": settings["seed"],
             "the data": run.data_fingerprint,
             "the size of the patterns": setup.data_shape,
-            "the units of the counts": count_model(settings),
+            "the units of the counts": count_model(setup),
         },
     )
 

@@ -51,8 +51,23 @@ class Area:
 
 
 def phases(obj: np.ndarray) -> np.ndarray:
-    """(y, x, z) phase of an object (y, x, z, modes), averaged over its modes."""
+    """(y, x, z) phase of an object (y, x, z, modes), averaged over its modes; it jumps by 2 pi where it passes pi."""
     return np.angle(obj).mean(axis=3)
+
+
+def flattened(obj: np.ndarray, area: Area) -> np.ndarray:
+    """(y', x', z) phase factors exp(i phase) inside an area, without their mean phase and their ramp.
+
+    They do not jump where a phase passes pi. The ramp is the mean slope; modes are averaged.
+    """
+    slopes = [area.of(slope).mean(axis=(0, 1)) for slope in gradients(obj)]  # (z,) rad/px
+    rows, columns = (np.arange(n) for n in obj.shape[:2])
+    ramp = rows[:, None, None] * slopes[0] + columns[None, :, None] * slopes[1]
+    unit = obj / np.maximum(np.abs(obj), np.finfo(float).tiny)
+    factors = area.of((unit * np.exp(-1j * ramp)[..., None]).mean(axis=3))
+    factors = factors / np.maximum(np.abs(factors), np.finfo(float).tiny)
+    mean = factors.mean(axis=(0, 1))
+    return factors * np.exp(-1j * np.angle(mean))
 
 
 def gradients(obj: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from pypty.backend.memory import out_of_memory_errors
 from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.record.interrupts import Interrupts
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError, PyptyError
 from pypty.model.blocks import to_public
@@ -24,6 +27,8 @@ _FREE = 0.05
 _SIGMAS, _LEAST = 3.0, 0.01
 """A gain counts if it is this many standard deviations, and this share of the deviance: positions that are refined
 take up a little of any misfit."""
+_NOT_FINISHED = "the trial with refined positions was not finished: %s; the result is complete"
+HELPS, DOES_NOT_HELP, CANNOT_BE_TOLD = "helps", "does not help", "cannot be told"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +51,20 @@ class PositionTrial:
     epochs: int
 
     @property
+    def outcome(self) -> str:
+        """Whether refined positions describe counts better that were not fitted: "helps", "does not help", each beyond
+        three standard deviations, or "cannot be told", as where the scan has no blocks that give an error."""
+        if not (math.isfinite(self.gain) and math.isfinite(self.gain_error)):
+            return CANNOT_BE_TOLD
+        uncertain, least = _SIGMAS * self.gain_error, _LEAST * self.deviance
+        if self.gain > max(uncertain, least):
+            return HELPS
+        return DOES_NOT_HELP if self.gain + uncertain < least else CANNOT_BE_TOLD
+
+    @property
     def helps(self) -> bool:
         """Whether refined positions describe counts better that were not fitted, beyond doubt."""
-        return self.gain > max(_SIGMAS * self.gain_error, _LEAST * self.deviance)
+        return self.outcome == HELPS
 
     @property
     def text(self) -> str:
@@ -57,7 +73,11 @@ class PositionTrial:
         numbers = f"deviance of free pixels lower by {gain}, moved by {self.moved_A:.2g} Å"
         if self.helps:
             return f"positions should be refined ({numbers}): set update_probe_pos=True"
-        return f"refining positions does not help ({numbers})"
+        if self.outcome == DOES_NOT_HELP:
+            return f"refining positions does not help ({numbers})"
+        return (
+            f"whether refining positions helps cannot be told ({numbers}): the data are too few or too noisy"
+        )
 
     def __str__(self) -> str:
         return self.text
@@ -100,15 +120,25 @@ def position_trial(finished: Finished, *, epochs: int = 5) -> PositionTrial:
     )
 
 
-def with_trial(result: Result) -> Result:
-    """A result whose verdict also says whether positions should be refined; as it is if the trial is interrupted."""
+def with_trial(result: Result, interrupts: Interrupts) -> Result:
+    """A result whose verdict also says whether positions should be refined; as it is if the trial is interrupted, or
+    does not fit the memory.
+
+    Parameters
+    ----------
+    interrupts : of the run; a signal that comes now is not kept waiting
+    """
     try:
-        trial = position_trial(result)
+        with interrupts.may_interrupt():
+            trial = position_trial(result)
     except (KeyboardInterrupt, PyptyError) as error:
-        _log.warning("the trial with refined positions was not finished: %s", error or "interrupted")
+        _log.warning(_NOT_FINISHED, str(error) or "interrupted")
         return result
-    verdict = result.verdict.with_test("positions", trial.text, not trial.helps)
-    return dataclasses.replace(result, verdict=verdict)
+    except out_of_memory_errors():
+        _log.warning(_NOT_FINISHED, "out of memory")
+        return result
+    good = {HELPS: False, DOES_NOT_HELP: True}.get(trial.outcome)
+    return dataclasses.replace(result, verdict=result.verdict.with_test("positions", trial.text, good))
 
 
 def _moved_A(run: Reconstruction) -> float:

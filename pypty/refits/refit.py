@@ -42,7 +42,7 @@ def drawn(run: Reconstruction, seed: int, scratch: Path | None = None) -> np.nda
     setup, variables = run.setup, run.state.variables
     now = run.settings.at(max(run.state.epoch - 1, run.settings.first_epoch))
     objective = run.objective_for(refined_blocks(now, variables), now["propmethod"])
-    counts, rng = count_model(run.settings), np.random.default_rng(seed)
+    counts, rng = count_model(setup), np.random.default_rng(seed)
     inside, rim = measured_pixels(setup), np.zeros(())
     if setup.preprocess.rim is not None:
         rim = setup.to_model((setup.preprocess.rim * setup.multiplier)[None])[0]

@@ -7,9 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from pypty.importers import parameters_of
 from pypty.model.blocks import BLOCKS
 from pypty.output.checkpoints import load_checkpoint
+from pypty.params.schema import SCHEMA
 from pypty.results.result import Result
 
 Finished = Result | str | Path | Mapping[str, Any]
@@ -45,7 +48,10 @@ def at_the_end(finished: Finished) -> dict[str, Any]:
         The folder is not that of a result.
     """
     if isinstance(finished, Result):
-        return {**finished.settings, **finished.params(), **_SILENT}
+        settings = {
+            name: value for name, value in changed(finished).items() if name != "num_slices"
+        }  # as obj has
+        return {**settings, **finished.params(), **_SILENT}
     if isinstance(finished, Mapping):
         return {**finished, **_SILENT}
     arrays = load_checkpoint(finished) if (Path(finished).expanduser() / _OBJECT).is_file() else {}
@@ -55,6 +61,22 @@ def at_the_end(finished: Finished) -> dict[str, Any]:
 def at_the_start(finished: Finished) -> dict[str, Any]:
     """Parameters that repeat this run from its beginning, and write nothing."""
     if isinstance(finished, Result):
-        return {**finished.settings, **_SILENT}
+        return {**changed(finished), **_SILENT}
     given = finished if isinstance(finished, Mapping) else parameters_of(finished)
     return {**given, **_SILENT}
+
+
+def changed(result: Result) -> dict[str, Any]:
+    """The settings of a result that differ from the defaults: defaults that are given may contradict its arrays."""
+    return {
+        name: value
+        for name, value in result.settings.items()
+        if name in SCHEMA and not _same(value, SCHEMA[name].default)
+    }
+
+
+def _same(value: Any, default: Any) -> bool:
+    try:
+        return bool(np.array_equal(value, default))
+    except (TypeError, ValueError):
+        return False

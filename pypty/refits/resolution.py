@@ -13,7 +13,7 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.signal.windows import tukey
@@ -27,7 +27,7 @@ from pypty.errors import ParameterError
 from pypty.model.blocks import Variables, to_public
 from pypty.objective.deviance import CountModel
 from pypty.params.schedule import Constant
-from pypty.refits.gauge import Area, difference, phases, without_ramp
+from pypty.refits.gauge import Area, difference, flattened
 from pypty.refits.refit import completed, scaled_to, thinned
 from pypty.refits.reopen import Finished, at_the_start
 from pypty.refits.words import AUTO, SCAN, THINNING
@@ -40,9 +40,9 @@ _WINDOW = 0.5
 """Part of a side over which the edges of an image are faded out (both ends together), so that they have no spectrum."""
 _FIRST_RING = 2
 """The innermost rings hold what the removal of ramps has left: no crossing is looked for there."""
+_FEWEST_RINGS = 3
+"""Rings beyond these without which nothing is told."""
 _SEVENTH = 1 / 7
-_SAMPLE = 64
-"""Patterns that tell whether data are whole counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,8 @@ class RingCorrelation:
 
     @property
     def half_bit_A(self) -> float:
-        """Å at which the correlation falls below the half-bit curve; inf if nothing crosses before the band limit."""
+        """Å at which the correlation falls below the half-bit curve; inf if nothing crosses before the band limit,
+        NaN if nothing is resolved or the field is too small."""
         return self._resolution(self.half_bit)
 
     @property
@@ -81,12 +82,12 @@ class RingCorrelation:
         return self._resolution(np.full(len(self.frc), _SEVENTH))
 
     def _resolution(self, threshold: np.ndarray) -> float:
-        below = np.flatnonzero(self.frc[_FIRST_RING:] < threshold[_FIRST_RING:])
-        if not len(below):
+        seen = self.frc[_FIRST_RING:] < threshold[_FIRST_RING:]
+        if len(seen) < _FEWEST_RINGS or seen[0]:
+            return math.nan
+        if not seen.any():
             return math.inf
-        last = int(below[0]) + _FIRST_RING
-        if last == _FIRST_RING:
-            return 1 / float(self.frequency_1A[last])
+        last = int(seen.argmax()) + _FIRST_RING
         # linear between two rings
         before, after = (self.frc[i] - threshold[i] for i in (last - 1, last))
         share = before / (before - after)
@@ -97,10 +98,20 @@ class RingCorrelation:
     def text(self) -> str:
         """In words; never a number beyond the band limit."""
         named = (("half-bit", self.half_bit_A), ("1/7", self.seventh_A))
+        if len(self.frc) - _FIRST_RING < _FEWEST_RINGS:
+            return "the scanned field is too small to tell"
         limit = f"≤ {1 / self.limit_1A:.3g} Å (the band limit)"
-        return ", ".join(
-            f"{name} {limit if math.isinf(value) else f'{value:.3g} Å'}" for name, value in named
-        )
+        words = []
+        for name, value in named:
+            found = (
+                limit
+                if math.isinf(value)
+                else "nothing is resolved"
+                if math.isnan(value)
+                else f"{value:.3g} Å"
+            )
+            words.append(f"{name} {found}")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +124,7 @@ class Resolution:
     slices : of the phase of each slice, the first in the beam first
     halves : "thinning" (random halves of the counts) or "scan" (every other position)
     images : (2, y, x, z) phases of the halves inside the scanned area, aligned
+    notes : what weakens the statement
     pixel_size_A : (2,) [y, x]
     seconds : time it took
     """
@@ -123,12 +135,14 @@ class Resolution:
     images: np.ndarray = field(repr=False)
     pixel_size_A: np.ndarray
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The numbers in words."""
         how = "random halves of the counts" if self.halves == THINNING else "every other scan position"
-        return f"resolution of the phase (Fourier ring correlation, {how}): {self.total.text}; {SHARED}"
+        parts = "; ".join((self.total.text, SHARED, *self.notes))
+        return f"resolution of the phase (Fourier ring correlation, {how}): {parts}"
 
     def __str__(self) -> str:
         return self.text
@@ -143,7 +157,7 @@ class Resolution:
         return plot_resolution(curves, self.images.sum(axis=3), self.pixel_size_A)
 
 
-def resolution(finished_run: Finished, *, halves: str = AUTO, seed: int = 0) -> Resolution:
+def resolution(finished_run: Finished, *, halves: str = AUTO, seed: int = 0, **changes: Any) -> Resolution:
     """Resolution from two reconstructions, each from the start and with one half of the counts.
 
     Parameters
@@ -152,36 +166,50 @@ def resolution(finished_run: Finished, *, halves: str = AUTO, seed: int = 0) -> 
     halves : "thinning" (every count goes to one of the halves at random: overlap and sampling stay), "scan" (every
         other position, for data that are no counts), or "auto"
     seed : of the division
+    changes : parameters that replace those of the run, such as data_path
 
     Raises
     ------
     ParameterError
-        A value is not possible, or the parameters have problems.
+        A value is not possible, the run continues another one, or the parameters have problems.
     DataError
         "thinning", and the data are no whole counts.
     """
     if halves not in (AUTO, THINNING, SCAN):
         raise ParameterError(f"halves: given {halves!r}, expected {AUTO!r}, {THINNING!r} or {SCAN!r}")
     started = time.perf_counter()
-    setup = prepare(at_the_start(finished_run))
+    params = {**at_the_start(finished_run), **changes}
+    if int(params.get("epoch_prev") or 0) > 0:
+        raise ParameterError(
+            f"epoch_prev: given {params['epoch_prev']}: the run continues a reconstruction of all counts, so that its "
+            "halves would not be independent; give the parameters of the first run"
+        )
+    setup = prepare(params)
     try:
         if halves == AUTO:
             halves = THINNING if _are_counts(setup) else SCAN
         runs = [completed(*_half(setup, halves, seed, rest)) for rest in (False, True)]
-        return _compare(runs, halves, started)
+        return _compare(runs, halves, started, _notes(setup))
     finally:
         setup.close()
 
 
+def _notes(setup: Setup) -> tuple[str, ...]:
+    """What both halves begin with."""
+    obj = setup.settings["obj"]
+    if obj is None or bool((obj == obj.flat[0]).all()):
+        return ()
+    return ("both halves begin with the given obj: if it comes from these data, they are not independent",)
+
+
 def _are_counts(setup: Setup) -> bool:
-    """Whether a sample of the raw data has only whole counts, and they are taken as such."""
-    assert setup.source is not None
-    if count_model(setup.settings) != CountModel():
-        return False
-    n = setup.source.shape[0]
-    raw = setup.source.read(np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int)))
-    values = np.nan_to_num(raw) if raw.dtype.kind == "f" else raw
-    return bool(((values == np.rint(values)) & (values >= 0)).all())
+    """Whether the data are whole numbers of counts, and no read-out noise is named."""
+    survey = setup.survey
+    return (
+        survey is not None
+        and survey.electron is not None
+        and count_model(setup) == CountModel(survey.electron)
+    )
 
 
 def _half(setup: Setup, halves: str, seed: int, rest: bool) -> tuple[Setup, Variables]:
@@ -205,24 +233,25 @@ def _half(setup: Setup, halves: str, seed: int, rest: bool) -> tuple[Setup, Vari
     return dataclasses.replace(setup, settings=settings), setup.variables()
 
 
-def _compare(runs: list[Reconstruction], halves: str, started: float) -> Resolution:
+def _compare(runs: list[Reconstruction], halves: str, started: float, notes: tuple[str, ...]) -> Resolution:
     first, second = (to_public("obj", run.state.variables.obj) for run in runs)
     setup, variables = runs[0].setup, runs[0].state.variables
     pixel_A = np.asarray(setup.grid.pixel_size_A)
     area = Area.scanned(to_public("positions", variables.positions), setup.grid.shape, first.shape)
-    one = area.of(phases(first))
-    one = np.stack([without_ramp(one[..., z]) for z in range(one.shape[2])], axis=2)
-    two = one + difference(second, first, area=area)
+    # phase factors: phases jump where they pass pi, and the same jumps in both halves would correlate
+    one = flattened(first, area)
+    two = one * np.exp(1j * difference(second, first, area=area))
     limit_1A = _band_limit_1A(setup)
     return Resolution(
-        total=ring_correlation(one.sum(axis=2), two.sum(axis=2), pixel_A, limit_1A),
+        total=ring_correlation(one.prod(axis=2), two.prod(axis=2), pixel_A, limit_1A),
         slices=tuple(
             ring_correlation(one[..., z], two[..., z], pixel_A, limit_1A) for z in range(one.shape[2])
         ),
         halves=halves,
-        images=np.stack([one, two]),
+        images=np.angle(np.stack([one, two])),
         pixel_size_A=pixel_A,
         seconds=time.perf_counter() - started,
+        notes=notes,
     )
 
 
@@ -236,7 +265,7 @@ def _band_limit_1A(setup: Setup) -> float:
 def ring_correlation(
     one: np.ndarray, two: np.ndarray, pixel_size_A: np.ndarray, limit_1A: float
 ) -> RingCorrelation:
-    """Fourier ring correlation of two images (y, x).
+    """Fourier ring correlation of two images (y, x): real, or phase factors, which for weak phases is the same.
 
     Parameters
     ----------
@@ -254,7 +283,7 @@ def ring_correlation(
     wanted = int(min(limit_1A, 0.5 / max(pixel_size_A)) / width - 0.5) + 1
     cross = np.bincount(ring, (spectra[0] * spectra[1].conj()).real.ravel())[:wanted]
     powers = [np.bincount(ring, (np.abs(spectrum) ** 2).ravel())[:wanted] for spectrum in spectra]
-    # half of the points are independent, as the images are real
+    # half of the points are independent, as phases are real
     points = np.maximum(np.bincount(ring)[:wanted] / 2, 1)
     return RingCorrelation(
         frequency_1A=width * np.arange(wanted),

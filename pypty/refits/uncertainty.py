@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -26,6 +26,7 @@ from pypty.backend.array import to_host
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.epochs.state import State
+from pypty.engine.setup.comparison import count_model
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
 from pypty.model.blocks import to_public
@@ -136,6 +137,7 @@ def uncertainty(
     method: str = MODEL,
     seed: int = 0,
     folder: str | Path | None = None,
+    **changes: Any,
 ) -> Uncertainty:
     """Standard deviations of phase, positions and other unknowns from the noise of the counts.
 
@@ -150,23 +152,29 @@ def uncertainty(
     seed : of the draws
     folder : where finished fits are kept, so that an interrupted call goes on; None = in the output folder of the
         result, if it has one
+    changes : parameters that replace those of the run, such as data_path
 
     Raises
     ------
     ParameterError
-        A value is not possible, or the parameters have problems.
+        A value is not possible, the data are no counts (whose noise cannot be drawn), or the parameters have problems.
     DataError
         "thinning", and the data are no whole counts.
     """
     _check(repeats, epochs, lowpass_A, method)
     started = time.perf_counter()
-    params = at_the_end(finished_run)
+    params = {**at_the_end(finished_run), **changes}
     # the last epochs once more: what depends on the epoch is as it was in the end
     first = max(0, int(params.get("epoch_prev", 0)) - epochs)
     setup = prepare({**params, "epoch_prev": first, "epoch_max": first + epochs, "warmup_epochs": 0})
     try:
         base = Reconstruction(setup, State(variables=setup.variables(), epoch=first))
         kept = _kept(finished_run, folder)
+        if method == MODEL and repeats and not measure(base).counts:
+            raise ParameterError(
+                "the data are no counts, so that their noise cannot be drawn from the model; give detector_gain and "
+                "readout_noise (algorithm='poisson_gaussian'), or repeats=0 for a preview"
+            )
         fits = []
         for k in range(repeats):
             name = f"{method}_{seed + k}_{epochs}"
@@ -214,7 +222,7 @@ def _fit(base: Reconstruction, method: str, seed: int, scratch: Path | None) -> 
 
 def _arrays(run: Reconstruction) -> dict[str, np.ndarray]:
     """The object, and the refined ones of the other unknowns."""
-    now = run.settings.at(run.settings.first_epoch)
+    now = run.settings.at(run.settings["epoch_max"] - 1)
     names = [name for name in refined_blocks(now, run.state.variables) if name in _REFINED]
     return {name: to_public(name, run.state.variables.block(name)) for name in ("obj", *names)}
 
@@ -225,16 +233,31 @@ def _remembered(
     """The arrays of a fit: from the file of an earlier call with the same result, or computed and written."""
     if folder is None:
         return fit()
-    digest = hashlib.sha256(to_host(base.state.variables.obj).tobytes()).hexdigest()[:12]
-    path = folder / f"{name}_{digest}.npz"
+    path = folder / f"{name}_{_digest(base)}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
+    make_folder(folder)  # large patterns that are drawn lie there, too
     found = fit()
-    make_folder(folder)
     with atomic(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **found)  # type: ignore[arg-type]
     return found
+
+
+def _digest(base: Reconstruction) -> str:
+    """A hash of everything on which a fit depends: all unknowns, the data, and the settings."""
+    found = hashlib.sha256(base.data_fingerprint.encode())
+    settings, variables = base.settings, base.state.variables
+    for name in variables.present:
+        found.update(to_host(variables.block(name)).tobytes())
+    values = {**settings.fixed, **settings.at(settings["epoch_max"] - 1)}
+    for name in sorted(values):
+        if name not in ("dataset", "n_threads", "compute_batch", "data_path"):
+            value = values[name]
+            found.update(
+                name.encode() + (value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+            )
+    return found.hexdigest()[:16]
 
 
 def _summary(
@@ -259,8 +282,11 @@ def _summary(
         phase = np.stack([_deviation(changes[..., z], pixel_A) for z in range(changes.shape[-1])], axis=-1)
         total = _deviation(changes.sum(axis=-1), pixel_A)
     else:
-        phase = _from_illumination(probe, start, reference["obj"].shape, area, lowpass_px)
-        total = np.sqrt((phase**2).sum(axis=-1))
+        gain = count_model(base.setup).gain
+        total = np.sqrt(gain) * _from_illumination(probe, start, reference["obj"].shape, area, lowpass_px)
+        # errors of slices against each other are larger than that of their sum
+        slices = reference["obj"].shape[2]
+        phase = np.repeat(np.sqrt(slices) * total[..., None], slices, axis=2)
     found = _other_unknowns(fits, reference, pixel_A)
     return Uncertainty(
         phase_rad=phase,
@@ -305,16 +331,15 @@ def _other_unknowns(
 def _from_illumination(
     probe: np.ndarray, positions: np.ndarray, shape: tuple[int, ...], area: Area, lowpass_px: float
 ) -> np.ndarray:
-    """(y, x, z) standard deviation of the phase if every electron that passes a pixel told its phase at the shot-noise
-    limit, 1/sqrt(2 sum |P|^2), after the Gaussian lowpass."""
-    intensity = (
-        (np.abs(probe.reshape(*probe.shape[:2], -1)) ** 2).sum(axis=2) * probe.shape[0] * probe.shape[1]
-    )
+    """(y, x) standard deviation of the summed phase if every electron that passes a pixel told its phase at the
+    shot-noise limit, 1/sqrt(2 sum |P|^2), after the Gaussian lowpass."""
+    ny, nx = probe.shape[:2]
+    intensity = (np.abs(probe.reshape(ny, nx, -1)) ** 2).sum(axis=2) * ny * nx
+    if probe.ndim == 4:  # each position has one of the probes
+        intensity /= probe.shape[3]
     lit = np.zeros(shape[:2])
     for y, x in np.rint(positions).astype(int):
-        lit[y : y + intensity.shape[0], x : x + intensity.shape[1]] += intensity
+        lit[y : y + ny, x : x + nx] += intensity
     # white noise after a Gaussian of s pixels: its variance falls by 4 pi s^2
     factor = 1 / max(1.0, math.sqrt(4 * math.pi) * lowpass_px)
-    deviation = factor / np.sqrt(2 * np.maximum(area.of(lit), np.finfo(float).tiny))
-    slices = shape[2]
-    return np.repeat(deviation[..., None], slices, axis=2) * math.sqrt(slices)
+    return factor / np.sqrt(2 * np.maximum(area.of(lit), np.finfo(float).tiny))

@@ -227,10 +227,7 @@ class Result:
             with h5py.File(Path(path).expanduser(), "r") as file:
                 arrays = {name: file[name][()] for name in _ARRAYS}
                 optional = {name: file[name][()] for name in OPTIONAL if name in file}
-                settings = {
-                    name: item.asstr()[()] if item.dtype.kind == "O" else item[()]
-                    for name, item in file["settings"].items()
-                }
+                settings = {name: _read_setting(item) for name, item in file["settings"].items()}
                 history = arrays_below(file["history"]) if "history" in file else None
                 verdict = (
                     Verdict.from_arrays(arrays_below(file["verdict"]))
@@ -276,4 +273,15 @@ def _write_setting(group: Any, name: str, value: Any) -> None:
         array = np.asarray(value)
     except ValueError:  # a ragged list
         array = np.asarray(None)
-    group[name] = array if array.dtype.kind in "biufc" else str(value)
+    group[name] = array if array.dtype.kind in "biufc" else json.dumps(value, default=str)
+
+
+def _read_setting(item: h5py.Dataset) -> Any:
+    """A number or an array, or words, lists and tables from JSON; files of earlier versions have plain text."""
+    if item.dtype.kind != "O":
+        return item[()]
+    text = item.asstr()[()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

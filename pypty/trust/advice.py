@@ -8,6 +8,7 @@ from types import MappingProxyType
 PIXELS, GAIN, BLUR, PROBE, POSITIONS = "pixels", "gain", "detector blur", "probe", "positions"
 COHERENCE, THICKNESS, DARK_FIELD, WRONG_MODEL = "coherence", "thickness", "dark field", "wrong model"
 GEOMETRY, BAND_LIMIT, FEW_DATA = "geometry", "band limit", "few data"
+FIXED_PROBE = "fixed probe"
 NOT_CONVERGED, SMALL_MISFIT = "not converged", "small misfit"
 
 ADVICE: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -65,6 +66,10 @@ ADVICE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "pixel size, scan step), or the defocus, or the beam is partially coherent.",
             "pypty.calibrate.orientation(params) for rotation and handedness, pypty.calibrate.disk(params) for the "
             "pixel size; check scan_step_A; then refine positions (update_probe_pos)",
+        ),
+        FIXED_PROBE: (
+            "The probe was not refined, and a wrong one looks much the same.",
+            "refine it first (update_probe=True)",
         ),
         BAND_LIMIT: (
             "Part of the counts lies at angles where the model can have none.",

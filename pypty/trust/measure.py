@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from pypty.backend.array import to_host
 from pypty.data.disk import disk_facts
+from pypty.data.survey import are_whole
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import refined_blocks
+from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.comparison import count_model, usable_pixels
+from pypty.engine.setup.prepare import prepare
 from pypty.engine.setup.sequences import patterns_of_epoch
 from pypty.model.blocks import Variables
 from pypty.objective.fit import FitSums, fit_sums
@@ -50,12 +54,37 @@ def measure(run: Reconstruction) -> FitQuality:
 def sums_of(run: Reconstruction) -> tuple[FitSums, EpochValues, Objective]:
     """The sums over all fitted patterns, the values of the last epoch, and the objective whose model it was."""
     setup, variables = run.setup, run.state.variables
-    now = run.settings.at(max(run.state.epoch - 1, run.settings.first_epoch))
+    now = last_values(run)
     indices, _ = patterns_of_epoch(run.settings, now, run.feed.n_patterns)
     objective = run.objective_for(refined_blocks(now, variables), now["propmethod"])
-    usable = usable_pixels(setup, objective)
-    sums = fit_sums(objective, variables, indices, counts=count_model(run.settings), usable=usable)
+    usable = usable_pixels(setup, objective.model.reachable)
+    sums = fit_sums(objective, variables, indices, counts=count_model(setup), usable=usable)
     return sums, now, objective
+
+
+def last_values(run: Reconstruction) -> EpochValues:
+    """The values of the last epoch that was done, by this run or by that which it continues; else of the first one."""
+    return run.settings.at(max(run.state.epoch - 1, 0))
+
+
+def reopened(params: Mapping[str, Any]) -> Reconstruction:
+    """A run as it stands where the one that parameters continue has ended, of which nothing is recorded; its setup must
+    be closed.
+
+    Raises
+    ------
+    ParameterError
+        The parameters or the data have problems; the message lists all.
+    """
+    done = params.get("epoch_prev", 0)
+    if isinstance(done, (int, np.integer)) and done > 1:
+        # what depends on the epoch is that of the last one; what params.yaml has of a function ends there
+        setup = prepare({**params, "epoch_prev": int(done) - 1})
+        epoch = int(done)
+    else:
+        setup = prepare(params)
+        epoch = setup.settings.first_epoch
+    return Reconstruction(setup, State(variables=setup.variables(), epoch=epoch))
 
 
 def _quality(run: Reconstruction, sums: FitSums, now: EpochValues, objective: Objective) -> FitQuality:
@@ -74,7 +103,7 @@ def _quality(run: Reconstruction, sums: FitSums, now: EpochValues, objective: Ob
             counts=_are_counts(run, sums.indices),
             ratio=_ratio(sums.deviance.sum(), sums.expected.sum()),
             ratio_error=_ratio(math.sqrt(sums.variance.sum()), sums.expected.sum()),
-            ratio_fitted=1 - _ratio(unknowns, sums.expected.sum()),
+            ratio_fitted=max(0.0, 1 - _ratio(unknowns, sums.expected.sum())),
             free=_ratio(sums.free_of_pattern[:, 0].sum(), sums.free_of_pattern[:, 1].sum()),
             free_error=_ratio(math.sqrt(sums.free_of_pattern[:, 2].sum()), sums.free_of_pattern[:, 1].sum()),
             unknowns=unknowns,
@@ -112,15 +141,16 @@ class _Maps:
 
 
 def _are_counts(run: Reconstruction, indices: np.ndarray) -> bool:
-    """Whether deviances have an expected value: data are whole numbers, or their gain is a parameter."""
+    """Whether deviances have an expected value: data are whole numbers, as they are or times ``data_multiplier``, which
+    makes them electrons; or their gain is a parameter."""
     settings = run.settings
     if settings["data_normalization"] is not None or not len(indices):
         return False
     if settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None:
         return True
     chosen = indices[np.unique(np.linspace(0, len(indices) - 1, _SAMPLE).astype(int))]
-    patterns = run.feed.patterns(chosen) * run.setup.multiplier
-    return bool((patterns == np.rint(patterns)).all())
+    patterns, factor = run.feed.patterns(chosen), run.setup.multiplier
+    return are_whole(patterns) or are_whole(patterns, factor)
 
 
 def _regions(setup: Setup, maps: _Maps) -> dict[str, RegionFit]:

@@ -58,7 +58,8 @@ class FitQuality:
         value, and ratios are not judged
     ratio : deviance in units of its expectation, over all used pixels of all fitted patterns
     ratio_error : standard deviation of the ratio of a right model, from noise
-    ratio_fitted : ratio that a right model has after its unknowns were fitted to the noise, estimated from their number
+    ratio_fitted : ratio that a right model has after its unknowns were fitted to the noise, estimated from their
+        number; 0 where they are as many as the data, and nothing can be told
     free : as ``ratio``, over the pixels that were not fitted (``free_pixels``); NaN without such pixels
     free_error : standard deviation of ``free`` for a right model, from noise
     unknowns : number of real numbers that were refined, inside the band limit, where the probe has been
@@ -67,7 +68,7 @@ class FitQuality:
     beyond : share of the counts on pixels where the model can have none (the band limit)
     indices : (n,) the fitted patterns
     positions_A : (n, 2) their scan positions [y, x], Å
-    pattern_ratio : (n,) deviance of each pattern in units of its expectation
+    pattern_ratio : (n,) deviance of each pattern in units of its expectation; NaN for a pattern without used pixels
     pattern_error : (n,) standard deviation of that ratio for a right model, from noise
     pix : correlation of the residuals (D - I)/sqrt(I) of neighbouring pixels, along kx and ky; 0 for noise
     pix_error : its standard deviation for a right model
@@ -105,19 +106,30 @@ class FitQuality:
 
     @property
     def pattern_median(self) -> float:
-        """Median of ``pattern_ratio``."""
-        return float(np.median(self.pattern_ratio))
+        """Median of ``pattern_ratio``; NaN where no pattern has one."""
+        known = self._known_ratios()
+        return float(np.median(known)) if len(known) else math.nan
 
     @property
     def pattern_spread(self) -> float:
         """95th percentile of ``pattern_ratio`` over its median; NaN where that is not positive."""
         median = self.pattern_median
-        return float(np.percentile(self.pattern_ratio, 95) / median) if median > 0 else math.nan
+        return float(np.percentile(self._known_ratios(), 95) / median) if median > 0 else math.nan
 
     @property
     def worst(self) -> np.ndarray:
-        """Indices of the (at most ten) patterns that fit worst, the worst first."""
-        return self.indices[np.argsort(-self.pattern_ratio, kind="stable")[:_WORST]]
+        """Indices of the (at most ten) patterns that fit worst, the worst first; patterns without a ratio are none."""
+        order = np.argsort(-self.pattern_ratio, kind="stable")  # NaN comes last
+        return self.indices[order[: min(_WORST, len(self._known_ratios()))]]
+
+    @property
+    def fitted_text(self) -> str:
+        """``ratio_fitted`` in words."""
+        return f"about {self.ratio_fitted:.3f}" if self.ratio_fitted > 0 else "no known one: too few data"
+
+    def _known_ratios(self) -> np.ndarray:
+        """Those of the patterns that have one: all pixels of a pattern may have weight 0."""
+        return self.pattern_ratio[np.isfinite(self.pattern_ratio)]
 
     def numbers(self) -> dict[str, Any]:
         """All numbers as plain values, for JSON; None for NaN. Maps over the detector are left out."""

@@ -22,6 +22,7 @@ from pypty.trust.advice import (
     COHERENCE,
     DARK_FIELD,
     FEW_DATA,
+    FIXED_PROBE,
     GAIN,
     GEOMETRY,
     NOT_CONVERGED,
@@ -56,6 +57,8 @@ CONVERGED = 0.003
 FEWEST_DATA = 0.7
 """Ratio of a right model after fitting below which its unknowns are too many for the data."""
 _GAIN = 0.15
+_GAIN_COUNTS = 0.1
+"""Counts per pixel below which a deviance in units of its expectation does not tell a gain."""
 _GAIN_IS_EVEN = 0.25
 _GAIN_SPREAD = 0.1
 _NORMAL_95 = 1.645
@@ -167,11 +170,12 @@ def pix_limit(fit: FitQuality) -> float:
 
 def spread_beyond_noise(fit: FitQuality) -> float:
     """p95/median of the patterns' deviances, over what noise gives, minus 1; 0 for fewer than twenty patterns."""
-    if len(fit.pattern_ratio) < 20 or not fit.pattern_median > 0:
+    errors = fit.pattern_error[np.isfinite(fit.pattern_ratio)]
+    if len(errors) < 20 or not fit.pattern_median > 0:
         return 0.0
-    noise = float(np.median(fit.pattern_error))
+    noise = float(np.median(errors))
     # a percentile of n numbers of a normal distribution is uncertain by about 2 sigma/sqrt(n)
-    uncertain = 2 * noise / math.sqrt(len(fit.pattern_ratio))
+    uncertain = 2 * noise / math.sqrt(len(errors))
     excess = fit.pattern_spread / (1 + _NORMAL_95 * noise / fit.pattern_median) - 1
     return _beyond_noise(excess, uncertain / SIGMAS * 3)
 
@@ -207,6 +211,8 @@ def signatures(fit: FitQuality, context: Context | None = None) -> tuple[Signatu
     seen = {kind: numbers for kind, rule in _RULES.items() if (numbers := rule(fit, excess, context))}
     if PIXELS in seen:
         seen.pop(GAIN, None)
+    if PROBE in seen:
+        seen.pop(FIXED_PROBE, None)
     if GAIN in seen:
         # the strength of the noise raises every ratio
         seen = {kind: numbers for kind, numbers in seen.items() if kind not in _ABOUT_RATIOS}
@@ -227,12 +233,16 @@ def _pixels(fit: FitQuality, excess: Excess, context: Context) -> dict[str, floa
 
 
 def _gain(fit: FitQuality, excess: Excess, context: Context) -> dict[str, float]:
-    """Every region has the same ratio, and residuals are independent. For few counts a ratio says less of the gain."""
-    region = fit.regions.get(BRIGHT)
-    ratio, error = (fit.ratio, fit.ratio_error) if region is None else (region.ratio, region.error)
-    if not fit.counts or not ratio > 0:
+    """Every region has the same ratio, and residuals are independent. Of few counts a ratio says little."""
+    if not fit.counts or fit.ratio_fitted < FEWEST_DATA or fit.counts_per_pixel < _GAIN_COUNTS:
         return {}
-    gain = ratio / fit.ratio_fitted
+    region = fit.regions.get(BRIGHT)
+    # how much of the noise is fitted in the bright field depends on what the unknowns do: none of it, or its share
+    most = fit.ratio_fitted if region is None else 1.0
+    ratio, error = (fit.ratio, fit.ratio_error) if region is None else (region.ratio, region.error)
+    if not ratio > 0:
+        return {}
+    gain = ratio / min(max(ratio, fit.ratio_fitted), most)
     edge = fit.regions.get(EDGE)
     uneven = 0.0 if edge is None else abs(edge.ratio - ratio) / ratio
     # noise that is stronger spreads the patterns' deviances, too
@@ -255,11 +265,13 @@ def _blur(fit: FitQuality, excess: Excess, context: Context) -> dict[str, float]
 
 def _probe(fit: FitQuality, excess: Excess, context: Context) -> dict[str, float]:
     static = fit.regions[EDGE].static if EDGE in fit.regions else 0.0
-    wrong_aperture = excess.edge > RATIO_BAD and static > _STATIC and fit.scan > SCAN
-    fixed = not context.probe_refined and excess.pix > 1
-    if wrong_aperture or fixed:
+    if excess.edge > RATIO_BAD and static > _STATIC and fit.scan > SCAN:
         return {"edge": excess.edge, "static": static, "scan": fit.scan}
     return {}
+
+
+def _fixed_probe(fit: FitQuality, excess: Excess, context: Context) -> dict[str, float]:
+    return {"pix": fit.pix} if not context.probe_refined and excess.pix > 1 else {}
 
 
 def _positions(fit: FitQuality, excess: Excess, context: Context) -> dict[str, float]:
@@ -329,6 +341,7 @@ _RULES: Mapping[str, _Rule] = MappingProxyType(
         WRONG_MODEL: _wrong_model,
         THICKNESS: _thickness,
         GEOMETRY: _geometry,
+        FIXED_PROBE: _fixed_probe,
         BAND_LIMIT: _band_limit,
         FEW_DATA: _few_data,
         NOT_CONVERGED: _not_converged,

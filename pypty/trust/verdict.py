@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,11 +16,9 @@ import numpy as np
 from pypty.backend.memory import out_of_memory_errors
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import refined_blocks
-from pypty.engine.epochs.state import State
 from pypty.engine.record.interrupts import Interrupts
-from pypty.engine.setup.prepare import prepare
-from pypty.trust.advice import GAIN
-from pypty.trust.measure import measure
+from pypty.trust.advice import FIXED_PROBE, GAIN
+from pypty.trust.measure import last_values, measure, reopened
 from pypty.trust.quality import FitQuality
 from pypty.trust.signatures import (
     BEYOND_BAD,
@@ -63,7 +61,7 @@ class Verdict:
     ----------
     level : "good": the data differ from the model by noise, within limits; "doubtful": a little more; "bad": the model
         does not describe the data, and numbers taken from the reconstruction may be wrong; "not tested"
-    text : a short paragraph in plain words
+    measured : the numbers in words, or why nothing was tested
     fit : the numbers, or None if nothing was tested
     signatures : likely causes of a misfit, the most likely first
     not_tested : what this verdict says nothing about
@@ -71,7 +69,7 @@ class Verdict:
     """
 
     level: str
-    text: str
+    measured: str
     fit: FitQuality | None = None
     signatures: tuple[Signature, ...] = ()
     not_tested: tuple[str, ...] = ()
@@ -85,27 +83,46 @@ class Verdict:
         """Nothing was tested, for this reason."""
         return cls(
             level=NOT_TESTED,
-            text=f"Fit: not tested ({reason}).",
+            measured=reason,
             not_tested=("fit", *_NEVER_TESTED, "positions"),
         )
 
-    def with_test(self, part: str, says: str, good: bool) -> Verdict:
+    @property
+    def text(self) -> str:
+        """A short paragraph in plain words."""
+        if self.level == NOT_TESTED:
+            return f"Fit: not tested ({self.measured})."
+        parts = [f"Fit: {_SAYS[self.level]}. {self.measured}"]
+        # that the probe was fixed is always said
+        causes = [
+            str(cause)
+            for number, cause in enumerate(self.signatures)
+            if number < _MOST_NAMED or cause.kind == FIXED_PROBE
+        ]
+        if causes:
+            parts.append("Most likely: " + " Or: ".join(causes))
+        elif self.level == GOOD:
+            parts.append(_INVISIBLE)
+        parts += [f"{says}." for says in self.tests]
+        if self.not_tested:
+            parts.append(f"Not tested: {', '.join(_HOW.get(name, name) for name in self.not_tested)}.")
+        return " ".join(parts)
+
+    def with_test(self, part: str, says: str, good: bool | None) -> Verdict:
         """The verdict after a further test.
 
         Parameters
         ----------
         part : what it tested: the beginning of an entry of ``not_tested``
         says : its sentence
-        good : False makes a good verdict doubtful
+        good : False makes a good verdict doubtful; None = it cannot tell, and the part stays untested
         """
-        level = DOUBTFUL if self.level == GOOD and not good else self.level
-        says = says[:1].upper() + says[1:]
+        others = tuple(name for name in self.not_tested if not name.startswith(part))
         return replace(
             self,
-            level=level,
-            text=f"{self.text.replace(_SAYS[GOOD], _SAYS[level], 1) if level != self.level else self.text} {says}.",
-            not_tested=tuple(name for name in self.not_tested if not name.startswith(part)),
-            tests=(*self.tests, says),
+            level=DOUBTFUL if self.level == GOOD and good is False else self.level,
+            not_tested=(*others, f"{part} (the data do not tell)") if good is None else others,
+            tests=(*self.tests, says[:1].upper() + says[1:]),
         )
 
     @property
@@ -119,6 +136,7 @@ class Verdict:
         return {
             "level": self.level,
             "text": self.text,
+            "measured": self.measured,
             "signatures": [
                 {**asdict(item), "numbers": {key: float(value) for key, value in item.numbers.items()}}
                 for item in self.signatures
@@ -141,7 +159,7 @@ class Verdict:
         fit = {name[4:]: array for name, array in arrays.items() if name.startswith("fit/")}
         return cls(
             level=words["level"],
-            text=words["text"],
+            measured=words["measured"],
             fit=FitQuality.from_arrays(fit) if fit else None,
             signatures=tuple(Signature(**item) for item in words["signatures"]),
             not_tested=tuple(words["not_tested"]),
@@ -149,15 +167,22 @@ class Verdict:
         )
 
 
-def verdict_of(run: Reconstruction) -> Verdict:
+def verdict_of(run: Reconstruction, deviances: Sequence[float | None] | None = None) -> Verdict:
     """The verdict on a run as it stands now, by one pass over the patterns; the run is not changed. Where memory does
-    not suffice, the verdict says so."""
+    not suffice, the verdict says so.
+
+    Parameters
+    ----------
+    deviances : that were recorded of the epochs; None = those of the run
+    """
+    if deviances is None:
+        deviances = [record.deviance for record in run.state.records]
     try:
         fit = measure(run)
     except out_of_memory_errors():
         _log.warning("the fit could not be tested: out of memory; the result is complete")
         return Verdict.untested("out of memory in the pass over the patterns")
-    return judge(fit, context_of(run), untested_parts(run))
+    return judge(fit, context_of(run, deviances), untested_parts(run))
 
 
 def verdict_at_end(run: Reconstruction, interrupts: Interrupts) -> Verdict:
@@ -170,44 +195,42 @@ def verdict_at_end(run: Reconstruction, interrupts: Interrupts) -> Verdict:
     if run.settings["verdict"] in (False, "none"):
         return Verdict.untested("verdict='none'")
     if interrupts.name:
-        return Verdict.untested("the run was interrupted")
+        return Verdict.untested("interrupted before the fit was measured")
     if not run.state.records:
         return Verdict.untested("the run had no epoch")
-    interrupts.saving = False
     try:
-        return verdict_of(run)
+        with interrupts.may_interrupt():
+            return verdict_of(run)
     except KeyboardInterrupt:
         return Verdict.untested("interrupted while the fit was measured")
-    finally:
-        interrupts.saving = True
 
 
-def verdict_on(params: Mapping[str, Any]) -> Verdict:
+def verdict_on(params: Mapping[str, Any], deviances: Sequence[float | None] = ()) -> Verdict:
     """The verdict on the arrays that parameters name as their start.
+
+    Parameters
+    ----------
+    deviances : that were recorded of the epochs before
 
     Raises
     ------
     ParameterError
         The parameters or the data have problems; the message lists all.
     """
-    setup = prepare(params)
+    run = reopened(params)
     try:
-        return verdict_of(
-            Reconstruction(setup, State(variables=setup.variables(), epoch=setup.settings.first_epoch))
-        )
+        return verdict_of(run, deviances)
     finally:
-        setup.close()
+        run.setup.close()
 
 
-def context_of(run: Reconstruction) -> Context:
-    """What the signatures need to know of a run."""
-    records = run.state.records
-    now = run.settings.at(max(run.state.epoch - 1, run.settings.first_epoch))
-    values = [record.deviance for record in records[-2:] if record.deviance is not None]
+def context_of(run: Reconstruction, deviances: Sequence[float | None]) -> Context:
+    """What the signatures need to know of a run with these deviances of its epochs."""
+    values = [value for value in deviances[-2:] if value is not None and value > 0]
     return Context(
-        probe_refined="probe" in refined_blocks(now, run.state.variables),
+        probe_refined="probe" in refined_blocks(last_values(run), run.state.variables),
         slices=run.state.variables.n_slices,
-        falling=values[0] / values[1] - 1 if len(values) == 2 and values[1] > 0 else math.nan,
+        falling=float(values[0] / values[1] - 1) if len(values) == 2 else math.nan,
     )
 
 
@@ -225,14 +248,13 @@ def judge(
     if not len(fit.indices) or not math.isfinite(fit.ratio):
         return Verdict.untested("there are no counts on pixels where the model can have any")
     excess, causes = Excess.of(fit), signatures(fit, context)
-    level = _level(fit, excess, causes)
-    parts = [f"Fit: {_SAYS[level]}. {_measured(fit)}"]
-    if level == GOOD:
-        parts.append(_INVISIBLE)
-    elif causes:
-        parts.append("Most likely: " + " Or: ".join(str(cause) for cause in causes[:_MOST_NAMED]))
-    parts.append(f"Not tested: {', '.join(_HOW.get(name, name) for name in not_tested)}.")
-    return Verdict(level=level, text=" ".join(parts), fit=fit, signatures=causes, not_tested=not_tested)
+    return Verdict(
+        level=_level(fit, excess, causes),
+        measured=_measured(fit),
+        fit=fit,
+        signatures=causes,
+        not_tested=not_tested,
+    )
 
 
 def _level(fit: FitQuality, excess: Excess, causes: tuple[Signature, ...]) -> str:
@@ -250,8 +272,8 @@ def _measured(fit: FitQuality) -> str:
     """The numbers in words."""
     if fit.counts:
         text = (
-            f"The deviance of the data from the model is {fit.ratio:.3f} times that of noise (a right model has about "
-            f"{fit.ratio_fitted:.3f} after fitting)"
+            f"The deviance of the data from the model is {fit.ratio:.3f} times that of noise (a right model has "
+            f"{fit.fitted_text} after fitting)"
         )
         if fit.regions:
             text += ": " + ", ".join(f"{name} {region.ratio:.3f}" for name, region in fit.regions.items())

@@ -573,8 +573,11 @@ def test_score_leaves_out_free_pixels(shape: tuple[int, int], real: str) -> None
     intensity = rng.exponential(2.0, (3, *shape)).astype(dtype)
     data, index = rng.poisson(2.0, (3, *shape)).astype(np.uint16), np.array([4, 0, 2**31 - 1], np.int32)
     weights = rng.uniform(size=shape).astype(dtype)
-    free = FreePixels(0.2, seed=5, counts=CountModel(2.0, 1.5))
-    hidden = Hidden(free.below, free.start, free.counts.gain, free.counts.shift, index)
+    usable = (rng.uniform(size=shape) < 0.7).astype(dtype)
+    free = FreePixels(0.2, seed=5, counts=CountModel(2.0, 1.5), usable=usable)
+    hidden = Hidden(
+        below=free.below, start=free.start, gain=2.0, shift=free.counts.shift, index=index, usable=usable
+    )
     totals, slope = scored(noise.Poisson(), real, data, intensity, weights=weights, hidden=hidden)
     expected = np.empty(N_TOTALS)
     arguments = (intensity, data.astype(dtype), weights, Workspace(np))
@@ -775,7 +778,8 @@ own.add_fixed(parts, crop_origins, np.ones(1, "u8"), np.ones((2, 17, 21, 2), "i8
 score = ScoreKernels("float", "uint8", cpu(SANITISED))
 arrays = np.ones((5, 15, 20), "u1"), real.copy(), np.ones((score.n_parts(real), 4)), np.ones(4)
 formula = Formula(kind="poisson", dark=1, reachable=np.ones((15, 20), bool))
-score.score(formula, real, *arrays, index, real[0].copy(), hidden=Hidden(2**31, 7, 2.0, 1.0, index))
+hidden = Hidden(below=2**31, start=7, gain=2.0, shift=1.0, index=index)
+score.score(formula, real, *arrays, index, real[0].copy(), hidden=hidden)
 print("finished")
 """
 

@@ -143,11 +143,12 @@ __device__ __forceinline__ Sums block_sum(Sums value, Sums* shared) {
 
 // intensity, slope (pattern, pixels). data (rows, pixels): pattern j has row rows[j], or row j if that is null.
 // weights (pixels), or with own_weights (pattern, pixels); reachable (pixels); both may be null. parts (block, 4).
-// index (pattern): numbers of the patterns, by which pixels are free (none with free_below 0).
+// index (pattern): numbers of the patterns, by which pixels are free (none with free_below 0); their sums are over those
+// that are usable (pixels), all if that is null.
 // With bounded_slope the slope is that of amplitudes, which is bounded, for counts that are not negative.
 extern "C" __global__ void __launch_bounds__(THREADS)
     score(const real_t* intensity, const data_t* data, const int* rows, const real_t* weights, const bool* reachable,
-          const int* index, real_t* slope, double* parts, int pixels, int width, int blocks, int own_weights, int kind,
+          const int* index, const real_t* usable, real_t* slope, double* parts, int pixels, int width, int blocks, int own_weights, int kind,
           int bounded_slope, real_t multiplier, real_t dark, real_t shift, real_t gain, real_t amplitude_dark,
           real_t free_gain, real_t free_shift, unsigned int free_below, unsigned int free_start) {
   __shared__ Sums shared[THREADS];
@@ -168,6 +169,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       found.slope = Formula::amplitudes(modelled, measured < 0 ? (real_t)0 : measured, amplitude_dark).slope;
     real_t weight = weights ? weights[own_weights ? start + pixel : pixel] : (real_t)1;
     if (free_below && hidden.is_free(index[pattern], pixel)) {
+      weight *= usable ? usable[pixel] : (real_t)1;
       sums.free_deviance += (double)(hidden.deviance(modelled, measured) * weight);
       sums.free_weight += (double)weight;
       weight = 0;

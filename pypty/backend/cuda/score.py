@@ -54,7 +54,7 @@ class Formula:
     bounded: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hidden:
     """Free pixels in the form that the kernel takes (defined in objective/free_pixels.py).
 
@@ -63,6 +63,7 @@ class Hidden:
     below, start : blocks whose hash, which begins with ``start``, is smaller are free
     gain, shift : electrons of a value v are (v + shift)/gain
     index : (B,) int32 numbers of the patterns
+    usable : (ky, kx) 1 for pixels whose deviance counts, else 0; None = all count
     """
 
     below: int
@@ -70,6 +71,7 @@ class Hidden:
     gain: float
     shift: float
     index: Array
+    usable: Array = None
 
 
 def parameters(real: str, data: str) -> Parameters:
@@ -144,8 +146,8 @@ class ScoreKernels:
         bounded = formula.bounded is not None
         numbers = (pixels, intensity.shape[-1], blocks, weights_per_pattern, _KINDS[formula.kind], bounded)
         reals = (multiplier, formula.dark, formula.shift, formula.gain, formula.bounded or 0.0)
-        free = hidden or Hidden(0, 0, 1.0, 0.0, None)
-        arrays = (intensity, data, rows, weights, formula.reachable, free.index, slope, parts)
+        free = hidden or Hidden(below=0, start=0, gain=1.0, shift=0.0, index=None)
+        arrays = (intensity, data, rows, weights, formula.reachable, free.index, free.usable, slope, parts)
         arguments = (
             *arrays,
             *(np.int32(n) for n in numbers),

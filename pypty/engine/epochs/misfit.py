@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from pypty.backend.array import Array
+from pypty.backend.memory import out_of_memory_errors, release_unused
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.setup.assembly import Setup
-from pypty.engine.setup.comparison import count_model, usable_pixels
+from pypty.engine.setup.comparison import count_model, knows_counts, usable_pixels
 from pypty.model.blocks import Variables
 from pypty.objective.fit import deviance_ratio
 
 _SHARE, _FEWEST = 64, 8
-"""One of 64 patterns is looked at, which costs about a hundredth of an epoch; the noise of the ratio of eight patterns
-of 64 x 64 pixels is below 1 %."""
+"""One of 64 patterns is looked at, which costs about a hundredth of an epoch."""
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+_log = logging.getLogger(__name__)
 
 
 class Misfit:
@@ -22,23 +28,32 @@ class Misfit:
     def __init__(self) -> None:
         self._usable: tuple[object, Array] | None = None
 
-    def of(self, setup: Setup, problem: Problem, variables: Variables) -> float:
-        """The ratio at this point; NaN without patterns."""
+    def of(self, setup: Setup, problem: Problem, variables: Variables) -> float | None:
+        """The ratio at this point; None where the data are no counts, or the memory does not suffice."""
+        try:
+            return self._ratio(setup, problem, variables) if knows_counts(setup) else None
+        except out_of_memory_errors():
+            release_unused(setup.backend)
+            _log.info("the deviance of this epoch is not known: out of memory")
+            return None
+
+    def _ratio(self, setup: Setup, problem: Problem, variables: Variables) -> float:
         objective = problem.objective
         # cached by the model, which changes with the precision
         if self._usable is None or self._usable[0] is not objective.model:
-            self._usable = (objective.model, usable_pixels(setup, objective))
+            self._usable = (objective.model, usable_pixels(setup, objective.model.reachable))
         return deviance_ratio(
             objective,
             variables,
             sample(problem.indices),
-            counts=count_model(setup.settings),
+            counts=count_model(setup),
             usable=self._usable[1],
         )
 
 
 def sample(indices: np.ndarray) -> np.ndarray:
-    """Every 64th of the patterns, at least 8 where there are as many: the same in every epoch."""
+    """One of every 64 patterns, at least 8 where there are as many: the same in every epoch."""
     n = min(len(indices), max(_FEWEST, len(indices) // _SHARE))
-    # the middle of n equal parts, so that the first pattern, in a corner of the scan, does not always count
-    return indices[((np.arange(n) + 0.5) * len(indices) / max(n, 1)).astype(int)]
+    # one of each of n equal parts, at a place that follows the golden ratio: no column of a raster is preferred
+    place = np.arange(n) + (_GOLDEN * (np.arange(n) + 0.5)) % 1
+    return indices[(place * len(indices) / max(n, 1)).astype(int)]

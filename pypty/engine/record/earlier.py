@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pypty.errors import OutputError
 from pypty.model.blocks import BLOCKS
-from pypty.output.checkpoints import HISTORY_FILE, RESUME_FILE, epoch_of
+from pypty.output.checkpoints import HISTORY_FILE, RESUME_FILE, VERDICT_FILE, epoch_of
 from pypty.output.loss_log import LOSS_LOG
 from pypty.output.settings_file import ARRAYS
 from pypty.params.schema import SCHEMA
@@ -21,7 +21,7 @@ ASIDE = "replaced_"
 MOVING = ".moving"
 GOING = ".going"
 _ASIDE = re.compile(rf"{ASIDE}\d{{8}}_\d{{6}}_\d{{6}}({re.escape(MOVING)}|{re.escape(GOING)})?")
-_NAMES = {RESUME_FILE, HISTORY_FILE, LOSS_LOG, "params.yaml", "params.pkl"} | {
+_NAMES = {RESUME_FILE, HISTORY_FILE, VERDICT_FILE, LOSS_LOG, "params.yaml", "params.pkl"} | {
     row.file for row in BLOCKS.values()
 }
 _NUMBERED = re.compile(r"checkpoint_\w+_(epoch|epcoh)_\d+\.npy|.+_iter\d{4,}\.(h5|tif|png)|summary_\w+\.png")

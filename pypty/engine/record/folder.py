@@ -14,7 +14,13 @@ from pypty.engine.setup.sequences import problems_from
 from pypty.engine.setup.start import propagates_after_last
 from pypty.errors import CheckpointError
 from pypty.model.blocks import BLOCKS
-from pypty.output.checkpoints import RESUME_FILE, remove_checkpoint, write_checkpoint, write_numbered
+from pypty.output.checkpoints import (
+    RESUME_FILE,
+    VERDICT_FILE,
+    remove_checkpoint,
+    write_checkpoint,
+    write_numbered,
+)
 from pypty.output.files import remove_leftovers
 from pypty.output.lock import FolderLock
 from pypty.output.loss_log import LOSS_LOG, EpochRecord, LossLog, read_records
@@ -82,6 +88,8 @@ class RunFolder:
         # of a run that is continued from its arrays: the history that belongs to it goes now
         if self._is_new:
             (self.path / RESUME_FILE).unlink(missing_ok=True)
+        # the result changes
+        (self.path / VERDICT_FILE).unlink(missing_ok=True)
         write_settings(self.path, self.run.settings, self.version)
         write_checkpoint(self.path, self.run.state.variables, self._names())
         # blocks of an earlier run that this one does not have

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,15 @@ class Interrupts:
                 if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._came)
         return self
+
+    @contextlib.contextmanager
+    def may_interrupt(self) -> Iterator[None]:
+        """While the block runs, for which nobody needs to wait, a signal raises :class:`Interrupted` again."""
+        self.saving = False
+        try:
+            yield
+        finally:
+            self.saving = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -20,13 +20,13 @@ from pypty.engine.epochs.problem import Signature
 from pypty.engine.epochs.state import State
 from pypty.engine.epochs.stuck import BlockMonitor
 from pypty.engine.record.history_file import HistoryFile, read_history, record_of
-from pypty.engine.record.resume_checks import check_state
+from pypty.engine.record.resume_checks import change_of_loss, check_state
 from pypty.engine.setup.assembly import Setup, data_fingerprint
 from pypty.engine.setup.precision import AUTO, in_precision
 from pypty.engine.setup.start import start_distances
 from pypty.errors import CheckpointError, ResourceError
 from pypty.model.blocks import BLOCKS, Variables
-from pypty.objective.share import Evaluated
+from pypty.objective.share import Evaluated, FreeSums
 from pypty.optimize.lbfgs import Lbfgs, Pair, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.output.checkpoints import RESUME_FILE
@@ -111,6 +111,7 @@ def write_resume(folder: Path, run: Reconstruction, version: str, history: Histo
             group.attrs.update(
                 value=state.sample.value,
                 sse=state.sample.info.sse,
+                free=dataclasses.astuple(state.sample.info.free),
                 terms=json.dumps(state.sample.info.terms),
                 loss_terms=json.dumps(state.sample.info.loss_terms),
             )
@@ -130,7 +131,8 @@ def write_resume(folder: Path, run: Reconstruction, version: str, history: Histo
 
 
 def read_resume(folder: Path, setup: Setup) -> Resumed:
-    """Read the state back onto the device of ``setup``, in the precision of the state.
+    """Read the state back onto the device of ``setup``, in the precision of the state; a loss that has changed without
+    being named is among the warnings of the settings.
 
     Raises
     ------
@@ -139,7 +141,10 @@ def read_resume(folder: Path, setup: Setup) -> Resumed:
     ResourceError
         It is in double precision, for which the memory is too small.
     """
-    path = folder / RESUME_FILE
+    path, changed = folder / RESUME_FILE, change_of_loss(folder, setup.settings)
+    if changed:
+        noted = setup.settings.with_notes((*setup.settings.notes, changed))
+        setup = dataclasses.replace(setup, settings=noted)
     try:
         with open_hdf5(path) as file:
             check_tree(file)
@@ -205,6 +210,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
         info = Evaluated(
             loss=float(group.attrs["value"]),
             sse=float(group.attrs["sse"]),
+            free=FreeSums(*map(float, group.attrs.get("free", (0.0, 0.0)))),
             gradients={},
             terms=json.loads(group.attrs["terms"]),
             parts=group["parts"][()],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,14 @@ from pypty.backend.array import array_module
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
-from pypty.errors import CheckpointError
+from pypty.errors import CheckpointError, ParameterError
 from pypty.model.blocks import BLOCKS
 from pypty.optimize.vector import BlockVector
 from pypty.output.loss_log import EpochRecord
+from pypty.output.settings_file import NAME as SETTINGS_FILE
+from pypty.output.settings_file import yaml_value
+from pypty.params.presets import read_yaml
+from pypty.params.settings import Settings
 
 _MOST_EPOCHS = 2**40
 _MOST_PIXELS = 2**31
@@ -71,6 +76,37 @@ def check_fit(run: Reconstruction) -> None:
             "the gradient or the L-BFGS pairs in resume.h5 have other shapes than what is refined; it is damaged: "
             "start again from pypty.load_checkpoint(folder)"
         )
+
+
+def change_of_loss(folder: Path, settings: Settings) -> str:
+    """What to say where the loss of the earlier epochs, by params.yaml, is another one now because the parameters leave
+    out a key of it; "" where it is the same, was changed by name, or is not known."""
+    given, has_noise = settings.set_by_user, settings["algorithm"] == "poisson_gaussian"
+    if "loss_terms" in given or ("algorithm" in given and not has_noise):
+        return ""
+    try:
+        earlier = read_yaml(folder / SETTINGS_FILE)
+    except ParameterError:  # lost or damaged; it is written anew, and nothing but this depends on it
+        return ""
+    keys = ["loss_terms", "algorithm"]
+    if has_noise or earlier.get("algorithm") in ("auto", "poisson_gaussian"):
+        keys += ["detector_gain", "readout_noise"]
+    asked, changes = settings.record(), []
+    for key in keys:
+        if key not in earlier or key in given:
+            continue
+        before, now = earlier[key], yaml_value(settings.value(key))
+        if before not in (now, yaml_value(asked[key])):
+            changes.append((key, before, now))
+    if not changes:
+        return ""
+    had = " and ".join(f"{key} = {before!r}" for key, before, _ in changes)
+    have = " and ".join(f"{key} = {now!r}" for key, _, now in changes)
+    names = " and ".join(key for key, _, _ in changes)
+    return (
+        f"the loss changes: the earlier epochs in {str(folder)!r} had {had}, those from now on have {have}, since the "
+        f"parameters leave out {names}; to go on with the same loss set {had}"
+    )
 
 
 def check_record(record: EpochRecord) -> None:

@@ -16,7 +16,7 @@ from pypty.data.scan import Scan
 from pypty.data.sources import PatternSource, fingerprint
 from pypty.data.survey import Survey
 from pypty.data.window import Window
-from pypty.engine.setup.comparison import count_model
+from pypty.engine.setup.comparison import count_model, usable_pixels
 from pypty.engine.setup.mean_patterns import MeanPatterns
 from pypty.engine.setup.memory_plan import MemoryPlan
 from pypty.engine.setup.start import present_blocks, start_variables
@@ -197,14 +197,16 @@ class Setup:
         terms = self._loss_terms()
         noise = self._noise_model(model.reachable) if terms is None else terms.noise
         batch, threads = batch_size or self.plan.batch, n_threads or self.plan.n_threads
-        return Objective(self.backend, model, feed, noise, batch, threads, terms, self._free_pixels())
-
-    def _free_pixels(self) -> FreePixels | None:
-        """``free_pixels``; None = every pixel is fitted."""
-        fraction = self.settings["free_pixels"]
-        return (
-            FreePixels(fraction, self.settings["seed"], count_model(self.settings)) if fraction > 0 else None
+        return Objective(
+            self.backend, model, feed, noise, batch, threads, terms, self._free_pixels(model.reachable)
         )
+
+    def _free_pixels(self, reachable: Array) -> FreePixels | None:
+        """``free_pixels``; None = every pixel is fitted."""
+        fraction, seed = self.settings["free_pixels"], self.settings["seed"]
+        if fraction == 0:
+            return None
+        return FreePixels(fraction, seed, count_model(self), usable_pixels(self, reachable))
 
     def _noise_model(self, reachable: Array = None) -> NoiseModel:
         settings = self.settings

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from pypty.engine.setup.assembly import Setup
-from pypty.engine.setup.detector import scattering
+from pypty.engine.setup.detector import measured_disk, scattering
 from pypty.params.checks.effects import has_block
 
 COST, TOLD = 0.05, 0.12
@@ -35,12 +36,14 @@ class BandLimitCost:
         its correlation with the truth; None where the dark field is not seen
     pad : smallest ``data_pad`` that keeps it below 3 %, for a window with a fast FFT; None if there is none
     cut : the same of ``damping_cutoff_multislice``
+    through_disk : the limit lies within 1.1 radii of the bright-field disk
     """
 
     share: float
     phase: float | None
     pad: int | None = None
     cut: float | None = None
+    through_disk: bool = False
 
     @property
     def matters(self) -> bool:
@@ -57,21 +60,27 @@ def band_limit_cost(setup: Setup) -> BandLimitCost | None:
         return None
     if mean.sum() <= 0:
         return None
+    disk, shape, cutoff = measured_disk(setup), setup.grid.shape, settings["damping_cutoff_multislice"]
     beyond = _Beyond(mean, setup.window.model_pixel_1A)
-    cutoff = settings["damping_cutoff_multislice"]
-    lost = beyond(setup.grid.shape, cutoff)
+    share = beyond(shape, cutoff) / float(mean.sum())
+    through_disk = disk is not None and beyond.limit(shape, cutoff) < disk.rim_1A
     scattered = scattering(setup, _noise(setup))
-    if scattered is None or scattered.total <= 0:
-        return BandLimitCost(lost / float(mean.sum()), None)
-    cost = BandLimitCost(lost / float(mean.sum()), lost / scattered.total)
+    if disk is None or scattered is None or scattered.total <= 0:
+        return BandLimitCost(share, None, through_disk=through_disk)
+
+    def lost(shape: tuple[int, int], cutoff: float) -> float:
+        """The part of the scattered counts: of those within the disk as many as of all counts there."""
+        inside, outside = beyond.inside_and_outside(disk.rim_1A, beyond.limit(shape, cutoff))
+        return min(1.0, (2 * scattered.bright * inside + outside) / scattered.total)
+
+    cost = BandLimitCost(share, lost(shape, cutoff), through_disk=through_disk)
     if not cost.matters:
         return cost
-    most = _AIM * scattered.total
-    pad = next((pad for pad, shape in _paddings(setup) if beyond(shape, cutoff) <= most), None)
+    pad = next((pad for pad, padded in _paddings(setup) if lost(padded, cutoff) <= _AIM), None)
     # of several slices, waves beyond 2/3 of Nyquist would be folded back
     cuts = [cut for cut in _CUTS if cut > cutoff and settings["simu_Npix"] is None and _slices(setup) == 1]
-    cut = next((cut for cut in cuts if beyond(setup.grid.shape, cut) <= most or cut == _CUTS[-1]), None)
-    return BandLimitCost(cost.share, cost.phase, pad, cut)
+    cut = next((cut for cut in cuts if lost(shape, cut) <= _AIM), None)
+    return dataclasses.replace(cost, pad=pad, cut=cut)
 
 
 def band_limit_advice(setup: Setup, cost: BandLimitCost) -> str:
@@ -98,16 +107,21 @@ def band_limit_warning(setup: Setup) -> str | None:
     if cost is None or not (cost.share > SHARE or (cost.phase is not None and cost.phase > TOLD)):
         return None
     settings = setup.settings
-    phase = (
-        ""
-        if cost.phase is None
-        else f", {100 * cost.phase:.2g} % of the scattered ones, and cost about that part of the phase"
-    )
+    scattered = "" if cost.phase is None else f", {_percent(cost.phase)} of the scattered ones"
+    if cost.through_disk:
+        scattered += "; the bright-field disk itself is cut"
+    elif cost.phase is not None:
+        scattered += ", and cost about that part of the phase"
     return (
-        f"{100 * cost.share:.2g} % of the counts lie beyond the band limit and cannot be modelled{phase}: data_pad is "
-        f"{settings['data_pad']} px and damping_cutoff_multislice {settings['damping_cutoff_multislice']:g}; "
+        f"{_percent(cost.share)} of the counts lie beyond the band limit and cannot be modelled{scattered}: data_pad "
+        f"is {settings['data_pad']} px and damping_cutoff_multislice {settings['damping_cutoff_multislice']:g}; "
         f"{band_limit_advice(setup, cost)}"
     )
+
+
+def _percent(part: float) -> str:
+    """With two digits, also of 100 %."""
+    return f"{100 * part:.0f} %" if part > 0.095 else f"{100 * part:.2g} %"
 
 
 class _Beyond:
@@ -120,10 +134,23 @@ class _Beyond:
         order = np.argsort(radius)
         self._radius, self._held = radius[order], np.cumsum(mean.ravel()[order])
 
+    def limit(self, shape: tuple[int, int], cutoff: float) -> float:
+        """The band limit of a window with the same spectral pixels, 1/Å."""
+        # Grid.largest_frequency
+        return cutoff * min((n - 1) // 2 * d for n, d in zip(shape, self._pixel, strict=True))
+
     def __call__(self, shape: tuple[int, int], cutoff: float) -> float:
-        # Grid.largest_frequency, with the same spectral pixels
-        largest = min((n - 1) // 2 * d for n, d in zip(shape, self._pixel, strict=True))
-        inside = int(np.searchsorted(self._radius, cutoff * largest * (1 - 1e-9)))
+        return self._from(self.limit(shape, cutoff))
+
+    def inside_and_outside(self, rim_1A: float, limit_1A: float) -> tuple[float, float]:
+        """What lies beyond a limit: as a part of the counts within a radius, and the counts outside of it."""
+        within = self._from(0.0) - self._from(rim_1A)
+        cut = self._from(min(limit_1A, rim_1A)) - self._from(rim_1A)
+        return (cut / within if within > 0 else 0.0), self._from(max(limit_1A, rim_1A))
+
+    def _from(self, radius_1A: float) -> float:
+        """Counts from a radius on."""
+        inside = int(np.searchsorted(self._radius, radius_1A * (1 - 1e-9)))
         return float(self._held[-1] - (self._held[inside - 1] if inside else 0.0))
 
 

@@ -9,18 +9,27 @@ from scipy.ndimage import binary_erosion
 
 from pypty.backend.array import Array, to_host
 from pypty.objective.deviance import CountModel
-from pypty.objective.objective import Objective
-from pypty.params.settings import Settings
 
 if TYPE_CHECKING:
     from pypty.engine.setup.assembly import Setup
 
 
-def count_model(settings: Settings) -> CountModel:
-    """From data units to electrons, as the noise model has it."""
-    if settings["algorithm"] == "poisson_gaussian" and settings["loss_terms"] is None:
+def count_model(setup: Setup) -> CountModel:
+    """From data units to electrons: as the noise model has it, else as the survey has found it."""
+    settings = setup.settings
+    if _names_noise(setup):
         return CountModel(settings["detector_gain"], settings["readout_noise"])
-    return CountModel()
+    electron = None if setup.survey is None else setup.survey.electron
+    return CountModel() if electron is None else CountModel(electron)
+
+
+def knows_counts(setup: Setup) -> bool:
+    """Whether it is known how data units become electrons, so that a deviance has an expected value."""
+    return _names_noise(setup) or (setup.survey is not None and setup.survey.electron is not None)
+
+
+def _names_noise(setup: Setup) -> bool:
+    return setup.settings["algorithm"] == "poisson_gaussian" and setup.settings["loss_terms"] is None
 
 
 def measured_pixels(setup: Setup) -> np.ndarray:
@@ -36,12 +45,16 @@ def measured_pixels(setup: Setup) -> np.ndarray:
     return setup.to_model(inside[None])[0]
 
 
-def usable_pixels(setup: Setup, objective: Objective) -> Array:
+def usable_pixels(setup: Setup, reachable: Array) -> Array:
     """(ky, kx), in the model's pixel order: 1 for measured pixels in which the model can have counts, else 0.
 
     The pixels along the band limit are left out, since only a part of each is inside.
+
+    Parameters
+    ----------
+    reachable : of the model: compared pixels that can have counts; None = all
     """
-    usable, reachable = measured_pixels(setup), objective.model.reachable
+    usable = measured_pixels(setup)
     if reachable is not None:
         # (1, ky, kx) -> (ky, kx), zero frequency at n//2
         limit = setup.from_model(to_host(reachable).reshape(1, *setup.data_shape))[0]

@@ -11,19 +11,26 @@ import numpy as np
 from pypty.data.disk import disk_facts
 from pypty.data.noise import DetectorNoise, frequencies_without_signal, noise_problem, photon_transfer
 from pypty.data.scan import fit_raster, missing_problem, stored_patterns
+from pypty.data.survey import Survey
 from pypty.data.weights import DetectorWeights
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.detector import measured_disk, scattering, semiangle_rad
 from pypty.objective.bias import BIASED, expected_factor
 from pypty.params.settings import Settings
 
-_MOST_BYTES = 128 * 2**20
-"""Of patterns that are read to measure the noise."""
-_LARGEST_SIDE, _SMALLEST_SIDE = 64, 12
-"""Scan points of the block of the raster along each axis."""
+_BYTES, _MOST_BYTES = 128 * 2**20, 2**30
+"""Of patterns that are read to measure the noise: more than the first to have a block of 32 x 32 points, more than the
+second to have one of 12 x 12."""
+_SIDES = (12, 32, 64)
+"""Scan points of the block of the raster along each axis: at least, enough, at most."""
+_READ_BYTES = 64 * 2**20
+"""Of patterns that are read at once."""
 _MOST_PIXELS = 4096
 _STRAIGHT = 0.1
 """Largest rms distance of the positions from an affine raster, in steps."""
+_FLAT = 1e-6
+"""Smallest area of a cell of the raster, relative to the squares of its steps, and of a pixel of the object."""
+_BELOW_ZERO = "are whole numbers, but some are negative"
 BIAS = 0.02
 """Bias of the phase from which on a loss is warned of."""
 
@@ -42,25 +49,27 @@ def choose_noise_model(setup: Setup) -> Settings:
     if surveyed is None:
         return settings
     if virtual:
-        values, why = _for_virtual_detectors(surveyed.electron)
+        values, why = _for_virtual_detectors(surveyed)
     else:
-        values, why = _for_patterns(setup, surveyed.electron)
+        values, why = _for_patterns(setup, surveyed)
     given = " and ".join(f"{key} = {value:g}" for key, value in values.items() if key != "algorithm")
     text = f"algorithm = {values['algorithm']!r}{' with ' * bool(given)}{given} (auto): {why}"
     return settings.with_choice(values, text)
 
 
-def _for_virtual_detectors(electron: float | None) -> tuple[Mapping[str, Any], str]:
-    if electron is not None:
+def _for_virtual_detectors(surveyed: Survey) -> tuple[Mapping[str, Any], str]:
+    if surveyed.electron is not None:
         return {"algorithm": "poisson_compressed"}, "the virtual detectors hold whole counts"
+    if surveyed.whole:
+        return {"algorithm": "lsq_compressed"}, f"the sums of the virtual detectors {_BELOW_ZERO}"
     return {"algorithm": "lsq_compressed"}, (
         "the sums of the virtual detectors are not whole counts; for sums of electrons set algorithm = "
         "'poisson_compressed'"
     )
 
 
-def _for_patterns(setup: Setup, electron: float | None) -> tuple[Mapping[str, Any], str]:
-    settings = setup.settings
+def _for_patterns(setup: Setup, surveyed: Survey) -> tuple[Mapping[str, Any], str]:
+    settings, electron = setup.settings, surveyed.electron
     gain, readout = settings["detector_gain"], settings["readout_noise"]
     if gain != 1 or readout != 0:
         return {"algorithm": "poisson_gaussian"}, (
@@ -68,16 +77,22 @@ def _for_patterns(setup: Setup, electron: float | None) -> tuple[Mapping[str, An
         )
     if electron == 1:
         return {"algorithm": "ml"}, "the patterns hold whole counts"
-    if electron is not None:
-        return _gaussian(electron, 0.0), "the patterns hold whole counts times a factor"
+    if electron is not None and settings["data_normalization"] is not None:
+        return _gaussian(electron, 0.0), "the patterns hold whole counts times a factor (data_normalization)"
     noise = measured_noise(setup)
+    values = f"the values {_BELOW_ZERO if surveyed.whole and electron is None else 'are not whole counts'}"
     if isinstance(noise, DetectorNoise):
         return _gaussian(noise.gain, noise.readout), (
-            "the values are not whole counts; their noise at scan frequencies without signal has the variance "
+            f"{values}; their noise at scan frequencies without signal has the variance "
             f"{noise.gain:g} x mean + {noise.readout:g}²"
         )
+    if electron is not None:  # nothing but the user's multiplier is between the values and whole numbers
+        return {"algorithm": "ml"}, (
+            f"the patterns hold whole numbers, which data_multiplier = {electron:g} is taken to make electrons; their "
+            f"noise could not be measured: {noise}"
+        )
     return {"algorithm": "lsq_sqrt"}, (
-        f"the values are not whole counts, and their noise could not be measured: {noise}. If they are electrons times "
+        f"{values}, and their noise could not be measured: {noise}. If they are electrons times "
         "a gain, or have read-out noise, set detector_gain and readout_noise; phases are too small otherwise. "
         "Noise-free simulations need nothing"
     )
@@ -88,7 +103,7 @@ def _gaussian(gain: float, readout: float) -> Mapping[str, Any]:
 
 
 def measured_noise(setup: Setup) -> DetectorNoise | str:
-    """Gain and read-out noise from a block of the raster, at most 64 x 64 points and 128 MiB; or why there are none."""
+    """Gain and read-out noise from a block of the raster, at most 64 x 64 points; or why there are none."""
     settings, size = setup.settings, setup.settings["scan_size"]
     assert setup.source is not None
     if setup.near_field:
@@ -101,8 +116,8 @@ def measured_noise(setup: Setup) -> DetectorNoise | str:
     numbers = _block(
         setup, stored_patterns(settings["scan_order"], scan_size, settings["missing_patterns"]), scan_size
     )
-    if min(numbers.shape) < _SMALLEST_SIDE:
-        return f"the raster is smaller than {_SMALLEST_SIDE} x {_SMALLEST_SIDE} points"
+    if min(numbers.shape) < _SIDES[0]:
+        return f"the raster is smaller than {_SIDES[0]} x {_SIDES[0]} points"
     if (numbers < 0).any():
         return "patterns are missing"
     alpha = semiangle_rad(setup, measured_disk(setup))
@@ -112,8 +127,12 @@ def measured_noise(setup: Setup) -> DetectorNoise | str:
     positions = setup.scan.positions
     if len(positions) == 1:
         return "all patterns have the same position"
-    fit, misfit = fit_raster(positions[numbers.ravel()] * np.array(setup.grid.pixel_size_A), rows, columns)
-    if misfit > _STRAIGHT * math.sqrt(abs(np.linalg.det(fit[1:]))):
+    pixel = np.array(setup.grid.pixel_size_A)
+    fit, misfit = fit_raster(positions[numbers.ravel()] * pixel, rows, columns)
+    cell = abs(np.linalg.det(fit[1:]))  # Å²
+    if cell <= _FLAT * max(float((fit[1:] ** 2).sum()), float(pixel.prod())):
+        return "all positions lie on a point or a line"
+    if misfit > _STRAIGHT * math.sqrt(cell):
         return "the positions are no regular raster"
     free = frequencies_without_signal(numbers.shape, fit[1:], 2 * alpha / setup.grid.wavelength)
     return noise_problem(free) or photon_transfer(_series(setup, numbers), free)
@@ -121,12 +140,22 @@ def measured_noise(setup: Setup) -> DetectorNoise | str:
 
 def _block(setup: Setup, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(ny, nx) numbers of the patterns in the middle of the raster, -1 where there is none."""
-    assert setup.source is not None
-    pattern_bytes = 4 * math.prod(setup.source.shape[1:])
-    side = min(_LARGEST_SIDE, math.isqrt(max(1, _MOST_BYTES // pattern_bytes)))
+    side = _side(_pattern_bytes(setup))
     raster = points.reshape(size)
     y, x = (max(0, (n - side) // 2) for n in size)
     return np.asarray(raster[y : y + side, x : x + side])
+
+
+def _pattern_bytes(setup: Setup) -> int:
+    assert setup.source is not None
+    return 4 * math.prod(setup.source.shape[1:])
+
+
+def _side(pattern_bytes: int) -> int:
+    """Scan points along each side of the block that is read: of large patterns few, but enough for the noise."""
+    smallest, enough, largest = _SIDES
+    within, at_most = (math.isqrt(limit // pattern_bytes) for limit in (_BYTES, _MOST_BYTES))
+    return min(largest, max(within, min(enough, at_most), smallest))
 
 
 def _series(setup: Setup, numbers: np.ndarray) -> np.ndarray:
@@ -139,7 +168,7 @@ def _series(setup: Setup, numbers: np.ndarray) -> np.ndarray:
     pixels = good[np.linspace(0, len(good) - 1, min(len(good), _MOST_PIXELS)).astype(int)]
     order = np.sort(numbers.ravel())
     out = np.empty((len(order), len(pixels)), np.float32)
-    step = numbers.shape[1]
+    step = max(1, min(numbers.shape[1], _READ_BYTES // _pattern_bytes(setup)))
     for start in range(0, len(order), step):
         chosen = order[start : start + step]
         data = preprocess.patterns(weights.blank(setup.source.read(chosen), chosen))
@@ -148,15 +177,17 @@ def _series(setup: Setup, numbers: np.ndarray) -> np.ndarray:
 
 
 def phase_bias(setup: Setup) -> float:
-    """The fraction by which phases are expected to be too small with the chosen loss at this dose; 0 if it has no bias
-    or if that cannot be told: the values are no counts, or the dark field is not seen."""
+    """The fraction by which phases are expected to be too small with the loss of the last epochs at this dose; 0 if it
+    has no bias or if that cannot be told: the values are no counts, or the dark field is not seen."""
     settings, surveyed = setup.settings, setup.survey
-    algorithm = settings["algorithm"]
-    if algorithm not in BIASED or settings["loss_terms"] is not None or surveyed is None:
+    algorithm = _last_loss(settings)
+    if algorithm not in BIASED or surveyed is None:
         return 0.0
     electron = surveyed.electron
     if electron is None or setup.near_field:
         return 0.0
+    if settings["data_normalization"] is None:
+        electron = 1.0  # data_multiplier makes electrons of the values
     if settings["masks"] is not None:
         dark = _dark_sums(setup)
         return 0.0 if dark is None else 1 - expected_factor(algorithm, dark / electron, 0.0, speckle=False)
@@ -184,8 +215,47 @@ def bias_warning(setup: Setup) -> str | None:
     bias = phase_bias(setup)
     if bias < BIAS:
         return None
-    better = "poisson_compressed" if setup.settings["masks"] is not None else "ml"
+    small = f"phases are expected to be about {100 * bias:.2g} % too small at this dose"
+    steps = _last_steps(setup.settings)
+    if steps:
+        return (
+            f"{steps}: preconditioned steps use the slope of amplitudes, whatever the algorithm, which is biased for "
+            f"few counts: {small}; {bias_advice(setup)}"
+        )
     return (
-        f"algorithm = {setup.settings['algorithm']!r} is biased for few counts: phases are expected to be about "
-        f"{100 * bias:.2g} % too small at this dose; use algorithm = {better!r} (or leave it out: auto)"
+        f"algorithm = {setup.settings['algorithm']!r} is biased for few counts: {small}; {bias_advice(setup)}"
     )
+
+
+def bias_advice(setup: Setup) -> str:
+    """What makes the phases right where the loss of the last epochs is biased."""
+    settings = setup.settings
+    unbiased = "poisson_compressed" if settings["masks"] is not None else "ml"
+    steps = _last_steps(settings)
+    if not steps:
+        return f"use algorithm = {unbiased!r} (or leave it out: auto)"
+    asked = settings["algorithm"] in BIASED and settings["loss_terms"] is None
+    loss = f", and use algorithm = {unbiased!r}" if asked else ""
+    if steps.startswith("warmup_epochs"):
+        return f"make epoch_max larger than warmup_epochs, so that L-BFGS ends the run{loss}"
+    last = settings["epoch_max"]
+    return f"end with L-BFGS: optimizer = \"lambda x: 'preconditioned' if x < N else 'lbfgs'\", N below {last}{loss}"
+
+
+def _last_loss(settings: Settings) -> str:
+    """The loss whose slope the last epochs use, a value of ``algorithm``; "" with ``loss_terms``."""
+    if _last_steps(settings):  # objective/noise.py: bounded
+        return "gauss_compressed" if settings["masks"] is not None else "lsq_sqrt"
+    return "" if settings["loss_terms"] is not None else str(settings["algorithm"])
+
+
+def _last_steps(settings: Settings) -> str:
+    """Which key makes the last epoch one of preconditioned steps, with its value; "" if none does."""
+    first, end = settings.first_epoch, int(settings["epoch_max"])
+    last = max(first, end - 1)
+    if settings.schedules["optimizer"].at(last) == "preconditioned":
+        return "optimizer = 'preconditioned' in the last epoch"
+    warm = settings["warmup_epochs"]
+    if warm != "auto" and int(warm) >= end - first > 0 and settings.schedules["update_obj"].at(last):
+        return f"warmup_epochs = {warm} are all epochs"
+    return ""

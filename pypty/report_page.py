@@ -12,26 +12,27 @@ from typing import Any
 import numpy as np
 
 from pypty._version import __version__
+from pypty.assessment import folder_of
 from pypty.engine.epochs.loop import Reconstruction
-from pypty.engine.epochs.state import State
+from pypty.engine.record.finished import records_of, shifted_start
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import PyptyError
 from pypty.iterative import result_of
 from pypty.output.files import write_text
-from pypty.output.loss_log import LOSS_LOG, EpochRecord, read_records
-from pypty.params.schema import SCHEMA
 from pypty.plots.figures import Figure
 from pypty.plots.html_page import cards, document, headline, paragraphs, parameters, preformatted, table
 from pypty.plots.series import plot_convergence
 from pypty.preflight import preflight as fly
 from pypty.refits.compare import Comparison
 from pypty.refits.positions import PositionTrial
-from pypty.refits.reopen import Finished, at_the_end, at_the_start
+from pypty.refits.reopen import Finished, at_the_end, at_the_start, changed
 from pypty.refits.resolution import Resolution
 from pypty.refits.uncertainty import Uncertainty
 from pypty.results.figures import draw_fit
 from pypty.results.history import History
 from pypty.results.result import Result
+from pypty.results.verdict_file import read_verdict
+from pypty.trust.measure import reopened
 from pypty.trust.verdict import NOT_TESTED, Verdict, verdict_of
 
 REPORT = "report.html"
@@ -55,6 +56,7 @@ def report(
     *,
     also: tuple[Uncertainty | Resolution | Comparison | PositionTrial, ...] = (),
     preflight: bool = True,
+    **changes: Any,
 ) -> Path:
     """Write one page about a finished run: verdict, figures, residuals, decisions, pre-flight, settings, versions.
 
@@ -65,6 +67,7 @@ def report(
     also : what :func:`pypty.uncertainty`, :func:`pypty.resolution`, :func:`pypty.compare` and
         :func:`pypty.position_trial` have given, to be shown, too
     preflight : check the data as :func:`pypty.preflight` does
+    changes : parameters that replace those of the run, such as data_path
 
     Returns
     -------
@@ -77,13 +80,16 @@ def report(
     OutputError
         The page cannot be written.
     """
-    setup = prepare(at_the_end(finished))
+    run = reopened({**at_the_end(finished), **changes})
     try:
-        run = Reconstruction(setup, State(variables=setup.variables(), epoch=setup.settings.first_epoch))
-        result = _result(finished, run)
-        parts = [*_parts(result, run, also), _before(finished) if preflight else "", *_settings(result)]
+        result = _result(finished, run, changes)
+        parts = [
+            *_parts(result, run, also),
+            _before(finished, changes) if preflight else "",
+            *_settings(result),
+        ]
     finally:
-        setup.close()
+        run.setup.close()
     target = _target(path, result.folder)
     name = result.settings.get("sample_name")
     title = f"Reconstruction: {name}" if isinstance(name, str) and name else "Reconstruction"
@@ -97,30 +103,49 @@ def _target(path: str | Path | None, folder: Path | None) -> Path:
     return Path(REPORT) if folder is None else folder / REPORT
 
 
-def _result(finished: Finished, run: Reconstruction) -> Result:
+def _result(finished: Finished, run: Reconstruction, changes: Mapping[str, Any]) -> Result:
     """The result itself, or one that has what is left of it in its folder."""
     if isinstance(finished, Result):
         given = finished
     else:
         given = result_of(run)
-        if not isinstance(finished, Mapping):
-            given = _from_folder(given, Path(finished).expanduser())
+        folder = folder_of(finished)
+        if folder is not None:
+            given = _from_folder(given, folder, {**at_the_start(finished), **changes})
+            kept = None if changes else read_verdict(folder)
+            given = given if kept is None else dataclasses.replace(given, verdict=kept)
     tested = given.verdict.level != NOT_TESTED
-    return given if tested else dataclasses.replace(given, verdict=verdict_of(run))
+    deviances = given.history.deviance.tolist()
+    return given if tested else dataclasses.replace(given, verdict=verdict_of(run, deviances))
 
 
-def _from_folder(result: Result, folder: Path) -> Result:
-    log = folder / LOSS_LOG
-    records: list[EpochRecord] = read_records(log) if log.is_file() else []
+def _from_folder(result: Result, folder: Path, start: Mapping[str, Any]) -> Result:
+    """A result with what the files in its folder tell of its way, from the parameters with which it began."""
+    records = records_of(folder)
+    warnings, settings, start_positions = list(result.warnings), result.settings, shifted_start(folder)
+    try:
+        setup = prepare(start, read_data=False)
+    except PyptyError as error:
+        warnings.append(f"how the run began is not known: {error}")
+    else:
+        settings = setup.settings.record()
+        start_positions = setup.scan.positions if start_positions is None else start_positions
+        setup.close()
     return dataclasses.replace(
         result,
-        folder=folder if folder.is_dir() else None,
+        folder=folder,
+        settings=settings,
+        start_positions=result.start_positions if start_positions is None else start_positions,
         history=History.of(records),
         loss=np.array([record.loss for record in records]),
         epochs=np.array([record.epoch for record in records], dtype=int),
         warnings=(
-            *result.warnings,
+            *warnings,
             *(f"epoch {record.epoch}: {text}" for record in records for text in record.warnings),
+        ),
+        decisions=(
+            *result.decisions,
+            *(f"epoch {record.epoch}: {text}" for record in records for text in record.decisions),
         ),
         stop_reason="",
     )
@@ -158,17 +183,17 @@ def _numbers(verdict: Verdict) -> str:
         (name, f"{region.ratio:.4f} ± {region.error:.4f}", f"{region.counts_ratio:.4f}")
         for name, region in fit.regions.items()
     ]
-    rows.append(("a right model after fitting, about", f"{fit.ratio_fitted:.4f}", ""))
+    rows.append(("a right model after fitting", fit.fitted_text, ""))
     rows.append(("patterns: 95th percentile over median", f"{fit.pattern_spread:.4f}", ""))
     return table(
         "Deviance in units of its expectation", ("pixels", "deviance", "counts measured / modelled"), rows
     )
 
 
-def _before(finished: Finished) -> str:
+def _before(finished: Finished, changes: Mapping[str, Any]) -> str:
     """The pre-flight of the run, or why there is none."""
     try:
-        found = fly(at_the_start(finished))
+        found = fly({**at_the_start(finished), **changes})
     except PyptyError as error:
         return paragraphs("Pre-flight", [f"not possible: {error}"])
     return f"<h2>Pre-flight</h2>{found._repr_html_()}"
@@ -176,11 +201,7 @@ def _before(finished: Finished) -> str:
 
 def _settings(result: Result) -> Iterator[str]:
     """The settings that differ from the defaults, and versions."""
-    changed: dict[str, Any] = {}
-    for name, value in result.settings.items():
-        if name in SCHEMA and not _same(value, SCHEMA[name].default):
-            changed[name] = value
-    yield parameters(changed, "Parameters that differ from the defaults")
+    yield parameters(changed(result), "Parameters that differ from the defaults")
     versions = [f"Python {platform.python_version()} on {platform.platform()}", f"pypty {__version__}"]
     for package in _PACKAGES:
         try:
@@ -188,10 +209,3 @@ def _settings(result: Result) -> Iterator[str]:
         except PackageNotFoundError:
             continue
     yield preformatted("Versions", "\n".join(versions))
-
-
-def _same(value: Any, default: Any) -> bool:
-    try:
-        return bool(np.array_equal(value, default))
-    except (TypeError, ValueError):
-        return False
