@@ -15,6 +15,7 @@ from problems import (
     N_PATTERNS,
     SCAN,
     aperture_probe,
+    counts,
     every_block,
     patterns,
     scan_positions,
@@ -68,7 +69,7 @@ def test_evaluate_agrees_with_the_cpu(device: None, changes: dict) -> None:
 
 @pytest.mark.parametrize("loss", [{"algorithm": "ml"}, {"loss_terms": {"single": {}}}])
 def test_deviance_free_pixels_and_verdict_agree_with_the_cpu(device: None, loss: dict) -> None:
-    given = problem(free_pixels=0.2, epoch_max=1, **loss)
+    given = problem(free_pixels=0.2, epoch_max=1, dataset=counts(), **loss)
     on_cpu, on_device = (pypty.run({**given, "backend": name}) for name in ("cpu", "gpu"))
     for name in ("deviance", "free_deviance"):
         np.testing.assert_allclose(getattr(on_device.history, name), getattr(on_cpu.history, name), rtol=1e-8)

@@ -174,3 +174,21 @@ def test_the_sample_covers_the_scan(side: int) -> None:
         quarters = np.bincount(places * 4 // side, minlength=4) / len(chosen)
         assert abs(quarters - 0.25).max() < 0.05
     assert len(sample(np.arange(100, 120))) == 8
+
+
+@pytest.mark.parametrize("unit", [{"data_normalization": "max_at_one"}, {"data_multiplier": 1.0}])
+def test_a_normalisation_does_not_change_the_deviance(unit: dict[str, Any]) -> None:
+    """Counts that are normalised are still counts; a multiplier is taken to make electrons."""
+    params = small_params(dataset=counts(), output_folder="", epoch_max=3)
+    found, plain = (
+        pypty.run({**params, "algorithm": "auto", **extra}).history.deviance for extra in (unit, {})
+    )
+    np.testing.assert_allclose(found, plain, rtol=0.02)
+
+
+def test_a_wrong_multiplier_is_seen() -> None:
+    params = small_params(dataset=counts(), algorithm="ml", output_folder="", epoch_max=6)
+    plain, wrong = (
+        pypty.run({**params, "data_multiplier": factor}).history.deviance[-1] for factor in (1, 4)
+    )
+    assert wrong == pytest.approx(4 * plain, rel=0.3)

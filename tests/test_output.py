@@ -227,7 +227,7 @@ def test_the_folder_of_a_run(done: tuple[Path, Result]) -> None:
     folder, result = done
     assert names(folder) == {
         *("co.npy", "cp.npy", "cg.npy", "params.yaml", LOSS_LOG, TEXT_LOG, "resume.h5", "history.jsonl"),
-        *("params/positions.npy", "params/probe.npy"),
+        *("verdict.h5", "params/positions.npy", "params/probe.npy"),
     }
     assert result.folder == folder
     assert np.array_equal(np.load(folder / "co.npy"), result.obj)

@@ -21,7 +21,7 @@ def written(folder: Path, **changes: Any) -> set[str]:
     result = pypty.run(small_params(output_folder=str(folder), **{**quiet, **changes}))
     assert result.folder == folder
     endings = (".h5", ".tif", ".png")
-    return {path.name for path in folder.iterdir() if path.suffix in endings} - {"resume.h5"}
+    return {path.name for path in folder.iterdir() if path.suffix in endings} - {"resume.h5", "verdict.h5"}
 
 
 def folder_of(desk: Desk, **changes: Any) -> str:

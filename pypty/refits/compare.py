@@ -15,12 +15,10 @@ import numpy as np
 
 from pypty.backend.array import to_host
 from pypty.engine.epochs.loop import Reconstruction
-from pypty.engine.epochs.state import State
 from pypty.engine.setup.comparison import count_model
-from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
 from pypty.refits.reopen import Finished, at_the_end
-from pypty.trust.measure import sums_of
+from pypty.trust.measure import reopened, sums_of
 
 _DRAWS = 1000
 _BLOCKS = 6
@@ -172,13 +170,11 @@ def free_deviance(finished: Finished) -> FreeDeviance:
     ParameterError
         The run has no free pixels.
     """
-    setup = prepare(at_the_end(finished))
+    run = reopened(at_the_end(finished))
     try:
-        return of_run(
-            Reconstruction(setup, State(variables=setup.variables(), epoch=setup.settings.first_epoch))
-        )
+        return of_run(run)
     finally:
-        setup.close()
+        run.setup.close()
 
 
 def of_run(run: Reconstruction) -> FreeDeviance:

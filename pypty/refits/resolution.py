@@ -205,11 +205,9 @@ def _notes(setup: Setup) -> tuple[str, ...]:
 def _are_counts(setup: Setup) -> bool:
     """Whether the data are whole numbers of counts, and no read-out noise is named."""
     survey = setup.survey
-    return (
-        survey is not None
-        and survey.electron is not None
-        and count_model(setup) == CountModel(survey.electron)
-    )
+    if survey is None or survey.electron is None or setup.settings["data_multiplier"] != 1:
+        return False  # values that are no electrons before their multiplier cannot be divided one by one
+    return count_model(setup) in (CountModel(), CountModel(survey.electron))
 
 
 def _half(setup: Setup, halves: str, seed: int, rest: bool) -> tuple[Setup, Variables]:

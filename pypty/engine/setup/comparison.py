@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 def count_model(setup: Setup) -> CountModel:
-    """From data units to electrons: as the noise model has it, else as the survey has found it."""
+    """From data units to electrons: as the noise model has it, else by the factor of ``data_normalization``."""
     settings = setup.settings
     if _names_noise(setup):
         return CountModel(settings["detector_gain"], settings["readout_noise"])
     electron = None if setup.survey is None else setup.survey.electron
-    return CountModel() if electron is None else CountModel(electron)
+    # data_multiplier makes electrons of the values, as the choice of the noise model has it; a normalisation does not
+    return (
+        CountModel() if electron is None or settings["data_normalization"] is None else CountModel(electron)
+    )
 
 
 def knows_counts(setup: Setup) -> bool:
