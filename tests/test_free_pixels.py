@@ -57,6 +57,12 @@ def test_blocks_have_two_by_two_pixels() -> None:
     assert 0.2 < mask.mean() < 0.4
 
 
+@pytest.mark.parametrize("shape", [(7, 9), (8, 6), (1, 5), (16, 16)])
+def test_places_are_those_of_the_mask(shape: tuple[int, int]) -> None:
+    free, index = FreePixels(0.3, 2), np.array([4, 0, 2**31 - 1])
+    np.testing.assert_array_equal(np.sort(free.places(index, shape)), np.flatnonzero(free.mask(index, shape)))
+
+
 def with_mask(**changes: Any) -> dict[str, Any]:
     return {"detector_mask": np.random.default_rng(5).uniform(0.2, 1, counts().shape[1:]), **changes}
 

@@ -55,36 +55,62 @@ class FreePixels:
         index : (b,) numbers of the patterns
         shape : (ky, kx) of a pattern
         """
+        free = self._blocks(index, shape)
+        return free.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[0], : shape[1]]
+
+    def places(self, index: Array, shape: tuple[int, int]) -> Array:
+        """Places of the free pixels in the flat array (b ky kx,), those of :meth:`mask`, block by block: faster than to
+        look for them among all pixels."""
+        xp = array_module(index)
+        free = self._blocks(index, shape)
+        found = xp.flatnonzero(free)
+        pattern, block = found // free[0].size, found % free[0].size
+        y, x = (2 * part[:, None] for part in (block // free.shape[2], block % free.shape[2]))
+        # (blocks, 4)
+        y, x = y + xp.asarray([0, 0, 1, 1]), x + xp.asarray([0, 1, 0, 1])
+        inside = (y < shape[0]) & (x < shape[1])  # the last block of an odd side
+        return (pattern[:, None] * (shape[0] * shape[1]) + y * shape[1] + x)[inside]
+
+    def _blocks(self, index: Array, shape: tuple[int, int]) -> Array:
+        """(b, ky/2, kx/2) bool, true for free blocks."""
         xp = array_module(index)
         rows, columns = (xp.arange(-(-n // 2), dtype=np.uint32) for n in shape)
         block = rows[:, None] * np.uint32(len(columns)) + columns
         pattern = index.astype(np.uint32) * np.uint32(PATTERN) + np.uint32(self.start)
-        # (b, ky/2, kx/2); unsigned products wrap around
+        # unsigned products wrap around
         value = pattern[:, None, None] ^ (block * np.uint32(BLOCK))
         value ^= value >> np.uint32(16)
         value *= np.uint32(FIRST)
         value ^= value >> np.uint32(15)
         value *= np.uint32(SECOND)
         value ^= value >> np.uint32(16)
-        free = value < np.uint32(self.below)
-        return free.repeat(2, axis=1).repeat(2, axis=2)[:, : shape[0], : shape[1]]
+        return value < np.uint32(self.below)
 
     def score(
         self, intensity: Array, data: Array, weights: Array, index: Array
     ) -> tuple[Array, Array, Array]:
-        """The weights of the fitted pixels, and the weighted sums of deviance and 1 over the free ones.
+        """Places of the free pixels in the flat arrays, and the weighted sums of deviance and 1 over them.
 
         Parameters
         ----------
         intensity, data : (b, ky, kx) modelled and measured values
-        weights : broadcasts to them, or None for 1
+        weights : (ky, kx) or (b, ky, kx), or None for 1
         index : (b,) numbers of the patterns
         """
-        xp, real = array_module(intensity), intensity.dtype
-        free = self.mask(index, intensity.shape[-2:])
-        ones = xp.ones((), real) if weights is None else weights
-        counted = ones if self.usable is None else ones * self.usable
-        chosen = xp.broadcast_to(counted, intensity.shape)[free]
-        deviance = poisson_deviance(self.counts.electrons(data[free]), self.counts.electrons(intensity[free]))
-        fitted = xp.where(free, real.type(0), ones)
-        return fitted, (deviance * chosen).sum(dtype=np.float64), chosen.sum(dtype=np.float64)
+        xp = array_module(intensity)
+        places = self.places(index, intensity.shape[-2:])
+        measured, modelled = (xp.take(array, places) for array in (data, intensity))
+        deviance = poisson_deviance(self.counts.electrons(measured), self.counts.electrons(modelled))
+        chosen = xp.ones(places.shape, intensity.dtype)
+        for factor in (weights, self.usable):
+            if factor is not None:  # of each value, or of each pixel of every pattern
+                chosen = chosen * xp.take(factor, places % factor.size)
+        return places, (deviance * chosen).sum(dtype=np.float64), chosen.sum(dtype=np.float64)
+
+
+def without(weights: Array, places: Array, like: Array) -> Array:
+    """Weights (b, ky, kx) with 0 in these places; None stands for 1 everywhere."""
+    xp = array_module(like)
+    found = xp.ones_like(like) if weights is None else xp.broadcast_to(weights, like.shape).astype(like.dtype)
+    xp.put(found, places, like.dtype.type(0))
+    return found

@@ -311,11 +311,12 @@ def score(
         return totals[0], totals[1], slope
     if not isinstance(intensity, np.ndarray):
         data = (data if rows is None else data[rows]).astype(intensity.dtype) * multiplier
-    if free is not None:
-        weights, totals[2], totals[3] = free.score(intensity, data, weights, index)
-    else:
-        totals[2:] = 0
+    totals[2:] = 0
     loss, slope, errors = _terms(noise, intensity, data, weights, work)
+    if free is not None:
+        places, totals[2], totals[3] = free.score(intensity, data, weights, index)
+        for array in (loss, slope, errors):
+            work.xp.put(array, places, array.dtype.type(0))
     totals[0], totals[1] = loss.sum(dtype=np.float64), errors.sum(dtype=np.float64)
     return totals[0], totals[1], slope
 

@@ -14,7 +14,7 @@ import numpy as np
 from pypty.backend.array import Array, array_module
 from pypty.backend.cuda.score import Formula
 from pypty.backend.workspace import Workspace
-from pypty.objective.free_pixels import FreePixels
+from pypty.objective.free_pixels import FreePixels, without
 from pypty.objective.noise import LsqSqrt
 
 FLOOR = 1e-10
@@ -182,7 +182,8 @@ class PowerSum:
             # on a GPU data are in their own type, and may be those of all patterns
             data = (measured if rows is None else measured[rows]).astype(intensity.dtype) * multiplier
         if free is not None:
-            weights, totals[FREE], totals[FREE + 1] = free.score(intensity, data, weights, index)
+            places, totals[FREE], totals[FREE + 1] = free.score(intensity, data, weights, index)
+            weights = without(weights, places, intensity)
         modelled, slope = _lifted(intensity, self.floor), work.xp.zeros_like(intensity)
         totals[LOSS] = 0
         for column, term in self.terms:
