@@ -279,6 +279,7 @@ def _demo(options: argparse.Namespace) -> int:
     report = run_demo(options.output, **changes)
     _say(
         f"{len(report.result.epochs)} epochs in {report.seconds:.1f} s; "
+        f"deviance {report.result.history.deviance[-1:].sum():.3f} (1 = noise only); "
         f"loss {report.result.loss_text}; stopped: {report.result.stop_reason}"
     )
     _say(

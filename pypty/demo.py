@@ -14,7 +14,7 @@ import numpy as np
 from pypty.data.preprocess import Preprocess
 from pypty.iterative import run, simulate
 from pypty.params.presets import load_preset
-from pypty.plots import plot_loss, plot_patterns, plot_phase, plot_positions, plot_probe, plot_result
+from pypty.plots import plot_loss_history, plot_patterns, plot_phase, plot_positions, plot_probe, plot_result
 from pypty.plots.figures import scanned_area
 from pypty.quality import Agreement, phase_agreement
 from pypty.results.result import Result
@@ -112,7 +112,7 @@ def _write_figures(result: Result, params: dict[str, Any], folder: Path) -> list
     figures = {
         "object_phase": plot_phase(result.phase[area], result.pixel_size_A, title="MoS2, object phase"),
         "probe": plot_probe(result.probe, result.pixel_size_A),
-        "loss": plot_loss(result.loss),
+        "loss": plot_loss_history(result.history),
         "positions": plot_positions(result.positions, result.start_positions, result.pixel_size_A),
         "patterns": plot_patterns(measured, modelled, (f"measured, position {middle}", "modelled")),
         "overview": plot_result(result),

@@ -24,7 +24,7 @@ class History:
     time_s : (n,) since the start, at the end of each epoch
     loss, sse : (n,) before the update
     validation : (n,) loss of the held-out patterns, per pattern, after the update
-    deviance : (n,) deviance of every 64th pattern in units of its expectation, after the update: 1 for a right model
+    deviance : (n,) of one of every 64 patterns in units of its expectation, after the update: 1 for a right model
     free_deviance : (n,) mean deviance of a free pixel (``free_pixels``), before the update
     step : (n,) accepted step of the line search
     optimizer : (n,) method that updated the unknowns

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class Misfit:
-    """The deviance of every 64th pattern in units of its expectation, after each epoch: 1 for a right model."""
+    """The deviance of one of every 64 patterns in units of its expectation, after each epoch: 1 for a right model."""
 
     def __init__(self) -> None:
         self._usable: tuple[object, Array] | None = None
