@@ -31,7 +31,8 @@ class EpochRecord:
     loss_terms : value of each term of ``loss_terms``
     gradient_norms, update_norms : root of the mean square of gradient and change, by block (of the optimiser's vector)
     validation : loss of the held-out patterns per pattern, after the update; None = no such patterns
-    deviance : of one of every 64 patterns, in units of its expectation, after the update (1 = noise only); None = unknown
+    deviance : of one of every 64 patterns, in units of its expectation, after the update; 1 = noise only; None = not
+        known
     free_deviance : mean deviance of a free pixel, before the update (as ``loss``); None = there are no free pixels
     convergence : metrics of the convergence monitor, at its epochs
     mean_slice_distance_A, mean_tilt_mrad : after the update; the tilt [y, x] inside the specimen
