@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Compile every CUDA kernel for every window and architecture, without a GPU or a driver.
+"""Compile every CUDA kernel for every architecture, without a GPU or a driver.
 
-    python .ci/compile_kernels.py 75,80,86,89,90,100,120
+    python .ci/compile_kernels.py 80,90,100,120           # some windows
+    python .ci/compile_kernels.py 75,90 all               # all windows that the split kernels support
 
-Prints registers, spilled bytes and shared memory of every kernel. Fails if one does not compile, spills, or needs more
-registers than its budget. Needs CuPy and NVRTC (their wheels suffice), with the options that production passes.
+Prints registers, spilled bytes and shared memory of every kernel, the part of a multiprocessor's threads that can be
+resident ("busy"), and the bytes that it moves per pixel of a wave (6 modes, two thirds of the columns in use). Fails if
+one does not compile, spills, or needs more registers than its budget. Needs CuPy and NVRTC (their wheels suffice), with
+the options that production passes.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import sys
 import time
@@ -22,17 +24,39 @@ from typing import NamedTuple, TextIO
 PACKAGE = Path(__file__).parents[1] / "pypty"
 
 MAX_REGISTERS = {
-    "probe_forward": (64, 120, 168),
-    "row_forward": (80, 168, 255),
-    "propagate": (64, 128, 168),
-    "detector_forward": (64, 112, 168),
-    "detector_adjoint": (80, 128, 184),
-    "row_adjoint": (112, 168, 216),
-    "probe_adjoint": (88, 168, 255),
+    "probe_forward": (80, 128),
+    "row_forward": (128, 184),
+    "propagate": (88, 128),
+    "propagate_adjoint": (128, 184),
+    "detector_forward": (96, 136),
+    "detector_adjoint": (152, 168),
+    "row_adjoint": (168, 232),
+    "probe_adjoint": (136, 192),
 }
-"""By kernel, for 8, 16 and 24 points of a line per thread; what is not listed has DEFAULT_REGISTERS."""
+"""By kernel, for up to 10 and up to 16 points of a line per thread; what is not listed has DEFAULT_REGISTERS."""
 
 DEFAULT_REGISTERS = 64
+
+REPORT = "--ptxas-options=-v"
+"""Lets the assembler say what a kernel uses; it does not change the code."""
+
+
+WINDOWS = (64, 125, 128, 240, 250, 256, 512)
+"""What is compiled unless all are asked for: those of most data, odd numbers of points, and 2 to 3 stages."""
+
+LIMITS = {
+    "70": (96, 2048, 32),
+    "75": (64, 1024, 16),
+    "80": (164, 2048, 32),
+    "86": (100, 1536, 16),
+    "89": (100, 1536, 24),
+    "90": (228, 2048, 32),
+    "100": (228, 2048, 32),
+    "120": (100, 1536, 24),
+}
+"""Of a multiprocessor, by architecture: shared memory in KiB, threads, blocks (CUDA C++ programming guide)."""
+REGISTERS, RESERVED = 65536, 1024
+"""Registers of a multiprocessor, and bytes of shared memory that a block takes besides its own."""
 
 
 class Job(NamedTuple):
@@ -42,6 +66,14 @@ class Job(NamedTuple):
     files: tuple[str, ...]
     parameters: tuple[tuple[str, str], ...]
     architecture: str
+    row_threads: int = 256
+    column_threads: int = 256
+
+    def threads(self, kernel: str) -> int:
+        """Of a block."""
+        if kernel in ("row_forward", "row_adjoint"):
+            return self.row_threads
+        return self.column_threads if kernel in MAX_REGISTERS else 256
 
 
 class Row(NamedTuple):
@@ -56,7 +88,21 @@ class Row(NamedTuple):
 def budget(job: Job, kernel: str) -> int:
     """Registers that a kernel may use."""
     points = int(dict(job.parameters).get("PER_THREAD", "8"))
-    return MAX_REGISTERS[kernel][points // 8 - 1] if kernel in MAX_REGISTERS else DEFAULT_REGISTERS
+    return MAX_REGISTERS[kernel][points > 10] if kernel in MAX_REGISTERS else DEFAULT_REGISTERS
+
+
+def busy(job: Job, row: Row) -> float:
+    """Part of a multiprocessor's threads that blocks of this kernel can have at a time."""
+    shared, threads, blocks = LIMITS[job.architecture]
+    warps = -(-job.threads(row.kernel) // 32)
+    per_warp = -(-row.registers * 32 // 256) * 256  # registers are given to warps in pieces of 256
+    resident = min(
+        blocks,
+        REGISTERS // (per_warp * warps),
+        threads // (32 * warps),
+        shared * 1024 // (row.shared + RESERVED),
+    )
+    return resident * 32 * warps / threads
 
 
 def say(line: str, stream: TextIO = sys.stdout) -> None:
@@ -72,19 +118,25 @@ def import_kernel_modules() -> None:
         sys.modules[name] = module
 
 
-def jobs(architectures: list[str]) -> list[Job]:
+def jobs(architectures: list[str], everything: bool) -> list[Job]:
     import_kernel_modules()
+    plans = importlib.import_module("pypty.backend.cuda.plans")
     waves = importlib.import_module("pypty.backend.cuda.waves")
     elementwise = importlib.import_module("pypty.backend.cuda.elementwise")
     score = importlib.import_module("pypty.backend.cuda.score")
+    steps = importlib.import_module("pypty.backend.cuda.steps")
     found = []
     for architecture in architectures:
-        for window, plan in waves.PLANS.items():
-            found.append(Job(f"waves {window}", waves.FILES, plan.parameters, architecture))
+        for window in plans.WINDOWS if everything else WINDOWS:
+            plan = plans.plan_of(window)
+            threads = (plan.row_threads, plan.column_threads)
+            found.append(Job(f"waves {window}", waves.FILES, plan.parameters, architecture, *threads))
         for real in ("float", "double"):
             parameters = elementwise.parameters(real)
             found.append(Job(f"elementwise {real}", elementwise.FILES, parameters, architecture))
-            for data in score.DATA_TYPES:
+            found.append(Job(f"steps {real}", steps.FILES, steps.parameters(real), architecture))
+            # types of data differ by a conversion: all of them for one architecture
+            for data in score.DATA_TYPES if everything or architecture == architectures[0] else ("uint16",):
                 found.append(
                     Job(f"score {real} {data}", score.FILES, score.parameters(real, data), architecture)
                 )
@@ -95,16 +147,12 @@ def compile_one(job: Job) -> tuple[Job, list[Row], str]:
     """The kernels of a job, or what the compiler complains about."""
     import_kernel_modules()
     module = importlib.import_module("pypty.backend.cuda.module")
-    nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
-    core = importlib.import_module("cupy._core.core")
     kernels = module.KernelModule(job.files, job.parameters)
-    # What cupy.RawModule adds to the options for NVRTC, besides the report of the assembler.
-    options = core.assemble_cupy_compiler_options(kernels.options)
-    options += (f"-arch=sm_{job.architecture}", "--device-as-default-execution-space", "--ptxas-options=-v")
+    nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
     program = nvrtc.createProgram(kernels.source, job.label, (), ())
     error = ""
     try:
-        nvrtc.compileProgram(program, options)
+        nvrtc.compileProgram(program, (*cupy_options(kernels.options, job.architecture), REPORT))
     except Exception as problem:  # noqa: BLE001 - the library has no public class of errors
         error = str(problem)
     log = nvrtc.getProgramLog(program)
@@ -113,6 +161,15 @@ def compile_one(job: Job) -> tuple[Job, list[Row], str]:
     if not error and missing:
         error = f"nothing is reported about {', '.join(sorted(missing))}"
     return job, rows, f"{error}\n{log}" if error else ""
+
+
+def cupy_options(options: tuple[str, ...], architecture: str) -> tuple[str, ...]:
+    """The options that reach NVRTC when cupy.RawModule compiles for an architecture; tests/test_device_faults.py
+    compares."""
+    core = importlib.import_module("cupy._core.core")
+    # folders of headers; small numbers are flushed to zero; the architecture; and what CuPy's own headers need
+    found = (*core.assemble_cupy_compiler_options(options), "-ftz=true", f"-arch=sm_{architecture}")
+    return (*found, "--device-as-default-execution-space")
 
 
 def read_log(log: str) -> list[Row]:
@@ -134,18 +191,24 @@ def read_log(log: str) -> list[Row]:
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["all"]):
         say(__doc__)
         return 2
     start, failures = time.time(), []
-    say(f"{'sm':>4} {'source':20} {'kernel':18} {'registers':>9} {'spilled':>8} {'shared':>7}")
+    import_kernel_modules()
+    traffic = importlib.import_module("pypty.backend.cuda.waves").wave_bytes
+    say(
+        f"{'sm':>4} {'source':20} {'kernel':18} {'registers':>9} {'spilled':>8} {'shared':>7} {'busy':>5} {'bytes':>6}"
+    )
     with ProcessPoolExecutor(2) as pool:
-        for job, rows, error in pool.map(compile_one, jobs(sys.argv[1].split(","))):
+        for job, rows, error in pool.map(compile_one, jobs(sys.argv[1].split(","), len(sys.argv) == 3)):
             if error:
                 failures.append(f"sm_{job.architecture} {job.label}: {error}")
             for row in rows:
                 line = f"{job.architecture:>4} {job.label:20} {row.kernel:18}"
-                say(f"{line} {row.registers:9d} {row.spilled:8d} {row.shared:7d}")
+                moved = f"{traffic(row.kernel, 2 / 3, 6):6.1f}" if row.kernel in MAX_REGISTERS else ""
+                numbers = f"{row.registers:9d} {row.spilled:8d} {row.shared:7d} {busy(job, row):5.0%}"
+                say(f"{line} {numbers} {moved}".rstrip())
                 if row.spilled:
                     failures.append(f"{line}: spills {row.spilled} bytes")
                 if row.registers > budget(job, row.kernel):

@@ -3,7 +3,8 @@
     python benchmarks/gpu.py                         # everything, less than 8 minutes
     python benchmarks/gpu.py --json gpu.json --device-time-limit 240 --only split,fused
 
-First every executor is compared with NumPy in double precision; nothing is timed if that fails. One pass = loss and
+First every executor is compared with NumPy in double precision; nothing is timed if that fails. A section that fails
+is reported, the others go on, and the JSON file is written after each. One pass = loss and
 gradient of object, probe and positions over all patterns, which are in the memory of the device, as 16-bit integers. A
 pass that would take more than its share of the time limit is measured on as many batches as fit, and scaled. "floor" is
 the time in which the device copies as many bytes as the split kernels must read and write. "streamed" reads the data
@@ -17,178 +18,48 @@ WORKLOAD and prints the seconds of a pass as the last word of its output.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gpu_peers import PEER_SIDE, peer_rows
+from gpu_workloads import (
+    BLOCKS,
+    CHECKS,
+    EXECUTORS,
+    WORKLOADS,
+    Device,
+    Workload,
+    evaluate,
+    make_data,
+    make_objective,
+    make_variables,
+)
 
-from pypty.backend.array import Backend, gpu_status, select, to_host
-from pypty.backend.cuda.waves import Layout, WaveKernels
+from pypty.backend.array import Backend, gpu_status, select
+from pypty.backend.cuda.waves import Layout, Slice, WaveKernels, wave_bytes
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Feed
-from pypty.data.sources import ArraySource
-from pypty.model.blocks import Variables, to_public
-from pypty.model.forward import build_model
+from pypty.model.blocks import to_public
+from pypty.model.forward import executor_name
 from pypty.model.options import ModelOptions
-from pypty.model.split import half_band
-from pypty.objective.noise import LsqSqrt
-from pypty.objective.objective import Objective
-from pypty.optics.grid import Grid
-from pypty.optics.wavelength import wavelength_A
 
-BLOCKS = ("obj", "probe", "positions")
-EXECUTORS = ("split", "streamed", "deterministic", "fused", "stages")
-SMALL_BATCHES = (16, 64)
-CUTOFF = 2 / 3
+SMALL_BATCHES = (16, 32, 64)
 TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A scan of ``side`` x ``side`` patterns of ``window`` x ``window`` pixels, ``step`` pixels apart."""
-
-    name: str
-    side: int
-    window: int
-    slices: int
-    modes: int
-    step: float = 2.9
-    pixel_A: float = 0.15
-    voltage_kV: float = 80.0
-
-    @property
-    def patterns(self) -> int:
-        return self.side**2
-
-    @property
-    def wave_pixels(self) -> int:
-        return self.patterns * self.modes * self.window**2
-
-    @property
-    def grid(self) -> Grid:
-        return Grid((self.window, self.window), (self.pixel_A, self.pixel_A), wavelength_A(self.voltage_kV))
-
-    @property
-    def bytes_per_pixel(self) -> float:
-        """What the split kernels read and write, per pixel of a wave: of its columns a part k lies inside the band
-        limit, and what all modes share counts a mode's part."""
-        k = 2 * half_band(self.grid.band_mask(CUTOFF)) / self.window
-        slices, shared = self.slices, 1 / self.modes
-        rows = (16 * k + 8 + 8 * shared) + (16 * k + 8 + 24 * shared)
-        return rows * slices + 32 * k * (slices - 1) + 24 * k + 16 * shared + 16 * k
-
-
-WORKLOADS = (
-    Workload("WSe2, 6 slices, 6 modes", 128, 128, 6, 6),
-    Workload("WSe2, 6 slices, 12 modes", 128, 128, 6, 12),
-    Workload("WSe2, 6 slices, 1 mode", 128, 128, 6, 1),
-    Workload("WSe2, 1 slice, 12 modes", 128, 128, 1, 12),
-    Workload("PrScO3, 21 slices, 4 modes", 64, 256, 21, 4, 4.0),
-)
-CHECKS = tuple(Workload(f"check {n}", 2, n, 2, 2) for n in (64, 96, 128, 192, 256, 384, 512))
-
-
-class Device:
-    """The device, and how it is timed."""
-
-    def __init__(self) -> None:
-        self.backend = select("gpu", "single")
-        self.cupy = self.backend.xp
-        self.name = gpu_status().device
-
-    def synchronize(self) -> None:
-        self.cupy.cuda.Device().synchronize()
-
-    def seconds(self, task: Callable[[], Any], repeats: int = 7) -> float:
-        """Median time of a call, after one that is not counted."""
-        task()
-        times = []
-        for _ in range(repeats):
-            self.synchronize()
-            start = time.perf_counter()
-            task()
-            self.synchronize()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
-
-    def free_bytes(self) -> int:
-        self.cupy.get_default_memory_pool().free_all_blocks()
-        return int(self.cupy.cuda.runtime.memGetInfo()[0])
-
-
-def make_variables(work: Workload, backend: Backend) -> tuple[Variables, np.ndarray]:
-    """Unknowns on the device, and (N, 2) the crop origins on the host."""
-    rng = np.random.default_rng(0)
-    along = 4 + work.step * np.arange(work.side)
-    positions = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
-    positions += rng.uniform(-0.4, 0.4, positions.shape)
-    crop_origins = np.round(positions).astype(np.int64)
-    size = int(crop_origins.max()) + work.window + 4
-    obj = np.exp(0.1j * rng.standard_normal((1, work.slices, size, size)))
-    shape = (work.modes, work.window, work.window)
-    q2 = work.grid.fx**2 + work.grid.fy**2
-    spectrum = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) * (q2 < 0.2**2)
-    probe = np.fft.ifft2(spectrum)
-    variables = Variables(
-        obj=backend.asarray(obj.astype(backend.complex)),
-        probe=backend.asarray(probe.astype(backend.complex)),
-        positions=backend.asarray(positions),
-        slice_distances=backend.asarray(np.array([2.0])),
-    )
-    return variables, crop_origins
-
-
-def make_data(work: Workload) -> np.ndarray:
-    """(N, n, n) uint16 counts: 64 patterns, again and again."""
-    some = np.random.default_rng(1).poisson(4, (min(64, work.patterns), work.window, work.window))
-    return np.resize(some.astype(np.uint16), (work.patterns, work.window, work.window))
-
-
-def make_objective(
-    executor: str, work: Workload, backend: Backend, crop_origins: np.ndarray, data: np.ndarray, batch: int
-) -> Objective:
-    """The loss as a reconstruction computes it."""
-    asked = executor if executor in ("fused", "stages") else "auto"
-    options = ModelOptions(
-        grid=work.grid, cutoff=CUTOFF, executor=asked, deterministic=executor == "deterministic"
-    )
-    model = build_model(options, backend)
-    if backend.on_gpu and executor in ("split", "streamed", "deterministic"):
-        assert model.executor == "split", model.executor
-    resident = executor != "streamed"
-    feed = Feed(
-        backend,
-        ArraySource(data),
-        crop_origins=crop_origins,
-        reorder=lambda a: a,
-        resident_on_device=resident,
-    )
-    if resident:
-        feed.make_resident()
-    return Objective(backend, model, feed, LsqSqrt(), batch)
-
-
-def evaluate(executor: str, work: Workload, backend: Backend, data: np.ndarray) -> dict[str, np.ndarray]:
-    """Loss and gradients of all patterns, on the host."""
-    variables, crop_origins = make_variables(work, backend)
-    objective = make_objective(executor, work, backend, crop_origins, data, 3)
-    found = objective.evaluate(variables, BLOCKS, np.arange(work.patterns))
-    return {
-        "loss": np.array(found.loss),
-        **{name: to_host(array) for name, array in found.gradients.items()},
-    }
-
-
-def check(executors: Sequence[str], backend: Backend) -> list[dict[str, Any]]:
+def check(
+    executors: Sequence[str], backend: Backend, works: Sequence[Workload] = CHECKS
+) -> list[dict[str, Any]]:
     """Relative errors of every executor against the stages in double precision on the CPU."""
     rows = []
-    for work in CHECKS:
+    for work in works:
         data = make_data(work)
         expected = evaluate("stages", work, select("cpu", "double"), data)
         for executor in executors:
@@ -227,36 +98,39 @@ def throughput(name: str, n_bytes: float, seconds: float, bandwidth: float) -> d
 
 def kernel_rates(device: Device, bandwidth: float, work: Workload, patterns: int) -> list[dict[str, Any]]:
     """Every split kernel alone, on a batch."""
-    backend, n, modes = device.backend, work.window, work.modes
+    backend, n, modes, columns = device.backend, work.window, work.modes, work.columns
     variables, crop_origins = make_variables(work, backend)
-    half = half_band(work.grid.band_mask(CUTOFF))
-    layout, kernels = Layout(patterns, modes, half, half), WaveKernels(n, backend)
+    layout, kernels = Layout(patterns, modes, columns, columns), WaveKernels(n, backend)
     zeros = device.cupy.zeros
-    wave, incoming = (zeros((patterns, modes, n, n), np.complex64) for _ in range(2))
+    wave, other = (zeros((patterns, modes, 1, n, n), np.complex64) for _ in range(2))
     reals, factor = zeros((patterns, n, n), np.float32), zeros((n, n), np.complex64)
-    obj, gradient = variables.obj[0, 0], device.cupy.zeros_like(variables.obj[0, 0])
-    where = backend.asarray(crop_origins[:patterns].astype(np.int32))
+    rate, gradient = zeros((n, n), np.float32), device.cupy.zeros_like(variables.obj)
+    place = Slice(
+        variables.obj, variables.n_slices - 1, backend.asarray(crop_origins[:patterns].astype(np.int32))
+    )
     ramps = zeros((patterns, 2, n), np.complex64)
-    parts = zeros((kernels.groups(patterns), modes, n, 2 * half), np.complex64)
-    slopes = zeros((patterns, modes, kernels.column_blocks(half)), np.complex64)
+    parts = zeros((kernels.groups(patterns), modes, n, columns), np.complex64)
+    blocks = kernels.column_blocks(columns)
+    shifts, slopes = (zeros((patterns, modes, blocks, count), np.float32) for count in (2, 3))
     probe = variables.probe
-    pixels, k, shared = wave.size, 2 * half / n, 1 / modes
-    timed: list[tuple[str, float, Callable[[], None]]] = [
-        ("probe_forward", 8 * k, lambda: kernels.probe_forward(wave, probe, ramps, layout)),
-        ("row_forward", 16 * k + 8 + 8 * shared,
-         lambda: kernels.row_forward(wave, incoming, obj, where, layout, first=False)),
-        ("propagate", 16 * k, lambda: kernels.propagate(wave, factor, layout, conjugate=False)),
-        ("detector_forward", 8 * k + 4 * shared, lambda: kernels.detector_forward(wave, reals, None, layout)),
-        ("detector_adjoint", 16 * k + 4 * k * shared,
-         lambda: kernels.detector_adjoint(wave, reals, None, layout)),
-        ("row_adjoint", 16 * k + 8 + 24 * shared,
-         lambda: kernels.row_adjoint(wave, incoming, obj, where, layout, gradient)),
-        ("probe_adjoint", 8 * k + k,
-         lambda: kernels.probe_adjoint(wave, probe, ramps, layout, parts, slopes)),
-    ]  # fmt: skip
+    timed: dict[str, Callable[[], None]] = {
+        "probe_forward": lambda: kernels.probe_forward(wave, probe, ramps, layout),
+        "row_forward": lambda: kernels.row_forward(wave, other, place, layout),
+        "propagate": lambda: kernels.propagate(wave, factor, layout),
+        "propagate_adjoint": lambda: kernels.propagate_adjoint(wave, other, factor, rate, slopes, layout),
+        "detector_forward": lambda: kernels.detector_forward(wave, reals, None, layout),
+        "detector_adjoint": lambda: kernels.detector_adjoint(wave, reals, None, layout),
+        "row_adjoint": lambda: kernels.row_adjoint(wave, other, place, layout, gradient=gradient),
+        "probe_adjoint": lambda: kernels.probe_adjoint(wave, probe, ramps, layout, parts, shifts),
+    }
     return [
-        throughput(f"{name} {n}, {modes} modes", n_bytes * pixels, device.seconds(task), bandwidth)
-        for name, n_bytes, task in timed
+        throughput(
+            f"{name} {n}, {modes} modes",
+            wave_bytes(name, columns / n, modes) * wave.size,
+            device.seconds(task),
+            bandwidth,
+        )
+        for name, task in timed.items()
     ]
 
 
@@ -322,14 +196,23 @@ def passes(
     left = len(WORKLOADS) * len(executors)
     for work in WORKLOADS:
         floor = work.bytes_per_pixel * work.wave_pixels / bandwidth
+        covered = executor_name(ModelOptions(grid=work.grid, cutoff=2 / 3), device.backend) == "split"
         for executor in executors:
             share = (deadline - time.perf_counter()) / (2 * left)  # half of it for the preparation
             left -= 1
-            if share <= 0:
+            if share <= 0 or (executor in ("split", "deterministic") and not covered):
                 continue
-            row = pass_time(executor, work, device, share)
+            try:
+                row = pass_time(executor, work, device, share)
+            except Exception as error:  # noqa: BLE001 - one workload does not end the others
+                rows.append({"workload": work.name, "executor": executor, "failed": _last_line(error)})
+                continue
             rows.append({**row, "floor s": floor, "% of floor": 100 * floor / row["s/pass"]})
     return rows
+
+
+def _last_line(error: BaseException) -> str:
+    return traceback.format_exception_only(error)[-1].strip()[:200]
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:
@@ -348,7 +231,36 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def main() -> int:
+class Report:
+    """What was measured, written as it goes."""
+
+    def __init__(self, path: str | None, **about: Any) -> None:
+        self.path = path
+        self.content: dict[str, Any] = dict(about)
+
+    def section(
+        self, name: str, title: str, task: Callable[[], list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Rows of a section, shown and written; a section that fails has none, and is reported."""
+        rows: list[dict[str, Any]] = []
+        try:
+            rows = task()
+        except Exception as error:  # noqa: BLE001 - one section does not end the others
+            self.content.setdefault("failed", {})[name] = traceback.format_exc()
+            print(f"\n{title}: FAILED, {_last_line(error)}", flush=True)
+        self.content[name] = rows
+        show(title, rows)
+        sys.stdout.flush()
+        self.write()
+        return rows
+
+    def write(self) -> None:
+        if self.path:
+            with open(self.path, "w", encoding="utf-8") as file:
+                json.dump(self.content, file, indent=1)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -359,35 +271,42 @@ def main() -> int:
         "--peer", action="append", default=[], help="ptyrad, ptyrad-compiled, pypty, NAME=COMMAND"
     )
     parser.add_argument("--peer-python", default=sys.executable, metavar="PATH")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
     status = gpu_status()
     if not status.usable:
         print(f"no GPU to measure: {status.reason}", file=sys.stderr)
         return 2
     deadline = time.perf_counter() + options.device_time_limit
     executors, device = options.only.split(","), Device()
-    report: dict[str, Any] = {"device": device.name, "cupy": status.cupy_version}
-    print(f"{device.name}, CuPy {status.cupy_version}")
-    report["errors"] = check(executors, device.backend)
-    show("relative errors against NumPy in double precision", report["errors"])
-    good = all(row["good"] for row in report["errors"])
-    if good:
-        bandwidth = report["copy GB/s"] = copy_bandwidth(device)
-        report["copy GB/s"] /= 1e9
-        report["rates"] = transforms(device, bandwidth)
-        for work, patterns in ((WORKLOADS[0], 512), (WORKLOADS[2], 512), (WORKLOADS[-1], 128)):
-            report["rates"] += kernel_rates(device, bandwidth, work, patterns)
-        show(f"rates; a copy: {bandwidth / 1e9:.0f} GB/s", report["rates"])
-        ours = deadline - (options.device_time_limit / 2 if options.peer else 0)
-        report["passes"] = small_batches(device, 5.0) + passes(device, executors, bandwidth, ours)
-        if options.peer:
-            chosen = (options.peer, options.peer_python, WORKLOADS, peer_workload, deadline)
-            report["passes"] += peer_rows(*chosen)
-        show("passes: loss and gradient of object, probe and positions", report["passes"])
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1)
-    return 0 if good else 1
+    print(f"{device.name}, CuPy {status.cupy_version}", flush=True)
+    report = Report(options.json, device=device.name, cupy=status.cupy_version)
+    errors = report.section(
+        "errors",
+        "relative errors against NumPy in double precision",
+        lambda: check(executors, device.backend),
+    )
+    if not errors or not all(row["good"] for row in errors):
+        return 1
+    bandwidth = copy_bandwidth(device)
+    report.content["copy GB/s"] = bandwidth / 1e9
+    title = f"rates; a copy: {bandwidth / 1e9:.0f} GB/s"
+    report.section("transforms", title, lambda: transforms(device, bandwidth))
+    for work, patterns in ((WORKLOADS[0], 512), (WORKLOADS[2], 512), (WORKLOADS[4], 128)):
+        task = functools.partial(kernel_rates, device, bandwidth, work, min(patterns, work.patterns))
+        report.section(f"rates {work.name}", f"kernels, {work.name}", task)
+    ours = deadline - (options.device_time_limit / 2 if options.peer else 0)
+    title = "passes: loss and gradient of object, probe and positions"
+    report.section("small batches", "small batches", lambda: small_batches(device, 5.0))
+    report.section("passes", title, lambda: passes(device, executors, bandwidth, ours))
+    if options.peer:
+        whole = tuple(work for work in WORKLOADS if not work.count)
+        chosen = (options.peer, options.peer_python, whole, peer_workload, deadline)
+        report.section("peers", "other packages", lambda: peer_rows(*chosen))
+    return 1 if "failed" in report.content else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pypty._version import __version__
 from pypty.backend.array import available_cores, gpu_status, select
 from pypty.backend.memory import free_bytes
 
-_PACKAGES = ("numpy", "scipy", "h5py", "matplotlib", "PyYAML", "simpleeval", "tqdm")
+_PACKAGES = ("numpy", "scipy", "h5py", "matplotlib", "PyYAML", "tqdm", "tifffile", "simpleeval")
 
 
 def examine() -> str:

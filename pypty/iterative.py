@@ -27,7 +27,8 @@ from pypty.engine.record.resume_checks import check_fit
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.memory_plan import MemoryPlan
 from pypty.engine.setup.prepare import Params, inspect, prepare
-from pypty.errors import OutputError, PyptyError, ResourceError
+from pypty.engine.setup.reported import reported
+from pypty.errors import OutputError, PyptyError
 from pypty.importers import parameters_of
 from pypty.importers.start_state import loaded_progress
 from pypty.model.blocks import OPTIONAL, to_public
@@ -56,6 +57,7 @@ _RESTORED = (
 )
 
 
+@reported()
 def run(params: Params) -> Result:
     """Run a reconstruction.
 
@@ -93,12 +95,6 @@ def run(params: Params) -> Result:
     setup = prepare(mapping, may_simulate=True)
     try:
         return _run(setup)
-    except MemoryError as error:
-        if isinstance(error, PyptyError):
-            raise
-        raise ResourceError(
-            f"out of memory outside the batches ({error}); lower hist_length, or use default_dtype='single'"
-        ) from error
     finally:
         setup.close()
 
@@ -280,6 +276,7 @@ def result_of(
             *reconstruction.settings.choices,
             *(f"epoch {record.epoch}: {text}" for record in state.records for text in record.decisions),
         ),
+        executor=reconstruction.objective.model.executor,
         settings=reconstruction.settings.record(),
         folder=folder,
         interrupted_by=interrupted_by,
@@ -288,6 +285,7 @@ def result_of(
     )
 
 
+@reported()
 def evaluate(params: Params) -> Evaluation:
     """Loss, SSE, regularisers and gradients at the start point, in double precision unless ``default_dtype`` is
     "single". Writes no files.
@@ -315,6 +313,7 @@ def evaluate(params: Params) -> Evaluation:
     return Evaluation(evaluation.loss, evaluation.sse, evaluation.terms, gradients, evaluation.loss_terms)
 
 
+@reported()
 def simulate(params: Params, *, exit_waves: bool = False) -> np.ndarray:
     """Diffraction patterns, or exit waves, of the model at the start point, in double precision unless
     ``default_dtype`` is "single".
@@ -372,6 +371,7 @@ def check(params: Params) -> Report:
     return report
 
 
+@reported()
 def plan(params: Params, show: bool = True) -> MemoryPlan:
     """Estimate memory and batch size without allocating arrays or reading the patterns.
 

@@ -1,22 +1,24 @@
-"""The stand-in for a CUDA device (fake_device.py), for every test that asks for it."""
+"""The CUDA device, for every test that asks for it: an emulated one (cuda/emulator), or a real card.
+
+The variable PYPTY_TEST_DEVICE chooses: "real" for a card, "emulated" for the emulated one, which is then required;
+without it, tests on the device are skipped where the emulated one cannot be built.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
-import fake_device
 import hypothesis
-import numpy as np
 import pytest
-import scipy.fft
 
-from pypty.backend import array, fft
-from pypty.backend.array import Backend
-from pypty.backend.cuda import module
-from pypty.backend.cuda.elementwise import element_kernels
-from pypty.backend.cuda.score import score_kernels
+sys.path.append(str(Path(__file__).parent / "cuda"))
+import emulator
+
+WANTED = os.environ.get("PYPTY_TEST_DEVICE", "")
 
 # the same examples in every run: a green suite stays green; HYPOTHESIS_PROFILE=default looks for new ones
 hypothesis.settings.register_profile("repeatable", derandomize=True)
@@ -33,29 +35,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(nightly)]
 
 
+def pytest_configure() -> None:
+    """Load the emulated device before any test, or any library, imports CuPy."""
+    if WANTED != "real" and not emulator.why_not() and "cupy" not in sys.modules:
+        emulator.load()
+
+
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let backend="gpu" give the stand-in."""
-    if fake_device.NOT_USABLE:
-        pytest.skip(fake_device.NOT_USABLE)
-    caches = (module._compile_for_device, element_kernels, score_kernels)
-    real_library = fft._library
-    on_device = fake_device.Library(scipy.fft)
-    monkeypatch.setattr(
-        fft, "_library", lambda a: real_library(a) if isinstance(a, np.ndarray) else on_device
-    )
-    for name, stand_in in fake_device.MODULES.items():
-        monkeypatch.setitem(sys.modules, name, stand_in)
+def device() -> Iterator[None]:
+    """Let backend="gpu" and "auto" find a CUDA device; other tests find CuPy without one."""
+    from pypty.backend.array import gpu_status
 
-    def select(name: str = "auto", precision: str = "double", fft_library: str = "auto") -> Backend:
-        real, complex_ = array.PRECISIONS[precision]
-        if name == "cpu":
-            return Backend("cpu", np, real, complex_)
-        return Backend("gpu", fake_device, real, complex_)
+    if WANTED == "real":
+        assert gpu_status().usable, gpu_status().reason
+        yield
+        return
+    if emulator.why_not():
+        if WANTED:
+            pytest.fail(emulator.why_not(), pytrace=False)
+        pytest.skip(emulator.why_not())
+    if not emulator.is_loaded():
+        pytest.fail(
+            "a plugin of pytest imports CuPy before the emulated device is there; leave it out with -p no:..."
+        )
+    overruns = emulator.overruns()
+    with emulator.settings(devices=1):
+        assert gpu_status().usable, gpu_status().reason
+        yield
+        assert emulator.overruns() == overruns, "a kernel wrote beyond the end of an array"
 
-    monkeypatch.setattr("pypty.engine.setup.precision.select", select)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
+
+@pytest.fixture
+def emulated(device: None) -> ModuleType:
+    """The controls of the emulated device: settings, counters, journal."""
+    if WANTED == "real":
+        pytest.skip("needs counters or settings of the emulated device, not of a card")
+    return emulator

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
-import fake_device
 import h5py
 import numpy as np
 import pytest
@@ -82,10 +82,11 @@ def test_deviance_free_pixels_and_verdict_agree_with_the_cpu(device: None, loss:
 
 
 def test_run_and_resume_on_the_device(device: None, tmp_path: Path) -> None:
-    whole = pypty.run(problem(backend="gpu", epoch_max=4))
+    """The same bits, where the order of sums is fixed."""
+    folder = {"output_folder": str(tmp_path / "out"), "backend": "gpu", "deterministic": True}
+    whole = pypty.run(problem(backend="gpu", epoch_max=4, deterministic=True))
     on_cpu = pypty.run(problem(backend="cpu", epoch_max=4))
     np.testing.assert_allclose(whole.loss, on_cpu.loss, rtol=1e-8)
-    folder = {"output_folder": str(tmp_path / "out"), "backend": "gpu"}
     pypty.run(problem(epoch_max=2, **folder))
     resumed = pypty.run(problem(epoch_max=4, resume=True, **folder))
     np.testing.assert_array_equal(resumed.obj, whole.obj)
@@ -381,12 +382,13 @@ def test_simulate_on_the_device(device: None) -> None:
     )
 
 
-def test_the_stand_in_refuses_to_mix() -> None:
-    on_device = fake_device.asarray(np.ones(3))
+def test_a_device_refuses_to_mix(device: None) -> None:
+    import cupy
+
+    on_device = cupy.asarray(np.ones(3))
     for mixed in (
         lambda: on_device + np.ones(3),
         lambda: np.ones(3) * on_device,
-        lambda: on_device[np.array([0])],
         lambda: np.asarray(on_device),
         lambda: np.exp(np.ones(3), out=on_device),
     ):
@@ -402,20 +404,15 @@ def test_the_stand_in_refuses_to_mix() -> None:
             type("Cupy", (), {"__version__": "14", "is_available": staticmethod(lambda: False)}),
             "no CUDA device",
         ),
+        (
+            type("Cupy", (), {"__version__": "14.0.1", "is_available": staticmethod(lambda: True)}),
+            r"CuPy 14\.0\.1 .* above 2 GiB; .*pip install -U",
+        ),
     ],
 )
 def test_why_there_is_no_gpu(cupy: object, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array, "cupy_module", lambda: cupy)
-    assert reason in gpu_status().reason
+    assert re.search(reason, gpu_status().reason)
     assert array.select("auto").name == "cpu"
     with pytest.raises(BackendError, match=reason):
         array.select("gpu")
-
-
-@pytest.mark.gpu
-def test_gpu_agrees_with_the_cpu() -> None:
-    status = gpu_status()
-    if not status.usable:
-        pytest.skip(f"no GPU: {status.reason}")
-    on_cpu, on_gpu = (pypty.run(problem(backend=name, epoch_max=4)) for name in ("cpu", "gpu"))
-    np.testing.assert_allclose(on_gpu.loss, on_cpu.loss, rtol=1e-8)

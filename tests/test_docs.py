@@ -25,7 +25,7 @@ def test_parameter_page_is_up_to_date() -> None:
 
 def test_readme_has_the_two_commands_on_its_first_screen_and_ci_runs_one_of_them() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:24])
-    test_command = "pip install '.[test]' && pytest -n auto"
+    test_command = "pip install '.[test,emulator]' && pytest -n auto"
     assert "pip install . && pypty demo" in first_screen
     assert test_command in first_screen
     ci = (ROOT / ".ci" / "run").read_text()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import math
 import os
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from pypty.errors import ExpressionError
 from pypty.params.bounded import MAX_BITS, MAX_ITEMS, MAX_STEPS, Evaluator
 from pypty.params.expressions import FUNCTIONS, MAX_LENGTH, compile_expression
+from pypty.params.ranges import LENGTHS
 
 WORKS: dict[str, tuple[Any, Any]] = {
     "1": (1, 1),
@@ -320,3 +323,57 @@ def test_an_attack_leaves_no_trace(attack: str, tmp_path: Path) -> None:
     with pytest.raises(ExpressionError):
         compile_expression(attack.format(str(trace)))(0)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("limits", [(5,), (2, 9), (9, 2), (0, 10, 3), (10, 0, -4), (3, 3)])
+def test_lengths_of_ranges_are_known_before_they_are_made(limits: tuple[int, ...]) -> None:
+    for made, length in LENGTHS.items():
+        assert length(*limits) == len(made(*limits))
+
+
+BARE = """
+import sys
+
+# what a bare image brings, and what matplotlib and tifffile import themselves
+INSTALLED = ("numpy scipy h5py matplotlib yaml tqdm tifffile  mpl_toolkits PIL dateutil six pyparsing packaging "
+    "kiwisolver cycler contourpy fontTools tomli  pypty problems").split()
+
+class Bare:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        there = top in INSTALLED or top in sys.stdlib_module_names or top.startswith("_")
+        return self.finder.find_spec(name, path, target) if there else None
+
+sys.meta_path[:] = [Bare(finder) for finder in sys.meta_path]
+import pypty
+import pypty.errors
+from problems import small_params
+
+result = pypty.run(small_params(epoch_max=2, update_probe=True))
+assert result.loss[-1] < result.loss[0]
+assert "simpleeval" not in sys.modules
+try:
+    pypty.run(small_params(epoch_max=2, update_probe="lambda x: x > 0"))
+except pypty.errors.ParameterError as error:
+    text = str(error)
+else:
+    raise AssertionError("an expression was evaluated without simpleeval")
+assert "lambda x: x > 0" in text and "pip install simpleeval" in text, text
+"""
+
+
+def test_without_an_expression_nothing_needs_simpleeval() -> None:
+    """On an image with CuPy and the libraries of files and figures alone a run starts; an expression says what it
+    needs."""
+    done = subprocess.run(
+        [sys.executable, "-c", BARE],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import fake_device
 import numpy as np
 import pytest
 from helpers import random_complex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pypty.backend.array import Backend
+from pypty.backend.array import Backend, select
 from pypty.backend.fft import Transforms
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch
@@ -184,7 +183,7 @@ def test_on_a_device(
         deterministic=deterministic,
         mode_weights=WEIGHTS[:objects] if weighted else None,
     )
-    gpu = Backend("gpu", fake_device, DOUBLE.real, DOUBLE.complex)
+    gpu = select("gpu", "double")
     model = build_model(options, gpu)
     assert model.executor.startswith("fused") and isinstance(model.stages[0], FusedWaves)
     here = make_variables(slices, probes, objects, distances=distances, rows=rows)
@@ -193,7 +192,7 @@ def test_on_a_device(
     absent |= set() if tilted and slices > 1 else {"tilts"}
     absent |= set() if slices > 1 else {"slice_distances"}
     blocks = tuple(name for name in ALL if name not in absent)
-    work, own = Workspace(np), Workspace(fake_device)
+    work, own = Workspace(np), Workspace(gpu.xp)
     plain = build_model(ModelOptions(**{**vars(options), "executor": "stages"}), DOUBLE)
     expected = intensities_and_gradients(
         plain, here, [batch_of(here, index, work) for index in ([0, 1, 3], [4])], blocks

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import fake_device
 import numpy as np
 import pytest
-import scipy.fft
 from helpers import directional_derivative, inner, random_complex, random_like, relative
 
-from pypty.backend import fft
 from pypty.errors import ParameterError
 from pypty.objective import penalties
 from pypty.objective.regularizers import (
@@ -466,6 +462,64 @@ def test_one_tilt_for_all_positions_costs_nothing(name: str):
     np.testing.assert_array_equal(gradient, np.zeros((1, 6)))
 
 
+# --- rounded corners ----------------------------------------------------------------------------------------------
+
+
+def nearly_vacuum(size: float, seed: int = 0, dtype: type = np.complex128) -> np.ndarray:
+    """Phases and logarithms of the modulus of this size, around the vacuum."""
+    rng = np.random.default_rng(seed)
+    return np.exp(size * random_complex(rng, (2, 3, 13, 17))).astype(dtype)
+
+
+@pytest.mark.parametrize("name", ["phase_norm_weight", "abs_norm_weight"])
+def test_the_corner_of_an_l1_norm_is_rounded(name: str):
+    """Inside the corner value and gradient belong to each other; outside the norm is what it was."""
+    assert_is_gradient(make(name), nearly_vacuum(penalties.KINK), step=1e-9, rel=1e-4)
+    at = start("obj")
+    value, _ = make(name).value_and_gradient(at)
+    part = abs(np.angle(at)) if name == "phase_norm_weight" else abs(np.log(abs(at)))
+    assert value == pytest.approx(WEIGHTS[name] * float(part.sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(np.complex128, 1e-16), (np.complex64, 1e-7)])
+@pytest.mark.parametrize("name", ["phase_norm_weight", "abs_norm_weight"])
+def test_rounding_of_the_vacuum_moves_nothing(name: str, dtype: type, rounding: float):
+    """A start from vacuum has phases of rounding, which differ between devices: their sign is no direction."""
+    _, gradient = make(name).value_and_gradient(nearly_vacuum(rounding, dtype=dtype))
+    assert abs(gradient).max() < 0.05 * WEIGHTS[name]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rounding", "tolerance"), [(complex, 1e-16, 1e-9), (np.complex64, 1e-7, 0.01)]
+)
+def test_empty_frequencies_have_no_phase(dtype: type, rounding: float, tolerance: float):
+    """Where the probe's spectrum is empty it holds rounding, which differs between devices."""
+    near = np.ones(GRID.shape)
+    term = penalties.ProbeModulation("probe_mod_reg_weight", "probe", 1.0, near)
+    aperture = np.fft.ifftshift(APERTURE).astype(float)
+    gradients = []
+    for seed in range(2):
+        noise = rounding * random_complex(np.random.default_rng(seed), GRID.shape)
+        spectrum = aperture * (1 + 0.5j) + noise
+        _, gradient = term.value_and_gradient(np.fft.ifft2(spectrum)[None].astype(dtype))
+        gradients.append(gradient)
+    assert relative(gradients[0], gradients[1]) < tolerance
+
+
+def test_the_slope_of_almost_empty_frequencies():
+    """Around the threshold, relative to the largest value, the gradient is that of the value."""
+    rng = np.random.default_rng(3)
+    spectrum = 2 * penalties.DARK * random_complex(rng, (1, *GRID.shape))
+    spectrum[0, 0, 0] = 1.0
+    term = penalties.ProbeModulation("probe_mod_reg_weight", "probe", 1.0, np.ones(GRID.shape))
+    direction = penalties.DARK * random_complex(rng, spectrum.shape)
+    direction[0, 0, 0] = 0  # the threshold counts as constant
+    at, along = np.fft.ifft2(spectrum), np.fft.ifft2(direction)
+    _, gradient = term.value_and_gradient(at)
+    expected = directional_derivative(lambda t: term.value_and_gradient(at + t * along)[0], 1e-4)
+    assert inner(gradient, along) == pytest.approx(expected, rel=1e-5)
+
+
 # --- vacuum, opaque and flat objects ------------------------------------------------------------------------------
 
 
@@ -652,20 +706,20 @@ def test_values_are_summed_in_double_precision():
 
 @all_terms
 @pytest.mark.parametrize("precision", ["single", "double"])
-def test_on_a_device(name: str, precision: str, monkeypatch: pytest.MonkeyPatch):
+def test_on_a_device(device: None, name: str, precision: str):
     """The same numbers where host and device arrays refuse to mix."""
-    host_library, on_device = fft._library, fake_device.Library(scipy.fft)
-    monkeypatch.setattr(
-        fft, "_library", lambda a: host_library(a) if isinstance(a, np.ndarray) else on_device
-    )
-    monkeypatch.setitem(sys.modules, "fake_device", fake_device)
+    import cupy
+
     at = start(BLOCK_OF[name])
     if precision == "single" and np.iscomplexobj(at):
         at = at.astype(np.complex64)
     expected, gradient = make(name).value_and_gradient(at)
-    value, on_it = make(name).value_and_gradient(fake_device.asarray(at))
-    assert isinstance(on_it, fake_device.ndarray)
-    assert isinstance(value, float)
+    value, on_it = make(name).value_and_gradient(cupy.asarray(at))
+    assert isinstance(on_it, cupy.ndarray)
+    # a number that nobody has waited for
+    assert isinstance(value, cupy.ndarray) and value.shape == () and value.dtype == np.float64
     assert on_it.dtype == at.dtype
-    assert value == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(on_it.get(), gradient, rtol=1e-12)
+    # functions of a device and the order of its sums differ by a few roundings; a few parts of a gradient cancel
+    tolerance = 1e-5 if at.dtype == np.complex64 else 1e-11
+    assert float(value) == pytest.approx(expected, rel=tolerance)
+    np.testing.assert_allclose(on_it.get(), gradient, rtol=tolerance, atol=tolerance * abs(gradient).max())

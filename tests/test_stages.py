@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import fake_device
 import h5py
 import numpy as np
 import pytest
-import scipy.fft
 from helpers import (
     assert_adjoint,
     directional_derivative,
@@ -26,7 +23,6 @@ from helpers import (
 from scipy.linalg import expm
 
 import pypty
-from pypty.backend import fft
 from pypty.backend.array import Backend, select
 from pypty.data.feed import Batch
 from pypty.data.plates import PhasePlateSource
@@ -42,8 +38,6 @@ from pypty.optics.wavelength import wavelength_A
 
 BACKEND = select("cpu", "double")
 SINGLE = select("cpu", "single")
-DEVICE = Backend("gpu", fake_device, BACKEND.real, BACKEND.complex)
-"""A stand-in that refuses to mix its arrays with those of the host."""
 GRIDS = (
     Grid((12, 15), (0.31, 0.24), wavelength_A(80)),
     Grid((15, 12), (0.26, 0.33), wavelength_A(80)),
@@ -526,9 +520,9 @@ def test_single_precision(case: Case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.grid is GRID], ids=str)
-def test_on_a_device(case: Case, monkeypatch: pytest.MonkeyPatch):
+def test_on_a_device(device: None, case: Case):
     """No array of the host meets one of the device, and the values are those of the CPU."""
-    use_stand_in(monkeypatch)
+    gpu = select("gpu", "double")
     rng = np.random.default_rng(40)
     variables = case.variables
     wave = case.random(rng, case.mean)
@@ -538,24 +532,17 @@ def test_on_a_device(case: Case, monkeypatch: pytest.MonkeyPatch):
     gradients = variables.zeros(case.owns)
     back = case.adjoint(y, variables, tape, gradients)
 
-    stage = case.make(DEVICE)
-    there = variables.replace({name: DEVICE.asarray(variables.block(name)) for name in variables.present})
+    stage = case.make(gpu)
+    there = variables.replace({name: gpu.asarray(variables.block(name)) for name in variables.present})
     point = stage.prepare(there)
     tape = {}
-    found = stage.forward(None if wave is None else DEVICE.asarray(wave), point, case.batch, tape)
+    found = stage.forward(None if wave is None else gpu.asarray(wave), point, case.batch, tape)
     np.testing.assert_allclose(found.get(), out, rtol=1e-10, atol=1e-10)
-    added = {name: DEVICE.zeros(gradient.shape, gradient.dtype) for name, gradient in gradients.items()}
-    found = stage.adjoint(DEVICE.asarray(y), point, case.batch, tape, added)
+    added = {name: gpu.zeros(gradient.shape, gradient.dtype) for name, gradient in gradients.items()}
+    found = stage.adjoint(gpu.asarray(y), point, case.batch, tape, added)
     np.testing.assert_allclose(found.get(), back, rtol=1e-10, atol=1e-10)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(added[name].get(), gradient, rtol=1e-9, atol=1e-9 * np.abs(gradient).max())
-
-
-def use_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrays of the stand-in for a device are transformed and scattered there."""
-    library, on_device = fft._library, fake_device.Library(scipy.fft)
-    monkeypatch.setattr(fft, "_library", lambda a: library(a) if isinstance(a, np.ndarray) else on_device)
-    monkeypatch.setitem(sys.modules, "cupyx", fake_device.cupyx)
 
 
 PER_PATTERN = [

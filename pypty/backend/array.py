@@ -111,6 +111,13 @@ def gpu_status() -> GpuStatus:
             "(CUDA 12) or  pip install 'pypty[gpu13]'  (CUDA 13)",
         )
     version = str(cupy.__version__)
+    if version.startswith("14.0."):
+        return GpuStatus(
+            False,
+            f"CuPy {version} computes wrong numbers, or crashes, on real parts of arrays above 2 GiB; install another "
+            "one:  pip install -U 'pypty[gpu]'  (CUDA 12) or  'pypty[gpu13]'  (CUDA 13) brings it",
+            cupy_version=version,
+        )
     if not cupy.is_available():
         return GpuStatus(
             False,
@@ -130,6 +137,12 @@ def gpu_status() -> GpuStatus:
         )
     reason = "" if working else "the device returned a wrong Fourier transform"
     return GpuStatus(working, reason, device=name, cupy_version=version)
+
+
+def single_to_double(backend: Backend) -> int:
+    """How many operations in single precision the GPU does in the time of one in double; 0 where it does not say."""
+    attributes = backend.xp.cuda.Device().attributes
+    return int(attributes.get("SingleToDoublePrecisionPerfRatio", 0))
 
 
 def _fft_library(name: str) -> str:

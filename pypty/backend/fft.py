@@ -86,6 +86,7 @@ class Transforms:
     def __init__(self, library: str = "scipy") -> None:
         self.library = library
         self._plans: dict[tuple, Callable[[Array], None]] = {}
+        self._device_plans: dict[tuple, Any] = {}
 
     def forward(self, array: Array) -> None:
         """array <- F[array]; contiguous, complex."""
@@ -95,14 +96,57 @@ class Transforms:
         """array <- n^2 F^-1[array]; contiguous, complex."""
         self._plan(array, False)(array)
 
+    def clear(self) -> None:
+        """Drop all plans: those of cuFFT hold work areas, and those of FFTW the arrays of their last transform."""
+        self._plans.clear()
+        self._device_plans.clear()
+
     def _plan(self, array: Array, forward: bool) -> Callable[[Array], None]:
         key = (array.shape, array.dtype, forward)
         plan = self._plans.get(key)
         if plan is None:
-            host = isinstance(array, np.ndarray)
-            make = _cufft if not host else _fftw if self.library == "fftw" else _scipy
-            plan = self._plans[key] = make(array, forward)
+            if not isinstance(array, np.ndarray):
+                plan = self._cufft(array, forward)
+            else:
+                plan = (_fftw if self.library == "fftw" else _scipy)(array, forward)
+            self._plans[key] = plan
         return plan
+
+    def _cufft(self, array: Array, forward: bool) -> Callable[[Array], None]:
+        """A cuFFT plan that is called directly, without CuPy's checks and its separate kernel for the normalisation.
+
+        Both directions use the same plan, and so its work area.
+        """
+        cufft = importlib.import_module("cupy.cuda.cufft")
+        plan = self._device_plans.get((array.shape, array.dtype))
+        if plan is None:
+            plan = self._device_plans[array.shape, array.dtype] = _cufft_plan(array)
+        direction = cufft.CUFFT_FORWARD if forward else cufft.CUFFT_INVERSE
+
+        def run(data: Array) -> None:
+            plan.fft(data, data, direction)
+
+        return run
+
+
+def _cufft_plan(array: Array) -> Any:
+    module = importlib.import_module("cupyx.scipy.fft")
+    return module.get_fft_plan(array, axes=(array.ndim - 2, array.ndim - 1))
+
+
+@functools.lru_cache(maxsize=16)
+def work_bytes(xp: Any, window: tuple[int, int], dtype: np.dtype) -> int:
+    """Bytes of cuFFT's work area for each window of a batched transform, asked of a plan for one window.
+
+    cuFFT needs as much memory as the array for most windows, more where a side has a prime factor above 127, and
+    nothing for some small ones.
+
+    Parameters
+    ----------
+    xp : CuPy
+    """
+    plan = _cufft_plan(xp.empty((1, *window), dtype))
+    return int(plan.work_area.mem.size)
 
 
 def _scipy(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
@@ -162,16 +206,3 @@ def export_wisdom() -> list[str]:
 def import_wisdom(wisdom: list[str]) -> None:
     """Let FFTW use the measurements of another process (:func:`export_wisdom`)."""
     importlib.import_module("pyfftw").import_wisdom(tuple(part.encode("ascii") for part in wisdom))
-
-
-def _cufft(array: Array, forward: bool) -> Callable[[Array], None]:
-    """A cuFFT plan that is called directly, without CuPy's checks and its separate kernel for the normalisation."""
-    module = importlib.import_module("cupyx.scipy.fft")
-    cufft = importlib.import_module("cupy.cuda.cufft")
-    plan = module.get_fft_plan(array, axes=(array.ndim - 2, array.ndim - 1))
-    direction = cufft.CUFFT_FORWARD if forward else cufft.CUFFT_INVERSE
-
-    def run(data: Array) -> None:
-        plan.fft(data, data, direction)
-
-    return run

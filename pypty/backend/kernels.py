@@ -5,8 +5,6 @@ Some have a CUDA version as well; tests compare the two.
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 
 from pypty.backend.array import Array, array_module
@@ -99,16 +97,16 @@ def _scatter_add_device(obj: Array, crop_origins: np.ndarray, patches: Array) ->
 
     There is no atomic addition of complex numbers.
     """
-    cupyx = importlib.import_module("cupyx")
+    add_at = array_module(obj).add.at
     rows, columns = _window_indices(obj, crop_origins, patches.shape[-2:])
     for mode in range(obj.shape[0]):
         for z in range(obj.shape[1]):
             plane, values = obj[mode, z], patches[z, :, mode]
             if plane.dtype.kind == "c":
-                cupyx.scatter_add(plane.real, (rows, columns), values.real)
-                cupyx.scatter_add(plane.imag, (rows, columns), values.imag)
+                add_at(plane.real, (rows, columns), values.real)
+                add_at(plane.imag, (rows, columns), values.imag)
             else:
-                cupyx.scatter_add(plane, (rows, columns), values)
+                add_at(plane, (rows, columns), values)
 
 
 def abs2(wave: Array) -> Array:
@@ -200,6 +198,7 @@ def first_moments(
     return np.stack([rows @ fy, (columns[:, 0::2] + columns[:, 1::2]) @ fx], axis=1)
 
 
-def total(array: Array) -> float:
-    """Sum of all elements, accumulated in float64."""
-    return float(array.sum(dtype=np.float64))
+def total(array: Array) -> float | Array:
+    """Sum of all elements, accumulated in float64: a number, or one that stays on the device () until it is read."""
+    added = array.sum(dtype=np.float64)
+    return float(added) if isinstance(array, np.ndarray) else added

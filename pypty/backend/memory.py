@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from pypty.backend.array import Backend, cupy_module
+from pypty.backend.array import Backend
 
 _PROC = Path("/proc")
 _LIMITS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
@@ -175,20 +175,9 @@ def total_bytes(backend: Backend) -> int:
     return int(backend.xp.cuda.runtime.memGetInfo()[1]) if backend.on_gpu else 0
 
 
-def out_of_memory_errors() -> tuple[type[BaseException], ...]:
-    """The exceptions that mean "it does not fit" on the CPU and, where there is CuPy, on the GPU.
-
-    An FFT plan whose work area does not fit raises a separate error.
-    """
-    cupy = cupy_module()
-    if cupy is None:
-        return (MemoryError,)
-    cufft = getattr(getattr(cupy.cuda, "cufft", None), "CuFFTError", MemoryError)
-    return (MemoryError, cupy.cuda.memory.OutOfMemoryError, cufft)
-
-
 def release_unused(backend: Backend) -> None:
     """Return cached blocks to the driver (after an out-of-memory only: it is slow)."""
     if backend.on_gpu:
         backend.xp.fft.config.get_plan_cache().clear()
         backend.xp.get_default_memory_pool().free_all_blocks()
+        backend.xp.get_default_pinned_memory_pool().free_all_blocks()

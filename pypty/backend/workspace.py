@@ -70,6 +70,7 @@ class Workspace:
         return sum(self.sizes.values())
 
     def clear(self) -> None:
-        """Free all memory (after an out-of-memory error)."""
+        """Free all memory, and that of the plans of transforms (after an out-of-memory error)."""
+        self.fft.clear()
         self._views.clear()
         self._buffers.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ import numpy as np
 
 from pypty.backend.array import Array, Backend, array_module, to_host
 from pypty.backend.cuda.score import stored_type
+from pypty.backend.device_errors import device_errors
+from pypty.backend.memory import release_unused
 from pypty.backend.streams import Upload, make_streams
 from pypty.backend.workspace import Workspace
 from pypty.data.preprocess import Preprocess, to_corner
@@ -20,8 +23,16 @@ from pypty.data.reading import Reader, reads_file
 from pypty.data.sources import PatternSource, as_slice
 from pypty.data.weights import DetectorWeights
 
+_log = logging.getLogger(__name__)
+
 # Patterns read at a time by make_resident: raw and prepared patterns are held together for one chunk only.
 _CHUNK_PATTERNS = 256
+
+
+def _chunks(n: int) -> Iterator[np.ndarray]:
+    """The numbers of n patterns, some at a time."""
+    for start in range(0, n, _CHUNK_PATTERNS):
+        yield np.arange(start, min(start + _CHUNK_PATTERNS, n))
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,7 @@ class Feed:
         self._resident: Any = None
         self._resident_weights: np.ndarray | None = None
         self._reader = Reader()
+        self._sent: tuple[np.ndarray, Array] | None = None
 
     def in_precision(self, backend: Backend) -> Feed:
         """A feed of the same patterns for waves in another precision; patterns in memory are shared, not copied."""
@@ -148,29 +160,55 @@ class Feed:
         """Whether all patterns have the same weights, or none have any."""
         return self.weights.mask is None or self._common_weights is not None
 
-    def make_resident(self) -> None:
-        """Read and preprocess all patterns once, and keep them in memory in the detector's type."""
+    def make_resident(self, on_host: bool = True) -> None:
+        """Read and preprocess all patterns once, and keep them in memory in the detector's type.
+
+        Where they do not fit on the GPU they are kept on the host, and where they do not fit there, or with ``on_host``
+        false, they are read when they are needed; the log says so.
+        """
         if self.source is None or self._resident is not None:
             return
-        n = self.source.shape[0]
-        with self.streams.computing():
-            for start in range(0, n, _CHUNK_PATTERNS):
-                indices = np.arange(start, min(start + _CHUNK_PATTERNS, n))
-                raw = self.source.read(indices)
-                self._keep(self._prepare(raw, indices), indices, n)
-                self._keep_weights(raw, indices, n)
+        if self.resident_on_device and (self._kept_on_device(self._load) or not on_host):
+            return
+        try:
+            self._load()
+        except MemoryError as error:
+            self._resident = self._resident_weights = None
+            _log.warning("patterns do not fit into memory (%s): they are read when they are needed", error)
 
     def hold(self, patterns: np.ndarray) -> None:
         """Use these patterns (N, ky, kx) instead of those of the source, in the order of the model's pixels and in
         final counts."""
         self.multiplier, self._resident = 1.0, None
-        if not self.resident_on_device:
-            self._resident = patterns
-            return
-        with self.streams.computing():
-            for start in range(0, len(patterns), _CHUNK_PATTERNS):
-                indices = np.arange(start, min(start + _CHUNK_PATTERNS, len(patterns)))
+
+        def load() -> None:
+            for indices in _chunks(len(patterns)):
                 self._keep(patterns[as_slice(indices)], indices, len(patterns))
+
+        if not self.resident_on_device or not self._kept_on_device(load):
+            self._resident = patterns
+
+    def _load(self) -> None:
+        assert self.source is not None
+        n = self.source.shape[0]
+        for indices in _chunks(n):
+            raw = self.source.read(indices)
+            self._keep(self._prepare(raw, indices), indices, n)
+            self._keep_weights(raw, indices, n)
+
+    def _kept_on_device(self, load: Callable[[], None]) -> bool:
+        """Whether there is room on the GPU for the patterns; if not, they will be sent batch by batch."""
+        try:
+            with device_errors(), self.streams.computing():
+                load()
+            return True
+        except MemoryError as error:
+            reason = str(error)
+        self._resident = self._resident_weights = None
+        self.resident_on_device, self.streams = False, make_streams(self.backend)
+        release_unused(self.backend)
+        _log.warning("patterns do not fit on the GPU (%s): they are sent there batch by batch", reason)
+        return False
 
     def _keep(self, part: np.ndarray, indices: np.ndarray, n: int) -> None:
         if not self.resident_on_device:
@@ -258,13 +296,22 @@ class Feed:
         else:
             yield from self._streamed(chosen, places, workspace)
 
+    def placed(self, indices: np.ndarray) -> Placed | None:
+        """Indices and crop origins of patterns on the GPU; None on the CPU."""
+        return self._places([indices])[0]
+
     def _places(self, chosen: Sequence[np.ndarray]) -> list[Placed | None]:
-        """Indices and crop origins on the GPU: two copies for all batches instead of two for each."""
+        """Indices and crop origins on the GPU: one copy for all batches instead of two for each."""
         if not self.backend.on_gpu or not chosen:
             return [None] * len(chosen)
         together = np.concatenate(chosen)
-        index = self.backend.asarray(together, np.int32)
-        crop_origins = self.backend.asarray(self.crop_origins[together], np.int32)
+        n, origins = len(together), self.crop_origins[together]
+        numbers = np.concatenate([together, origins.reshape(-1)]).astype(np.int32)
+        # the patterns of the last call stay there: a search, or the curvature of a batch, asks for them again
+        if self._sent is None or not np.array_equal(self._sent[0], numbers):
+            self._sent = (numbers, self.backend.asarray(numbers))
+        sent = self._sent[1]
+        index, crop_origins = sent[:n], sent[n:].reshape(n, 2)
         edges = np.cumsum([0, *(len(indices) for indices in chosen)]).tolist()
         return [
             Placed(index[start:stop], crop_origins[start:stop])

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array, Backend
+from pypty.backend.cuda.plans import WINDOWS
 from pypty.data.feed import Batch
 from pypty.model import stages
 from pypty.model.blocks import Variables
+from pypty.model.executor_words import with_remedy
 from pypty.model.fused import FusedWaves
 from pypty.model.options import ModelOptions, NearFieldOptions
 from pypty.model.split import SplitWaves, split_reason
@@ -90,7 +92,8 @@ def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tupl
     """The stages up to the intensities, and a description for the log."""
     reason = not_fused_because(options)
     if reason:
-        return _waves(options, mask, backend), f"stages ({reason})"
+        remedied = ", ".join(with_remedy(part, WINDOWS) for part in reason.split(", "))
+        return _waves(options, mask, backend), f"stages ({remedied})"
     propagation = _propagation(options, mask, backend)
     name, common = "fused", (options.grid, mask, backend)
     if backend.on_gpu:
@@ -104,7 +107,9 @@ def _executor(options: ModelOptions, mask: np.ndarray, backend: Backend) -> tupl
                         *common,
                         propagation=propagation,
                         subpixel=options.subpixel,
+                        keep_every=options.keep_every,
                         deterministic=options.deterministic,
+                        mode_weights=options.mode_weights,
                     )
                 ], "split"
             name = f"fused (split kernels do not cover: {uncovered})"

@@ -26,6 +26,7 @@ from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch
 from pypty.model.blocks import Variables
 from pypty.model.fused_steps import DeviceSteps, HostSteps, Steps, Windows
+from pypty.model.kept_waves import place_of, slices_to_repeat
 from pypty.model.stages.base import FORWARD_ONLY, Gradients, Tape, add_rows
 from pypty.model.stages.propagation import Propagation, PropagationPoint
 from pypty.optics.grid import Grid
@@ -145,12 +146,6 @@ class FusedWaves:
         work.fft.backward(wave)
         return wave
 
-    def _place(self, s: int, n_slices: int, keep: bool = True) -> str:
-        """Name of the buffer of the wave entering slice s. Waves that are not kept share buffers between blocks."""
-        if s == n_slices or not keep:
-            return "exit"
-        return f"incoming {s}" if s % self.keep_every == 0 else f"between {s % self.keep_every}"
-
     def _through_slice(
         self, s: int, wave: Array, windows: Windows, point: FusedPoint, batch: Batch, keep: bool = True
     ) -> Array:
@@ -158,7 +153,8 @@ class FusedWaves:
         work, n_slices = batch.workspace, point.n_slices
         # (b or 1, P, 1 or O, y, x) -> (b, P, O, y, x): every probe mode meets every object mode
         shape = (len(batch.index), wave.shape[1], len(point.obj), *self.shape)
-        out = work.array(self._place(s + 1, n_slices, keep), shape, self.backend.complex)
+        place = place_of(s + 1, n_slices, self.keep_every, keep)
+        out = work.array(place, shape, self.backend.complex)
         windows.transmit(s, wave, out)
         if s + 1 < n_slices:
             work.fft.forward(out)
@@ -186,11 +182,7 @@ class FusedWaves:
 
     def _compute_again(self, s: int, point: FusedPoint, batch: Batch, tape: Tape) -> None:
         """Recompute the waves of the block that ends with slice s, from the one that was kept."""
-        k = self.keep_every
-        # the adjoint enters a block at its last slice; the last block was not overwritten
-        if k == 1 or (s + 1) % k or s + 1 == point.n_slices:
-            return
-        for earlier in range(s + 1 - k, s):
+        for earlier in slices_to_repeat(s, point.n_slices, self.keep_every):
             wave = tape[f"incoming {earlier}"]
             again = self._through_slice(earlier, wave, tape["windows"], point, batch)
             tape[f"incoming {earlier + 1}"] = again

@@ -59,8 +59,6 @@ class ModelOptions:
     executor : "auto", "fused" or "stages"
     keep_every : the fused executor keeps the waves entering every k-th slice, and recomputes the others
     object_modes : number of object modes
-    tilt_rows : rows of ``tilts``: 1 for all patterns, or N
-    refines_propagation : slice distances or tilts are refined at some epoch
     deterministic : on a GPU, the same bits every time; elsewhere they always are
     mode_weights : (object mode,) weights of the intensities, or None (1 each)
     preblur_std : pixels, blur of amplitude and phase of each patch; 0 = none
@@ -87,8 +85,6 @@ class ModelOptions:
     executor: str = "auto"
     keep_every: int = 1
     object_modes: int = 1
-    tilt_rows: int = 1
-    refines_propagation: bool = False
     deterministic: bool = False
     mode_weights: np.ndarray | None = None
     preblur_std: float = 0.0

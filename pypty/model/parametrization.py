@@ -6,8 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pypty.backend import fft
 from pypty.backend.array import Array, array_module
+from pypty.backend.cuda.steps import step_kernels
 from pypty.backend.kernels import abs2
 from pypty.model.blocks import Variables
 from pypty.model.step_filters import StepFilter
@@ -150,14 +153,9 @@ class Parametrization:
         out = dict(gradients)
         if "obj" in out and self.obj != "complex":
             obj = self.variables(base, {"obj": vector["obj"]}).obj if at is None else at.obj
-            # G conj(O) = a G exp(-i theta): its imaginary part is dL/dtheta, its real part a dL/da
-            turned = out["obj"] * obj.conj()
-            if self.obj == "phase":
-                out["obj"] = array_module(obj).ascontiguousarray(turned.imag)
-            else:
-                out["obj"] = array_module(obj).stack(
-                    [_along_amplitude(turned, vector["obj"], out["obj"]), turned.imag]
-                )
+            numbers = vector["obj"][None] if self.obj == "phase" else vector["obj"]
+            along = _polar_gradient(out["obj"], obj, numbers)
+            out["obj"] = along[0] if self.obj == "phase" else along
         if "probe" in out and self.probe != "complex":
             # the gradient with respect to the spectrum, F[G]/n^2
             grad = fft.ifft2_adjoint(out["probe"])
@@ -257,15 +255,35 @@ class Parametrization:
         return out
 
 
-def _along_amplitude(turned: Array, numbers: Array, gradient: Array) -> Array:
+def _polar_gradient(gradient: Array, obj: Array, numbers: Array) -> Array:
+    """dL/dtheta (1, ...) from the phase, or dL/da and dL/dtheta (2, ...) from amplitude and phase."""
+    if not isinstance(obj, np.ndarray):
+        return _polar_gradient_on_device(gradient, obj, numbers)
+    # G conj(O) = a G exp(-i theta): its imaginary part is dL/dtheta, its real part a dL/da
+    turned = gradient * obj.conj()
+    if len(numbers) == 1:
+        return np.ascontiguousarray(turned.imag)[None]
+    return np.stack([_along_amplitude(turned, numbers, gradient), turned.imag])
+
+
+def _polar_gradient_on_device(gradient: Array, obj: Array, numbers: Array) -> Array:
+    xp = array_module(obj)
+    slope, z = (xp.ascontiguousarray(array, dtype=obj.dtype) for array in (gradient, obj))
+    given = xp.ascontiguousarray(numbers, dtype=obj.real.dtype)
+    along = xp.empty_like(given)
+    amplitude, along_amplitude = (given[0], along[0]) if len(given) == 2 else (None, None)
+    step_kernels(obj.dtype).polar_gradient(slope, z, amplitude, given[-1], along_amplitude, along[-1])
+    return along
+
+
+def _along_amplitude(turned: np.ndarray, numbers: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """Re(G exp(-i theta)) from G conj(O) = G a exp(-i theta); where a is 0, G and the phase give it directly."""
     amplitude, phase = numbers
-    xp = array_module(turned)
     # 1 in place of 0 avoids a division whose result is replaced anyway
     black = amplitude == 0
-    along = turned.real / xp.where(black, amplitude.dtype.type(1), amplitude)
+    along = turned.real / np.where(black, amplitude.dtype.type(1), amplitude)
     if bool(black.any()):
-        along = xp.where(black, (gradient * xp.exp(-1j * phase)).real.astype(along.dtype), along)
+        along = np.where(black, (gradient * np.exp(-1j * phase)).real.astype(along.dtype), along)
     return along
 
 
@@ -286,6 +304,10 @@ def polar(amplitude: Array, phase: Array, dtype: Any) -> Array:
     """a exp(i phi), arrays of one shape. By cosine and sine: several times faster than a complex exponential."""
     xp = array_module(phase)
     out = xp.empty(phase.shape, dtype)
+    if not isinstance(phase, np.ndarray):
+        a, phi = (xp.ascontiguousarray(array, dtype=out.real.dtype) for array in (amplitude, phase))
+        step_kernels(out.dtype).polar(a, phi, out)
+        return out
     # written into the two halves of a complex array, without temporaries of its size
     xp.multiply(amplitude, xp.cos(phase), out=out.real, casting="same_kind")
     xp.multiply(amplitude, xp.sin(phase), out=out.imag, casting="same_kind")

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend, array_module, to_host
+from pypty.backend.cuda.steps import step_kernels
 from pypty.model.blocks import Variables
 from pypty.optics.aberrations import aberration_basis
 from pypty.optics.grid import Grid
@@ -26,6 +27,8 @@ _NARROWEST_BLUR = 0.3
 """Pixels; narrower blurs have almost no slope."""
 _SMALLEST_GAIN = 0.1
 """Smaller gains of a detector are replaced by this."""
+_FEW_ON_DEVICE = 512
+"""Patterns up to which each pixel of the object looks at all of them on a GPU; more are added by FFT."""
 _PIXELS_PER_TRANSFORM = 100
 """Pixels that can be added in the time that a convolution by FFT takes for one."""
 REGULARISATION = 0.03
@@ -48,6 +51,7 @@ class Curvature:
     defocus_A : largest defocus of a near field, Å
     compared_mean : (ky, kx) mean counts as they are compared, zero frequency at n//2, host; None if not known
     mode_weights : (object mode,) weights of the intensities, or None (1 each)
+    placed_crop_origins : (n, 2) int32 ``crop_origins`` on the GPU, or None if they are not there
     """
 
     backend: Backend
@@ -62,17 +66,20 @@ class Curvature:
     defocus_A: float = 0.0
     compared_mean: np.ndarray | None = None
     mode_weights: np.ndarray | None = None
+    placed_crop_origins: Array = None
 
     @property
     def crop_origins(self) -> np.ndarray:
         """(n, 2) crop origins of the patches in use."""
         return self.all_crop_origins[self.indices]
 
-    def of_patterns(self, indices: np.ndarray) -> Curvature:
+    def of_patterns(self, indices: np.ndarray, placed_crop_origins: Array = None) -> Curvature:
         """The curvature of the loss over other patterns."""
         # a mean over fewer patterns gives each more weight
         share = len(self.indices) / max(len(indices), 1) if self.relative else 1.0
-        return dataclasses.replace(self, indices=indices, scale=self.scale * share)
+        return dataclasses.replace(
+            self, indices=indices, scale=self.scale * share, placed_crop_origins=placed_crop_origins
+        )
 
     def overlap(self, probe: Array, shape: tuple[int, ...]) -> float:
         """Number of patterns that illuminate the same pixel: sum L^2, with the illumination L of all patterns, over the
@@ -96,7 +103,36 @@ class Curvature:
             "detector_blur_std": self._blur,
             "detector_gains": self._gains,
         }
-        return {name: self.scale * compute[name](variables) for name in variables.blocks(names)}
+        on_device = self._on_device(variables)
+        return {
+            name: on_device[name]() if name in on_device else self.scale * compute[name](variables)
+            for name in variables.blocks(names)
+        }
+
+    def _on_device(self, variables: Variables) -> dict[str, Callable[[], Array]]:
+        """:meth:`_object` and :meth:`_probe` times ``scale`` of few patterns on a GPU, in three launches each."""
+        origins = self.placed_crop_origins
+        if origins is None or len(origins) > _FEW_ON_DEVICE or variables.probe.ndim > 3:
+            return {}
+        backend, xp = self.backend, self.backend.xp
+        own, factor = step_kernels(backend.real), self.scale * 2.0 * self._gain()
+        waves = [xp.ascontiguousarray(wave) for wave in (variables.probe[:, None], variables.obj)]
+        probe, obj = waves[0].shape[-2:], waves[1].shape[-2:]
+
+        def of_object() -> Array:
+            raised = factor * variables.n_slices, REGULARISATION
+            light = own.illumination(own.transmitted(waves[0]), origins, obj, *raised)[None, None]
+            weights = self._raised_weights()
+            return light if weights is None else light * backend.asarray(weights, backend.real)
+
+        def of_probe() -> Array:
+            weights = self.mode_weights
+            image = own.transmitted(
+                waves[1], None if weights is None else backend.asarray(weights, backend.real)
+            )
+            return own.added_patches(image, origins, probe, factor, REGULARISATION)[None]
+
+        return {"obj": of_object, "probe": of_probe}
 
     def _gain(self) -> int:
         """Counts per unit of |psi|^2, summed over the window."""
@@ -126,11 +162,16 @@ class Curvature:
         n_slices = variables.obj.shape[1]
         # (Y, X) -> (1, 1, Y, X); with weights (O, 1, Y, X)
         diagonal = (2 * self._gain() * n_slices * _raised(illumination))[None, None]
-        if self.mode_weights is not None:
-            # a mode of weight 0 would have no curvature to divide by
-            weights = np.maximum(self.mode_weights, REGULARISATION * self.mode_weights.max())
-            diagonal = diagonal * self.backend.asarray(weights)[:, None, None, None]
+        weights = self._raised_weights()
+        if weights is not None:
+            diagonal = diagonal * self.backend.asarray(weights)
         return diagonal.astype(self.backend.real)
+
+    def _raised_weights(self) -> np.ndarray | None:
+        """(O, 1, 1, 1) weights of the object modes: one of weight 0 would have no curvature to divide by."""
+        if self.mode_weights is None:
+            return None
+        return np.maximum(self.mode_weights, REGULARISATION * self.mode_weights.max())[:, None, None, None]
 
     def _illumination(self, window: Array, shape: tuple[int, ...]) -> Array:
         """(Y, X): the window placed at every crop origin; added one by one if they are few, else by convolution."""

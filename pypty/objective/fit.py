@@ -130,7 +130,8 @@ class _Pixels:
 
 
 class _Totals:
-    """Sums of d and E[d | I] over everything."""
+    """Sums of d and E[d | I] over everything. They are replaced at the end of a call, so that a batch counts as a whole
+    or, where memory runs out, not at all."""
 
     def __init__(self, counts: CountModel, usable: Array) -> None:
         self.counts, self.usable = counts, usable
@@ -139,12 +140,14 @@ class _Totals:
     def __call__(self, batch: Batch, intensity: Array) -> None:
         pixels = _Pixels.of(batch, intensity, self.counts, self.usable)
         deviance, expected, _ = deviance_terms(pixels.measured, pixels.modelled, self.counts.sigma)
-        for number, array in enumerate((deviance, expected)):
-            self.sums[number] = self.sums[number] + (array * pixels.used).sum(dtype=np.float64)
+        self.sums = [
+            total + (array * pixels.used).sum(dtype=np.float64)
+            for total, array in zip(self.sums, (deviance, expected), strict=True)
+        ]
 
 
 class _Taker:
-    """The sums of one thread."""
+    """The sums of one thread; as in :class:`_Totals` they change at the end of a call."""
 
     def __init__(self, counts: CountModel, usable: Array, free: FreePixels | None) -> None:
         self.counts, self.usable, self.free = counts, usable, free
@@ -174,24 +177,30 @@ class _Taker:
         squares = _products(residual, residual)
         right, below = (_products(residual, xp.roll(residual, -1, axis)) for axis in (2, 1))
         number = used.sum(axis=0) if used.ndim == 3 else len(residual) * used
+        maps = {}
         for name, total in zip(_MAPS, (*sums, squares, right, below, number), strict=True):
             # sums over batches are double, those of a batch in its own precision: five times as fast
-            self.maps[name] = self.maps[name] + total if name in self.maps else total.astype(np.float64)
-        self._keep_rows(batch, terms, residual, mask)
+            maps[name] = self.maps[name] + total if name in self.maps else total.astype(np.float64)
+        rows = self._rows(batch, terms, residual, mask)
+        # a copy: the memory of the batch is used again
+        self.maps, self._last = maps, residual[-1:].copy()
+        for name, row in rows.items():
+            self.rows[name].append(row)
 
-    def _keep_rows(self, batch: Batch, terms: Sequence[Array], residual: Array, mask: Array) -> None:
+    def _rows(self, batch: Batch, terms: Sequence[Array], residual: Array, mask: Array) -> dict[str, Array]:
+        """Numbers of each pattern of a batch."""
         xp = array_module(residual)
-        self.rows["indices"].append(batch.index)
-        self.rows["of_pattern"].append(_row_sums(terms, mask))
-        self.rows["squares"].append(xp.einsum("bij,bij->b", residual, residual))
-        self.rows["free"].append(self._free_sums(batch, terms, residual, mask))
         first = (
             xp.full((1, *residual.shape[1:]), np.nan, residual.dtype) if self._last is None else self._last
         )
         before = xp.concatenate([first, residual[:-1]])
-        self.rows["previous"].append(xp.einsum("bij,bij->b", residual, before))
-        # a copy: the memory of the batch is used again
-        self._last = residual[-1:].copy()
+        return {
+            "indices": batch.index,
+            "of_pattern": _row_sums(terms, mask),
+            "squares": xp.einsum("bij,bij->b", residual, residual),
+            "free": self._free_sums(batch, terms, residual, mask),
+            "previous": xp.einsum("bij,bij->b", residual, before),
+        }
 
     def _free_sums(self, batch: Batch, terms: Sequence[Array], residual: Array, mask: Array) -> Array:
         """(b, 4) sums over the free pixels, and their number."""

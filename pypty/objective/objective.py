@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 
 from pypty.backend.array import Array, Backend
 from pypty.backend.cuda.score import N_TOTALS
-from pypty.backend.memory import out_of_memory_errors, release_unused
-from pypty.backend.workspace import Workspace
+from pypty.backend.device_errors import device_errors
 from pypty.data.feed import Batch, Feed
-from pypty.errors import ResourceError
+from pypty.errors import PyptyError
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model
 from pypty.model.stages.base import Tape
+from pypty.objective.back_off import Batches, give
 from pypty.objective.combined import LossTerms
 from pypty.objective.free_pixels import FreePixels
 from pypty.objective.noise import NoiseModel, bounded, score
 from pypty.objective.powers import N_SUMS, PowerSum
 from pypty.objective.regularizers import Regularizer
 from pypty.objective.replay import Replay
-from pypty.objective.share import Evaluated, Limit, Share, added_free, sums_of
+from pypty.objective.share import Evaluated, Limit, Share, added, fetched, unread
 
-_log = logging.getLogger(__name__)
-T = TypeVar("T")
 _WORTH_A_THREAD = 2**17
 """Pixels of the waves of a batch (patterns x modes x slices) below which a second thread is slower, as measured."""
 
@@ -63,11 +58,18 @@ class Objective:
         self.noise = noise
         self.terms = terms
         self.free = free
-        self.batch_size = batch_size
         self.n_threads = 1 if backend.on_gpu else n_threads
-        self._workspaces = [Workspace(backend.xp, backend.fft_library) for _ in range(self.n_threads)]
-        self._pool = ThreadPoolExecutor(self.n_threads) if self.n_threads > 1 else None
-        self._replay = Replay.for_device(model, feed)
+        self._memory = Batches(backend, batch_size, self.n_threads, Replay.for_device(model, feed))
+
+    @property
+    def batch_size(self) -> int:
+        """Patterns computed together by one thread; smaller than at the start if memory has run out."""
+        return self._memory.size
+
+    @property
+    def rounding(self) -> tuple[int, int]:
+        """Batch size and number of threads: what the last digits of sums over patterns depend on."""
+        return self.batch_size, self.n_threads
 
     def with_bounded_slope(self) -> Objective:
         """The same loss, in the same memory, with a slope that suits steps of a fixed length."""
@@ -88,7 +90,6 @@ class Objective:
             return self
         other = copy.copy(self)
         other.n_threads = threads
-        other._pool = self._pool if threads > 1 else None
         return other
 
     @property
@@ -104,38 +105,66 @@ class Objective:
         weight: float = 1.0,
         regularizers: Iterable[Regularizer] = (),
         limit: Limit | None = None,
+        *,
+        wait: bool = True,
     ) -> Evaluated:
         """Loss and gradient of the named blocks over the patterns ``indices`` (sorted).
 
         ``weight`` multiplies the data term only; regularisers have separate weights. Above ``limit``
-        gradients may be missing.
+        gradients may be missing. Without ``wait`` the loss may stay on the device until ``share.read`` is called, so
+        that batches can follow each other without a pause; with ``loss_terms`` it is needed for the gradient.
 
         Raises
         ------
         ResourceError
             Not even one pattern at a time fits into memory.
         """
-        names = tuple(refined)
-        terms = [(term, *term.value_and_gradient(variables.block(term.block))) for term in regularizers]
-        # regularisers come first: they are cheap, and the rest of the limit is for the data
-        penalty = sum(value for _, value, _ in terms)
-        data_limit = None if limit is None else Limit((limit.value - penalty) / weight, limit.parts)
+        names, penalties = tuple(refined), tuple(regularizers)
         while True:
             try:
-                result = self._of_patterns(variables, names, indices, data_limit)
-                break
-            # a smaller batch starts over: gradients that were summed up so far are dropped
-            except out_of_memory_errors() as error:
-                self._halve_batch(error)
+                with device_errors():
+                    return self._evaluated(variables, names, indices, weight, penalties, limit, wait)
+            except MemoryError as error:
+                if isinstance(error, PyptyError):
+                    raise
+                reason = str(error)
+            # Here, as the error keeps all arrays of the evaluation. A smaller batch starts over: gradients that were
+            # summed up so far are dropped.
+            used = max(map(len, self._batches(indices)), default=1)
+            size, self.n_threads = self._memory.fewer(used, self.n_threads, reason)
+            self._memory.use(size)
+
+    def _evaluated(
+        self,
+        variables: Variables,
+        names: tuple[str, ...],
+        indices: np.ndarray,
+        weight: float,
+        regularizers: Sequence[Regularizer],
+        limit: Limit | None,
+        wait: bool,
+    ) -> Evaluated:
+        """:meth:`evaluate` with the present batches."""
+        terms = [(term, *term.value_and_gradient(variables.block(term.block))) for term in regularizers]
+        penalties = {term.name: value for term, value, _ in terms}
+        if limit is not None:
+            # regularisers come first: they are cheap, and the rest of the limit is for the data
+            penalties = fetched(penalties)
+            limit = Limit((limit.value - sum(penalties.values())) / weight, limit.parts)
+        result = self._of_patterns(variables, names, indices, limit, wait)
         # in place: these arrays belong to the evaluation
-        for gradient in result.gradients.values():
+        for gradient in result.gradients.values() if weight != 1 else ():
             gradient *= weight
-        result.loss = result.loss * weight + penalty
+        if result.unread is not None:
+            result.unread.weight, result.unread.penalties = weight, penalties
+        else:
+            result.terms = fetched(penalties)
+            result.loss = result.loss * weight + sum(result.terms.values())
         result.loss_terms = {name: weight * value for name, value in result.loss_terms.items()}
-        for regularizer, value, gradient in terms:
-            result.terms[regularizer.name] = value
+        for regularizer, _, gradient in terms:
             if regularizer.block in result.gradients:
                 result.gradients[regularizer.block] += gradient
+        result.rounding = self.rounding
         return result
 
     def simulate(self, variables: Variables, indices: np.ndarray) -> np.ndarray:
@@ -169,22 +198,17 @@ class Objective:
     ) -> None:
         """Give batches to ``takers``, with what the model computes for them, in memory that is used again.
 
-        Each of at most :meth:`takers` takers has a thread, and gets one part of the patterns, in their order.
+        Each of at most :meth:`takers` takers has a thread, and gets one part of the patterns, in their order. Where
+        memory runs out it goes on with smaller batches: a taker that raises MemoryError must not have used its batch,
+        whose patterns are given again.
+
+        Raises
+        ------
+        ResourceError
+            Not even one pattern at a time fits into memory.
         """
         model = self.model if model is None else model
-        parts = np.array_split(indices, len(takers))
-
-        def work(number: int) -> None:
-            space = self._workspaces[number]
-            chosen = [
-                parts[number][i : i + self.batch_size] for i in range(0, len(parts[number]), self.batch_size)
-            ]
-            for batch in self.feed.batches(chosen, space, with_data=with_data):
-                takers[number](batch, model.forward(points, batch, [], keep=False))
-
-        with self.feed.streams.computing():
-            points = model.prepare(variables)
-            self._run(range(len(takers)), work)
+        give(self._memory, self.feed, model, variables, indices, takers, with_data)
 
     def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
         """Indices of each batch; few patterns are shared out evenly, so that no thread waits for another."""
@@ -193,11 +217,16 @@ class Objective:
         return [indices[i : i + size] for i in range(0, len(indices), size)]
 
     def _of_patterns(
-        self, variables: Variables, names: tuple[str, ...], indices: np.ndarray, limit: Limit | None
+        self,
+        variables: Variables,
+        names: tuple[str, ...],
+        indices: np.ndarray,
+        limit: Limit | None,
+        wait: bool,
     ) -> Evaluated:
         """The loss without regularisers, for a ``loss_weight`` of 1."""
         if self.terms is None:
-            return self._sum_batches(variables, names, indices, limit, self.noise)
+            return self._sum_batches(variables, names, indices, limit, self.noise, wait)
         crop_origins, wanted = self.feed.crop_origins[indices], "obj" in names
         values, slope = self.terms.of_object(variables.obj, crop_origins, self.batch_size, wanted)
         extra = sum(values.values())
@@ -248,18 +277,21 @@ class Objective:
         indices: np.ndarray,
         limit: Limit | None,
         noise: NoiseModel,
+        wait: bool = True,
     ) -> Evaluated:
         with self.feed.streams.computing():
             points, batches = self.model.prepare(variables), self._batches(indices)
             shares, points = self._shares(variables, names, points, batches, limit, noise)
-            self._run(shares, lambda share: self._compute(share, points))
+            self._memory.run(shares, lambda share: self._compute(share, points))
+            if self.backend.on_gpu and limit is None and not wait and len(shares) == 1:
+                return unread(shares[0], self._gradients(shares, names))
             loss = float(sum(share.losses.sum() for share in shares))
             # gradients are left out only if the trial really is rejected; else they are computed now
             if limit is not None and loss > limit.value and any(share.skipped for share in shares):
                 names = ()
             elif any(share.skipped for share in shares):
-                self._run(shares, lambda share: self._catch_up(share, points))
-            return self._added(shares, names, loss)
+                self._memory.run(shares, lambda share: self._catch_up(share, points))
+            return added(shares, self._gradients(shares, names), loss)
 
     def _shares(
         self,
@@ -286,22 +318,17 @@ class Objective:
                     batches=batches[i::n],
                     before=before,
                     gradients=gradients,
-                    workspace=self._workspaces[i],
+                    workspace=self._memory.workspaces[i],
                     totals=totals,
                     noise=noise,
                 )
             )
-        replay = self._replay
-        if n and replay is not None and replay.covers(noise, variables, names, self.batch_size):
-            points, shares[0].gradients = replay.begin(points, variables, names, self._workspaces[0])
+        replay = self._memory.replay
+        largest = max(map(len, batches), default=0)
+        if n and replay is not None and replay.covers(noise, variables, names, largest):
+            points, shares[0].gradients = replay.begin(points, variables, names, self._memory.workspaces[0])
             shares[0].replay = replay
         return shares, points
-
-    def _run(self, shares: Iterable[T], task: Callable[[T], None]) -> None:
-        """Run the task on every share, each in its own thread."""
-        # iterating raises what a thread raised
-        for _ in map(task, shares) if self._pool is None else self._pool.map(task, shares):
-            pass
 
     def _compute(self, share: Share, points: list) -> None:
         step = self._step_on_device if self.backend.on_gpu else self._step
@@ -361,12 +388,8 @@ class Objective:
         for number, batch in zip(share.skipped, self.feed.batches(chosen, share.workspace), strict=True):
             self._whole(share, points, batch, share.totals[number], wanted=True)
 
-    def _added(self, shares: list[Share], names: tuple[str, ...], loss: float) -> Evaluated:
+    def _gradients(self, shares: list[Share], names: tuple[str, ...]) -> dict[str, Array]:
         """The sum over shares, in a fixed order: the same bits every time."""
-        parts = np.zeros(sum(len(share.batches) for share in shares))
-        for i, share in enumerate(shares):
-            # undo the dealing out of _shares: parts in the order of the batches
-            parts[i :: len(shares)] = share.losses
         gradients = {name: shares[0].gradients[name] for name in names}
         if shares[0].replay is not None:  # the accumulators are used again
             gradients = {name: gradient.copy() for name, gradient in gradients.items()}
@@ -374,27 +397,4 @@ class Objective:
             for name, gradient in gradients.items():
                 gradient += share.gradients[name]
         self.model.finish(gradients)
-        sse = float(sum(share.scores[:, 1].sum() for share in shares))
-        free, sums = added_free(share.free for share in shares), sums_of(shares)
-        return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums, free=free)
-
-    def _halve_batch(self, error: BaseException) -> None:
-        # release buffers of the old size, and graphs that point to them
-        for workspace in self._workspaces:
-            workspace.clear()
-        if self._replay is not None:
-            self._replay.clear()
-        release_unused(self.backend)
-        if self.batch_size > 1:
-            self.batch_size = max(1, self.batch_size // 2)
-        elif self.n_threads > 1:
-            self.n_threads = max(1, self.n_threads // 2)
-            del self._workspaces[self.n_threads :]
-        else:
-            raise ResourceError(
-                "out of memory with one pattern at a time; use default_dtype='single', fewer slices or "
-                f"modes, or a smaller window ({error})"
-            ) from error
-        _log.warning(
-            "out of memory: continuing with batches of %d on %d threads", self.batch_size, self.n_threads
-        )
+        return gradients

@@ -27,6 +27,17 @@ FLAT = 1e-12
 """Added to |dx|^p + |dy|^p of the total variation: its slope stays finite where the object is flat."""
 
 
+KINK = 5e-6
+"""Phases (rad), and logarithms of |O|, over which the corner of an absolute value is rounded, at least
+:data:`KINK_ROUNDINGS` roundings of the precision (6e-5 in single): far above the rounding of a transform, and far below
+what a pixel of a specimen has."""
+
+KINK_ROUNDINGS = 512
+
+DARK = 1e-4
+"""Fraction of the largest |F P| below which a spatial frequency counts as empty: its phase is rounding."""
+
+
 @dataclass(frozen=True, eq=False)
 class Penalty:
     """Attributes that all penalties share.
@@ -58,7 +69,7 @@ class SecondDifferences(Penalty):
     scan_size: tuple[int, int]
     along_fast: bool
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
         if len(array) == 1:  # one value for the whole scan
             return _nothing(array)
         xp = array_module(array)
@@ -92,7 +103,7 @@ class Deformation(Penalty):
 
     scan_size: tuple[int, int]
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
         if len(array) == 1:
             return _nothing(array)
         xp = array_module(array)
@@ -113,45 +124,46 @@ class Deformation(Penalty):
 class PlanePenalty(Penalty, ABC):
     """A sum over the slices and modes of the object, computed one by one to save memory."""
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
         return _sum_parts(self.plane, array, np.ndindex(*array.shape[:-2]))
 
     @abstractmethod
-    def plane(self, plane: Array) -> tuple[float, Array]:
+    def plane(self, plane: Array) -> tuple[float | Array, Array]:
         """Value and gradient of one slice (Y, X) of one mode."""
 
 
 @dataclass(frozen=True, eq=False)
 class PhaseNorm(PlanePenalty):
-    """w sum |arg O|.
+    """w sum |arg O|, with the corner at 0 rounded over :data:`KINK`.
 
-    The gradient is i w sign(arg O) O / |O|^2, zero where arg O = 0. It falls to zero where |O|^2 < :data:`OPAQUE`:
-    an opaque pixel has no phase.
+    The gradient is i w s(arg O) O / |O|^2, where s is the sign, zero at 0 and continuous (:func:`_rounded`). It falls
+    to zero where |O|^2 < :data:`OPAQUE`: an opaque pixel has no phase.
     """
 
-    def plane(self, plane: Array) -> tuple[float, Array]:
+    def plane(self, plane: Array) -> tuple[float | Array, Array]:
         xp = array_module(plane)
-        phase = xp.angle(plane)
-        slope = self.weight * xp.sign(phase) / xp.maximum(kernels.abs2(plane), OPAQUE)
-        return self.weight * kernels.total(abs(phase)), 1j * slope * plane
+        size, sign = _rounded(xp.angle(plane), _kink(plane))
+        slope = self.weight * sign / xp.maximum(kernels.abs2(plane), OPAQUE)
+        return self.weight * kernels.total(size), 1j * slope * plane
 
 
 @dataclass(frozen=True, eq=False)
 class AbsorptionNorm(PlanePenalty):
-    """w sum |log |O||.
+    """w sum |log |O||, with the corner at 0 rounded over :data:`KINK`.
 
-    The gradient is w sign(log |O|) O / |O|^2, zero where |O| = 1. Where |O|^2 < :data:`OPAQUE`, log |O|^2 is replaced
-    by its tangent at OPAQUE, so that value and gradient are finite and consistent.
+    The gradient is w s(log |O|) O / |O|^2, where s is the sign, zero at |O| = 1 and continuous (:func:`_rounded`).
+    Where |O|^2 < :data:`OPAQUE`, log |O|^2 is replaced by its tangent at OPAQUE, so that value and gradient are finite
+    and consistent.
     """
 
-    def plane(self, plane: Array) -> tuple[float, Array]:
+    def plane(self, plane: Array) -> tuple[float | Array, Array]:
         xp = array_module(plane)
         power = kernels.abs2(plane)
         above = xp.maximum(power, OPAQUE)
         # the bracket is zero except in opaque pixels
         log_power = xp.log(above) + (xp.minimum(power / OPAQUE, 1) - 1)
-        slope = self.weight * xp.sign(log_power) / above
-        return 0.5 * self.weight * kernels.total(abs(log_power)), slope * plane
+        size, sign = _rounded(0.5 * log_power, _kink(plane))
+        return self.weight * kernels.total(size), self.weight * sign / above * plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +182,7 @@ class TotalVariation(PlanePenalty):
     p: float
     q: float
 
-    def plane(self, plane: Array) -> tuple[float, Array]:
+    def plane(self, plane: Array) -> tuple[float | Array, Array]:
         xp = array_module(plane)
         # (Y, X) each, along y and x
         differences = [xp.roll(plane, 1, axis) - plane for axis in (0, 1)]
@@ -200,13 +212,13 @@ class ModeVariance(Penalty):
 
     sigma: float
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
         modes = len(array)
         if modes == 1:
             return _nothing(array)
         blur = _on_device(np.exp(-_squared_frequencies(array.shape[-2:], (1.0, 1.0)) / self.sigma**2), array)
 
-        def one_slice(part: Array) -> tuple[float, Array]:
+        def one_slice(part: Array) -> tuple[float | Array, Array]:
             # one slice of all modes, (O, Y, X)
             blurred = fft.ifft2(blur * fft.fft2(part), overwrite=True)
             deviation = blurred - blurred.mean(axis=0)
@@ -236,7 +248,7 @@ class MissingWedge(Penalty):
     pixel_size_A: tuple[float, float]
     slice_distance_A: float
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
         if array.shape[1] == 1:
             return _nothing(array)
         xp = array_module(array)
@@ -248,7 +260,7 @@ class MissingWedge(Penalty):
         weight = xp.arctan(_on_device(self.beta**2 * axial**2, array) / _on_device(radial, array))
         weight *= self.weight * 2 / math.pi
 
-        def one_mode(mode: Array) -> tuple[float, Array]:
+        def one_mode(mode: Array) -> tuple[float | Array, Array]:
             # (z, Y, X) of one mode; norm="forward" below leaves out the 1/N of the inverse
             spectrum = xp.fft.fftn(mode)
             value = kernels.total(weight * kernels.abs2(spectrum))
@@ -270,7 +282,7 @@ class ProbeAperture(Penalty):
 
     outside: np.ndarray
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
         # ([subscan,] mode, ky, kx); A is 0 or 1, so A^2 = A
         spectrum = _on_device(self.outside, array) * fft.fft2(array)
         value = self.weight * kernels.total(kernels.abs2(spectrum))
@@ -288,7 +300,7 @@ class ProbeWindow(Penalty):
 
     outside: np.ndarray
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
         weight = self.weight * _on_device(self.outside, array)
         return kernels.total(weight * kernels.abs2(array)), 2 * weight * array
 
@@ -297,8 +309,9 @@ class ProbeWindow(Penalty):
 class ProbeModulation(Penalty):
     """w sum L^2, L = m Lap |F P|, over all modes: sharp features of the spectrum at multiples of the scan frequency.
 
-    Lap is the periodic 5-point Laplacian. The gradient is F* [ Lap(2 w L) F P / |F P| ], with F P / |F P| = 0 where
-    F P = 0.
+    Lap is the periodic 5-point Laplacian. The gradient is F* [ Lap(2 w L) F P / |F P| ]. Where |F P| is below d =
+    :data:`DARK` times its largest value, its phase is rounding: there |F P| is rounded (:func:`_rounded`, d counts as
+    constant), so that its slope falls to zero with |F P|.
 
     Attributes
     ----------
@@ -307,25 +320,38 @@ class ProbeModulation(Penalty):
 
     near: np.ndarray
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
-        spectrum = fft.fft2(array)
-        size = abs(spectrum)
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
+        xp, spectrum = array_module(array), fft.fft2(array)
+        modulus = abs(spectrum)
+        size, slope = _rounded(modulus, xp.maximum(DARK * modulus.max(), _tiny(array)))
         bend = _on_device(self.near, array) * _laplacian(size)
         # the unit phase of F P, times the transposed Laplacian of the slope
-        spectrum /= array_module(array).maximum(size, _tiny(array))
+        spectrum *= slope / xp.maximum(modulus, _tiny(array))
         spectrum *= _laplacian((2 * self.weight) * bend)
         return self.weight * kernels.total(bend**2), fft.fft2_adjoint(spectrum, overwrite=True)
 
 
-def _nothing(array: Array) -> tuple[float, Array]:
+def _rounded(x: Array, width: Array | float) -> tuple[Array, Array]:
+    """|x| with its corner rounded, |x| t (2 - t), and the slope of that, sign(x) t (4 - 3 t), t = min(|x|/width, 1).
+
+    Both are those of |x| from ``width`` on, and zero at 0. The slope exceeds 1 by at most a third in between.
+    """
+    xp = array_module(x)
+    size = abs(x)
+    t = xp.minimum(size / width, 1)
+    return size * t * (2 - t), xp.sign(x) * t * (4 - 3 * t)
+
+
+def _nothing(array: Array) -> tuple[float | Array, Array]:
     return 0.0, array_module(array).zeros_like(array)
 
 
 def _sum_parts(
-    penalty: Callable[[Array], tuple[float, Array]], array: Array, parts: Iterable[Any]
-) -> tuple[float, Array]:
+    penalty: Callable[[Array], tuple[float | Array, Array]], array: Array, parts: Iterable[Any]
+) -> tuple[float | Array, Array]:
     """A penalty that is a sum over ``parts`` (indices) of the array, computed one by one to save memory."""
-    value, gradient = 0.0, array_module(array).zeros_like(array)
+    value: float | Array = 0.0
+    gradient = array_module(array).zeros_like(array)
     for part in parts:
         value_of_part, gradient[part] = penalty(array[part])
         value += value_of_part
@@ -335,6 +361,11 @@ def _sum_parts(
 def _tiny(array: Array) -> float:
     """Smallest normal number of the precision of ``array``: a divisor in place of zero."""
     return float(np.finfo(array.dtype).tiny)
+
+
+def _kink(array: Array) -> float:
+    """Width of a rounded corner in the precision of ``array``."""
+    return max(KINK, KINK_ROUNDINGS * float(np.finfo(array.dtype).eps))
 
 
 def _on_device(host: np.ndarray, array: Array) -> Array:

@@ -31,8 +31,9 @@ class Regularizer(Protocol):
     def block(self) -> str:
         """The block it acts on: "obj", "probe", "positions" or "tilts"."""
 
-    def value_and_gradient(self, array: Array) -> tuple[float, Array]:
-        """Weighted penalty, and its gradient with the shape and dtype of ``array``, which is not modified."""
+    def value_and_gradient(self, array: Array) -> tuple[float | Array, Array]:
+        """Weighted penalty, and its gradient with the shape and dtype of ``array``, which is not modified. On a device
+        the penalty is an array () there, so that nobody waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array
+from pypty.backend.fixed import FixedPlaces
 from pypty.backend.streams import DeviceStreams, GraphCache
 from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Feed, Placed
@@ -38,6 +39,7 @@ class Replay:
     def __init__(self, stage: SplitWaves, streams: DeviceStreams) -> None:
         self.stage = stage
         self.graphs = GraphCache(streams)
+        self.places = FixedPlaces()
         self._shapes: tuple = ()
 
     @classmethod
@@ -48,26 +50,24 @@ class Replay:
             return None
         return cls(model.split, feed.streams)
 
-    def covers(
-        self, noise: NoiseModel, variables: Variables, names: tuple[str, ...], batch_size: int
-    ) -> bool:
-        """Whether batches are small enough, and nothing in them allocates memory."""
+    def covers(self, noise: NoiseModel, variables: Variables, names: tuple[str, ...], largest: int) -> bool:
+        """Whether batches, of at most ``largest`` patterns, are small enough, and nothing in them allocates memory."""
         if noise.formula() is None or ("positions" in names and len(variables.positions) == 1):
             return False
-        return batch_size * int(variables.probe.size) <= LAUNCH_BOUND_PIXELS
+        pixels = int(variables.probe.size) * len(variables.obj)  # probe (P, y, x), object (O, z, Y, X)
+        return largest * pixels <= LAUNCH_BOUND_PIXELS
 
     def begin(
         self, points: list[Any], variables: Variables, names: tuple[str, ...], work: Workspace
     ) -> tuple[list[Any], dict[str, Array]]:
         """The arrays that batches share, and the accumulators, at their fixed addresses."""
         point = points[0]
-        shared = (point.obj, point.spectrum, point.positions, *point.gaps.factors.values())
-        self._shapes = tuple(array.shape for array in shared)
+        self._shapes = tuple(array.shape for array in point.arrays().values())
         gradients = {}
         for name, array in variables.blocks(names).items():
             gradients[name] = work.array(f"fixed gradient of {name}", array.shape, array.dtype)
             gradients[name].fill(0)
-        return [self.stage.fixed(point, work)], gradients
+        return [self.stage.fixed(point, work, self.places)], gradients
 
     def run(
         self,
@@ -86,11 +86,9 @@ class Replay:
         wanted : whether gradients are computed
         """
         work, placed = batch.workspace, batch.placed
-        index = work.array("fixed index", placed.index.shape, np.int32)
-        crop_origins = work.array("fixed crop origins", placed.crop_origins.shape, np.int32)
+        given = {"index": placed.index, "crop origins": placed.crop_origins}
+        index, crop_origins = self.places.put(given, work, changing=given).values()
         fixed_totals = work.array("fixed totals", totals.shape, np.float64)
-        index[...] = placed.index
-        crop_origins[...] = placed.crop_origins
         # resident data are read by pattern number, which is copied above; others lie in a buffer of the feed
         rows = None if batch.rows is None else index
         fixed = dataclasses.replace(batch, rows=rows, on_device=Placed(index, crop_origins))
@@ -114,6 +112,7 @@ class Replay:
     def clear(self) -> None:
         """Drop the graphs, whose buffers are released."""
         self.graphs.clear()
+        self.places.clear()
 
 
 def _address(array: Array) -> int:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
-from pypty.backend.array import Array, to_host
+from pypty.backend.array import Array, array_module, to_host
+from pypty.backend.device_errors import device_errors
 from pypty.backend.workspace import Workspace
 from pypty.objective.combined import Sums
 from pypty.objective.noise import NoiseModel
 from pypty.objective.powers import N_SUMS
 from pypty.objective.replay import Replay
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Evaluated:
     loss_terms : value of each term of ``loss_terms``, times ``loss_weight``: with ``terms`` they add up to ``loss``
     sums : the sums that the terms are functions of, or None
     free : deviance of the pixels that are not fitted
+    unread : where :func:`read` finds loss, sse, parts and free, which are not known before; None = they are known
+    rounding : ``Objective.rounding`` with which it was computed; None = not known (a resumed run: that of the run)
     """
 
     loss: float
@@ -61,6 +67,59 @@ class Evaluated:
     loss_terms: dict[str, float] = field(default_factory=dict)
     sums: Sums | None = None
     free: FreeSums = FreeSums()
+    rounding: tuple[int, int] | None = None
+    unread: Unread | None = None
+
+
+@dataclass(kw_only=True)
+class Unread:
+    """Numbers of an evaluation that are still on the device.
+
+    Attributes
+    ----------
+    totals : (batches, 4) float64
+    weight, penalties : the loss is weight times the sum over the batches, plus the values of the regularisers
+    """
+
+    totals: Array
+    weight: float = 1.0
+    penalties: dict[str, float | Array] = field(default_factory=dict)
+
+
+def read(results: Iterable[Evaluated]) -> None:
+    """Fill in loss, squared errors, regularisers and free pixels of evaluations that did not wait for them, in one
+    transfer."""
+    waiting = [(result, result.unread) for result in results if result.unread is not None]
+    if not waiting:
+        return
+    xp = array_module(waiting[0][1].totals)
+    with device_errors():
+        rows = to_host(xp.concatenate([own.totals for _, own in waiting]))
+        penalties = fetched(
+            {(i, name): value for i, (_, own) in enumerate(waiting) for name, value in own.penalties.items()}
+        )
+    edges = np.cumsum([len(own.totals) for _, own in waiting])[:-1]
+    for i, ((result, own), totals) in enumerate(zip(waiting, np.split(rows, edges), strict=True)):
+        result.terms = {name: penalties[i, name] for name in own.penalties}
+        result.parts, result.unread = totals[:, 0], None
+        result.loss = float(result.parts.sum()) * own.weight + sum(result.terms.values())
+        result.sse, result.free = float(totals[:, 1].sum()), free_of(totals)
+
+
+def fetched(values: Mapping[K, float | Array]) -> dict[K, float]:
+    """Numbers of which some may be on a device: these are read in one transfer."""
+    there = {key: value for key, value in values.items() if not isinstance(value, (float, int))}
+    if not there:
+        return dict(values)
+    arrays = list(there.values())
+    numbers = to_host(array_module(arrays[0]).stack(arrays)).tolist()
+    return {**values, **dict(zip(there, numbers, strict=True))}
+
+
+def free_of(totals: np.ndarray) -> FreeSums:
+    """Sums over the free pixels of all batches, from (batches, n) totals on the host."""
+    deviance, weight = totals[:, -2:].sum(axis=0)
+    return FreeSums(float(deviance), float(weight))
 
 
 @dataclass(frozen=True)
@@ -124,8 +183,7 @@ class Share:
     @property
     def free(self) -> FreeSums:
         """Sums over the free pixels of all batches."""
-        deviance, weight = self.scores[:, -2:].sum(axis=0)
-        return FreeSums(float(deviance), float(weight))
+        return free_of(self.scores)
 
     def expects_rejection(self, number: int) -> bool:
         """Whether the loss of the batches so far, at least a quarter, has grown. On a GPU the result of the last
@@ -138,6 +196,22 @@ class Share:
             losses = to_host(self.totals[:seen])[:, 0]
             self.rejecting = not losses.sum() <= self.before[:seen].sum()  # also where the sum is NaN
         return self.rejecting
+
+
+def added(shares: list[Share], gradients: dict[str, Array], loss: float) -> Evaluated:
+    """The numbers of all shares, in a fixed order, with their loss and gradients."""
+    parts = np.zeros(sum(len(share.batches) for share in shares))
+    for i, share in enumerate(shares):
+        # batches were dealt out in turn: parts are in their order again
+        parts[i :: len(shares)] = share.losses
+    sse = float(sum(share.scores[:, 1].sum() for share in shares))
+    free, sums = added_free(share.free for share in shares), sums_of(shares)
+    return Evaluated(loss=loss, sse=sse, gradients=gradients, parts=parts, sums=sums, free=free)
+
+
+def unread(share: Share, gradients: dict[str, Array]) -> Evaluated:
+    """An evaluation whose numbers stay on the device until :func:`read`."""
+    return Evaluated(loss=math.nan, sse=math.nan, gradients=gradients, unread=Unread(totals=share.totals))
 
 
 def sums_of(shares: list[Share]) -> Sums | None:

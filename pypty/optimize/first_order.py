@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array, array_module, to_host
+from pypty.backend.cuda.steps import added, as_reals
 from pypty.errors import CheckpointError, ParameterError
+from pypty.optimize.fused_steps import fused_step, is_covered
 from pypty.optimize.methods import METHODS, Method
 from pypty.optimize.update_rules import Part
 
@@ -113,14 +115,19 @@ class FirstOrder:
         options: Mapping[str, Any],
     ) -> Array:
         xp = array_module(block)
-        new = xp.array(block, order="C")
-        reals = _reals(new)  # a view of ``new``: complex (...) -> real (..., 2)
-        slope = _reals(_contiguous(xp, gradient, block.dtype))
-        speed = _rate(xp, rate, block, reals)
+        now = as_reals(_contiguous(xp, block, block.dtype))
+        slope = as_reals(_contiguous(xp, gradient, block.dtype))
+        speed = _rate(xp, rate, block, now)
         if rows is not None and len(rows) == 0:
+            return xp.array(block, order="C")
+        kept = self._kept(xp, name, now, speed, options, rows)
+        names = self._method.moments(options, now.ndim)
+        if is_covered(self._method.rule, now, speed, kept["count"]) and rows is None:
+            new = xp.empty(block.shape, block.dtype)
+            self._step_fused(xp, now, slope, float(speed), kept, names, options, as_reals(new))
             return new
-        kept = self._kept(xp, name, reals, speed, options, rows)
-        names = self._method.moments(options, reals.ndim)
+        new = xp.array(block, order="C")
+        reals = as_reals(new)  # a view of ``new``: complex (...) -> real (..., 2)
         if rows is None:
             self._step_all(xp, reals, slope, speed, kept, names, options)
         else:
@@ -158,6 +165,34 @@ class FirstOrder:
             self._method.rule(part, options)
             left = part.counters
         for key, value in left.items():
+            kept[key][...] = value
+
+    def _step_fused(
+        self,
+        xp: Any,
+        now: Array,
+        slope: Array,
+        speed: float,
+        kept: dict[str, Array],
+        names: tuple[str, ...],
+        options: Mapping[str, Any],
+        moved: Array,
+    ) -> None:
+        """The whole block on a device, in one kernel."""
+        kept["count"] += 1
+        count = kept["count"] * 1.0
+        part = Part(
+            xp=xp,
+            point=now,
+            gradient=slope,
+            rate=speed,
+            count=count,
+            moments={key: kept[key] for key in names},
+            counters={key: kept[key] * 1.0 for key in self._method.counters},
+            newest=float(count),
+        )
+        fused_step(self._method.rule, part, options, moved)
+        for key, value in part.counters.items():
             kept[key][...] = value
 
     def _step_rows(
@@ -238,6 +273,11 @@ class FirstOrder:
         return kept
 
 
+def descended(point: Array, change: Array, length: float) -> Array:
+    """point - length x change: a step of gradient descent without a state, of arrays of one type."""
+    return point - length * change if isinstance(point, np.ndarray) else added(point, -length, change)
+
+
 def unused_options(name: str, options: Mapping[str, Any]) -> list[str]:
     """Options that are set, but that this method does not have."""
     return [key for key, value in options.items() if value is not None and key not in METHODS[name].defaults]
@@ -272,13 +312,6 @@ def _check(name: str, options: Mapping[str, Any]) -> None:
         raise ParameterError(
             f"eps of {name} is {options['eps']}; expected one number (two are for adafactor)."
         )
-
-
-def _reals(array: Array) -> Array:
-    """Real view of a contiguous array: complex (...) as (..., 2)."""
-    if array.dtype.kind != "c":
-        return array
-    return array.reshape((*array.shape, 1)).view(array.real.dtype)
 
 
 def _contiguous(xp: Any, array: Array, dtype: Any) -> Array:

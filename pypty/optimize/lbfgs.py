@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pypty.optimize.line_search import LineSearch, Point, WolfeOptions, strong_wolfe
-from pypty.optimize.vector import BlockVector
+from pypty.optimize.vector import BlockVector, inner_products
 
 Precondition = Callable[[BlockVector], BlockVector]
 """A symmetric positive definite map of gradients to steps."""
@@ -55,9 +55,21 @@ class Pair:
     y: BlockVector
 
     @functools.cached_property
+    def products(self) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """<s, y>, <s, s> and <y, y> of every block."""
+        sy, ss, yy = inner_products([(self.s, self.y), (self.s, self.s), (self.y, self.y)])
+        return sy, ss, yy
+
+    @property
     def squares(self) -> dict[str, float]:
         """<y, y> of every block."""
-        return self.y.dot_blocks(self.y)
+        return self.products[2]
+
+    @property
+    def is_curved(self) -> bool:
+        """Whether <s, y> is positive beyond rounding."""
+        sy, s, y = (float(sum(blocks.values())) for blocks in self.products)
+        return sy > CURVATURE_FLOOR * float(np.sqrt(s)) * float(np.sqrt(y))
 
     @property
     def rho(self) -> float:
@@ -158,10 +170,10 @@ class Lbfgs:
         """
         pairs = self.pairs[-int(min(hist_length, len(self.pairs))) :] if hist_length >= 1 else []
         s, y = [pair.s for pair in pairs], [pair.y for pair in pairs]
-        sy = self._inner_products(pairs)  # (m, m); sy[i, i] = 1/rho_i
+        sy, sg = self._inner_products(pairs, gradient)  # (m, m) and (m,); sy[i, i] = 1/rho_i
         m = len(pairs)
         # First loop, newest pair first: alpha_i = rho_i <s_i, q>.
-        alpha, sg = np.zeros(m), gradient.dots(s)
+        alpha = np.zeros(m)
         for i in reversed(range(m)):
             alpha[i] = (sg[i] - alpha[i + 1 :] @ sy[i, i + 1 :]) / sy[i, i]
         q = gradient.combined((-alpha).tolist(), y)
@@ -174,16 +186,17 @@ class Lbfgs:
             alpha_minus_beta[i] = alpha[i] - beta
         return r.combined(alpha_minus_beta.tolist(), s).scaled(-1.0)
 
-    def _inner_products(self, pairs: list[Pair]) -> np.ndarray:
-        """(m, m) matrix of <s_i, y_j>; only products with new pairs are computed."""
+    def _inner_products(self, pairs: list[Pair], gradient: BlockVector) -> tuple[np.ndarray, list[float]]:
+        """(m, m) matrix of <s_i, y_j>, and <s_i, gradient>; of the matrix only products with new pairs are computed."""
         known = {(a, b) for a in map(id, pairs) for b in map(id, pairs)} & self._products.keys()
         self._products = {key: self._products[key] for key in known}
-        for a in pairs:
-            missing = [b for b in pairs if (id(a), id(b)) not in known]
-            for b, value in zip(missing, a.s.dots([b.y for b in missing]), strict=True):
-                self._products[id(a), id(b)] = value
+        missing = [(a, b) for a in pairs for b in pairs if (id(a), id(b)) not in known]
+        wanted = [(a.s, b.y) for a, b in missing] + [(gradient, pair.s) for pair in pairs]
+        values = [sum(blocks.values()) for blocks in inner_products(wanted)]
+        for (a, b), value in zip(missing, values, strict=False):
+            self._products[id(a), id(b)] = value
         products = [self._products[id(a), id(b)] for a in pairs for b in pairs]
-        return np.array(products).reshape(len(pairs), len(pairs))
+        return np.array(products).reshape(len(pairs), len(pairs)), values[len(missing) :]
 
     def _gammas(self, precondition: Precondition) -> dict[str, float]:
         """gamma_k of every block, from the newest pair in which its gradient changed; that of all blocks together where
@@ -193,14 +206,14 @@ class Lbfgs:
         the block with the largest <s, y>.
         """
         newest = self.pairs[-1]
-        sy = newest.s.dot_blocks(newest.y)
+        sy = dict(newest.products[0])
         ymy = newest.y.dot_blocks(precondition(newest.y))
         common = sum(sy.values()) / max(sum(ymy.values()), 1e-300)
         gammas = {}
         for name in sy:
             pair = self._newest_moving(name)
             if pair is not newest:
-                sy[name] = pair.s.dot_blocks(pair.y)[name]
+                sy[name] = pair.products[0][name]
                 ymy[name] = pair.y.dot_blocks(precondition(pair.y))[name]
             gamma = sy[name] / ymy[name] if ymy[name] > 0 else 0.0
             gammas[name] = gamma if SCALE_FLOOR * common < gamma < math.inf else common
@@ -218,7 +231,8 @@ class Lbfgs:
         direction.
         """
         # The strong Wolfe conditions make <s, y> positive; a step with sufficient decrease alone need not.
-        if s.dot(y) > CURVATURE_FLOOR * s.norm() * y.norm():
-            self.pairs.append(Pair(s, y))
+        pair = Pair(s, y)
+        if pair.is_curved:
+            self.pairs.append(pair)
         while len(self.pairs) > max(hist_length, 1):
             self.pairs.pop(0)

@@ -77,6 +77,16 @@ def _with_decay(part: Part, options: Options) -> Array:
     return part.gradient + decay * part.point if decay else part.gradient
 
 
+def bias(beta: float, count: Any) -> Any:
+    """1 - beta^t: what an average that started at zero has reached after t steps."""
+    return 1 - beta**count
+
+
+def root_of_bias(beta: float, count: Any) -> Any:
+    """The same for the root of an average of squares."""
+    return np.sqrt(bias(beta, count))
+
+
 def _adam(part: Part, options: Options, gradient: Array) -> None:
     xp, (beta1, beta2) = part.xp, options["betas"]
     mean, square = part.moments["mean"], part.moments["square"]
@@ -89,10 +99,10 @@ def _adam(part: Part, options: Options, gradient: Array) -> None:
     # Moments start at zero: 1 - beta^t takes out the bias. eps is added after that, as in PyTorch (in the paper's
     # algorithm 1, not in its faster form).
     xp.sqrt(square, out=work)
-    work /= part.lift(np.sqrt(1 - beta2**part.count))
+    work /= part.lift(root_of_bias(beta2, part.count))
     work += options["eps"]
     xp.divide(mean, work, out=work)
-    part.move(work, part.rate / part.lift(1 - beta1**part.count))
+    part.move(work, part.rate / part.lift(bias(beta1, part.count)))
 
 
 def adam(part: Part, options: Options) -> None:
@@ -106,11 +116,9 @@ def adamw(part: Part, options: Options) -> None:
     _adam(part, options, part.gradient)
 
 
-def nadam(part: Part, options: Options) -> None:
-    """Dozat 2016."""
-    xp, (beta1, beta2) = part.xp, options["betas"]
-    gradient = _with_decay(part, options)
-    mean, square = part.moments["mean"], part.moments["square"]
+def nadam_factors(part: Part, options: Options) -> tuple[Any, Any]:
+    """Factors of the gradient and of its mean in a step; advances the counter "product"."""
+    beta1 = options["betas"][0]
     now, coming = (
         beta1 * (1 - 0.5 * 0.96 ** (step * options["momentum_decay"]))
         for step in (part.count, part.count + 1)
@@ -118,15 +126,41 @@ def nadam(part: Part, options: Options) -> None:
     # mu_t of this step and of the next; their running product takes out the bias of a momentum that varies.
     product = part.counters["product"] * now
     part.counters["product"] = product
+    return (1 - now) / (1 - product), coming / (1 - product * coming)
+
+
+def nadam(part: Part, options: Options) -> None:
+    """Dozat 2016."""
+    xp, (beta1, beta2) = part.xp, options["betas"]
+    gradient = _with_decay(part, options)
+    mean, square = part.moments["mean"], part.moments["square"]
+    of_gradient, of_mean = nadam_factors(part, options)
     _average(xp, mean, beta1, gradient)
     work = _average_square(xp, square, beta2, gradient)
     xp.sqrt(square, out=work)
-    work /= part.lift(np.sqrt(1 - beta2**part.count))
+    work /= part.lift(root_of_bias(beta2, part.count))
     work += options["eps"]
-    step = gradient * part.lift((1 - now) / (1 - product))
-    step += mean * part.lift(coming / (1 - product * coming))
+    step = gradient * part.lift(of_gradient)
+    step += mean * part.lift(of_mean)
     step /= work
     part.move(step, part.rate)
+
+
+def radam_factors(beta2: float, count: Any) -> tuple[Any, Any]:
+    """(r, p) of the factor r/sqrt(<g^2>) + p of the mean gradient: p = 0 where the variance is bounded, else r = 0."""
+    # rho_inf and rho_t of the paper: how many steps the average of squares remembers in the end, and now.
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * count * beta2**count / bias(beta2, count)
+    bounded = length > 5
+    safe = np.where(
+        bounded, length, 6.0
+    )  # any value above 4: no root of a negative number in the unused branch
+    rectified = np.sqrt(
+        (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe) if longest > 4 else 0.0
+    )
+    # Rectified Adam where the variance is bounded; otherwise the factor is 1: descent along the mean gradient.
+    root = rectified * root_of_bias(beta2, count)
+    return np.where(bounded, root, 0.0), np.where(bounded, 0.0, 1.0)
 
 
 def radam(part: Part, options: Options) -> None:
@@ -137,23 +171,13 @@ def radam(part: Part, options: Options) -> None:
     _average(xp, mean, beta1, gradient)
     work = _average_square(xp, square, beta2, gradient)
     count = part.count
-    # rho_inf and rho_t of the paper: how many steps the average of squares remembers in the end, and now.
-    longest = 2 / (1 - beta2) - 1
-    length = longest - 2 * count * beta2**count / (1 - beta2**count)
-    bounded = length > 5
-    safe = np.where(
-        bounded, length, 6.0
-    )  # any value above 4: no root of a negative number in the unused branch
-    rectified = np.sqrt(
-        (safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe) if longest > 4 else 0.0
-    )
+    rectified, plain = radam_factors(beta2, count)
     xp.sqrt(square, out=work)
     work += options["eps"]
-    # Rectified Adam where the variance is bounded; otherwise the factor is 1: descent along the mean gradient.
-    xp.divide(part.lift(np.where(bounded, rectified * np.sqrt(1 - beta2**count), 0.0)), work, out=work)
-    work += part.lift(np.where(bounded, 0.0, 1.0))
+    xp.divide(part.lift(rectified), work, out=work)
+    work += part.lift(plain)
     work *= mean
-    part.move(work, part.rate / part.lift(1 - beta1**count))
+    part.move(work, part.rate / part.lift(bias(beta1, count)))
 
 
 def adamax(part: Part, options: Options) -> None:
@@ -167,7 +191,12 @@ def adamax(part: Part, options: Options) -> None:
     norm *= beta2
     xp.maximum(norm, work, out=norm)
     xp.divide(mean, norm, out=work)
-    part.move(work, part.rate / part.lift(1 - beta1**part.count))
+    part.move(work, part.rate / part.lift(bias(beta1, part.count)))
+
+
+def share_of_gradient(count: Any, dampening: float) -> Any:
+    """Factor of the gradient in the velocity. The first gradient is not dampened, as in PyTorch."""
+    return np.where(np.asarray(count) > 1, 1 - dampening, 1.0)
 
 
 def sgd(part: Part, options: Options) -> None:
@@ -178,8 +207,7 @@ def sgd(part: Part, options: Options) -> None:
         return
     velocity = part.moments["velocity"]
     velocity *= momentum
-    # The first gradient is not dampened, as in PyTorch.
-    velocity += gradient * part.lift(np.where(np.asarray(part.count) > 1, 1 - options["dampening"], 1.0))
+    velocity += gradient * part.lift(share_of_gradient(part.count, options["dampening"]))
     part.move(gradient + momentum * velocity if options["nesterov"] else velocity * 1.0, part.rate)
 
 
@@ -208,6 +236,11 @@ def rmsprop(part: Part, options: Options) -> None:
     part.move(work, part.rate)
 
 
+def adagrad_divisor(count: Any, decay: float) -> Any:
+    """By how much the learning rate has fallen (``lr_decay``)."""
+    return 1 + (count - 1) * decay
+
+
 def adagrad(part: Part, options: Options) -> None:
     """Duchi et al. 2011."""
     xp, total = part.xp, part.moments["sum"]
@@ -217,7 +250,7 @@ def adagrad(part: Part, options: Options) -> None:
     xp.sqrt(total, out=work)
     work += options["eps"]
     xp.divide(gradient, work, out=work)
-    part.move(work, part.rate / part.lift(1 + (part.count - 1) * options["lr_decay"]))
+    part.move(work, part.rate / part.lift(adagrad_divisor(part.count, options["lr_decay"])))
 
 
 def adadelta(part: Part, options: Options) -> None:
@@ -281,14 +314,25 @@ def _rms(xp: Any, array: Array) -> Array:
     return xp.sqrt((array * array).mean())
 
 
+def asgd_rate(part: Part, options: Options) -> Any:
+    """Length of a step."""
+    lambd = options["lambd"]
+    return part.rate / (1 + lambd * part.rate * part.lift(part.count - 1)) ** options["alpha"]
+
+
+def asgd_weight(count: Any, start: float) -> Any:
+    """Weight of the newest point in the average."""
+    return 1 / np.maximum(1.0, count - 1 - start)
+
+
 def asgd(part: Part, options: Options) -> None:
     """Polyak & Juditsky 1992. The point itself is moved; its average since step t0 is kept in "average"."""
     gradient, lambd = _with_decay(part, options), options["lambd"]
-    eta = part.rate / (1 + lambd * part.rate * part.lift(part.count - 1)) ** options["alpha"]
+    eta = asgd_rate(part, options)
     part.point *= 1 - lambd * eta
     part.move(gradient * 1.0, eta)
     average = part.moments["average"]
-    average += (part.point - average) * part.lift(1 / np.maximum(1.0, part.count - 1 - options["t0"]))
+    average += (part.point - average) * part.lift(asgd_weight(part.count, options["t0"]))
 
 
 def rprop(part: Part, options: Options) -> None:

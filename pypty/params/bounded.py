@@ -1,17 +1,18 @@
-"""An evaluator of expressions whose work and memory are bounded, whatever the expression says."""
+"""An evaluator of expressions whose work and memory are bounded, whatever the expression says.
+
+The only module that imports simpleeval; it is itself imported when an expression is compiled.
+"""
 
 from __future__ import annotations
 
 import ast
-import math
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import simpleeval
 
 from pypty.errors import ExpressionError
+from pypty.params.ranges import LENGTHS
 
 MAX_STEPS = 200_000
 """Parts of an expression that are evaluated, counted each time."""
@@ -19,6 +20,8 @@ MAX_ITEMS = 4_000_000
 """Entries of lists and letters of texts that are made, searched or compared: those of a scan of 2000 x 2000 points."""
 MAX_BITS = 4096
 """Binary digits of a whole number: about 1200 decimal digits."""
+INVALID = simpleeval.InvalidExpression
+"""What an evaluation raises where the expression is wrong."""
 _CONTAINERS = (list, tuple, set, dict)
 _SIZED = (*_CONTAINERS, str, bytes)
 _MAKERS = (ast.Subscript, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.ListComp, ast.GeneratorExp)
@@ -92,7 +95,7 @@ class Evaluator(simpleeval.EvalWithCompoundTypes):
                     self.count(len(argument))
                     if isinstance(argument, _CONTAINERS) and function in (max, min):
                         _refuse_nested(argument)
-            length = _LENGTHS.get(function)
+            length = LENGTHS.get(function)
             if length is not None:
                 self.count(length(*arguments))
             if function is round and len(arguments) > 1 and abs(arguments[1]) > MAX_BITS:
@@ -151,26 +154,6 @@ class Evaluator(simpleeval.EvalWithCompoundTypes):
         return compare
 
 
-def refuse_hashes(tree: ast.AST) -> None:
-    """Refuse keys and entries of sets that are computed: the hash of a nested tuple takes any time.
-
-    Raises
-    ------
-    ExpressionError
-        There are such.
-    """
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.SetComp, ast.DictComp)):
-            raise ExpressionError("it computes a set or a dict; use a list")
-        hashed = node.elts if isinstance(node, ast.Set) else node.keys if isinstance(node, ast.Dict) else []
-        if not all(isinstance(_unsigned(item), ast.Constant) for item in hashed):
-            raise ExpressionError("it computes the entries of a set or the keys of a dict; write them out")
-
-
-def _unsigned(node: ast.AST | None) -> ast.AST | None:
-    return node.operand if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) else node
-
-
 def _refuse_long(bits: int) -> None:
     if bits > MAX_BITS:
         raise ExpressionError(f"a whole number of it has more than {MAX_BITS} binary digits")
@@ -197,31 +180,3 @@ def _remainder(a: Any, b: Any) -> Any:
     if isinstance(a, (str, bytes)):  # its padding may be of any length
         raise ExpressionError("it formats a string; an expression must give a number, a word or a list")
     return a % b
-
-
-def _numbers_of_arange(*limits: float) -> int:
-    start, stop, step = (0, *limits, 1) if len(limits) == 1 else (*limits, 1)[:3]
-    numbers = (stop - start) / step
-    if not math.isfinite(numbers):
-        raise ExpressionError(f"arange{limits} has no end")
-    return max(0, math.ceil(numbers))
-
-
-def list_of_range(*limits: int) -> list[int]:
-    """``range`` as a list."""
-    return list(range(*limits))
-
-
-def list_of_arange(*limits: float) -> list[float]:
-    """``numpy.arange`` as a list."""
-    return list(np.arange(*limits).tolist())
-
-
-def _numbers_of_range(*limits: int) -> int:
-    start, stop, step = (0, *limits, 1) if len(limits) == 1 else (*limits, 1)[:3]
-    return max(0, -(-(stop - start) // step))  # len(range()) fails above 2^63
-
-
-_LENGTHS: Mapping[Callable[..., Any], Callable[..., int]] = MappingProxyType(
-    {list_of_range: _numbers_of_range, list_of_arange: _numbers_of_arange}
-)

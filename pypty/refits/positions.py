@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pypty.backend.memory import out_of_memory_errors
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.record.interrupts import Interrupts
 from pypty.engine.setup.prepare import prepare
@@ -134,7 +133,7 @@ def with_trial(result: Result, interrupts: Interrupts) -> Result:
     except (KeyboardInterrupt, PyptyError) as error:
         _log.warning(_NOT_FINISHED, str(error) or "interrupted")
         return result
-    except out_of_memory_errors():
+    except MemoryError:
         _log.warning(_NOT_FINISHED, "out of memory")
         return result
     good = {HELPS: False, DOES_NOT_HELP: True}.get(trial.outcome)

@@ -84,6 +84,7 @@ class Result:
     warnings : warnings of the run
     decisions : automatic decisions of the engine: what was chosen where a parameter is "auto", and during the run, with
         the epoch
+    executor : how the waves were computed at the end, and why no faster way was taken
     settings : the parameters used
     folder : the output folder, or None
     interrupted_by : the signal that ended the run ("SIGINT" for Ctrl-C, "SIGTERM", "SIGHUP"), or ""
@@ -104,6 +105,7 @@ class Result:
     optional: Mapping[str, np.ndarray] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
+    executor: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     interrupted_by: str = ""
@@ -205,6 +207,7 @@ class Result:
             file.attrs["stop_reason"] = self.stop_reason
             file.attrs["warnings"] = json.dumps(self.warnings)
             file.attrs["decisions"] = json.dumps(self.decisions)
+            file.attrs["executor"] = self.executor
             for name, series in self.history.arrays().items():
                 file[f"history/{name}"] = series
             for name, value in self.verdict.arrays().items():
@@ -241,6 +244,7 @@ class Result:
                     stop_reason=str(file.attrs["stop_reason"]),
                     warnings=tuple(json.loads(file.attrs["warnings"])),
                     decisions=tuple(json.loads(file.attrs.get("decisions", "[]"))),
+                    executor=str(file.attrs.get("executor", "")),
                     settings=settings,
                     verdict=verdict,
                 )

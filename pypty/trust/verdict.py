@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pypty.backend.memory import out_of_memory_errors
+from pypty.backend.device_errors import device_errors
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.record.interrupts import Interrupts
@@ -178,8 +178,9 @@ def verdict_of(run: Reconstruction, deviances: Sequence[float | None] | None = N
     if deviances is None:
         deviances = [record.deviance for record in run.state.records]
     try:
-        fit = measure(run)
-    except out_of_memory_errors():
+        with device_errors():
+            fit = measure(run)
+    except MemoryError:
         _log.warning("the fit could not be tested: out of memory; the result is complete")
         return Verdict.untested("out of memory in the pass over the patterns")
     return judge(fit, context_of(run, deviances), untested_parts(run))

@@ -14,7 +14,7 @@ from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.noise import choose_noise_model
 from pypty.engine.setup.prepare import prepare
-from pypty.errors import PyptyError, ResourceError
+from pypty.engine.setup.reported import reported
 from pypty.params.schema import GROUPS
 from pypty.tune.objectives import TrialObjective, slice_sum
 
@@ -101,11 +101,8 @@ class Bench:
         """
         setup = self._prepare({**silent(params), **self._held})
         try:
-            return _run(setup, objective, report)
-        except MemoryError as error:
-            if isinstance(error, PyptyError):
-                raise
-            raise ResourceError(f"out of memory outside the batches ({error})") from error
+            with reported():
+                return _run(setup, objective, report)
         finally:
             setup.close()
 

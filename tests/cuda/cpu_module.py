@@ -1,4 +1,7 @@
-"""A stand-in for cupy.RawModule: builds the text of the kernels with g++ and runs it on NumPy arrays."""
+"""A stand-in for cupy.RawModule without CuPy: builds the text of the kernels with g++ and runs it on NumPy arrays.
+
+Kernels find what they need in emulator/src/kernel.h; their blocks and threads run as in emulator/src/blocks.cpp.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from emulator.build import COMPILER, SOURCES
 
-HERE = Path(__file__).parent
-COMPILER = os.environ.get("CXX", "g++")
 OPTIMISED = ("-O2",)
 SANITISED = ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer")
 """Without -g, which takes three times as long; reports name the kernel all the same."""
@@ -36,7 +39,7 @@ class CpuModule:
     ----------
     source, options : as cupy.RawModule takes them; of the options only -D... count
     flags : for the C++ compiler
-    order : of the blocks: 0 as they come, 1 reversed, 2, 3, ... shuffled
+    order : of the blocks and threads: 0 as they come, 1 reversed, 2, 3, ... shuffled
     """
 
     def __init__(
@@ -46,12 +49,13 @@ class CpuModule:
         self.library = ctypes.CDLL(str(built(source, options, flags)))
 
     def get_function(self, name: str) -> Any:
-        function = self.library[f"launch_{name}"]
+        entry = self.library[f"entry_{name}"]
 
         def launch(grid: tuple[int], block: tuple[int], arguments: Sequence[Any]) -> None:
             values = [_value(argument) for argument in arguments]
             pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-            function(ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), pointers, ctypes.c_uint(self.order))
+            numbers = (ctypes.c_uint(number) for number in (grid[0], block[0], self.order))
+            self.library.emulator_run(entry, pointers, *numbers)
 
         return launch
 
@@ -64,19 +68,27 @@ def _value(argument: Any) -> np.ndarray:
 def built(source: str, options: Sequence[str], flags: Sequence[str]) -> Path:
     """The library, from the cache if it was built before."""
     kernels = re.findall(r"__global__ void (?:__launch_bounds__\(\w+\))?\s*(\w+)\s*\(", source)
-    exports = "\n".join(f"CPU_EXPORT({kernel})" for kernel in kernels)
-    text = f'#include "cuda_cpu.h"\n{source}\n{exports}\n'
-    command = [COMPILER, "-std=c++17", "-shared", "-fPIC", f"-I{HERE}", "-Wno-unknown-pragmas", *flags]
-    command += [option for option in options if option.startswith("-D")]
-    header = (HERE / "cuda_cpu.h").read_text()
-    key = hashlib.sha256(repr((text, header, command)).encode()).hexdigest()[:20]
+    exports = "\n".join(f"EMULATOR_EXPORT({kernel}, true)" for kernel in kernels)
+    text = f'#include "kernel.h"\n{source}\n{exports}\n'
+    # the library has its own threads and blocks, also where those of the emulated device are loaded
+    own = ["-Wl,-Bsymbolic"] if sys.platform == "linux" else []
+    defined = [option for option in options if option.startswith("-D")]
+    blocks = _compiled((SOURCES / "blocks.cpp").read_text(), flags, ["-c"], "o")
+    return _compiled(text, flags, ["-shared", *own, *defined, str(blocks)], "so")
+
+
+def _compiled(text: str, flags: Sequence[str], further: list[str], ending: str) -> Path:
+    """A file that the compiler makes from a text."""
+    command = [COMPILER, "-std=c++17", "-fPIC", f"-I{SOURCES}", "-Wno-unknown-pragmas", *flags]
+    headers = [(SOURCES / name).read_text() for name in ("kernel.h", "blocks.h")]
+    key = hashlib.sha256(repr((text, headers, command, further)).encode()).hexdigest()[:20]
     folder = Path(tempfile.gettempdir()) / f"pypty-kernels-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    library = folder / f"{key}.so"
-    if not library.exists():
+    compiled = folder / f"{key}.{ending}"
+    if not compiled.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            program = Path(scratch) / "kernels.cpp"
+            program, made = Path(scratch) / "program.cpp", f"{scratch}/made.{ending}"
             program.write_text(text)
-            subprocess.run([*command, str(program), "-o", f"{scratch}/kernels.so"], check=True)
-            os.replace(f"{scratch}/kernels.so", library)
-    return library
+            subprocess.run([*command, str(program), *further, "-o", made], check=True)
+            os.replace(made, compiled)
+    return compiled

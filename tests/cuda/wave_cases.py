@@ -46,6 +46,11 @@ class Case:
     distances: int = 2
     positions: int = 5
     tilted: bool = False
+    tilt_rows: int = 1
+    objects: int = 1
+    weighted: bool = False
+    keep_every: int = 1
+    refined: bool = False
 
     def __str__(self) -> str:
         changed = {key: value for key, value in vars(self).items() if value != getattr(Case, key, None)}
@@ -54,6 +59,17 @@ class Case:
     @property
     def grid(self) -> Grid:
         return Grid((self.n, self.n), (0.2, 0.2), wavelength_A(80))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The unknowns that are refined."""
+        gaps = ("slice_distances", *(("tilts",) if self.tilted else ())) if self.refined else ()
+        return (*BLOCKS, *gaps)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Of the object modes."""
+        return np.linspace(0.4, 1.1, self.objects) if self.weighted else None
 
     @property
     def mask(self) -> np.ndarray:
@@ -72,7 +88,7 @@ class Case:
     def variables(self) -> Variables:
         """Single precision, so that both executors begin with the same numbers."""
         rng = np.random.default_rng(4)
-        shape = (1, self.slices, self.n + MARGIN, self.n + MARGIN - 2)
+        shape = (self.objects, self.slices, self.n + MARGIN, self.n + MARGIN - 2)
         amplitude, phase = rng.uniform(0.8, 1.2, shape), rng.normal(0, 0.3, shape)
         shifts = rng.uniform(-0.5, 0.5, (self.positions, 2))
         return Variables(
@@ -80,7 +96,7 @@ class Case:
             probe=random_waves(rng, (self.modes, self.n, self.n)),
             positions=self.crop_origins[: self.positions] + shifts,
             slice_distances=rng.uniform(15, 40, self.distances),
-            tilts=rng.uniform(-0.01, 0.01, (1, 6)),
+            tilts=rng.uniform(-0.01, 0.01, (self.tilt_rows, 6)),
         )
 
     def propagation(self, backend: Backend) -> stages.Propagation:
@@ -99,7 +115,7 @@ class Case:
             *(spectrum if self.subpixel else []),
             stages.Multislice(windows, self.propagation(backend)),
             stages.FarField(self.mask, backend),
-            stages.Intensity(),
+            stages.Intensity(self.weights),
         ]
 
     def split(self, compiler: Compiler | None = None, deterministic: bool = False) -> SplitWaves:
@@ -109,7 +125,9 @@ class Case:
             SINGLE,
             propagation=self.propagation(SINGLE),
             subpixel=self.subpixel,
+            keep_every=self.keep_every,
             deterministic=deterministic,
+            mode_weights=self.weights,
             compiler=compiler or cpu(),
         )
 
@@ -159,13 +177,15 @@ def evaluate(
     return Result(intensity, gradients)
 
 
-def plain_result(case: Case, blocks: Sequence[str] = BLOCKS) -> Result:
+def plain_result(case: Case, blocks: Sequence[str] | None = None) -> Result:
     """What the stages compute in double precision."""
-    return evaluate(case, case.plain(), as_double(case.variables()), blocks)
+    chosen = case.blocks if blocks is None else blocks
+    return evaluate(case, case.plain(), as_double(case.variables()), chosen)
 
 
-def split_result(case: Case, stage: SplitWaves | None = None, blocks: Sequence[str] = BLOCKS) -> Result:
-    return evaluate(case, [stage or case.split()], case.variables(), blocks)
+def split_result(case: Case, stage: SplitWaves | None = None, blocks: Sequence[str] | None = None) -> Result:
+    chosen = case.blocks if blocks is None else blocks
+    return evaluate(case, [stage or case.split()], case.variables(), chosen)
 
 
 def relative(value: np.ndarray, expected: np.ndarray) -> float:

@@ -170,6 +170,23 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   ramps[i] = make_complex((real_t)cosine, (real_t)sine);
 }
 
+// exp(-2 pi i z q.t) of every gap z: the sideways shift by an inside tilt t, columns 2 and 3 of (N or 1, 6), in double
+// precision. ramps (gap, pattern, NY + NX), frequencies q (NY + NX) in 1/Angstrom; the last distance also holds for all
+// further gaps.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    tilt_ramps(const double* tilts, const int* index, const double* distances, const double* frequencies,
+               complex_t* ramps, int patterns, int gaps, int n_distances, int ny, int nx, int one_tilt) {
+  const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+  const int points = ny + nx;
+  if (i >= (size_t)gaps * patterns * points) return;
+  const int gap = i / ((size_t)patterns * points), pattern = i / points % patterns, point = i % points;
+  const size_t row = one_tilt ? 0 : index[pattern];
+  const double shift = distances[min(gap, n_distances - 1)] * tilts[6 * row + 2 + (point >= ny)];
+  double sine, cosine;
+  sincospi(-2 * frequencies[point] * shift, &sine, &cosine);
+  ramps[i] = make_complex((real_t)cosine, (real_t)sine);
+}
+
 // ---- sums whose order does not matter: as integers ----------------------------------------------------------------
 // Bits of numbers without their sign (zero has one, too) have the order of the numbers, and NaN is above all.
 __device__ __forceinline__ unsigned long long bits_of(real_t value) {

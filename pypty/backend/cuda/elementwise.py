@@ -113,6 +113,19 @@ class ElementKernels:
         arrays = (positions, index, crop_origins, frequencies, ramps)
         self._launch("shift_ramps", n * points, *arrays, n, ny, points - ny, len(positions) == 1)
 
+    def tilt_ramps(
+        self, tilts: Array, index: Array, distances: Array, frequencies: Array, ny: int, ramps: Array
+    ) -> None:
+        """ramps (gap, B, ny + nx) = exp(-2 pi i z q.t) with the inside tilts of ``tilts`` (N or 1, 6).
+
+        ``distances`` (gaps or fewer,) float64 Å, of which the last holds for all further gaps; ``frequencies``
+        (ny + nx,) float64, 1/Å.
+        """
+        gaps, n, points = ramps.shape
+        arrays = (tilts, index, distances, frequencies, ramps)
+        sizes = (n, gaps, len(distances), ny, points - ny, len(tilts) == 1)
+        self._launch("tilt_ramps", gaps * n * points, *arrays, *sizes)
+
     def add_fixed(
         self, parts: Array, crop_origins: Array, largest: Array, fixed: Array, gradient: Array, s: int
     ) -> None:

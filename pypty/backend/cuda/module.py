@@ -6,10 +6,11 @@ argument is compared with the signature in the source before a launch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.resources
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pypty.backend.array import Array
+from pypty.backend.device_errors import is_out_of_memory
 from pypty.errors import BackendError
 
 Parameters: TypeAlias = tuple[tuple[str, str], ...]
@@ -84,7 +86,7 @@ def signatures(source: str, parameters: Parameters) -> dict[str, tuple[Argument,
 
 def _argument(text: str, types: Mapping[str, np.dtype]) -> Argument:
     """Read ``const complex_t* wave`` or ``int modes``."""
-    kind, name = text.replace("const ", "").strip().rsplit(None, 1)
+    kind, name = text.replace("const ", "").replace("__restrict__ ", "").strip().rsplit(None, 1)
     return Argument(name, types[kind.rstrip("*").strip()], kind.endswith("*"))
 
 
@@ -136,27 +138,38 @@ class KernelModule:
         Raises
         ------
         BackendError
-            An argument does not have the type that the kernel expects.
+            An argument does not have the type that the kernel expects, or the kernel cannot be compiled or started.
+        MemoryError
+            The compiled code, or the memory of its threads, does not fit on the device.
         """
         expected = self.signatures[name]
         if len(arguments) != len(expected):
             raise BackendError(f"kernel {name} takes {len(expected)} arguments, got {len(arguments)}")
         checked = tuple(_checked(name, *pair) for pair in zip(expected, arguments, strict=True))
         if n_blocks > 0:
-            self._function(name)((n_blocks,), (n_threads,), checked)
+            with _explained(f"the CUDA kernel {name} could not be started"):
+                self._function(name)((n_blocks,), (n_threads,), checked)
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
-            try:
+            with _explained(f"the CUDA kernel {name} could not be compiled"):
                 self._functions[name] = self._module.get_function(name)
-            except MemoryError:
-                raise
-            except Exception as error:  # the compiler's errors have no common public class
-                raise BackendError(
-                    f"the CUDA kernel {name} could not be compiled ({error}); executor='stages' uses CuPy's "
-                    "operations instead. See  pypty doctor."
-                ) from error
         return self._functions[name]
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Errors of the compiler and of the driver, which have no common public class, with what was tried."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise BackendError(
+            f"{what} ({error}); executor='stages' uses CuPy's operations instead. See  pypty doctor."
+        ) from error
 
 
 def _checked(kernel: str, expected: Argument, argument: Any) -> Array:

@@ -1,6 +1,6 @@
 """NumPy versions of the CUDA kernels: each function defines the kernel of the same name.
 
-Waves of the split kernels (waves.cu) are in a mixed domain: (B, P, y, columns) with y in real space and kx in
+Waves of the split kernels (waves.cu) are in a mixed domain: (B, P, O, y, columns) with y in real space and kx in
 reciprocal space, zero frequency first. Only the ``columns`` frequencies of smallest |kx| are stored; the others are
 zero. All transforms are unnormalised. Gradients are dL/dRe + i dL/dIm. Arrays keep their precision; tests use
 complex128.
@@ -25,11 +25,6 @@ def all_columns(wave: np.ndarray) -> np.ndarray:
     return full
 
 
-def windows(obj_slice: np.ndarray, crop_origins: np.ndarray, n: tuple[int, int]) -> np.ndarray:
-    """(B, 1, y, x): the patches of a slice (Y, X) at the crop origins ``crop_origins`` (B, 2)."""
-    return np.stack([obj_slice[y : y + n[0], x : x + n[1]] for y, x in crop_origins])[:, None]
-
-
 def scatter(gradient: np.ndarray, crop_origins: np.ndarray, values: np.ndarray) -> None:
     """Add the patches ``values`` (B, y, x) to ``gradient`` (Y, X) at their crop origins, in place."""
     ny, nx = values.shape[1:]
@@ -52,52 +47,101 @@ def shifts(n: int, ramps: np.ndarray | None) -> np.ndarray:
 def probe_forward(spectrum: np.ndarray, ramps: np.ndarray | None, columns: int) -> np.ndarray:
     """The shifted probe in the mixed domain; ``spectrum`` (P, n, n) carries 1/n^2 and the band limit."""
     n = spectrum.shape[-1]
-    # n cancels the 1/n of NumPy's inverse transform; so in all functions here. (P, ky, kx) -> (B, P, y, kx)
-    wave = n * np.fft.ifft(spectrum * shifts(n, ramps), axis=-2)
+    # n cancels the 1/n of NumPy's inverse transform; so in all functions here. (P, ky, kx) -> (B, P, 1, y, kx)
+    wave = n * np.fft.ifft(spectrum * shifts(n, ramps), axis=-2)[:, :, None]
     return wave[..., column_indices(n, columns)]
 
 
 def row_forward(
-    wave: np.ndarray, obj_slice: np.ndarray, crop_origins: np.ndarray, columns_out: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Transmission: the wave after a slice in the mixed domain, and the wave before it (B, P, n, n) in real space."""
+    wave: np.ndarray, obj: np.ndarray, s: int, crop_origins: np.ndarray, columns_after: int
+) -> np.ndarray:
+    """Transmission by slice s: the wave behind it in the mixed domain, (B, P, O, y, columns_after)."""
     n = wave.shape[-2]
-    incoming = n * np.fft.ifft(all_columns(wave), axis=-1)  # (B, P, y, columns) -> (B, P, y, x)
-    after = np.fft.fft(incoming * windows(obj_slice, crop_origins, (n, n)), axis=-1)
-    return after[..., column_indices(n, columns_out)], incoming
+    incoming = n * np.fft.ifft(
+        all_columns(wave), axis=-1
+    )  # (B, P, 1 or O, y, columns) -> (B, P, 1 or O, y, x)
+    after = np.fft.fft(incoming * seen(obj, s, crop_origins, (n, n)), axis=-1)
+    return after[..., column_indices(n, columns_after)]
 
 
-def propagate(wave: np.ndarray, factor: np.ndarray, conjugate: bool) -> np.ndarray:
-    """Propagation by ``factor`` (n, n), which carries 1/n^2, or by its complex conjugate."""
+def propagator(
+    factor: np.ndarray, columns: int, ramps: np.ndarray | None, conjugate: bool = False
+) -> np.ndarray:
+    """(B or 1, 1, 1, ky, columns): what multiplies the stored columns of a spectrum."""
+    n = len(factor)
+    h = (factor * shifts(n, ramps))[..., column_indices(n, columns)][:, :, None]
+    return h.conj() if conjugate else h
+
+
+def propagate(
+    wave: np.ndarray, factor: np.ndarray, conjugate: bool, ramps: np.ndarray | None = None
+) -> np.ndarray:
+    """Propagation by ``factor`` (n, n), which carries 1/n^2, and by ramps (B, 2, n); or by their complex conjugate."""
     n, columns = wave.shape[-2:]
-    stored = factor[:, column_indices(n, columns)]  # (ky, columns)
-    return n * np.fft.ifft(np.fft.fft(wave, axis=-2) * (stored.conj() if conjugate else stored), axis=-2)
+    return n * np.fft.ifft(np.fft.fft(wave, axis=-2) * propagator(factor, columns, ramps, conjugate), axis=-2)
 
 
-def detector_forward(wave: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """(B, n, n): M times the sum over modes of |F[wave]|^2, zero frequency first."""
-    # (B, P, y, columns) -> (B, P, ky, kx) -> (B, ky, kx)
-    intensity = (np.abs(np.fft.fft(all_columns(wave), axis=-2)) ** 2).sum(axis=1)
+def propagate_adjoint(
+    wave: np.ndarray,
+    after: np.ndarray,
+    factor: np.ndarray,
+    rate: np.ndarray,
+    ramps: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adjoint of :func:`propagate`, which has led to ``after``, and the slopes (B, 3) of r, ky and kx.
+
+    They are the sums over modes and frequencies of r s, ky s and kx s with s = Im(conj(F[wave]) F[after]) and the
+    rate r (n, n).
+    """
+    n, columns = wave.shape[-2:]
+    stored, k = column_indices(n, columns), np.fft.fftfreq(n, 1 / n)
+    spectra = np.fft.fft(wave, axis=-2), np.fft.fft(after, axis=-2)
+    slope = (spectra[0].conj() * spectra[1]).imag.sum(axis=(1, 2))  # (B, ky, columns)
+    sums = [(slope * factor_).sum(axis=(1, 2)) for factor_ in (rate[:, stored], k[:, None], k[stored])]
+    return propagate(wave, factor, True, ramps), np.stack(sums, axis=1)
+
+
+def detector_forward(
+    wave: np.ndarray, mask: np.ndarray | None, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """(B, n, n): M times the sum over modes of w |F[wave]|^2, zero frequency first; w (O,)."""
+    # (B, P, O, y, columns) -> (B, P, O, ky, kx) -> (B, ky, kx)
+    squares = np.abs(np.fft.fft(all_columns(wave), axis=-2)) ** 2 * _of_modes(weights)
+    intensity = squares.sum(axis=(1, 2))
     return intensity if mask is None else intensity * mask
 
 
-def detector_adjoint(wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """The gradient in the mixed domain: F*[2 slope M F[wave]], slope = dL/dI (B, n, n)."""
+def detector_adjoint(
+    wave: np.ndarray, slope: np.ndarray, mask: np.ndarray | None, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """The gradient in the mixed domain: F*[2 w slope M F[wave]], slope = dL/dI (B, n, n)."""
     n, columns = wave.shape[-2:]
-    weight = 2 * (slope if mask is None else slope * mask)[:, None]
-    gradient = n * np.fft.ifft(np.fft.fft(all_columns(wave), axis=-2) * weight, axis=-2)
+    factor = 2 * (slope if mask is None else slope * mask)[:, None, None] * _of_modes(weights)
+    gradient = n * np.fft.ifft(np.fft.fft(all_columns(wave), axis=-2) * factor, axis=-2)
     return gradient[..., column_indices(n, columns)]
 
 
+def _of_modes(weights: np.ndarray | None) -> np.ndarray:
+    """Weights of object modes, for waves (B, P, O, y, x)."""
+    return np.ones((1, 1, 1)) if weights is None else weights[:, None, None]
+
+
 def row_adjoint(
-    wave: np.ndarray, incoming: np.ndarray, obj_slice: np.ndarray, crop_origins: np.ndarray, columns_out: int
+    wave: np.ndarray,
+    before: np.ndarray,
+    obj: np.ndarray,
+    s: int,
+    crop_origins: np.ndarray,
+    columns_before: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adjoint of :func:`row_forward`: gradients of the wave before a slice (mixed domain) and of patches (B, n, n)."""
+    """Adjoint of :func:`row_forward`: gradients of the wave before a slice (mixed domain, one for each object mode)
+    and of patches (B, O, n, n). ``before`` is the wave that entered the slice."""
     n = wave.shape[-2]
-    gradient = n * np.fft.ifft(all_columns(wave), axis=-1)  # (B, P, y, x)
-    window_gradient = (incoming.conj() * gradient).sum(axis=1)  # (B, y, x): modes share the patch
-    before = np.fft.fft(gradient * windows(obj_slice, crop_origins, (n, n)).conj(), axis=-1)
-    return before[..., column_indices(n, columns_out)], window_gradient
+    gradient = n * np.fft.ifft(all_columns(wave), axis=-1)  # (B, P, O, y, x)
+    incoming = n * np.fft.ifft(all_columns(before), axis=-1)
+    window_gradient = (incoming.conj() * gradient).sum(axis=1)  # (B, O, y, x): probe modes share the patch
+    leaving = np.fft.fft(gradient * seen(obj, s, crop_origins, (n, n)).conj(), axis=-1)
+    return leaving[..., column_indices(n, columns_before)], window_gradient
 
 
 def probe_adjoint(
@@ -105,30 +149,17 @@ def probe_adjoint(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adjoint of :func:`probe_forward`, for the spectrum and for the shifts.
 
-    With G = conj(ramp) F[wave], returns the sum of G over patterns (P, n, columns), and the sums over k and modes of
-    k Im(conj(G) spectrum), (B, 2) [y, x].
+    With G = conj(ramp) F[wave] summed over object modes, returns the sum of G over patterns (P, n, columns), and the
+    sums over k and modes of k Im(conj(G) spectrum), (B, 2) [y, x].
     """
     n, columns = wave.shape[-2:]
     stored = column_indices(n, columns)
-    gradient = np.fft.fft(wave, axis=-2) * shifts(n, ramps)[..., stored].conj()  # (B, P, ky, columns)
+    # (B, P, O, y, columns) -> (B, P, ky, columns)
+    gradient = np.fft.fft(wave.sum(axis=2), axis=-2) * shifts(n, ramps)[..., stored].conj()
     product = (gradient.conj() * spectrum[..., stored]).imag.sum(axis=1)  # (B, ky, columns)
     k = np.fft.fftfreq(n, 1 / n)
     along = (product * k[:, None]).sum(axis=(1, 2)), (product * k[stored]).sum(axis=(1, 2))
     return gradient.sum(axis=0), np.stack(along, axis=1)
-
-
-def fixed_scatter(
-    window_gradient: np.ndarray, crop_origins: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
-    """The sum (Y, X) of the gradients (B, n, n) of all patches."""
-    out = np.zeros(shape, window_gradient.dtype)
-    scatter(out, crop_origins, window_gradient)
-    return out
-
-
-def fixed_add(total: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """The sums of :func:`fixed_scatter` added to a gradient (Y, X)."""
-    return gradient + total
 
 
 def add_spectra(spectrum_parts: np.ndarray, gradient: np.ndarray) -> np.ndarray:
@@ -137,11 +168,29 @@ def add_spectra(spectrum_parts: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
 
 def add_shifts(shift_parts: np.ndarray, index: np.ndarray, gradient: np.ndarray, n: int) -> np.ndarray:
-    """2 pi/n times the sums of parts (B, parts), y in the imaginary part, added to rows of a gradient (N, 2)."""
+    """2 pi/n times the sums of parts (B, parts, 2), added to rows of a gradient (N, 2)."""
     out = gradient.copy()
-    total = 2 * np.pi / n * shift_parts.sum(axis=1)
-    out[index] += np.stack([total.imag, total.real], axis=1)
+    out[index] += 2 * np.pi / n * shift_parts.sum(axis=1)
     return out
+
+
+def add_slopes(
+    sums: np.ndarray,
+    index: np.ndarray,
+    tilts: np.ndarray,
+    distances: np.ndarray,
+    units: tuple[float, float],
+    n: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What slopes (gaps, B, 3) add to the gradients of distances and tilts (:meth:`Propagation.add_gradients`)."""
+    to_distances, to_tilts = np.zeros(len(distances)), np.zeros(tilts.shape)
+    rows = index if len(tilts) > 1 else np.zeros(len(index), int)
+    for gap, (rate, ky, kx) in enumerate(np.moveaxis(sums, 2, 1)):
+        own = min(gap, len(distances) - 1)
+        along = np.stack([units[0] * ky, units[1] * kx], axis=1) / n  # (B, 2)
+        to_distances[own] += (-rate / n + (tilts[rows, 2:4] * along).sum(axis=1)).sum()
+        np.add.at(to_tilts[:, 2:4], rows, distances[own] * along)
+    return to_distances, to_tilts
 
 
 # ---- operations between two-dimensional transforms: waves (B, P, O, y, x), objects (O, z, Y, X)
@@ -227,3 +276,13 @@ def position_ramps(
     offset = (positions if len(positions) == 1 else positions[index]) - crop_origins  # (B, 2) pixels
     distance = np.repeat(offset, [ny, len(frequencies) - ny], axis=1)
     return np.exp(-2j * np.pi * frequencies * distance)
+
+
+def tilt_ramps(
+    tilts: np.ndarray, index: np.ndarray, distances: np.ndarray, frequencies: np.ndarray, ny: int, gaps: int
+) -> np.ndarray:
+    """exp(-2 pi i z q.t), (gaps, B, ny + nx), of the inside tilts t of ``tilts`` (N or 1, 6)."""
+    inside = (np.repeat(tilts, len(index), axis=0) if len(tilts) == 1 else tilts[index])[:, 2:4]
+    shift = np.repeat(inside, [ny, len(frequencies) - ny], axis=1)  # (B, ny + nx)
+    z = distances[np.minimum(np.arange(gaps), len(distances) - 1)]
+    return np.exp(-2j * np.pi * frequencies * shift * z[:, None, None])

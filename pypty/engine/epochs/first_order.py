@@ -27,7 +27,7 @@ from pypty.engine.epochs.problem import Problem, block_norms
 from pypty.errors import ReconstructionError
 from pypty.model.blocks import BLOCKS, Variables
 from pypty.objective.regularizers import Regularizer
-from pypty.objective.share import Evaluated, added_free
+from pypty.objective.share import Evaluated, added_free, read
 from pypty.optimize.first_order import FirstOrder
 from pypty.optimize.rates import RateSchedule
 from pypty.optimize.vector import BlockVector
@@ -36,6 +36,9 @@ from pypty.params.schema.values import EpochValues
 
 _SIGNED = ("mean", "velocity", "gradient")
 """Moments that start at 0 in added rows and columns; others take the values of their neighbours there."""
+_READ_AFTER = 200
+"""Steps between two looks at the losses on a GPU, where every look waits for the device: what diverges goes on as long
+at most."""
 
 
 @dataclass(kw_only=True)
@@ -135,7 +138,7 @@ class _Scaled:
     def block(self) -> str:
         return self.regularizer.block
 
-    def value_and_gradient(self, block: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, block: Array) -> tuple[float | Array, Array]:
         value, gradient = self.regularizer.value_and_gradient(block)
         return self.factor * value, self.factor * gradient
 
@@ -164,7 +167,9 @@ class _Walk:
         # where losses add up, regularisers are shared out over the batches: a pass has each of them once
         share = len(chosen) / max(len(problem.indices), 1) if problem.objective.adds_up else 1.0
         terms = [_Scaled(regularizer, share) for regularizer in problem.regularizers]
-        evaluated = problem.objective.evaluate(self.variables, self.blocks, chosen, problem.weight, terms)
+        evaluated = problem.objective.evaluate(
+            self.variables, self.blocks, chosen, problem.weight, terms, wait=False
+        )
         whole = form.gradient_as_it_is(
             self.problem.variables, self.whole, evaluated.gradients, self.variables
         )
@@ -305,11 +310,7 @@ def _walk_through(
         group, total = batches[first : first + together], None
         for chosen in group:
             result, gradient = walk.gradient(chosen)
-            if not math.isfinite(result.loss):
-                raise ReconstructionError(
-                    f"epoch {epoch}: the loss of a batch is {result.loss}; lower learning_rates, or check the scale of "
-                    "probe and obj"
-                )
+            _check([result], epoch)
             # only numbers are kept: gradients of all batches would fill the memory
             result.gradients, result.sums = {}, None
             results.append(result)
@@ -320,7 +321,27 @@ def _walk_through(
             # with everything frozen there is no gradient, and nothing to move
             walk.move(total, np.unique(np.concatenate(group)))
             norms = block_norms(total) if first + together >= len(batches) else norms
+        if first // together % _READ_AFTER == _READ_AFTER - 1:
+            _read(results, epoch)
+    _read(results, epoch)
     return results, norms
+
+
+def _read(results: Sequence[Evaluated], epoch: int) -> None:
+    """Fetch losses that are still on the device."""
+    unread = [result for result in results if result.unread is not None]
+    read(unread)
+    _check(unread, epoch)
+
+
+def _check(results: Sequence[Evaluated], epoch: int) -> None:
+    """Refuse losses that are known and not finite."""
+    for result in results:
+        if result.unread is None and not math.isfinite(result.loss):
+            raise ReconstructionError(
+                f"epoch {epoch}: the loss of a batch is {result.loss}; lower learning_rates, or check the scale of "
+                "probe and obj"
+            )
 
 
 def _scheduled(schedule: RateSchedule | None, progress: Progress) -> tuple[float, float | None]:

@@ -17,7 +17,7 @@ from pypty.data.feed import Feed
 from pypty.engine.epochs.batches import Batches
 from pypty.engine.epochs.constrain import constrain, probe_power, starting_probe_power
 from pypty.engine.epochs.edits import after_update, before_update, moved_scan
-from pypty.engine.epochs.first_order import first_order_epoch
+from pypty.engine.epochs.first_order import Done, first_order_epoch
 from pypty.engine.epochs.misfit import Misfit
 from pypty.engine.epochs.observe import describe, first_look, sees_the_same, watch
 from pypty.engine.epochs.parts import learning_rates
@@ -32,6 +32,7 @@ from pypty.engine.epochs.problem import (
     resolve_weight,
 )
 from pypty.engine.epochs.quasi_newton import quasi_newton_epoch
+from pypty.engine.epochs.rounding import with_one_rounding
 from pypty.engine.epochs.state import State
 from pypty.engine.epochs.stopping import EPOCHS_AHEAD, why_stop
 from pypty.engine.epochs.warmup import STEPS, goes_on, warm_up
@@ -306,7 +307,7 @@ class Reconstruction:
         """An epoch of preconditioned mini-batches; the history of L-BFGS does not survive it."""
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
-        done = warm_up(problem, self.batches)
+        done = with_one_rounding(problem.objective, lambda: warm_up(problem, self.batches), lambda: None)
         # a step of 0 means that every attempt diverged; L-BFGS then takes over from the start
         if not math.isfinite(done.loss) and done.step > 0:
             raise ReconstructionError(f"epoch {state.epoch}: the loss is {done.loss}")
@@ -340,12 +341,17 @@ class Reconstruction:
         """An epoch of a first-order method; the history of L-BFGS does not survive it."""
         state = self.state
         self.batches = self._batches.of_epoch(problem, state.epoch, now)
-        asked, schedule = self.settings["lr_scheduler"], None
-        if asked is not None:
-            # steps of an epoch, rounded up: the last group of batches may be smaller
-            steps = -(-len(self.batches) // now["grad_accumulation"])
-            schedule = RateSchedule(asked, self._first_order_epochs(), steps, state.progress.schedule or None)
-        done = first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress)
+        asked = self.settings["lr_scheduler"]
+        # steps of an epoch, rounded up: the last group of batches may be smaller
+        steps = -(-len(self.batches) // now["grad_accumulation"])
+
+        known, total = state.progress.schedule or None, self._first_order_epochs() if asked else 0
+
+        def made() -> Done:
+            schedule = None if asked is None else RateSchedule(asked, total, steps, known)
+            return first_order_epoch(problem, now, state.epoch, self.batches, schedule, state.progress)
+
+        done = with_one_rounding(problem.objective, made, lambda: None)
         state.progress = done.progress
         state.move(done.variables, f"steps of {now['optimizer']}")
         if not done.record.blocks:

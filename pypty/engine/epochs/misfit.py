@@ -7,7 +7,8 @@ import logging
 import numpy as np
 
 from pypty.backend.array import Array
-from pypty.backend.memory import out_of_memory_errors, release_unused
+from pypty.backend.device_errors import device_errors
+from pypty.backend.memory import release_unused
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.comparison import count_model, knows_counts, usable_pixels
@@ -31,8 +32,9 @@ class Misfit:
     def of(self, setup: Setup, problem: Problem, variables: Variables) -> float | None:
         """The ratio at this point; None where the data are no counts, or the memory does not suffice."""
         try:
-            return self._ratio(setup, problem, variables) if knows_counts(setup) else None
-        except out_of_memory_errors():
+            with device_errors():
+                return self._ratio(setup, problem, variables) if knows_counts(setup) else None
+        except MemoryError:
             release_unused(setup.backend)
             _log.info("the deviance of this epoch is not known: out of memory")
             return None

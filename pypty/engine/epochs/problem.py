@@ -151,7 +151,12 @@ class Signature:
 def block_norms(blocks: Mapping[str, Array]) -> dict[str, float]:
     """Root mean square of every block."""
     vector = BlockVector(blocks)
-    return {name: math.sqrt(square / vector[name].size) for name, square in vector.dot_blocks(vector).items()}
+    return root_mean_squares(vector, vector.dot_blocks(vector))
+
+
+def root_mean_squares(blocks: Mapping[str, Array], squares: Mapping[str, float]) -> dict[str, float]:
+    """Root mean square of every block from the sums of its squares."""
+    return {name: math.sqrt(square / blocks[name].size) for name, square in squares.items()}
 
 
 @dataclass(kw_only=True)
@@ -224,7 +229,8 @@ class Problem:
 
     def diagonal(self, variables: Variables, blocks: Iterable[str], indices: np.ndarray) -> dict[str, Array]:
         """The Gauss-Newton diagonal of some of the patterns, with respect to the vector."""
-        curvature = self.curvature.of_patterns(indices)
+        placed = self.objective.feed.placed(indices)
+        curvature = self.curvature.of_patterns(indices, None if placed is None else placed.crop_origins)
         return self.form.diagonal(variables, curvature.diagonal(variables, blocks))
 
     def precondition(self, gradient: BlockVector) -> BlockVector:
@@ -234,8 +240,7 @@ class Problem:
         A soft edge of the band limits, where there is one, replaces P. Gradients are inside the hard limits already.
         """
         if not self._diagonal:
-            diagonal = self.curvature.diagonal(self.variables, self.blocks)
-            diagonal = self.form.diagonal(self.variables, diagonal)
+            diagonal = self.diagonal(self.variables, self.blocks, self.indices)
             # computed once per epoch, at its start: the preconditioner must not change during a line search
             self._diagonal = (
                 diagonal if self.use_diagonal else {name: d.max() for name, d in diagonal.items()}

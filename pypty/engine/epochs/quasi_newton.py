@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.memory import free_bytes, total_bytes
-from pypty.engine.epochs.problem import Problem, Signature, block_norms
+from pypty.engine.epochs.problem import Problem, Signature, root_mean_squares
+from pypty.engine.epochs.rounding import with_one_rounding
 from pypty.engine.epochs.state import State
 from pypty.errors import ReconstructionError
 from pypty.objective.share import Limit
 from pypty.optimize.lbfgs import Step, ValueAndGradient
 from pypty.optimize.line_search import WolfeOptions
+from pypty.optimize.vector import inner_products
 from pypty.output.loss_log import EpochRecord
 from pypty.params.schema.values import EpochValues
 from pypty.params.settings import Settings
@@ -28,11 +30,26 @@ _UNLIMITED_EVALUATIONS = 100
 def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: EpochValues) -> EpochRecord:
     """Make one step; ``step`` of the record is 0 if it was rejected.
 
+    All its sums have the same order (:mod:`pypty.engine.epochs.rounding`): also that of the loss at its start, which is
+    computed again if the last epoch had larger batches.
+
     Raises
     ------
     ReconstructionError
         The loss, or its gradient, is not finite.
     """
+    before = state.copied()
+
+    def again() -> None:
+        state.go_back(before)
+        state.sample = None
+
+    if state.sample is not None and state.sample.info.rounding not in (None, problem.objective.rounding):
+        state.sample = None
+    return with_one_rounding(problem.objective, lambda: _step(state, settings, problem, now), again)
+
+
+def _step(state: State, settings: Settings, problem: Problem, now: EpochValues) -> EpochRecord:
     warnings = _forget_if_changed(state, problem.signature, now["reset_history_flag"])
     counted = _Counting(problem)
     if state.sample is None:
@@ -56,8 +73,11 @@ def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: 
         _wolfe(settings, now),
     )
     warnings += _take(state, step, problem)
+    change, steepest = step.x.plus(-1.0, point), problem.precondition(start.gradient)
     # g.P D^-1 P g of each block: the first-order decrease of a preconditioned step of length 1
-    promised = start.gradient.dot_blocks(problem.precondition(start.gradient))
+    promised, *squares = inner_products(
+        [(start.gradient, steepest), (start.gradient, start.gradient), (change, change)]
+    )
     # a smaller decrease could not be told from rounding
     limit = problem.rounding(start.value)
     idle = {name for name, decrease in promised.items() if decrease <= limit}
@@ -65,8 +85,7 @@ def quasi_newton_epoch(state: State, settings: Settings, problem: Problem, now: 
     _log_search(start, step)
     record = _record(state, problem, start, step, counted.calls, now)
     record.warnings = warnings
-    record.gradient_norms = block_norms(start.gradient)
-    record.update_norms = block_norms(step.x.plus(-1.0, point))
+    record.gradient_norms, record.update_norms = (root_mean_squares(change, own) for own in squares)
     return record
 
 

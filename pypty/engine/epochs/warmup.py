@@ -23,7 +23,8 @@ import numpy as np
 
 from pypty.engine.epochs.problem import Problem
 from pypty.model.blocks import Variables
-from pypty.objective.share import Evaluated, FreeSums, added_free
+from pypty.objective.share import Evaluated, FreeSums, added_free, read
+from pypty.optimize.first_order import descended
 from pypty.output.loss_log import EpochRecord
 from pypty.params.settings import Settings
 
@@ -40,6 +41,8 @@ MOST_EPOCHS = 20
 _EXPLOSION = 1e4
 _GROWTH = 3.0
 """Errors of a few patterns differ by less than this factor; steps that diverge exceed it by orders of magnitude."""
+_READ_AFTER = 100
+"""Steps between two looks at the errors on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +128,38 @@ def warm_up(problem: Problem, batches: Sequence[np.ndarray]) -> Pass:
 
 
 def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> Pass:
-    variables, loss, errors, free = problem.variables, 0.0, [], []
-    terms: dict[str, float] = {}
-    for chosen in batches:
+    variables, results = problem.variables, []
+    for number, chosen in enumerate(batches):
         variables, evaluated = _one_step(problem, variables, chosen, step)
+        results.append(evaluated)
+        # on a GPU errors are fetched seldom, since that waits for the device
+        if evaluated.unread is None or number % _READ_AFTER == _READ_AFTER - 1:
+            read(results)
+            if _first_explosion(results, batches) < len(results):
+                break  # a pass that diverges is not finished
+    read(results)
+    return _summary(problem, batches, results[: _first_explosion(results, batches) + 1], variables, step)
+
+
+def _first_explosion(results: Sequence[Evaluated], batches: Sequence[np.ndarray]) -> int:
+    """The first batch whose errors are far above those of the first one; their number if there is none."""
+    errors = [result.sse / len(chosen) for result, chosen in zip(results, batches, strict=False)]
+    # also true for NaN
+    exploded = (number for number, error in enumerate(errors) if not error < _EXPLOSION * errors[0])
+    return next(exploded, len(errors))
+
+
+def _summary(
+    problem: Problem,
+    batches: Sequence[np.ndarray],
+    results: Sequence[Evaluated],
+    variables: Variables,
+    step: float,
+) -> Pass:
+    """What a pass has come to, from the batches before it diverged."""
+    loss, errors, free = 0.0, [], []
+    terms: dict[str, float] = {}
+    for chosen, evaluated in zip(batches, results, strict=False):
         # a ratio is a mean: batches count by their number of patterns
         share = 1.0 if problem.objective.adds_up else len(chosen) / len(problem.indices)
         loss += share * evaluated.loss
@@ -136,14 +167,12 @@ def _one_pass(problem: Problem, batches: Sequence[np.ndarray], step: float) -> P
             terms[name] = terms.get(name, 0.0) + share * value
         errors.append(evaluated.sse / len(chosen))
         free.append(evaluated.free)
-        # also true for NaN: a pass that diverges is not finished
-        if not errors[-1] < _EXPLOSION * errors[0]:
-            break
     sse = float(sum(error * len(chosen) for error, chosen in zip(errors, batches, strict=False)))
     quarter = max(1, len(errors) // 4)
     before, after = float(np.mean(errors[:quarter])), float(np.mean(errors[-quarter:]))
     # mean errors of the first and the last quarter of the batches
-    grows = not (math.isfinite(loss) and after <= _GROWTH * max(errors[0], before))
+    exploded = not errors[-1] < _EXPLOSION * errors[0]
+    grows = exploded or not (math.isfinite(loss) and after <= _GROWTH * max(errors[0], before))
     return Pass(
         variables=variables,
         loss=loss,
@@ -161,13 +190,13 @@ def _one_step(
 ) -> tuple[Variables, Evaluated]:
     """The variables after a step on some patterns, and loss and errors before it."""
     form, blocks = problem.form, [name for name in problem.blocks if name in STEPS]
-    evaluated = problem.objective.evaluate(variables, blocks, chosen, problem.weight)
+    evaluated = problem.objective.evaluate(variables, blocks, chosen, problem.weight, wait=False)
     diagonal = problem.diagonal(variables, blocks, chosen)
     point = form.vector(variables, blocks)
     gradient = form.filter_adjoint(form.gradient_as_it_is(variables, point, evaluated.gradients))
     # the regularisers are left out, and every array is divided by the curvature of this batch alone
     change = form.damp({name: gradient[name] / diagonal[name] for name in blocks})
-    moved = {name: point[name] - step * STEPS[name] * change[name] for name in blocks}
+    moved = {name: descended(point[name], change[name], step * STEPS[name]) for name in blocks}
     # a gradient is as large as the object: free it before the next batch
     evaluated.gradients = {}
     return form.variables(variables, moved), evaluated

@@ -175,7 +175,7 @@ class Setup:
         if self.held is not None:
             feed.hold(self.held)
         elif self.plan.resident or feed.resident_on_device:
-            feed.make_resident()
+            feed.make_resident(on_host=self.plan.resident)
         return feed
 
     def objective(
@@ -268,10 +268,6 @@ class Setup:
             executor=settings["executor"],
             keep_every=self.plan.keep_every,
             object_modes=self.plan.sizes.object_modes,
-            tilt_rows=1 if settings["tilts"] is None else len(settings["tilts"]),
-            refines_propagation=any(
-                settings.may_be_on(key) for key in ("update_slice_distances", "update_tilts")
-            ),
             deterministic=settings["deterministic"],
             mode_weights=mode_weights(settings),
             preblur_std=settings["obj_preblur_std"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from pypty.backend.array import Backend, available_cores, select
+from pypty.backend.fft import work_bytes
 from pypty.backend.memory import free_bytes, free_memory
 from pypty.engine.setup.memory_plan import KeptWaves, MemoryPlan, Sizes, size_text
 from pypty.engine.setup.start import present_blocks
@@ -88,7 +89,24 @@ def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) 
         count = _fused_count(sizes, keep_every)
     pixels = sizes.window[0] * sizes.window[1]
     real = (2 + sizes.kept.real) * pixels + 4 * sizes.compared  # intensities; data, errors, loss, slope
-    return count * backend.complex.itemsize * pixels + real * backend.real.itemsize
+    return (
+        count * backend.complex.itemsize * pixels + real * backend.real.itemsize + _work_areas(sizes, backend)
+    )
+
+
+def _work_areas(sizes: Sizes, backend: Backend) -> int:
+    """Bytes of cuFFT's work areas for one pattern; none on the CPU, nor for split kernels.
+
+    There is a plan with a work area for each shape: that of the exit wave (P O) and that of the probe (P), if they
+    differ, with the patches (S O) if they are filtered. They are counted twice: for a full batch, and for the last one,
+    which may be almost as large.
+    """
+    if not backend.on_gpu or sizes.executor == "split":
+        return 0
+    windows = sizes.probe_modes * sizes.object_modes
+    windows += sizes.probe_modes if sizes.object_modes > 1 else 0
+    windows += sizes.slices * sizes.object_modes if sizes.filtered else 0
+    return 2 * windows * work_bytes(backend.xp, sizes.window, backend.complex)
 
 
 def _fused_count(sizes: Sizes, keep_every: int) -> int:
@@ -108,16 +126,21 @@ def _fused_count(sizes: Sizes, keep_every: int) -> int:
 
 
 def _device_count(sizes: Sizes, keep_every: int) -> int:
-    """The same on a GPU, where neither patches nor their gradients are stored (backend/cuda): with split kernels
-    the waves ((S + 1) P) and sums of the probe gradient (P/8); fused, the shifted probe (P) and the kept waves (P O
-    each), spectra (P O) and sums over object modes (P). Sums in fixed point take a patch for each object mode (O)."""
+    """The same on a GPU, where neither patches nor their gradients are stored (backend/cuda).
+
+    The shifted probe (P), the kept waves and those of one block between them (P O each) and the exit wave (P O). With
+    split kernels sums of the probe gradient (P/8); fused, spectra (P O) and sums over object modes (P). Sums in fixed
+    point take a patch for each object mode (O).
+    """
     modes = sizes.probe_modes * sizes.object_modes
     fixed_point = sizes.object_modes if sizes.deterministic else 0
-    if sizes.executor == "split" and keep_every == 1:
-        return (sizes.slices + 1) * sizes.probe_modes + -(-sizes.probe_modes // 8) + fixed_point
-    kept = -(-sizes.slices // keep_every) + min(keep_every, sizes.slices) - 1
-    count = sizes.probe_modes + kept * modes + (sizes.probe_modes if sizes.object_modes > 1 else 0)
-    return count + (modes if sizes.spectra and sizes.slices > 1 else 0) + fixed_point
+    # waves at the start of each block but the first, and those inside one block
+    kept = -(-sizes.slices // keep_every) - 1 + min(keep_every, sizes.slices) - 1
+    count = sizes.probe_modes + (kept + 1) * modes + fixed_point
+    if sizes.executor == "split":
+        return count + -(-sizes.probe_modes // 8)
+    count += sizes.probe_modes if sizes.object_modes > 1 else 0
+    return count + (modes if sizes.spectra and sizes.slices > 1 else 0)
 
 
 def _staged_count(sizes: Sizes) -> int:
@@ -256,9 +279,12 @@ def _fixed_items(
     obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
     copies = _VECTORS + n_threads + (2 if backend.on_gpu else 0)  # on a GPU also the fixed buffers of graphs
     sums = 16 * pixels if sizes.deterministic and backend.on_gpu else 0
+    # cuFFT's work area for an array is about as large as the array; not asked, as a plan of that size would be made
+    transforms = obj + probe if backend.on_gpu else 0
     return {
         "object, its gradients and directions": obj * copies + sums,
         "probe, its gradients and directions": probe * copies,
+        "work areas of transforms of object and probe": transforms,
         "propagators": c * window * max(sizes.slices - 1, 0),
         "aberrations, virtual detectors, blur": sizes.shared_bytes,
         "L-BFGS history": 2 * history * (obj + probe),

@@ -38,6 +38,7 @@ class Sizes:
     data_bytes : bytes of all prepared patterns, in the type in which they are stored
     compared : values of a pattern that are compared with data
     executor : "stages", "fused" or "split": what computes the waves
+    filtered : patches are filtered (``lazy_clean``)
     spectra : slice distances or tilts are refined, which needs the spectrum of every wave
     """
 
@@ -53,6 +54,7 @@ class Sizes:
     shared_bytes: int = 0
     kept: KeptWaves = KeptWaves()
     executor: str = "stages"
+    filtered: bool = False
     spectra: bool = False
     deterministic: bool = False
 
@@ -106,12 +108,12 @@ class MemoryPlan:
             f"window {s.window[0]} x {s.window[1]}, object {s.object_shape[0]} x {s.object_shape[1]} "
             f"x {s.slices} slices, {s.probe_modes} probe x {s.object_modes} object modes"
         ]
-        lines += [f"  {name:<42}{size_text(size):>12}" for name, size in self.items.items() if size]
-        lines.append(f"  {'total':<42}{size_text(self.total):>12}")
+        lines += [f"  {name:<44}{size_text(size):>12}" for name, size in self.items.items() if size]
+        lines.append(f"  {'total':<44}{size_text(self.total):>12}")
         if self.in_double is not None:
-            lines.append(f"  {'total, if it goes on in double precision':<42}{self._in_double_text:>12}")
+            lines.append(f"  {'total, if it goes on in double precision':<44}{self._in_double_text:>12}")
         lines.append(
-            f"  {'free now':<42}{size_text(self.free):>12}{self.limited_by and f'  ({self.limited_by})'}"
+            f"  {'free now':<44}{size_text(self.free):>12}{self.limited_by and f'  ({self.limited_by})'}"
         )
         threads = f" on each of {self.n_threads} threads" if self.n_threads > 1 else ""
         data = "kept in memory" if self.resident else "read when needed"

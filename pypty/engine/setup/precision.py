@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import numpy as np
 
-from pypty.backend.array import Backend, select
+from pypty.backend.array import Backend, select, single_to_double
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.memory import ever_chosen, make_plan
 from pypty.engine.setup.memory_plan import MemoryPlan, Sizes
@@ -16,6 +17,7 @@ from pypty.params.checks.combinations import optimizers
 from pypty.params.settings import Settings
 
 AUTO = "auto"
+_log = logging.getLogger(__name__)
 
 
 def select_backend(settings: Settings, auto: str) -> Backend:
@@ -62,7 +64,29 @@ def in_precision(setup: Setup, precision: str, running: bool = False) -> Setup:
     if setup.backend.precision == precision:
         return setup
     other = dataclasses.replace(_with_precision(setup, precision), began_in=np.dtype(setup.backend.real))
-    return dataclasses.replace(other, plan=_plan(other, setup.plan if running else None))
+    other = dataclasses.replace(other, plan=_plan(other, setup.plan if running else None))
+    for text in cost_of_double(other):
+        _log.info("%s", text)
+    return other
+
+
+def cost_of_double(setup: Setup) -> list[str]:
+    """What double precision costs on this GPU; empty on the CPU, and in single precision."""
+    backend = setup.backend
+    if not backend.on_gpu or backend.precision == "single":
+        return []
+    ratio = single_to_double(backend)
+    slower = (
+        f"does {ratio} operations in single precision in the time of one"
+        if ratio > 1
+        else "moves twice the bytes"
+    )
+    text = f"double precision on a GPU: this one {slower}, and every array takes twice the memory"
+    if _executor(_with_precision(setup, "single")) == "split":
+        text += "; split kernels, which are the fastest, are in single precision only"
+    return [
+        f"{text}. default_dtype='auto' begins in single precision, and goes on in double where that is needed"
+    ]
 
 
 def _with_precision(setup: Setup, precision: str) -> Setup:

@@ -26,7 +26,7 @@ from pypty.engine.setup.memory_plan import MemoryPlan, Sizes
 from pypty.engine.setup.methods import check_methods, idle_keys
 from pypty.engine.setup.mistakes import likely_mistakes
 from pypty.engine.setup.noise import choose_noise_model
-from pypty.engine.setup.precision import planned, select_backend
+from pypty.engine.setup.precision import cost_of_double, planned, select_backend
 from pypty.engine.setup.sequences import check_sequences, used_at_any_epoch
 from pypty.engine.setup.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
@@ -213,6 +213,8 @@ def _inspect_geometry(
         plates=plates,
     )
     complete = _try(report, lambda: planned(setup))
+    if settings["default_dtype"] == "double" and complete is not None:
+        report.warnings += cost_of_double(complete)
     return None if report.problems else complete
 
 
@@ -346,6 +348,7 @@ def _sizes(
         subscans=n_subscans(settings),
         shared_bytes=shared_bytes(settings, window.model),
         kept=kept_waves(settings),
+        filtered=settings["lazy_clean"],
         deterministic=settings["deterministic"],
         spectra=settings.may_be_on("update_slice_distances") or settings.may_be_on("update_tilts"),
     )

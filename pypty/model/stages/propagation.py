@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,36 @@ class PropagationPoint:
         return min(gap, len(self.distances) - 1)
 
 
+class _Known:
+    """What was computed from some arrays, as long as they do not change.
+
+    Arrays on a device are compared by identity, since a look at their values would wait for the device: variables are
+    replaced, and never written into. Arrays on the host are compared by value.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: tuple[Array, ...] = ()
+        self._numbers: tuple[int, ...] = ()
+        self._value: Any = None
+
+    def value(self, arrays: tuple[Array, ...], make: Callable[[], Any], *numbers: int) -> Any:
+        """``make()``, or what it returned for the same arrays and numbers."""
+        if not self._holds(arrays, numbers):
+            value = make()  # may fail, and then nothing has changed
+            # copies of those on the host: a caller may write into them
+            self._arrays = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in arrays)
+            self._numbers, self._value = numbers, value
+        return self._value
+
+    def _holds(self, arrays: tuple[Array, ...], numbers: tuple[int, ...]) -> bool:
+        if self._value is None or self._numbers != numbers or len(arrays) != len(self._arrays):
+            return False
+        return all(
+            np.array_equal(a, b) if isinstance(a, np.ndarray) else a is b
+            for a, b in zip(arrays, self._arrays, strict=True)
+        )
+
+
 class Propagation:
     """psi <- F^-1[ H F[psi] ], H = M exp(i f z (r(q) - 2 pi (qy t_y + qx t_x))).
 
@@ -70,17 +101,27 @@ class Propagation:
         self.qx = backend.asarray(grid.qx[0], np.float64)
         self.tilted = tilted
         self.fractions = fractions
+        self._distances, self._factors = _Known(), _Known()
 
     def prepare(self, variables: Variables, n_gaps: int) -> PropagationPoint:
-        """The propagators of every distance in use."""
-        xp = self.backend.xp
-        distances = to_host(variables.slice_distances)
+        """The propagators of every distance in use: the same arrays as long as nothing changes."""
+        given = variables.slice_distances
+        distances = self._distances.value((given,), lambda: to_host(given).copy())
         tilts = variables.tilts[:, INSIDE] if self.tilted else None
-        rate = self.rate
-        if tilts is not None and len(tilts) == 1:
-            # one tilt for all patterns goes into the propagators: (y, x) - (y, 1) - (x,) -> (y, x)
-            rate = rate - 2 * np.pi * (tilts[0, 0] * self.qy[:, None] + tilts[0, 1] * self.qx)
-        factors = {
+        common = (tilts[0],) if tilts is not None and len(tilts) == 1 else ()
+        known = (given, variables.tilts) if common else (given,)
+        factors = self._factors.value(known, lambda: self._propagators(distances, n_gaps, *common), n_gaps)
+        return PropagationPoint(distances, tilts, factors)
+
+    def _propagators(
+        self, distances: np.ndarray, n_gaps: int, tilt: Array | None = None
+    ) -> dict[tuple[int, float], Array]:
+        """``tilt``: that of all patterns goes into the propagators."""
+        xp, rate = self.backend.xp, self.rate
+        if tilt is not None:
+            # (y, x) - (y, 1) - (x,) -> (y, x)
+            rate = rate - 2 * np.pi * (tilt[0] * self.qy[:, None] + tilt[1] * self.qx)
+        return {
             (index, fraction): xp.exp(1j * (fraction * float(distances[index])) * rate).astype(
                 self.backend.complex
             )
@@ -88,7 +129,6 @@ class Propagation:
             for index in range(min(n_gaps, len(distances)))
             for fraction in self.fractions
         }
-        return PropagationPoint(distances, tilts, factors)
 
     def tilt_ramps(self, point: PropagationPoint, length: float, batch: Batch) -> tuple[Array, Array]:
         """exp(-2 pi i z q t) along y and x for tilts that differ between patterns: (batch, 1, 1, y, 1) and (…, x)."""

@@ -37,7 +37,8 @@ NUMERICS = (
     Parameter("default_dtype", "auto", Choice(("auto", "double", "single")), "",
               "Precision of waves; sums and positions are always double. auto: a run computes in single precision, and "
               "goes on in double from the epoch of L-BFGS in which rounding stops its progress, if the memory allows; "
-              "pypty.evaluate and pypty.simulate compute in double. (PyPty's 'half' is not offered.)"),
+              "pypty.evaluate and pypty.simulate compute in double. On a GPU double has no split kernels (the log says "
+              "what it costs on the card). (PyPty's 'half' is not offered.)"),
     Parameter("backend", "auto", Device(), "",
               "Device: auto uses a GPU if one works; gpu raises an error if none does (see  pypty doctor). numpy and "
               "cupy, the modules or their names, mean cpu and gpu."),
@@ -48,9 +49,9 @@ NUMERICS = (
               "chooses its plans by timing: the last digits may differ between two processes, but not in a resumed "
               "run; scipy always gives the same digits.", when="backend is cpu"),
     Parameter("executor", "auto", Choice(("auto", "fused", "stages")), "", "How waves are computed: auto uses the "
-              "fastest executor that supports the model (pypty.log says which): split kernels on a GPU, otherwise "
-              "fused kernels; fused never uses split kernels; stages applies one effect after the other: the "
-              "reference implementation, and slower."),
+              "fastest executor that supports the model (pypty.log and Result.executor say which, and why no "
+              "faster one): split kernels on a GPU, otherwise fused kernels; fused never uses split kernels; stages "
+              "applies one effect after the other: the reference implementation, and slower."),
     Parameter("deterministic", False, Flag(), "", "True: sums on a GPU do not depend on the order of its threads, so "
               "that results repeat to the last digit; a little slower. On the CPU this is always so.",
               when="backend is gpu"),
