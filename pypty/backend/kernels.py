@@ -109,6 +109,24 @@ def _scatter_add_device(obj: Array, crop_origins: np.ndarray, patches: Array) ->
                 add_at(plane, (rows, columns), values)
 
 
+def along_axes(rows: Array, patterns: Array, columns: Array) -> Array:
+    """R p C^T of every pattern p: a matrix R (my, ny) along y and a matrix C (mx, nx) along x.
+
+    (batch, ny, nx) -> (batch, my, mx); patterns and matrices have one real type. On a GPU these are kernels
+    of our own: CUDA graphs cannot hold CuPy's matrix products.
+    """
+    if isinstance(patterns, np.ndarray):
+        return rows @ patterns @ columns.T
+    xp, real = array_module(patterns), patterns.dtype
+    n, ny, nx = patterns.shape
+    between, out = xp.empty((n, len(rows), nx), real), xp.empty((n, len(rows), len(columns)), real)
+    own = element_kernels(np.result_type(real, np.complex64))
+    own.matrix_along_y(xp.ascontiguousarray(rows), xp.ascontiguousarray(patterns), between)
+    # threads lie side by side along x: they read neighbours of the transpose
+    own.matrix_along_x(xp.ascontiguousarray(columns.T), between, out)
+    return out
+
+
 def abs2(wave: Array) -> Array:
     """|wave|^2 as a real array, without the square root of ``abs``."""
     return wave.real**2 + wave.imag**2

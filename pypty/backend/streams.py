@@ -165,9 +165,10 @@ class GraphCache:
     """Sequences of kernels that are launched repeatedly with the same arguments, as CUDA graphs.
 
     The first run of a task is an ordinary one, which compiles kernels and makes buffers and plans; the second is
-    captured, and later ones replay the graph. A task must not allocate memory or wait for the device, and must read
-    values that change from buffers at fixed addresses. To be used inside ``computing()`` only: the default stream
-    cannot be captured.
+    captured, and later ones replay the graph. A task must not wait for the device, and must read values that change
+    from buffers at fixed addresses. Arrays that it makes on the way lie in memory of these graphs alone: a replay
+    writes where they were, so nobody else may have got that memory. To be used inside ``computing()`` only: the
+    default stream cannot be captured.
 
     Parameters
     ----------
@@ -175,19 +176,23 @@ class GraphCache:
     """
 
     def __init__(self, streams: DeviceStreams) -> None:
+        self._cuda = streams.xp.cuda
         self._stream = streams.compute
         self._graphs: dict[Hashable, Any] = {}
+        self._memory = self._cuda.MemoryPool()
 
     def run(self, key: Hashable, task: Callable[[], None]) -> None:
         """Run a task. Tasks with equal keys must make the same launches with the same arguments."""
         if key not in self._graphs:
             if len(self._graphs) >= _GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))  # the oldest: dicts keep the order of insertion
-            task()
+            with self._cuda.using_allocator(self._memory.malloc):
+                task()
             self._graphs[key] = None
             return
         if self._graphs[key] is None:
-            self._graphs[key] = self._captured(task)
+            with self._cuda.using_allocator(self._memory.malloc):
+                self._graphs[key] = self._captured(task)
         self._graphs[key].launch(self._stream)
 
     def _captured(self, task: Callable[[], None]) -> Any:
@@ -204,3 +209,4 @@ class GraphCache:
     def clear(self) -> None:
         """Discard all graphs; needed when buffers have been reallocated."""
         self._graphs.clear()
+        self._memory.free_all_blocks()

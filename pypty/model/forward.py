@@ -43,9 +43,14 @@ class Model:
 
     @property
     def split(self) -> SplitWaves | None:
-        """The stage of row and column kernels, where the model has no other stage."""
+        """The stage of row and column kernels, if it computes the waves."""
         first = self.stages[0]
-        return first if isinstance(first, SplitWaves) and len(self.stages) == 1 else None
+        return first if isinstance(first, SplitWaves) else None
+
+    @property
+    def in_graphs(self) -> bool:
+        """Whether CUDA graphs can hold a batch: the split kernels, and what happens to intensities behind them."""
+        return self.split is not None and all(getattr(stage, "in_graphs", False) for stage in self.stages[1:])
 
     def forward(self, points: list[Any], batch: Batch, tapes: list[Tape], keep: bool = True) -> Array:
         """Intensities (batch, ky, kx), in the far field zero frequency first, or sums of virtual detectors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -259,10 +258,7 @@ class Objective:
             # ratios and mean patterns are not sums over batches: no guess from a part of them
             evaluated.parts = np.zeros(0)
         if terms.two_passes and names and (limit is None or evaluated.loss <= limit.value):
-            noise, shared = terms.slopes(evaluated.sums)
-            if shared is not None:
-                # (ky, kx): the slope of the mean pattern, the same for all patterns
-                noise = dataclasses.replace(noise, shared=self.backend.asarray(shared, self.backend.real))
+            noise = terms.with_slopes(evaluated.sums).on(self.backend)
             evaluated.gradients = self._sum_batches(variables, names, indices, None, noise).gradients
         elif not terms.two_passes:
             factor = terms.factor(evaluated.sums)
@@ -323,16 +319,17 @@ class Objective:
                     noise=noise,
                 )
             )
-        replay = self._memory.replay
-        largest = max(map(len, batches), default=0)
-        if n and replay is not None and replay.covers(noise, variables, names, largest):
-            points, shares[0].gradients = replay.begin(points, variables, names, self._memory.workspaces[0])
-            shares[0].replay = replay
+        replay, largest = self._memory.replay, max(map(len, batches), default=0)
+        if n and replay is not None and replay.covers(noise, variables, largest):
+            own, work = shares[0], self._memory.workspaces[0]
+            points, own.gradients, own.noise = replay.begin(points, variables, names, noise, work)
+            own.replay = replay
         return shares, points
 
     def _compute(self, share: Share, points: list) -> None:
         step = self._step_on_device if self.backend.on_gpu else self._step
         for number, batch in enumerate(self.feed.batches(share.batches, share.workspace)):
+            share.begin(batch)
             if not step(share, points, batch, number) and share.gradients:
                 share.skipped.append(number)
 

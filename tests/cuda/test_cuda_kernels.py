@@ -16,7 +16,7 @@ from wave_cases import cpu, relative
 
 from pypty.backend.cuda import twins
 from pypty.backend.cuda.elementwise import ElementKernels
-from pypty.backend.cuda.score import DATA_TYPES, N_TOTALS, Hidden, ScoreKernels, stored_type
+from pypty.backend.cuda.score import DATA_TYPES, N_TOTALS, ScoreKernels, Values, stored_type
 from pypty.backend.workspace import Workspace
 from pypty.errors import BackendError
 from pypty.objective import noise
@@ -147,6 +147,14 @@ def test_shift_ramps(elements: Elements, rows: int) -> None:
     assert relative(ramps, expected) < (1e-7 if elements.dtype == np.complex64 else 1e-12)
 
 
+@pytest.mark.parametrize("name", ["matrix_along_y", "matrix_along_x"])
+def test_matrix_along(elements: Elements, name: str) -> None:
+    """From 15 x 20 pixels to 18 along y, or 9 along x."""
+    matrix, out = ((18, 15), (3, 18, 20)) if name.endswith("y") else ((20, 9), (3, 15, 9))
+    arguments = elements.reals(*matrix), elements.reals(3, 15, 20), elements.reals(*out)
+    elements.both(name, *arguments, changed=(2,))
+
+
 @pytest.mark.parametrize("rows", [1, 7])
 @pytest.mark.parametrize("distances", [1, 2])
 def test_tilt_ramps(elements: Elements, rows: int, distances: int) -> None:
@@ -222,10 +230,10 @@ def scored(
     """Totals and slope by the kernel."""
     formula = model.formula()
     assert formula is not None
-    own = ScoreKernels(real, data.dtype.name, CpuModule)
-    parts, totals = np.empty((own.n_parts(intensity), N_TOTALS)), np.empty(N_TOTALS)
+    own, values = ScoreKernels(real, data.dtype.name, CpuModule), Values(intensity=intensity, data=data, **changes)
+    parts, totals = np.empty((values.n_parts, N_TOTALS)), np.empty(N_TOTALS)
     slope = np.empty_like(intensity)
-    own.score(formula, intensity, data, slope, parts, totals, **changes)
+    own.score(formula, values, slope, parts, totals)
     return totals, slope
 
 
@@ -258,10 +266,8 @@ def test_score_leaves_out_free_pixels(shape: tuple[int, int], real: str) -> None
     weights = rng.uniform(size=shape).astype(dtype)
     usable = (rng.uniform(size=shape) < 0.7).astype(dtype)
     free = FreePixels(0.2, seed=5, counts=CountModel(2.0, 1.5), usable=usable)
-    hidden = Hidden(
-        below=free.below, start=free.start, gain=2.0, shift=free.counts.shift, index=index, usable=usable
-    )
-    totals, slope = scored(noise.Poisson(), real, data, intensity, weights=weights, hidden=hidden)
+    changes = {"weights": weights, "hidden": free.hidden(index)}
+    totals, slope = scored(noise.Poisson(), real, data, intensity, **changes)
     expected = np.empty(N_TOTALS)
     arguments = (intensity, data.astype(dtype), weights, Workspace(np))
     expected_slope = noise.score(noise.Poisson(), *arguments, totals=expected, free=free, index=index)[2]
@@ -287,9 +293,9 @@ def test_score_has_a_fixed_order() -> None:
     intensity, data = rng.exponential(2.0, (5, 40, 35)), rng.poisson(3.0, (5, 40, 35)).astype(np.uint8)
     formula, found = noise.Poisson(0.1).formula(), set()
     for order in range(4):
-        own = ScoreKernels("double", "uint8", cpu(order=order))
-        parts, totals = np.empty((own.n_parts(intensity), N_TOTALS)), np.empty(N_TOTALS)
-        own.score(formula, intensity, data, np.empty_like(intensity), parts, totals)
+        own, values = ScoreKernels("double", "uint8", cpu(order=order)), Values(intensity=intensity, data=data)
+        parts, totals = np.empty((values.n_parts, N_TOTALS)), np.empty(N_TOTALS)
+        own.score(formula, values, np.empty_like(intensity), parts, totals)
         found.add(totals.tobytes())
     assert len(found) == 1
 

@@ -187,6 +187,29 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   ramps[i] = make_complex((real_t)cosine, (real_t)sine);
 }
 
+// out (pattern, MY, NX) = matrix (MY, NY) times in (pattern, NY, NX).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    matrix_along_y(const real_t* matrix, const real_t* in, real_t* out, int patterns, int my, int ny, int nx) {
+  const Pixel pixel(patterns, my, nx);
+  if (!pixel.exists) return;
+  const real_t* row = matrix + (size_t)pixel.y * ny;
+  const real_t* column = in + (size_t)pixel.pattern * ny * nx + pixel.x;
+  real_t sum = 0;
+  for (int j = 0; j < ny; j++) sum += row[j] * column[(size_t)j * nx];
+  out[pixel.in_wave(0, 1)] = sum;
+}
+
+// out (pattern, NY, MX) = in (pattern, NY, NX) times the transposed matrix (NX, MX).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    matrix_along_x(const real_t* transposed, const real_t* in, real_t* out, int patterns, int ny, int mx, int nx) {
+  const Pixel pixel(patterns, ny, mx);
+  if (!pixel.exists) return;
+  const real_t* row = in + ((size_t)pixel.pattern * ny + pixel.y) * nx;
+  real_t sum = 0;
+  for (int j = 0; j < nx; j++) sum += row[j] * transposed[(size_t)j * mx + pixel.x];
+  out[pixel.in_wave(0, 1)] = sum;
+}
+
 // ---- sums whose order does not matter: as integers ----------------------------------------------------------------
 // Bits of numbers without their sign (zero has one, too) have the order of the numbers, and NaN is above all.
 __device__ __forceinline__ unsigned long long bits_of(real_t value) {

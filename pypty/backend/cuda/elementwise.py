@@ -126,6 +126,16 @@ class ElementKernels:
         sizes = (n, gaps, len(distances), ny, points - ny, len(tilts) == 1)
         self._launch("tilt_ramps", gaps * n * points, *arrays, *sizes)
 
+    def matrix_along_y(self, matrix: Array, patterns: Array, out: Array) -> None:
+        """out (B, my, nx) = matrix (my, ny) times patterns (B, ny, nx)."""
+        n, ny, nx = patterns.shape
+        self._launch("matrix_along_y", out.size, matrix, patterns, out, n, len(matrix), ny, nx)
+
+    def matrix_along_x(self, transposed: Array, patterns: Array, out: Array) -> None:
+        """out (B, ny, mx) = patterns (B, ny, nx) times a transposed matrix (nx, mx)."""
+        n, ny, nx = patterns.shape
+        self._launch("matrix_along_x", out.size, transposed, patterns, out, n, ny, transposed.shape[1], nx)
+
     def add_fixed(
         self, parts: Array, crop_origins: Array, largest: Array, fixed: Array, gradient: Array, s: int
     ) -> None:

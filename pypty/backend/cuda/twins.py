@@ -286,3 +286,13 @@ def tilt_ramps(
     shift = np.repeat(inside, [ny, len(frequencies) - ny], axis=1)  # (B, ny + nx)
     z = distances[np.minimum(np.arange(gaps), len(distances) - 1)]
     return np.exp(-2j * np.pi * frequencies * shift * z[:, None, None])
+
+
+def matrix_along_y(matrix: np.ndarray, patterns: np.ndarray, out: np.ndarray) -> None:
+    """out (B, my, nx) = matrix (my, ny) times patterns (B, ny, nx)."""
+    out[...] = matrix @ patterns
+
+
+def matrix_along_x(transposed: np.ndarray, patterns: np.ndarray, out: np.ndarray) -> None:
+    """out (B, ny, mx) = patterns (B, ny, nx) times a transposed matrix (nx, mx)."""
+    out[...] = patterns @ transposed

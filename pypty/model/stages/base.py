@@ -49,9 +49,12 @@ class CountStage(Stage, Protocol):
     Attributes
     ----------
     lights_dark : whether it brings counts to pixels beyond the band limit
+    in_graphs : whether CUDA graphs can hold it: forward and adjoint call none of CUDA's libraries, and do not wait for
+        the device
     """
 
     lights_dark: bool
+    in_graphs: bool
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> CountStage | None:

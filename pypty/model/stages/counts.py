@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from pypty.backend import fft
+from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend, array_module, to_host
 from pypty.data.feed import Batch
 from pypty.model.blocks import Variables
@@ -21,6 +21,7 @@ class BeamCurrent:
     """I_j <- b_j^2 I_j: ``beam_current`` b multiplies the probe's amplitude. Its sign has no meaning."""
 
     lights_dark = False
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> BeamCurrent | None:
@@ -57,6 +58,7 @@ class SourceEnvelope:
     """
 
     lights_dark = True
+    in_graphs = False
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> SourceEnvelope | None:
@@ -96,6 +98,7 @@ class DetectorBlur:
     """
 
     lights_dark = True
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> DetectorBlur | None:
@@ -131,16 +134,17 @@ class DetectorBlur:
     def forward(self, intensity: Array, point: list, batch: Batch, tape: Tape) -> Array:
         (rows, _), (columns, _) = point
         tape["intensity"] = intensity
-        return rows @ intensity @ columns.T  # (ny, ny) @ (b, ny, nx) @ (nx, nx)
+        return kernels.along_axes(rows, intensity, columns)  # (ny, ny) @ (b, ny, nx) @ (nx, nx)
 
     def adjoint(self, grad: Array, point: list, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
         (rows, rows_change), (columns, columns_change) = point
         if "detector_blur_std" in gradients:
             intensity = tape["intensity"]
             # dI/ds by the product rule: (b, ky, kx)
-            change = rows_change @ intensity @ columns.T + rows @ intensity @ columns_change.T
+            change = kernels.along_axes(rows_change, intensity, columns)
+            change += kernels.along_axes(rows, intensity, columns_change)
             gradients["detector_blur_std"][0] += (grad * change).sum(dtype=np.float64)
-        return rows.T @ grad @ columns
+        return kernels.along_axes(rows.T, grad, columns.T)
 
 
 def _squared_distances(n: int) -> np.ndarray:
@@ -187,6 +191,7 @@ class CropPadding(KeptPixels):
     """
 
     lights_dark = False
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> CropPadding | None:
@@ -215,6 +220,7 @@ class SumPixels:
     """
 
     lights_dark = False
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> SumPixels | None:
@@ -257,6 +263,7 @@ class Background:
     """
 
     lights_dark = True
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> Background | None:
@@ -292,6 +299,7 @@ class VirtualDetectors:
     """
 
     lights_dark = True
+    in_graphs = False
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> VirtualDetectors | None:

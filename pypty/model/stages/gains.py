@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pypty.backend import kernels
 from pypty.backend.array import Array, Backend, array_module
 from pypty.data.feed import Batch
 from pypty.model.blocks import Variables
@@ -29,6 +30,7 @@ class DetectorGains:
     """
 
     lights_dark = False
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> DetectorGains | None:
@@ -57,7 +59,9 @@ class DetectorGains:
         gain, sign = point
         if "detector_gains" in gradients:
             slope = (grad * tape["intensity"]).sum(axis=0, dtype=np.float64)  # (batch, ky, kx) -> (ky, kx)
-            gradients["detector_gains"][...] += sign * (self.rows @ slope @ self.columns.T)  # (2, 2)
+            gradients["detector_gains"][...] += (
+                sign * kernels.along_axes(self.rows, slope[None], self.columns)[0]
+            )
         return grad * gain.astype(grad.dtype)
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from pypty.backend import kernels
 from pypty.backend.array import Array, Backend, to_host
 from pypty.data.feed import Batch
 from pypty.data.resample import interpolation_matrix, reflected_gaussian
@@ -31,6 +32,7 @@ class MatchCrop(KeptPixels):
     """
 
     lights_dark = False
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> MatchCrop | None:
@@ -60,6 +62,7 @@ class MatchResample:
     """
 
     lights_dark = False
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> MatchResample | None:
@@ -80,10 +83,10 @@ class MatchResample:
 
     def forward(self, intensity: Array, point: None, batch: Batch, tape: Tape) -> Array:
         # (ky, ny) @ (b, ny, nx) @ (nx, kx) -> (b, ky, kx)
-        return self.rows @ intensity @ self.columns.T
+        return kernels.along_axes(self.rows, intensity, self.columns)
 
     def adjoint(self, grad: Array, point: None, batch: Batch, tape: Tape, gradients: Gradients) -> Array:
-        return self.rows.T @ grad @ self.columns
+        return kernels.along_axes(self.rows.T, grad, self.columns.T)
 
 
 class ReflectedBlur(DetectorBlur):
@@ -95,6 +98,7 @@ class ReflectedBlur(DetectorBlur):
     """
 
     lights_dark = True
+    in_graphs = True
 
     @classmethod
     def for_model(cls, options: ModelOptions, backend: Backend) -> ReflectedBlur | None:
