@@ -33,8 +33,10 @@ MAX_REGISTERS = {
     "row_adjoint": (168, 232),
     "probe_adjoint": (136, 192),
 }
-"""By kernel, for up to 10 and up to 16 points of a line per thread; what is not listed has DEFAULT_REGISTERS."""
+"""By kernel, for up to 10 and up to 16 points of a line per thread; others have OTHER_REGISTERS."""
 
+OTHER_REGISTERS = {"score_powers": 72}
+"""Powers in double precision on sm_75, where shared memory leaves room for three quarters of the threads anyway."""
 DEFAULT_REGISTERS = 64
 
 REPORT = "--ptxas-options=-v"
@@ -88,7 +90,9 @@ class Row(NamedTuple):
 def budget(job: Job, kernel: str) -> int:
     """Registers that a kernel may use."""
     points = int(dict(job.parameters).get("PER_THREAD", "8"))
-    return MAX_REGISTERS[kernel][points > 10] if kernel in MAX_REGISTERS else DEFAULT_REGISTERS
+    if kernel in MAX_REGISTERS:
+        return MAX_REGISTERS[kernel][points > 10]
+    return OTHER_REGISTERS.get(kernel, DEFAULT_REGISTERS)
 
 
 def busy(job: Job, row: Row) -> float:
@@ -124,6 +128,7 @@ def jobs(architectures: list[str], everything: bool) -> list[Job]:
     waves = importlib.import_module("pypty.backend.cuda.waves")
     elementwise = importlib.import_module("pypty.backend.cuda.elementwise")
     score = importlib.import_module("pypty.backend.cuda.score")
+    powers = importlib.import_module("pypty.backend.cuda.powers")
     steps = importlib.import_module("pypty.backend.cuda.steps")
     found = []
     for architecture in architectures:
@@ -137,9 +142,9 @@ def jobs(architectures: list[str], everything: bool) -> list[Job]:
             found.append(Job(f"steps {real}", steps.FILES, steps.parameters(real), architecture))
             # types of data differ by a conversion: all of them for one architecture
             for data in score.DATA_TYPES if everything or architecture == architectures[0] else ("uint16",):
-                found.append(
-                    Job(f"score {real} {data}", score.FILES, score.parameters(real, data), architecture)
-                )
+                given = (score.parameters(real, data), architecture)
+                found.append(Job(f"score {real} {data}", score.FILES, *given))
+                found.append(Job(f"powers {real} {data}", powers.FILES, *given))
     return found
 
 

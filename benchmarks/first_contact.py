@@ -75,7 +75,17 @@ def all_steps(emulated: bool) -> list[Step]:
                 tool,
                 1,
                 25,
-                ["compute-sanitizer", "--tool", tool, sys.executable, str(STEPS), "sanitized"],
+                # without a status for errors that are found, the program's own one counts
+                [
+                    "compute-sanitizer",
+                    "--tool",
+                    tool,
+                    "--error-exitcode",
+                    "9",
+                    sys.executable,
+                    str(STEPS),
+                    "sanitized",
+                ],
                 "compute-sanitizer",
                 False,
             )

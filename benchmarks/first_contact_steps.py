@@ -25,6 +25,8 @@ import numpy as np
 
 EMULATED = os.environ.get("PYPTY_FIRST_CONTACT") == "emulated"
 TESTS = Path(__file__).parents[1] / "tests"
+LEFT_BYTES = 2**26
+"""Memory that out_of_memory leaves: the waves of its batch, with data and slopes, take 84 MB."""
 Found = tuple[bool, str, dict[str, Any]]
 """Whether all is well, a line for the report, and numbers."""
 
@@ -134,11 +136,11 @@ def _errors(rows: list[dict[str, Any]]) -> Found:
     return not bad, text + (f"; WRONG: {', '.join(bad)}" if bad else ""), {"errors": rows}
 
 
-def problem(**changes: Any) -> dict[str, Any]:
+def problem(small: bool = EMULATED, **changes: Any) -> dict[str, Any]:
     """A reconstruction of simulated data: a scan over a thin phase object."""
     import pypty
 
-    n, side = (16, 3) if EMULATED else (64, 24)
+    n, side = (16, 3) if small else (64, 24)
     rng = np.random.default_rng(3)
     y, x = np.meshgrid(np.arange(side) * 2.0, np.arange(side) * 2.0, indexing="ij")
     positions = np.stack([y.ravel(), x.ravel()], axis=1) + 2
@@ -172,15 +174,15 @@ def out_of_memory() -> Found:
 
     import pypty
 
-    free_run = pypty.run(problem(epoch_max=2))
-    batch = 8 if EMULATED else 576
+    params = problem(epoch_max=2, warmup_epochs=0, compute_batch=8 if EMULATED else 576)
+    free_run = pypty.run(params)
     with contextlib.ExitStack() as stack:
-        free, _ = cupy.cuda.runtime.memGetInfo()
-        params = problem(epoch_max=2, compute_batch=batch)
         if EMULATED:
             stack.enter_context(_emulator().settings(fail_malloc=12, fail_times=3))
         else:
-            leave = 2**27  # bytes: less than the batch needs
+            # what the first run has left in CuPy's pool would be room for the second
+            cupy.get_default_memory_pool().free_all_blocks()
+            free, leave = cupy.cuda.runtime.memGetInfo()[0], LEFT_BYTES
             hold = [cupy.empty(max(0, free - leave) // 4 * share, np.uint8) for share in (1, 3)]
             stack.callback(hold.clear)
         lines = stack.enter_context(_warnings())
@@ -210,6 +212,9 @@ def large() -> Found:
 
     device = Device()
     work = Workload("large", 2, 64, 2, 2) if EMULATED else Workload("large", 34, 512, 2, 8, step=0.5)
+    needed = 3.3 * 8 * work.wave_pixels  # three waves, data, and the rest
+    if device.free_bytes() < needed:
+        return True, f"not tried: {needed / 2**30:.0f} GiB are needed", {}
     variables, crop_origins = make_variables(work, device.backend)
     data = make_data(work)
     batches = (work.patterns, max(1, work.patterns // 2))
@@ -226,7 +231,7 @@ def large() -> Found:
     }
     count = work.wave_pixels
     text = f"{count / 2**31:.2f} x 2^31 wave pixels in a batch, largest change {max(changes.values()):.1e}"
-    return max(changes.values()) < 1e-4, text, {"changes": changes}
+    return all(change < 1e-4 for change in changes.values()), text, {"changes": changes}
 
 
 def sanitized() -> Found:
@@ -234,9 +239,11 @@ def sanitized() -> Found:
     import gpu
     from gpu_workloads import Workload
 
+    import pypty
     from pypty.backend.array import select
 
     works = (Workload("check 64", 2, 64, 2, 2), Workload("check 125", 1, 125, 2, 1))
+    pypty.run(problem(small=True, optimizer="adam", batch_size=4, epoch_max=1))
     return _errors(gpu.check(("split", "deterministic"), select("gpu", "single"), works))
 
 
@@ -316,13 +323,14 @@ def profile(method: str) -> Found:
     changes: dict[str, Any] = {"epoch_max": 3 if EMULATED else 8, "optimizer": method, "warmup_epochs": 0}
     if method == "adam":
         changes["batch_size"] = 4 if EMULATED else 32
-    pypty.run(problem(**changes))  # compiles
+    params = problem(**changes)
+    pypty.run(params)  # compiles
     start = time.perf_counter()
-    pypty.run(problem(**changes))
+    pypty.run(params)
     whole = time.perf_counter() - start
     with kernels_timed() as times:
         start = time.perf_counter()
-        pypty.run(problem(**changes))
+        pypty.run(params)
         waited = time.perf_counter() - start
     rows = {name: {"launches": len(own), "s": sum(own)} for name, own in times.items()}
     ours = sum(row["s"] for row in rows.values())

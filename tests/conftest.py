@@ -25,8 +25,12 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked nightly, unless -m names it."""
+    """Mark what takes the device (-m device), and leave out what is marked nightly, unless -m names it."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("device")
     if "nightly" in (config.option.markexpr or ""):
         return
     nightly = [item for item in items if item.get_closest_marker("nightly")]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import configparser
+import gc
 import importlib.util
 import re
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -288,6 +291,58 @@ def test_all_threads_end_before_an_error_is_raised() -> None:
     assert ended == [1]
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_nothing_of_a_failed_evaluation_is_kept(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its arrays are free when smaller batches are tried, without the garbage collector."""
+    objective, problem = objective_of(compute_batch=4, n_threads=n_threads)
+    arrays: list[weakref.ref] = []
+    failed, forward = [], Model.forward
+
+    def limited(self: Model, points: Any, batch: Any, tapes: Any, keep: bool = True) -> Any:
+        waves = np.zeros(3).view(Watched)
+        arrays.append(weakref.ref(waves))
+        if not failed:
+            failed.append(1)
+            raise MemoryError("it does not fit")
+        return forward(self, points, batch, tapes, keep)
+
+    kept, fewer = [], Batches.fewer
+
+    def counted(self: Batches, *args: Any) -> Any:
+        kept.append(sum(array() is not None for array in arrays))
+        return fewer(self, *args)
+
+    monkeypatch.setattr(Model, "forward", limited)
+    monkeypatch.setattr(Batches, "fewer", counted)
+    gc.disable()
+    try:
+        objective.evaluate(problem.variables, problem.blocks, problem.indices)
+    finally:
+        gc.enable()
+    assert kept == [0]
+
+
+class Watched(np.ndarray):
+    """An array that weak references can point to."""
+
+
+def test_threads_end_before_ctrl_c_is_raised() -> None:
+    """What follows an interrupt, as the verdict, computes in the same workspaces."""
+    memory, ended = Batches(select("cpu"), 1, 2, None), []
+
+    def task(number: int) -> None:
+        time.sleep(0.1)
+        if number == 0:
+            _thread.interrupt_main()
+            time.sleep(0.1)
+        ended.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        memory.run([0, 1], task)
+        time.sleep(0.2)  # the signal may be handled after the call
+    assert sorted(ended) == [0, 1]
+
+
 # --- one rounding for a line search --------------------------------------------------------------------------------
 
 
@@ -304,9 +359,10 @@ def test_an_epoch_is_made_again_until_its_batches_stay() -> None:
     assert made == [(8, 1), (4, 1), (2, 1)] and len(undone) == 2
 
 
-def fails_in_evaluation(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Memory runs out once, in the second batch of this evaluation; returns the sizes of batches."""
-    evaluations, failed, sizes = [0], [False], []
+def fails_in_evaluation(number: int, monkeypatch: pytest.MonkeyPatch, *later: int) -> list[int]:
+    """Memory runs out in the second batch of this evaluation, and of each of the ``later`` ones; returns the sizes of
+    batches."""
+    evaluations, failing, sizes = [0], [number, *later], []
     evaluated, forward = Objective._evaluated, Model.forward
 
     def counted(self: Objective, *args: Any, **kwargs: Any) -> Any:
@@ -315,8 +371,8 @@ def fails_in_evaluation(number: int, monkeypatch: pytest.MonkeyPatch) -> list[in
 
     def limited(self: Model, points: Any, batch: Any, tapes: Any, keep: bool = True) -> Any:
         sizes.append(len(batch.index))
-        if evaluations[0] == number and not failed[0] and batch.index[0] > 0:
-            failed[0] = True
+        if failing and evaluations[0] == failing[0] and batch.index[0] > 0:
+            failing.pop(0)
             raise MemoryError("it does not fit")
         return forward(self, points, batch, tapes, keep)
 
@@ -342,6 +398,18 @@ def test_a_run_that_backs_off_is_one_that_began_with_the_smaller_batch(
     sizes = fails_in_evaluation(2, monkeypatch)
     found = pypty.run(small_params(**given, compute_batch=8))
     assert 8 in sizes and sizes[-1] <= 4
+    np.testing.assert_array_equal(found.loss, expected.loss)
+    np.testing.assert_array_equal(found.obj, expected.obj)
+
+
+def test_memory_may_run_out_twice_in_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the second attempt, too: the third one begins as the first, without pairs of the second."""
+    given = {**METHODS["lbfgs"], "epoch_max": 2, "n_threads": 1}
+    expected = pypty.run(small_params(**given, compute_batch=2))
+    # an attempt of the first epoch has two evaluations here; 4 is the trial of the second attempt
+    sizes = fails_in_evaluation(2, monkeypatch, 4)
+    found = pypty.run(small_params(**given, compute_batch=8))
+    assert {8, 4} < set(sizes) and sizes[-1] <= 2
     np.testing.assert_array_equal(found.loss, expected.loss)
     np.testing.assert_array_equal(found.obj, expected.obj)
 

@@ -28,7 +28,8 @@ WINDOWS = (64, 96, 120, 125, 128, 256, 500, 512)
         ),  # not 125: padding is on both sides
         ("window 123", "window 123: pad to 125 (data_pad larger by 1)"),
         ("window 98 x 120, not square", "window 98 x 120, not square: make patterns square"),
-        ("window 600", "window 600: data_bin makes it smaller; the largest with kernels is 512"),
+        ("window 600", "window 600: data_bin makes it smaller; the largest one with kernels is 512"),
+        ("window 407", "window 407: data_bin makes it smaller; the largest odd one with kernels is 125"),
         ("double precision", "double precision: default_dtype='auto' or 'single'"),
         ("propmethod yoshida", "propmethod yoshida: propmethod='multislice'"),
         ("near field", "near field"),

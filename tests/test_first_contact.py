@@ -84,6 +84,15 @@ def test_the_steps_fit_into_their_parts(contact: ModuleType) -> None:
     assert len({step.name for step in steps}) == len(steps)
 
 
+def test_errors_that_a_sanitizer_finds_fail_its_step(contact: ModuleType) -> None:
+    """By default its status is that of the program, which does not notice them."""
+    steps = [step for step in contact.all_steps(emulated=False) if step.name in contact.SANITIZERS]
+    assert len(steps) == 4
+    for step in steps:
+        options = step.command[: step.command.index(sys.executable)]
+        assert int(options[options.index("--error-exitcode") + 1]) > 0
+
+
 def test_every_step_exists(contact: ModuleType) -> None:
     import first_contact_steps
 

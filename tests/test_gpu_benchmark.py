@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pypty.backend.array import select
@@ -46,6 +47,23 @@ def test_every_executor_passes_its_check(device: None, benchmark: ModuleType) ->
     rows = benchmark.check(benchmark.EXECUTORS, select("gpu", "single"), works)
     assert len(rows) == 2 * len(benchmark.EXECUTORS)
     assert all(row["good"] for row in rows)
+
+
+def test_what_is_not_a_number_is_not_good(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it stands behind a good loss."""
+    right = {"loss": np.array(2.0), "obj": np.ones(3)}
+    for found, good in ((right, True), ({**right, "obj": np.full(3, np.nan)}, False)):
+        of_executor = {"stages": right, "split": found}
+        monkeypatch.setattr(benchmark, "evaluate", lambda name, *_, given=of_executor: given[name])
+        (row,) = benchmark.check(("split",), select("cpu", "single"), benchmark.CHECKS[:1])
+        assert row["good"] is good
+
+
+def test_launched_batches_are_not_replayed(emulated: ModuleType, benchmark: ModuleType, tiny: Any) -> None:
+    for graphs in (False, True):
+        with emulated.counted() as found:
+            benchmark.pass_time("split", tiny, benchmark.Device(), 0.1, 2, graphs)
+        assert (found.graph_launches > 0) is graphs
 
 
 def test_passes(

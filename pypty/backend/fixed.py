@@ -28,7 +28,7 @@ class FixedPlaces:
         ----------
         changing : names of arrays that are others each time; they are copied always, and not kept alive
         """
-        places, pairs = {}, []
+        places, pairs, new = {}, [], {}
         for name, array in arrays.items():
             place = places[name] = work.array(f"fixed {name}", array.shape, array.dtype)
             before, there = self._known.get(name, (None, None))
@@ -36,8 +36,10 @@ class FixedPlaces:
                 continue
             pairs.append((array, place))
             if name not in changing:
-                self._known[name] = (array, place)
+                new[name] = (array, place)
         copy_all(pairs)
+        # only now: an array whose copy has failed, or was interrupted, is copied the next time
+        self._known.update(new)
         return places
 
     def clear(self) -> None:

@@ -43,4 +43,6 @@ def _other_window(size: int, windows: Collection[int]) -> str:
     larger = [window for window in windows if window > size and (window - size) % 2 == 0]
     if larger:
         return f"pad to {min(larger)} (data_pad larger by {(min(larger) - size) // 2})"
-    return f"data_bin makes it smaller; the largest with kernels is {max(windows)}"
+    of_a_kind = max(window for window in windows if (window - size) % 2 == 0)
+    odd = " odd" if size % 2 else ""
+    return f"data_bin makes it smaller; the largest{odd} one with kernels is {of_a_kind}"

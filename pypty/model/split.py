@@ -1,7 +1,7 @@
 """The waves from the probe to the intensities as one stage, by row and column kernels on a CUDA device.
 
 It computes what Illumination, ToReciprocal, SubpixelShift, ToReal, Multislice, FarField and Intensity compute, one
-after the other (they are the definition; tests/cuda/test_cuda_kernels.py compares). Between kernels a wave stays in the
+after the other (they are the definition; tests/cuda/test_wave_kernels.py compares). Between kernels a wave stays in the
 mixed domain, y in real and x in reciprocal space: a slice is one pass over the memory, and so is a propagation
 (backend/cuda/waves.cu). Columns outside the band limit are neither stored nor transformed. What is kept for the adjoint
 are the waves that enter the slices, in the mixed domain, too: less to write and to read than in real space, and what

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import numpy as np
@@ -54,10 +54,17 @@ class Batches:
             for share in shares:
                 task(share)
             return
-        running = [self._pool.submit(task, share) for share in shares]
-        wait(running)  # for all, also where one has failed: the others still use the workspaces
-        for future in running:
-            future.result()
+        running: list[Future] = []
+        try:
+            for share in shares:
+                running.append(self._pool.submit(task, share))
+            wait(running)  # for all, also where one has failed: the others still use the workspaces
+        finally:
+            wait(running)  # also after Ctrl-C
+        # A future leaves the list before it raises: an error refers to this frame, and a circle of frame, future and
+        # error would keep all arrays of the evaluation.
+        while running:
+            running.pop(0).result()
 
     def use(self, size: int) -> None:
         """Compute batches of this size from now on; those that are only looked at are no larger."""

@@ -52,7 +52,7 @@ class Sums:
     Attributes
     ----------
     totals : (N_SUMS,) in the columns of :mod:`pypty.objective.powers`
-    patterns : (ky, kx) sums over patterns, by name (:meth:`PowerSum.score`); empty without pacbed
+    patterns : (ky, kx) sums over patterns, by name (:data:`pypty.objective.powers.PATTERN_SUMS`); empty without pacbed
     """
 
     totals: np.ndarray
@@ -167,18 +167,17 @@ class LossTerms:
             return 1.0
         return self._factors(sums)[self.noise.terms[0][0]]
 
-    def slopes(self, sums: Sums) -> tuple[PowerSum, np.ndarray | None]:
-        """The terms with the factors for the second pass, and the slope of the mean pattern."""
-        factors, single, poissn = self._factors(sums), self.noise.single, self.noise.poissn
-        if single is not None:
-            single = dataclasses.replace(single, weight=single.weight * factors[SINGLE])
-        if poissn is not None:
-            poissn = dataclasses.replace(poissn, weight=poissn.weight * factors[POISSN])
-        noise = dataclasses.replace(self.noise, single=single, poissn=poissn, pacbed_power=None)
-        if self.pacbed is None:
-            return noise, None
-        square, slope = self.pacbed.square_and_slope(sums)
-        return noise, self.pacbed.weight * self._root_slope(square, sums, 2) * slope
+    def with_slopes(self, sums: Sums) -> PowerSum:
+        """The terms for the second pass: with their factors, and the slope of the mean pattern (arrays on the host)."""
+        found = self._factors(sums)
+        # a term that there is not has no factor
+        present = [column for column, _ in self.noise.terms]
+        factors = np.array([found[column] if column in present else 1.0 for column in (SINGLE, POISSN)])
+        shared = None
+        if self.pacbed is not None:
+            square, slope = self.pacbed.square_and_slope(sums)
+            shared = self.pacbed.weight * self._root_slope(square, sums, 2) * slope
+        return dataclasses.replace(self.noise, pacbed_power=None, factors=factors, shared=shared)
 
     def of_object(
         self, obj: Array, crop_origins: np.ndarray, chunk: int, wanted: bool

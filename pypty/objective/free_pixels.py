@@ -3,7 +3,7 @@
 A model that fits noise describes the fitted pixels ever better, and the free ones worse. As free pixels are spread over
 all patterns and angles, they test every part of the model, and leave its sampling as it is; in blocks, since counts of
 neighbouring pixels may belong to the same electron. Whether a block is free follows from a hash of the numbers of
-pattern and block: nothing is stored, and every run with the same seed has the same free pixels. score.cu repeats it.
+pattern and block: nothing is stored, and every run with the same seed has the same free pixels. pixels.cuh repeats it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pypty.backend.array import Array, array_module
+from pypty.backend.cuda.score import Hidden
 from pypty.objective.deviance import CountModel, poisson_deviance
 
 PATTERN, BLOCK, FIRST, SECOND = 0x6A09E667, 0xBB67AE85, 0x510E527F, 0x1F83D9AB
@@ -46,6 +47,13 @@ class FreePixels:
     def start(self) -> int:
         """What the seed adds to every hash."""
         return (self.seed * SECOND + FIRST) % 2**32
+
+    def hidden(self, index: Array) -> Hidden:
+        """In the form that kernels take; index (b,) int32 numbers of the patterns, on the device."""
+        gain, shift = self.counts.gain, self.counts.shift
+        return Hidden(
+            below=self.below, start=self.start, gain=gain, shift=shift, index=index, usable=self.usable
+        )
 
     def mask(self, index: Array, shape: tuple[int, int]) -> Array:
         """(b, ky, kx) bool, true for free pixels, in the model's pixel order.

@@ -3,8 +3,8 @@
 Sums run over all pixels. D = measured, I = modelled counts. Where the model cannot have counts (outside the band
 limit) I is exactly zero, and is replaced by 1 in divisors. The wave there is zero, and so is its gradient.
 
-On a GPU a kernel (backend/cuda/score.py) computes models with a formula, from data of any type; models without one are
-computed by array expressions.
+On a GPU a kernel (backend/cuda/score.py) computes models with a formula, from data of any type. A sum of losses
+(objective/powers.py) has kernels of its own. Models without any are computed by array expressions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from pypty.backend.array import Array, array_module
-from pypty.backend.cuda.score import N_TOTALS, Formula, Hidden, score_kernels
+from pypty.backend.cuda.score import N_TOTALS, Formula, Values, score_kernels
 from pypty.backend.workspace import Workspace
 from pypty.objective.free_pixels import FreePixels
 
@@ -32,6 +32,10 @@ class NoiseModel(Protocol):
     ``curvature`` is the mean second derivative of the loss with respect to the amplitude sqrt(I) at I = D, in
     units of that of ``lsq_sqrt`` (2); it scales the preconditioner.
     """
+
+    @property
+    def capturable(self) -> bool:
+        """Whether kernels compute it on a GPU, in memory of the workspace: then a CUDA graph can hold them."""
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         """Loss per pixel, and its derivative with respect to I. The arguments are (batch, ky, kx), and not changed."""
@@ -64,6 +68,7 @@ class LsqSqrt:
     """
 
     dark: float = 0.0
+    capturable = True
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         xp = work.xp
@@ -100,6 +105,7 @@ class Poisson:
 
     dark: float = 0.0
     reachable: Array = None
+    capturable = True
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         xp = work.xp
@@ -120,6 +126,8 @@ class Poisson:
 class Lsq:
     """Intensities: (I - D)^2."""
 
+    capturable = True
+
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         difference = intensity - data
         return difference**2, 2 * difference
@@ -136,6 +144,7 @@ class LsqSqrt2:
     """(D - I)^2 / (2 D) where D > 1/2, else I: the second-order expansion of the Poisson likelihood."""
 
     threshold = 0.5
+    capturable = True
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         xp = work.xp
@@ -172,6 +181,7 @@ class PoissonGaussian:
     readout: float = 0.0
     dark: float = 0.0
     reachable: Array = None
+    capturable = True
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         real = intensity.dtype.type
@@ -207,6 +217,10 @@ class SlopeOfAmplitudes:
 
     noise: NoiseModel
     amplitudes: LsqSqrt
+
+    @property
+    def capturable(self) -> bool:
+        return self.noise.formula() is not None
 
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         loss, _ = self.noise.loss_and_slope(intensity, data, work)
@@ -349,21 +363,16 @@ def _on_device(
     index: Array,
 ) -> Array:
     """dLoss/dI (batch, ky, kx), by one kernel."""
-    compiled = score_kernels(intensity.dtype, data.dtype)
-    intensity = work.xp.ascontiguousarray(intensity)
+    values = Values(
+        intensity=work.xp.ascontiguousarray(intensity),
+        data=data,
+        rows=rows,
+        weights=weights,
+        multiplier=multiplier,
+        hidden=None if free is None else free.hidden(index),
+    )
     slope = work.array("slope", intensity.shape, intensity.dtype)
     # (blocks, 4) float64: each block of threads has its own sums, a second kernel adds them
-    parts = work.array("sums of blocks", (compiled.n_parts(intensity), N_TOTALS), np.float64)
-    hidden = None
-    if free is not None:
-        counts = free.counts
-        hidden = Hidden(
-            below=free.below,
-            start=free.start,
-            gain=counts.gain,
-            shift=counts.shift,
-            index=index,
-            usable=free.usable,
-        )
-    compiled.score(formula, intensity, data, slope, parts, totals, rows, weights, multiplier, hidden)
+    parts = work.array("sums of blocks", (values.n_parts, N_TOTALS), np.float64)
+    score_kernels(intensity.dtype, data.dtype).score(formula, values, slope, parts, totals)
     return slope

@@ -262,7 +262,7 @@ class Objective:
             evaluated.gradients = self._sum_batches(variables, names, indices, None, noise).gradients
         elif not terms.two_passes:
             factor = terms.factor(evaluated.sums)
-            for gradient in evaluated.gradients.values():
+            for gradient in evaluated.gradients.values() if factor != 1 else ():
                 gradient *= factor
         return evaluated
 

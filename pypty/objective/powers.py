@@ -1,18 +1,21 @@
 """Noise models of powers of counts, and their sum: the data terms of ``loss_terms``.
 
 I = modelled, M = measured counts, and D = I + :data:`FLOOR`, as in PtyRAD: D^(g-1) stays finite for any exponent g. An
-intensity that is only rounding has no slope, for the reason that :class:`pypty.objective.noise.LsqSqrt` gives.
+intensity that is only rounding has no slope, for the reason that :class:`pypty.objective.noise.LsqSqrt` gives. On a GPU
+kernels (backend/cuda/powers.py) compute the sum.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pypty.backend.array import Array, array_module
-from pypty.backend.cuda.score import Formula
+from pypty.backend.array import Array, Backend, array_module
+from pypty.backend.cuda.powers import PowerFormula, power_kernels
+from pypty.backend.cuda.score import Formula, Values
 from pypty.backend.workspace import Workspace
 from pypty.objective.free_pixels import FreePixels, without
 from pypty.objective.noise import LsqSqrt
@@ -25,6 +28,9 @@ LOSS, ERRORS, SINGLE, POISSN, WEIGHT, RAISED, FREE = 0, 1, 2, 3, 4, 5, 8
 the pixels, from RAISED on M^g with the exponents of single, poissn and pacbed, and from FREE on deviance and weight of
 the free pixels."""
 N_SUMS = 10
+
+PATTERN_SUMS = ("modelled", "measured", "weights")
+"""Weighted sums over patterns: of D, M and 1."""
 
 
 def raised(counts: Array, power: float) -> Array:
@@ -49,6 +55,7 @@ class PowerDifference:
     power: float = 0.5
     dark: float = 0.0
     floor: float = FLOOR
+    capturable = False
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
         """Unweighted loss and slope of every pixel, and M^g; ``modelled`` is D."""
@@ -85,6 +92,7 @@ class PowerPoisson:
     eps: float = 1e-6
     dark: float = 0.0
     floor: float = FLOOR
+    capturable = False
 
     def parts(self, modelled: Array, data: Array) -> tuple[Array, Array, Array]:
         """As :meth:`PowerDifference.parts`."""
@@ -115,6 +123,7 @@ class PowerSum:
     dark : counts below which an intensity is only rounding
     pacbed_power : exponent of M in the loss of the mean pattern; None = no such loss
     shared : (ky, kx) added to the slope of every pattern, before the weights of the pixels; or None
+    factors : (2,) float64, factors on the slopes (not the losses) of single and poissn; None = 1
     bounded : the slope is that of amplitudes, for steps of a fixed length
     floor : added to the intensities
     """
@@ -124,8 +133,10 @@ class PowerSum:
     dark: float = 0.0
     pacbed_power: float | None = None
     shared: Array = None
+    factors: Array = None
     bounded: bool = False
     floor: float = FLOOR
+    capturable = True
 
     @property
     def terms(self) -> tuple[tuple[int, PowerDifference | PowerPoisson], ...]:
@@ -136,11 +147,15 @@ class PowerSum:
     def loss_and_slope(self, intensity: Array, data: Array, work: Workspace) -> tuple[Array, Array]:
         """Loss (without that of the mean) and slope."""
         loss, slope = work.xp.zeros_like(intensity), work.xp.zeros_like(intensity)
-        for _, term in self.terms:
+        for column, term in self.terms:
             term_loss, term_slope, _ = term.parts(_lifted(intensity, self.floor), data)
             loss += term.weight * term_loss
-            slope += term.weight * term_slope
+            slope += self._factor(column, term) * term_slope
         return loss, self._slope(slope, intensity, data, work)
+
+    def _factor(self, column: int, term: PowerDifference | PowerPoisson) -> float:
+        """On the slope of a term."""
+        return term.weight * (1.0 if self.factors is None else float(self.factors[column - SINGLE]))
 
     def _slope(self, slope: Array, intensity: Array, data: Array, work: Workspace) -> Array:
         # steps of a fixed length: the slope of amplitudes has a bounded curvature
@@ -156,6 +171,26 @@ class PowerSum:
     def formula(self) -> Formula | None:
         return None
 
+    def arrays(self) -> dict[str, Array]:
+        """Fields that are other arrays in every evaluation: a graph needs copies of them at fixed addresses."""
+        both = {"shared": self.shared, "factors": self.factors}
+        return {name: array for name, array in both.items() if array is not None}
+
+    def on(self, backend: Backend) -> PowerSum:
+        """The same with its arrays, which are on the host, on a device."""
+        shared = None if self.shared is None else backend.asarray(self.shared, backend.real)
+        factors = None if self.factors is None else backend.asarray(self.factors, np.float64)
+        return dataclasses.replace(self, shared=shared, factors=factors)
+
+    def pattern_sums(self, work: Workspace, shape: tuple[int, int]) -> Array:
+        """(3, ky, kx) zeros in ``work``, to which :meth:`score` adds the :data:`PATTERN_SUMS`; None without a loss of
+        the mean pattern."""
+        if self.pacbed_power is None:
+            return None
+        sums = work.array("sums over patterns", (len(PATTERN_SUMS), *shape), np.float64)
+        sums.fill(0)
+        return sums
+
     def score(
         self,
         intensity: Array,
@@ -165,7 +200,7 @@ class PowerSum:
         rows: Array,
         multiplier: float,
         totals: Array,
-        patterns: dict[str, Array],
+        patterns: Array,
         free: FreePixels | None = None,
         index: Array = None,
     ) -> Array:
@@ -174,17 +209,57 @@ class PowerSum:
         Parameters
         ----------
         totals : (N_SUMS,) float64, gets the sums of the batch
-        patterns : gets, for the mean pattern, the weighted sums of D ("modelled") and M ("measured") and the sum of
-            the weights ("weights"), each (ky, kx) float64; sums of earlier batches are kept
+        patterns : :meth:`pattern_sums`, to which those of the batch are added
         """
-        data = measured
-        if not isinstance(intensity, np.ndarray):
-            # on a GPU data are in their own type, and may be those of all patterns
-            data = (measured if rows is None else measured[rows]).astype(intensity.dtype) * multiplier
+        if isinstance(intensity, np.ndarray):
+            return self._score_on_host(intensity, measured, weights, work, totals, patterns, free, index)
+        values = Values(
+            intensity=work.xp.ascontiguousarray(intensity),
+            data=measured,
+            rows=rows,
+            weights=weights,
+            multiplier=multiplier,
+            hidden=None if free is None else free.hidden(index),
+        )
+        kernels = power_kernels(intensity.dtype, measured.dtype)
+        slope = work.array("slope", intensity.shape, intensity.dtype)
+        # (blocks, N_SUMS) float64: each block of threads has its own sums, a second kernel adds them
+        parts = work.array("sums of blocks", (values.n_parts, N_SUMS), np.float64)
+        kernels.score(self.for_kernels(), values, slope, parts, totals)
+        if self.pacbed_power is not None:
+            kernels.add_patterns(values, self.floor, patterns)
+        return slope
+
+    def for_kernels(self) -> PowerFormula:
+        """In the form that the kernels take."""
+        single, poissn = self.single, self.poissn
+        return PowerFormula(
+            single=None if single is None else (single.weight, single.power),
+            poissn=None if poissn is None else (poissn.weight, poissn.power, poissn.eps),
+            pacbed_power=self.pacbed_power,
+            floor=self.floor,
+            dark=self.dark,
+            bounded=self.bounded,
+            shared=self.shared,
+            factors=self.factors,
+        )
+
+    def _score_on_host(
+        self,
+        intensity: np.ndarray,
+        data: np.ndarray,
+        weights: Array,
+        work: Workspace,
+        totals: np.ndarray,
+        patterns: Array,
+        free: FreePixels | None,
+        index: Array,
+    ) -> np.ndarray:
+        """:meth:`score` by array expressions, which define what the kernels compute."""
         if free is not None:
             places, totals[FREE], totals[FREE + 1] = free.score(intensity, data, weights, index)
             weights = without(weights, places, intensity)
-        modelled, slope = _lifted(intensity, self.floor), work.xp.zeros_like(intensity)
+        modelled, slope = _lifted(intensity, self.floor), np.zeros_like(intensity)
         totals[LOSS] = 0
         for column, term in self.terms:
             loss, term_slope, counts = term.parts(modelled, data)
@@ -192,16 +267,14 @@ class PowerSum:
             totals[LOSS] += term.weight * totals[column]
             # mean M^g, by which the ratio divides: a column for each term
             totals[RAISED + column - SINGLE] = _sum(counts, weights)
-            slope += term.weight * term_slope
+            slope += self._factor(column, term) * term_slope
         totals[ERRORS] = _sum((intensity - data) ** 2, weights)
-        totals[WEIGHT] = data.size if weights is None else _sum(work.xp.ones_like(data), weights)
+        totals[WEIGHT] = data.size if weights is None else _sum(np.ones_like(data), weights)
         if self.pacbed_power is not None:
             totals[RAISED + 2] = _sum(raised(data, self.pacbed_power), weights)
-            ones = work.xp.ones_like(data)
-            for name, array in (("modelled", modelled), ("measured", data), ("weights", ones)):
+            for sums, array in zip(patterns, (modelled, data, np.ones_like(data)), strict=True):
                 weighted = array if weights is None else array * weights
-                pattern = weighted.sum(axis=0, dtype=np.float64)  # (batch, ky, kx) -> (ky, kx)
-                patterns[name] = patterns[name] + pattern if name in patterns else pattern
+                sums += weighted.sum(axis=0, dtype=np.float64)  # (batch, ky, kx) -> (ky, kx)
         slope = self._slope(slope, intensity, data, work)
         if weights is not None:
             slope *= weights

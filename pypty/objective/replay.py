@@ -21,7 +21,6 @@ from pypty.backend.workspace import Workspace
 from pypty.data.feed import Batch, Feed, Placed
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model
-from pypty.model.split import SplitWaves
 from pypty.objective.noise import NoiseModel
 from pypty.objective.powers import PowerSum
 
@@ -68,8 +67,9 @@ class Replay:
         work: Workspace,
     ) -> tuple[list[Any], dict[str, Array], NoiseModel]:
         """The arrays that batches share, the accumulators, and what the loss reads, at their fixed addresses."""
-        first: SplitWaves = self.model.split
-        fixed, self._shapes = [first.fixed(points[0], work, self.places)], ()
+        first = self.model.split
+        assert first is not None
+        fixed = [first.fixed(points[0], work, self.places)]
         others: dict[str, Array] = {}
         rest = [_named(point, f"stage {i}", others) for i, point in enumerate(points[1:])]
         own = noise.arrays() if isinstance(noise, PowerSum) else {}

@@ -13,9 +13,10 @@ import numpy as np
 from pypty.backend.array import Array, array_module, to_host
 from pypty.backend.device_errors import device_errors
 from pypty.backend.workspace import Workspace
+from pypty.data.feed import Batch
 from pypty.objective.combined import Sums
 from pypty.objective.noise import NoiseModel
-from pypty.objective.powers import N_SUMS
+from pypty.objective.powers import N_SUMS, PATTERN_SUMS, PowerSum
 from pypty.objective.replay import Replay
 
 K = TypeVar("K", bound=Hashable)
@@ -156,7 +157,7 @@ class Share:
     skipped : numbers of the batches of which only the loss was computed
     rejecting : the trial is expected to be rejected
     replay : runs the batches as graphs; None = one kernel after the other
-    patterns : sums over patterns (:meth:`PowerSum.score`)
+    patterns : (3, ky, kx) sums over patterns (:meth:`PowerSum.pattern_sums`), or None
     """
 
     batches: list[np.ndarray]
@@ -168,7 +169,7 @@ class Share:
     skipped: list[int] = field(default_factory=list)
     rejecting: bool = False
     replay: Replay | None = None
-    patterns: dict[str, Array] = field(default_factory=dict)
+    patterns: Array = None
 
     @functools.cached_property
     def scores(self) -> np.ndarray:
@@ -184,6 +185,11 @@ class Share:
     def free(self) -> FreeSums:
         """Sums over the free pixels of all batches."""
         return free_of(self.scores)
+
+    def begin(self, batch: Batch) -> None:
+        """Make the sums over patterns before the first batch, outside of graphs: a batch only adds to them."""
+        if isinstance(self.noise, PowerSum) and self.patterns is None:
+            self.patterns = self.noise.pattern_sums(self.workspace, batch.data.shape[-2:])
 
     def expects_rejection(self, number: int) -> bool:
         """Whether the loss of the batches so far, at least a quarter, has grown. On a GPU the result of the last
@@ -220,8 +226,7 @@ def sums_of(shares: list[Share]) -> Sums | None:
         return None
     # (batches, N_SUMS) of each thread -> (N_SUMS,)
     totals = np.sum([share.scores.sum(axis=0) for share in shares], axis=0)
-    patterns = {
-        name: np.sum([to_host(share.patterns[name]) for share in shares], axis=0)
-        for name in shares[0].patterns
-    }
-    return Sums(totals, patterns)
+    if shares[0].patterns is None:
+        return Sums(totals, {})
+    patterns = np.sum([to_host(share.patterns) for share in shares], axis=0)
+    return Sums(totals, dict(zip(PATTERN_SUMS, patterns, strict=True)))

@@ -230,7 +230,10 @@ def scored(
     """Totals and slope by the kernel."""
     formula = model.formula()
     assert formula is not None
-    own, values = ScoreKernels(real, data.dtype.name, CpuModule), Values(intensity=intensity, data=data, **changes)
+    own, values = (
+        ScoreKernels(real, data.dtype.name, CpuModule),
+        Values(intensity=intensity, data=data, **changes),
+    )
     parts, totals = np.empty((values.n_parts, N_TOTALS)), np.empty(N_TOTALS)
     slope = np.empty_like(intensity)
     own.score(formula, values, slope, parts, totals)
@@ -293,7 +296,10 @@ def test_score_has_a_fixed_order() -> None:
     intensity, data = rng.exponential(2.0, (5, 40, 35)), rng.poisson(3.0, (5, 40, 35)).astype(np.uint8)
     formula, found = noise.Poisson(0.1).formula(), set()
     for order in range(4):
-        own, values = ScoreKernels("double", "uint8", cpu(order=order)), Values(intensity=intensity, data=data)
+        own, values = (
+            ScoreKernels("double", "uint8", cpu(order=order)),
+            Values(intensity=intensity, data=data),
+        )
         parts, totals = np.empty((values.n_parts, N_TOTALS)), np.empty(N_TOTALS)
         own.score(formula, values, np.empty_like(intensity), parts, totals)
         found.add(totals.tobytes())
@@ -365,7 +371,8 @@ SANITISED_RUN = """
 import numpy as np
 from cpu_module import SANITISED
 from pypty.backend.cuda.elementwise import ElementKernels
-from pypty.backend.cuda.score import Formula, Hidden, ScoreKernels
+from pypty.backend.cuda.powers import PowerFormula, PowerKernels
+from pypty.backend.cuda.score import Formula, Hidden, ScoreKernels, Values
 from wave_cases import MARGIN, Case, cpu, evaluate
 from dataclasses import replace
 for n in {sizes}:
@@ -391,11 +398,16 @@ own.imaginary_sum(wave, wave.copy(), real)
 own.shift_ramps(np.ones((5, 2)), index, crop_origins, np.ones(35), 15, ramps)
 own.tilt_ramps(np.ones((5, 6)), index, np.ones(2), np.ones(35), 15, np.ones((3, 2, 35), "c8"))
 own.add_fixed(parts, crop_origins, np.ones(1, "u8"), np.ones((2, 17, 21, 2), "i8"), obj, 1)
-score = ScoreKernels("float", "uint8", cpu(SANITISED))
-arrays = np.ones((5, 15, 20), "u1"), real.copy(), np.ones((score.n_parts(real), 4)), np.ones(4)
 formula = Formula(kind="poisson", dark=1, reachable=np.ones((15, 20), bool))
-hidden = Hidden(below=2**31, start=7, gain=2.0, shift=1.0, index=index)
-score.score(formula, real, *arrays, index, real[0].copy(), hidden=hidden)
+hidden = Hidden(below=2**31, start=7, gain=2.0, shift=1.0, index=index, usable=real[0].copy())
+values = Values(intensity=real, data=np.ones((5, 15, 20), "u1"), rows=index, weights=real[0].copy(), hidden=hidden)
+score = ScoreKernels("float", "uint8", cpu(SANITISED))
+score.score(formula, values, real.copy(), np.ones((values.n_parts, 4)), np.ones(4))
+powers, none = PowerKernels("float", "uint8", cpu(SANITISED)), dict(floor=0.0, dark=0.1, bounded=False)
+formula = PowerFormula(single=(1.0, 0.7), poissn=(1.0, 0.4, 1e-6), pacbed_power=0.2, shared=real[0].copy(),
+                       factors=np.ones(2), **none)
+powers.score(formula, values, real.copy(), np.ones((values.n_parts, 10)), np.ones(10))
+powers.add_patterns(values, 0.0, np.ones((3, 15, 20)))
 print("finished")
 """
 

@@ -72,6 +72,41 @@ def reconstruction(**changes: Any) -> Reconstruction:
     return Reconstruction(setup, State(variables=setup.variables(), epoch=0))
 
 
+TERMS = {
+    "single": {"single": {"dp_pow": 0.7}},
+    "all": {"single": {"dp_pow": 0.4}, "poissn": {"dp_pow": 0.7, "eps": 0.1}, "pacbed": True},
+}
+
+
+@pytest.mark.parametrize("scale", ["additive", "ratio"])
+@pytest.mark.parametrize("name", TERMS)
+def test_loss_terms_are_in_the_graphs(meter: launches.Meter, name: str, scale: str) -> None:
+    """A graph for each batch, in one or two passes; loss and gradient at three points are those of the host."""
+    given = {"loss_terms": TERMS[name], "loss_scale": scale, "free_pixels": 0.2, "epoch_max": 0}
+    one = reconstruction(**given, compute_batch=4)
+    other = reconstruction(**given, backend="cpu", default_dtype="double")
+    seen: list[tuple[int, int]] = []
+    for strength in (1.0, 0.7, 0.5):
+        both = []
+        for made in (one, other):
+            unknowns = made.state.variables
+            moved = unknowns.replace({"probe": strength * unknowns.probe})
+            with emulator.counted() as found:
+                both.append(made.objective.evaluate(moved, ("obj", "probe"), ALL))
+            if made is one:
+                seen.append((found.graph_launches, found.launches))
+        here, there = both
+        assert here.loss == pytest.approx(there.loss, rel=1e-4)
+        assert here.loss_terms == pytest.approx(there.loss_terms, rel=1e-4)
+        assert here.free.deviance == pytest.approx(there.free.deviance, rel=1e-4)
+        for block, gradient in there.gradients.items():
+            difference = to_host(here.gradients[block]) - gradient
+            assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(gradient)
+    # the first time kernels are compiled, and graphs captured
+    graphs, others = seen[-1]
+    assert graphs == (4 if name == "single" else 8) and others <= 20
+
+
 def test_losses_that_are_read_later_are_those_read_at_once(device: None) -> None:
     """In any number of batches, with a weight and a penalty."""
     made = reconstruction(compute_batch=3, free_pixels=0.2, atv_weight=1e-3, phase_norm_weight=0.1)

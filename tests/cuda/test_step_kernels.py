@@ -96,6 +96,13 @@ def test_every_elementwise_method_has_a_kernel() -> None:
     assert {kernel for kernel, _ in fused_steps._KERNELS.values()} == set(MOMENTS)
 
 
+def test_kernels_of_a_precision_are_made_once() -> None:
+    """Vectors have blocks of all four types, in turn."""
+    made = [[steps.step_kernels(np.dtype(dtype)) for dtype in TYPES] for _ in range(2)]
+    assert len({id(own) for own in made[0]}) == 2
+    assert all(one is other for one, other in zip(*made, strict=True))
+
+
 @pytest.mark.parametrize("rule", ["adam", "adamax", "rprop"])
 def test_what_is_not_a_number_stays_visible(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient that is not finite must not be hidden by a maximum."""

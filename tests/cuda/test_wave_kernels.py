@@ -37,11 +37,11 @@ if why_not() and os.environ.get("CI", "").lower() == "true":
     pytest.fail(why_not(), pytrace=False)
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
-USUAL = (64, 128, 256)
+USUAL = (64, 128)
 """Two stages."""
 UNUSUAL = (45, 80, 125)
 """An odd number of points; threads without a small transform in the last round; three stages on 25 threads."""
-LARGE = (320, 500)
+LARGE = (500,)
 TOLERANCE = 2e-5
 
 

@@ -13,22 +13,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from pypty.backend.array import Array
 from pypty.backend.cuda.module import Compiler, KernelModule, Parameters
 
-FILES = ("complex.cuh", "score.cu")
+FILES = ("complex.cuh", "pixels.cuh", "score.cu")
 DATA_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 """Types in which measured data can be stored on the device."""
 
 _KINDS: Mapping[str, int] = MappingProxyType(
     {"amplitudes": 0, "poisson": 1, "intensities": 2, "expansion": 3, "shifted_poisson": 4}
 )
-_THREADS = 256
-_PIXELS_PER_BLOCK = 4 * _THREADS
-"""As in score.cu."""
+THREADS = 256
+_PIXELS_PER_BLOCK = 4 * THREADS
+"""As in pixels.cuh."""
 N_TOTALS = 4
 """Sums of a batch: loss, squared errors, and of the free pixels deviance and number; all weighted."""
 
@@ -74,6 +75,56 @@ class Hidden:
     usable: Array = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Values:
+    """The values of a batch in the form that kernels take.
+
+    Attributes
+    ----------
+    intensity : (B, ky, kx)
+    data : (rows, ky, kx); pattern j has row ``rows[j]`` (int32), or row j if that is None
+    weights : (ky, kx) or (B, ky, kx), or None for 1
+    multiplier : factor on every measured value
+    hidden : free pixels; None = there are none
+    """
+
+    intensity: Array
+    data: Array
+    rows: Array = None
+    weights: Array = None
+    multiplier: float = 1.0
+    hidden: Hidden | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of a pattern."""
+        return int(self.intensity.size // max(1, len(self.intensity)))
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks for each pattern."""
+        return max(1, -(-self.pixels // _PIXELS_PER_BLOCK))
+
+    @property
+    def n_parts(self) -> int:
+        """Number of blocks; each writes its own partial sums."""
+        return len(self.intensity) * self.blocks
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What every kernel takes first."""
+        free = self.hidden or Hidden(below=0, start=0, gain=1.0, shift=0.0, index=None)
+        real = self.intensity.dtype.type
+        per_pattern = (
+            self.weights is not None and self.weights.size > self.pixels
+        )  # (B, ky, kx), not (ky, kx)
+        return (
+            *(self.intensity, self.data, self.rows, self.weights, free.index, free.usable),
+            *(np.int32(n) for n in (self.pixels, self.intensity.shape[-1], per_pattern)),
+            *(real(x) for x in (self.multiplier, free.gain, free.shift)),
+            *(np.uint32(n) for n in (free.below, free.start)),
+        )
+
+
 def parameters(real: str, data: str) -> Parameters:
     """Compile-time parameters for a precision, "float" or "double", and the name of a type of :data:`DATA_TYPES`."""
     return (("REAL", real), ("DATA", data))
@@ -112,55 +163,20 @@ class ScoreKernels:
         self.real = np.dtype(np.float32 if real == "float" else np.float64).type
         self.module = KernelModule(FILES, parameters(real, data), compiler)
 
-    @staticmethod
-    def n_parts(intensity: Array) -> int:
-        """Number of blocks; each writes its own partial sums."""
-        return len(intensity) * _blocks(intensity)
-
-    def score(
-        self,
-        formula: Formula,
-        intensity: Array,
-        data: Array,
-        slope: Array,
-        parts: Array,
-        totals: Array,
-        rows: Array = None,
-        weights: Array = None,
-        multiplier: float = 1.0,
-        hidden: Hidden | None = None,
-    ) -> None:
+    def score(self, formula: Formula, values: Values, slope: Array, parts: Array, totals: Array) -> None:
         """slope (B, ky, kx) = dLoss/dI, and totals (4,) float64, all weighted (:data:`N_TOTALS`).
 
-        Parameters
-        ----------
-        intensity : (B, ky, kx)
-        data : (rows, ky, kx); pattern j has row ``rows[j]`` (int32), or row j if that is None
-        parts : scratch, (:meth:`n_parts`, 4) float64
-        weights : (ky, kx) or (B, ky, kx), or None for 1
-        multiplier : factor on every measured value
-        hidden : free pixels; None = there are none
+        ``parts`` is scratch, (:attr:`Values.n_parts`, 4) float64.
         """
-        blocks, pixels = _blocks(intensity), intensity.size // max(1, len(intensity))
-        weights_per_pattern = weights is not None and weights.size > pixels  # (B, ky, kx), not (ky, kx)
         bounded = formula.bounded is not None
-        numbers = (pixels, intensity.shape[-1], blocks, weights_per_pattern, _KINDS[formula.kind], bounded)
-        reals = (multiplier, formula.dark, formula.shift, formula.gain, formula.bounded or 0.0)
-        free = hidden or Hidden(below=0, start=0, gain=1.0, shift=0.0, index=None)
-        arrays = (intensity, data, rows, weights, formula.reachable, free.index, free.usable, slope, parts)
+        numbers = (values.blocks, _KINDS[formula.kind], bounded)
+        reals = (formula.dark, formula.shift, formula.gain, formula.bounded or 0.0)
         arguments = (
-            *arrays,
+            *values.arguments(),
+            *(formula.reachable, slope, parts),
             *(np.int32(n) for n in numbers),
-            *(self.real(x) for x in (*reals, free.gain, free.shift)),
-            np.uint32(free.below),
-            np.uint32(free.start),
+            *(self.real(x) for x in reals),
         )
-        self.module.launch("score", self.n_parts(intensity), _THREADS, *arguments)
+        self.module.launch("score", values.n_parts, THREADS, *arguments)
         # A second kernel adds the partial sums in fixed order: atomic additions would change the last bits.
-        self.module.launch("add_parts", 1, _THREADS, parts, totals, np.int32(self.n_parts(intensity)))
-
-
-def _blocks(intensity: Array) -> int:
-    """Number of blocks per pattern (rounded up)."""
-    pixels = intensity.size // max(1, len(intensity))
-    return max(1, -(-pixels // _PIXELS_PER_BLOCK))
+        self.module.launch("add_parts", 1, THREADS, parts, totals, np.int32(values.n_parts))

@@ -49,10 +49,14 @@ def parameters(real: str) -> Parameters:
     return (("REAL", real),)
 
 
-@lru_cache(maxsize=2)
 def step_kernels(dtype: np.dtype) -> StepKernels:
     """The device's kernels for a real dtype, or for the real and imaginary parts of a complex one."""
-    return StepKernels("float" if np.dtype(dtype) in (np.float32, np.complex64) else "double")
+    return _of_precision("float" if np.dtype(dtype) in (np.float32, np.complex64) else "double")
+
+
+@lru_cache(maxsize=2)
+def _of_precision(real: str) -> StepKernels:
+    return StepKernels(real)
 
 
 class StepKernels:

@@ -39,16 +39,15 @@ __device__ __forceinline__ int signed_frequency(int index) { return 2 * index < 
 // What a thread of a row kernel works on: points of one row of one pattern.
 struct RowTask {
   int t, row, pattern;
-  bool used;
   Line<1, LINES_FIT_WARPS> line;
 
-  static constexpr int BLOCKS = (WINDOW + ROWS - 1) / ROWS;
+  static constexpr int BLOCKS = WINDOW / ROWS;
+  static_assert(WINDOW % ROWS == 0, "rows would be left over");
 
   __device__ __forceinline__ RowTask(complex_t* shared) {
     const int own = threadIdx.x / THREADS_PER_LINE;
     t = threadIdx.x % THREADS_PER_LINE;
     row = blockIdx.x % BLOCKS * ROWS + own;
-    used = WINDOW % ROWS == 0 || row < WINDOW;  // the last block may have rows too many
     pattern = blockIdx.x / BLOCKS;
     line.memory = shared + own * ROW_PITCH;
   }
@@ -64,13 +63,13 @@ struct RowTask {
   }
 
   // Whether element e is one of this thread's points after a transform.
-  __device__ __forceinline__ bool has(int e) const { return used && Transformed::exists(t, e); }
+  __device__ __forceinline__ bool has(int e) const { return Transformed::exists(t, e); }
 
   __device__ __forceinline__ void load(complex_t* v, const complex_t* wave_row, int columns) const {
 #pragma unroll
     for (int e = 0; e < Stored::SIZE; e++) {
       const int kx = Stored::at(t, e);
-      v[e] = used && Stored::exists(t, e) && in_use(kx, columns) ? wave_row[kx] : make_complex(0, 0);
+      v[e] = Stored::exists(t, e) && in_use(kx, columns) ? wave_row[kx] : make_complex(0, 0);
     }
   }
 
@@ -78,7 +77,7 @@ struct RowTask {
 #pragma unroll
     for (int e = 0; e < Stored::SIZE; e++) {
       const int kx = Stored::at(t, e);
-      if (used && Stored::exists(t, e) && in_use(kx, columns)) wave_row[kx] = v[e];
+      if (Stored::exists(t, e) && in_use(kx, columns)) wave_row[kx] = v[e];
     }
   }
 };
@@ -149,8 +148,9 @@ __device__ __forceinline__ void block_sum(real_t* values, real_t* shared) {
       for (int n = 0; n < N; n++) shared[n * COLUMN_THREADS + threadIdx.x] += shared[n * COLUMN_THREADS + other];
     }
   }
+  if (threadIdx.x > 0) return;  // others would read what thread 0 has just written, without a barrier between
 #pragma unroll
-  for (int n = 0; n < N; n++) values[n] = shared[n * COLUMN_THREADS];  // of use to thread 0 only
+  for (int n = 0; n < N; n++) values[n] = shared[n * COLUMN_THREADS];
 }
 
 // The shifted probe in the mixed domain. A block has some columns of a wave.

@@ -95,7 +95,7 @@ class WaveKernels:
         self.roots = backend.asarray(np.exp(-2j * np.pi * turns).astype(np.complex64))
 
     def _rows(self, name: str, layout: Layout, *arguments: Array) -> None:
-        n_blocks = -(-self.plan.window // self.plan.rows) * layout.patterns
+        n_blocks = self.plan.window // self.plan.rows * layout.patterns
         self.module.launch(name, n_blocks, self.plan.row_threads, *_converted(arguments))
 
     def _columns(self, name: str, columns: int, n_items: int, *arguments: Array) -> None:

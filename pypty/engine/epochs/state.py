@@ -70,8 +70,8 @@ class State:
         return other
 
     def go_back(self, to: State) -> None:
-        """Take all values of a copy."""
-        vars(self).update(vars(to))
+        """Take all values of a copy, which is not changed by what follows: one may go back to it again."""
+        vars(self).update(vars(to.copied()))
 
     def release(self, everything: bool = False) -> list[str]:
         """Unfreeze blocks whose time is over, or all blocks; return messages about them."""
