@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pypty.engine.record.finished import records_of
+from pypty.engine.setup.reported import reported
 from pypty.errors import ParameterError
 from pypty.refits.reopen import Finished, at_the_end
 from pypty.results.result import Result
@@ -16,6 +17,7 @@ from pypty.trust.verdict import Verdict, verdict_on
 __all__ = ["fit_quality", "verdict"]
 
 
+@reported()
 def verdict(finished: Finished, **changes: object) -> Verdict:
     """How well a result describes its data, and what is wrong if it does not: what the run has written into its folder,
     or else one pass over the patterns. Writes no files.
@@ -51,6 +53,7 @@ def deviances_of(finished: Finished) -> Sequence[float | None]:
     return [] if folder is None else [record.deviance for record in records_of(folder)]
 
 
+@reported()
 def fit_quality(finished: Finished, **changes: object) -> FitQuality:
     """The numbers of :func:`verdict`.
 

@@ -175,7 +175,7 @@ def test_sums_of_threads_are_added() -> None:
     for one in (first, second):
         one.totals = np.ones((len(one.batches), N_SUMS))
         one.__dict__.pop("scores", None)
-        one.patterns = {"data": np.full((2, 3), len(one.batches))}
+        one.patterns = np.full((3, 2, 3), len(one.batches))
     found = sums_of([first, second])
     assert found is not None and found.totals.tolist() == [3.0] * N_SUMS
-    np.testing.assert_array_equal(found.patterns["data"], np.full((2, 3), 3))
+    np.testing.assert_array_equal(found.patterns["measured"], np.full((2, 3), 3))

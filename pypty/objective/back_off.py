@@ -131,4 +131,4 @@ def give(
                 raise
             reason = str(error)
         used = min(memory.looked_at, max(map(len, rest)))
-        memory.looked_at, at_once = memory.fewer(used, at_once, reason)
+        memory.looked_at, at_once = memory.fewer(max(1, used), at_once, reason)

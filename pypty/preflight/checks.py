@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pypty.calibrate.suggestion import Suggestion
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.prepare import Params, inspect, read
+from pypty.engine.setup.reported import reported
 from pypty.errors import PyptyError
 from pypty.params.report import Report
 from pypty.preflight.cost import cost_items
@@ -27,6 +28,7 @@ from pypty.preflight.specimen_items import specimen_items
 _PARTS = (dose_items, probe_items, specimen_items, data_items, cost_items)
 
 
+@reported()
 def preflight(params: Params) -> Preflight:
     """Check whether a reconstruction with these parameters can work. Writes no files.
 

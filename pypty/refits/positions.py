@@ -12,6 +12,7 @@ import numpy as np
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.record.interrupts import Interrupts
 from pypty.engine.setup.prepare import prepare
+from pypty.engine.setup.reported import reported
 from pypty.errors import ParameterError, PyptyError
 from pypty.model.blocks import to_public
 from pypty.refits.compare import FreeDeviance, of_run, ranking
@@ -82,6 +83,7 @@ class PositionTrial:
         return self.text
 
 
+@reported()
 def position_trial(finished: Finished, *, epochs: int = 5) -> PositionTrial:
     """Continue a run for a few epochs twice, with fixed and with refined positions, and compare pixels that are not
     fitted.

@@ -22,6 +22,7 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.comparison import count_model
 from pypty.engine.setup.prepare import prepare
+from pypty.engine.setup.reported import reported
 from pypty.engine.setup.sequences import patterns_of_epoch
 from pypty.errors import ParameterError
 from pypty.model.blocks import Variables, to_public
@@ -157,6 +158,7 @@ class Resolution:
         return plot_resolution(curves, self.images.sum(axis=3), self.pixel_size_A)
 
 
+@reported()
 def resolution(finished_run: Finished, *, halves: str = AUTO, seed: int = 0, **changes: Any) -> Resolution:
     """Resolution from two reconstructions, each from the start and with one half of the counts.
 

@@ -28,6 +28,7 @@ from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.comparison import count_model
 from pypty.engine.setup.prepare import prepare
+from pypty.engine.setup.reported import reported
 from pypty.errors import ParameterError
 from pypty.model.blocks import to_public
 from pypty.output.files import atomic, make_folder
@@ -128,6 +129,7 @@ class Uncertainty:
         )
 
 
+@reported()
 def uncertainty(
     finished_run: Finished,
     *,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from pypty.engine.setup.reported import reported
 from pypty.errors import CheckpointError, ParameterError
 from pypty.model.blocks import BLOCKS, OPTIONAL
 from pypty.output.checkpoints import to_continue
@@ -156,6 +157,7 @@ class Result:
         done = int(self.epochs[-1]) + 1 if len(self.epochs) else int(self.settings.get("epoch_prev") or 0)
         return to_continue(arrays, done)
 
+    @reported()
     def fit_quality(self, params: Mapping[str, Any] | None = None) -> FitQuality:
         """How well the model describes the data: what the run measured at its end, or else one pass over the patterns.
 

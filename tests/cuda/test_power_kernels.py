@@ -214,7 +214,7 @@ def test_launches_of_a_batch(emulated: Any) -> None:
         model = model_of(0.7, 0.5, pacbed)
         patterns = model.pattern_sums(work, one.intensity.shape[1:])
         for _ in range(2):
-            with emulator.counted() as found:
+            with emulated.counted() as found:
                 model.score(*given[:3], work, given[3], 1.5, totals, patterns)
         assert (found.launches, found.copies, found.waits) == (launches, 0, 0)
 

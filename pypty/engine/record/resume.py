@@ -204,7 +204,7 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
     )
     if "signature" in file:
         state.signature = _read_signature(file["signature"])
-    if "sample" in file:
+    if "sample" in file and file.attrs["device"] == backend.name:
         group = file["sample"]
         # gradients are in the vector below, as after an evaluation
         info = Evaluated(
@@ -215,6 +215,8 @@ def _read(file: Any, path: Path, setup: Setup) -> Resumed:
             terms=json.loads(group.attrs["terms"]),
             parts=group["parts"][()],
             loss_terms=json.loads(group.attrs.get("loss_terms", "{}")),
+            # trials are compared with it: with other batches, or on another device, it is evaluated again
+            rounding=(int(file.attrs["batch_size"]), int(file.attrs["n_threads"])),
         )
         state.sample = ValueAndGradient(info.loss, _read_vector(group["gradient"], backend), info)
     state.optimizer = Lbfgs(
