@@ -97,7 +97,7 @@ class PowerKernels:
         )
 
     def add_patterns(self, values: Values, floor: float, sums: Array) -> None:
-        """Add to ``sums`` (3, ky, kx) float64 the weighted sums of intensity + ``floor``, of the data, and of 1 over the
-        patterns of the batch, in their order."""
+        """Add to ``sums`` (3, ky, kx) float64 the weighted sums of intensity + ``floor``, of the data, and of 1 over
+        the patterns of the batch, in their order."""
         arguments = (*values.arguments(), sums, np.int32(len(values.intensity)), self.real(floor))
         self.module.launch("add_patterns", -(-values.pixels // _PIXEL_THREADS), _PIXEL_THREADS, *arguments)
