@@ -25,13 +25,13 @@ PACKAGE = Path(__file__).parents[1] / "pypty"
 
 MAX_REGISTERS = {
     "probe_forward": (80, 128),
-    "row_forward": (128, 184),
-    "propagate": (88, 128),
+    "row_forward": (152, 192),
+    "propagate": (88, 136),
     "propagate_adjoint": (128, 184),
-    "detector_forward": (96, 136),
+    "detector_forward": (128, 152),
     "detector_adjoint": (152, 168),
-    "row_adjoint": (168, 232),
-    "probe_adjoint": (136, 192),
+    "row_adjoint": (200, 232),
+    "probe_adjoint": (160, 192),
 }
 """By kernel, for up to 10 and up to 16 points of a line per thread; others have OTHER_REGISTERS."""
 

@@ -188,7 +188,7 @@ def test_what_batches_share_is_planned(changes: dict[str, Any]) -> None:
     assert peak < plan.total
 
 
-@pytest.mark.parametrize("kind", ["npy", "h5"])
+@pytest.mark.parametrize("kind", [pytest.param("npy", marks=pytest.mark.nightly), "h5"])
 def test_memory_does_not_grow_with_the_data(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,16 +14,16 @@
 #define COLUMN_THREADS (THREADS_PER_LINE * COLUMNS)
 #define WINDOW_PIXELS ((size_t)WINDOW * WINDOW)
 
-// How many registers the compiler may use. Left alone it aims at more blocks at a time and spills a few bytes: in row
-// kernels from compute capability 10.0 on, in column kernels of windows that are no power of two.
+// How many registers the compiler may use. Left alone it aims at more blocks at a time and spills a few bytes: from
+// compute capability 10.0 on, and before that in column kernels of windows that are no power of two.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 #define ROW_BOUNDS ROW_THREADS, 1
-#else
+#define COLUMN_BOUNDS COLUMN_THREADS, 1
+#elif (WINDOW & (WINDOW - 1)) == 0
 #define ROW_BOUNDS ROW_THREADS
-#endif
-#if (WINDOW & (WINDOW - 1)) == 0
 #define COLUMN_BOUNDS COLUMN_THREADS
 #else
+#define ROW_BOUNDS ROW_THREADS
 #define COLUMN_BOUNDS COLUMN_THREADS, 1
 #endif
 
