@@ -88,7 +88,9 @@ class Row(NamedTuple):
 
 
 def budget(job: Job, kernel: str) -> int:
-    """Registers that a kernel may use."""
+    """Registers that a kernel may use. Windows that are not compiled for every commit may use all that there are."""
+    if kernel in MAX_REGISTERS and int(dict(job.parameters)["WINDOW"]) not in WINDOWS:
+        return 255
     points = int(dict(job.parameters).get("PER_THREAD", "8"))
     if kernel in MAX_REGISTERS:
         return MAX_REGISTERS[kernel][points > 10]
