@@ -15,16 +15,13 @@
 #define WINDOW_PIXELS ((size_t)WINDOW * WINDOW)
 
 // How many registers the compiler may use. Left alone it aims at more blocks at a time and spills a few bytes: from
-// compute capability 10.0 on, and before that in column kernels of windows that are no power of two.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+// compute capability 10.0 on, and for windows that are no power of two.
+#if (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000) || (WINDOW & (WINDOW - 1)) != 0
 #define ROW_BOUNDS ROW_THREADS, 1
 #define COLUMN_BOUNDS COLUMN_THREADS, 1
-#elif (WINDOW & (WINDOW - 1)) == 0
-#define ROW_BOUNDS ROW_THREADS
-#define COLUMN_BOUNDS COLUMN_THREADS
 #else
 #define ROW_BOUNDS ROW_THREADS
-#define COLUMN_BOUNDS COLUMN_THREADS, 1
+#define COLUMN_BOUNDS COLUMN_THREADS
 #endif
 
 // Rows of a warp begin in different banks of the shared memory: a pitch of THREADS_PER_LINE modulo 16.
