@@ -367,7 +367,7 @@ def test_weights_are_prepared_anew_and_a_moved_scan_is_kept() -> None:
 
 
 def test_on_a_device(device: None) -> None:
-    """The stand-in for CuPy goes on in double precision, too, and ends where the CPU does."""
+    """A GPU goes on in double precision, too, and ends where the CPU does."""
     on_cpu, on_device = (pypty.run(poisson(backend=name)) for name in ("cpu", "gpu"))
     assert epoch_of_change(on_device) == epoch_of_change(on_cpu)
     assert on_device.obj.dtype == np.complex128

@@ -245,7 +245,7 @@ def test_our_own_run_goes_on_from_its_model_file(case: str, tmp_path: Path) -> N
 
 
 def test_moments_go_to_the_device(device: None, tmp_path: Path) -> None:
-    """With the stand-in for CuPy, which refuses to mix its arrays with those of NumPy."""
+    """With CuPy, which refuses to mix its arrays with those of NumPy."""
     given: dict[str, Any] = {"backend": "gpu", "batch_size": 25, "compute_batch": 25}
     saved = {"save_iters": 1, "save_result": ["model", "optim_state"], "selected_figs": [], "epoch_max": 1}
     pypty.run(first_order(**given, output_folder=str(tmp_path), **saved))

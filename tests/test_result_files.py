@@ -155,7 +155,7 @@ def test_saving_does_not_change_the_numbers(tmp_path: Path, blank_paper: None) -
 
 
 def test_results_of_a_device_are_host_arrays(device: None, tmp_path: Path, blank_paper: None) -> None:
-    """With the stand-in for CuPy, which refuses to mix its arrays with those of NumPy."""
+    """With CuPy, which refuses to mix its arrays with those of NumPy."""
     everything = {"save_result": ["model", "optim_state", "objp", "probe_prop"], "selected_figs": ["forward"]}
     run = {"output_folder": str(tmp_path), "save_iters": 2, "epoch_max": 2, **everything}
     result = pypty.run(two_slices(backend="gpu", compute_batch=10, **run))

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from pypty.backend.array import Array, array_module
-from pypty.backend.cuda.score import N_TOTALS, Formula, Values, score_kernels
+from pypty.backend.cuda.score import N_TOTALS, Formula, ScoreKernels, Values, device_kernels
 from pypty.backend.workspace import Workspace
 from pypty.objective.free_pixels import FreePixels
 
@@ -374,5 +374,6 @@ def _on_device(
     slope = work.array("slope", intensity.shape, intensity.dtype)
     # (blocks, 4) float64: each block of threads has its own sums, a second kernel adds them
     parts = work.array("sums of blocks", (values.n_parts, N_TOTALS), np.float64)
-    score_kernels(intensity.dtype, data.dtype).score(formula, values, slope, parts, totals)
+    kernels: ScoreKernels = device_kernels(ScoreKernels, intensity.dtype, data.dtype)
+    kernels.score(formula, values, slope, parts, totals)
     return slope

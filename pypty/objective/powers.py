@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array, Backend, array_module
-from pypty.backend.cuda.powers import PowerFormula, power_kernels
-from pypty.backend.cuda.score import Formula, Values
+from pypty.backend.cuda.powers import PowerFormula, PowerKernels
+from pypty.backend.cuda.score import Formula, Values, device_kernels
 from pypty.backend.workspace import Workspace
 from pypty.objective.free_pixels import FreePixels, without
 from pypty.objective.noise import LsqSqrt
@@ -221,7 +221,7 @@ class PowerSum:
             multiplier=multiplier,
             hidden=None if free is None else free.hidden(index),
         )
-        kernels = power_kernels(intensity.dtype, measured.dtype)
+        kernels: PowerKernels = device_kernels(PowerKernels, intensity.dtype, measured.dtype)
         slope = work.array("slope", intensity.shape, intensity.dtype)
         # (blocks, N_SUMS) float64: each block of threads has its own sums, a second kernel adds them
         parts = work.array("sums of blocks", (values.n_parts, N_SUMS), np.float64)

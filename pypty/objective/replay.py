@@ -100,7 +100,7 @@ class Replay:
 
         Parameters
         ----------
-        totals : (4,) gets loss, squared errors and sums of free pixels
+        totals : (4,), with ``loss_terms`` (N_SUMS,): gets the sums of the batch
         wanted : whether gradients are computed
         """
         work, placed = batch.workspace, batch.placed

@@ -566,7 +566,7 @@ def test_every_barrier_is_needed(position: int) -> None:
 
 
 def test_another_machine() -> None:
-    """The fibers of the stand-in without assembler, as on Arm."""
+    """The fibers of the emulated threads without assembler, as on Arm."""
     case = Case(64)
     value = split_result(case, case.split(cpu(("-O2", "-DCPU_UCONTEXT"))))
     assert relative(value.gradients["obj"], plain_result(case).gradients["obj"]) < TOLERANCE

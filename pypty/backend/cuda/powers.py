@@ -6,13 +6,11 @@ As array expressions two terms take fifty launches, and their arrays are allocat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from pypty.backend.array import Array
-from pypty.backend.cuda.module import Compiler, KernelModule
-from pypty.backend.cuda.score import THREADS, Values, parameters
+from pypty.backend.cuda.score import THREADS, PixelKernels, Values
 
 FILES = ("complex.cuh", "pixels.cuh", "powers.cu")
 
@@ -54,25 +52,10 @@ class PowerFormula:
         return np.float64(single[0]), np.float64(poissn[0])
 
 
-@lru_cache(maxsize=16)
-def power_kernels(real: np.dtype, data: np.dtype) -> PowerKernels:
-    """The device's kernels for a dtype of the intensities and a dtype of the data."""
-    return PowerKernels("float" if np.dtype(real) == np.float32 else "double", np.dtype(data).name)
+class PowerKernels(PixelKernels):
+    """The kernels of powers.cu."""
 
-
-class PowerKernels:
-    """The kernels of powers.cu for one precision and one type of the data.
-
-    Parameters
-    ----------
-    real : "float" or "double"
-    data : the name of a NumPy type
-    compiler : None for CuPy's (tests use one for the CPU)
-    """
-
-    def __init__(self, real: str, data: str, compiler: Compiler | None = None) -> None:
-        self.real = np.dtype(np.float32 if real == "float" else np.float64).type
-        self.module = KernelModule(FILES, parameters(real, data), compiler)
+    files = FILES
 
     def score(self, formula: PowerFormula, values: Values, slope: Array, parts: Array, totals: Array) -> None:
         """slope (B, ky, kx) = dLoss/dI, weighted, and totals (n,) float64 in the columns of objective/powers.py.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -143,14 +143,8 @@ def stored_type(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32 if dtype.name == "float16" else np.float64)
 
 
-@lru_cache(maxsize=16)
-def score_kernels(real: np.dtype, data: np.dtype) -> ScoreKernels:
-    """The device's kernels for a dtype of the intensities and a dtype of the data."""
-    return ScoreKernels("float" if np.dtype(real) == np.float32 else "double", np.dtype(data).name)
-
-
-class ScoreKernels:
-    """The kernels of score.cu for one precision and one type of the data.
+class PixelKernels:
+    """Kernels of a loss of pixels, for one precision and one type of the data.
 
     Parameters
     ----------
@@ -159,9 +153,23 @@ class ScoreKernels:
     compiler : None for CuPy's (tests use one for the CPU)
     """
 
+    files: ClassVar[tuple[str, ...]]
+
     def __init__(self, real: str, data: str, compiler: Compiler | None = None) -> None:
         self.real = np.dtype(np.float32 if real == "float" else np.float64).type
-        self.module = KernelModule(FILES, parameters(real, data), compiler)
+        self.module = KernelModule(self.files, parameters(real, data), compiler)
+
+
+@lru_cache(maxsize=32)
+def device_kernels(kind: type[PixelKernels], real: np.dtype, data: np.dtype) -> Any:
+    """The device's kernels of this kind for a dtype of the intensities and a dtype of the data; made once."""
+    return kind("float" if np.dtype(real) == np.float32 else "double", np.dtype(data).name)
+
+
+class ScoreKernels(PixelKernels):
+    """The kernels of score.cu."""
+
+    files = FILES
 
     def score(self, formula: Formula, values: Values, slope: Array, parts: Array, totals: Array) -> None:
         """slope (B, ky, kx) = dLoss/dI, and totals (4,) float64, all weighted (:data:`N_TOTALS`).
