@@ -15,7 +15,6 @@ The operations between two transforms are in fused_steps.py, for the CPU and for
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,13 +104,8 @@ class FusedWaves:
             spectrum = fft.fft2(probe) * (self.mask / self.n_pixels)
             slopes = self.steps.slopes((2j * np.pi) * spectrum.conj())
             probe = spectrum.astype(self.backend.complex)
-        gaps = self.propagation.prepare(variables, variables.n_slices - 1)
-        factors = {
-            # the same for F^-1 of every propagation
-            key: factor / self.backend.real.type(self.n_pixels)
-            for key, factor in gaps.factors.items()
-        }
-        gaps = dataclasses.replace(gaps, factors=factors)
+        # the same for F^-1 of every propagation
+        gaps = self.propagation.prepare(variables, variables.n_slices - 1, divisor=self.n_pixels)
         return FusedPoint(variables.obj, probe[None, :, None], slopes, variables.positions, gaps)
 
     def finish(self, gradients: dict[str, Array]) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -160,23 +159,18 @@ class SplitWaves:
         self.weights = None if mode_weights is None else backend.asarray(mode_weights, np.float32)
         self.kernels = WaveKernels(self.n, backend, compiler)
         self.elements = ElementKernels("float", compiler)
-        # propagators, and the same as the kernels need them
-        self._scaled: tuple[Any, dict[tuple[int, float], Array]] = (None, {})
 
     def prepare(self, variables: Variables) -> SplitPoint:
-        gaps = self.propagation.prepare(variables, variables.n_slices - 1)
+        gaps = self.propagation.prepare(variables, variables.n_slices - 1, divisor=self.n**2)
         # the kernels transform without normalisation: 1/n^2 of every F^-1 goes into spectrum and factors
         scale = np.float32(1 / self.n**2)
-        if self._scaled[0] is not gaps.factors:  # they are kept while distances and tilts do not change
-            scaled = {key: self._contiguous(factor * scale) for key, factor in gaps.factors.items()}
-            self._scaled = (gaps.factors, scaled)
         return SplitPoint(
             obj=self._contiguous(variables.obj),
             spectrum=self._contiguous(self._limited(fft.fft2(variables.probe)) * scale),
             positions=variables.positions,
             tilts=variables.tilts if self.propagation.tilted else None,
             distances=variables.slice_distances,
-            gaps=PropagationPoint(gaps.distances, gaps.tilts, self._scaled[1]),
+            gaps=gaps,
         )
 
     def fixed(self, point: SplitPoint, work: Workspace, places: FixedPlaces) -> SplitPoint:

@@ -103,18 +103,23 @@ class Propagation:
         self.fractions = fractions
         self._distances, self._factors = _Known(), _Known()
 
-    def prepare(self, variables: Variables, n_gaps: int) -> PropagationPoint:
-        """The propagators of every distance in use: the same arrays as long as nothing changes."""
+    def prepare(self, variables: Variables, n_gaps: int, divisor: int = 1) -> PropagationPoint:
+        """The propagators of every distance in use: the same arrays as long as nothing changes.
+
+        ``divisor``: an executor whose transforms are not normalised divides the propagators by n^2 instead.
+        """
         given = variables.slice_distances
         distances = self._distances.value((given,), lambda: to_host(given).copy())
         tilts = variables.tilts[:, INSIDE] if self.tilted else None
         common = (tilts[0],) if tilts is not None and len(tilts) == 1 else ()
         known = (given, variables.tilts) if common else (given,)
-        factors = self._factors.value(known, lambda: self._propagators(distances, n_gaps, *common), n_gaps)
+        factors = self._factors.value(
+            known, lambda: self._propagators(distances, n_gaps, divisor, *common), n_gaps, divisor
+        )
         return PropagationPoint(distances, tilts, factors)
 
     def _propagators(
-        self, distances: np.ndarray, n_gaps: int, tilt: Array | None = None
+        self, distances: np.ndarray, n_gaps: int, divisor: int, tilt: Array | None = None
     ) -> dict[tuple[int, float], Array]:
         """``tilt``: that of all patterns goes into the propagators."""
         xp, rate = self.backend.xp, self.rate
@@ -126,6 +131,7 @@ class Propagation:
                 self.backend.complex
             )
             * self.mask
+            / self.backend.real.type(divisor)
             for index in range(min(n_gaps, len(distances)))
             for fraction in self.fractions
         }
