@@ -5,9 +5,18 @@ Messages say what was given, what was expected and what to do.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class PyptyError(Exception):
-    """Base of all errors raised by PyPty."""
+    """Base of all errors raised by PyPty.
+
+    Attributes
+    ----------
+    may_pass : the same command may succeed if it is tried again; what a user has to change never passes
+    """
+
+    may_pass: ClassVar[bool] = False
 
 
 class ParameterError(PyptyError, ValueError):
@@ -29,9 +38,13 @@ class MovedError(PyptyError, ImportError):
 class BackendError(PyptyError, RuntimeError):
     """The requested device cannot be used."""
 
+    may_pass = True
+
 
 class ResourceError(PyptyError, MemoryError):
     """The reconstruction does not fit into memory."""
+
+    may_pass = True
 
 
 class CheckpointError(PyptyError, ValueError):
@@ -44,3 +57,9 @@ class OutputError(PyptyError, OSError):
 
 class ReconstructionError(PyptyError, ArithmeticError):
     """The reconstruction reached a state that cannot be continued (for example a loss that is not finite)."""
+
+
+class RankError(PyptyError, RuntimeError):
+    """A process of a run that is distributed over several has died, hangs, or has failed."""
+
+    may_pass = True

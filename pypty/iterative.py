@@ -17,11 +17,12 @@ from pypty._version import __version__
 from pypty.engine.epochs.first_order import Progress
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
+from pypty.engine.ranks.opening import on_all_ranks, together
 from pypty.engine.record.earlier import is_unfinished, recover
 from pypty.engine.record.folder import RunFolder
 from pypty.engine.record.history_file import HistoryFile
-from pypty.engine.record.interrupts import Interrupted, Interrupts
-from pypty.engine.record.progress import TEXT_LOG, Reporter
+from pypty.engine.record.interrupts import Interrupts
+from pypty.engine.record.progress import TEXT_LOG, Reporter, warn_of_a_long_run
 from pypty.engine.record.resume import read_resume
 from pypty.engine.record.resume_checks import check_fit
 from pypty.engine.setup.assembly import Setup
@@ -38,6 +39,7 @@ from pypty.params.checks.effects import simulates_only
 from pypty.params.kinds import FilePath
 from pypty.params.report import Report
 from pypty.params.settings import Settings
+from pypty.ranks.link import Link
 from pypty.refits.positions import with_trial
 from pypty.results.history import History
 from pypty.results.result import Evaluation, Result
@@ -50,7 +52,6 @@ __getattr__ = answers("iterative")  # names of PyPty 2.2's module
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
 
 _log = logging.getLogger(__name__)
-_LONG_S = 60.0
 _RESTORED = (
     "{!r}: the run that was to replace the result ended without an epoch, and the earlier result is there again; "
     "repeat the command to continue it"
@@ -81,22 +82,34 @@ def run(params: Params) -> Result:
         run.
     ReconstructionError
         The loss became infinite or NaN.
+    RankError
+        The run is distributed (``devices``, or mpirun), and one of its processes died, hangs or failed. All finished
+        epochs are saved.
 
     Notes
     -----
-    Ctrl-C (the stop button of a notebook), SIGTERM (from a queue) and SIGHUP (from a terminal that closes) end the run
-    with everything saved; the result is that of the last complete epoch. ``Result.interrupted_by`` names the signal.
+    Under mpirun or srun all processes call this function; rank 0 runs, the others compute, and all get the result.
+
+    Ctrl-C (the stop button of a notebook), a second SIGTERM and SIGHUP (from a terminal that closes) end the run at
+    once, SIGTERM (from a queue) after the present epoch, all with everything saved; the result is that of the last
+    complete epoch. ``Result.interrupted_by`` names the signal. SIGUSR1 writes a checkpoint after the present epoch.
     """
     if isinstance(params, (str, Path)):
         _settle(params)
     mapping = _read(params)
     if isinstance(mapping, Mapping) and _settle(mapping.get("output_folder")) and mapping.get("resume"):
         raise OutputError(_RESTORED.format(str(mapping["output_folder"])))
-    setup = prepare(mapping, may_simulate=True)
-    try:
-        return _run(setup)
-    finally:
-        setup.close()
+    return on_all_ranks(lambda world: _prepared_run(mapping, world))
+
+
+def _prepared_run(params: Params, world: Link | None) -> Result:
+    """The run of rank 0 of a world, or of a process without one."""
+    with Interrupts() as interrupts:
+        setup = prepare(params, may_simulate=True)
+        try:
+            return _run(setup, interrupts, world)
+        finally:
+            setup.close()
 
 
 def _read(params: Params) -> Mapping[str, Any]:
@@ -116,12 +129,12 @@ def _settle(folder: object) -> bool:
         return recover(path)
 
 
-def _run(setup: Setup) -> Result:
+def _run(setup: Setup, interrupts: Interrupts, world: Link | None) -> Result:
     if simulates_only(setup.settings):
         return _only_simulate(setup)
     path = result_folder(setup, datetime.now())
-    with Interrupts() as interrupts, locked(path, patient=setup.settings["resume"] == "auto") as lock:
-        reconstruction, folder = _begin(setup, path, lock)
+    with locked(path, patient=setup.settings["resume"] == "auto") as lock, together(setup, world) as shared:
+        reconstruction, folder = _begin(shared, path, lock)
         return _go(reconstruction, folder, interrupts)
 
 
@@ -130,7 +143,7 @@ def _only_simulate(setup: Setup) -> Result:
     settings = setup.settings
     run = Reconstruction(setup, State(variables=setup.variables(), epoch=settings.first_epoch))
     folder = result_folder(setup, datetime.now())
-    with Interrupts(), locked(folder):
+    with locked(folder):
         file = write_simulation(run, settings.first(), folder)
     run.state.stop_reason = f"simulated {str(file)!r}; nothing was fitted (data_simulation_flag)"
     _log.info("%s", run.state.stop_reason)
@@ -203,23 +216,24 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
         reconstruction.log_executor()
         interrupted_by = ""  # a signal after the last epoch does not make the result another
         try:
-            reload = folder.open() if folder is not None else lambda settings, epoch: settings
-            for record in reconstruction.epochs(reload):
-                reporter.epoch(record, state.sample.value if state.sample else record.loss)
-                if folder is not None:
-                    folder.epoch_done(record)
-                if reconstruction.settings.may_be_on("data_simulation_flag"):
-                    write_simulation(reconstruction, reconstruction.settings.at(record.epoch), path)
-                if folder is None and len(state.records) == 1:
-                    _warn_of_a_long_run(record.time_s, settings["epoch_max"] - state.epoch)
-                if interrupts.name:  # it came where Python ignores exceptions, as in a destructor
-                    raise Interrupted(interrupts.name)
+            with interrupts.epochs():
+                reload = folder.open() if folder is not None else lambda settings, epoch: settings
+                for record in reconstruction.epochs(interrupts.before_epoch(reload)):
+                    reporter.epoch(record, state.sample.value if state.sample else record.loss)
+                    asked = interrupts.takes_checkpoint()
+                    if folder is not None:
+                        folder.epoch_done(record, asked)
+                    elif asked:
+                        _log.warning("SIGUSR1: output_folder is not given, so no checkpoint can be written")
+                    if reconstruction.settings.may_be_on("data_simulation_flag"):
+                        write_simulation(reconstruction, reconstruction.settings.at(record.epoch), path)
+                    if folder is None and len(state.records) == 1:
+                        warn_of_a_long_run(record.time_s, settings["epoch_max"] - state.epoch)
         except KeyboardInterrupt:
             interrupted_by = interrupts.name
             by = f" by {interrupts.name}" if interrupts.name not in ("", "SIGINT") else ""
             state.stop_reason = f"interrupted{by} after {state.epoch} epochs"
         finally:  # keep finished epochs after any error
-            interrupts.saving = True
             if folder is not None:
                 folder.close()
         _log.info("stopped: %s", state.stop_reason)
@@ -235,17 +249,6 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
             write_verdict(path, result.verdict)
         reporter.say(result.verdict.text)
         return result
-
-
-def _warn_of_a_long_run(epoch_s: float, epochs_left: int) -> None:
-    """Say early that nothing will be saved, where that would cost more than a minute."""
-    left_s = epoch_s * epochs_left
-    if left_s > _LONG_S:
-        _log.warning(
-            "output_folder is not given: nothing is saved while the run goes on, for about %.0f more minutes; to keep "
-            "finished epochs, stop it and give output_folder",
-            max(1.0, left_s / 60),
-        )
 
 
 def result_of(

@@ -7,9 +7,11 @@ epochs takes about a tenth of a second. :func:`every_block` adds every other unk
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 import pypty
 from pypty.engine.epochs.problem import SWITCHES
@@ -106,6 +108,20 @@ def small_params(**changes: Any) -> dict[str, Any]:
         params["algorithm"] = "lsq_sqrt"
     params.update(changes)
     return {key: value for key, value in params.items() if value is not ...}
+
+
+def write_preset(folder: Path, **changes: Any) -> Path:
+    """The parameters of :func:`small_params` as a file with its arrays beside it; ``output_folder`` is "out" there."""
+    plain: dict[str, Any] = {}
+    for key, value in small_params(**{"output_folder": str(folder / "out"), **changes}).items():
+        if isinstance(value, np.ndarray):
+            np.save(folder / f"{key}.npy", value)
+            plain[key] = {"file": f"{key}.npy"}
+        else:
+            plain[key] = value
+    path = folder / "my.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
 
 
 def two_slices(**changes: Any) -> dict[str, Any]:

@@ -35,6 +35,9 @@ ALLOWED = {
     # A reconstruction: what it needs, its epochs, what it leaves while it goes on.
     "engine/setup": _BELOW_ENGINE,
     "engine/epochs": _BELOW_ENGINE | {"engine/setup"},
+    # Several processes: their messages, and what they compute of a reconstruction.
+    "ranks": {"backend"},
+    "engine/ranks": _BELOW_ENGINE | {"engine/setup", "ranks"},
     "engine/record": _BELOW_ENGINE | {"engine/setup", "engine/epochs"},
     "resources": set(),
     # From an experiment to a good start.
@@ -66,8 +69,8 @@ ALLOWED = {
         *("backend", "data", "engine", "model", "optics", "output", "params", "plots", "trust", "_version"),
     },
     "iterative": {
-        *("data", "engine", "importers", "model", "output", "params", "refits", "results", "trust", "_moved"),
-        "_version",
+        *("data", "engine", "importers", "model", "output", "params", "ranks", "refits", "results"),
+        *("trust", "_moved", "_version"),
     },
     # Other fits of the same measurement.
     "refits": _BELOW_ENGINE | {"engine", "importers", "output", "plots", "results", "trust"},
@@ -118,6 +121,7 @@ ALLOWED = {
     "plots": set(),
     "demo": {"data", "iterative", "params", "plots", "quality", "results"},
     "doctor": {"backend", "_version"},
+    "supervise": {"engine", "output"},
     "cli": {
         "assessment",
         "refits",
@@ -131,6 +135,7 @@ ALLOWED = {
         "params",
         "preflight",
         "readers",
+        "supervise",
         "tune",
     }
     | {"_version"},

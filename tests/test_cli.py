@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from problems import patterns, scan_positions, small_params
+from problems import patterns, scan_positions, small_params, write_preset
 
 import pypty
 from pypty.cli import main
@@ -20,19 +19,7 @@ from pypty.doctor import examine
 @pytest.fixture
 def preset(tmp_path: Path) -> Path:
     """A parameter file with its arrays beside it."""
-    params = small_params()
-    plain = {}
-    for key, value in params.items():
-        if isinstance(value, np.ndarray):
-            np.save(tmp_path / f"{key}.npy", value)
-            plain[key] = {"file": f"{key}.npy"}
-        else:
-            plain[key] = value
-    plain["output_folder"] = str(tmp_path / "out")
-    plain["epoch_max"] = 2
-    path = tmp_path / "my.yaml"
-    path.write_text(yaml.safe_dump(plain))
-    return path
+    return write_preset(tmp_path, epoch_max=2)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,8 +124,6 @@ def test_check_looks_into_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_running_a_folder_again_needs_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from problems import small_params
-
     from pypty.cli import main
 
     folder = tmp_path / "out"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pypty.backend.array import Backend, select
 from pypty.backend.fft import Transforms
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model, build_model, not_fused_because
 from pypty.model.fused import FusedWaves

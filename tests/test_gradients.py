@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pypty
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.forward import Model
 
 MASK_SEED = 11

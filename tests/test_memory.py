@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -266,9 +267,9 @@ def test_out_of_memory_with_one_pattern_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_free_memory_respects_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(free_memory, "_cgroup_limit", lambda: 12345)
+    monkeypatch.setattr(free_memory, "left_in_groups", lambda: 12345)
     assert free_memory.free_bytes(select("cpu")) == 12345
-    monkeypatch.setattr(free_memory, "_cgroup_limit", lambda: None)
+    monkeypatch.setattr(free_memory, "left_in_groups", lambda: None)
     assert free_memory.free_bytes(select("cpu")) > 12345
 
 
@@ -300,8 +301,8 @@ def limits(
     )
     monkeypatch.setattr(free_memory, "_PROC", folder)
     monkeypatch.setattr(free_memory, "_host_free", lambda: 64 * 2**30)
-    monkeypatch.setattr(free_memory, "_cgroup_limit", lambda: None)
-    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
+    monkeypatch.setattr(free_memory, "left_in_groups", lambda: None)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -323,6 +324,15 @@ def test_every_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         ({}, {"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6"}, 5.5 * gib, "1024 MiB on 6 cores"),
         ({}, {"SLURM_MEM_PER_CPU": "2048"}, 1.5 * gib, "SLURM_MEM_PER_CPU"),
         ({}, {"SLURM_MEM_PER_NODE": "0"}, 64 * gib, "this machine"),  # all of the node
+        ({}, {"SLURM_MEM_PER_NODE": "4G"}, 3.5 * gib, "SLURM_MEM_PER_NODE = 4096 MiB"),
+        ({}, {"SLURM_MEM_PER_NODE": "much"}, 64 * gib, "this machine"),
+        ({}, {"SLURM_MEM_PER_GPU": "2048", "SLURM_GPUS_ON_NODE": "4"}, 7.5 * gib, "2048 MiB on 4 GPUs"),
+        (
+            {},
+            {"SLURM_MEM_PER_CPU": "1024", "SLURM_CPUS_ON_NODE": "6", "SLURM_CPUS_PER_TASK": "2"},
+            5.5 * gib,
+            "on 6 cores",
+        ),
         ({"RLIMIT_AS": 8 * gib}, {"SLURM_MEM_PER_NODE": "4096"}, 3.5 * gib, "SLURM"),  # the smallest
     ):
         free = limits(monkeypatch, tmp_path, ulimit, **environment)
@@ -330,25 +340,23 @@ def test_every_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         assert bool(free.advice) == ("machine" not in free.limited_by)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_control_groups_of_both_versions(
-    version: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_processes_of_a_run_share_the_memory_of_a_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    files = {
-        1: {
-            "memory.limit_in_bytes": "1000",
-            "memory.usage_in_bytes": "700",
-            "memory.stat": "total_inactive_file 50",
-        },
-        2: {"memory.max": "1000", "memory.current": "700", "memory.stat": "inactive_file 50"},
-    }[version]
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    (tmp_path / "outer").mkdir()
-    monkeypatch.setattr(free_memory, "_cgroup_folders", lambda: [tmp_path / "outer", tmp_path])
-    assert free_memory._cgroup_limit() == 350
-    monkeypatch.setattr(free_memory, "_host_free", lambda: 2**40)
-    assert "control group" in free_memory.free_memory(select("cpu")).limited_by
+    gib = 2**30
+    limits(monkeypatch, tmp_path)
+    free = free_memory.free_memory(select("cpu"), sharers=4)
+    assert free.size == 16 * gib and free.limited_by == "the memory of this machine, shared by 4 processes"
+    # Slurm limits the job: each of its four processes may have 1 GiB, and this one has half of it
+    limits(monkeypatch, tmp_path, SLURM_MEM_PER_NODE="4096")
+    assert free_memory.free_bytes(select("cpu"), sharers=4) == gib // 2
+    # a limit of every process is not shared
+    limits(monkeypatch, tmp_path, {"RLIMIT_AS": 8 * gib})
+    free = free_memory.free_memory(select("cpu"), sharers=4)
+    assert free.size == 7 * gib and "shared" not in free.limited_by
+    monkeypatch.setattr(free_memory, "left_in_groups", lambda: 4 * gib)
+    free = free_memory.free_memory(select("cpu"), sharers=4)
+    assert free.size == gib and "control group" in free.limited_by
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v is of Linux")

@@ -1055,7 +1055,7 @@ def test_a_long_run_without_a_folder_says_that_nothing_is_saved(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """After its first epoch, which tells how long it will take."""
-    monkeypatch.setattr("pypty.iterative._LONG_S", long_s)
+    monkeypatch.setattr("pypty.engine.record.progress._LONG_S", long_s)
     pypty.run(small_params(epoch_max=3))
     texts = [text for text in caplog.messages if "output_folder is not given: nothing is saved" in text]
     assert len(texts) == said

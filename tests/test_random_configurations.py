@@ -28,7 +28,7 @@ from helpers import assert_adjoint, directional_derivative, inner, random_like
 from hypothesis import given, note, seed, settings
 
 import pypty
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State

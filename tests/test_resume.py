@@ -42,6 +42,7 @@ from pypty.errors import CheckpointError, OutputError, ParameterError
 from pypty.iterative import resume
 from pypty.model.blocks import BLOCKS
 from pypty.objective.objective import Objective
+from pypty.objective.passes import Pass
 from pypty.output import files, loss_log
 from pypty.output.checkpoints import HISTORY_FILE, RESUME_FILE
 from pypty.output.lock import LOCK_FILE
@@ -306,7 +307,7 @@ def test_an_interrupted_epoch_is_done_again(
         positions=OFF_GRID,
     )
     if moment == "while evaluating":
-        interrupt(monkeypatch, Objective, "_compute", lambda run: "positions" in run.args[0].gradients)
+        interrupt(monkeypatch, Pass, "_compute", lambda run: "positions" in run.args[0].gradients)
     else:
         interrupt(monkeypatch, Reconstruction, "_observe", lambda run: "positions" in run.args[0].blocks)
     result = pypty.run(params)

@@ -24,7 +24,7 @@ from scipy.linalg import expm
 
 import pypty
 from pypty.backend.array import Backend, select
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.data.plates import PhasePlateSource
 from pypty.errors import DataError
 from pypty.model import stages

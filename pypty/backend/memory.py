@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from pypty.backend.array import Backend
+from pypty.backend.control_groups import left_in_groups
 
 _PROC = Path("/proc")
 _LIMITS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
@@ -27,7 +28,17 @@ _LIMITS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     }
 )
 """For each limit of the process: its line in /proc/self/status, its name, and what to do."""
-_SLURM = "ask for more memory (sbatch --mem or --mem-per-cpu)"
+_SLURM = "ask for more memory (sbatch --mem, --mem-per-cpu or --mem-per-gpu)"
+_PER_UNIT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "SLURM_MEM_PER_NODE": (),
+        "SLURM_MEM_PER_CPU": ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"),
+        "SLURM_MEM_PER_GPU": ("SLURM_GPUS_ON_NODE",),
+    }
+)
+"""What Slurm sets, of which only one at a time, and what it is multiplied with: the first that is given."""
+_UNITS: Mapping[str, float] = MappingProxyType({"K": 2**-10, "M": 1, "G": 2**10, "T": 2**20})
+"""Endings of sizes, in MiB: variables that were set by hand for sbatch may have them."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +69,29 @@ def _process_limits() -> Iterator[FreeMemory]:
             yield FreeMemory(max(0, soft - used.get(line, 0)), f"{name} = {soft} bytes", advice)
 
 
-def _slurm_limits() -> Iterator[FreeMemory]:
-    """What Slurm leaves of the memory that the job asked for, in MiB; 0 asks for all of the node's."""
-    per_node, per_cpu = _whole("SLURM_MEM_PER_NODE"), _whole("SLURM_MEM_PER_CPU")
-    cores = _whole("SLURM_CPUS_ON_NODE") or _whole("SLURM_CPUS_PER_TASK") or 1
+def _slurm_limits(sharers: int) -> Iterator[FreeMemory]:
+    """What Slurm leaves of the memory that the job asked for on this node; 0 asks for all of the node's.
+
+    It is the limit of all tasks of the job on the node, so that each of the ``sharers`` may use a part of it.
+    """
     used = _status().get("VmRSS", 0)
-    if per_node:
-        yield FreeMemory(max(0, per_node * 2**20 - used), f"SLURM_MEM_PER_NODE = {per_node} MiB", _SLURM)
-    if per_cpu:
-        name = f"SLURM_MEM_PER_CPU = {per_cpu} MiB on {cores} cores"
-        yield FreeMemory(max(0, per_cpu * cores * 2**20 - used), name, _SLURM)
+    for variable, counts in _PER_UNIT.items():
+        size_MiB = _slurm_MiB(variable)
+        if not size_MiB:
+            continue
+        name = f"{variable} = {size_MiB:g} MiB"
+        if counts:
+            count = next((number for number in map(_whole, counts) if number), 1)
+            name += f" on {count} {'GPUs' if 'GPU' in variable else 'cores'}"
+            size_MiB *= count
+        yield FreeMemory(max(0, int(size_MiB * 2**20) // sharers - used), name, _SLURM)
+
+
+def _slurm_MiB(name: str) -> float:
+    """A positive size of the environment in MiB, else 0."""
+    text = os.environ.get(name, "").upper()
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "M")
+    return int(number) * _UNITS[unit] if number.isdecimal() else 0
 
 
 def _whole(name: str) -> int:
@@ -86,49 +110,6 @@ def _status() -> dict[str, int]:
     return {word[0].rstrip(":"): int(word[1]) * 1024 for word in words if len(word) == 3 and word[2] == "kB"}
 
 
-def _cgroup_limit() -> int | None:
-    """Bytes still allowed by the control groups of this process (containers, batch systems); None without a limit.
-
-    Reads versions 1 and 2 of control groups, for the group of the process and all groups above it.
-    """
-    left = [_left_in_group(folder) for folder in _cgroup_folders()]
-    return min((size for size in left if size is not None), default=None)
-
-
-def _cgroup_folders() -> list[Path]:
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    folders = []
-    for line in lines:
-        # "hierarchy:controllers:path"; version 2 names no controllers
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
-        here = root / path.lstrip("/")
-        folders += [folder for folder in (here, *here.parents) if folder == root or root in folder.parents]
-    return folders
-
-
-def _left_in_group(folder: Path) -> int | None:
-    for limit_name, used_name, cache_name in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            limit = (folder / limit_name).read_text().strip()
-            used = int((folder / used_name).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):
-            continue
-        if limit != "max" and int(limit) < 2**60:  # version 1 writes a huge number for "no limit"
-            # Cached file pages count as used, but the kernel frees them when memory is needed.
-            return max(0, int(limit) - used + int(stat.get(cache_name, 0)))
-    return None
-
-
 def _host_free() -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -144,16 +125,21 @@ def _host_free() -> int:
         )  # a cautious guess: too small a value makes batches smaller, too large a one ends the run
 
 
-def free_bytes(backend: Backend) -> int:
-    """Bytes that can still be allocated on the device of ``backend``."""
-    return free_memory(backend).size
+def free_bytes(backend: Backend, sharers: int = 1) -> int:
+    """Bytes that can still be allocated on the device of ``backend``; arguments of :func:`free_memory`."""
+    return free_memory(backend, sharers).size
 
 
-def free_memory(backend: Backend) -> FreeMemory:
+def free_memory(backend: Backend, sharers: int = 1) -> FreeMemory:
     """What can still be allocated on the device of ``backend``, and what limits it.
 
     On the CPU the smallest of: free memory of the machine, the control groups of this process, its own limits (ulimit,
     SGE), and what Slurm was asked for.
+
+    Parameters
+    ----------
+    sharers : processes of the same run on this machine that use the host's memory alike, and all ask before they
+        allocate; the result is the part of one. Memory of a GPU, and limits of a process, are not shared.
     """
     if backend.on_gpu:
         free, _ = backend.xp.cuda.runtime.memGetInfo()
@@ -161,13 +147,18 @@ def free_memory(backend: Backend) -> FreeMemory:
         return FreeMemory(
             int(free) + int(backend.xp.get_default_memory_pool().free_bytes()), "the memory of the GPU"
         )
-    candidates = [FreeMemory(_host_free(), "the memory of this machine")]
-    group = _cgroup_limit()
+    candidates = [FreeMemory(_host_free() // sharers, "the memory of this machine")]
+    group = left_in_groups()
     if group is not None:
         name = "the control group of this process (container or batch system)"
-        candidates.append(FreeMemory(group, name, "start it with more memory"))
-    candidates += [*_process_limits(), *_slurm_limits()]
-    return min(candidates, key=lambda free: free.size)
+        candidates.append(FreeMemory(group // sharers, name, "start it with more memory"))
+    candidates += _slurm_limits(sharers)
+    if sharers > 1:
+        candidates = [
+            replace(free, limited_by=f"{free.limited_by}, shared by {sharers} processes")
+            for free in candidates
+        ]
+    return min([*candidates, *_process_limits()], key=lambda free: free.size)
 
 
 def total_bytes(backend: Backend) -> int:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pypty.backend.array import Array, Backend, array_module, to_host
+from pypty.backend.array import Array, Backend, to_host
 from pypty.backend.cuda.score import stored_type
 from pypty.backend.device_errors import device_errors
 from pypty.backend.memory import release_unused
 from pypty.backend.streams import Upload, make_streams
 from pypty.backend.workspace import Workspace
+from pypty.data.batch import Batch, Placed
 from pypty.data.preprocess import Preprocess, to_corner
 from pypty.data.reading import Reader, reads_file
 from pypty.data.sources import PatternSource, as_slice
@@ -35,69 +35,6 @@ def _chunks(n: int) -> Iterator[np.ndarray]:
         yield np.arange(start, min(start + _CHUNK_PATTERNS, n))
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Indices and crop origins of a batch on the device; nothing else changes from one batch to the next.
-
-    Attributes
-    ----------
-    index : (B,) int32
-    crop_origins : (B, 2) int32, crop origins
-    """
-
-    index: Array
-    crop_origins: Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Some scan positions that are computed together.
-
-    Attributes
-    ----------
-    index : (B,) int, host
-        Indices of the patterns.
-    crop_origins : (B, 2) int, host
-        Crop origins: [y, x] of the first pixel of each patch of the object.
-    data : (B, ky, kx) on the device, in the model's order (far field: zero frequency first; virtual detectors:
-        (B, 1, D)); on a GPU in the type in which they are stored. None when simulating
-    weights : broadcasts to data, or None (all 1)
-    workspace : memory of the thread that computes the batch
-    rows : (B,) int32 on the device: rows of ``data`` (N, ky, kx) that belong to the batch; None = data are (B, ky, kx)
-    multiplier : factor on data that are stored in the detector's type
-    on_device : index and crop origins that are already on the device; None = copied when needed
-    """
-
-    index: np.ndarray
-    crop_origins: np.ndarray
-    data: Array = None
-    weights: Array = None
-    workspace: Workspace = field(default_factory=functools.partial(Workspace, np))
-    rows: Array = None
-    multiplier: float = 1.0
-    on_device: Placed | None = None
-
-    @classmethod
-    def empty(cls) -> Batch:
-        """A batch without scan positions."""
-        return cls(index=np.zeros(0, np.int64), crop_origins=np.zeros((0, 2), np.int64))
-
-    @functools.cached_property
-    def placed(self) -> Placed:
-        """Index and crop origins on the device."""
-        if self.on_device is not None:
-            return self.on_device
-        xp = self.workspace.xp
-        arrays = (np.ascontiguousarray(a, np.int32) for a in (self.index, self.crop_origins))
-        return Placed(*(xp.asarray(a) for a in arrays))
-
-    def index_of(self, array: Array) -> Array:
-        """``index`` on the device of ``array``."""
-        if isinstance(array, np.ndarray):
-            return self.index
-        return array_module(array).asarray(self.index) if self.on_device is None else self.on_device.index
-
-
 class Feed:
     """Makes batches; after :meth:`make_resident` from patterns in memory, stored in the detector's type.
 
@@ -109,6 +46,7 @@ class Feed:
     multiplier : factor on every count, applied on the device
     reorder : changes the order of pixels from that of the data to that of the model
     resident_on_device : :meth:`make_resident` keeps the patterns in the memory of the GPU, not of the host
+    owned : sorted numbers of the patterns of this rank, the only ones that :meth:`make_resident` keeps; None = all
     """
 
     def __init__(
@@ -122,6 +60,7 @@ class Feed:
         multiplier: float = 1.0,
         reorder: Callable[[np.ndarray], np.ndarray] = to_corner,
         resident_on_device: bool = False,
+        owned: np.ndarray | None = None,
     ) -> None:
         self.backend = backend
         self.source = source
@@ -138,6 +77,20 @@ class Feed:
         self._resident_weights: np.ndarray | None = None
         self._reader = Reader()
         self._sent: tuple[np.ndarray, Array] | None = None
+        self._owned = np.arange(len(crop_origins)) if owned is None else owned
+        self._rows: np.ndarray | None = None
+        self._progress: Callable[[], None] | None = None
+        if owned is not None:
+            # (N,) row of each pattern among those that are kept, -1 for the others
+            self._rows = np.full(len(crop_origins), -1, np.int32)
+            self._rows[owned] = np.arange(len(owned))
+        self._rows_there: Array = None
+
+    def seen_from(self, origin: Sequence[int]) -> Feed:
+        """A feed of the same patterns for the window of the object that begins at this pixel [y, x]."""
+        other = copy.copy(self)
+        other.crop_origins, other._sent = self.crop_origins - np.asarray(origin), None
+        return other
 
     def in_precision(self, backend: Backend) -> Feed:
         """A feed of the same patterns for waves in another precision; patterns in memory are shared, not copied."""
@@ -160,12 +113,13 @@ class Feed:
         """Whether all patterns have the same weights, or none have any."""
         return self.weights.mask is None or self._common_weights is not None
 
-    def make_resident(self, on_host: bool = True) -> None:
+    def make_resident(self, on_host: bool = True, progress: Callable[[], None] | None = None) -> None:
         """Read and preprocess all patterns once, and keep them in memory in the detector's type.
 
         Where they do not fit on the GPU they are kept on the host, and where they do not fit there, or with ``on_host``
-        false, they are read when they are needed; the log says so.
+        false, they are read when they are needed; the log says so. ``progress`` is called after every few patterns.
         """
+        self._progress = progress
         if self.source is None or self._resident is not None:
             return
         if self.resident_on_device and (self._kept_on_device(self._load) or not on_host):
@@ -177,24 +131,27 @@ class Feed:
             _log.warning("patterns do not fit into memory (%s): they are read when they are needed", error)
 
     def hold(self, patterns: np.ndarray) -> None:
-        """Use these patterns (N, ky, kx) instead of those of the source, in the order of the model's pixels and in
-        final counts."""
+        """Use these patterns (those of this rank, ky, kx) instead of those of the source, in the order of the model's
+        pixels and in final counts."""
         self.multiplier, self._resident = 1.0, None
 
         def load() -> None:
-            for indices in _chunks(len(patterns)):
-                self._keep(patterns[as_slice(indices)], indices, len(patterns))
+            for rows in _chunks(len(patterns)):
+                self._keep(patterns[as_slice(rows)], rows, len(patterns))
 
         if not self.resident_on_device or not self._kept_on_device(load):
             self._resident = patterns
 
     def _load(self) -> None:
         assert self.source is not None
-        n = self.source.shape[0]
-        for indices in _chunks(n):
+        n = len(self._owned)
+        for rows in _chunks(n):
+            indices = self._owned[rows]
             raw = self.source.read(indices)
-            self._keep(self._prepare(raw, indices), indices, n)
-            self._keep_weights(raw, indices, n)
+            self._keep(self._prepare(raw, indices), rows, n)
+            self._keep_weights(raw, indices, rows, n)
+            if self._progress is not None:
+                self._progress()
 
     def _kept_on_device(self, load: Callable[[], None]) -> bool:
         """Whether there is room on the GPU for the patterns; if not, they will be sent batch by batch."""
@@ -210,37 +167,48 @@ class Feed:
         _log.warning("patterns do not fit on the GPU (%s): they are sent there batch by batch", reason)
         return False
 
-    def _keep(self, part: np.ndarray, indices: np.ndarray, n: int) -> None:
+    def _keep(self, part: np.ndarray, rows: np.ndarray, n: int) -> None:
         if not self.resident_on_device:
             if self._resident is None:
                 self._resident = np.empty((n, *part.shape[1:]), part.dtype)
-            self._resident[indices] = part
+            self._resident[rows] = part
             return
         part = part.astype(stored_type(part.dtype), copy=False)
         if self._resident is None:
             self._resident = self.backend.xp.empty((n, *part.shape[1:]), part.dtype)
-        # Indices of a chunk are consecutive, so this is a view of the resident array and the copy goes straight there.
-        self.streams.upload(part, self._resident[as_slice(indices)]).receive()
+        # Rows of a chunk are consecutive, so this is a view of the resident array and the copy goes straight there.
+        self.streams.upload(part, self._resident[as_slice(rows)]).receive()
 
-    def _keep_weights(self, raw: np.ndarray, indices: np.ndarray, n: int) -> None:
+    def _keep_weights(self, raw: np.ndarray, indices: np.ndarray, rows: np.ndarray, n: int) -> None:
         """Keep the weights of detector_mask="nan", one byte per pixel: prepared patterns no longer contain NaN."""
         weights = self.weights.of(raw, indices) if isinstance(self.weights.mask, str) else None
         if weights is None:
             return
         if self._resident_weights is None:
             self._resident_weights = np.ones((n, *weights.shape[1:]), bool)
-        self._resident_weights[indices] = weights > 0
+        self._resident_weights[rows] = weights > 0
 
     def _prepare(self, raw: np.ndarray, indices: np.ndarray) -> np.ndarray:
         return self.reorder(self.preprocess.patterns(self.weights.blank(raw, indices)))
 
     def patterns(self, indices: np.ndarray) -> np.ndarray:
         """Prepared patterns on the host, in the model's order and the detector's type, without the multiplier."""
-        if self._resident is None:
+        if not self._keeps(indices):
             return self._read(indices)[0]
+        rows = self._rows_of(indices)
         if isinstance(self._resident, np.ndarray):
-            return self._resident[as_slice(indices)]
-        return to_host(self._resident[self.backend.asarray(indices)])
+            return self._resident[as_slice(rows)]
+        return to_host(self._resident[self.backend.asarray(rows)])
+
+    def _rows_of(self, indices: np.ndarray) -> np.ndarray:
+        """Rows of patterns that are kept; sorted as the patterns are."""
+        return indices if self._rows is None else self._rows[indices]
+
+    def _keeps(self, indices: np.ndarray) -> bool:
+        """Whether all of these patterns are in memory."""
+        if self._resident is None:
+            return False
+        return self._rows is None or bool((self._rows[indices] >= 0).all())
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Prepared patterns, and their raw weights (n, ky, kx) if these differ between patterns."""
@@ -256,7 +224,7 @@ class Feed:
             return None
         if isinstance(mask, np.ndarray):
             return mask[indices]
-        return None if kept is None else kept[indices].astype(float)
+        return None if kept is None else kept[self._rows_of(indices)].astype(float)
 
     def batch(self, indices: np.ndarray, workspace: Workspace | None = None) -> Batch:
         """The batch of these patterns (sorted indices), in the memory of the calling thread."""
@@ -289,7 +257,7 @@ class Feed:
                 )
         elif not self.backend.on_gpu:
             yield from self._on_host(chosen, workspace)
-        elif self._resident is not None and self.resident_on_device:
+        elif self.resident_on_device and all(map(self._keeps, chosen)):
             for indices, placed in zip(chosen, places, strict=True):
                 pattern_weights = self._weights_in_memory(indices)
                 yield self._device_batch(indices, placed, self._resident, pattern_weights, workspace)
@@ -320,7 +288,7 @@ class Feed:
 
     def _host_patterns(self, chosen: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Prepared patterns on the host, and raw weights if these differ between patterns; files are read ahead."""
-        if self._resident is not None:
+        if all(map(self._keeps, chosen)):
             return ((self.patterns(indices), self._weights_in_memory(indices)) for indices in chosen)
         if self.source is not None and reads_file(self.source):
             return self._reader.ahead(self._read, chosen)
@@ -381,8 +349,8 @@ class Feed:
         pattern_weights: np.ndarray | None,
         workspace: Workspace,
     ) -> Batch:
-        # Resident data hold all patterns: the batch reads its rows in place instead of copying them.
-        rows = placed.index if placed is not None and data is self._resident else None
+        # Resident data hold all patterns of this rank: the batch reads its rows in place instead of copying them.
+        rows = self._rows_on_device(placed) if placed is not None and data is self._resident else None
         weights = self._weights_of(pattern_weights)
         return Batch(
             index=indices,
@@ -394,3 +362,11 @@ class Feed:
             multiplier=self.multiplier,
             on_device=placed,
         )
+
+    def _rows_on_device(self, placed: Placed) -> Array:
+        """Rows of the patterns of a batch in the data on the GPU."""
+        if self._rows is None:
+            return placed.index
+        if self._rows_there is None:
+            self._rows_there = self.backend.asarray(self._rows)
+        return self._rows_there[placed.index]

@@ -9,7 +9,7 @@ import numpy as np
 
 from pypty.backend.array import Array, Backend
 from pypty.backend.cuda.plans import WINDOWS
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model import stages
 from pypty.model.blocks import Variables
 from pypty.model.executor_words import with_remedy

@@ -22,7 +22,7 @@ import numpy as np
 from pypty.backend import fft
 from pypty.backend.array import Array, Backend
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.fused_steps import DeviceSteps, HostSteps, Steps, Windows
 from pypty.model.kept_waves import place_of, slices_to_repeat

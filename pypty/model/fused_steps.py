@@ -15,7 +15,7 @@ from pypty.backend import kernels
 from pypty.backend.array import Array, Backend
 from pypty.backend.cuda.elementwise import ElementKernels, element_kernels
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.stages.base import imaginary_product, rows_of
 from pypty.model.stages.propagation import Propagation, PropagationPoint
 from pypty.optics.grid import Grid

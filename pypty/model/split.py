@@ -23,7 +23,7 @@ from pypty.backend.cuda.plans import WINDOWS
 from pypty.backend.cuda.waves import Layout, Slice, WaveKernels
 from pypty.backend.fixed import FixedPlaces
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch, Placed
+from pypty.data.batch import Batch, Placed
 from pypty.model.blocks import Variables
 from pypty.model.executor_words import with_remedy
 from pypty.model.kept_waves import place_of, slices_to_repeat

@@ -13,7 +13,8 @@ from pypty.backend.array import Array, Backend
 from pypty.backend.device_errors import device_errors
 from pypty.backend.memory import release_unused
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch, Feed
+from pypty.data.batch import Batch
+from pypty.data.feed import Feed
 from pypty.errors import PyptyError, ResourceError
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model
@@ -23,6 +24,10 @@ T = TypeVar("T")
 Taker = Callable[[Batch, Array], None]
 _log = logging.getLogger(__name__)
 _ADVICE = "use default_dtype='single', fewer slices or modes, or a smaller window"
+
+
+def _unheard() -> None:
+    """Progress that nobody follows."""
 
 
 class Batches:
@@ -39,6 +44,7 @@ class Batches:
     Attributes
     ----------
     looked_at : patterns computed together where no gradients are computed (``Objective.visit``)
+    progress : is called after every batch
     """
 
     def __init__(self, backend: Backend, size: int, n_threads: int, replay: Replay | None) -> None:
@@ -46,6 +52,7 @@ class Batches:
         self.size = self.looked_at = size
         self.workspaces = [Workspace(backend.xp, backend.fft_library) for _ in range(n_threads)]
         self.replay = replay
+        self.progress: Callable[[], None] = _unheard
         self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
 
     def run(self, shares: Sequence[T], task: Callable[[T], None]) -> None:
@@ -68,7 +75,18 @@ class Batches:
 
     def use(self, size: int) -> None:
         """Compute batches of this size from now on; those that are only looked at are no larger."""
+        if size < self.size:
+            self._release()
         self.size, self.looked_at = size, min(self.looked_at, size)
+
+    def _release(self) -> None:
+        """Release everything of the present size."""
+        # graphs point to the buffers, and plans hold work areas (cuFFT) or the buffers themselves (FFTW)
+        if self.replay is not None:
+            self.replay.clear()
+        for workspace in self.workspaces:
+            workspace.clear()
+        release_unused(self.backend)
 
     def fewer(self, used: int, n_threads: int, reason: str) -> tuple[int, int]:
         """The next smaller batch and number of threads; everything of the old size is released.
@@ -83,12 +101,7 @@ class Batches:
         ResourceError
             One pattern at a time, on one thread, did not fit.
         """
-        # graphs point to the buffers, and plans hold work areas (cuFFT) or the buffers themselves (FFTW)
-        if self.replay is not None:
-            self.replay.clear()
-        for workspace in self.workspaces:
-            workspace.clear()
-        release_unused(self.backend)
+        self._release()
         if used > 1:
             used //= 2
         elif n_threads > 1:
@@ -118,6 +131,7 @@ def give(
         for batch in feed.batches(chosen, memory.workspaces[number % at_once], with_data=with_data):
             takers[number](batch, model.forward(points, batch, [], keep=False))
             rest[number] = rest[number][len(batch.index) :]
+            memory.progress()
 
     while any(map(len, rest)):
         try:

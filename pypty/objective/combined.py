@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,15 @@ class Sums:
     def mean_power(self, number: int) -> float:
         """mean M^g with the exponent of a term (0 single, 1 poissn, 2 pacbed); 1 if there are no counts."""
         return float(self.totals[RAISED + number]) / self.n or 1.0
+
+
+def added_sums(parts: Iterable[Sums | None]) -> Sums | None:
+    """The sums of several parts of the patterns, in their order; None if the noise model has none."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    patterns = {name: np.sum([part.patterns[name] for part in known], axis=0) for name in known[0].patterns}
+    return Sums(np.sum([part.totals for part in known], axis=0), patterns)
 
 
 @dataclass(frozen=True)

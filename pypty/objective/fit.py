@@ -7,13 +7,14 @@ position to position, with variance 1 where there are enough counts.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pypty.backend.array import Array, array_module, to_host
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.objective.deviance import CountModel, deviance_terms
 from pypty.objective.free_pixels import FreePixels
@@ -79,14 +80,25 @@ def fit_sums(
     counts: CountModel,
     usable: Array,
 ) -> FitSums:
-    """Compare data and model, on all threads.
+    """Compare data and model, on all threads and ranks.
 
     Parameters
     ----------
     indices : sorted
     usable : (ky, kx) in the model's pixel order, 1 for pixels that are compared, 0 for the others
     """
-    takers = [_Taker(counts, usable, objective.free) for _ in range(objective.takers(indices))]
+    look = functools.partial(_sums_here, counts=counts, usable=to_host(usable))
+    return _added(objective.everywhere(look, variables, indices))
+
+
+def _sums_here(
+    objective: Objective, variables: Variables, indices: np.ndarray, *, counts: CountModel, usable: np.ndarray
+) -> FitSums | None:
+    """The sums over patterns of this process, or None if it has none of them."""
+    if not len(indices):
+        return None
+    there = objective.backend.asarray(usable)
+    takers = [_Taker(counts, there, objective.free) for _ in range(objective.takers(indices))]
     objective.visit(variables, indices, takers)
     return _joined(takers)
 
@@ -100,10 +112,19 @@ def deviance_ratio(
     usable: Array,
 ) -> float:
     """Deviance of a few patterns in units of its expectation; the arguments are those of :func:`fit_sums`."""
-    takers = [_Totals(counts, usable) for _ in range(objective.takers(indices))]
-    objective.visit(variables, indices, takers)
-    deviance, expected = np.sum([[float(x) for x in taker.sums] for taker in takers], axis=0)
+    look = functools.partial(_ratio_here, counts=counts, usable=to_host(usable))
+    deviance, expected = np.sum(objective.everywhere(look, variables, indices), axis=0)
     return float(deviance / expected) if expected > 0 else np.nan
+
+
+def _ratio_here(
+    objective: Objective, variables: Variables, indices: np.ndarray, *, counts: CountModel, usable: np.ndarray
+) -> np.ndarray:
+    """(2,) sums of d and E[d | I] over patterns of this process."""
+    there = objective.backend.asarray(usable)
+    takers = [_Totals(counts, there) for _ in range(objective.takers(indices))]
+    objective.visit(variables, indices, takers)
+    return np.sum([[float(x) for x in taker.sums] for taker in takers], axis=0)
 
 
 @dataclass
@@ -240,3 +261,24 @@ def _joined(takers: Sequence[_Taker]) -> FitSums:
         with_previous=rows["previous"],
         free_of_pattern=rows["free"],
     )
+
+
+def _added(parts: Sequence[FitSums | None]) -> FitSums:
+    """The sums of all ranks, with the patterns in their order again."""
+    known = [part for part in parts if part is not None]
+    if len(known) == 1:
+        return known[0]
+    rows = {
+        name: np.concatenate([getattr(part, name) for part in known])
+        for name in ("indices", "of_pattern", "pattern_squares", "with_previous", "free_of_pattern")
+    }
+    # of each pattern, the one that came before it on its rank; none before the first
+    previous = np.concatenate([np.concatenate([[-1], part.indices[:-1]]) for part in known])
+    order = np.argsort(rows["indices"])
+    rows = {name: row[order] for name, row in rows.items()}
+    # a product with another pattern than the one before it in this order says nothing
+    same = previous[order][1:] == rows["indices"][:-1]
+    rows["with_previous"][1:] = np.where(same, rows["with_previous"][1:], np.nan)
+    rows["with_previous"][0] = np.nan
+    maps = {name: np.sum([getattr(part, name) for part in known], axis=0) for name in _MAPS}
+    return FitSums(**maps, **rows)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from pypty.backend.array import Array, Backend
-from pypty.backend.cuda.score import N_TOTALS
 from pypty.backend.device_errors import device_errors
-from pypty.data.feed import Batch, Feed
+from pypty.data.batch import Batch
+from pypty.data.feed import Feed
 from pypty.errors import PyptyError
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model
-from pypty.model.stages.base import Tape
 from pypty.objective.back_off import Batches, give
 from pypty.objective.combined import LossTerms
 from pypty.objective.free_pixels import FreePixels
-from pypty.objective.noise import NoiseModel, bounded, score
-from pypty.objective.powers import N_SUMS, PowerSum
+from pypty.objective.noise import NoiseModel, bounded
+from pypty.objective.passes import Look, Others, Passes, Task, batches_of, decided
 from pypty.objective.regularizers import Regularizer
 from pypty.objective.replay import Replay
-from pypty.objective.share import Evaluated, Limit, Share, added, fetched, unread
+from pypty.objective.share import Evaluated, Limit, fetched
 
 _WORTH_A_THREAD = 2**17
 """Pixels of the waves of a batch (patterns x modes x slices) below which a second thread is slower, as measured."""
@@ -38,6 +39,11 @@ class Objective:
     n_threads : batches computed at the same time (1 on a GPU)
     terms : ``loss_terms``, whose additive part is ``noise``; None = the loss is that of the noise model alone
     free : pixels that are not fitted; None = there are none
+
+    Attributes
+    ----------
+    others : ranks that compute a part of the patterns; None = this process computes all
+    passes : how this process computes its patterns
     """
 
     def __init__(
@@ -59,6 +65,8 @@ class Objective:
         self.free = free
         self.n_threads = 1 if backend.on_gpu else n_threads
         self._memory = Batches(backend, batch_size, self.n_threads, Replay.for_device(model, feed))
+        self.others: Others | None = None
+        self.passes = Passes(backend=backend, model=model, feed=feed, memory=self._memory, free=free)
 
     @property
     def batch_size(self) -> int:
@@ -89,6 +97,22 @@ class Objective:
             return self
         other = copy.copy(self)
         other.n_threads = threads
+        return other
+
+    def use_batches(self, size: int) -> None:
+        """Compute batches of this size from now on, as all ranks do."""
+        if size != self.batch_size:
+            self._memory.use(size)
+
+    def on_progress(self, told: Callable[[], None]) -> None:
+        """Call a function after every batch."""
+        self._memory.progress = told
+
+    def alone(self, feed: Feed) -> Objective:
+        """The same loss, in the same memory, over patterns of this process, which another feed places."""
+        other = copy.copy(self)
+        other.others, other.feed = None, feed
+        other.passes = dataclasses.replace(self.passes, feed=feed)
         return other
 
     @property
@@ -129,7 +153,7 @@ class Objective:
                 reason = str(error)
             # Here, as the error keeps all arrays of the evaluation. A smaller batch starts over: gradients that were
             # summed up so far are dropped.
-            used = max(map(len, self._batches(indices)), default=1)
+            used = max(map(len, batches_of(indices, *self.rounding)), default=1)
             size, self.n_threads = self._memory.fewer(used, self.n_threads, reason)
             self._memory.use(size)
 
@@ -182,6 +206,17 @@ class Objective:
 
         self.visit(variables, indices, [taken], model, with_data=False)
 
+    def everywhere(self, look: Look, variables: Variables, indices: np.ndarray) -> list[Any]:
+        """``look(objective, variables, indices)`` on every rank, for its part of the patterns, in the order of ranks.
+
+        Parameters
+        ----------
+        look : a function of a module, or a partial of one with arguments on the host
+        """
+        if self.others is None:
+            return [look(self, variables, indices)]
+        return self.others.everywhere(self, look, variables, indices)
+
     def takers(self, indices: np.ndarray) -> int:
         """Number of threads that :meth:`visit` should have for these patterns."""
         return max(1, min(self.n_threads, len(indices)))
@@ -208,12 +243,6 @@ class Objective:
         """
         model = self.model if model is None else model
         give(self._memory, self.feed, model, variables, indices, takers, with_data)
-
-    def _batches(self, indices: np.ndarray) -> list[np.ndarray]:
-        """Indices of each batch; few patterns are shared out evenly, so that no thread waits for another."""
-        # ceil(patterns / threads), if that is less than a batch
-        size = max(1, min(self.batch_size, -(-len(indices) // self.n_threads)))
-        return [indices[i : i + size] for i in range(0, len(indices), size)]
 
     def _of_patterns(
         self,
@@ -275,123 +304,21 @@ class Objective:
         noise: NoiseModel,
         wait: bool = True,
     ) -> Evaluated:
+        """The loss of a noise model over patterns, here or on several ranks, and its gradient."""
+        task = Task(
+            variables=variables,
+            names=names,
+            indices=indices,
+            limit=limit,
+            noise=noise,
+            n_threads=self.n_threads,
+            batch_size=self.batch_size,
+        )
+        if self.others is not None:
+            return self.others.summed(self.passes, task)
         with self.feed.streams.computing():
-            points, batches = self.model.prepare(variables), self._batches(indices)
-            shares, points = self._shares(variables, names, points, batches, limit, noise)
-            self._memory.run(shares, lambda share: self._compute(share, points))
-            if self.backend.on_gpu and limit is None and not wait and len(shares) == 1:
-                return unread(shares[0], self._gradients(shares, names))
-            loss = float(sum(share.losses.sum() for share in shares))
-            # gradients are left out only if the trial really is rejected; else they are computed now
-            if limit is not None and loss > limit.value and any(share.skipped for share in shares):
-                names = ()
-            elif any(share.skipped for share in shares):
-                self._memory.run(shares, lambda share: self._catch_up(share, points))
-            return added(shares, self._gradients(shares, names), loss)
-
-    def _shares(
-        self,
-        variables: Variables,
-        names: tuple[str, ...],
-        points: list,
-        batches: list[np.ndarray],
-        limit: Limit | None,
-        noise: NoiseModel,
-    ) -> tuple[list[Share], list]:
-        """The work of every thread, and what all batches share (in fixed places, if they are replayed)."""
-        n = min(self.n_threads, len(batches))
-        # a batch writes one row of totals: those of score, or all sums of loss_terms
-        width = N_SUMS if isinstance(noise, PowerSum) else N_TOTALS
-        guess = limit is not None and len(limit.parts) == len(batches)
-        shares = []
-        for i in range(n):
-            # batches are dealt out in turn (i, i + n, ...), and so are their losses at the start
-            before = limit.parts[i::n] if limit is not None and guess else None
-            totals = self.backend.zeros((len(batches[i::n]), width), np.float64)
-            gradients = variables.zeros(names)
-            shares.append(
-                Share(
-                    batches=batches[i::n],
-                    before=before,
-                    gradients=gradients,
-                    workspace=self._memory.workspaces[i],
-                    totals=totals,
-                    noise=noise,
-                )
-            )
-        replay, largest = self._memory.replay, max(map(len, batches), default=0)
-        if n and replay is not None and replay.covers(noise, variables, largest):
-            own, work = shares[0], self._memory.workspaces[0]
-            points, own.gradients, own.noise = replay.begin(points, variables, names, noise, work)
-            own.replay = replay
-        return shares, points
-
-    def _compute(self, share: Share, points: list) -> None:
-        step = self._step_on_device if self.backend.on_gpu else self._step
-        for number, batch in enumerate(self.feed.batches(share.batches, share.workspace)):
-            share.begin(batch)
-            if not step(share, points, batch, number) and share.gradients:
-                share.skipped.append(number)
-
-    def _step(self, share: Share, points: list, batch: Batch, number: int) -> bool:
-        """Loss of a batch and its gradient, unless a rejection is expected; returns whether the gradient was added."""
-        keep = bool(share.gradients) and not share.rejecting
-        tapes: list[Tape] = []
-        slope = self._score(share, points, batch, tapes, share.totals[number], keep)
-        # decided before the adjoint, which takes more than half of the time of a batch
-        if share.expects_rejection(number) or not keep:
-            return False
-        self.model.adjoint(slope, points, batch, tapes, share.gradients)
-        return True
-
-    def _step_on_device(self, share: Share, points: list, batch: Batch, number: int) -> bool:
-        """As :meth:`_step`, but without waiting for the loss, which decides about the next batch instead."""
-        # reading the loss would stop the device until its queue is empty
-        wanted = bool(share.gradients) and not share.rejecting
-        self._whole(share, points, batch, share.totals[number], wanted)
-        share.expects_rejection(number)
-        return wanted
-
-    def _score(
-        self, share: Share, points: list, batch: Batch, tapes: list[Tape], totals: Array, keep: bool
-    ) -> Array:
-        """dLoss/dI of a batch; ``totals`` gets loss and squared errors."""
-        # (b, ky, kx), or (b, 1, D) with virtual detectors
-        intensity = self.model.forward(points, batch, tapes, keep)
-        measured = (batch.data, batch.weights, batch.workspace, batch.rows, batch.multiplier)
-        index = None if self.free is None else batch.index_of(intensity)
-        if isinstance(share.noise, PowerSum):
-            return share.noise.score(intensity, *measured, totals, share.patterns, self.free, index)
-        return score(share.noise, intensity, *measured, totals, self.free, index)[2]
-
-    def _whole(self, share: Share, points: list, batch: Batch, totals: Array, wanted: bool) -> None:
-        """Loss of a batch and, if it is wanted, its gradient."""
-
-        def task(batch: Batch, totals: Array) -> None:
-            tapes: list[Tape] = []
-            slope = self._score(share, points, batch, tapes, totals, wanted)
-            if wanted:
-                self.model.adjoint(slope, points, batch, tapes, share.gradients)
-
-        if share.replay is None:
-            task(batch, totals)
-        else:
-            share.replay.run(task, batch, totals, share.gradients, share.noise, wanted)
-
-    def _catch_up(self, share: Share, points: list) -> None:
-        """Compute the gradients of batches of which only the loss was computed."""
-        # totals are written a second time, with the same values
-        chosen = [share.batches[number] for number in share.skipped]
-        for number, batch in zip(share.skipped, self.feed.batches(chosen, share.workspace), strict=True):
-            self._whole(share, points, batch, share.totals[number], wanted=True)
-
-    def _gradients(self, shares: list[Share], names: tuple[str, ...]) -> dict[str, Array]:
-        """The sum over shares, in a fixed order: the same bits every time."""
-        gradients = {name: shares[0].gradients[name] for name in names}
-        if shares[0].replay is not None:  # the accumulators are used again
-            gradients = {name: gradient.copy() for name, gradient in gradients.items()}
-        for share in shares[1:]:
-            for name, gradient in gradients.items():
-                gradient += share.gradients[name]
-        self.model.finish(gradients)
-        return gradients
+            own = self.passes.begin(task)
+            own.compute()
+            if self.backend.on_gpu and limit is None and not wait and own.single:
+                return own.unread()
+            return own.finished(decided(task, own.loss, own.skipped))

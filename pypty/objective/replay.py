@@ -18,7 +18,8 @@ from pypty.backend.array import Array
 from pypty.backend.fixed import FixedPlaces
 from pypty.backend.streams import DeviceStreams, GraphCache
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch, Feed, Placed
+from pypty.data.batch import Batch, Placed
+from pypty.data.feed import Feed
 from pypty.model.blocks import Variables
 from pypty.model.forward import Model
 from pypty.objective.noise import NoiseModel
@@ -107,12 +108,14 @@ class Replay:
         given = {"index": placed.index, "crop origins": placed.crop_origins}
         if batch.weights is not None and batch.weights.ndim > 2:  # of each pattern
             given["weights"] = batch.weights
+        if batch.rows is not None and batch.rows is not placed.index:  # data of some of the patterns only
+            given["rows"] = batch.rows
         copies = self.places.put(given, work, changing=given)
         index, crop_origins = copies["index"], copies["crop origins"]
         weights = copies.get("weights", batch.weights)
         fixed_totals = work.array("fixed totals", totals.shape, np.float64)
-        # resident data are read by pattern number, which is copied above; others lie in a buffer of the feed
-        rows = None if batch.rows is None else index
+        # resident data are read by row or pattern number, copied above; others lie in a buffer of the feed
+        rows = None if batch.rows is None else copies.get("rows", index)
         fixed = dataclasses.replace(batch, rows=rows, weights=weights, on_device=Placed(index, crop_origins))
         names = tuple(gradients) if wanted else ()
         data = (

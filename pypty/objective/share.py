@@ -13,7 +13,7 @@ import numpy as np
 from pypty.backend.array import Array, array_module, to_host
 from pypty.backend.device_errors import device_errors
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.objective.combined import Sums
 from pypty.objective.noise import NoiseModel
 from pypty.objective.powers import N_SUMS, PATTERN_SUMS, PowerSum

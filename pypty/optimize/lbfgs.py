@@ -43,6 +43,9 @@ class ValueAndGradient:
     info: Any = None
 
 
+Keep = Callable[[BlockVector], BlockVector]
+"""Where vectors of the history are kept: the same vector, perhaps in other memory."""
+
 Function = Callable[[BlockVector, float], ValueAndGradient]
 """f(x, limit): the function at x. Where its value exceeds the limit the gradient is not needed and may be empty."""
 
@@ -70,6 +73,12 @@ class Pair:
         """Whether <s, y> is positive beyond rounding."""
         sy, s, y = (float(sum(blocks.values())) for blocks in self.products)
         return sy > CURVATURE_FLOOR * float(np.sqrt(s)) * float(np.sqrt(y))
+
+    def kept_by(self, keep: Keep) -> Pair:
+        """The same pair in the memory where vectors are kept."""
+        pair = Pair(keep(self.s), keep(self.y))
+        pair.__dict__["products"] = self.products  # computed while the vectors were here
+        return pair
 
     @property
     def rho(self) -> float:
@@ -117,6 +126,13 @@ class Lbfgs:
         self.pairs.clear()
         self._products.clear()
 
+    def keep_pairs(self, keep: Keep) -> None:
+        """Keep all pairs where new ones are kept."""
+        kept = [keep(pair.s) for pair in self.pairs]
+        self.pairs = [
+            pair if s is pair.s else Pair(s, keep(pair.y)) for pair, s in zip(self.pairs, kept, strict=True)
+        ]
+
     def step(
         self,
         x: BlockVector,
@@ -126,6 +142,7 @@ class Lbfgs:
         hist_length: float,
         first_step: float,
         options: WolfeOptions,
+        keep: Keep = lambda vector: vector,
     ) -> Step:
         """One iteration from ``x`` (algorithm 7.5).
 
@@ -134,6 +151,7 @@ class Lbfgs:
         sample : the function at ``x``
         hist_length : number m of pairs to keep; 0 gives preconditioned steepest descent, inf keeps all
         first_step : first trial of the line search
+        keep : where a new pair is kept
         """
         direction = self.direction(sample.gradient, precondition, hist_length)  # p_k = -H_k grad f_k
         slope = direction.dot(sample.gradient)
@@ -158,7 +176,7 @@ class Lbfgs:
         accepted: ValueAndGradient = search.point.payload
         s_k = direction.scaled(search.point.step)
         y_k = accepted.gradient.plus(-1.0, sample.gradient)
-        self._remember(s_k, y_k, hist_length)
+        self._remember(Pair(s_k, y_k), hist_length, keep)
         return Step(x.plus(search.point.step, direction), accepted, search, slope, fell_back)
 
     def direction(self, gradient: BlockVector, precondition: Precondition, hist_length: float) -> BlockVector:
@@ -224,15 +242,14 @@ class Lbfgs:
         largest = max(pair.squares[name] for pair in self.pairs)
         return next(pair for pair in reversed(self.pairs) if pair.squares[name] >= STILL * largest)
 
-    def _remember(self, s: BlockVector, y: BlockVector, hist_length: float) -> None:
+    def _remember(self, pair: Pair, hist_length: float, keep: Keep) -> None:
         """Append a pair whose curvature is positive beyond rounding; keep the newest ``hist_length``.
 
         One pair is kept even for ``hist_length`` 0: it gives the length of the next step (gamma_k), and no
         direction.
         """
         # The strong Wolfe conditions make <s, y> positive; a step with sufficient decrease alone need not.
-        pair = Pair(s, y)
         if pair.is_curved:
-            self.pairs.append(pair)
+            self.pairs.append(pair.kept_by(keep))
         while len(self.pairs) > max(hist_length, 1):
             self.pairs.pop(0)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from pypty.backend.array import Array, array_module
 from pypty.backend.cuda import steps
+from pypty.optimize.spread import Spread, whole
 
 
 class BlockVector(Mapping[str, Array]):
-    """Named arrays as one vector: <a, b> = sum over blocks of Re sum a conj(b), in float64."""
+    """Named arrays as one vector: <a, b> = sum over blocks of Re sum a conj(b), in float64.
 
-    def __init__(self, blocks: Mapping[str, Array]) -> None:
-        self._blocks = dict(blocks)
+    Blocks may be kept in pieces by several ranks (:mod:`pypty.optimize.spread`): inner products and sums are computed
+    there, and anything else puts the block together.
+    """
+
+    def __init__(self, blocks: Mapping[str, Array | Spread]) -> None:
+        self._blocks = dict(blocks.kept() if isinstance(blocks, BlockVector) else blocks)
 
     def __getitem__(self, name: str) -> Array:
-        return self._blocks[name]
+        return whole(self._blocks[name])
+
+    def kept(self) -> dict[str, Array | Spread]:
+        """The blocks as they are kept, in pieces or not."""
+        return dict(self._blocks)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._blocks)
@@ -44,24 +53,31 @@ class BlockVector(Mapping[str, Array]):
         """self + sum of factors x others, in one pass over the memory."""
         if not factors or not self._blocks:
             return self.copy()
-        if not self._on_host:
-            own = [[other[name] for other in others] for name in self._blocks]
-            sums = steps.combined(list(self._blocks.values()), factors, own)
-            return BlockVector(dict(zip(self._blocks, sums, strict=True)))
-        return BlockVector(
-            {
-                name: _combined(array, factors, [other[name] for other in others])
-                for name, array in self._blocks.items()
-            }
+        own = {name: [other.kept()[name] for other in others] for name in self._blocks}
+        sums = {
+            name: arrays[0].shelf.combined(self[name], factors, arrays)
+            for name, arrays in own.items()
+            if all(isinstance(array, Spread) for array in arrays)
+        }
+        rest = [name for name in self._blocks if name not in sums]
+        bases, arrays = (
+            [self[name] for name in rest],
+            [[whole(array) for array in own[name]] for name in rest],
         )
+        if _on_host(bases):
+            found = [_combined(base, factors, some) for base, some in zip(bases, arrays, strict=True)]
+        else:
+            found = steps.combined(bases, factors, arrays)
+        sums |= zip(rest, found, strict=True)
+        return BlockVector({name: sums[name] for name in self._blocks})
 
     def plus(self, factor: float, other: BlockVector) -> BlockVector:
         """self + factor other, a new vector of the same types."""
-        return BlockVector({name: _plus(array, factor, other[name]) for name, array in self._blocks.items()})
+        return BlockVector({name: _plus(array, factor, other[name]) for name, array in self.items()})
 
     def add(self, factor: float, other: BlockVector) -> None:
         """self += factor other."""
-        for name, array in self._blocks.items():
+        for name, array in self.items():
             array += float(factor) * other[name]
 
     def scaled(self, factors: Mapping[str, float] | float) -> BlockVector:
@@ -70,23 +86,25 @@ class BlockVector(Mapping[str, Array]):
         def factor(name: str) -> float:
             return factors[name] if isinstance(factors, Mapping) else factors
 
-        return BlockVector({name: float(factor(name)) * array for name, array in self._blocks.items()})
+        return BlockVector({name: float(factor(name)) * array for name, array in self.items()})
 
     def copy(self) -> BlockVector:
         return self.map(lambda array: array.copy())
 
     def map(self, function: Callable[[Array], Array]) -> BlockVector:
-        return BlockVector({name: function(array) for name, array in self._blocks.items()})
+        return BlockVector({name: function(array) for name, array in self.items()})
 
     def is_finite(self) -> bool:
         # on a device the squares need one transfer; they may be too large for a number only where the check goes on
-        if not self._on_host and all(math.isfinite(square) for square in self.dot_blocks(self).values()):
+        if not _on_host(self.values()) and all(
+            math.isfinite(square) for square in self.dot_blocks(self).values()
+        ):
             return True
-        return all(bool(array_module(array).isfinite(array).all()) for array in self._blocks.values())
+        return all(bool(array_module(array).isfinite(array).all()) for array in self.values())
 
-    @property
-    def _on_host(self) -> bool:
-        return all(isinstance(array, np.ndarray) for array in self._blocks.values())
+
+def _on_host(arrays: Iterable[Array]) -> bool:
+    return all(isinstance(array, np.ndarray) for array in arrays)
 
 
 def inner_products(pairs: Sequence[tuple[BlockVector, BlockVector]]) -> list[dict[str, float]]:
@@ -95,13 +113,26 @@ def inner_products(pairs: Sequence[tuple[BlockVector, BlockVector]]) -> list[dic
     On a device all of them are one launch and one transfer (backend/cuda/steps.cu): products that do not depend on each
     other should be asked for together.
     """
-    listed = [(a[name], b[name]) for a, b in pairs for name in a]
-    if all(isinstance(a, np.ndarray) for a, _ in listed):
-        values = [_dot(a, b) for a, b in listed]
-    else:
-        values = [float(value) for value in steps.inner_products(listed)]
-    remaining = iter(values)
-    return [{name: next(remaining) for name in a} for a, _ in pairs]
+    kept = [(a.kept(), b.kept()) for a, b in pairs]
+    listed = [(a[name], b[name]) for a, b in kept for name in a]
+    apart = [i for i, both in enumerate(listed) if any(isinstance(array, Spread) for array in both)]
+    values = dict(zip(apart, _of_pieces([listed[i] for i in apart]), strict=True))
+    rest = [i for i in range(len(listed)) if i not in values]
+    values |= zip(rest, _products([listed[i] for i in rest]), strict=True)
+    remaining = iter(values[i] for i in range(len(listed)))
+    return [{name: next(remaining) for name in a} for a, _ in kept]
+
+
+def _products(pairs: Sequence[tuple[Array, Array]]) -> list[float]:
+    if _on_host(array for array, _ in pairs):
+        return [_dot(a, b) for a, b in pairs]
+    return [float(value) for value in steps.inner_products(pairs)]
+
+
+def _of_pieces(pairs: Sequence[tuple[Array | Spread, Array | Spread]]) -> list[float]:
+    """Inner products of which one array, or both, are kept in pieces; all are on one shelf."""
+    shelves = [array.shelf for both in pairs for array in both if isinstance(array, Spread)]
+    return shelves[0].inner_products(pairs) if shelves else []
 
 
 _ROW = 1024  # numbers that are summed in the precision of the arrays

@@ -86,6 +86,34 @@ class Device:
         return "auto" if value is None else _DEVICES[_library(value)]
 
 
+@dataclass(frozen=True)
+class Devices:
+    """Over which devices a run is distributed: a word, a number of them, or their numbers and UUIDs."""
+
+    def describe(self) -> str:
+        return "'auto', 'all', a whole number >= 1, or a list of numbers or UUIDs of GPUs"
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, str):
+            return None if value in _ANY_NUMBER else f"given {brief(value)}{near(value, _ANY_NUMBER)}"
+        if not isinstance(value, (list, tuple, range)):
+            return Number(1, 2**20, integer=True).problem(value)
+        names = list(value)
+        if not names:
+            return "given an empty list"
+        whole = Number(0, 2**20, integer=True)
+        wrong = [x for x in names if whole.problem(x) is not None and not (isinstance(x, str) and x)]
+        if wrong:
+            return f"given {brief(wrong[0])} in the list"
+        return f"given {brief(value)}, which names a device twice" if len(set(names)) < len(names) else None
+
+    def convert(self, value: Any) -> str | int | tuple[int | str, ...]:
+        if isinstance(value, (list, tuple, range)):
+            return tuple(x if isinstance(x, str) else int(x) for x in value)
+        return value if isinstance(value, str) else int(value)
+
+
+_ANY_NUMBER = ("auto", "all")
 _DEVICES: Mapping[str, str] = MappingProxyType(
     {"auto": "auto", "cpu": "cpu", "gpu": "gpu", "numpy": "cpu", "cupy": "gpu"}
 )

@@ -12,7 +12,7 @@ from cpu_module import OPTIMISED, CpuModule
 from pypty.backend.array import Backend, select
 from pypty.backend.cuda.module import Compiler
 from pypty.backend.workspace import Workspace
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model import stages
 from pypty.model.blocks import Variables
 from pypty.model.split import SplitWaves

@@ -166,8 +166,7 @@ class Reconstruction:
         indices, held_out = patterns_of_epoch(self.settings, now, self.feed.n_patterns)
         # an edited sequence may name patterns outside the object
         check_inside(setup.scan, setup.grid.shape, indices, variables.obj.shape)
-        # compared values of a pattern
-        n_pixels = math.prod(setup.data_shape)
+        n_pixels = math.prod(setup.data_shape)  # compared values of a pattern
         weight = resolve_weight(now["loss_weight"], self.feed.n_patterns, n_pixels)
         start = setup.backend.asarray(setup.scan.positions)
         terms = tuple(make_regularizers(now, setup.regularizer_context(), blocks))
@@ -197,6 +196,7 @@ class Reconstruction:
             held_out=held_out,
             n_values=len(indices) * n_pixels,
             start_positions=start,
+            keep=setup.kept,
         )
 
     def last_sample(self) -> ValueAndGradient | None:

@@ -19,7 +19,7 @@ from pypty.objective.curvature import Curvature
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import Regularizer
 from pypty.objective.share import Evaluated, Limit
-from pypty.optimize.lbfgs import ValueAndGradient
+from pypty.optimize.lbfgs import Keep, ValueAndGradient
 from pypty.optimize.vector import BlockVector
 from pypty.params.schema import SCHEMA
 from pypty.params.schema.values import EpochValues
@@ -170,6 +170,7 @@ class Problem:
     use_diagonal : precondition with the whole Gauss-Newton diagonal; else with its largest value in each block
     n_values : number of data values that are compared
     start_positions : (N, 2) px
+    keep : where vectors of the L-BFGS history are kept
     """
 
     objective: Objective
@@ -186,6 +187,7 @@ class Problem:
     held_out: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     n_values: int = 1
     start_positions: Array = None
+    keep: Keep = lambda vector: vector
     _diagonal: dict[str, Array] = field(default_factory=dict)
 
     @property

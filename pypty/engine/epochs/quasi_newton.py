@@ -63,6 +63,7 @@ def _step(state: State, settings: Settings, problem: Problem, now: EpochValues) 
             "check the scale of probe and obj, and use default_dtype='double'"
         )
     point = problem.point()
+    state.optimizer.keep_pairs(problem.keep)  # of a resumed run, or turned ones
     step = state.optimizer.step(
         point,
         start,
@@ -71,6 +72,7 @@ def _step(state: State, settings: Settings, problem: Problem, now: EpochValues) 
         now["hist_length"],
         now["update_step_bfgs"],
         _wolfe(settings, now),
+        problem.keep,
     )
     warnings += _take(state, step, problem)
     change, steepest = step.x.plus(-1.0, point), problem.precondition(start.gradient)

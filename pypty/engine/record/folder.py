@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from pypty.output.lock import FolderLock
 from pypty.output.loss_log import LOSS_LOG, EpochRecord, LossLog, read_records
 from pypty.output.settings_file import ARRAYS, SettingsWatch, write_settings
 
+_log = logging.getLogger(__name__)
 _QUICK_S = 1.0
 """After a write of resume.h5 that took longer, the next one waits for as long as the write took: writing takes at most
 half of the time, and a kill loses at most the epoch that it hits and the duration of one write."""
@@ -101,8 +103,13 @@ class RunFolder:
             self.path, lambda settings, epoch: problems_from(self.run.setup, settings, epoch)
         )
 
-    def epoch_done(self, record: EpochRecord) -> None:
-        """Write the files that are due after an epoch."""
+    def epoch_done(self, record: EpochRecord, asked: bool = False) -> None:
+        """Write the files that are due after an epoch.
+
+        Parameters
+        ----------
+        asked : somebody wants a checkpoint now (SIGUSR1), whatever is due
+        """
         settings = self.run.settings
         if self._lock is not None:
             self._lock.check()
@@ -111,13 +118,15 @@ class RunFolder:
             write_numbered(self.path, self.run.state.variables, record.epoch, record.blocks)
         # 0 = not during the run
         every = settings["save_inter_checkpoints"]
-        due = bool(every and record.epoch % every == 0) or self._replaces is not None
+        due = bool(every and record.epoch % every == 0) or self._replaces is not None or asked
         if due:
             write_checkpoint(self.path, self.run.state.variables, self._names())
         self._write_log()
         self.save(False)
-        if due and (self._may_write_resume() or self._replaces is not None):
+        if due and (self._may_write_resume() or self._replaces is not None or asked):
             self._write_resume()
+        if asked:
+            _log.info("SIGUSR1: the state after %d epochs is saved in %s", self.run.state.epoch, self.path)
         if self._replaces is not None:
             self._replaces.remove()
             self._replaces = None

@@ -10,11 +10,13 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
-from pypty.errors import OutputError
+from pypty.errors import OutputError, PyptyError
 from pypty.output.loss_log import EpochRecord
 from pypty.output.terminal import Terminal
 
 TEXT_LOG = "pypty.log"
+_LONG_S = 60.0
+_log = logging.getLogger(__name__)
 _ROOT = logging.getLogger("pypty")
 _FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
@@ -128,7 +130,20 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
+        if isinstance(error, PyptyError):
+            _log.error("ended by %s: %s", type(error).__name__, error)
         for handler in self._handlers:
             _ROOT.removeHandler(handler)
             handler.close()
         _ROOT.setLevel(self._level_before)
+
+
+def warn_of_a_long_run(epoch_s: float, epochs_left: int) -> None:
+    """Say early that nothing will be saved, where that would cost more than a minute."""
+    left_s = epoch_s * epochs_left
+    if left_s > _LONG_S:
+        _log.warning(
+            "output_folder is not given: nothing is saved while the run goes on, for about %.0f more minutes; to keep "
+            "finished epochs, stop it and give output_folder",
+            max(1.0, left_s / 60),
+        )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -31,9 +33,20 @@ from pypty.objective.noise import NoiseModel, dark_counts, make_noise_model
 from pypty.objective.objective import Objective
 from pypty.objective.regularizers import RegularizerContext, outside_aperture
 from pypty.optics.grid import Grid, object_band_mask
+from pypty.optimize.vector import BlockVector
 from pypty.params.checks.effects import has_tilts
 from pypty.params.checks.model import mode_weights
 from pypty.params.settings import Settings
+
+
+class Team(Protocol):
+    """Other ranks that compute a part of the patterns (:mod:`pypty.engine.ranks`)."""
+
+    def join(self, setup: Setup, objective: Objective, subpixel: bool, propagation: str) -> Objective:
+        """The objective, of which other ranks compute their part from now on."""
+
+    def keep(self, vector: BlockVector) -> BlockVector:
+        """A vector of the L-BFGS history where it is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +69,8 @@ class Setup:
     held : (N, ky, kx) patterns, in the order of the model's pixels, that are fitted instead of those of the source
     began_in : precision in which the run began, if it is another; its rounding decides which intensities are dark, so
         that the loss is the same before and after the change
+    owned : sorted numbers of the patterns that this process computes; None = all
+    team : other ranks that compute the rest; None = there are none
     """
 
     settings: Settings
@@ -71,6 +86,8 @@ class Setup:
     plates: PhasePlateSource | None = None
     held: np.ndarray | None = None
     began_in: np.dtype | None = None
+    owned: np.ndarray | None = None
+    team: Team | None = None
 
     @property
     def multiplier(self) -> float:
@@ -160,8 +177,13 @@ class Setup:
         """(ny, nx) mean measured counts in the padded window of the waves, centred; None without data."""
         return self.seen.mean_pattern()
 
-    def feed(self) -> Feed:
-        """Batches of the measured patterns; in memory if the plan says so."""
+    def feed(self, progress: Callable[[], None] | None = None) -> Feed:
+        """Batches of the measured patterns; in memory if the plan says so.
+
+        Parameters
+        ----------
+        progress : is called while patterns are read into memory
+        """
         feed = Feed(
             self.backend,
             self.source,
@@ -171,11 +193,14 @@ class Setup:
             multiplier=self.multiplier,
             reorder=self.to_model,
             resident_on_device=self.plan.resident_on_device,
+            owned=self.owned,
         )
         if self.held is not None:
-            feed.hold(self.held)
+            # another rank has only its own ones
+            whole = self.owned is not None and len(self.held) == self.n_patterns
+            feed.hold(self.held[self.owned] if whole else self.held)
         elif self.plan.resident or feed.resident_on_device:
-            feed.make_resident(on_host=self.plan.resident)
+            feed.make_resident(self.plan.resident, progress)
         return feed
 
     def objective(
@@ -197,9 +222,9 @@ class Setup:
         terms = self._loss_terms()
         noise = self._noise_model(model.reachable) if terms is None else terms.noise
         batch, threads = batch_size or self.plan.batch, n_threads or self.plan.n_threads
-        return Objective(
-            self.backend, model, feed, noise, batch, threads, terms, self._free_pixels(model.reachable)
-        )
+        free = self._free_pixels(model.reachable)
+        objective = Objective(self.backend, model, feed, noise, batch, threads, terms, free)
+        return objective if self.team is None else self.team.join(self, objective, subpixel, propagation)
 
     def _free_pixels(self, reachable: Array) -> FreePixels | None:
         """``free_pixels``; None = every pixel is fitted."""
@@ -332,6 +357,10 @@ class Setup:
         if mean is None:
             return np.zeros(self.grid.shape)
         return mean if self.near_field else to_corner(mean)
+
+    def kept(self, vector: BlockVector) -> BlockVector:
+        """A vector of the L-BFGS history where it is kept."""
+        return vector if self.team is None else self.team.keep(vector)
 
     def close(self) -> None:
         """Release the files."""

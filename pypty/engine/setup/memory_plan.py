@@ -71,6 +71,7 @@ class MemoryPlan:
     resident : patterns are kept in memory
     resident_on_device : patterns are kept on the GPU, in the type in which they are stored
     keep_every : the waves entering every k-th slice are kept; the others are recomputed in the adjoint
+    spread_history : each rank keeps a part of the L-BFGS history
     in_double : bytes of a run that goes on in double precision (``default_dtype`` "auto"); 0 where these do not fit,
         None where it never does
     items : bytes by purpose
@@ -88,6 +89,7 @@ class MemoryPlan:
     limit: int
     sizes: Sizes
     keep_every: int = 1
+    spread_history: bool = False
     resident_on_device: bool = False
     limited_by: str = ""
     in_double: int | None = None

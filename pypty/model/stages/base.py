@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from pypty.backend.array import Array, Backend, array_module
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.options import ModelOptions
 

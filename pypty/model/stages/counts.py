@@ -8,7 +8,7 @@ import numpy as np
 
 from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend, array_module, to_host
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.options import ModelOptions
 from pypty.model.stages.base import Gradients, Tape, add_rows, rows_of

@@ -6,7 +6,7 @@ import numpy as np
 
 from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.stages.base import Gradients, Tape, add_rows, imaginary_product, per_axis, rows_of
 from pypty.model.stages.propagation import INSIDE

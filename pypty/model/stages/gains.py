@@ -6,7 +6,7 @@ import numpy as np
 
 from pypty.backend import kernels
 from pypty.backend.array import Array, Backend, array_module
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.options import ModelOptions
 from pypty.model.stages.base import Gradients, Tape

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pypty.backend.array import Array, array_module
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.stages.base import Gradients, Tape, sum_to_shape
 from pypty.model.stages.multislice import ObjectWindows

@@ -8,7 +8,7 @@ import numpy as np
 
 from pypty.backend import kernels
 from pypty.backend.array import Array, Backend, to_host
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.data.resample import interpolation_matrix, reflected_gaussian
 from pypty.model.blocks import Variables
 from pypty.model.options import ModelOptions

@@ -8,7 +8,7 @@ import numpy as np
 
 from pypty.backend import fft, kernels
 from pypty.backend.array import Array, Backend, array_module
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.data.resample import reflected_gaussian
 from pypty.model.blocks import Variables
 from pypty.model.stages.base import Gradients, Tape, sum_to_shape

@@ -10,7 +10,7 @@ import numpy as np
 
 from pypty.backend import fft
 from pypty.backend.array import Array, Backend, to_host
-from pypty.data.feed import Batch
+from pypty.data.batch import Batch
 from pypty.model.blocks import Variables
 from pypty.model.stages.base import Gradients, add_rows, imaginary_product, per_axis, rows_of
 from pypty.optics.grid import Grid

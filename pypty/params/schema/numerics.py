@@ -5,7 +5,7 @@ from __future__ import annotations
 from pypty.params.kinds import Choice, Either, Flag, Number, optional
 from pypty.params.parameter import NO_EFFECT, Parameter
 from pypty.params.schema.numbers import NATURAL, NON_NEGATIVE, POSITIVE_WHOLE
-from pypty.params.special_kinds import Device
+from pypty.params.special_kinds import Device, Devices
 
 # One row per parameter; the formatter would make it three times as long.
 # fmt: off
@@ -42,6 +42,13 @@ NUMERICS = (
     Parameter("backend", "auto", Device(), "",
               "Device: auto uses a GPU if one works; gpu raises an error if none does (see  pypty doctor). numpy and "
               "cupy, the modules or their names, mean cpu and gpu."),
+    Parameter("devices", "auto", Devices(), "",
+              "Over what a run is distributed (pypty.run; docs/cluster.md): auto is the device of this process, or, "
+              "under mpirun or srun, those of all its processes; all GPUs, a number of them, or a list of numbers "
+              "or UUIDs (MIG slices, too); on the CPU a number of processes. The result is the same to rounding."),
+    Parameter("rank_timeout_s", 20.0, Number(1, 1e6), "s", "A process of a distributed run that makes no progress for "
+              "so long ends the run, as it hangs; batches that take long are waited for ten times as long as one of "
+              "them takes.", when="the run is distributed"),
     Parameter("n_threads", None, optional(POSITIVE_WHOLE), "", "Threads on the CPU; None = the cores this process "
               "may use.", when="backend is cpu"),
     Parameter("fft_library", "auto", Choice(("auto", "fftw", "scipy")), "", "Fourier transforms on the CPU: auto uses "

@@ -13,7 +13,7 @@ import numpy as np
 Unchecked = Literal[
     "dataset", "tune", "sample_name", "chemical_formula", "path_json", "rez_pixel_size_A", "rez_pixel_size_mrad",
     "conv_semiangle_mrad", "bright_threshold", "PLRotation_deg", "fov_nm", "defocus", "total_thickness", "comx",
-    "comy", "aperture_shifts_x", "aperture_shifts_y",
+    "comy", "aperture_shifts_x", "aperture_shifts_y", "devices",
 ]
 GivenArray = Literal[
     "data_shift_vector", "defocus_array", "slice_distances", "positions", "aberrations_array",
@@ -37,6 +37,7 @@ Whole = Literal[
 Real = Literal[
     "data_multiplier", "acc_voltage", "pixel_size_x_A", "pixel_size_y_A", "alpha_near_field", "Cs", "scan_step_A",
     "damping_cutoff_multislice", "smooth_rolloff", "update_extra_cut", "memory_saturation", "obj_preblur_std",
+    "rank_timeout_s",
     "data_resample", "data_pad_value", "data_pad_threshold", "detector_gain", "readout_noise", "detector_blur_std",
     "reduce_factor", "optimism", "min_step", "validation_fraction", "stop_tolerance", "extra_probe_defocus",
     "free_pixels", "estimate_aperture_based_on_binary", "focal_spread", "spatial_coh_xy",

@@ -1,0 +1,135 @@
+"""What another rank needs to know of a reconstruction, in a form that can be sent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import select
+from pypty.data.owned import OwnedPatterns
+from pypty.data.plates import PhasePlateSource
+from pypty.data.preprocess import Preprocess
+from pypty.data.scan import Scan
+from pypty.data.sources import PatternSource, open_source
+from pypty.data.survey import Survey
+from pypty.data.window import Window
+from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.memory_plan import MemoryPlan
+from pypty.optics.grid import Grid
+from pypty.params.schedule import Constant
+from pypty.params.settings import Settings
+
+_NOT_SENT = ("dataset", "obj", "probe")
+"""Large values that only rank 0 needs."""
+
+
+@dataclass(frozen=True)
+class FirstValue:
+    """Stands for a schedule that cannot be sent: it gives the value of the first epoch, and is no constant."""
+
+    first: Any
+
+    def at(self, epoch: int) -> Any:
+        return self.first
+
+    def record(self, first: int, last: int) -> Any:
+        return self.first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """From which another rank makes its setup.
+
+    Attributes
+    ----------
+    fixed, varying : values of the settings; of schedules the value of the first epoch
+    constant : names of the schedules that have one value
+    backend : arguments of :func:`pypty.backend.array.select`
+    """
+
+    fixed: Mapping[str, Any]
+    varying: Mapping[str, Any]
+    constant: frozenset[str]
+    backend: tuple[str, str, str]
+    grid: Grid
+    scan: Scan
+    plan: MemoryPlan
+    preprocess: Preprocess
+    survey: Survey | None
+    n_patterns: int
+    window: Window
+    began_in: np.dtype | None
+
+    @classmethod
+    def of(cls, setup: Setup) -> Recipe:
+        """The recipe of a setup on rank 0."""
+        settings = setup.settings
+        first, schedules = settings.first(), settings.schedules
+        return cls(
+            fixed={**settings.fixed, **dict.fromkeys(_NOT_SENT)},
+            varying=dict(first.items()),
+            constant=frozenset(name for name in schedules if isinstance(schedules[name], Constant)),
+            backend=(setup.backend.name, setup.backend.precision, settings["fft_library"]),
+            grid=setup.grid,
+            scan=setup.scan,
+            plan=setup.plan,
+            preprocess=setup.preprocess,
+            survey=setup.survey,
+            n_patterns=setup.n_patterns,
+            window=setup.window,
+            began_in=setup.began_in,
+        )
+
+    def settings(self) -> Settings:
+        """The settings, without what only rank 0 needs."""
+        schedules = {
+            name: Constant(value) if name in self.constant else FirstValue(value)
+            for name, value in self.varying.items()
+        }
+        return Settings(MappingProxyType(dict(self.fixed)), MappingProxyType(schedules), frozenset())
+
+    def setup(self, source: PatternSource | None, held: np.ndarray | None, owned: np.ndarray) -> Setup:
+        """The setup of another rank.
+
+        Parameters
+        ----------
+        source : opened patterns; None = those of ``data_path``
+        held : patterns that are fitted instead, only those of the rank
+        owned : sorted numbers of the patterns of the rank
+        """
+        settings = self.settings()
+        path, trusted = settings["phase_plate_in_h5"], settings["trust_external_links"]
+        return Setup(
+            settings=settings,
+            backend=select(*self.backend),
+            source=open_source(settings) if source is None else source,
+            grid=self.grid,
+            scan=self.scan,
+            plan=self.plan,
+            preprocess=self.preprocess,
+            survey=self.survey,
+            n_patterns=self.n_patterns,
+            window=self.window,
+            plates=None if path is None else PhasePlateSource(path, trusted),
+            held=held,
+            began_in=self.began_in,
+            owned=owned,
+        )
+
+
+def patterns_to_send(setup: Setup, owned: np.ndarray) -> OwnedPatterns | None:
+    """The patterns of a rank that cannot open them itself, as they are in an array of rank 0."""
+    source = setup.source
+    if source is None or setup.settings["dataset"] is None:
+        return None
+    return OwnedPatterns(source.read(owned), owned, source.shape, source.name, source.scan)
+
+
+def without_patterns(patterns: OwnedPatterns) -> OwnedPatterns:
+    """The same without the large array, which is sent beside it."""
+    return dataclasses.replace(patterns, patterns=patterns.patterns[:0])

@@ -1,0 +1,250 @@
+"""A rank that computes its part of a reconstruction, as rank 0 asks for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import MappingProxyType
+from typing import Any
+
+from pypty.backend.array import Array
+from pypty.backend.device_errors import device_errors
+from pypty.data.feed import Feed
+from pypty.data.owned import OwnedPatterns
+from pypty.engine.ranks.recipe import Recipe
+from pypty.engine.ranks.shelf import Pieces
+from pypty.errors import RankError
+from pypty.model.blocks import Variables
+from pypty.objective.noise import NoiseModel
+from pypty.objective.objective import Objective
+from pypty.objective.passes import Pass, Task
+from pypty.objective.regions import Region
+from pypty.objective.share import Evaluated
+from pypty.ranks.link import FAILED, Failure, Link, Message
+from pypty.ranks.local import WorkerLink
+
+_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Signals that rank 0 answers for all."""
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """Answers the messages of rank 0 until it says that the run is over.
+
+    Parameters
+    ----------
+    link : to rank 0
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._objective: Objective | None = None
+        self._feed: Feed | None = None
+        self._owned: Any = None
+        self._kept: tuple[Any, ...] = ()
+        self._patterns: OwnedPatterns | None = None
+        self._noise: NoiseModel | None = None
+        self._pieces = Pieces()
+        self._close: Callable[[], None] = lambda: None
+
+    def serve(self) -> Any:
+        """Answer until the message "end"; returns its content.
+
+        Raises
+        ------
+        RankError
+            Rank 0 has gone, or says why the run has failed.
+        """
+        answers = MappingProxyType(
+            {
+                "setup": self._setup,
+                "place": self._place,
+                "sum": self._sum,
+                "look": self._look,
+                "keep": self._keep,
+                "whole": self._whole,
+                "add up": self._add_up,
+                "multiply": self._multiply,
+            }
+        )
+        try:
+            while True:
+                message = self.link.receive(0)
+                if message.kind == "end":
+                    if isinstance(message.content, Failure):
+                        raise RankError(f"{self.link.names[0]}: {message.content.reason}")
+                    return message.content
+                answers[message.kind](message)
+        except RankError:
+            raise
+        except Exception as error:
+            text = "".join(traceback.format_exception(error))
+            _log.error("%s failed:\n%s", self.link.names[self.link.rank], text)
+            self.link.send(0, FAILED, f"{type(error).__name__}: {error}\n{text}")
+            raise RankError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._close()
+
+    def _setup(self, message: Message) -> None:
+        """Prepare an objective."""
+        content, arrays = message.content, list(message.arrays)
+        recipe: Recipe = content["recipe"]
+        self._owned = content["owned"]
+        if content["patterns"] is not None:
+            self._patterns = dataclasses.replace(content["patterns"], patterns=arrays.pop(0))
+        held = arrays.pop(0) if content["held"] else None
+        self._close()
+        with self.link.computing():
+            setup = recipe.setup(self._patterns, held, self._owned)
+            self._close = setup.close
+            self._feed = setup.feed(self.link.progress)
+            objective = setup.objective(
+                self._feed,
+                content["subpixel"],
+                content["propagation"],
+                content["batch_size"],
+                content["n_threads"],
+            )
+        objective.on_progress(self.link.progress)
+        self._objective, self._noise = objective, None
+
+    def _place(self, message: Message) -> None:
+        """Use other crop origins."""
+        assert self._feed is not None
+        self._feed.crop_origins = message.content["crop_origins"]
+
+    def _received(self, message: Message) -> tuple[Objective, Variables]:
+        """The objective for the window of the object that was sent, and the unknowns there."""
+        content, objective, feed = message.content, self._objective, self._feed
+        assert objective is not None and feed is not None
+        arrays = (objective.backend.asarray(array) for array in message.arrays)
+        variables = Variables(**dict(zip(content["blocks"], arrays, strict=True)))
+        return objective.alone(feed.seen_from(content["origin"])), variables
+
+    def _look(self, message: Message) -> None:
+        try:
+            with self.link.computing():
+                objective, variables = self._received(message)
+                seen = message.content["look"](objective, variables, message.content["indices"])
+        except MemoryError as error:
+            self.link.send(0, "full", str(error))
+            return
+        self.link.send(0, "seen", seen)
+
+    def _sum(self, message: Message) -> None:
+        """Losses of the patterns, and gradients if rank 0 wants them."""
+        content, part, full = message.content, None, ""
+        try:
+            with device_errors(), self.link.computing():
+                objective, task = self._task(message)
+                with objective.feed.streams.computing():
+                    part = objective.passes.begin(task)
+                    part.compute()
+                    loss, skipped = part.loss, part.skipped
+        except MemoryError as error:
+            part, full = None, str(error) or "out of memory"
+        names = content["names"]
+        if content["limit"] is not None:
+            told = {"loss": 0.0, "skipped": False, "full": full}
+            self.link.send(0, "loss", told if part is None else {**told, "loss": loss, "skipped": skipped})
+            names = self.link.receive(0).content
+        if part is None or names is None:
+            self.link.send(0, "full", full)
+            return
+        try:
+            with device_errors(), self.link.computing(), objective.feed.streams.computing():
+                self._answer(part, names)
+        except MemoryError as error:
+            self.link.send(0, "full", str(error) or "out of memory")
+
+    def _task(self, message: Message) -> tuple[Objective, Task]:
+        content = message.content
+        objective, variables = self._received(message)
+        objective.use_batches(content["batch_size"])
+        self._noise = content["noise"] or self._noise
+        assert self._noise is not None
+        task = Task(
+            variables=variables,
+            names=content["names"],
+            indices=content["indices"],
+            limit=content["limit"],
+            noise=self._noise,
+            n_threads=content["n_threads"],
+            batch_size=content["batch_size"],
+        )
+        return objective, task
+
+    def _answer(self, part: Pass, names: tuple[str, ...]) -> None:
+        """Send the gradients of some blocks, with all numbers."""
+        result: Evaluated = part.finished(names)
+        gradients = Region(patterns=self._owned, origin=(0, 0), shape=(0, 0)).rows(
+            result.gradients, part.task.indices
+        )
+        arrays = [gradients[name] for name in names]
+        self.link.send(0, "gradients", dataclasses.replace(result, gradients={}), arrays)
+
+    def _keep(self, message: Message) -> None:
+        number, gone = message.content
+        self._pieces.forget(gone)
+        self._pieces.kept[number] = self._here(message)[0]
+
+    def _whole(self, message: Message) -> None:
+        number, gone = message.content
+        self._pieces.forget(gone)
+        self.link.send(0, "piece", None, [self._pieces.kept[number]])
+
+    def _add_up(self, message: Message) -> None:
+        (factors, numbers), gone = message.content
+        self._pieces.forget(gone)
+        self.link.send(0, "piece", None, [self._pieces.sum(factors, numbers)])
+
+    def _multiply(self, message: Message) -> None:
+        pairs, gone = message.content
+        self._pieces.forget(gone)
+        self.link.send(0, "products", self._pieces.products(pairs, self._here(message)))
+
+    def _here(self, message: Message) -> list[Array]:
+        """The arrays of a message on the device of this rank."""
+        if self._objective is None:
+            return list(message.arrays)
+        return [self._objective.backend.asarray(array) for array in message.arrays]
+
+
+def main(arguments: list[str]) -> int:
+    """A worker process: the descriptor of its connection to rank 0, its number, the number of ranks."""
+    descriptor, rank, size = (int(text) for text in arguments)
+    link = WorkerLink(Connection(descriptor), rank, size)
+    ignore_signals()
+    link.greet(f"rank {rank} (process {os.getpid()})")
+    return served(link)
+
+
+def served(link: Link) -> int:
+    """Serve one run, in the way of a process that does nothing else; returns the exit status."""
+    logging.basicConfig(format=f"{link.names[link.rank]}: %(message)s")
+    try:
+        Server(link).serve()
+    except RankError as error:
+        _log.error("%s", error)
+        return 1
+    finally:
+        link.close()
+    return 0
+
+
+def ignore_signals() -> None:
+    """Leave signals to rank 0, which ends the run with everything saved."""
+    for name in _IGNORED:
+        number = getattr(signal, name, None)
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Messages between the processes of one reconstruction, and how these processes are started."""

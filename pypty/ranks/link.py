@@ -1,0 +1,332 @@
+"""Messages between rank 0, which runs a reconstruction, and the other ranks, which compute parts of it.
+
+Rank 0 talks to every other rank, and these only to rank 0. A rank that computes tells every second how far it is, so
+that one that hangs can be told from one that takes long.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pypty.backend.array import Array, to_host
+from pypty.errors import RankError
+
+BEAT_S = 1.0
+"""Time between two messages of a rank that computes."""
+SILENCE_S = 12.0
+"""A rank that should compute, and from which nothing has come for so long, is stopped, or cannot be reached."""
+_POLL_S = 0.25
+_WATCH_S = 0.05
+"""A rank that waits for something else than a message reads the messages that come meanwhile so often."""
+BEAT, FAILED = "beat", "failed"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one rank sends to another.
+
+    Attributes
+    ----------
+    kind : what it is about
+    content : anything that consists of Python's and NumPy's own types, or of dataclasses of this package
+    arrays : large arrays, which are sent as they are in memory
+    """
+
+    kind: str
+    content: Any = None
+    arrays: tuple[Array, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What precedes the arrays of a message: their types and shapes, by which the receiver makes room."""
+
+    kind: str
+    content: Any
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The content of a message of which some arrays take a route of their own.
+
+    Attributes
+    ----------
+    content : of the message
+    places : of these arrays among all of the message
+    shapes : their types and shapes
+    """
+
+    content: Any
+    places: tuple[int, ...]
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Route(ABC):
+    """A second way between ranks, for arrays that need not come to the host."""
+
+    @abstractmethod
+    def takes(self, array: Array) -> bool:
+        """Whether an array may travel so."""
+
+    @abstractmethod
+    def send(self, to: int, arrays: Sequence[Array]) -> None:
+        """Send arrays, which the other rank expects. Raises RankError where it has ended or hangs."""
+
+    @abstractmethod
+    def receive(self, source: int, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> list[Array]:
+        """Receive arrays. Raises RankError where the other rank has ended or hangs."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """In place of a result: why a run has failed on rank 0."""
+
+    reason: str
+
+
+class Link(ABC):
+    """The connections of a rank.
+
+    Parameters
+    ----------
+    patience_s : a rank whose computation makes no progress for so long hangs
+
+    Attributes
+    ----------
+    rank, size : number of this rank, and of all ranks
+    names : of every rank, for messages: its number, host, process and device
+    silence_s : a rank from which nothing has come for so long is stopped or cannot be reached; inf where ranks cannot
+        send beats
+    """
+
+    rank: int
+    size: int
+    names: list[str]
+    path: str
+    """How arrays travel, in words."""
+    route: Route | None = None
+    """Which arrays on devices take (:mod:`pypty.ranks.nccl`); None = they come to the host."""
+
+    def __init__(self, rank: int, size: int, patience_s: float = 20.0) -> None:
+        self.rank, self.size, self.patience_s, self.silence_s = rank, size, patience_s, SILENCE_S
+        self.names = [f"rank {number}" for number in range(size)]
+        self._inbox: dict[int, deque[Message]] = {number: deque() for number in range(size)}
+        self._idle = dict.fromkeys(range(size), 0.0)
+        self._stalled = dict.fromkeys(range(size), 0.0)
+        self._lock = threading.Lock()
+        self._done = 0
+
+    @abstractmethod
+    def _put(self, to: int, header: Header, arrays: Sequence[np.ndarray]) -> None:
+        """Send a message. Raises OSError where the other rank has gone."""
+
+    @abstractmethod
+    def _ready(self, timeout_s: float) -> list[int]:
+        """Ranks from which a message can be read; waits for one at most so long."""
+
+    @abstractmethod
+    def _take(self, source: int) -> Message:
+        """Read a message that has arrived. Raises OSError or EOFError where the other rank has gone."""
+
+    @abstractmethod
+    def lost(self, rank: int) -> str:
+        """Why a rank is known to have ended, or "" where it may be alive."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all connections; rank 0 also ends the ranks that it has started."""
+
+    def give_up(self, rank: int) -> None:  # noqa: B027 - not every rank can be ended from here
+        """End a rank that hangs, if this process has started it."""
+
+    @property
+    def others(self) -> range:
+        """The ranks except this one, for rank 0."""
+        return range(1, self.size)
+
+    def send(self, to: int, kind: str, content: Any = None, arrays: Sequence[Array] = ()) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        RankError
+            The other rank has ended.
+        """
+        apart = tuple(place for place, array in enumerate(arrays) if self.route and self.route.takes(array))
+        sent_apart = [arrays[place] for place in apart]
+        host = [
+            np.asarray(to_host(array), order="C") for place, array in enumerate(arrays) if place not in apart
+        ]
+        if apart:
+            content = Apart(content, apart, _shapes(sent_apart))
+        header = Header(kind, content, _shapes(host))
+        try:
+            with self._lock:
+                self._put(to, header, host)
+        except OSError as error:
+            raise RankError(f"{self.names[to]} {self._reason(to, error)}") from error
+        if self.route and apart:
+            self.route.send(to, sent_apart)
+
+    def receive(self, source: int) -> Message:
+        """The next message of a rank.
+
+        Raises
+        ------
+        RankError
+            The rank has ended, hangs, or says that it has failed.
+        """
+        self._idle[source] = self._stalled[source] = 0.0
+        while not self._inbox[source]:
+            self._collect(source)
+        message = self._inbox[source].popleft()
+        if message.kind == FAILED:
+            raise RankError(f"{self.names[source]} failed: {message.content}")
+        if not isinstance(message.content, Apart):
+            return message
+        if self.route is None:
+            raise RankError(f"{self.names[source]} sends arrays by a route that this rank has not opened")
+        apart, arrays = message.content, list(message.arrays)
+        for place, array in zip(apart.places, self.route.receive(source, apart.shapes), strict=True):
+            arrays.insert(place, array)
+        return Message(message.kind, apart.content, tuple(arrays))
+
+    def watching(self, awaited: int) -> Callable[[float], None]:
+        """What to call again and again while a rank does not do what this one waits for, other than a message.
+
+        It may be sending itself, compute, hang, or have ended. The function takes the time since something has
+        happened, reads messages, and raises RankError where the other rank hangs or has ended.
+        """
+        self._idle[awaited] = self._stalled[awaited] = 0.0
+        before = 0.0
+
+        def watch(waited_s: float) -> None:
+            nonlocal before
+            if waited_s < before:  # something has happened in between
+                before = self._idle[awaited] = 0.0
+            if waited_s - before >= _WATCH_S:
+                self._digest(self._ready(0.0), awaited, waited_s - before)
+                before = waited_s
+
+        return watch
+
+    def leave_route(self) -> None:
+        """End the second way, if there is one."""
+        if self.route is not None:
+            self.route.close()
+            self.route = None
+
+    def _collect(self, awaited: int) -> None:
+        """Read what has arrived from any rank, and look whether the awaited one is alive."""
+        before = time.monotonic()
+        arrived = self._ready(_POLL_S)
+        # the time that this process waits, not that of a clock: a machine may sleep in between
+        self._digest(arrived, awaited, min(time.monotonic() - before, _POLL_S))
+
+    def _digest(self, arrived: list[int], awaited: int, waited_s: float) -> None:
+        """Read what has arrived; raises RankError where the awaited rank, after so much more waiting, is not alive."""
+        for source in arrived:
+            try:
+                message = self._take(source)
+            except (OSError, EOFError) as error:
+                raise RankError(f"{self.names[source]} {self._reason(source, error)}") from error
+            self._idle[source] = 0.0
+            if message.kind == BEAT:
+                self._stalled[source] = float(message.content)
+            else:
+                self._inbox[source].append(message)
+        if awaited not in arrived:
+            self._idle[awaited] += waited_s
+        for rank in self.others if self.rank == 0 else (0,):
+            reason = self.lost(rank)
+            if reason and not self._inbox[rank]:
+                raise RankError(f"{self.names[rank]} {reason}")
+        if self._idle[awaited] > self.silence_s and self.rank == 0:
+            self.give_up(awaited)
+            raise RankError(
+                f"{self.names[awaited]} hangs: nothing has come from it for {self.silence_s:.0f} s; it is stopped, or "
+                "its machine cannot be reached"
+            )
+        if self._stalled[awaited] > self.patience_s:
+            self.give_up(awaited)
+            raise RankError(
+                f"{self.names[awaited]} hangs: its computation has made no progress for "
+                f"{self._stalled[awaited]:.0f} s (rank_timeout_s)"
+            )
+
+    def _reason(self, rank: int, error: BaseException) -> str:
+        """Why a connection ended; a process that has just died is told of a little later."""
+        for _ in range(10):
+            reason = self.lost(rank)
+            if reason:
+                return reason
+            time.sleep(0.05)
+        return f"has ended, or cannot be reached any more ({type(error).__name__}: {error})"
+
+    def progress(self) -> None:
+        """Call whenever a part of a computation is done."""
+        self._done += 1
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """While the block runs, rank 0 is told every second for how long nothing was done (:meth:`progress`)."""
+        over = threading.Event()
+
+        def beat() -> None:
+            seen, since = self._done, time.monotonic()
+            while not over.wait(BEAT_S):
+                now = time.monotonic()
+                if self._done != seen:
+                    seen, since = self._done, now
+                try:
+                    self.send(0, BEAT, now - since)
+                except RankError:
+                    return  # rank 0 has gone: the answer will find out
+
+        thread = threading.Thread(target=beat, name="beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def wait_longer(self, slowest_s: float) -> None:
+        """Have patience for batches of which one took so long."""
+        self.patience_s = max(self.patience_s, 10 * slowest_s)
+
+
+def _shapes(arrays: Sequence[Array]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((array.dtype.str, array.shape) for array in arrays)
+
+
+def arrays_of(header: Header) -> list[np.ndarray]:
+    """Room for the arrays that follow a header."""
+    return [np.empty(shape, np.dtype(name)) for name, shape in header.shapes]
+
+
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """The bytes of a contiguous array, in its memory."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def nbytes(header: Header) -> int:
+    """Bytes of the arrays of a message."""
+    return sum(np.dtype(name).itemsize * math.prod(shape) for name, shape in header.shapes)

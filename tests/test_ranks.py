@@ -1,0 +1,247 @@
+"""A run on several ranks: the same numbers as on one, whatever it refines, in each of its ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from problems import (
+    N_PATTERNS,
+    counts,
+    every_block,
+    patterns,
+    scan_positions,
+    small_params,
+    smooth_object,
+    two_slices,
+)
+from threaded_ranks import reconstruction_on, run_on, threaded_ranks
+
+from pypty.backend.array import to_host
+from pypty.data.sources import NpySource
+from pypty.engine.epochs.loop import Reconstruction
+from pypty.engine.epochs.state import State
+from pypty.engine.ranks.opening import together
+from pypty.engine.ranks.shelf import RankShelf
+from pypty.engine.ranks.team import Team
+from pypty.engine.setup.prepare import prepare
+from pypty.errors import ParameterError
+from pypty.objective.regions import divide, region_of
+from pypty.optimize.methods import METHODS
+from pypty.optimize.spread import Spread
+
+OFF_GRID = scan_positions() + np.random.default_rng(1).uniform(-0.4, 0.4, (N_PATTERNS, 2))
+MEASURED: dict[str, dict[str, Any]] = {
+    "every unknown": every_block(),
+    "padded data": small_params(data_pad=3, update_probe=True),
+    "some of the pixels": small_params(detector_mask=np.tri(16)),
+    "weights of each pattern": small_params(
+        detector_mask=np.random.default_rng(2).uniform(size=(N_PATTERNS, 16, 16)) < 0.9
+    ),
+    "pixels without a number": small_params(
+        dataset=np.where(
+            np.random.default_rng(3).uniform(size=(N_PATTERNS, 16, 16)) < 0.9, patterns(), np.nan
+        ),
+        detector_mask="nan",
+    ),
+    "free pixels": small_params(free_pixels=0.05),
+    "whole numbers": small_params(dataset=counts("uint8"), data_multiplier=0.5),
+    "terms of PtyRAD": small_params(loss_terms={"single": {"weight": 1.0}}),
+    "relative terms": small_params(loss_terms={"single": {}, "pacbed": {}, "sparse": {}}, loss_scale="ratio"),
+    "patches filtered": small_params(lazy_clean=True),
+    "blurred object": small_params(obj_preblur_std=0.7),
+    "object modes": small_params(obj=smooth_object() * np.exp(1j * np.array([0.0, 0.1]))),
+    "positions off the grid": small_params(positions=OFF_GRID, update_probe_pos=True),
+    "the stages": every_block(executor="stages"),
+    "fourth order": two_slices(propmethod="better_multislice"),
+    "near field": small_params(recon_type="near_field", defocus_array=[100.0], alpha_near_field=0.0, Cs=0.0),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize("n", [2, 3])
+def test_loss_and_gradients_are_those_of_one_rank(n: int, name: str) -> None:
+    found = []
+    for ranks in (1, n):
+        with reconstruction_on(ranks, MEASURED[name]) as run:
+            problem = run.problem(run.settings.first())
+            result = problem.objective.evaluate(
+                problem.variables, problem.blocks, problem.indices, problem.weight, problem.regularizers
+            )
+            found.append(result)
+    one, several = found
+    assert several.loss == pytest.approx(one.loss, rel=1e-12)
+    assert several.sse == pytest.approx(one.sse, rel=1e-12)
+    assert several.free.deviance == pytest.approx(one.free.deviance, rel=1e-12)
+    assert several.gradients.keys() == one.gradients.keys()
+    for block, gradient in one.gradients.items():
+        scale = float(np.abs(to_host(gradient)).max())
+        np.testing.assert_allclose(
+            to_host(several.gradients[block]), to_host(gradient), rtol=0, atol=1e-11 * scale
+        )
+
+
+MOVING: dict[str, dict[str, Any]] = {
+    "every unknown": every_block(epoch_max=6),
+    "warm-up": small_params(probe=None, algorithm="ml", warmup_epochs=2, epoch_max=6),
+    "other patterns in every epoch": small_params(
+        sequence=lambda epoch: np.arange(epoch % 3, N_PATTERNS, 3), epoch_max=5
+    ),
+    "patterns held out": small_params(validation_fraction=0.2, epoch_max=4),
+    "object that grows": small_params(
+        positions=OFF_GRID, update_probe_pos=True, dynamically_resize_yx_object=0.05, epoch_max=6
+    ),
+    "constraints": two_slices(
+        epoch_max=4,
+        constraints={"obj_rblur": {"step": 1, "std": 0.4}, "fix_probe_int": {"step": 1}},
+        update_probe=True,
+    ),
+    "one thread more": small_params(n_threads=2, compute_batch=3, epoch_max=4),
+    "data that are read": small_params(
+        load_one_by_one=True, preload_to_cpu=False, compute_batch=4, epoch_max=4
+    ),
+    "gradients together": small_params(
+        optimizer="adam", batch_size=5, grad_accumulation=2, epoch_max=3, group_mode="compact"
+    ),
+    **{
+        name: small_params(
+            optimizer=name,
+            batch_size=6,
+            epoch_max=3,
+            update_probe=True,
+            update_probe_pos=True,
+            learning_rates={"obj": 1e-4, "probe": 1e-4, "positions": 1e-4},
+        )
+        for name in METHODS
+    },
+}
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_runs_take_the_same_path(name: str) -> None:
+    """The trial steps, too: every decision is taken by rank 0 from the loss of all."""
+    one, several = run_on(1, MOVING[name]), run_on(3, MOVING[name])
+    assert several.stop_reason == one.stop_reason
+    np.testing.assert_allclose(several.loss, one.loss, rtol=1e-9)
+    np.testing.assert_allclose(several.obj, one.obj, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(several.positions, one.positions, rtol=0, atol=1e-7)
+    assert several.history.step == pytest.approx(one.history.step, rel=1e-6)
+    np.testing.assert_allclose(several.history.deviance, one.history.deviance, rtol=1e-6)
+
+
+def test_the_verdict_is_the_same() -> None:
+    params = small_params(dataset=counts("uint16"), epoch_max=4, update_probe=True)
+    one, several = run_on(1, params).verdict, run_on(3, params).verdict
+    assert one.fit is not None and several.fit is not None
+    assert several.headline == one.headline
+    np.testing.assert_array_equal(several.fit.indices, one.fit.indices)
+    np.testing.assert_allclose(several.fit.pattern_ratio, one.fit.pattern_ratio, rtol=1e-6)
+    assert several.fit.ratio == pytest.approx(one.fit.ratio, rel=1e-9)
+
+
+def test_a_run_repeats_itself_to_the_last_bit() -> None:
+    first, second = (run_on(3, every_block(epoch_max=3)) for _ in range(2))
+    np.testing.assert_array_equal(first.obj, second.obj)
+    np.testing.assert_array_equal(first.loss, second.loss)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
+def test_a_run_resumes_on_any_number_of_ranks(before: int, after: int, tmp_path: Path) -> None:
+    params = every_block(output_folder=str(tmp_path / "run"))
+    whole = run_on(1, {**params, "epoch_max": 6, "output_folder": ""})
+    run_on(before, {**params, "epoch_max": 3})
+    resumed = run_on(after, {**params, "epoch_max": 6, "resume": True})
+    np.testing.assert_allclose(resumed.loss, whole.loss, rtol=1e-9)
+    np.testing.assert_allclose(resumed.obj, whole.obj, rtol=0, atol=1e-7)
+
+
+def test_each_rank_reads_its_own_patterns_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, into its memory, in runs of neighbours."""
+    np.save(tmp_path / "data.npy", patterns())
+    params = small_params(dataset=..., data_path=str(tmp_path / "data.npy"))
+    read: list[np.ndarray] = []
+    original = NpySource.read
+
+    def noted(self: NpySource, indices: np.ndarray) -> np.ndarray:
+        read.append(indices)
+        return original(self, indices)
+
+    setup = prepare(params)
+    monkeypatch.setattr(NpySource, "read", noted)
+    with threaded_ranks(3) as link, together(setup, link) as shared:
+        run = Reconstruction(shared, State(variables=shared.variables(), epoch=0))
+        problem = run.problem(run.settings.first())
+        for _ in range(2):
+            problem.objective.evaluate(problem.variables, problem.blocks, problem.indices)
+        assert isinstance(shared.team, Team)
+        owned = shared.team.owned
+    setup.close()
+    assert sorted(part.tolist() for part in read) == sorted(part.tolist() for part in owned)
+
+
+def test_regions_are_compact_and_equal() -> None:
+    positions = np.stack(np.meshgrid(np.arange(12.0), np.arange(24.0), indexing="ij"), axis=-1).reshape(-1, 2)
+    used = np.arange(0, 288, 2)
+    parts = divide(positions, used, 4)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(288))
+    assert [len(np.intersect1d(part, used)) for part in parts] == [36] * 4
+    for part in parts:  # halves along the longer side, and halves of these again
+        assert np.ptp(positions[part], axis=0).tolist() in ([11.0, 5.0], [5.0, 11.0])
+    region = region_of(parts[0], positions.astype(int), (8, 8))
+    assert region.shape == tuple(int(x) + 8 for x in np.ptp(positions[parts[0]], axis=0))
+    with pytest.raises(ParameterError, match="3 patterns cannot be divided among 4 processes"):
+        divide(positions, used[:3], 4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"obj_parametrization": "amplitude_phase"},
+        {"default_dtype": "auto", "epoch_max": 12},
+        {"keep_probe_states_orthogonal": True, "hist_length": 3},
+    ],
+)
+def test_a_history_in_pieces_makes_the_same_steps(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is written, read again, and raised to double precision."""
+    params = two_slices(**{"update_probe": True, "epoch_max": 8, **changes})
+    whole = run_on(1, params)
+    spread: list[Spread] = []
+    keep = RankShelf.keep
+
+    def counted(self: RankShelf, array: Any) -> Spread:
+        spread.append(keep(self, array))
+        return spread[-1]
+
+    monkeypatch.setattr(RankShelf, "keep", counted)
+    monkeypatch.setattr(Team, "spreads", staticmethod(lambda setup: True))
+    pieces = run_on(3, params)
+    assert len(spread) >= 2 * (len(pieces.epochs) - 1)
+    single = changes.get("default_dtype") == "auto"
+    np.testing.assert_allclose(pieces.loss, whole.loss, rtol=1e-4 if single else 1e-8)
+    folder = {**params, "output_folder": str(tmp_path / "run")}
+    run_on(3, {**folder, "epoch_max": 4})
+    resumed = run_on(2, {**folder, "resume": True})
+    np.testing.assert_allclose(resumed.loss, whole.loss, rtol=1e-4 if single else 1e-8)
+
+
+def test_pieces_that_are_not_needed_are_forgotten() -> None:
+    with threaded_ranks(3) as link:
+        shelf = RankShelf(link, lambda: None)
+        arrays = [np.arange(10.0) + i for i in range(4)]
+        first, second = shelf.keep(arrays[0]), shelf.keep(arrays[1])
+        np.testing.assert_array_equal(shelf.whole(second), arrays[1])
+        found = shelf.inner_products([(first, second), (arrays[2], first), (first, first)])
+        assert found == pytest.approx(
+            [a @ b for a, b in ((arrays[0], arrays[1]), (arrays[2], arrays[0]), (arrays[0], arrays[0]))]
+        )
+        np.testing.assert_allclose(
+            shelf.combined(arrays[3], [2.0, -1.0], [first, second]), arrays[3] + 2 * arrays[0] - arrays[1]
+        )
+        del first
+        shelf.whole(second)
+        assert list(shelf._own.kept) == [second.number]
