@@ -18,7 +18,7 @@ from pypty.output.terminal import Terminal
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 success, 1 a reported error, 2 wrong usage; 130, 143 and 129 a run that
-    SIGINT (Ctrl-C), SIGTERM or SIGHUP ended, with everything saved."""
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP ended, with everything saved (docs/cluster.md)."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
@@ -113,6 +113,25 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="replace the result in the output folder; it is kept until the new run has a full epoch",
     )
+    sub.add_argument(
+        "--restart",
+        type=_count,
+        metavar="N",
+        help="start the run again, up to N times, where it dies or fails for a reason that may pass",
+    )
+    sub.add_argument(
+        "--launcher",
+        metavar="COMMAND",
+        help='with --restart: what starts the processes of the run, for example "mpirun -n 4"',
+    )
+    # the file in which a supervised run says how it ends
+    sub.add_argument("--outcome", help=argparse.SUPPRESS)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number of restarts, 0 or more; got {text!r}")
+    return int(text)
 
 
 def _parameters(options: argparse.Namespace) -> dict[str, Any]:
@@ -128,23 +147,64 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
 def _run(options: argparse.Namespace) -> int:
     from pypty.engine.record.interrupts import exit_status
     from pypty.iterative import run
+    from pypty.ranks.mpi import world_rank
+    from pypty.supervise import supervised
 
-    params = _parameters(options)
-    if options.resume:
-        params["resume"] = True
-        if Path(options.file).is_dir():
-            params["output_folder"] = options.file
-    if options.overwrite:
-        params["overwrite"] = True
-    result = run(params)
-    _say(repr(result))
-    if params.get("print_flag") not in (0, False):
-        _say(result.verdict.headline)
-    if options.report and not result.interrupted_by:
-        from pypty.report_page import report
+    if options.restart is not None or options.launcher is not None:
+        return _supervise(options)
+    if world_rank():  # rank 0 has the parameters, and says what there is to say
+        return exit_status(run({}).interrupted_by)
+    with supervised(options.outcome) as ended:
+        params = _parameters(options)
+        if options.resume:
+            params["resume"] = True
+            if Path(options.file).is_dir():
+                params["output_folder"] = options.file
+        if options.overwrite:
+            params["overwrite"] = True
+        result = run(params)
+        _say(repr(result))
+        if params.get("print_flag") not in (0, False):
+            _say(result.verdict.headline)
+        if options.report and not result.interrupted_by:
+            from pypty.report_page import report
 
-        _say(f"Report: {report(result)}")
-    return exit_status(result.interrupted_by)
+            _say(f"Report: {report(result)}")
+        status = exit_status(result.interrupted_by)
+        ended(status, result.interrupted_by)
+    return status
+
+
+def _supervise(options: argparse.Namespace) -> int:
+    """Start ``pypty run`` with the same options as a child, and again where that may help."""
+    from pypty.importers.command import load_parameters
+    from pypty.params.presets import read_changes
+    from pypty.supervise import Command, supervise, words_of
+
+    if options.restart is None:
+        raise ParameterError(
+            "--launcher: it is for --restart N (N may be 0); without it, start pypty with it"
+        )
+    params, _ = load_parameters(options.file, read_changes(options.set))
+    folder = options.file if options.resume and Path(options.file).is_dir() else params.get("output_folder")
+    if not folder:
+        raise ParameterError(
+            "--restart: output_folder is not given, so nothing is saved that could be continued"
+        )
+    first_only = {"--resume": options.resume, "--overwrite": options.overwrite}
+    command = Command(
+        file=options.file,
+        changes=tuple(options.set),
+        options=("--report",) if options.report else (),
+        first_only=tuple(word for word, given in first_only.items() if given),
+        launcher=words_of(options.launcher),
+        output_folder=Path(str(folder)).expanduser(),
+    )
+
+    def say(text: str) -> None:
+        Terminal(sys.stderr).write(f"pypty: {text}\n")
+
+    return supervise(command, options.restart, say)
 
 
 def _quality(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from pypty._version import __version__
 from pypty.engine.epochs.first_order import Progress
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
-from pypty.engine.ranks.opening import on_all_ranks, together
+from pypty.engine.ranks.opening import Crew, crew_of, on_all_ranks, together
 from pypty.engine.record.earlier import is_unfinished, recover
 from pypty.engine.record.folder import RunFolder
 from pypty.engine.record.history_file import HistoryFile
@@ -94,20 +94,20 @@ def run(params: Params) -> Result:
     once, SIGTERM (from a queue) after the present epoch, all with everything saved; the result is that of the last
     complete epoch. ``Result.interrupted_by`` names the signal. SIGUSR1 writes a checkpoint after the present epoch.
     """
+    return on_all_ranks(lambda world: _run_here(params, world))
+
+
+def _run_here(params: Params, world: Link | None) -> Result:
+    """The run of rank 0 of a world, or of a process without one."""
     if isinstance(params, (str, Path)):
         _settle(params)
     mapping = _read(params)
     if isinstance(mapping, Mapping) and _settle(mapping.get("output_folder")) and mapping.get("resume"):
         raise OutputError(_RESTORED.format(str(mapping["output_folder"])))
-    return on_all_ranks(lambda world: _prepared_run(mapping, world))
-
-
-def _prepared_run(params: Params, world: Link | None) -> Result:
-    """The run of rank 0 of a world, or of a process without one."""
-    with Interrupts() as interrupts:
-        setup = prepare(params, may_simulate=True)
+    with Interrupts() as interrupts, crew_of(world) as crew:
+        setup = prepare(mapping, may_simulate=True, ranks=crew.ranks, look=crew.look)
         try:
-            return _run(setup, interrupts, world)
+            return _run(setup, interrupts, crew)
         finally:
             setup.close()
 
@@ -129,11 +129,11 @@ def _settle(folder: object) -> bool:
         return recover(path)
 
 
-def _run(setup: Setup, interrupts: Interrupts, world: Link | None) -> Result:
+def _run(setup: Setup, interrupts: Interrupts, crew: Crew) -> Result:
     if simulates_only(setup.settings):
         return _only_simulate(setup)
     path = result_folder(setup, datetime.now())
-    with locked(path, patient=setup.settings["resume"] == "auto") as lock, together(setup, world) as shared:
+    with locked(path, patient=setup.settings["resume"] == "auto") as lock, together(setup, crew) as shared:
         reconstruction, folder = _begin(shared, path, lock)
         return _go(reconstruction, folder, interrupts)
 
@@ -279,7 +279,7 @@ def result_of(
             *reconstruction.settings.choices,
             *(f"epoch {record.epoch}: {text}" for record in state.records for text in record.decisions),
         ),
-        executor=reconstruction.objective.model.executor,
+        executor=reconstruction.objective.executor,
         settings=reconstruction.settings.record(),
         folder=folder,
         interrupted_by=interrupted_by,

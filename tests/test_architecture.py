@@ -33,7 +33,7 @@ ALLOWED = {
     "optimize": {"backend"},
     "output": {"backend", "optics", "params", "model"},
     # A reconstruction: what it needs, its epochs, what it leaves while it goes on.
-    "engine/setup": _BELOW_ENGINE,
+    "engine/setup": _BELOW_ENGINE | {"ranks"},
     "engine/epochs": _BELOW_ENGINE | {"engine/setup"},
     # Several processes: their messages, and what they compute of a reconstruction.
     "ranks": {"backend"},
@@ -134,6 +134,7 @@ ALLOWED = {
         "output",
         "params",
         "preflight",
+        "ranks",
         "readers",
         "supervise",
         "tune",

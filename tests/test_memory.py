@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_data(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data that do not fit are read when they are needed: ten times the patterns, the same peak."""
-    monkeypatch.setattr(memory, "free_bytes", lambda backend: 4 * 2**20)
+    monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: 4 * 2**20)
     monkeypatch.setattr(survey, "_CHUNK_BYTES", 2**20)
     y = np.arange(64) - 32
     gaussian = np.exp(-(y[:, None] ** 2 + y**2) / 50).astype(complex)[..., None]
@@ -223,7 +223,7 @@ def test_memory_does_not_grow_with_the_data(
 def test_batch_shrinks_with_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     for free in (1_200_000, 2**23, 2**30):
-        monkeypatch.setattr(memory, "free_bytes", lambda backend, free=free: free)
+        monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1, free=free: free)
         plan = pypty.plan(small_params(n_threads=2, compute_batch="auto"), show=False)
         assert plan.total <= plan.limit
         batches.append(plan.batch * plan.n_threads)
@@ -231,7 +231,7 @@ def test_batch_shrinks_with_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_large_says_so_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda backend: 100_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: 100_000)
     with pytest.raises(ParameterError, match="needs at least .* may be used"):
         pypty.run(small_params())
 

@@ -255,7 +255,7 @@ def test_wholeness_is_looked_for_no_longer_than_needed(monkeypatch: pytest.Monke
         whole = _Whole(1.0)
         whole.add(values)
         assert sum(looks) == seen
-        assert (whole.electron(1.0) == 1) is (not values.any())
+        assert whole.stored is whole.multiplied is (not values.any())
 
 
 def test_every_pattern_is_looked_at() -> None:

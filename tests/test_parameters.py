@@ -182,7 +182,7 @@ def _little_memory(desk: Desk) -> None:
     """Patterns fit into what is left, but not into half of it."""
     whole = plan(compute_batch=1)
     need = whole.total + 0.5 * whole.items["measured patterns"]
-    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend: int(need / 0.7) + 100)
+    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: int(need / 0.7) + 100)
 
 
 @effect("load_one_by_one", bad="yes")
@@ -532,9 +532,9 @@ def _(desk: Desk) -> None:
 
 @effect("memory_saturation", bad=0)
 def _(desk: Desk) -> None:
-    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend: 10**9)
+    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: 10**9)
     assert plan(memory_saturation=0.25).limit == 25 * 10**7
-    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend: 2 * 10**6)
+    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: 2 * 10**6)
     small, large = (plan(memory_saturation=part, compute_batch="auto").batch for part in (0.5, 1.0))
     assert 1 <= small < large
 

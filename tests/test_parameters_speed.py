@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from parameter_registry import Desk, effect, loss, plan
 from problems import small_params, smooth_object
+from threaded_ranks import threaded_ranks
 
 import pypty
 from pypty.backend.array import Backend
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
+from pypty.engine.ranks.opening import Crew, together
 from pypty.engine.setup import memory
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
+from pypty.ranks.local import LocalLink
 
 
 def prepared_backend(**changes: object) -> Backend:
@@ -82,7 +85,7 @@ def _(desk: Desk) -> None:
     plans = {on: plan(**slices, recompute_slices=on) for on in (False, True, "auto")}
     assert [plans[on].keep_every for on in (False, True, "auto")] == [1, 3, 1]
     short = plans[True].total + 100_000
-    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend: int(short / 0.7))
+    desk.monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: int(short / 0.7))
     assert plan(**slices, recompute_slices="auto").keep_every == 3
     assert plan(**slices, recompute_slices="auto").batch > plan(**slices, recompute_slices=False).batch
 
@@ -103,3 +106,35 @@ def _(desk: Desk) -> None:
         setup.close()
         assert setup.model_options(True, "multislice").deterministic is on
     assert loss(deterministic=True) == loss()
+
+
+@effect("devices", bad=[0, 0])
+def _(desk: Desk) -> None:
+    """A number starts as many processes; the loss is the same. Words and lists are for GPUs."""
+    started: list[int] = []
+    begin = LocalLink.__init__
+
+    def noted(self: LocalLink, module: str, environments: list[dict[str, str]], patience_s: float) -> None:
+        started.append(len(environments))
+        begin(self, module, environments, patience_s)
+
+    desk.monkeypatch.setattr(LocalLink, "__init__", noted)
+    one, two = (pypty.run(small_params(devices=n, verdict=False)).loss for n in (1, 2))
+    assert started == [1]
+    np.testing.assert_allclose(two, one, rtol=1e-10)
+    for form in ("auto", "all"):
+        assert loss(devices=form) == loss()
+    with pytest.raises(
+        ParameterError, match=r"devices = \(0, 1\) names GPUs, but the run computes on the CPU"
+    ):
+        loss(devices=[0, 1])
+    with pytest.raises(ParameterError, match="did you mean 'all'"):
+        loss(devices="al")
+
+
+@effect("rank_timeout_s", bad=0)
+def _(desk: Desk) -> None:
+    """It is the patience of rank 0 with the others."""
+    assert prepare(small_params(rank_timeout_s=3)).settings["rank_timeout_s"] == 3
+    with threaded_ranks(2) as link, together(prepare(small_params(rank_timeout_s=7.5)), Crew(link)):
+        assert link.patience_s == 7.5

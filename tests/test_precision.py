@@ -286,7 +286,7 @@ def test_a_run_of_one_precision_is_continued_by_auto(tmp_path: Path) -> None:
 
 def test_a_state_in_double_that_no_longer_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pypty.run(nearly_solved(output_folder=str(tmp_path)))
-    double = memory._fixed_items
+    double = memory.fixed_items
 
     def larger(sizes: Any, backend: Any, *given: Any) -> dict[str, int]:
         items = double(sizes, backend, *given)
@@ -294,7 +294,7 @@ def test_a_state_in_double_that_no_longer_fits(tmp_path: Path, monkeypatch: pyte
             {name: size * 10**9 for name, size in items.items()} if backend.precision == "double" else items
         )
 
-    monkeypatch.setattr(memory, "_fixed_items", larger)
+    monkeypatch.setattr(memory, "fixed_items", larger)
     with pytest.raises(ResourceError, match="needs at least"):
         pypty.run(nearly_solved(output_folder=str(tmp_path), resume=True, epoch_max=EPOCHS + 5))
     assert pypty.plan(nearly_solved(), show=False).in_double == 0
@@ -344,7 +344,7 @@ def test_the_plan_says_its_precision() -> None:
 def test_patterns_in_memory_need_no_room_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan for double precision counts patterns that are in memory already as free memory."""
     setup = prepare(nearly_solved(load_one_by_one=False))
-    monkeypatch.setattr(memory, "free_bytes", lambda backend: 10**6)
+    monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: 10**6)
     fresh, running = in_precision(setup, "double"), in_precision(setup, "double", running=True)
     assert running.plan.free - fresh.plan.free == setup.plan.sizes.data_bytes > 0
     assert setup.plan.resident and running.plan.resident

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ from problems import (
 from threaded_ranks import reconstruction_on, run_on, threaded_ranks
 
 from pypty.backend.array import to_host
+from pypty.data.owned import OwnedPatterns
 from pypty.data.sources import NpySource
+from pypty.data.survey import Survey
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
-from pypty.engine.ranks.opening import together
+from pypty.engine.ranks.opening import Crew, together
+from pypty.engine.ranks.recipe import Recipe, patterns_to_send
 from pypty.engine.ranks.shelf import RankShelf
 from pypty.engine.ranks.team import Team
 from pypty.engine.setup.prepare import prepare
@@ -170,7 +175,7 @@ def test_each_rank_reads_its_own_patterns_only(tmp_path: Path, monkeypatch: pyte
 
     setup = prepare(params)
     monkeypatch.setattr(NpySource, "read", noted)
-    with threaded_ranks(3) as link, together(setup, link) as shared:
+    with threaded_ranks(3) as link, together(setup, Crew(link)) as shared:
         run = Reconstruction(shared, State(variables=shared.variables(), epoch=0))
         problem = run.problem(run.settings.first())
         for _ in range(2):
@@ -245,3 +250,83 @@ def test_pieces_that_are_not_needed_are_forgotten() -> None:
         del first
         shelf.whole(second)
         assert list(shelf._own.kept) == [second.number]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"detector_mask": np.tri(16)},
+        {"data_normalization": "max_at_one", "data_resample": 1.5},
+        {"data_multiplier": 0.5, "sequence": range(3, 22)},
+    ],
+)
+def test_a_file_is_surveyed_by_all_ranks(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "data.npy", counts("uint16"))
+    params = small_params(dataset=..., data_path=str(tmp_path / "data.npy"), **changes)
+    alone = prepare(params)
+    read: list[np.ndarray] = []
+    original = NpySource.read
+
+    def noted(self: NpySource, indices: np.ndarray) -> np.ndarray:
+        read.append(indices)
+        return original(self, indices)
+
+    monkeypatch.setattr(NpySource, "read", noted)
+    with threaded_ranks(3) as link:
+        shared = prepare(params, ranks=Crew(link).ranks, look=Crew(link).look)
+    n = len(changes.get("sequence", range(N_PATTERNS)))
+    passes = 2 if "data_resample" in changes else 1
+    assert sum(map(len, read)) == passes * n
+    assert max(map(len, read)) <= -(-n // 3), "no rank has read all"
+    assert alone.survey is not None and shared.survey is not None
+    for field in dataclasses.fields(Survey):
+        one, several = getattr(alone.survey, field.name), getattr(shared.survey, field.name)
+        if isinstance(one, (np.ndarray, float)):
+            np.testing.assert_allclose(several, one, rtol=1e-12, atol=1e-12)
+        else:
+            assert several == one
+    for setup in (alone, shared):
+        setup.close()
+
+
+def test_what_any_rank_finds_in_a_file_is_reported(tmp_path: Path) -> None:
+    data = patterns()
+    data[20, 3, 4] = np.nan
+    np.save(tmp_path / "data.npy", data)
+    params = small_params(dataset=..., data_path=str(tmp_path / "data.npy"))
+    with (
+        threaded_ranks(3) as link,
+        pytest.raises(ParameterError, match=r"the first in pattern 20 at \[ky=3, kx=4\]"),
+    ):
+        prepare(params, ranks=Crew(link).ranks, look=Crew(link).look)
+
+
+def test_a_recipe_has_what_another_rank_needs(tmp_path: Path) -> None:
+    """Schedules that cannot be sent give their first value there, and may vary; large arrays stay here."""
+    params = every_block(update_probe=lambda epoch: epoch > 2, sequence=lambda epoch: np.arange(5 + epoch))
+    setup = prepare(params)
+    recipe = pickle.loads(pickle.dumps(Recipe.of(setup)))
+    settings = recipe.settings()
+    assert settings.first()["update_probe"] is False and settings.may_be_on("update_probe")
+    assert (
+        settings.first()["update_obj"] is True and settings["dataset"] is None and settings["probe"] is None
+    )
+    np.testing.assert_array_equal(settings.first()["sequence"], np.arange(5))
+    owned = np.array([3, 4, 9])
+    there = recipe.setup(patterns_to_send(setup, owned), None, owned)
+    np.testing.assert_array_equal(there.feed().patterns(owned), setup.feed().patterns(owned))
+    assert (
+        there.model_options(True, "multislice").unknowns == setup.model_options(True, "multislice").unknowns
+    )
+    setup.close()
+
+
+def test_owned_patterns_are_read_by_their_numbers() -> None:
+    owned = OwnedPatterns(counts()[[2, 5, 6, 20]], np.array([2, 5, 6, 20]), (N_PATTERNS, 16, 16), "data")
+    np.testing.assert_array_equal(owned.read(np.array([5, 20])), counts()[[5, 20]])
+    assert owned.read(np.array([5, 6])).base is not None, "a run is a view"
+    assert owned.dtype == np.uint16
+    owned.close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ import pypty
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.ranks.worker import Server
 from pypty.errors import RankError, ReconstructionError
-from pypty.iterative import _prepared_run
+from pypty.iterative import _run_here
 from pypty.objective.passes import Pass
 from pypty.ranks.link import Message
-from pypty.ranks.local import LocalLink
+from pypty.ranks.local import LocalLink, PipesLink, WorkerLink
 
 
 def workers() -> list[int]:
@@ -92,7 +93,7 @@ def test_a_rank_that_makes_no_progress_ends_the_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Pass, "compute", hanging)
     with threaded_ranks(2) as link:
         with pytest.raises(RankError, match="rank 1 hangs: its computation has made no progress"):
-            _prepared_run(small_params(rank_timeout_s=1.5), link)
+            _run_here(small_params(rank_timeout_s=1.5), link)
         over.set()
 
 
@@ -167,7 +168,7 @@ def test_worker_processes_end_with_rank_0() -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
     try:
-        for _ in range(200):
+        for _ in range(600):
             found = children(process.pid)
             if len(found) == 2:
                 break
@@ -203,3 +204,17 @@ def test_a_rank_that_is_stopped_while_it_is_sent_something_large(monkeypatch: py
     finally:
         link.close()
     assert not workers()
+
+
+def test_ranks_notice_that_rank_0_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that it is not, while it only does something else."""
+    monkeypatch.setattr("pypty.ranks.link.OWN_BEAT_S", 0.1)
+    monkeypatch.setattr("pypty.ranks.link.OWN_SILENCE_S", 1.0)
+    mine, its = Pipe()
+    here, there = PipesLink({1: mine}), WorkerLink(its, 1, 2)
+    with here.alive():
+        asked = threading.Timer(2.0, here.send, (1, "end"))
+        asked.start()
+        assert there.receive(0).kind == "end"
+    with pytest.raises(RankError, match="rank 0 hangs: it has been silent for 1 s"):
+        there.receive(0)

@@ -38,7 +38,11 @@ def launcher() -> list[str]:
     if mpiexec is None:
         return []
     text = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, check=False).stdout
-    return [mpiexec, "--oversubscribe"] if "open-mpi" in text.lower() or "open mpi" in text.lower() else [mpiexec]
+    return (
+        [mpiexec, "--oversubscribe"]
+        if "open-mpi" in text.lower() or "open mpi" in text.lower()
+        else [mpiexec]
+    )
 
 
 @pytest.fixture
@@ -145,7 +149,10 @@ def test_without_threads_it_says_that_no_hang_is_found(has_mpi: None) -> None:
         ({"PMI_SIZE": "8", "PALS_RANKID": "2", "SLURM_STEP_NUM_TASKS": "8"}, 8),  # Cray
         ({"MV2_COMM_WORLD_SIZE": "2", "MPIRUN_NPROCS": "2"}, 2),
         ({"PMIX_RANK": "3", "SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "3"}, 16),  # srun --mpi=pmix
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_NPROCS": "8"}, 1),  # a script of sbatch, a shell of salloc
+        (
+            {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_NPROCS": "8"},
+            1,
+        ),  # a script of sbatch, a shell of salloc
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, 1),  # srun --mpi=none
         # mpirun -n 4 in a shell of srun --mpi=pmi2 --pty
         ({"PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "4"}, 4),

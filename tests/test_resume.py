@@ -41,7 +41,6 @@ from pypty.engine.setup.prepare import prepare
 from pypty.errors import CheckpointError, OutputError, ParameterError
 from pypty.iterative import resume
 from pypty.model.blocks import BLOCKS
-from pypty.objective.objective import Objective
 from pypty.objective.passes import Pass
 from pypty.output import files, loss_log
 from pypty.output.checkpoints import HISTORY_FILE, RESUME_FILE

@@ -30,6 +30,7 @@ OF_KIND = {
     special_kinds.SigmaPairs: {tuple},
     special_kinds.Unlimited: {type(None)},
     special_kinds.Device: {str},
+    special_kinds.Devices: {str, int, tuple},
     nested.Record: {dict},
     nested.Table: {dict},
     nested.ByName: {dict},

@@ -260,7 +260,7 @@ def test_binning_small_integers_does_not_overflow(dtype: str, size: int) -> None
 
 
 def set_free_memory(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda backend: int(size))
+    monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: int(size))
 
 
 def limit_for_patterns(monkeypatch: pytest.MonkeyPatch, params: dict[str, Any], share: float) -> None:

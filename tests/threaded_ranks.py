@@ -10,11 +10,11 @@ from typing import Any
 
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
-from pypty.engine.ranks.opening import end, together
+from pypty.engine.ranks.opening import Crew, end, together
 from pypty.engine.ranks.worker import Server
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import RankError
-from pypty.iterative import _prepared_run
+from pypty.iterative import _run_here
 from pypty.ranks.link import Link
 from pypty.ranks.local import PipesLink, WorkerLink
 from pypty.results.result import Result
@@ -47,9 +47,9 @@ def threaded_ranks(n: int, patience_s: float = 20.0) -> Iterator[Link]:
 def run_on(n: int, params: dict[str, Any]) -> Result:
     """``pypty.run`` on n ranks."""
     if n == 1:
-        return _prepared_run(params, None)
+        return _run_here(params, None)
     with threaded_ranks(n) as link:
-        return _prepared_run(params, link)
+        return _run_here(params, link)
 
 
 @contextlib.contextmanager
@@ -59,5 +59,5 @@ def reconstruction_on(n: int, params: dict[str, Any]) -> Iterator[Reconstruction
     with contextlib.ExitStack() as stack:
         stack.callback(setup.close)
         if n > 1:
-            setup = stack.enter_context(together(setup, stack.enter_context(threaded_ranks(n))))
+            setup = stack.enter_context(together(setup, Crew(stack.enter_context(threaded_ranks(n)))))
         yield Reconstruction(setup, State(variables=setup.variables(), epoch=setup.settings.first_epoch))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,10 @@ class Survey:
     variance: np.ndarray | None = None
 
 
+Look = Callable[..., "list[Part]"]
+"""What looks at the patterns: the arguments of :func:`part_of`, and the parts in the order of the patterns."""
+
+
 def survey(
     source: PatternSource,
     indices: np.ndarray,
@@ -70,6 +75,7 @@ def survey(
     multiplier: float,
     negative: bool | None = False,
     normalization: str | None = None,
+    look: Look | None = None,
 ) -> Survey:
     """Read the patterns once, in chunks (twice if they are both normalised and resampled).
 
@@ -78,6 +84,7 @@ def survey(
     indices : sorted indices of the patterns that are used
     negative : whether negative counts (from read-out noise) are accepted; None = the survey says whether there are any
     normalization : one of :data:`NORMS`, or None
+    look : looks at the patterns, in the place of this process alone
 
     Raises
     ------
@@ -93,17 +100,96 @@ def survey(
             preprocess=preprocess.unresampled,
             multiplier=1.0,
             negative=negative,
+            look=look,
         )
         multiplier, normalization = multiplier / NORMS[normalization](plain.mean), None
-    weights = DetectorWeights(detector_mask)
     shape = preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2]))
     if preprocess.resample > 1 and shape[0] * shape[1] > _MOST_PIXELS:
         raise DataError(
             f"data_resample: it gives patterns of {shape[0]} x {shape[1]} px, more than {_MOST_PIXELS} in all; lower it"
         )
+    seen: dict[str, Any] = {
+        "detector_mask": detector_mask,
+        "preprocess": preprocess,
+        "multiplier": multiplier,
+    }
+    seen |= {"negative": negative, "every": -(-len(indices) // _MOST_COMPARED)}
+    parts = [part_of(source, indices, **seen)] if look is None else look(source, indices, **seen)
+    counts, times, weight = (
+        sum(getattr(part, name) for part in parts) for name in ("counts", "times", "weight")
+    )
+    _check_sum(counts, source.name, len(indices))
+    masked = detector_mask is not None and bool(times.any())
+    mean = counts / (np.maximum(times, 1) if masked else len(indices))
+    factor = multiplier
+    if normalization is not None:
+        multiplier = multiplier / NORMS[normalization](mean)
+    stored, multiplied = (all(getattr(part, name) for part in parts) for name in ("stored", "multiplied"))
+    electron: float | None = multiplier if stored else None
+    # what one count adds to a value times the multiplier, which a normalisation may have changed
+    electron = 1.0 if multiplied and multiplier == factor else electron
+    electron = electron if preprocess.resample == 1 else None
+    below = next((part.below for part in parts if part.below), "")
+    return Survey(
+        multiplier * mean,
+        weight / len(indices) if masked else None,
+        multiplier,
+        electron=None if below else electron,
+        whole=electron is not None,
+        negative=below,
+        variance=multiplier**2 * _variance(parts),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Sums over some of the patterns.
+
+    Attributes
+    ----------
+    counts : (ky, kx) sum of counts of pixels with a positive weight
+    times, weight : (ky, kx) number of patterns with a positive weight, and sum of weights; zeros where all have 1
+    compared, compared_squares : (ky, kx) sums of counts and their squares over ``n_compared`` of the patterns
+    stored, multiplied : whether all values are whole numbers: as they are stored, and times the multiplier
+    below : what to say about negative values
+    """
+
+    counts: np.ndarray
+    times: np.ndarray
+    weight: np.ndarray
+    compared: np.ndarray
+    compared_squares: np.ndarray
+    n_compared: int
+    stored: bool
+    multiplied: bool
+    below: str
+
+
+def part_of(
+    source: PatternSource,
+    indices: np.ndarray,
+    *,
+    detector_mask: np.ndarray | str | None,
+    preprocess: Preprocess,
+    multiplier: float,
+    negative: bool | None,
+    every: int,
+    first: int = 0,
+    progress: Callable[[], None] | None = None,
+) -> Part:
+    """Look at some of the patterns.
+
+    Parameters
+    ----------
+    every : of which one in so many is compared with the others
+    first : place of the first of these patterns among all
+    progress : is called now and then
+    """
+    weights = DetectorWeights(detector_mask)
+    shape = preprocess.unpadded.pattern_shape((source.shape[1], source.shape[2]))
     # Per pixel: sum of counts, number of patterns with a positive weight, sum of weights
     counts, times, weight = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    whole, spread, below = _Whole(multiplier), _Spread(shape, len(indices)), ""
+    whole, spread, below = _Whole(multiplier), _Spread(shape, every), ""
     n_chunk = max(1, _CHUNK_BYTES // (8 * source.shape[1] * source.shape[2]))
     for start in range(0, len(indices), n_chunk):
         chosen = indices[start : start + n_chunk]
@@ -112,7 +198,9 @@ def survey(
         below = below or _check_counts(data, chosen, source.name, negative)
         whole.add(data)
         data = preprocess.unpadded.patterns(data)
-        spread.add(data, start)
+        spread.add(data, first + start)
+        if progress is not None:
+            progress()
         mask = weights.of(raw, chosen)
         if mask is None:
             counts += data.sum(axis=0, dtype=np.float64)
@@ -121,21 +209,25 @@ def survey(
         counts += (data * (mask > 0)).sum(axis=0, dtype=np.float64)
         times += (mask > 0).sum(axis=0)
         weight += mask.sum(axis=0)
-    _check_sum(counts, source.name, len(indices))
-    masked = weights.mask is not None and bool(times.any())
-    mean = counts / (np.maximum(times, 1) if masked else len(indices))
-    if normalization is not None:
-        multiplier = multiplier / NORMS[normalization](mean)
-    electron = whole.electron(multiplier) if preprocess.resample == 1 else None
-    return Survey(
-        multiplier * mean,
-        weight / len(indices) if masked else None,
-        multiplier,
-        electron=None if below else electron,
-        whole=electron is not None,
-        negative=below,
-        variance=multiplier**2 * spread.variance,
+    return Part(
+        counts=counts,
+        times=times,
+        weight=weight,
+        compared=spread.sum,
+        compared_squares=spread.squares,
+        n_compared=spread.n,
+        stored=whole.stored,
+        multiplied=whole.multiplied,
+        below=below,
     )
+
+
+def _variance(parts: Sequence[Part]) -> np.ndarray:
+    """(ky, kx) variance of each pixel over the patterns that were compared."""
+    n = sum(part.n_compared for part in parts)
+    mean = sum(part.compared for part in parts) / n
+    squares = sum(part.compared_squares for part in parts)
+    return np.asarray(np.maximum(squares / n - mean**2, 0))
 
 
 def _check_sum(counts: np.ndarray, name: str, n: int) -> None:
@@ -169,45 +261,35 @@ class _Whole:
 
     def __init__(self, multiplier: float) -> None:
         self._factor = multiplier
-        self._stored = self._multiplied = True
+        self.stored = self.multiplied = True
 
     def add(self, data: np.ndarray) -> None:
         whole_type = data.dtype.kind in "iub"
         for part in _parts(data):
-            if not self._multiplied and (whole_type or not self._stored):
+            if not self.multiplied and (whole_type or not self.stored):
                 return
-            self._stored = self._stored and are_whole(part)
+            self.stored = self.stored and are_whole(part)
             # with the factor 1 there is no need to look twice
-            self._multiplied = self._multiplied and (
-                self._stored if self._factor == 1 else are_whole(part, self._factor)
+            self.multiplied = self.multiplied and (
+                self.stored if self._factor == 1 else are_whole(part, self._factor)
             )
-
-    def electron(self, multiplier: float) -> float | None:
-        """What one count adds to a value times the multiplier, which a normalisation may have changed."""
-        if self._multiplied and multiplier == self._factor:
-            return 1.0
-        return multiplier if self._stored else None
 
 
 class _Spread:
-    """The variance of each pixel over some of the patterns."""
+    """Sums over some of the patterns, for the variance of each pixel."""
 
-    def __init__(self, shape: tuple[int, int], n: int) -> None:
-        self._every, self._n = -(-n // _MOST_COMPARED), 0
-        self._sum, self._squares = np.zeros(shape), np.zeros(shape)
+    def __init__(self, shape: tuple[int, int], every: int) -> None:
+        self._every, self.n = every, 0
+        self.sum, self.squares = np.zeros(shape), np.zeros(shape)
 
     def add(self, data: np.ndarray, first: int) -> None:
         """Look at every n-th pattern (n, ky, kx), of which the first one has the number ``first``."""
         some = data[-first % self._every :: self._every]
-        self._n += len(some)
+        self.n += len(some)
         for part in _parts(some):
             values = part.astype(np.float64)
-            self._sum += values.sum(axis=0)
-            self._squares += np.einsum("nyx,nyx->yx", values, values)
-
-    @property
-    def variance(self) -> np.ndarray:
-        return np.asarray(np.maximum(self._squares / self._n - (self._sum / self._n) ** 2, 0))
+            self.sum += values.sum(axis=0)
+            self.squares += np.einsum("nyx,nyx->yx", values, values)
 
 
 def _parts(data: np.ndarray) -> Iterator[np.ndarray]:

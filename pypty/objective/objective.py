@@ -74,6 +74,12 @@ class Objective:
         return self._memory.size
 
     @property
+    def executor(self) -> str:
+        """What computes the waves, and why no faster one; on how many ranks."""
+        own = self.model.executor
+        return own if self.others is None else f"{own}; {self.others.text}"
+
+    @property
     def rounding(self) -> tuple[int, int]:
         """Batch size and number of threads: what the last digits of sums over patterns depend on."""
         return self.batch_size, self.n_threads
@@ -321,4 +327,4 @@ class Objective:
             own.compute()
             if self.backend.on_gpu and limit is None and not wait and own.single:
                 return own.unread()
-            return own.finished(decided(task, own.loss, own.skipped))
+            return own.finished(decided(task, own.loss))

@@ -52,10 +52,13 @@ class Task:
     batch_size: int
 
 
-def decided(task: Task, loss: float, skipped: bool) -> tuple[str, ...]:
-    """Blocks whose gradients are needed after all, when the whole loss is known: none of a trial that is rejected."""
-    # gradients are left out only if the trial really is rejected; else they are computed now
-    return () if skipped and task.limit is not None and loss > task.limit.value else task.names
+def decided(task: Task, loss: float) -> tuple[str, ...]:
+    """Blocks whose gradients are wanted when the whole loss is known: none of a trial that is rejected.
+
+    That holds also where no rejection was expected and gradients were computed: whether they were depends on the number
+    of batches, threads and ranks, and the steps of a line search must not.
+    """
+    return () if task.limit is not None and loss > task.limit.value else task.names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,15 @@ class Passes:
 
 
 class Others(Protocol):
-    """Other ranks, each of which computes a part of every pass."""
+    """Other ranks, each of which computes a part of every pass.
+
+    Attributes
+    ----------
+    text : how many there are, and how they are reached
+    """
+
+    @property
+    def text(self) -> str: ...
 
     def summed(self, own: Passes, task: Task) -> Evaluated:
         """The sum over the patterns of all ranks, in the order of ranks.

@@ -15,6 +15,7 @@ from pypty.params.schema.values import (
     ArrayOrNone,
     ArrayOrRealOrNone,
     ArrayOrWordOrNone,
+    DeviceNames,
     DTypeOrNone,
     Entries,
     EntriesOrNone,
@@ -61,6 +62,8 @@ class Settings:
     def __getitem__(self, name: Unchecked) -> Any: ...
     @overload
     def __getitem__(self, name: GivenArray) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, name: DeviceNames) -> str | int | tuple[int | str, ...]: ...
     @overload
     def __getitem__(self, name: Entries) -> dict[str, Any]: ...
     @overload

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-
-import numpy as np
 
 from pypty.engine.epochs.loop import Reconstruction
-from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
+from pypty.engine.epochs.timing import evaluate_first, evaluation_time
 from pypty.engine.setup.memory_plan import size_text
+from pypty.engine.setup.scaling import EVALUATIONS
 from pypty.errors import PyptyError
 from pypty.preflight.facts import Facts
 from pypty.preflight.item import FAIL, Item, number, worse_above
 
-_ENOUGH_S = 0.4
-"""Duration of a sufficiently accurate measurement, seconds."""
-_SEARCH = 1.2
-"""Evaluations per epoch: most line searches accept the first step."""
 _PATIENCE_H = 24.0  # hours above which the time is a warning
 _GIB = 2**30
 
@@ -47,7 +41,7 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
                 what_to_do=advice,
             ),
         ], []
-    total = _SEARCH * seconds * epochs
+    total = EVALUATIONS * seconds * epochs
     value, unit = _readable(total)
     items.append(
         Item(
@@ -58,7 +52,8 @@ def cost_items(facts: Facts) -> tuple[list[Item], list[str]]:
             limit=f"warn above {_PATIENCE_H:g} h",
             meaning=(
                 f"{epochs} epochs of about {number(seconds)} s each on {facts.setup.plan.device}{_precision(facts)}, "
-                f"from an evaluation of some patterns, times {_SEARCH:g} for line searches; right to a factor of two."
+                f"from an evaluation of some patterns, times {EVALUATIONS:g} for line searches; right to a factor of "
+                "two."
             ),
             what_to_do=f"Use a GPU, {_single(facts)}fewer slices or modes, data_bin, or a lower epoch_max.",
         )
@@ -111,30 +106,7 @@ def epoch_seconds(facts: Facts) -> float:
         setup, State(variables=facts.variables, epoch=setup.settings.first_epoch)
     ).problem(now)
     n_all = len(problem.indices)
-    n = min(n_all, plan.n_threads)
-    _seconds(problem, n)  # not counted: Fourier transforms are planned and memory allocated once per run
-    measured = [(n, _seconds(problem, n))]
-    while measured[-1][1] < _ENOUGH_S and n < n_all:
-        n = min(n_all, 4 * n)
-        measured.append((n, _seconds(problem, n)))
-    fewer, more = measured[-2:] if len(measured) > 1 else (measured[-1], measured[-1])
-    if more[0] == n_all:
-        return more[1]
-    average = more[1] / more[0]
-    slope = (more[1] - fewer[1]) / (more[0] - fewer[0]) if more[0] > fewer[0] else average
-    slope = min(
-        max(slope, 0.2 * average), average
-    )  # timings are noisy; overhead per call makes the slope smaller
-    return more[1] + slope * (n_all - more[0])
-
-
-def _seconds(problem: Problem, n: int) -> float:
-    indices = np.asarray(problem.indices[:n])
-    started = time.perf_counter()
-    problem.objective.evaluate(
-        problem.variables, problem.blocks, indices, problem.weight, problem.regularizers
-    )
-    return time.perf_counter() - started
+    return evaluation_time(lambda n: evaluate_first(problem, n), n_all, plan.n_threads).seconds(n_all)
 
 
 def _readable(seconds: float) -> tuple[float, str]:

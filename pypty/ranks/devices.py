@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pypty.backend.array import Backend
+from pypty.backend.array import Backend, cupy_module
 from pypty.errors import ParameterError
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -40,6 +40,18 @@ class Places:
             return
         with backend.xp.cuda.Device(name):
             yield
+
+
+@contextlib.contextmanager
+def own_device(local_rank: int) -> Iterator[None]:
+    """While the block runs, a rank computes on the GPU of its number on its machine, if it sees several.
+
+    Where a launcher gives every rank a GPU (``srun --gpus-per-task``) it sees only that one.
+    """
+    cupy = cupy_module()
+    there = 0 if cupy is None or not cupy.is_available() else int(cupy.cuda.runtime.getDeviceCount())
+    with cupy.cuda.Device(local_rank % there) if there > 1 else contextlib.nullcontext():
+        yield
 
 
 def places(devices: str | int | Sequence[int | str], backend: Backend) -> Places:

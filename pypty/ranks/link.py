@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,11 @@ BEAT_S = 1.0
 """Time between two messages of a rank that computes."""
 SILENCE_S = 12.0
 """A rank that should compute, and from which nothing has come for so long, is stopped, or cannot be reached."""
+OWN_BEAT_S, OWN_SILENCE_S = 5.0, 300.0
+"""The same for rank 0. It may write large files for minutes, in which Python does nothing else."""
 _POLL_S = 0.25
+_FIRST = 10
+"""A rank may take so many times longer for its first answer: it imports, compiles kernels, reads its patterns."""
 _WATCH_S = 0.05
 """A rank that waits for something else than a message reads the messages that come meanwhile so often."""
 BEAT, FAILED = "beat", "failed"
@@ -130,6 +134,7 @@ class Link(ABC):
         self._inbox: dict[int, deque[Message]] = {number: deque() for number in range(size)}
         self._idle = dict.fromkeys(range(size), 0.0)
         self._stalled = dict.fromkeys(range(size), 0.0)
+        self._answered: set[int] = set()
         self._lock = threading.Lock()
         self._done = 0
 
@@ -152,6 +157,10 @@ class Link(ABC):
     @abstractmethod
     def close(self) -> None:
         """End all connections; rank 0 also ends the ranks that it has started."""
+
+    def local_size(self) -> int:
+        """Number of ranks on this machine."""
+        return self.size
 
     def give_up(self, rank: int) -> None:  # noqa: B027 - not every rank can be ended from here
         """End a rank that hangs, if this process has started it."""
@@ -197,8 +206,8 @@ class Link(ABC):
         while not self._inbox[source]:
             self._collect(source)
         message = self._inbox[source].popleft()
-        if message.kind == FAILED:
-            raise RankError(f"{self.names[source]} failed: {message.content}")
+        self._answered.add(source)
+        self._pass_failure(source, message)
         if not isinstance(message.content, Apart):
             return message
         if self.route is None:
@@ -224,8 +233,14 @@ class Link(ABC):
             if waited_s - before >= _WATCH_S:
                 self._digest(self._ready(0.0), awaited, waited_s - before)
                 before = waited_s
+                for message in self._inbox[awaited]:
+                    self._pass_failure(awaited, message)
 
         return watch
+
+    def _pass_failure(self, source: int, message: Message) -> None:
+        if message.kind == FAILED:
+            raise RankError(f"{self.names[source]} failed: {message.content}")
 
     def leave_route(self) -> None:
         """End the second way, if there is one."""
@@ -258,13 +273,15 @@ class Link(ABC):
             reason = self.lost(rank)
             if reason and not self._inbox[rank]:
                 raise RankError(f"{self.names[rank]} {reason}")
+        if self.rank and self._idle[0] > OWN_SILENCE_S and self.silence_s < math.inf:
+            raise RankError(f"{self.names[0]} hangs: it has been silent for {OWN_SILENCE_S:.0f} s")
         if self._idle[awaited] > self.silence_s and self.rank == 0:
             self.give_up(awaited)
             raise RankError(
                 f"{self.names[awaited]} hangs: nothing has come from it for {self.silence_s:.0f} s; it is stopped, or "
                 "its machine cannot be reached"
             )
-        if self._stalled[awaited] > self.patience_s:
+        if self._stalled[awaited] > self.patience_s * (1 if awaited in self._answered else _FIRST):
             self.give_up(awaited)
             raise RankError(
                 f"{self.names[awaited]} hangs: its computation has made no progress for "
@@ -280,6 +297,10 @@ class Link(ABC):
             time.sleep(0.05)
         return f"has ended, or cannot be reached any more ({type(error).__name__}: {error})"
 
+    def will_take_longer(self) -> None:
+        """Have more patience with the next answer of every rank: it has to prepare what it computes."""
+        self._answered.clear()
+
     def progress(self) -> None:
         """Call whenever a part of a computation is done."""
         self._done += 1
@@ -287,30 +308,53 @@ class Link(ABC):
     @contextmanager
     def computing(self) -> Iterator[None]:
         """While the block runs, rank 0 is told every second for how long nothing was done (:meth:`progress`)."""
-        over = threading.Event()
+        seen, since = self._done, time.monotonic()
 
         def beat() -> None:
-            seen, since = self._done, time.monotonic()
-            while not over.wait(BEAT_S):
-                now = time.monotonic()
-                if self._done != seen:
-                    seen, since = self._done, now
-                try:
-                    self.send(0, BEAT, now - since)
-                except RankError:
-                    return  # rank 0 has gone: the answer will find out
+            nonlocal seen, since
+            now = time.monotonic()
+            if self._done != seen:
+                seen, since = self._done, now
+            self.send(0, BEAT, now - since)
 
-        thread = threading.Thread(target=beat, name="beat", daemon=True)
-        thread.start()
-        try:
+        with _repeating(beat, BEAT_S):
             yield
-        finally:
-            over.set()
-            thread.join()
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """While the block runs, the other ranks are told every few seconds that rank 0 is there."""
+
+        def beat() -> None:
+            for rank in self.others:
+                self.send(rank, BEAT, 0.0)
+
+        with _repeating(beat, OWN_BEAT_S) if self.silence_s < math.inf else nullcontext():
+            yield
 
     def wait_longer(self, slowest_s: float) -> None:
         """Have patience for batches of which one took so long."""
         self.patience_s = max(self.patience_s, 10 * slowest_s)
+
+
+@contextmanager
+def _repeating(task: Callable[[], None], every_s: float) -> Iterator[None]:
+    """While the block runs, do a task again and again in a thread, until it finds that nobody is there."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(every_s):
+            try:
+                task()
+            except RankError:
+                return  # the main thread will find out
+
+    thread = threading.Thread(target=repeat, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _shapes(arrays: Sequence[Array]) -> tuple[tuple[str, tuple[int, ...]], ...]:

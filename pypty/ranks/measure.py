@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -62,16 +63,13 @@ def measure(link: Link, xp: Any = np) -> LinkRates:
         raise ValueError(f"measured by rank 0 of several, not by rank {link.rank} of {link.size}")
     one, everyone = [1], list(link.others)
     rounds = _repeated(lambda: _there(link, one, xp.zeros(0, np.uint8)), _BUDGET_S)
-    n_bytes, sent = _FIRST, xp.zeros(_FIRST, np.uint8)
-    while n_bytes < _LARGEST and min(_repeated(lambda: _there(link, one, sent), 0.0)) < _WORTH_S:
-        n_bytes *= 2
-        sent = xp.zeros(n_bytes, np.uint8)
+    sent = _large_enough(link, xp)
     round_trip_s = statistics.median(rounds)
 
     def rate(task: Callable[[], object], n_ranks: int) -> float:
         # both ways are in each time; all ranks answer at a time
         travel_s = statistics.median(_repeated(task, _BUDGET_S)) - round_trip_s
-        return n_ranks * n_bytes / max(travel_s, 1e-9)
+        return n_ranks * sent.nbytes / max(travel_s, 1e-9)
 
     return LinkRates(
         latency_s=round_trip_s / 2,
@@ -79,7 +77,7 @@ def measure(link: Link, xp: Any = np) -> LinkRates:
         from_one=rate(lambda: _back(link, one, sent), 1),
         to_all=rate(lambda: _there(link, everyone, sent), len(everyone)),
         from_all=rate(lambda: _back(link, everyone, sent), len(everyone)),
-        n_bytes=n_bytes,
+        n_bytes=sent.nbytes,
     )
 
 
@@ -89,6 +87,19 @@ def answer_measure(link: Link, message: Message) -> None:
         link.send(0, MEASURE, None, [array_module(message.arrays[0]).zeros(message.content, np.uint8)])
     else:
         link.send(0, MEASURE)
+
+
+def _large_enough(link: Link, xp: Any) -> Array:
+    """An array whose journey to rank 1 takes long against that of a small message."""
+    n_bytes = _FIRST
+    while True:
+        array = xp.zeros(n_bytes, np.uint8)
+        if (
+            n_bytes >= _LARGEST
+            or min(_repeated(functools.partial(_there, link, [1], array), 0.0)) >= _WORTH_S
+        ):
+            return array
+        n_bytes *= 2
 
 
 def _there(link: Link, ranks: Sequence[int], array: Array) -> None:

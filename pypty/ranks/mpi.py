@@ -64,6 +64,17 @@ def launched() -> int:
     return int(_mpi().COMM_WORLD.Get_size())
 
 
+def world_rank() -> int:
+    """Number of this process among the ranks that a launcher has started; 0 where none has.
+
+    Raises
+    ------
+    RankError
+        mpi4py cannot be used.
+    """
+    return 0 if launched() == 1 else int(_mpi().COMM_WORLD.Get_rank())
+
+
 def _number(name: str) -> int:
     text = os.environ[name]
     if not text.isdecimal() or int(text) < 1:

@@ -8,6 +8,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _JOIN_S = 60.0
 """Time in which all ranks must have connected their GPUs."""
 _SPIN_S = 0.02
 """Time for which a rank looks without a pause whether an array has arrived."""
+_SLOWEST = 50e6
+"""Bytes per second below which a transfer counts as one that hangs."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _HINT = "the environment variable NCCL_DEBUG=INFO makes NCCL say why"
 
@@ -162,18 +165,23 @@ def _joined(link: Link, backend: Backend, identifier: Any) -> tuple[NcclRoute | 
     thread = threading.Thread(target=join, name="NCCL", daemon=True)
     thread.start()
     pause = Pause(_SPIN_S)
-    with link.computing() if link.rank else contextlib.nullcontext():
+    watches = [link.watching(rank) for rank in (link.others if link.rank == 0 else (0,))]
+    with _beating(link):
         while thread.is_alive() and pause.waited_s < _JOIN_S:
             pause.wait()
             link.progress()
-            if link.rank == 0:
-                for rank in link.others:
-                    link.watching(rank)(pause.waited_s)
+            for watch in watches:
+                watch(pause.waited_s)
     if thread.is_alive():
         return None, f"the GPUs did not connect within {_JOIN_S:.0f} s; {_HINT}"
     if errors:
         return None, f"the GPUs cannot be connected ({errors[0]}); {_HINT}"
     return NcclRoute(link, backend.xp, nccl, made[0]), ""
+
+
+def _beating(link: Link) -> AbstractContextManager[None]:
+    """Context in which rank 0 knows that this rank is alive."""
+    return link.computing() if link.rank else contextlib.nullcontext()
 
 
 def _first_problem(link: Link, problem: str) -> str:
@@ -241,10 +249,14 @@ class NcclRoute(Route):
         arrived = cuda.Event(disable_timing=True)
         arrived.record(stream)
         watch, pause = self._link.watching(peer), Pause(_SPIN_S)
-        while not arrived.done:
-            pause.wait()
-            self._communicator.check_async_error()
-            watch(pause.waited_s)
+        enough_s = sum(array.nbytes for array in arrays) / _SLOWEST
+        with _beating(self._link):
+            while not arrived.done:
+                pause.wait()
+                self._communicator.check_async_error()
+                watch(pause.waited_s)
+                if pause.waited_s < enough_s:
+                    self._link.progress()
 
     @contextlib.contextmanager
     def _travelling(self, peer: int) -> Iterator[None]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from problems import counts, every_block, small_params, two_slices
 from threaded_ranks import reconstruction_on, run_on
 

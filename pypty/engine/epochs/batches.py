@@ -32,7 +32,7 @@ class Batches:
     def of_epoch(self, problem: Problem, epoch: int, now: EpochValues) -> list[np.ndarray]:
         """Indices of the patterns of every batch, in the order in which they are used."""
         indices, seed = problem.indices, self.settings["seed"]
-        n = self._number(problem, now["batch_size"])
+        n = number_of_steps(problem, now["batch_size"])
         shuffled = np.random.default_rng((seed, epoch)) if self.settings["shuffle_batches"] else None
         if self.settings["group_mode"] == "random" and shuffled is not None:
             # a new random partition at every epoch; sorted, since a detector file is read in that order
@@ -40,10 +40,6 @@ class Batches:
         groups = self._groups(indices, n)
         order = range(len(groups)) if shuffled is None else shuffled.permutation(len(groups))
         return [groups[number] for number in order]
-
-    def _number(self, problem: Problem, size: int | str) -> int:
-        """Number of batches; none has fewer patterns than ``size``."""
-        return number_of_batches(problem) if size == "auto" else max(1, len(problem.indices) // int(size))
 
     def _groups(self, indices: np.ndarray, n: int) -> list[np.ndarray]:
         key = (indices.tobytes(), n)
@@ -57,3 +53,8 @@ class Batches:
             )
             self._known[key] = [np.sort(indices[group]) for group in groups]
         return self._known[key]
+
+
+def number_of_steps(problem: Problem, size: int | str) -> int:
+    """Number of batches of an epoch; none has fewer patterns than ``size``."""
+    return number_of_batches(problem) if size == "auto" else max(1, len(problem.indices) // int(size))

@@ -138,7 +138,7 @@ class Reconstruction:
 
     def log_executor(self) -> None:
         """Log how the waves are computed, and why."""
-        _log.info("executor: %s", self.objective.model.executor)
+        _log.info("executor: %s", self.objective.executor)
 
     def limits(self, now: EpochValues) -> BandLimits:
         """The subspaces of object and probe; an infinite weight keeps the probe inside its aperture."""

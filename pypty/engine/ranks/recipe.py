@@ -71,10 +71,10 @@ class Recipe:
         settings = setup.settings
         first, schedules = settings.first(), settings.schedules
         return cls(
-            fixed={**settings.fixed, **dict.fromkeys(_NOT_SENT)},
+            fixed=to_send(settings),
             varying=dict(first.items()),
             constant=frozenset(name for name in schedules if isinstance(schedules[name], Constant)),
-            backend=(setup.backend.name, setup.backend.precision, settings["fft_library"]),
+            backend=backend_words(setup),
             grid=setup.grid,
             scan=setup.scan,
             plan=setup.plan,
@@ -120,6 +120,16 @@ class Recipe:
             began_in=self.began_in,
             owned=owned,
         )
+
+
+def backend_words(setup: Setup) -> tuple[str, str, str]:
+    """The arguments of :func:`pypty.backend.array.select` that give another rank the same backend."""
+    return setup.backend.name, setup.backend.precision, setup.settings["fft_library"]
+
+
+def to_send(settings: Settings) -> dict[str, Any]:
+    """The fixed values of the settings that other ranks need."""
+    return {**settings.fixed, **dict.fromkeys(_NOT_SENT)}
 
 
 def patterns_to_send(setup: Setup, owned: np.ndarray) -> OwnedPatterns | None:

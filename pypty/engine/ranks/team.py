@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from pypty.backend.array import Array, array_module
 from pypty.data.feed import Feed
-from pypty.engine.ranks.recipe import Recipe, patterns_to_send, without_patterns
+from pypty.engine.ranks.recipe import Recipe, backend_words, patterns_to_send, without_patterns
 from pypty.engine.ranks.shelf import RankShelf
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.sequences import used_at_any_epoch
@@ -25,10 +24,10 @@ from pypty.objective.share import Evaluated, Limit, added_free
 from pypty.optimize.spread import Spread
 from pypty.optimize.vector import BlockVector
 from pypty.ranks.link import Link, Message
+from pypty.ranks.nccl import open_route
 
 LOSS, DECISION, ANSWER = "loss", "decision", "answer"
 """What is still to come from a rank: its loss, our decision about it, its last answer."""
-_log = logging.getLogger(__name__)
 
 
 class Team:
@@ -55,7 +54,18 @@ class Team:
         self._pending = dict.fromkeys(link.others, "")
         self._n_batches: list[int] = []
         self._noise: dict[int, NoiseModel] = {}
+        self._current: Passes | None = None
         self._shelf = RankShelf(link, self._settle) if self.spreads(setup) else None
+        if setup.backend.on_gpu:
+            for rank in link.others:
+                link.send(rank, "route", backend_words(setup))
+            open_route(link, setup.backend)
+
+    @property
+    def text(self) -> str:
+        """How many ranks there are, and how they are reached."""
+        pieces = "" if self._shelf is None else "; each keeps a part of the L-BFGS history"
+        return f"on {self.link.size} ranks, over {self.link.path}{pieces}"
 
     @staticmethod
     def spreads(setup: Setup) -> bool:
@@ -84,12 +94,15 @@ class Team:
                 arrays.append(setup.held[owned])
             self.link.send(rank, "setup", content, arrays)
         self._regions, self._noise, self._n_batches = None, {}, []
+        self._current = objective.passes
+        self.link.will_take_longer()
         objective.others = self
         return objective
 
     def summed(self, own: Passes, task: Task) -> Evaluated:
         """The sum over the patterns of all ranks (:class:`pypty.objective.passes.Others`)."""
         started = time.perf_counter()
+        assert own is self._current, "the other ranks have the objective of the last setup"
         self._settle()
         regions, feed = self._placed(own.feed)
         chosen = [region.of(task.indices) for region in regions]
@@ -105,6 +118,7 @@ class Team:
             part.compute()
             computed = time.perf_counter()
             names = self._decide(part, task)
+            decided_at = time.perf_counter()
             result = part.finished(names)
             caught_up = time.perf_counter()
             totals = task.variables.zeros(names)
@@ -116,10 +130,10 @@ class Team:
                 regions[rank].add(totals, _placed_like(gradients, totals), chosen[rank])
                 parts.append(message.content)
         self._n_batches = [len(one.parts) for one in parts]
-        self.reduction_s += sent - started + time.perf_counter() - computed
-        _log.debug(
-            "pass: %.3f s computing here, %.3f s in all", caught_up - sent, time.perf_counter() - started
-        )
+        # batches of all ranks are alike: the others have patience with as many as this one had
+        batches = max(1, -(-self._n_batches[0] // task.n_threads))
+        self.link.wait_longer((computed - sent) / batches)
+        self.reduction_s += sent - started + decided_at - computed + time.perf_counter() - caught_up
         return _joined(parts)
 
     def keep(self, vector: BlockVector) -> BlockVector:
@@ -145,14 +159,14 @@ class Team:
         """Wait for the losses of all ranks, and tell them of which blocks the gradients are needed."""
         if task.limit is None:
             return task.names
-        loss, skipped, full = part.loss, part.skipped, []
+        loss, full = part.loss, []
         for rank in self.link.others:
             content = self._receive(rank).content
-            loss, skipped = loss + content["loss"], skipped or content["skipped"]
+            loss += content["loss"]
             full += [f"{self.link.names[rank]}: {content['full']}"] if content["full"] else []
         if full:  # the others are told to forget it before the next pass
             raise MemoryError("; ".join(full))
-        names = decided(task, loss, skipped)
+        names = decided(task, loss)
         for rank in self.link.others:
             self._finish(rank, names)
         return names

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any
 
-from pypty.backend.array import Array
+from pypty.backend.array import Array, select
 from pypty.backend.device_errors import device_errors
 from pypty.data.feed import Feed
 from pypty.data.owned import OwnedPatterns
 from pypty.engine.ranks.recipe import Recipe
 from pypty.engine.ranks.shelf import Pieces
+from pypty.engine.ranks.surveying import SURVEY, answer_survey
 from pypty.errors import RankError
 from pypty.model.blocks import Variables
 from pypty.objective.noise import NoiseModel
@@ -28,6 +32,8 @@ from pypty.objective.regions import Region
 from pypty.objective.share import Evaluated
 from pypty.ranks.link import FAILED, Failure, Link, Message
 from pypty.ranks.local import WorkerLink
+from pypty.ranks.measure import MEASURE, answer_measure
+from pypty.ranks.nccl import open_route
 
 _IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that rank 0 answers for all."""
@@ -61,8 +67,9 @@ class Server:
         RankError
             Rank 0 has gone, or says why the run has failed.
         """
-        answers = MappingProxyType(
+        answers: Mapping[str, Callable[[Message], None]] = MappingProxyType(
             {
+                "route": lambda message: open_route(self.link, select(*message.content)),
                 "setup": self._setup,
                 "place": self._place,
                 "sum": self._sum,
@@ -71,6 +78,8 @@ class Server:
                 "whole": self._whole,
                 "add up": self._add_up,
                 "multiply": self._multiply,
+                SURVEY: functools.partial(answer_survey, self.link),
+                MEASURE: functools.partial(answer_measure, self.link),
             }
         )
         try:
@@ -146,13 +155,12 @@ class Server:
                 with objective.feed.streams.computing():
                     part = objective.passes.begin(task)
                     part.compute()
-                    loss, skipped = part.loss, part.skipped
+                    loss = part.loss
         except MemoryError as error:
             part, full = None, str(error) or "out of memory"
         names = content["names"]
         if content["limit"] is not None:
-            told = {"loss": 0.0, "skipped": False, "full": full}
-            self.link.send(0, "loss", told if part is None else {**told, "loss": loss, "skipped": skipped})
+            self.link.send(0, "loss", {"loss": 0.0 if part is None else loss, "full": full})
             names = self.link.receive(0).content
         if part is None or names is None:
             self.link.send(0, "full", full)
@@ -220,9 +228,9 @@ def main(arguments: list[str]) -> int:
     """A worker process: the descriptor of its connection to rank 0, its number, the number of ranks."""
     descriptor, rank, size = (int(text) for text in arguments)
     link = WorkerLink(Connection(descriptor), rank, size)
-    ignore_signals()
-    link.greet(f"rank {rank} (process {os.getpid()})")
-    return served(link)
+    with signals_ignored():
+        link.greet(f"rank {rank} (process {os.getpid()})")
+        return served(link)
 
 
 def served(link: Link) -> int:
@@ -238,12 +246,18 @@ def served(link: Link) -> int:
     return 0
 
 
-def ignore_signals() -> None:
-    """Leave signals to rank 0, which ends the run with everything saved."""
-    for name in _IGNORED:
-        number = getattr(signal, name, None)
-        if number is not None:
-            signal.signal(number, signal.SIG_IGN)
+@contextlib.contextmanager
+def signals_ignored() -> Iterator[None]:
+    """While the block runs, signals are left to rank 0, which ends the run with everything saved."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = (getattr(signal, name) for name in _IGNORED if hasattr(signal, name))
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

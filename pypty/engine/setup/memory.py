@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+
+import numpy as np
 
 from pypty.backend.array import Backend, available_cores, select
-from pypty.backend.fft import work_bytes
 from pypty.backend.memory import free_bytes, free_memory
-from pypty.engine.setup.memory_plan import KeptWaves, MemoryPlan, Sizes, size_text
+from pypty.data.preprocess import Preprocess
+from pypty.data.sources import PatternSource
+from pypty.data.window import Window
+from pypty.engine.setup.division import Division
+from pypty.engine.setup.memory_items import PATTERNS, WAVES, Role, fixed_items, wave_bytes_per_pattern
+from pypty.engine.setup.memory_plan import ALONE, KeptWaves, MemoryPlan, Ranks, Sizes, size_text
 from pypty.engine.setup.start import present_blocks
+from pypty.engine.setup.start_probe import n_subscans, probe_modes
 from pypty.errors import ResourceError
 from pypty.model.blocks import BLOCKS
 from pypty.model.options import TILT_MODES
@@ -26,9 +34,52 @@ CPU_BATCH_BYTES = 6 * 2**20
 GPU_BATCH_LIMIT = 1024
 GPU_ENOUGH = 32
 """Number of patterns that keep a GPU busy; waves are recomputed only if fewer fit."""
-_VECTORS = 5
-"""Copies of object and probe that exist at the same time: point, gradient, direction, trial, and the projected gradient
-of the trial."""
+
+
+def sizes_of(
+    settings: Settings,
+    source: PatternSource | None,
+    n_patterns: int,
+    window: Window,
+    object_shape: tuple[int, int],
+) -> Sizes:
+    """The sizes on which the estimate depends, without the executor, which follows from the model."""
+    obj = settings["obj"]
+    # (Y, X, z, modes): vacuum has one mode
+    slices, object_modes = (settings["num_slices"], 1) if obj is None else obj.shape[2:]
+    data_bytes, preprocess = 0, Preprocess.from_settings(settings)
+    if source is not None:
+        ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
+        data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
+    return Sizes(
+        n_patterns=n_patterns,
+        window=window.model,
+        probe_modes=probe_modes(settings),
+        object_modes=object_modes,
+        slices=slices,
+        object_shape=object_shape,
+        data_bytes=data_bytes,
+        compared=math.prod(window.compared) if settings["masks"] is None else len(settings["masks"]),
+        subscans=n_subscans(settings),
+        shared_bytes=shared_bytes(settings, window.model),
+        kept=kept_waves(settings),
+        filtered=settings["lazy_clean"],
+        deterministic=settings["deterministic"],
+        spectra=settings.may_be_on("update_slice_distances") or settings.may_be_on("update_tilts"),
+        row_values=_row_values(settings),
+    )
+
+
+def _row_values(settings: Settings) -> int:
+    """Numbers that every pattern has of its own: its position, and the rows of further unknowns."""
+    values = 2
+    for name in present_blocks(settings):
+        row, given = BLOCKS[name], settings.value(name)
+        if row.per_pattern and isinstance(given, np.ndarray):
+            values += given[:1].size
+        elif row.per_pattern and row.start is not None:
+            values += row.start(1).size
+    return values
 
 
 def kept_waves(settings: Settings) -> KeptWaves:
@@ -79,143 +130,69 @@ def ever_chosen(settings: Settings) -> tuple[str, ...]:
     return (schedule.value,) if isinstance(schedule, Constant) else ("multislice", *INTEGRATORS)
 
 
-def wave_bytes_per_pattern(sizes: Sizes, backend: Backend, keep_every: int = 1) -> int:
-    """Bytes that one pattern needs in a batch, forward and adjoint, besides its measured values."""
-    if sizes.executor == "stages":
-        count = _staged_count(sizes)
-    elif backend.on_gpu:
-        count = _device_count(sizes, keep_every)
-    else:
-        count = _fused_count(sizes, keep_every)
-    pixels = sizes.window[0] * sizes.window[1]
-    real = (2 + sizes.kept.real) * pixels + 4 * sizes.compared  # intensities; data, errors, loss, slope
-    return (
-        count * backend.complex.itemsize * pixels + real * backend.real.itemsize + _work_areas(sizes, backend)
-    )
-
-
-def _work_areas(sizes: Sizes, backend: Backend) -> int:
-    """Bytes of cuFFT's work areas for one pattern; none on the CPU, nor for split kernels.
-
-    There is a plan with a work area for each shape: that of the exit wave (P O) and that of the probe (P), if they
-    differ, with the patches (S O) if they are filtered. They are counted twice: for a full batch, and for the last one,
-    which may be almost as large.
-    """
-    if not backend.on_gpu or sizes.executor == "split":
-        return 0
-    windows = sizes.probe_modes * sizes.object_modes
-    windows += sizes.probe_modes if sizes.object_modes > 1 else 0
-    windows += sizes.slices * sizes.object_modes if sizes.filtered else 0
-    return 2 * windows * work_bytes(backend.xp, sizes.window, backend.complex)
-
-
-def _fused_count(sizes: Sizes, keep_every: int) -> int:
-    """Complex numbers per window pixel: the buffers of model/fused.py.
-
-    Patches and their gradients (2 S O); ramp and slope (2); the shifted probe (P), the kept waves and those of
-    one block between them (P O each); exit wave (P O), its squared parts summed over modes (1), a product (O), sums
-    over object modes (P), spectra (P O).
-    """
-    modes, slices = sizes.probe_modes * sizes.object_modes, sizes.slices
-    # waves at the start of each block (but the first is the shifted probe), and those inside one block
-    kept = -(-slices // keep_every) - 1 + min(keep_every, slices) - 1
-    count = 2 * slices * sizes.object_modes + 2 + sizes.probe_modes + kept * modes + modes + 1
-    count += sizes.object_modes if sizes.probe_modes > 1 else 0
-    count += sizes.probe_modes if sizes.object_modes > 1 else 0
-    return count + (modes if sizes.spectra and slices > 1 else 0)
-
-
-def _device_count(sizes: Sizes, keep_every: int) -> int:
-    """The same on a GPU, where neither patches nor their gradients are stored (backend/cuda).
-
-    The shifted probe (P), the kept waves and those of one block between them (P O each) and the exit wave (P O). With
-    split kernels sums of the probe gradient (P/8); fused, spectra (P O) and sums over object modes (P). Sums in fixed
-    point take a patch for each object mode (O).
-    """
-    modes = sizes.probe_modes * sizes.object_modes
-    fixed_point = sizes.object_modes if sizes.deterministic else 0
-    # waves at the start of each block but the first, and those inside one block
-    kept = -(-sizes.slices // keep_every) - 1 + min(keep_every, sizes.slices) - 1
-    count = sizes.probe_modes + (kept + 1) * modes + fixed_point
-    if sizes.executor == "split":
-        return count + -(-sizes.probe_modes // 8)
-    count += sizes.probe_modes if sizes.object_modes > 1 else 0
-    return count + (modes if sizes.spectra and sizes.slices > 1 else 0)
-
-
-def _staged_count(sizes: Sizes) -> int:
-    """Complex numbers per window pixel of the executor "stages".
-
-    Shifted probe (P) and its ramp (1); patches and their gradients (2 S O); the wave entering every slice
-    (S P O); wave and gradient (2 P O); waves that further effects keep.
-    """
-    modes, kept = sizes.probe_modes * sizes.object_modes, sizes.kept
-    count = sizes.probe_modes + 1 + 2 * sizes.slices * sizes.object_modes + sizes.slices * modes + 2 * modes
-    count += (
-        kept.single + kept.probe * sizes.probe_modes + kept.windows * (sizes.slices + 4) * sizes.object_modes
-    )
-    return count + (kept.exit + sizes.slices * kept.exit_per_slice) * modes
-
-
 def make_plan(
-    settings: Settings, backend: Backend, sizes: Sizes, earlier: MemoryPlan | None = None
+    settings: Settings,
+    backend: Backend,
+    sizes: Sizes,
+    earlier: MemoryPlan | None = None,
+    ranks: Ranks = ALONE,
+    division: Division | None = None,
 ) -> MemoryPlan:
     """Estimate the memory, and choose the batch.
 
     Parameters
     ----------
     earlier : the plan by which patterns are in memory already: the new plan need not find room for them
+    ranks : processes that share the reconstruction; the plan is that of rank 0, and all compute batches of its size
+    division : of the patterns among several ranks; None for one
 
     Raises
     ------
     ResourceError
         Not even one pattern at a time fits.
     """
+    own = sizes if division is None else division.share(sizes)
     host_data, device_data = _resident_bytes(earlier)
-    free = free_bytes(backend) + (device_data if backend.on_gpu else host_data)
+    free = free_bytes(backend, ranks.on_node) + (device_data if backend.on_gpu else host_data)
     limit = int(free * settings["memory_saturation"])
-    n_threads = 1 if backend.on_gpu else min(settings["n_threads"] or available_cores(), sizes.n_patterns)
-    epochs = settings["epoch_max"] - settings["epoch_prev"]
-    epochs -= 0 if settings["warmup_epochs"] == "auto" else int(settings["warmup_epochs"])
-    # L-BFGS cannot have more pairs than epochs
-    history = int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
-    used = optimizers(settings)
-    items = _fixed_items(
-        sizes, backend, history if "lbfgs" in used else 0, n_threads, _moments(settings, used)
-    )
+    n_threads = 1 if backend.on_gpu else min(settings["n_threads"] or _cores(ranks), own.n_patterns)
     # the slowest choice needs the least memory
-    least = _kept_slices(settings, sizes)[-1]
-    per_pattern = wave_bytes_per_pattern(sizes, backend, least)
+    per_pattern = wave_bytes_per_pattern(sizes, backend, _kept_slices(settings, sizes)[-1])
+    few = min(GPU_ENOUGH if backend.on_gpu else n_threads, own.n_patterns)
+    role = _role(settings, backend, sizes, n_threads, division, limit - few * per_pattern)
+    items = _fixed(settings, backend, sizes, n_threads, role)
     fixed = sum(items.values())
     if fixed + per_pattern > limit:
-        what = (
-            f"the reconstruction needs at least {size_text(fixed + per_pattern)} (object {sizes.object_shape[0]} x "
-            f"{sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} modes, {history} L-BFGS pairs)"
-        )
+        who = "the reconstruction" if role is None else "rank 0"
         raise ResourceError(
-            f"{what}, but only {size_text(limit)} may be used ({size_text(free)} free x memory_saturation). "
-            f"{_limit_text(backend)}{_advice(settings, backend, earlier)}"
+            f"{who} needs at least {size_text(fixed + per_pattern)} ({_size_words(settings, sizes)}), but only "
+            f"{size_text(limit)} may be used ({size_text(free)} free x memory_saturation). "
+            f"{_limit_text(backend, ranks)}{_advice(settings, backend, earlier)}"
         )
     n_threads = max(1, min(n_threads, (limit - fixed) // per_pattern))
     # prepared patterns are kept on the host; without a GPU they share that memory with everything else
     host_left = limit - fixed - n_threads * per_pattern
     if backend.on_gpu:
-        host_left = int((free_bytes(select("cpu")) + host_data) * settings["memory_saturation"])
-    resident = _keep_data(settings, sizes, host_left)
+        host_left = int(
+            (free_bytes(select("cpu"), ranks.on_node) + host_data) * settings["memory_saturation"]
+        )
+    resident = _keep_data(settings, own, host_left, ranks)
     if resident and not backend.on_gpu:
-        items["measured patterns"] = sizes.data_bytes
-    batch, keep_every = _batch_size(settings, backend, sizes, (limit - sum(items.values())) // n_threads)
-    waves = n_threads * batch * wave_bytes_per_pattern(sizes, backend, keep_every)
-    items["waves and FFT workspace of the batches"] = waves
-    on_device = backend.on_gpu and 0 < sizes.data_bytes <= limit - sum(items.values())
+        items[PATTERNS] = own.data_bytes
+    batch, keep_every = _batch_size(settings, backend, own, (limit - sum(items.values())) // n_threads)
+    items[WAVES] = n_threads * batch * wave_bytes_per_pattern(sizes, backend, keep_every)
+    on_device = backend.on_gpu and 0 < own.data_bytes <= limit - sum(items.values())
     if on_device:
-        items["measured patterns"] = sizes.data_bytes
+        items[PATTERNS] = own.data_bytes
     elif not resident or backend.on_gpu:  # two batches of each thread are being read
-        pattern = -(-sizes.data_bytes // max(sizes.n_patterns, 1))
+        pattern = -(-own.data_bytes // max(own.n_patterns, 1))
         items["patterns read ahead"] = 2 * n_threads * batch * pattern
-    name = "the GPU" if backend.on_gpu else "the CPU"
+    others = {}
+    if role is not None:  # their batches and patterns are those of rank 0
+        fewer = _fixed(settings, backend, sizes, n_threads, replace(role, leads=False))
+        others = {name: fewer.get(name, size) for name, size in items.items()}
     return MemoryPlan(
-        device=name,
+        device="the GPU" if backend.on_gpu else "the CPU",
         precision=backend.precision,
         batch=batch,
         n_threads=n_threads,
@@ -224,9 +201,61 @@ def make_plan(
         limit=limit,
         sizes=sizes,
         keep_every=keep_every,
+        spread_history=role is not None and role.spread,
         resident_on_device=on_device,
-        limited_by=free_memory(backend).limited_by,
+        limited_by=free_memory(backend, ranks.on_node).limited_by,
+        ranks=ranks,
+        data_bytes=own.data_bytes,
         items=items,
+        others=others,
+    )
+
+
+def _cores(ranks: Ranks) -> int:
+    """Cores for each of the processes that share them."""
+    return max(1, available_cores() // ranks.on_cores)
+
+
+def lbfgs_pairs(settings: Settings) -> int:
+    """The most pairs that L-BFGS will keep; there cannot be more than epochs."""
+    if "lbfgs" not in optimizers(settings):
+        return 0
+    epochs = settings["epoch_max"] - settings["epoch_prev"]
+    epochs -= 0 if settings["warmup_epochs"] == "auto" else int(settings["warmup_epochs"])
+    return int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
+
+
+def _fixed(
+    settings: Settings, backend: Backend, sizes: Sizes, n_threads: int, role: Role | None
+) -> dict[str, int]:
+    """Bytes that do not depend on the batch."""
+    return fixed_items(
+        sizes, backend, lbfgs_pairs(settings), n_threads, moments(settings, optimizers(settings)), role
+    )
+
+
+def _role(
+    settings: Settings,
+    backend: Backend,
+    sizes: Sizes,
+    n_threads: int,
+    division: Division | None,
+    limit: int,
+) -> Role | None:
+    """What rank 0 does; it shares the L-BFGS history with the others where that leaves no room for waves, since it is
+    sent back and forth then."""
+    if division is None:
+        return None
+    whole = Role(ranks=division.ranks, window=division.largest)
+    fits = sum(_fixed(settings, backend, sizes, n_threads, whole).values()) <= limit
+    return whole if fits or not lbfgs_pairs(settings) else replace(whole, spread=True)
+
+
+def _size_words(settings: Settings, sizes: Sizes) -> str:
+    """What the memory is needed for."""
+    return (
+        f"object {sizes.object_shape[0]} x {sizes.object_shape[1]} x {sizes.slices} slices x {sizes.object_modes} "
+        f"modes, {lbfgs_pairs(settings)} L-BFGS pairs"
     )
 
 
@@ -242,8 +271,8 @@ def _resident_bytes(plan: MemoryPlan | None) -> tuple[int, int]:
     """Bytes of the patterns that are kept by a plan: on the host, and on the GPU."""
     if plan is None:
         return 0, 0
-    on_device = plan.sizes.data_bytes if plan.resident_on_device else 0
-    return plan.sizes.data_bytes if plan.resident and not on_device else 0, on_device
+    on_device = plan.data_bytes if plan.resident_on_device else 0
+    return plan.data_bytes if plan.resident and not on_device else 0, on_device
 
 
 def _advice(settings: Settings, backend: Backend, earlier: MemoryPlan | None) -> str:
@@ -256,56 +285,40 @@ def _advice(settings: Settings, backend: Backend, earlier: MemoryPlan | None) ->
     return f"{with_rim}Are positions in pixels? Else lower hist_length, {single}or use fewer slices"
 
 
-def _moments(settings: Settings, used: frozenset[str]) -> int:
-    """Arrays of the size of the unknowns that first-order methods keep: each twice until an epoch is over, and three
-    more if amplitudes and phases are moved."""
-    names = used - set(NOT_FIRST_ORDER)
-    if not names:
+def moments(settings: Settings, used: frozenset[str]) -> int:
+    """Arrays of the size of the unknowns that first-order methods need: each moment twice until an epoch is over, and
+    three more if amplitudes and phases are moved."""
+    if not used - set(NOT_FIRST_ORDER):
         return 0
     now = settings.first()
-    options = {key: value for key, value in now["optimizer_options"].items() if value is not None}
-    counts = [len(METHODS[name].moments({**METHODS[name].defaults, **options}, 4)) for name in names]
     real = now["phase_only_obj"] or now["obj_parametrization"] != "complex"
-    return 2 * max(counts) + (3 if real else 0)
+    return 2 * moment_arrays(settings, used) + (3 if real else 0)
 
 
-def _fixed_items(
-    sizes: Sizes, backend: Backend, history: int, n_threads: int, moments: int
-) -> dict[str, int]:
-    # bytes of a complex number
-    c = backend.complex.itemsize
-    pixels = sizes.object_shape[0] * sizes.object_shape[1] * sizes.slices * sizes.object_modes
-    window = sizes.window[0] * sizes.window[1]
-    obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
-    copies = _VECTORS + n_threads + (2 if backend.on_gpu else 0)  # on a GPU also the fixed buffers of graphs
-    sums = 16 * pixels if sizes.deterministic and backend.on_gpu else 0
-    # cuFFT's work area for an array is about as large as the array; not asked, as a plan of that size would be made
-    transforms = obj + probe if backend.on_gpu else 0
-    return {
-        "object, its gradients and directions": obj * copies + sums,
-        "probe, its gradients and directions": probe * copies,
-        "work areas of transforms of object and probe": transforms,
-        "propagators": c * window * max(sizes.slices - 1, 0),
-        "aberrations, virtual detectors, blur": sizes.shared_bytes,
-        "L-BFGS history": 2 * history * (obj + probe),
-        "moments of first-order methods": moments * (obj + probe),
-    }
+def moment_arrays(settings: Settings, used: frozenset[str]) -> int:
+    """The most moments that one of these methods keeps."""
+    given = settings.first()["optimizer_options"]
+    options = {key: value for key, value in given.items() if value is not None}
+    names = used - set(NOT_FIRST_ORDER)
+    return max(
+        (len(METHODS[name].moments({**METHODS[name].defaults, **options}, 4)) for name in names), default=0
+    )
 
 
-def _limit_text(backend: Backend) -> str:
+def _limit_text(backend: Backend, ranks: Ranks) -> str:
     """What limits the memory, and how to get more."""
-    free = free_memory(backend)
+    free = free_memory(backend, ranks.on_node)
     return f"It is limited by {free.limited_by}{'; ' * bool(free.advice)}{free.advice}. "
 
 
-def _keep_data(settings: Settings, sizes: Sizes, available: int) -> bool:
+def _keep_data(settings: Settings, sizes: Sizes, available: int, ranks: Ranks) -> bool:
     must = settings["preload_to_cpu"] or not settings["load_one_by_one"]
     if must and sizes.data_bytes > available:
         key, other = ("preload_to_cpu", False) if settings["preload_to_cpu"] else ("load_one_by_one", True)
         raise ResourceError(
             f"{key}={not other} asks for all patterns in memory ({size_text(sizes.data_bytes)}), but only "
-            f"{size_text(max(available, 0))} are left for them. {_limit_text(select('cpu'))}Or set it to {other}: "
-            "patterns are then read when they are needed"
+            f"{size_text(max(available, 0))} are left for them. {_limit_text(select('cpu'), ranks)}Or set it to "
+            f"{other}: patterns are then read when they are needed"
         )
     # by default data take at most half of what is left, so that batches can be large
     return bool(must or sizes.data_bytes <= available // 2)

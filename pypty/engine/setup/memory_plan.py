@@ -40,6 +40,7 @@ class Sizes:
     executor : "stages", "fused" or "split": what computes the waves
     filtered : patches are filtered (``lazy_clean``)
     spectra : slice distances or tilts are refined, which needs the spectrum of every wave
+    row_values : numbers that every pattern has of its own (position, tilts, beam current)
     """
 
     n_patterns: int
@@ -57,11 +58,31 @@ class Sizes:
     filtered: bool = False
     spectra: bool = False
     deterministic: bool = False
+    row_values: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The processes that share a reconstruction.
+
+    Attributes
+    ----------
+    size : of all
+    on_node : of those on the machine of rank 0, which share its memory
+    on_cores : of these, those that may use the same cores: a launcher may have given each its own
+    """
+
+    size: int = 1
+    on_node: int = 1
+    on_cores: int = 1
+
+
+ALONE = Ranks()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """The estimate. Printing it gives a table.
+    """The estimate, on several ranks for rank 0, which needs the most. Printing it gives a table.
 
     Attributes
     ----------
@@ -71,7 +92,10 @@ class MemoryPlan:
     resident : patterns are kept in memory
     resident_on_device : patterns are kept on the GPU, in the type in which they are stored
     keep_every : the waves entering every k-th slice are kept; the others are recomputed in the adjoint
-    spread_history : each rank keeps a part of the L-BFGS history
+    spread_history : each rank keeps a part of the L-BFGS history of the object; decided where rank 0 has no room for it
+    ranks : processes that share the reconstruction
+    data_bytes : bytes of the patterns of a rank
+    others : bytes of another rank by purpose; empty where there is none
     in_double : bytes of a run that goes on in double precision (``default_dtype`` "auto"); 0 where these do not fit,
         None where it never does
     items : bytes by purpose
@@ -93,7 +117,10 @@ class MemoryPlan:
     resident_on_device: bool = False
     limited_by: str = ""
     in_double: int | None = None
+    ranks: Ranks = ALONE
+    data_bytes: int = 0
     items: dict[str, int] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
 
     @property
     def _in_double_text(self) -> str:
@@ -103,15 +130,23 @@ class MemoryPlan:
     def total(self) -> int:
         return sum(self.items.values())
 
+    @property
+    def of_another(self) -> int:
+        """Bytes of the largest of the other ranks."""
+        return sum(self.others.values())
+
     def __str__(self) -> str:
         s = self.sizes
+        rank = f"of rank 0 of {self.ranks.size} " if self.ranks.size > 1 else ""
         lines = [
-            f"Memory plan for {self.device} in {self.precision} precision: {s.n_patterns} patterns, "
+            f"Memory plan {rank}for {self.device} in {self.precision} precision: {s.n_patterns} patterns, "
             f"window {s.window[0]} x {s.window[1]}, object {s.object_shape[0]} x {s.object_shape[1]} "
             f"x {s.slices} slices, {s.probe_modes} probe x {s.object_modes} object modes"
         ]
         lines += [f"  {name:<44}{size_text(size):>12}" for name, size in self.items.items() if size]
         lines.append(f"  {'total':<44}{size_text(self.total):>12}")
+        if self.others:
+            lines.append(f"  {'total of each other rank, at most':<44}{size_text(self.of_another):>12}")
         if self.in_double is not None:
             lines.append(f"  {'total, if it goes on in double precision':<44}{self._in_double_text:>12}")
         lines.append(
@@ -123,6 +158,8 @@ class MemoryPlan:
         lines.append(f"  batch: {self.batch} patterns{threads}; data {data}")
         if self.keep_every > 1:
             lines.append(f"  waves of every {self.keep_every} slices are kept; those between are recomputed")
+        if self.spread_history:
+            lines.append("  the L-BFGS history does not fit into rank 0: each rank keeps a part of it")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -9,8 +9,10 @@ import numpy as np
 
 from pypty.backend.array import Backend, select, single_to_double
 from pypty.engine.setup.assembly import Setup
+from pypty.engine.setup.division import Division, of_scan
 from pypty.engine.setup.memory import ever_chosen, make_plan
-from pypty.engine.setup.memory_plan import MemoryPlan, Sizes
+from pypty.engine.setup.memory_plan import ALONE, MemoryPlan, Ranks, Sizes
+from pypty.engine.setup.sequences import used_at_any_epoch
 from pypty.errors import ResourceError
 from pypty.model.forward import executor_name
 from pypty.params.checks.combinations import optimizers
@@ -31,18 +33,24 @@ def may_change(setup: Setup) -> bool:
     return setup.settings["default_dtype"] == AUTO and setup.backend.precision == "single"
 
 
-def planned(setup: Setup) -> Setup:
+def planned(setup: Setup, ranks: Ranks = ALONE) -> Setup:
     """The setup with the memory plan of its backend, and what the run would need in double precision.
+
+    Parameters
+    ----------
+    ranks : the processes that share the reconstruction
 
     Raises
     ------
     ResourceError
         Not even one pattern at a time fits.
+    ParameterError
+        There are fewer patterns than processes.
     """
-    plan = _plan(setup, None)
+    plan = _plan(setup, None, ranks)
     if may_change(setup) and "lbfgs" in optimizers(setup.settings):
         try:
-            later = _plan(_with_precision(setup, "double"), None).total
+            later = _plan(_with_precision(setup, "double"), None, ranks).total
         except ResourceError:
             later = 0
         plan = dataclasses.replace(plan, in_double=later)
@@ -64,7 +72,7 @@ def in_precision(setup: Setup, precision: str, running: bool = False) -> Setup:
     if setup.backend.precision == precision:
         return setup
     other = dataclasses.replace(_with_precision(setup, precision), began_in=np.dtype(setup.backend.real))
-    other = dataclasses.replace(other, plan=_plan(other, setup.plan if running else None))
+    other = dataclasses.replace(other, plan=_plan(other, setup.plan if running else None, setup.plan.ranks))
     for text in cost_of_double(other):
         _log.info("%s", text)
     return other
@@ -93,9 +101,23 @@ def _with_precision(setup: Setup, precision: str) -> Setup:
     return dataclasses.replace(setup, backend=setup.backend.in_precision(precision))
 
 
-def _plan(setup: Setup, earlier: MemoryPlan | None) -> MemoryPlan:
+def _plan(setup: Setup, earlier: MemoryPlan | None, ranks: Ranks) -> MemoryPlan:
     sizes: Sizes = dataclasses.replace(setup.plan.sizes, executor=_executor(setup))
-    return make_plan(setup.settings, setup.backend, sizes, earlier)
+    return make_plan(setup.settings, setup.backend, sizes, earlier, ranks, division(setup, ranks.size))
+
+
+def division(setup: Setup, ranks: int) -> Division | None:
+    """What each of several ranks has of the patterns and of the object; None for one.
+
+    Raises
+    ------
+    ParameterError
+        There are fewer patterns than ranks.
+    """
+    if ranks == 1:
+        return None
+    used = used_at_any_epoch(setup.settings, setup.n_patterns)
+    return of_scan(setup.scan.crop_origins, used, setup.grid.shape, ranks)
 
 
 def _executor(setup: Setup) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,21 +13,21 @@ import numpy as np
 from pypty.backend.array import Backend, to_host
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess
+from pypty.data.reading import reads_file
 from pypty.data.rim import rim_counts
-from pypty.data.scan import Scan, make_scan, sort_sequence
+from pypty.data.scan import make_scan, sort_sequence
 from pypty.data.sources import PatternSource, open_source
-from pypty.data.survey import Survey, survey
+from pypty.data.survey import Look, Survey, survey
 from pypty.data.window import Window
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.geometry import check_arrays, count_patterns, find_window
-from pypty.engine.setup.memory import kept_waves, shared_bytes
-from pypty.engine.setup.memory_plan import MemoryPlan, Sizes
+from pypty.engine.setup.memory import sizes_of
+from pypty.engine.setup.memory_plan import ALONE, MemoryPlan, Ranks
 from pypty.engine.setup.methods import check_methods, idle_keys
 from pypty.engine.setup.mistakes import likely_mistakes
 from pypty.engine.setup.noise import choose_noise_model
 from pypty.engine.setup.precision import cost_of_double, planned, select_backend
 from pypty.engine.setup.sequences import check_sequences, used_at_any_epoch
-from pypty.engine.setup.start_probe import n_subscans, probe_modes
 from pypty.errors import PyptyError
 from pypty.optics.grid import Grid
 from pypty.output.checkpoints import RESUME_FILE
@@ -38,9 +37,12 @@ from pypty.params.presets import load_preset
 from pypty.params.reading import read_parameters
 from pypty.params.report import Report
 from pypty.params.settings import Settings
+from pypty.ranks.devices import places
 
 Params = Mapping[str, Any] | str | Path
 T = TypeVar("T")
+LookOf = Callable[[Settings, Backend], Look | None]
+RanksOf = Callable[[Settings, Backend], Ranks]
 _SMALLEST_SHARE = 1e-6
 """Smallest fraction of a probe's power that must lie inside the band limit."""
 
@@ -57,19 +59,23 @@ def prepare(
     may_simulate: bool = False,
     *,
     auto: str = "single",
+    ranks: RanksOf = lambda settings, backend: ALONE,
+    look: LookOf = lambda settings, backend: None,
 ) -> Setup:
     """Check all parameters, and prepare a reconstruction.
 
     Parameters
     ----------
     auto : the precision that ``default_dtype`` "auto" stands for: "single", in which runs begin, or "double"
+    ranks : the processes that will share the reconstruction, for which memory is planned
+    look : by which they share the survey of a file, too
 
     Raises
     ------
     ParameterError
         Lists every problem.
     """
-    report, setup = inspect(params, needs_data, read_data, may_simulate, auto=auto)
+    report, setup = inspect(params, needs_data, read_data, may_simulate, auto=auto, ranks=ranks, look=look)
     if setup is None or not report:
         if setup is not None:
             setup.close()
@@ -85,6 +91,8 @@ def inspect(
     may_simulate: bool = False,
     *,
     auto: str = "single",
+    ranks: RanksOf = lambda settings, backend: ALONE,
+    look: LookOf = lambda settings, backend: None,
 ) -> tuple[Report, Setup | None]:
     """Find every problem, without writing anything.
 
@@ -94,6 +102,7 @@ def inspect(
     read_data : check every pattern (NaN, negative counts, mean), not only shape and type
     may_simulate : with ``data_simulation_flag`` True no data are opened
     auto : the precision that ``default_dtype`` "auto" stands for, unless the parameters only simulate
+    ranks, look : as for :func:`prepare`
 
     Returns
     -------
@@ -105,15 +114,28 @@ def inspect(
         return report, None
     without = may_simulate and not report.has("data_simulation_flag") and simulates_only(settings)
     needs, auto = needs_data and not without, "double" if without else auto
-    setup = _inspect_settings(settings, report, needs, read_data, open_data=not without, auto=auto)
+    setup = _inspect_settings(
+        settings, report, needs, read_data, ranks, look=look, open_data=not without, auto=auto
+    )
     return report, setup
 
 
 def _inspect_settings(
-    settings: Settings, report: Report, needs_data: bool, read_data: bool, *, open_data: bool, auto: str
+    settings: Settings,
+    report: Report,
+    needs_data: bool,
+    read_data: bool,
+    ranks: RanksOf,
+    *,
+    look: LookOf,
+    open_data: bool,
+    auto: str,
 ) -> Setup | None:
     """Check device, data, output folder, geometry, memory and counts."""
     backend = _try(report, lambda: select_backend(settings, auto))
+    if backend is not None:
+        chosen = backend
+        _try(report, lambda: places(settings["devices"], chosen))
     source = _try(report, lambda: open_source(settings)) if open_data else None
     _check_output(settings, report)
     check_methods(settings, report)
@@ -124,14 +146,15 @@ def _inspect_settings(
         report.add(
             "dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file"
         )
-    surveyed = _survey(settings, report, source) if read_data else None
+    shared = None if backend is None or source is None or not reads_file(source) else look(settings, backend)
+    surveyed = _survey(settings, report, source, shared) if read_data else None
     path = settings["phase_plate_in_h5"]
     plates = (
         None
         if path is None
         else _try(report, lambda: PhasePlateSource(path, settings["trust_external_links"]))
     )
-    setup = _inspect_geometry(settings, report, backend, source, plates, needs_data)
+    setup = _inspect_geometry(settings, report, backend, source, plates, needs_data, ranks)
     if setup is not None:
         setup = _with_survey(setup, surveyed, report)
         if read_data:
@@ -166,6 +189,7 @@ def _inspect_geometry(
     source: PatternSource | None,
     plates: PhasePlateSource | None,
     needs_data: bool,
+    ranks: RanksOf,
 ) -> Setup | None:
     preprocess = Preprocess.from_settings(settings)
     window = find_window(settings, source, report)
@@ -187,7 +211,7 @@ def _inspect_geometry(
     grid = Grid(window.model, window.pixel_size_A, window.wavelength_A)
     if not window.near_field:
         _check_probe_band(settings, window, grid, report)
-    sizes = _sizes(settings, source, n_patterns, preprocess, window, scan)
+    sizes = sizes_of(settings, source, n_patterns, window, scan.object_shape)
     # the executor follows from the model, the model from a setup, and the plan from the executor
     unplanned = MemoryPlan(
         device=backend.name,
@@ -212,7 +236,7 @@ def _inspect_geometry(
         window=window,
         plates=plates,
     )
-    complete = _try(report, lambda: planned(setup))
+    complete = _try(report, lambda: planned(setup, ranks(settings, backend)))
     if settings["default_dtype"] == "double" and complete is not None:
         report.warnings += cost_of_double(complete)
     return None if report.problems else complete
@@ -240,7 +264,9 @@ def _check_start(setup: Setup, report: Report) -> None:
         )
 
 
-def _survey(settings: Settings, report: Report, source: PatternSource | None) -> Survey | None:
+def _survey(
+    settings: Settings, report: Report, source: PatternSource | None, look: Look | None
+) -> Survey | None:
     """Survey the patterns, even if other parameters have problems."""
     if source is None:
         return None
@@ -265,6 +291,7 @@ def _survey(settings: Settings, report: Report, source: PatternSource | None) ->
             multiplier=multiplier,
             negative=negative,
             normalization=norm,
+            look=look,
         ),
     )
 
@@ -319,39 +346,6 @@ def _check_mask_shape(mask: Any, data: tuple[int, int, int], report: Report) -> 
             f"shape {mask.shape}, but a measured pattern is {data[1:]}; give {data[1:]} for all "
             f"patterns, or {data}",
         )
-
-
-def _sizes(
-    settings: Settings,
-    source: PatternSource | None,
-    n_patterns: int,
-    preprocess: Preprocess,
-    window: Window,
-    scan: Scan,
-) -> Sizes:
-    obj = settings["obj"]
-    # (Y, X, z, modes): vacuum has one mode
-    slices, object_modes = (settings["num_slices"], 1) if obj is None else obj.shape[2:]
-    data_bytes = 0
-    if source is not None:
-        ky, kx = preprocess.pattern_shape((source.shape[1], source.shape[2]))
-        data_bytes = source.shape[0] * ky * kx * preprocess.stored_dtype(source.dtype).itemsize
-    return Sizes(
-        n_patterns=n_patterns,
-        window=window.model,
-        probe_modes=probe_modes(settings),
-        object_modes=object_modes,
-        slices=slices,
-        object_shape=scan.object_shape,
-        data_bytes=data_bytes,
-        compared=math.prod(window.compared) if settings["masks"] is None else len(settings["masks"]),
-        subscans=n_subscans(settings),
-        shared_bytes=shared_bytes(settings, window.model),
-        kept=kept_waves(settings),
-        filtered=settings["lazy_clean"],
-        deterministic=settings["deterministic"],
-        spectra=settings.may_be_on("update_slice_distances") or settings.may_be_on("update_tilts"),
-    )
 
 
 def _check_output(settings: Settings, report: Report) -> None:

@@ -13,10 +13,13 @@ import numpy as np
 Unchecked = Literal[
     "dataset", "tune", "sample_name", "chemical_formula", "path_json", "rez_pixel_size_A", "rez_pixel_size_mrad",
     "conv_semiangle_mrad", "bright_threshold", "PLRotation_deg", "fov_nm", "defocus", "total_thickness", "comx",
-    "comy", "aperture_shifts_x", "aperture_shifts_y", "devices",
+    "comy", "aperture_shifts_x", "aperture_shifts_y",
 ]
 GivenArray = Literal[
     "data_shift_vector", "defocus_array", "slice_distances", "positions", "aberrations_array",
+]
+DeviceNames = Literal[
+    "devices",
 ]
 Entries = Literal[
     "result_modes", "recon_dir_spelling", "params_dumped",

@@ -1,0 +1,61 @@
+"""Which devices ``devices`` names, and what the processes on them see."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pypty.backend.array import Backend
+from pypty.errors import ParameterError
+from pypty.ranks.devices import places
+
+
+def gpus(number: int) -> Backend:
+    runtime = SimpleNamespace(getDeviceCount=lambda: number)
+    xp: Any = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
+    return Backend("gpu", xp, np.dtype(np.float32), np.dtype(np.complex64))
+
+
+CPU = Backend("cpu", np, np.dtype(np.float32), np.dtype(np.complex64))
+
+
+@pytest.mark.parametrize(
+    ("devices", "names"),
+    [
+        ("auto", ("",)),
+        ("all", (0, 1, 2, 3)),
+        (2, (0, 1)),
+        ((3, 1), (3, 1)),
+        (("GPU-a", "MIG-b"), ("GPU-a", "MIG-b")),
+    ],
+)
+def test_names_on_a_machine_with_four_gpus(devices: Any, names: tuple) -> None:
+    assert places(devices, gpus(4)).names == names
+
+
+def test_a_worker_sees_its_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert places(3, gpus(4)).environments() == [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "2"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,GPU-x")
+    assert places("all", gpus(3)).environments() == [
+        {"CUDA_VISIBLE_DEVICES": "7"},
+        {"CUDA_VISIBLE_DEVICES": "GPU-x"},
+    ]
+    assert places(("GPU-a", "MIG-b"), gpus(3)).environments() == [{"CUDA_VISIBLE_DEVICES": "MIG-b"}]
+    assert places(3, CPU).environments() == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("devices", "backend", "message"),
+    [
+        (3, gpus(2), "3 GPUs are asked for, but this process sees 2"),
+        ((0, 4), gpus(2), "5 GPUs are asked for"),
+        ((0, 1), CPU, "names GPUs, but the run computes on the CPU"),
+    ],
+)
+def test_devices_that_are_not_there(devices: Any, backend: Backend, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        places(devices, backend)
