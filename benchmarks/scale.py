@@ -172,7 +172,8 @@ JOBS = (
         name="34 GB, the same in mini-batches of 1024", side=512, window=256, step_px=8, slices=10, modes=4,
         batch_size=1024,
     ),
-    Job(name="137 GB, 1024 x 1024 scan of 256²", side=1024, window=256, step_px=8, slices=20, modes=4),
+    Job(name="137 GB, 1024 x 1024 scan of 256², dense", side=1024, window=256, step_px=4, slices=20, modes=4),
+    Job(name="137 GB, 1024 x 1024 scan of 256², wide", side=1024, window=256, step_px=8, slices=20, modes=4),
     Job(name="0.55 TB, 2048 x 2048 scan of 256²", side=2048, window=256, step_px=4, slices=10, modes=4),
     Job(name="10 TB, 4369 x 4369 scan of 512², dense", side=4369, window=512, step_px=3, slices=4, modes=4),
     Job(name="10 TB, 8738 x 8738 scan of 256², wide", side=8738, window=256, step_px=8, slices=20, modes=4),
@@ -184,10 +185,16 @@ JOBS = (
 class Row:
     """A job on a number of ranks.
 
-    ``fits`` : rank 0, and thereby all, in its memory; ``storage`` : where its patterns are, in words
+    Attributes
+    ----------
+    least, leading, other : bytes of rank 0 without its patterns and with the smallest batch; as it would be planned;
+        of each other rank, at most
+    fits : rank 0, and thereby all, in its memory
+    storage : where its patterns are, in words
     """
 
     ranks: int
+    least: float
     leading: float
     other: float
     fits: bool
@@ -251,6 +258,7 @@ def row_of(machine: Machine, job: Job, ranks: int) -> Row:
     storage = Storage(on_device=kept, on_host=on_host)
     return Row(
         ranks=ranks,
+        least=fixed(role) + waves,
         leading=leading + kept * own.data_bytes,
         other=other + kept * own.data_bytes if role is not None else 0.0,
         fits=leading <= limit,
@@ -307,7 +315,7 @@ def table(machine: Machine, job: Job) -> str:
             f"{row.storage:>9} {history:>10} {row.overlap:>12.2f} {seconds:>11} {efficiency:>11} {shares[0]:>8} "
             f"{shares[1]:>6}"
         )
-    lines.append(f"  {verdict(fitting)}")
+    lines.append(f"  {verdict(fitting) if fitting else too_large(machine, rows)}")
     return "\n".join(lines)
 
 
@@ -321,8 +329,18 @@ def verdict(times: Sequence[EpochTime]) -> str:
     if best == times[-1].ranks:
         pays = f"Every doubling up to {best} makes an epoch at least {WORTH:g} times faster"
     else:
-        pays = f"More than {best} do not pay: twice as many make an epoch less than {WORTH:g} times faster"
+        number = "More than one does" if best == 1 else f"More than {best} do"
+        pays = f"{number} not pay: twice as many make an epoch less than {WORTH:g} times faster"
     return f"{pays}. Fastest: {fastest.total_s:.3g} s on {fastest.ranks}."
+
+
+def too_large(machine: Machine, rows: Sequence[Row]) -> str:
+    """How much memory is missing."""
+    least, limit = min(row.least for row in rows) / 1e9, SATURATION * machine.memory / 1e9
+    return (
+        f"Does not fit: rank 0 needs at least {least:.0f} GB, for the whole object with its gradients and directions, "
+        f"of which {limit:.0f} may be used."
+    )
 
 
 def assumptions(machine: Machine) -> str:

@@ -76,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="FILE.html",
                 help="also check the data: dose, overlap, probe, depth, memory, time; writes an HTML page",
             )
+        if name == "plan":
+            sub.add_argument(
+                "--ranks",
+                type=_positive,
+                metavar="K",
+                help="memory and time on up to K GPUs or processes, from rates measured here in a few seconds",
+            )
         if name == "quality":
             sub.add_argument("--json", action="store_true", help="all numbers, as JSON")
         if name == "run":
@@ -131,6 +138,12 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number of restarts, 0 or more; got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more; got {text!r}")
     return int(text)
 
 
@@ -316,9 +329,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from pypty.engine.ranks.opening import on_rank_0
+    from pypty.engine.ranks.planning import plan_ranks
     from pypty.iterative import plan
 
-    plan(_parameters(options))
+    if options.ranks is None:
+        plan(_parameters(options))
+    else:
+        _say(on_rank_0(lambda world: str(plan_ranks(_parameters(options), options.ranks, world))))
     return 0
 
 
@@ -370,12 +388,15 @@ def _presets(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from pypty.doctor import examine
+    from pypty.engine.ranks.opening import on_rank_0
 
-    _say(examine())
+    _say(on_rank_0(examine))
     return 0
 
 
 def _say(text: str) -> None:
+    if not text:  # another rank speaks
+        return
     stream = Terminal(sys.stdout)
     stream.write(text + "\n")
     stream.flush()

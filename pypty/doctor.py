@@ -8,12 +8,19 @@ import platform
 from pypty._version import __version__
 from pypty.backend.array import available_cores, gpu_status, select
 from pypty.backend.memory import free_bytes
+from pypty.engine.ranks.examination import examine_ranks
+from pypty.ranks.link import Link
 
 _PACKAGES = ("numpy", "scipy", "h5py", "matplotlib", "PyYAML", "tqdm", "tifffile", "simpleeval")
 
 
-def examine() -> str:
-    """A report as text."""
+def examine(world: Link | None = None) -> str:
+    """A report as text.
+
+    Parameters
+    ----------
+    world : ranks that a launcher has started; None = this process is alone
+    """
     lines = [f"PyPty {__version__} on Python {platform.python_version()}, {platform.platform()}"]
     lines += [f"  {name:<12}{_version(name)}" for name in _PACKAGES]
     cpu = select("cpu")
@@ -35,6 +42,7 @@ def examine() -> str:
     else:
         cupy = f" (CuPy {status.cupy_version})" if status.cupy_version else ""
         lines.append(f"GPU: not used{cupy}: {status.reason}")
+    lines += ["Ranks (docs/cluster.md):", *(f"  {line}" for line in examine_ranks(world, status.usable))]
     return "\n".join(lines)
 
 

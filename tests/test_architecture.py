@@ -120,7 +120,7 @@ ALLOWED = {
     "quality": set(),
     "plots": set(),
     "demo": {"data", "iterative", "params", "plots", "quality", "results"},
-    "doctor": {"backend", "_version"},
+    "doctor": {"backend", "engine", "ranks", "_version"},
     "supervise": {"engine", "output"},
     "cli": {
         "assessment",

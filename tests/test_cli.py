@@ -144,7 +144,27 @@ def test_the_doctor_tells_versions_cores_and_transforms() -> None:
     assert text.startswith(f"PyPty {pypty.__version__} on Python ")
     assert "numpy       2." in text or "numpy       1." in text
     assert " cores for this process, " in text and "Fourier transforms: " in text
-    assert text.splitlines()[-1].startswith("GPU: ")
+    assert any(line.startswith("GPU: ") for line in text.splitlines())
+
+
+def test_the_doctor_tries_sums_over_two_processes() -> None:
+    (line,) = [line for line in examine().splitlines() if " processes over " in line]
+    assert "2 processes over sockets between the processes of this machine: sums are right; " in line
+    assert "GB/s there" in line and "GB/s back" in line
+
+
+def test_plan_tells_whether_ranks_are_worth_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "data.npy", patterns())
+    np.save(tmp_path / "positions.npy", scan_positions())
+    file = tmp_path / "params.yaml"
+    file.write_text(f"data_path: {tmp_path / 'data.npy'}\npositions: {{file: positions.npy}}\nn_threads: 1")
+    assert main(["plan", str(file), "--ranks", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "Memory plan of rank 0 of 2" in out and "efficiency" in out and "worth it" in out
+    assert main(["plan", str(file), "--ranks", "26"]) == 1
+    assert "25 patterns" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", str(file), "--ranks", "0"])
 
 
 def test_the_package_runs_as_a_module(

@@ -101,15 +101,15 @@ def test_fewer_patterns_than_ranks() -> None:
 
 
 def test_what_each_rank_holds() -> None:
-    """Numbers that can be done by hand: complex64, one thread, an object of 144 000 bytes and windows of 57 600."""
-    cpu, obj, window, probe = select("cpu", "single"), 8 * 100 * 60 * 3, 8 * 40 * 60 * 3, 8 * 400 * 2
+    """Numbers that can be done by hand: complex64, one thread, an object of 144 000 bytes and windows of 129 600."""
+    cpu, obj, window, probe = select("cpu", "single"), 8 * 100 * 60 * 3, 8 * 90 * 60 * 3, 8 * 400 * 2
     names = "object, its gradients and directions", "probe, its gradients and directions"
     one = fixed_items(SIZES, cpu, 4, 1, 0)
     assert [one[name] for name in names] == [6 * obj, 6 * probe] and one[HISTORY] == 8 * (obj + probe)
-    role = Role(ranks=4, window=(40, 60))
+    role = Role(ranks=4, window=(90, 60))
     first = fixed_items(SIZES, cpu, 4, 1, 2, role)
     assert [first[name] for name in names] == [6 * obj + 3 * window, 8 * probe]
-    assert first[HISTORY] == 8 * (obj + probe) and first["moments of first-order methods"] == 2 * (
+    assert first[HISTORY] == 10 * (obj + probe) and first["moments of first-order methods"] == 2 * (
         obj + probe
     )
     other = fixed_items(SIZES, cpu, 4, 1, 2, dataclasses.replace(role, leads=False))
@@ -409,14 +409,14 @@ def test_the_model_of_the_benchmark(scale: ModuleType, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     for word in ("H200", "A100", "laptop", "[E]", "[P]", "[M]", "10 TB", "Does not fit", "do not pay"):
         assert word in shown
-    big = next(job for job in scale.JOBS if job.name.startswith("137 GB"))
+    big = next(job for job in scale.JOBS if job.name.startswith("137 GB") and "dense" in job.name)
     rows = scale.rows_of(scale.H200, big)
     assert [row.ranks for row in rows] == [2**i for i in range(11)]
     assert big.sizes(True).data_bytes == 1024**2 * 256**2 * 2
-    assert rows[0].time.sending_s == 0 and rows[0].other == 0 and not rows[0].fits and rows[-1].fits
-    # what does not depend on the size of a batch falls
-    spread = [row.leading for row in rows[1:5]]
-    assert spread == sorted(spread, reverse=True) and all(row.other < row.leading for row in rows[1:])
+    assert rows[0].time.sending_s == 0 and rows[0].other == 0
+    assert all(row.other < row.leading for row in rows[1:]) and rows[-1].fits
+    needed = [row.least for row in scale.rows_of(scale.H200, scale.JOBS[0])[1:]]  # with the history whole
+    assert needed == sorted(needed, reverse=True)
     # on the same cores nothing becomes faster
     laptop = scale.rows_of(scale.LAPTOP, scale.JOBS[-1])
     assert best_number([row.time for row in laptop]) == 1

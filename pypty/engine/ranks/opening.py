@@ -22,7 +22,7 @@ from pypty.params.settings import Settings
 from pypty.ranks.devices import own_device, places
 from pypty.ranks.link import Failure, Link
 from pypty.ranks.local import LocalLink
-from pypty.ranks.mpi import MpiLink, launched
+from pypty.ranks.mpi import MpiLink, launched, world_rank
 
 T = TypeVar("T")
 
@@ -151,6 +151,12 @@ def on_all_ranks(run: Callable[[Link | None], T]) -> T:
         raise
     end(world, result)
     return result
+
+
+def on_rank_0(tell: Callable[[Link | None], str]) -> str:
+    """The text that rank 0 has to say; "" on the others."""
+    text = on_all_ranks(tell)
+    return "" if world_rank() else text
 
 
 def end(link: Link, result: object = None) -> None:

@@ -136,7 +136,8 @@ def fixed_items(
     * another rank: W (T + G + 1) and (T + G + 1) P, with what rank 0 has sent.
 
     The L-BFGS history has 2 (O + P) for each pair, and on several ranks for one pair more, as a new one is there before
-    the oldest is dropped. K ranks that share it have O/K instead of O, and while they multiply and add three pieces more.
+    the oldest is dropped. K ranks that share it have O/K instead of O, and three pieces more while they multiply and
+    add.
 
     Parameters
     ----------
