@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "plan":
             sub.add_argument(
                 "--ranks",
-                type=_positive,
+                type=int,
                 metavar="K",
                 help="memory and time on up to K GPUs or processes, from rates measured here in a few seconds",
             )
@@ -138,12 +138,6 @@ def _add_run(sub: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number of restarts, 0 or more; got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more; got {text!r}")
     return int(text)
 
 

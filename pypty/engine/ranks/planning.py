@@ -12,6 +12,7 @@ from pypty.engine.ranks.opening import WORKER, Crew, end
 from pypty.engine.setup.memory_plan import Ranks
 from pypty.engine.setup.prepare import prepare
 from pypty.engine.setup.rank_plan import RankPlan, rank_plan
+from pypty.errors import ParameterError
 from pypty.params.settings import Settings
 from pypty.ranks.devices import places
 from pypty.ranks.link import Link
@@ -33,6 +34,8 @@ def plan_ranks(params: Mapping[str, Any], number: int, world: Link | None = None
     ParameterError
         The parameters or the data have problems, or there are fewer patterns than ranks.
     """
+    if number < 1:
+        raise ParameterError(f"ranks: given {number}, expected a whole number >= 1")
     crew = Crew(world)
 
     def ranks(settings: Settings, backend: Backend) -> Ranks:
