@@ -142,7 +142,7 @@ def test_the_plans_of_all_ranks_cover_the_measured_peak(
     spread: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All ranks are threads of this process, so that their arrays are counted together."""
-    changes = {"compute_batch": 2, "update_probe": True, "hist_length": 5, "epoch_max": 8}
+    changes: dict[str, Any] = {"compute_batch": 2, "update_probe": True, "hist_length": 5, "epoch_max": 8}
     changes["positions"] = scan_positions(60.0)
     if spread:
         free = 0.8 * plan_for(Ranks(size=3), **changes).total / 0.7
@@ -391,6 +391,21 @@ def test_rates_are_measured_with_the_objective_of_the_run(changes: dict[str, Any
     run = Reconstruction(few, State(variables=few.variables(), epoch=0))
     assert len(run.problem(few.settings.first()).indices) == N_PATTERNS  # all of them are few
     assert "s/epoch" in str(rank_plan(setup, Ranks(size=2), found))
+
+
+def test_rates_of_a_gpu(device: None) -> None:
+    params = small_params(backend="gpu", default_dtype="single")
+    setup = prepare(params, ranks=lambda settings, backend: Ranks(size=3, on_node=3, on_cores=3))
+    found = measure_rates(setup, setup.variables(), to_all=1e9, from_all=1e9, latency_s=1e-5)
+    assert 0 < found.rates.upload < math.inf
+    plan = rank_plan(setup, Ranks(size=2, on_node=2, on_cores=2), found)
+    shown = str(plan)
+    assert "of rank 0 of 2 for the GPU" in shown and "data kept on the GPU" in shown
+    assert not plan.shared_cores  # each has a GPU
+    one, two = (row.memory for row in plan.rows)
+    assert one is not None and two is not None and one.data_bytes > two.data_bytes == two.others[PATTERNS]
+    name = "work areas of transforms of object and probe"
+    assert one.items[name] == two.items[name] > 0 == two.others[name]  # only rank 0 transforms the object
 
 
 # --- benchmarks/scale.py ---------------------------------------------------------------------------------------------
