@@ -37,7 +37,7 @@ ALLOWED = {
     "engine/epochs": _BELOW_ENGINE | {"engine/setup"},
     # Several processes: their messages, and what they compute of a reconstruction.
     "ranks": {"backend"},
-    "engine/ranks": _BELOW_ENGINE | {"engine/setup", "ranks"},
+    "engine/ranks": _BELOW_ENGINE | {"engine/setup", "engine/epochs", "ranks"},
     "engine/record": _BELOW_ENGINE | {"engine/setup", "engine/epochs"},
     "resources": set(),
     # From an experiment to a good start.

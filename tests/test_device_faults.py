@@ -498,7 +498,7 @@ def test_memory_of_the_device_runs_out_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Objective, "_evaluated", limited)
         if failure == "fail_pinned":  # through which patterns are sent that are not resident
-            patch.setattr(Feed, "make_resident", lambda self, on_host: None)
+            patch.setattr(Feed, "make_resident", lambda self, on_host, progress: None)
         found = pypty.run(small_params(**given, backend="gpu", compute_batch=8))
     assert failed[0] and "continuing with batches of 4" in caplog.text
     np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-9)

@@ -30,6 +30,7 @@ from pypty.engine.epochs.state import State
 from pypty.engine.ranks.opening import Crew, together
 from pypty.engine.ranks.recipe import Recipe, patterns_to_send
 from pypty.engine.ranks.shelf import RankShelf
+from pypty.engine.ranks.surveying import SURVEY
 from pypty.engine.ranks.team import Team
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
@@ -279,7 +280,7 @@ def test_a_file_is_surveyed_by_all_ranks(
         shared = prepare(params, ranks=Crew(link).ranks, look=Crew(link).look)
     n = len(changes.get("sequence", range(N_PATTERNS)))
     passes = 2 if "data_resample" in changes else 1
-    assert sum(map(len, read)) == passes * n
+    assert sum(map(len, read)) == passes * n, SURVEY
     assert max(map(len, read)) <= -(-n // 3), "no rank has read all"
     assert alone.survey is not None and shared.survey is not None
     for field in dataclasses.fields(Survey):

@@ -125,7 +125,7 @@ class LocalLink(PipesLink):
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         command = [sys.executable, "-m", module, str(its.fileno()), str(rank), str(self.size)]
         # the same modules as here, wherever this process has found them
-        paths = os.pathsep.join(path for path in sys.path if path)
+        paths = os.pathsep.join(path for path in sys.path if isinstance(path, str) and path)
         process = subprocess.Popen(
             command,
             env={**os.environ, "PYTHONPATH": paths, **extra},

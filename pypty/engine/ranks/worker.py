@@ -149,6 +149,8 @@ class Server:
     def _sum(self, message: Message) -> None:
         """Losses of the patterns, and gradients if rank 0 wants them."""
         content, part, full = message.content, None, ""
+        # before anything that may find no memory: it is not sent again
+        self._noise = content["noise"] or self._noise
         try:
             with device_errors(), self.link.computing():
                 objective, task = self._task(message)
@@ -175,7 +177,6 @@ class Server:
         content = message.content
         objective, variables = self._received(message)
         objective.use_batches(content["batch_size"])
-        self._noise = content["noise"] or self._noise
         assert self._noise is not None
         task = Task(
             variables=variables,

@@ -146,7 +146,11 @@ def _inspect_settings(
         report.add(
             "dataset", "no patterns were given; set dataset to an array (N, ky, kx), or data_path to a file"
         )
-    shared = None if backend is None or source is None or not reads_file(source) else look(settings, backend)
+    shared = (
+        None
+        if backend is None or source is None or not _opened_by_all(settings, source)
+        else look(settings, backend)
+    )
     surveyed = _survey(settings, report, source, shared) if read_data else None
     path = settings["phase_plate_in_h5"]
     plates = (
@@ -262,6 +266,11 @@ def _check_start(setup: Setup, report: Report) -> None:
             "probe_constraint_mask",
             "nothing of the starting probe lies inside it; the zero frequency is at index n//2, the mask is 1 inside",
         )
+
+
+def _opened_by_all(settings: Settings, source: PatternSource) -> bool:
+    """Whether every rank can open the patterns itself: a file, not an array of this process."""
+    return settings["dataset"] is None and reads_file(source)
 
 
 def _survey(
