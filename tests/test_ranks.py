@@ -27,7 +27,9 @@ from pypty.data.sources import NpySource
 from pypty.data.survey import Survey
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
+from pypty.engine.ranks.examination import examine_ranks
 from pypty.engine.ranks.opening import Crew, together
+from pypty.engine.ranks.planning import plan_ranks
 from pypty.engine.ranks.recipe import Recipe, patterns_to_send
 from pypty.engine.ranks.shelf import RankShelf
 from pypty.engine.ranks.surveying import SURVEY
@@ -331,3 +333,14 @@ def test_owned_patterns_are_read_by_their_numbers() -> None:
     assert owned.read(np.array([5, 6])).base is not None, "a run is a view"
     assert owned.dtype == np.uint16
     owned.close()
+
+
+def test_sums_over_the_ranks_of_a_launcher_are_tried() -> None:
+    with threaded_ranks(3) as link:
+        (line,) = examine_ranks(link, gpu=False)
+    assert line.startswith("3 processes over ") and "sums are right" in line
+
+
+def test_a_plan_needs_a_number_of_ranks() -> None:
+    with pytest.raises(ParameterError, match="given 0, expected a whole number >= 1"):
+        plan_ranks(small_params(), 0)
