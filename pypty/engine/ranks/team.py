@@ -93,8 +93,13 @@ class Team:
             if setup.held is not None:
                 arrays.append(setup.held[owned])
             self.link.send(rank, "setup", content, arrays)
+            self._pending[rank] = ANSWER
         self._regions, self._noise, self._n_batches = None, {}, []
         self._current = objective.passes
+        # they read their patterns, which may take long: nothing is sent to them before they are ready
+        self.link.will_take_longer()
+        for rank in self.link.others:
+            self._receive(rank)
         self.link.will_take_longer()
         objective.others = self
         return objective

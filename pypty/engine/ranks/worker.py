@@ -122,6 +122,7 @@ class Server:
             )
         objective.on_progress(self.link.progress)
         self._objective, self._noise = objective, None
+        self.link.send(0, "ready")
 
     def _place(self, message: Message) -> None:
         """Use other crop origins."""
