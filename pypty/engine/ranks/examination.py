@@ -9,13 +9,13 @@ import numpy as np
 
 from pypty.backend.array import Backend, select
 from pypty.engine.ranks.opening import WORKER, end
+from pypty.engine.ranks.recipe import take_fastest_route
 from pypty.engine.ranks.shelf import RankShelf
 from pypty.errors import PyptyError, RankError
 from pypty.ranks.devices import places
 from pypty.ranks.link import Link
 from pypty.ranks.local import LocalLink
 from pypty.ranks.measure import measure
-from pypty.ranks.nccl import open_route
 
 _SIZE = 100_003
 """Numbers of a sum that is tried; not divisible by the number of ranks."""
@@ -61,10 +61,7 @@ def _tried(link: Link, backend: Backend) -> str:
     if link.size < 2:
         return "Ranks: a launcher has started one process only; with mpirun -n 2 pypty doctor there is something to try"
     try:
-        if backend.on_gpu:
-            for rank in link.others:
-                link.send(rank, "route", (backend.name, backend.precision, "auto"))
-            open_route(link, backend)
+        take_fastest_route(link, backend)
         right = _sums_are_right(link, backend)
         rates = measure(link, backend.xp)
     except RankError as error:

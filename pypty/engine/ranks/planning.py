@@ -9,6 +9,7 @@ from typing import Any
 from pypty.backend.array import Backend
 from pypty.engine.epochs.timing import few_patterns, measure_rates
 from pypty.engine.ranks.opening import WORKER, Crew, end
+from pypty.engine.ranks.recipe import take_fastest_route
 from pypty.engine.setup.memory_plan import Ranks
 from pypty.engine.setup.prepare import prepare
 from pypty.engine.setup.rank_plan import RankPlan, rank_plan
@@ -18,7 +19,6 @@ from pypty.ranks.devices import places
 from pypty.ranks.link import Link
 from pypty.ranks.local import LocalLink
 from pypty.ranks.measure import LinkRates, measure
-from pypty.ranks.nccl import open_route
 
 
 def plan_ranks(params: Mapping[str, Any], number: int, world: Link | None = None) -> RankPlan:
@@ -71,8 +71,5 @@ def _link_rates(world: Link | None, backend: Backend) -> LinkRates:
 
 
 def _measured(link: Link, backend: Backend) -> LinkRates:
-    if backend.on_gpu:
-        for rank in link.others:
-            link.send(rank, "route", (backend.name, backend.precision, "auto"))
-        open_route(link, backend)
+    take_fastest_route(link, backend)
     return measure(link, backend.xp)

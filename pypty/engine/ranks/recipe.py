@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pypty.backend.array import select
+from pypty.backend.array import Backend, select
 from pypty.data.owned import OwnedPatterns
 from pypty.data.plates import PhasePlateSource
 from pypty.data.preprocess import Preprocess
@@ -23,6 +23,8 @@ from pypty.engine.setup.memory_plan import MemoryPlan
 from pypty.optics.grid import Grid
 from pypty.params.schedule import Constant
 from pypty.params.settings import Settings
+from pypty.ranks.link import Link
+from pypty.ranks.nccl import open_route
 
 _NOT_SENT = ("dataset", "obj", "probe")
 """Large values that only rank 0 needs."""
@@ -74,7 +76,7 @@ class Recipe:
             fixed=to_send(settings),
             varying=dict(first.items()),
             constant=frozenset(name for name in schedules if isinstance(schedules[name], Constant)),
-            backend=backend_words(setup),
+            backend=backend_words(setup.backend, settings["fft_library"]),
             grid=setup.grid,
             scan=setup.scan,
             plan=setup.plan,
@@ -122,9 +124,24 @@ class Recipe:
         )
 
 
-def backend_words(setup: Setup) -> tuple[str, str, str]:
+def backend_words(backend: Backend, fft_library: str = "auto") -> tuple[str, str, str]:
     """The arguments of :func:`pypty.backend.array.select` that give another rank the same backend."""
-    return setup.backend.name, setup.backend.precision, setup.settings["fft_library"]
+    return backend.name, backend.precision, fft_library
+
+
+def take_fastest_route(link: Link, backend: Backend) -> None:
+    """Let arrays of GPUs travel by NCCL where that is possible; called by rank 0 while the others serve.
+
+    Raises
+    ------
+    RankError
+        A rank has ended or hangs.
+    """
+    if not backend.on_gpu:
+        return
+    for rank in link.others:
+        link.send(rank, "route", backend_words(backend))
+    open_route(link, backend)
 
 
 def to_send(settings: Settings) -> dict[str, Any]:

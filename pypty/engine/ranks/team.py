@@ -10,7 +10,7 @@ import numpy as np
 
 from pypty.backend.array import Array, array_module
 from pypty.data.feed import Feed
-from pypty.engine.ranks.recipe import Recipe, backend_words, patterns_to_send, without_patterns
+from pypty.engine.ranks.recipe import Recipe, patterns_to_send, take_fastest_route, without_patterns
 from pypty.engine.ranks.shelf import RankShelf
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.sequences import used_at_any_epoch
@@ -24,7 +24,6 @@ from pypty.objective.share import Evaluated, Limit, added_free
 from pypty.optimize.spread import Spread
 from pypty.optimize.vector import BlockVector
 from pypty.ranks.link import Link, Message
-from pypty.ranks.nccl import open_route
 
 LOSS, DECISION, ANSWER = "loss", "decision", "answer"
 """What is still to come from a rank: its loss, our decision about it, its last answer."""
@@ -56,10 +55,7 @@ class Team:
         self._noise: dict[int, NoiseModel] = {}
         self._current: Passes | None = None
         self._shelf = RankShelf(link, self._settle) if self.spreads(setup) else None
-        if setup.backend.on_gpu:
-            for rank in link.others:
-                link.send(rank, "route", backend_words(setup))
-            open_route(link, setup.backend)
+        take_fastest_route(link, setup.backend)
 
     @property
     def text(self) -> str:
