@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,3 +60,23 @@ def test_a_worker_sees_its_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices_that_are_not_there(devices: Any, backend: Backend, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         places(devices, backend)
+
+
+def test_rank_0_computes_on_the_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is alone; a UUID must be that of this process already."""
+    used: list[int] = []
+    backend = gpus(4)
+    backend.xp.cuda.Device = lambda number: contextlib.nullcontext(used.append(number))
+    for devices in ((3,), (2, 1)):
+        with places(devices, backend).first(backend):
+            pass
+    assert used == [3, 2]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,MIG-b")
+    with places(("GPU-a", "MIG-b"), backend).first(backend):
+        pass
+    with (
+        pytest.raises(ParameterError, match="'MIG-b' comes first"),
+        places(("MIG-b",), backend).first(backend),
+    ):
+        pass
+    assert used == [3, 2]

@@ -35,9 +35,14 @@ class Places:
     def first(self, backend: Backend) -> Iterator[None]:
         """While the block runs, this process computes on the first device."""
         name = self.names[0]
-        if not backend.on_gpu or not isinstance(name, int):
+        if not backend.on_gpu or name in ("", os.environ.get(_VISIBLE, "").split(",")[0]):
             yield
             return
+        if isinstance(name, str):
+            raise ParameterError(
+                f"devices: {name!r} comes first, but rank 0 computes in this process, which began on another GPU; "
+                f"name it by its number, or set {_VISIBLE}={name} before Python is started"
+            )
         with backend.xp.cuda.Device(name):
             yield
 

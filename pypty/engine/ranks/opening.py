@@ -66,6 +66,7 @@ class Crew:
         """
         where = places(settings["devices"], backend)
         if self._world is None and len(where) == 1:
+            self._places.enter_context(where.first(backend))  # devices=[3]
             return None
         patience_s = settings["rank_timeout_s"]
         if self._link is None:
