@@ -30,8 +30,8 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.prepare import prepare
-from pypty.iterative import result_of
 from pypty.optics.probes import defocus, probe_from_pattern
+from pypty.results.of_run import result_of
 
 CASES: Mapping[str, dict[str, Any]] = MappingProxyType({
     "ss_m1": {},

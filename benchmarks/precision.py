@@ -29,8 +29,8 @@ from pypty.demo import demo_data
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
-from pypty.iterative import result_of
 from pypty.quality import phase_agreement
+from pypty.results.of_run import result_of
 
 PRECISIONS = ("auto", "single", "double")
 WINDOW = 64

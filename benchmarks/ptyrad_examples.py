@@ -25,11 +25,11 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.prepare import prepare
 from pypty.importers.command import load_parameters
-from pypty.iterative import result_of
 from pypty.optics.aberrations import aberration_phase
 from pypty.optics.grid import Grid
 from pypty.optics.wavelength import wavelength_A
 from pypty.quality import phase_agreement
+from pypty.results.of_run import result_of
 
 FILES = Path(__file__).parents[1] / "tests" / "data" / "ptyrad"
 

@@ -152,16 +152,16 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from pypty.engine.ranks.opening import on_all_ranks
     from pypty.engine.record.interrupts import exit_status
-    from pypty.iterative import run
-    from pypty.ranks.mpi import world_rank
+    from pypty.iterative import run_here
+    from pypty.ranks.link import Link
     from pypty.supervise import supervised
 
     if options.restart is not None or options.launcher is not None:
         return _supervise(options)
-    if world_rank():  # rank 0 has the parameters, and says what there is to say
-        return exit_status(run({}).interrupted_by)
-    with supervised(options.outcome) as ended:
+
+    def command(world: Link | None) -> int:
         params = _parameters(options)
         if options.resume:
             params["resume"] = True
@@ -169,7 +169,7 @@ def _run(options: argparse.Namespace) -> int:
                 params["output_folder"] = options.file
         if options.overwrite:
             params["overwrite"] = True
-        result = run(params)
+        result = run_here(params, world)
         _say(repr(result))
         if params.get("print_flag") not in (0, False):
             _say(result.verdict.headline)
@@ -179,7 +179,10 @@ def _run(options: argparse.Namespace) -> int:
             _say(f"Report: {report(result)}")
         status = exit_status(result.interrupted_by)
         ended(status, result.interrupted_by)
-    return status
+        return status
+
+    with supervised(options.outcome) as ended:
+        return on_all_ranks(command)
 
 
 def _supervise(options: argparse.Namespace) -> int:
@@ -323,45 +326,48 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from pypty.engine.ranks.opening import on_rank_0
+    from pypty.engine.ranks.opening import on_all_ranks
     from pypty.engine.ranks.planning import plan_ranks
     from pypty.iterative import plan
 
     if options.ranks is None:
         plan(_parameters(options))
     else:
-        _say(on_rank_0(lambda world: str(plan_ranks(_parameters(options), options.ranks, world))))
+        on_all_ranks(lambda world: _say(str(plan_ranks(_parameters(options), options.ranks, world))))
     return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
     from pypty.demo import run_demo
+    from pypty.engine.ranks.opening import on_all_ranks
     from pypty.engine.record.interrupts import exit_status
-
-    _say(
-        "Reconstructing a MoS2 monolayer from 1024 simulated diffraction patterns (80 kV, 1e6 electrons/Å^2) ..."
-    )
+    from pypty.iterative import run_here
     from pypty.params.presets import read_changes
+    from pypty.ranks.link import Link
 
     changes = read_changes(options.set)
     if "output_folder" in changes:
         raise ParameterError("--set output_folder: the demo's folder is set with --output")
     if options.overwrite:
         changes["overwrite"] = True
-    report = run_demo(options.output, **changes)
-    _say(
-        f"{len(report.result.epochs)} epochs in {report.seconds:.1f} s; "
-        f"deviance {report.result.history.deviance[-1:].sum():.3f} (1 = noise only); "
-        f"loss {report.result.loss_text}; stopped: {report.result.stop_reason}"
-    )
-    _say(
-        f"Correlation of the phase with the known truth: {report.agreement.correlation:.4f} "
-        "(typically 0.99; 0.98 with amplitudes instead of Poisson statistics)"
-    )
-    _say("Figures:")
-    for path in report.figures:
-        _say(f"  {path}")
-    return exit_status(report.result.interrupted_by)
+
+    def command(world: Link | None) -> int:
+        _say(
+            "Reconstructing a MoS2 monolayer from 1024 simulated diffraction patterns (80 kV, 1e6 electrons/Å^2) ..."
+        )
+        report = run_demo(options.output, lambda params: run_here(params, world), **changes)
+        result = report.result
+        _say(
+            f"{len(result.epochs)} epochs in {report.seconds:.1f} s; "
+            f"deviance {result.history.deviance[-1:].sum():.3f} (1 = noise only); "
+            f"loss {result.loss_text}; stopped: {result.stop_reason}\n"
+            f"Correlation of the phase with the known truth: {report.agreement.correlation:.4f} "
+            "(typically 0.99; 0.98 with amplitudes instead of Poisson statistics)\nFigures:"
+        )
+        _say("\n".join(f"  {path}" for path in report.figures))
+        return exit_status(result.interrupted_by)
+
+    return on_all_ranks(command)
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -382,15 +388,13 @@ def _presets(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from pypty.doctor import examine
-    from pypty.engine.ranks.opening import on_rank_0
+    from pypty.engine.ranks.opening import on_all_ranks
 
-    _say(on_rank_0(examine))
+    on_all_ranks(lambda world: _say(examine(world)))
     return 0
 
 
 def _say(text: str) -> None:
-    if not text:  # another rank speaks
-        return
     stream = Terminal(sys.stdout)
     stream.write(text + "\n")
     stream.flush()

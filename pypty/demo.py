@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,15 @@ def agreement_with_truth(result: Result, path: Path | None = None) -> Agreement:
     )
 
 
-def run_demo(output_folder: str | Path = "pypty_demo", **changes: Any) -> DemoReport:
+def run_demo(
+    output_folder: str | Path = "pypty_demo",
+    reconstruct: Callable[[dict[str, Any]], Result] = run,
+    **changes: Any,
+) -> DemoReport:
     """Reconstruct, compare with the truth, write figures into ``output_folder``."""
     params = demo_params(output_folder, **changes)
     started = time.perf_counter()
-    result = run(params)
+    result = reconstruct(params)
     seconds = time.perf_counter() - started
     figures = _write_figures(result, params, Path(output_folder))
     return DemoReport(result, agreement_with_truth(result), seconds, figures)

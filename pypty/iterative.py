@@ -32,7 +32,7 @@ from pypty.engine.setup.reported import reported
 from pypty.errors import OutputError, PyptyError
 from pypty.importers import parameters_of
 from pypty.importers.start_state import loaded_progress
-from pypty.model.blocks import OPTIONAL, to_public
+from pypty.model.blocks import to_public
 from pypty.output.checkpoints import epochs_in, held_result
 from pypty.output.lock import FolderLock, locked
 from pypty.params.checks.effects import simulates_only
@@ -41,12 +41,13 @@ from pypty.params.report import Report
 from pypty.params.settings import Settings
 from pypty.ranks.link import Link
 from pypty.refits.positions import with_trial
-from pypty.results.history import History
+from pypty.results.of_run import result_of
 from pypty.results.result import Evaluation, Result
 from pypty.results.saver import Saver, continues, result_folder
+from pypty.results.sent import from_sent, to_send
 from pypty.results.simulation import simulated, write_simulation
 from pypty.results.verdict_file import write_verdict
-from pypty.trust.verdict import Verdict, verdict_at_end
+from pypty.trust.verdict import verdict_at_end
 
 __getattr__ = answers("iterative")  # names of PyPty 2.2's module
 __all__ = ["check", "evaluate", "plan", "resume", "run", "simulate"]
@@ -88,17 +89,26 @@ def run(params: Params) -> Result:
 
     Notes
     -----
-    Under mpirun or srun all processes call this function; rank 0 runs, the others compute, and all get the result.
+    Under mpirun or srun all processes call this function; rank 0 runs, with its parameters, the others compute, and all
+    get the result. On other ranks than 0 its settings have no ``dataset``, and text in the place of what cannot be
+    sent. In a script, what is done with the result is done on every rank: ``MPI.COMM_WORLD.rank`` of mpi4py tells
+    which it is.
 
     Ctrl-C (the stop button of a notebook), a second SIGTERM and SIGHUP (from a terminal that closes) end the run at
     once, SIGTERM (from a queue) after the present epoch, all with everything saved; the result is that of the last
     complete epoch. ``Result.interrupted_by`` names the signal. SIGUSR1 writes a checkpoint after the present epoch.
     """
-    return on_all_ranks(lambda world: _run_here(params, world))
+    return on_all_ranks(lambda world: run_here(params, world), to_send, from_sent)
 
 
-def _run_here(params: Params, world: Link | None) -> Result:
-    """The run of rank 0 of a world, or of a process without one."""
+@reported()
+def run_here(params: Params, world: Link | None) -> Result:
+    """The run of rank 0, as :func:`run`; for a command, whose other ranks need no result.
+
+    Parameters
+    ----------
+    world : ranks that a launcher has started, which serve this one; None = this process is alone
+    """
     if isinstance(params, (str, Path)):
         _settle(params)
     mapping = _read(params)
@@ -251,43 +261,6 @@ def _go(reconstruction: Reconstruction, folder: RunFolder | None, interrupts: In
         return result
 
 
-def result_of(
-    reconstruction: Reconstruction,
-    folder: Path | None = None,
-    interrupted_by: str = "",
-    verdict: Verdict | None = None,
-) -> Result:
-    """The current result."""
-    state = reconstruction.state
-    blocks = {name: to_public(name, state.variables.block(name)) for name in state.variables.present}
-    sample = reconstruction.last_sample()
-    last = [] if sample is None else [sample]
-    return Result(
-        **{name: array for name, array in blocks.items() if name not in OPTIONAL},
-        optional={name: array for name, array in blocks.items() if name in OPTIONAL},
-        start_positions=reconstruction.setup.scan.positions,
-        loss=np.array([record.loss for record in state.records] + [sample.value for sample in last]),
-        sse=np.array([record.sse for record in state.records] + [sample.info.sse for sample in last]),
-        epochs=np.array([record.epoch for record in state.records], dtype=int),
-        pixel_size_A=np.array(reconstruction.setup.grid.pixel_size_A),
-        stop_reason=state.stop_reason,
-        warnings=(
-            *reconstruction.settings.notes,
-            *(text for record in state.records for text in record.warnings),
-        ),
-        decisions=(
-            *reconstruction.settings.choices,
-            *(f"epoch {record.epoch}: {text}" for record in state.records for text in record.decisions),
-        ),
-        executor=reconstruction.objective.executor,
-        settings=reconstruction.settings.record(),
-        folder=folder,
-        interrupted_by=interrupted_by,
-        history=History.of(state.records),
-        verdict=Verdict.untested("the run goes on") if verdict is None else verdict,
-    )
-
-
 @reported()
 def evaluate(params: Params) -> Evaluation:
     """Loss, SSE, regularisers and gradients at the start point, in double precision unless ``default_dtype`` is
@@ -394,7 +367,12 @@ def plan(params: Params, show: bool = True) -> MemoryPlan:
     return setup.plan
 
 
+@reported()
 def resume(folder: str | Path, **changes: object) -> Result:
     """Continue the reconstruction in ``folder`` exactly where it ended; ``changes`` replace parameters."""
-    _settle(folder)
-    return run({**_read(folder), "output_folder": str(folder), **changes, "resume": True})
+
+    def resumed(world: Link | None) -> Result:
+        _settle(folder)
+        return run_here({**_read(folder), "output_folder": str(folder), **changes, "resume": True}, world)
+
+    return on_all_ranks(resumed, to_send, from_sent)

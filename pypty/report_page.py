@@ -17,7 +17,6 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.record.finished import records_of, shifted_start
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import PyptyError
-from pypty.iterative import result_of
 from pypty.output.files import write_text
 from pypty.plots.figures import Figure
 from pypty.plots.html_page import cards, document, headline, paragraphs, parameters, preformatted, table
@@ -30,6 +29,7 @@ from pypty.refits.resolution import Resolution
 from pypty.refits.uncertainty import Uncertainty
 from pypty.results.figures import draw_fit
 from pypty.results.history import History
+from pypty.results.of_run import result_of
 from pypty.results.result import Result
 from pypty.results.verdict_file import read_verdict
 from pypty.trust.measure import reopened

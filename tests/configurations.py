@@ -247,21 +247,23 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 """What each attribute may be, the simplest first; False or True for each regulariser. With a bare beam all patterns
 meet the same probe, so that batches have length 1 up to the specimen."""
 _SEED_BYTES = 3
-_BYTES = len(CHOICES) + _SEED_BYTES
+N_BYTES = len(CHOICES) + _SEED_BYTES
+"""One for every choice, and a few for the seed."""
 
 
 def configurations() -> st.SearchStrategy[Configuration]:
     """One byte for every choice and a few for the seed: all choices are independent, and each shrinks on its own."""
-    return st.binary(min_size=_BYTES, max_size=_BYTES).map(_chosen)
+    return st.binary(min_size=N_BYTES, max_size=N_BYTES).map(configuration_of)
 
 
 def describe(configuration: Configuration) -> str:
     """The attributes that differ from the simplest configuration."""
-    simplest = vars(_chosen(bytes(_BYTES)))
+    simplest = vars(configuration_of(bytes(N_BYTES)))
     return ", ".join(f"{k}={v!r}" for k, v in vars(configuration).items() if v != simplest[k])
 
 
-def _chosen(code: bytes) -> Configuration:
+def configuration_of(code: bytes) -> Configuration:
+    """That of N_BYTES bytes."""
     chosen = {
         name: options[byte % len(options)]
         for (name, options), byte in zip(CHOICES.items(), code, strict=False)

@@ -45,7 +45,7 @@ def commands() -> list[list[str]]:
 def test_the_page_has_the_scripts_that_it_promises() -> None:
     scripts = [block for block in BLOCKS if "#SBATCH" in block]
     assert len(scripts) == 6 and all(script.startswith("#!/bin/bash\n#SBATCH") for script in scripts)
-    assert len(commands()) == 13
+    assert len(commands()) == 14
     for word in ("--array", "--requeue", "scontrol requeue", "--mpi=pmix", "devices=all", "--nodes=4"):
         assert any(word in block for block in BLOCKS), word
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,12 @@ import pytest
 from configurations import (
     ALGORITHMS,
     COMPRESSED,
+    N_BYTES,
     PROPAGATIONS,
     WEIGHTS,
     Configuration,
     aberration_units,
+    configuration_of,
     configurations,
     describe,
     effects,
@@ -98,28 +102,59 @@ EFFECTS = (
     "soft edge",
     "projected aperture",
 )
+DRAWN = 200
+"""Configurations of each test with -m nightly."""
+COVERING = 48
+"""Configurations of each test in every run (:func:`covering`); about 45 are needed."""
 AT_LEAST = 4
-"""Configurations of each test in which each effect occurs: the rarest are expected in twelve."""
+"""Configurations of each test in which each effect occurs: the rarest are expected in twelve of those drawn."""
 STEP = 4e-4
 """Of finite differences, in units of a change that is not small (:func:`unit_changes`)."""
 SHORT_STEP = 1e-4
 """For object and probe: single pixels may pass near a kink."""
 
 
-def on_random_configurations(number: int) -> Callable[[Callable], Callable]:
-    """Decorator: 200 configurations, the same ones for the same number."""
+@cache
+def covering(number: int) -> tuple[Configuration, ...]:
+    """COVERING random configurations in which each effect occurs AT_LEAST times, and any two of the main ones together.
 
-    def decorate(test: Callable) -> Callable:
-        chosen = settings(max_examples=200, derandomize=True, deadline=None, print_blob=True)
-        return seed(number)(chosen(given(configuration=configurations())(test)))
+    From a pool that is four times as large as what hypothesis draws, that which adds most comes first.
+    """
+    rng = np.random.default_rng(number)
+    pool = [configuration_of(rng.bytes(N_BYTES)) for _ in range(4 * DRAWN)]
+    named = [effects(one) for one in pool]
+    pairs = [{pair for pair in combinations(MAIN_EFFECTS, 2) if names.issuperset(pair)} for names in named]
+    missing, apart = dict.fromkeys(EFFECTS, AT_LEAST), set(combinations(MAIN_EFFECTS, 2))
+    chosen: list[int] = []
 
-    return decorate
+    def added(n: int) -> float:
+        return sum(missing.get(name, 0) > 0 for name in named[n]) + 0.5 * len(pairs[n] & apart)
+
+    while len(chosen) < COVERING:
+        best = max((n for n in range(len(pool)) if n not in chosen), key=added)
+        chosen.append(best)
+        apart -= pairs[best]
+        for name in named[best] & set(missing):
+            missing[name] -= 1
+    return tuple(pool[n] for n in chosen)
+
+
+def drawn(number: int, check: Callable[[Configuration], object]) -> None:
+    """Call ``check`` with DRAWN configurations of hypothesis, the same ones for the same number."""
+
+    @seed(number)
+    @settings(max_examples=DRAWN, derandomize=True, deadline=None, print_blob=True)
+    @given(configuration=configurations())
+    def each(configuration: Configuration) -> None:
+        note(f"the simplest configuration with {describe(configuration)}")
+        check(configuration)
+
+    each()
 
 
 @contextmanager
 def prepared(configuration: Configuration, **changes: Any) -> Iterator[tuple[dict[str, Any], Problem]]:
     """Parameters, and the problem of the first epoch as a run would pose it."""
-    note(f"the simplest configuration with {describe(configuration)}")
     with tempfile.TemporaryDirectory() as folder:
         params = {**parameters(configuration, Path(folder)), **changes}
         setup = prepare(params)
@@ -171,8 +206,7 @@ def given_as(block: str, value: np.ndarray) -> np.ndarray | float:
     return float(value[0]) if block == "detector_blur_std" else value
 
 
-@on_random_configurations(GRADIENTS)
-def test_gradients(configuration: Configuration):
+def check_gradients(configuration: Configuration) -> None:
     """Every block's gradient of pypty.evaluate; then all blocks change together, as parameters."""
     with prepared(configuration) as (params, problem):
         found = pypty.evaluate(params)
@@ -206,8 +240,7 @@ def test_gradients(configuration: Configuration):
         )
 
 
-@on_random_configurations(ADJOINTS)
-def test_adjoint_of_every_stage(configuration: Configuration):
+def check_adjoint_of_every_stage(configuration: Configuration) -> None:
     """<J v, y> = <v, J* y> at the wave that enters the stage, for some of the patterns."""
     with prepared(configuration, executor="stages") as (_, problem):
         variables, model = problem.variables, problem.objective.model
@@ -269,8 +302,7 @@ def assert_stage_adjoint(
     return out
 
 
-@on_random_configurations(FORMS)
-def test_parametrizations(configuration: Configuration):
+def check_parametrizations(configuration: Configuration) -> None:
     """The gradient of the vector that the optimiser moves, along changes inside the band limits."""
     with prepared(configuration) as (params, problem):
         assert (problem.form.obj, problem.form.probe) == (configuration.object_form, configuration.probe_form)
@@ -307,21 +339,46 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-10 * max(np.abs(array).max(), 1e-300))
 
 
+CHECKS: Mapping[str, tuple[int, Callable[[Configuration], None]]] = MappingProxyType(
+    {
+        "gradients": (GRADIENTS, check_gradients),
+        "adjoint of every stage": (ADJOINTS, check_adjoint_of_every_stage),
+        "parametrizations": (FORMS, check_parametrizations),
+    }
+)
+
+
+@pytest.mark.parametrize("place", range(COVERING))
+@pytest.mark.parametrize("name", CHECKS)
+def test_any_two_effects_together(name: str, place: int) -> None:
+    number, check = CHECKS[name]
+    configuration = covering(number)[place]
+    print(f"the simplest configuration with {describe(configuration)}")
+    check(configuration)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", CHECKS)
+def test_drawn_configurations(name: str) -> None:
+    """As above, with more of them; what fails is made simple."""
+    drawn(*CHECKS[name])
+
+
 @pytest.mark.parametrize("number", [GRADIENTS, ADJOINTS, FORMS])
-def test_everything_occurs(number: int):
+@pytest.mark.parametrize("choice", ["covering", "drawn"])
+def test_everything_occurs(choice: str, number: int) -> None:
     """Each effect occurs several times, and any two of the main ones together."""
-    drawn: list[set[str]] = []
-
-    @on_random_configurations(number)
-    def draw(configuration: Configuration) -> None:
-        drawn.append(effects(configuration))
-
-    draw()
-    assert len(drawn) >= 200
-    times = Counter(name for names in drawn for name in names)
+    named: list[set[str]] = []
+    if choice == "drawn":
+        drawn(number, lambda configuration: named.append(effects(configuration)))
+        assert len(named) >= DRAWN
+    else:
+        named += [effects(configuration) for configuration in covering(number)]
+        assert len(named) == COVERING
+    times = Counter(name for names in named for name in names)
     assert {name: times[name] for name in EFFECTS if times[name] < AT_LEAST} == {}
     assert set(times) - set(EFFECTS) == set()
     pairs = Counter(
-        pair for names in drawn for pair in combinations(MAIN_EFFECTS, 2) if names.issuperset(pair)
+        pair for names in named for pair in combinations(MAIN_EFFECTS, 2) if names.issuperset(pair)
     )
     assert [pair for pair in combinations(MAIN_EFFECTS, 2) if not pairs[pair]] == []

@@ -30,15 +30,20 @@ from pypty.engine.epochs.state import State
 from pypty.engine.ranks.examination import examine_ranks
 from pypty.engine.ranks.opening import Crew, together
 from pypty.engine.ranks.planning import plan_ranks
-from pypty.engine.ranks.recipe import Recipe, patterns_to_send
+from pypty.engine.ranks.recipe import Recipe
 from pypty.engine.ranks.shelf import RankShelf
 from pypty.engine.ranks.surveying import surveyed
 from pypty.engine.ranks.team import Team
+from pypty.engine.ranks.worker import Server
+from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError
+from pypty.objective.objective import Objective
 from pypty.objective.regions import divide, region_of
 from pypty.optimize.methods import METHODS
 from pypty.optimize.spread import Spread
+from pypty.ranks.local import PipesLink
+from pypty.ranks.questions import Questions
 
 OFF_GRID = scan_positions() + np.random.default_rng(1).uniform(-0.4, 0.4, (N_PATTERNS, 2))
 MEASURED: dict[str, dict[str, Any]] = {
@@ -226,7 +231,13 @@ def test_a_history_in_pieces_makes_the_same_steps(
         return spread[-1]
 
     monkeypatch.setattr(RankShelf, "keep", counted)
-    monkeypatch.setattr(Team, "spreads", staticmethod(lambda setup: True))
+    join = Team.join
+
+    def in_pieces(self: Team, setup: Setup, *model: Any) -> Objective:
+        plan = dataclasses.replace(setup.plan, spread_history=True)
+        return join(self, dataclasses.replace(setup, plan=plan), *model)
+
+    monkeypatch.setattr(Team, "join", in_pieces)
     pieces = run_on(3, params)
     assert len(spread) >= 2 * (len(pieces.epochs) - 1)
     single = changes.get("default_dtype") == "auto"
@@ -239,7 +250,7 @@ def test_a_history_in_pieces_makes_the_same_steps(
 
 def test_pieces_that_are_not_needed_are_forgotten() -> None:
     with threaded_ranks(3) as link:
-        shelf = RankShelf(link, lambda: None)
+        shelf = RankShelf(link, Questions(link))
         arrays = [np.arange(10.0) + i for i in range(4)]
         first, second = shelf.keep(arrays[0]), shelf.keep(arrays[1])
         np.testing.assert_array_equal(shelf.whole(second), arrays[1])
@@ -311,20 +322,71 @@ def test_a_recipe_has_what_another_rank_needs(tmp_path: Path) -> None:
     """Schedules that cannot be sent give their first value there, and may vary; large arrays stay here."""
     params = every_block(update_probe=lambda epoch: epoch > 2, sequence=lambda epoch: np.arange(5 + epoch))
     setup = prepare(params)
-    recipe = pickle.loads(pickle.dumps(Recipe.of(setup)))
+    owned = np.array([3, 4, 9])
+    recipe, arrays = pickle.loads(pickle.dumps(Recipe.of(setup, owned)))
     settings = recipe.settings()
     assert settings.first()["update_probe"] is False and settings.may_be_on("update_probe")
     assert (
         settings.first()["update_obj"] is True and settings["dataset"] is None and settings["probe"] is None
     )
     np.testing.assert_array_equal(settings.first()["sequence"], np.arange(5))
-    owned = np.array([3, 4, 9])
-    there = recipe.setup(patterns_to_send(setup, owned), None, owned)
+    there = recipe.setup(arrays)
     np.testing.assert_array_equal(there.feed().patterns(owned), setup.feed().patterns(owned))
     assert (
         there.model_options(True, "multislice").unknowns == setup.model_options(True, "multislice").unknowns
     )
     setup.close()
+
+
+@pytest.mark.parametrize("resident", [True, False], ids=["in memory", "prepared for each batch"])
+def test_a_rank_has_the_weights_of_its_own_patterns(resident: bool) -> None:
+    mask = np.random.default_rng(0).random((N_PATTERNS, 16, 16))
+    setup = prepare(every_block(detector_mask=mask))
+    owned = np.array([3, 4, 9])
+    recipe, arrays = Recipe.of(setup, owned)
+    assert recipe.fixed["detector_mask"] is None and arrays[-1].shape == (3, 16, 16)
+    there = recipe.setup(arrays)
+    there = dataclasses.replace(there, plan=dataclasses.replace(there.plan, resident=resident))
+    part, whole = there.feed(), setup.feed()
+    assert part.is_resident == resident
+    for chosen in (np.array([4]), np.array([3, 9])):
+        np.testing.assert_array_equal(part.batch(chosen).weights, whole.batch(chosen).weights)
+        np.testing.assert_array_equal(part.batch(chosen).data, whole.batch(chosen).data)
+
+
+def test_a_rank_keeps_its_patterns_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were sent are not kept beside those that are fitted."""
+    servers, original = [], Server._setup
+
+    def setup(self: Server, message: Any) -> None:
+        original(self, message)
+        servers.append(self)
+
+    monkeypatch.setattr(Server, "_setup", setup)
+    with reconstruction_on(2, small_params()) as run:
+        next(run.epochs())
+    feed = servers[-1]._feed
+    assert feed is not None and feed.is_resident
+    assert isinstance(feed.source, OwnedPatterns) and feed.source.patterns.nbytes == 0
+
+
+def test_only_rows_of_the_patterns_of_a_pass_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, original = [], PipesLink.send
+
+    def send(self: PipesLink, to: int, kind: str, content: Any = None, arrays: Any = ()) -> None:
+        if kind == "sum":
+            rows = [
+                array
+                for name, array in zip(content["blocks"], arrays, strict=True)
+                if name in content["rows"]
+            ]
+            assert rows and all(len(array) == len(content["indices"]) for array in rows)
+            sizes.append(len(content["indices"]))
+        original(self, to, kind, content, arrays)
+
+    monkeypatch.setattr(PipesLink, "send", send)
+    run_on(3, every_block(optimizer="adam", batch_size=6, epoch_max=1, warmup_epochs=0))
+    assert min(sizes) <= 3 < max(sizes), "mini-batches, and all patterns"
 
 
 def test_owned_patterns_are_read_by_their_numbers() -> None:

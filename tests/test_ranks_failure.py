@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from problems import every_block, small_params
+from problems import every_block, small_params, two_slices
 from threaded_ranks import reconstruction_on, run_on, threaded_ranks
 
 import pypty
 from pypty.engine.epochs.loop import Reconstruction
-from pypty.engine.ranks.worker import Server
-from pypty.errors import RankError, ReconstructionError
-from pypty.iterative import _run_here
+from pypty.engine.ranks.joined import Joined
+from pypty.engine.ranks.worker import Server, warnings_told
+from pypty.errors import DataError, RankError, ReconstructionError
+from pypty.iterative import run_here
 from pypty.objective.passes import Pass
-from pypty.ranks.link import Message
+from pypty.ranks import local
 from pypty.ranks.local import LocalLink, PipesLink, WorkerLink
+from pypty.ranks.messages import Header, Message
+from pypty.supervise import may_pass
 
 
 def workers() -> list[int]:
@@ -93,7 +98,7 @@ def test_a_rank_that_makes_no_progress_ends_the_run(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Pass, "compute", hanging)
     with threaded_ranks(2) as link:
         with pytest.raises(RankError, match="rank 1 hangs: its computation has made no progress"):
-            _run_here(small_params(rank_timeout_s=1.5), link)
+            run_here(small_params(rank_timeout_s=1.5), link)
         over.set()
 
 
@@ -158,6 +163,102 @@ def test_an_interrupted_epoch_leaves_the_ranks_in_step(monkeypatch: pytest.Monke
         losses = [record.loss for record in run.epochs()]
     expected = run_on(1, every_block(epoch_max=4)).loss
     np.testing.assert_allclose(losses, expected[1:4], rtol=1e-9)
+
+
+@pytest.mark.parametrize("what", ["_write_all", "_read_all"])
+def test_ctrl_c_waits_for_the_end_of_a_message(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows half a message would be taken for its other half."""
+    params = small_params(epoch_max=4)
+    whole = run_on(1, params)
+    original, struck = getattr(local, what), []
+
+    def interrupted(descriptor: int, data: memoryview) -> None:
+        if threading.current_thread() is threading.main_thread() and not struck:
+            struck.append(len(data))
+            signal.raise_signal(signal.SIGINT)
+        original(descriptor, data)
+
+    with reconstruction_on(2, params) as run:
+        epochs = run.epochs()
+        next(epochs)
+        with monkeypatch.context() as patch:
+            patch.setattr(local, what, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                next(epochs)
+        assert struck, "in the middle of a message"
+        np.testing.assert_allclose([record.loss for record in run.epochs()], whole.loss[1:4], rtol=1e-10)
+
+
+@pytest.mark.parametrize("where", ["rank 0", "another rank"])
+def test_a_message_for_which_there_is_no_memory(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = small_params(epoch_max=3)
+    whole = run_on(1, params)
+    original, refused = local.arrays_of, []
+
+    def full(header: Header) -> list[np.ndarray]:
+        here = threading.current_thread() is threading.main_thread()
+        if here == (where == "rank 0") and header.kind in ("gradients", "sum") and len(refused) < 2:
+            refused.append(header.kind)
+            raise MemoryError("no room")
+        return original(header)
+
+    monkeypatch.setattr(local, "arrays_of", full)
+    np.testing.assert_allclose(run_on(2, params).loss, whole.loss, rtol=1e-9)
+    assert len(refused) == 2
+
+
+def test_the_others_hear_again_of_an_earlier_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the epoch in which the model changes: the result asks for the loss of the model before."""
+    params = two_slices(
+        epoch_max=3,
+        propmethod="'multislice' if epoch < 1 else 'better_multislice'",
+        apply_gaussian_filter_amplitude="[0.3, 0.3]",
+        update_probe_pos="epoch >= 1",
+    )
+    last, compute = [], Pass.compute
+
+    def interrupted(self: Pass) -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        compute(self)
+
+    for n in (1, 2):
+        with reconstruction_on(n, params) as run:
+            epochs = run.epochs()
+            next(epochs)
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(Pass, "compute", interrupted)
+                next(epochs)
+            last.append(run.last_sample().value)
+            assert isinstance(run.objective.others, Joined) == (n == 2)
+    assert last[1] == pytest.approx(last[0], rel=1e-10)
+
+
+def test_an_error_of_another_rank_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--restart depends on it: unusable data stay unusable."""
+
+    def unusable(self: Server, message: Message) -> None:
+        raise DataError("pattern 7 is damaged")
+
+    monkeypatch.setattr(Server, "_sum", unusable)
+    with pytest.raises(DataError, match=r"rank 1.*: pattern 7 is damaged") as caught:
+        run_on(2, small_params())
+    assert not may_pass(caught.value)
+
+
+def test_warnings_of_other_ranks_are_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    mine, its = Pipe()
+    link, other = PipesLink({1: mine}), WorkerLink(its, 1, 2)
+    with warnings_told(other):
+        logging.getLogger("pypty.data").warning("patterns do not fit into memory")
+        warnings.warn("a division by zero", RuntimeWarning, stacklevel=1)
+        logging.getLogger("pypty.data").info("not told")
+    other.send(0, "loss", 1.0)
+    with caplog.at_level(logging.WARNING, "pypty.ranks.link"):
+        assert link.receive(1).content == 1.0
+    told = [record.getMessage() for record in caplog.records if record.name == "pypty.ranks.link"]
+    assert told[0] == "rank 1: patterns do not fit into memory" and "a division by zero" in told[1]
+    assert len(told) == 2
 
 
 def test_worker_processes_end_with_rank_0() -> None:

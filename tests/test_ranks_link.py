@@ -1,7 +1,8 @@
-"""What all links share: which arrays arrive, what counts as waiting, and how a rank waits."""
+"""What all links share: which arrays arrive, what counts as waiting, how a rank waits, and signals meanwhile."""
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
@@ -9,10 +10,13 @@ from multiprocessing import Pipe
 import numpy as np
 import pytest
 
-from pypty.errors import RankError
-from pypty.ranks.link import BEAT, SILENCE_S, Apart, Header, Link, Message
+from pypty.errors import DataError, RankError, ResourceError
+from pypty.ranks.link import SILENCE_S, Link
 from pypty.ranks.local import PipesLink, WorkerLink
+from pypty.ranks.messages import BEAT, FAILED, Apart, Failed, Header, Message
 from pypty.ranks.pause import Pause
+from pypty.ranks.questions import FORGET, Questions
+from pypty.ranks.signals import signals_ignored, signals_wait
 
 ARRAYS = (
     np.arange(6, dtype=np.complex64).reshape(2, 3),
@@ -87,3 +91,56 @@ def test_pauses_follow_what_was_waited() -> None:
     before = pause.waited_s
     pause.wait()
     assert pause.waited_s - before == pytest.approx(0.005)
+
+
+def test_signals_wait_for_the_end_of_a_block() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), signals_wait():
+        signal.raise_signal(signal.SIGINT)
+        with signals_wait():  # within another one
+            signal.raise_signal(signal.SIGINT)
+        done.append("the block")
+    assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_that_are_ignored_stay_ignored() -> None:
+    with signals_ignored():
+        with signals_wait():
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_a_rank_sends_of_a_question_that_was_broken_off_is_passed_over() -> None:
+    mine, its = Pipe()
+    link, other = PipesLink({1: mine}), WorkerLink(its, 1, 2)
+    questions = Questions(link)
+    with pytest.raises(KeyboardInterrupt), questions.asked():
+        raise KeyboardInterrupt
+    other.send(0, "loss", 1.0)  # of the first question
+    other.send(0, FORGET, 1)
+    other.send(0, "loss", 2.0)
+    with questions.asked():
+        assert questions.answer(1).content == 2.0
+    assert other.receive(0) == Message(FORGET, 1) and questions.broken_off == 1
+    with questions.asked():  # this one was not
+        pass
+    assert questions.broken_off == 1
+
+
+def test_after_a_rank_has_failed_no_question_is_asked() -> None:
+    mine, its = Pipe()
+    link, other = PipesLink({1: mine}), WorkerLink(its, 1, 2)
+    questions = Questions(link)
+    other.send(0, FAILED, Failed("DataError", "pattern 7 is damaged", "..."))
+    for _ in range(2):
+        with pytest.raises(DataError, match="^rank 1: pattern 7 is damaged$"), questions.asked():
+            questions.answer(1)
+
+
+def test_errors_of_python_and_of_this_package() -> None:
+    assert isinstance(Failed("ResourceError", "too large", "").error("rank 1"), ResourceError)
+    other = Failed("KeyError", "'probe'", "Traceback ...").error("rank 1")
+    assert type(other) is RankError and "KeyError: 'probe'\nTraceback" in str(other)
+    assert type(Failed("ClassVar", "no error", "").error("rank 1")) is RankError

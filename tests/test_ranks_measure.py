@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pypty.ranks import measure as module
-from pypty.ranks.link import Header, Link, Message
+from pypty.ranks.link import Link
 from pypty.ranks.local import PipesLink
 from pypty.ranks.measure import answer_measure, measure
+from pypty.ranks.messages import Header, Message
 
 LATENCY_S, TO, FROM = 1e-3, 200e6, 100e6
 

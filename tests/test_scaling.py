@@ -321,10 +321,32 @@ def test_ranks_that_are_worth_it() -> None:
 
 def test_ranks_that_are_not_worth_it() -> None:
     slow = planned(Ranks(size=4), measured(to_all=1e4))
-    assert slow.best == 1 and "4 ranks are not worth it" in slow.sentence and "beyond one" in slow.sentence
-    assert "cores" not in slow.sentence
+    assert slow.best == 1 and "cores" not in slow.sentence
+    assert slow.sentence.startswith("4 ranks are not worth it: an epoch takes ")
+    assert "times as long as on one. More than one do not pay here" in slow.sentence
     shared = planned(Ranks(size=64 // 4, on_node=16, on_cores=16), measured(wave_pixel_s=1e-3))
     assert shared.best is not None and shared.best < 16 and "They share the same cores" in shared.sentence
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (2.0, "an epoch is 4.5 times as fast as on one"),
+        (7.5, "an epoch is 1.2 times as fast as on one"),
+        (8.8, "an epoch takes as long as on one"),
+        (9.2, "an epoch takes as long as on one"),
+        (10.8, "an epoch takes 1.2 times as long as on one"),
+    ],
+)
+def test_slower_and_faster_in_words(seconds: float, words: str) -> None:
+    plan = planned(Ranks(size=2), measured())
+    for row, total in zip(plan.rows, (9.0, seconds), strict=True):
+        assert row.time is not None
+        time = dataclasses.replace(row.time, compute_s=total, sending_s=0.0, alone_s=0.0)
+        plan = dataclasses.replace(
+            plan, rows=tuple(dataclasses.replace(r, time=time) if r is row else r for r in plan.rows)
+        )
+    assert plan.sentence.startswith(f"2 ranks are {'' if plan.best == 2 else 'not '}worth it: {words}.")
 
 
 def test_without_rates_nothing_is_said_about_time() -> None:

@@ -14,7 +14,7 @@ from pypty.engine.ranks.opening import Crew, end, together
 from pypty.engine.ranks.worker import Server
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import RankError
-from pypty.iterative import _run_here
+from pypty.iterative import run_here
 from pypty.ranks.link import Link
 from pypty.ranks.local import PipesLink, WorkerLink
 from pypty.results.result import Result
@@ -47,9 +47,9 @@ def threaded_ranks(n: int, patience_s: float = 20.0) -> Iterator[Link]:
 def run_on(n: int, params: dict[str, Any]) -> Result:
     """``pypty.run`` on n ranks."""
     if n == 1:
-        return _run_here(params, None)
+        return run_here(params, None)
     with threaded_ranks(n) as link:
-        return _run_here(params, link)
+        return run_here(params, link)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,9 @@ class Feed:
         self.source = source
         self.crop_origins = crop_origins
         self.preprocess = preprocess or Preprocess()
-        self.weights = DetectorWeights(weights)
+        # another rank has only the weights of its own patterns
+        part = isinstance(weights, np.ndarray) and weights.ndim == 3 and len(weights) < len(crop_origins)
+        self.weights = DetectorWeights(weights, owned if part else None)
         self.multiplier = multiplier
         self.reorder = reorder
         self.resident_on_device = resident_on_device and backend.on_gpu
@@ -204,6 +206,11 @@ class Feed:
         """Rows of patterns that are kept; sorted as the patterns are."""
         return indices if self._rows is None else self._rows[indices]
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether the patterns of this rank are in memory, and not read any more."""
+        return self._resident is not None
+
     def _keeps(self, indices: np.ndarray) -> bool:
         """Whether all of these patterns are in memory."""
         if self._resident is None:
@@ -219,11 +226,11 @@ class Feed:
 
     def _weights_in_memory(self, indices: np.ndarray) -> np.ndarray | None:
         """Raw weights (n, ky, kx) of patterns in memory, if these differ between patterns."""
-        mask, kept = self.weights.mask, self._resident_weights
+        kept = self._resident_weights
         if self.weights_are_shared:
             return None
-        if isinstance(mask, np.ndarray):
-            return mask[indices]
+        if isinstance(self.weights.mask, np.ndarray):
+            return self.weights.of(self.weights.mask, indices)
         return None if kept is None else kept[self._rows_of(indices)].astype(float)
 
     def batch(self, indices: np.ndarray, workspace: Workspace | None = None) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,10 @@ class OwnedPatterns:
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows):  # a view
             return self.patterns[rows[0] : rows[-1] + 1]
         return self.patterns[rows]
+
+    def without_memory(self) -> OwnedPatterns:
+        """The same without the patterns, of which nothing can be read any more."""
+        return replace(self, patterns=self.patterns[:0].copy())
 
     def close(self) -> None:
         """Nothing to release."""

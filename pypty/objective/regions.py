@@ -61,17 +61,30 @@ class Region:
             else:
                 totals[name][...] += array
 
-    def rows(self, gradients: Mapping[str, Array], indices: np.ndarray) -> dict[str, Array]:
-        """Gradients as :meth:`add` takes them: of per-pattern blocks only the rows of these patterns."""
+    def rows(self, blocks: Mapping[str, Array], indices: np.ndarray) -> dict[str, Array]:
+        """Blocks, or gradients as :meth:`add` takes them: of per-pattern blocks only the rows of these patterns."""
         return {
             name: array[array_module(array).asarray(indices)] if has_rows(name, array) else array
-            for name, array in gradients.items()
+            for name, array in blocks.items()
         }
 
     def _window(self, array: Array) -> Array:
         """The window of an array (..., Y, X)."""
         (y, x), (ny, nx) = self.origin, self.shape
         return array[..., y : y + ny, x : x + nx]
+
+
+def with_rows(blocks: Mapping[str, Array]) -> tuple[str, ...]:
+    """Names of the blocks that have a row for each pattern."""
+    return tuple(name for name, array in blocks.items() if has_rows(name, array))
+
+
+def in_rows(part: Array, indices: np.ndarray, n_patterns: int) -> Array:
+    """An array (N, ...) with these rows, and 0 in those of other patterns; inverse of :meth:`Region.rows`."""
+    xp = array_module(part)
+    whole = xp.zeros((n_patterns, *part.shape[1:]), part.dtype)
+    whole[xp.asarray(indices)] = part
+    return whole
 
 
 def has_rows(name: str, array: Array) -> bool:

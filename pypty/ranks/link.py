@@ -14,13 +14,14 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pypty.backend.array import Array, to_host
 from pypty.errors import RankError
+from pypty.ranks.messages import BEAT, FAILED, WARNING, Apart, Header, Message, Shapes, shapes_of
+from pypty.ranks.signals import signals_wait
 
 BEAT_S = 1.0
 """Time between two messages of a rank that computes."""
@@ -33,49 +34,7 @@ _FIRST = 10
 """A rank may take so many times longer for its first answer: it imports, compiles kernels, reads its patterns."""
 _WATCH_S = 0.05
 """A rank that waits for something else than a message reads the messages that come meanwhile so often."""
-BEAT, FAILED = "beat", "failed"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Message:
-    """What one rank sends to another.
-
-    Attributes
-    ----------
-    kind : what it is about
-    content : anything that consists of Python's and NumPy's own types, or of dataclasses of this package
-    arrays : large arrays, which are sent as they are in memory
-    """
-
-    kind: str
-    content: Any = None
-    arrays: tuple[Array, ...] = ()
-
-
-@dataclass(frozen=True)
-class Header:
-    """What precedes the arrays of a message: their types and shapes, by which the receiver makes room."""
-
-    kind: str
-    content: Any
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Apart:
-    """The content of a message of which some arrays take a route of their own.
-
-    Attributes
-    ----------
-    content : of the message
-    places : of these arrays among all of the message
-    shapes : their types and shapes
-    """
-
-    content: Any
-    places: tuple[int, ...]
-    shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class Route(ABC):
@@ -90,19 +49,12 @@ class Route(ABC):
         """Send arrays, which the other rank expects. Raises RankError where it has ended or hangs."""
 
     @abstractmethod
-    def receive(self, source: int, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> list[Array]:
+    def receive(self, source: int, shapes: Shapes) -> list[Array]:
         """Receive arrays. Raises RankError where the other rank has ended or hangs."""
 
     @abstractmethod
     def close(self) -> None:
         """End it."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """In place of a result: why a run has failed on rank 0."""
-
-    reason: str
 
 
 class Link(ABC):
@@ -118,6 +70,7 @@ class Link(ABC):
     names : of every rank, for messages: its number, host, process and device
     silence_s : a rank from which nothing has come for so long is stopped or cannot be reached; inf where ranks cannot
         send beats
+    failed : ranks that have said that they have failed
     """
 
     rank: int
@@ -135,6 +88,7 @@ class Link(ABC):
         self._idle = dict.fromkeys(range(size), 0.0)
         self._stalled = dict.fromkeys(range(size), 0.0)
         self._answered: set[int] = set()
+        self.failed: set[int] = set()
         self._lock = threading.Lock()
         self._done = 0
 
@@ -148,7 +102,15 @@ class Link(ABC):
 
     @abstractmethod
     def _take(self, source: int) -> Message:
-        """Read a message that has arrived. Raises OSError or EOFError where the other rank has gone."""
+        """Read a message that has arrived.
+
+        Raises
+        ------
+        OSError, EOFError
+            The other rank has gone.
+        MemoryError
+            There is no room for the arrays; the message was passed over.
+        """
 
     @abstractmethod
     def lost(self, rank: int) -> str:
@@ -171,7 +133,7 @@ class Link(ABC):
         return range(1, self.size)
 
     def send(self, to: int, kind: str, content: Any = None, arrays: Sequence[Array] = ()) -> None:
-        """Send a message.
+        """Send a message; signals wait until it is sent.
 
         Raises
         ------
@@ -184,15 +146,16 @@ class Link(ABC):
             np.asarray(to_host(array), order="C") for place, array in enumerate(arrays) if place not in apart
         ]
         if apart:
-            content = Apart(content, apart, _shapes(sent_apart))
-        header = Header(kind, content, _shapes(host))
-        try:
-            with self._lock:
-                self._put(to, header, host)
-        except OSError as error:
-            raise RankError(f"{self.names[to]} {self._reason(to, error)}") from error
-        if self.route and apart:
-            self.route.send(to, sent_apart)
+            content = Apart(content, apart, shapes_of(sent_apart))
+        header = Header(kind, content, shapes_of(host))
+        with signals_wait():
+            try:
+                with self._lock:
+                    self._put(to, header, host)
+            except OSError as error:
+                raise RankError(f"{self.names[to]} {self._reason(to, error)}") from error
+            if self.route and apart:
+                self.route.send(to, sent_apart)
 
     def receive(self, source: int) -> Message:
         """The next message of a rank.
@@ -200,14 +163,23 @@ class Link(ABC):
         Raises
         ------
         RankError
-            The rank has ended, hangs, or says that it has failed.
+            The rank has ended, or hangs.
+        PyptyError
+            The rank says that it has failed; the class is that of its error.
+        MemoryError
+            There is no room for the arrays of the message, which is lost.
         """
         self._idle[source] = self._stalled[source] = 0.0
         while not self._inbox[source]:
             self._collect(source)
-        message = self._inbox[source].popleft()
-        self._answered.add(source)
-        self._pass_failure(source, message)
+        with signals_wait():  # arrays that travel apart follow at once
+            message = self._inbox[source].popleft()
+            self._answered.add(source)
+            self._pass_failure(source, message)
+            return self._complete(source, message)
+
+    def _complete(self, source: int, message: Message) -> Message:
+        """The message with the arrays that have taken a route of their own."""
         if not isinstance(message.content, Apart):
             return message
         if self.route is None:
@@ -240,7 +212,8 @@ class Link(ABC):
 
     def _pass_failure(self, source: int, message: Message) -> None:
         if message.kind == FAILED:
-            raise RankError(f"{self.names[source]} failed: {message.content}")
+            self.failed.add(source)
+            raise message.content.error(self.names[source])
 
     def leave_route(self) -> None:
         """End the second way, if there is one."""
@@ -258,15 +231,8 @@ class Link(ABC):
     def _digest(self, arrived: list[int], awaited: int, waited_s: float) -> None:
         """Read what has arrived; raises RankError where the awaited rank, after so much more waiting, is not alive."""
         for source in arrived:
-            try:
-                message = self._take(source)
-            except (OSError, EOFError) as error:
-                raise RankError(f"{self.names[source]} {self._reason(source, error)}") from error
-            self._idle[source] = 0.0
-            if message.kind == BEAT:
-                self._stalled[source] = float(message.content)
-            else:
-                self._inbox[source].append(message)
+            with signals_wait():
+                self._sort(source)
         if awaited not in arrived:
             self._idle[awaited] += waited_s
         for rank in self.others if self.rank == 0 else (0,):
@@ -287,6 +253,20 @@ class Link(ABC):
                 f"{self.names[awaited]} hangs: its computation has made no progress for "
                 f"{self._stalled[awaited]:.0f} s (rank_timeout_s)"
             )
+
+    def _sort(self, source: int) -> None:
+        """Read a message that has arrived, and put it where it belongs."""
+        try:
+            message = self._take(source)
+        except (OSError, EOFError) as error:
+            raise RankError(f"{self.names[source]} {self._reason(source, error)}") from error
+        self._idle[source] = 0.0
+        if message.kind == BEAT:
+            self._stalled[source] = float(message.content)
+        elif message.kind == WARNING:
+            _log.warning("%s: %s", self.names[source], message.content)
+        else:
+            self._inbox[source].append(message)
 
     def _reason(self, rank: int, error: BaseException) -> str:
         """Why a connection ended; a process that has just died is told of a little later."""
@@ -355,22 +335,3 @@ def _repeating(task: Callable[[], None], every_s: float) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _shapes(arrays: Sequence[Array]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((array.dtype.str, array.shape) for array in arrays)
-
-
-def arrays_of(header: Header) -> list[np.ndarray]:
-    """Room for the arrays that follow a header."""
-    return [np.empty(shape, np.dtype(name)) for name, shape in header.shapes]
-
-
-def bytes_of(array: np.ndarray) -> np.ndarray:
-    """The bytes of a contiguous array, in its memory."""
-    return array.reshape(-1).view(np.uint8)
-
-
-def nbytes(header: Header) -> int:
-    """Bytes of the arrays of a message."""
-    return sum(np.dtype(name).itemsize * math.prod(shape) for name, shape in header.shapes)

@@ -21,7 +21,9 @@ from typing import IO
 import numpy as np
 
 from pypty.errors import RankError
-from pypty.ranks.link import Header, Link, Message, arrays_of, bytes_of, nbytes
+from pypty.ranks.link import Link
+from pypty.ranks.messages import Header, Message, arrays_of, bytes_of, nbytes
+from pypty.ranks.signals import IGNORED
 
 _START_S = 60.0
 """Time in which a worker process must have imported this package and connected."""
@@ -34,6 +36,18 @@ _BUFFERED = 2**14
 """Bytes that a connection takes although nobody reads them."""
 _SLOWEST = 50e6
 """Bytes per second below which a connection is taken for dead."""
+
+
+_WORKER = f"""
+import runpy, signal, sys
+for name in {IGNORED!r}:
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+"""What a worker process runs. It ignores signals before it imports anything, which takes a second: Ctrl-C in a terminal
+comes to all processes."""
 
 
 @dataclass
@@ -123,7 +137,7 @@ class LocalLink(PipesLink):
 
     def _start(self, rank: int, module: str, its: Connection, extra: Mapping[str, str]) -> None:
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        command = [sys.executable, "-m", module, str(its.fileno()), str(rank), str(self.size)]
+        command = [sys.executable, "-c", _WORKER, module, str(its.fileno()), str(rank), str(self.size)]
         # the same modules as here, wherever this process has found them
         paths = os.pathsep.join(path for path in sys.path if isinstance(path, str) and path)
         process = subprocess.Popen(
@@ -235,7 +249,11 @@ def _write(connection: Connection, header: Header, arrays: Sequence[np.ndarray])
 
 def _received(connection: Connection, header: Header) -> Message:
     """The message that a header announces."""
-    arrays = arrays_of(header)
+    try:
+        arrays = arrays_of(header)
+    except MemoryError:
+        _pass_over(connection.fileno(), nbytes(header))
+        raise
     for array in arrays:
         if array.nbytes:
             _read_all(connection.fileno(), bytes_of(array).data)
@@ -256,6 +274,15 @@ def _write_all(descriptor: int, data: memoryview) -> None:
     """Write bytes as they are in memory: a connection would copy them, which takes five times as long."""
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def _pass_over(descriptor: int, size: int) -> None:
+    """Read so many bytes that nobody wants."""
+    room = memoryview(bytearray(min(size, _BUFFERED)))
+    while size:
+        part = room[: min(size, len(room))]
+        _read_all(descriptor, part)
+        size -= len(part)
 
 
 def _read_all(descriptor: int, data: memoryview) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pypty.backend.array import Array, array_module
-from pypty.ranks.link import Link, Message
+from pypty.ranks.link import Link
+from pypty.ranks.messages import Message
 
 MEASURE = "measure"
 """The kind of the messages that :func:`answer_measure` answers."""

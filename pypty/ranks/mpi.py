@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from pypty.errors import RankError
-from pypty.ranks.link import BEAT, Header, Link, Message, arrays_of, bytes_of
+from pypty.ranks.link import Link
+from pypty.ranks.messages import BEAT, Header, Message, arrays_of, bytes_of
 from pypty.ranks.pause import Pause
 
 _HEADERS, _ARRAYS = 1, 2
@@ -62,17 +63,6 @@ def launched() -> int:
     if "SLURM_STEP_NUM_TASKS" in os.environ:
         return _number("SLURM_STEP_NUM_TASKS")
     return int(_mpi().COMM_WORLD.Get_size())
-
-
-def world_rank() -> int:
-    """Number of this process among the ranks that a launcher has started; 0 where none has.
-
-    Raises
-    ------
-    RankError
-        mpi4py cannot be used.
-    """
-    return 0 if launched() == 1 else int(_mpi().COMM_WORLD.Get_rank())
 
 
 def _number(name: str) -> int:
@@ -200,7 +190,13 @@ class MpiLink(Link):
             if header.kind == _GOODBYE:
                 self._left.add(source)
                 raise EOFError("it has said goodbye")
-            arrays = arrays_of(header)
+            try:
+                arrays = arrays_of(header)
+            except MemoryError:
+                for size in _slice_sizes(header):
+                    room = np.empty(size, np.uint8)
+                    self._wait([self._comm.Irecv(room, source, _ARRAYS)], stalled)
+                raise
             parts = [part for array in arrays for part in _slices(array)]
             self._wait([self._comm.Irecv(part, source, _ARRAYS) for part in parts], stalled)
         return Message(header.kind, header.content, tuple(arrays))
@@ -281,6 +277,12 @@ class MpiLink(Link):
 def _slices(array: np.ndarray) -> list[np.ndarray]:
     flat = bytes_of(array)
     return [flat[start : start + _SLICE] for start in range(0, flat.size, _SLICE)]
+
+
+def _slice_sizes(header: Header) -> list[int]:
+    """Bytes of all pieces in which the arrays of a message are sent."""
+    wholes = (np.dtype(name).itemsize * math.prod(shape) for name, shape in header.shapes)
+    return [min(_SLICE, whole - start) for whole in wholes for start in range(0, whole, _SLICE)]
 
 
 @contextlib.contextmanager

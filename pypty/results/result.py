@@ -174,8 +174,8 @@ class Result:
             return self.verdict.fit
         if params is None and "dataset" not in self.settings:
             raise ParameterError(
-                "the fit was not measured, and a saved result holds no data; give the parameters of the run: "
-                "result.fit_quality(params)"
+                "the fit was not measured, and a result that was saved, or came from another rank, holds no data; give "
+                "the parameters of the run: result.fit_quality(params)"
             )
         given = self.settings if params is None else params
         verdict = verdict_on({**given, **self.params(), **NO_FILES})

@@ -17,6 +17,7 @@ from pypty.backend.device_errors import device_errors
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import refined_blocks
 from pypty.engine.record.interrupts import Interrupts
+from pypty.errors import RankError
 from pypty.trust.advice import FIXED_PROBE, GAIN
 from pypty.trust.measure import last_values, measure, reopened
 from pypty.trust.quality import FitQuality
@@ -204,6 +205,9 @@ def verdict_at_end(run: Reconstruction, interrupts: Interrupts) -> Verdict:
             return verdict_of(run)
     except KeyboardInterrupt:
         return Verdict.untested("interrupted while the fit was measured")
+    except RankError as error:
+        _log.error("the fit could not be tested: %s; the result is complete", error)
+        return Verdict.untested("a process of the run was lost while the fit was measured")
 
 
 def verdict_on(params: Mapping[str, Any], deviances: Sequence[float | None] = ()) -> Verdict:

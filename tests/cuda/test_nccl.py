@@ -19,8 +19,9 @@ import pytest
 from pypty.backend.array import Backend, select, to_host
 from pypty.errors import RankError
 from pypty.ranks import nccl
-from pypty.ranks.link import FAILED, Link
+from pypty.ranks.link import Link
 from pypty.ranks.local import PipesLink, WorkerLink
+from pypty.ranks.messages import FAILED, Failed
 from pypty.ranks.nccl import open_route
 
 
@@ -283,7 +284,7 @@ def leaves(link: Link, backend: Backend) -> None:
 
 def fails(link: Link, backend: Backend) -> None:
     open_route(link, backend)
-    link.send(0, FAILED, "MemoryError: no room for 3 GB")
+    link.send(0, FAILED, Failed("MemoryError", "no room for 3 GB", ""))
     with pytest.raises(RankError):
         link.receive(0)
 

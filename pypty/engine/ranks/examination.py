@@ -16,6 +16,7 @@ from pypty.ranks.devices import places
 from pypty.ranks.link import Link
 from pypty.ranks.local import LocalLink
 from pypty.ranks.measure import measure
+from pypty.ranks.questions import Questions
 
 _SIZE = 100_003
 """Numbers of a sum that is tried; not divisible by the number of ranks."""
@@ -75,7 +76,7 @@ def _tried(link: Link, backend: Backend) -> str:
 
 def _sums_are_right(link: Link, backend: Backend) -> bool:
     """An inner product and a sum of whole numbers in pieces on all ranks, which single precision holds exactly."""
-    shelf = RankShelf(link, lambda: None)
+    shelf = RankShelf(link, Questions(link))
     values = np.arange(_SIZE) % 7
     array, ones = (backend.asarray(numbers, np.float32) for numbers in (values, np.ones(_SIZE)))
     kept = shelf.keep(array)

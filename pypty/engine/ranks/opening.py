@@ -7,26 +7,31 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
 
 from pypty.backend.array import Backend, available_cores
 from pypty.data.survey import Look
 from pypty.engine.ranks.surveying import surveyed
 from pypty.engine.ranks.team import Team
-from pypty.engine.ranks.worker import Server, signals_ignored
+from pypty.engine.ranks.worker import Server, warnings_told
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.memory_plan import Ranks
 from pypty.errors import RankError
 from pypty.params.settings import Settings
 from pypty.ranks.devices import own_device, places
-from pypty.ranks.link import Failure, Link
+from pypty.ranks.link import Link
 from pypty.ranks.local import LocalLink
-from pypty.ranks.mpi import MpiLink, launched, world_rank
+from pypty.ranks.messages import Failure
+from pypty.ranks.mpi import MpiLink, launched
+from pypty.ranks.signals import signals_ignored
 
 T = TypeVar("T")
 
 WORKER = "pypty.engine.ranks.worker"
+RESULT = "result"
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +46,7 @@ class Crew:
     def __init__(self, world: Link | None = None) -> None:
         self._world = world
         self._link = world
-        self._places = contextlib.ExitStack()
+        self._places, self._alive = contextlib.ExitStack(), contextlib.ExitStack()
 
     def ranks(self, settings: Settings, backend: Backend) -> Ranks:
         """How many there are, and how many of them share this machine."""
@@ -72,6 +77,7 @@ class Crew:
         if self._link is None:
             self._places.enter_context(where.first(backend))
             self._link = LocalLink(WORKER, where.environments(), patience_s)
+            self._alive.enter_context(self._link.alive())
         self._link.patience_s = patience_s
         return self._link
 
@@ -80,24 +86,25 @@ class Crew:
         link = self.link(settings, backend)
         return None if link is None else functools.partial(surveyed, link, settings)
 
-    def close(self, result: object = None) -> None:
-        """Tell the others that the run is over, with its result, and end those that were started for it."""
+    def close(self, failure: Failure | None = None) -> None:
+        """Tell the others that the run is over, or why it has failed, and end those that were started for it."""
         with self._places:
             if self._link is not None and self._link is not self._world:
-                end(self._link, result)
+                self._alive.close()
+                end(self._link, failure)
 
 
 @contextlib.contextmanager
 def crew_of(world: Link | None = None) -> Iterator[Crew]:
     """The ranks of a run, until the block ends."""
-    crew, result = Crew(world), None
+    crew, failure = Crew(world), None
     try:
         yield crew
     except BaseException as error:
-        result = Failure(f"{type(error).__name__}: {error}")
+        failure = Failure(f"{type(error).__name__}: {error}")
         raise
     finally:
-        crew.close(result)
+        crew.close(failure)
 
 
 @contextlib.contextmanager
@@ -117,52 +124,119 @@ def together(setup: Setup, crew: Crew) -> Iterator[Setup]:
         return
     team = Team(link, setup)
     _log.info("%d ranks, over %s: %s", link.size, link.path, "; ".join(link.names))
-    with link.alive():
-        yield dataclasses.replace(setup, team=team, owned=team.owned[0])
+    yield dataclasses.replace(setup, team=team, owned=team.owned[0])
 
 
-def on_all_ranks(run: Callable[[Link | None], T]) -> T:
+def _as_it_is(value: T) -> tuple[Any, Sequence[np.ndarray]]:
+    return value, ()
+
+
+def _as_it_came(content: Any, arrays: Sequence[np.ndarray]) -> Any:
+    return content
+
+
+def on_all_ranks(
+    run: Callable[[Link | None], T],
+    pack: Callable[[T], tuple[Any, Sequence[np.ndarray]]] = _as_it_is,
+    unpack: Callable[[Any, Sequence[np.ndarray]], T] = _as_it_came,
+) -> T:
     """Run on rank 0, which gets the link to the ranks that a launcher has started, while these compute for it.
+
+    Parameters
+    ----------
+    run : is called on rank 0; what it returns is sent to the others
+    pack, unpack : make of it something small, and large arrays that are sent beside it, and the reverse
 
     Returns
     -------
-    what ``run`` returns, on every rank
+    what ``run`` returns, and on the other ranks what ``unpack`` makes of it
 
     Raises
     ------
     RankError
-        On another rank: the run has failed on rank 0, or rank 0 has gone.
+        On another rank: the run has failed on rank 0, rank 0 has gone, or what it returns cannot be sent. On rank 0:
+        the ranks of the launcher do not come together.
     """
     if launched() == 1:
         return run(None)
     world = MpiLink()
     if world.rank:
         try:
-            with signals_ignored(), own_device(world.local_rank()):
-                return Server(world).serve()
+            with signals_ignored(), own_device(world.local_rank()), warnings_told(world):
+                return followed(world, unpack)
         except RankError as error:
             _log.error("%s: the run has ended: %s", world.names[world.rank], error)
             raise
         finally:
             world.close()
     try:
-        result = run(world)
+        with world.alive():
+            result = run(world)
     except BaseException as error:
         end(world, Failure(f"{type(error).__name__}: {error}"))
         raise
-    end(world, result)
+    share(world, result, pack)
     return result
 
 
-def on_rank_0(tell: Callable[[Link | None], str]) -> str:
-    """The text that rank 0 has to say; "" on the others."""
-    text = on_all_ranks(tell)
-    return "" if world_rank() else text
+def followed(link: Link, unpack: Callable[[Any, Sequence[np.ndarray]], T]) -> T:
+    """Serve rank 0 to the end of its run; returns what it has returned there.
+
+    Raises
+    ------
+    RankError
+        The run has failed, rank 0 has gone, or what it has returned cannot be sent, or has no room here.
+    """
+    Server(link).serve()  # its memory is free again before anything comes
+    try:
+        message = link.receive(0)
+    except MemoryError as error:
+        raise RankError(
+            f"there is no memory here for the result of the run, which {link.names[0]} has"
+        ) from error
+    if isinstance(message.content, Failure):
+        raise RankError(f"{link.names[0]}: {message.content.reason}")
+    return unpack(message.content, message.arrays)
 
 
-def end(link: Link, result: object = None) -> None:
-    """Tell all ranks that the run is over, with its result, and close the connections."""
+def share(link: Link, result: T, pack: Callable[[T], tuple[Any, Sequence[np.ndarray]]]) -> None:
+    """Tell all ranks that the run is over, send them its result, and close the connections.
+
+    Where it cannot be sent, they are told so: it is not lost on this rank.
+    """
+    content: Any
+    try:
+        content, arrays = pack(result)
+    except MemoryError as error:
+        content, arrays = _not_sent(error), ()
+    try:
+        with link.alive():
+            for rank in link.others:
+                with contextlib.suppress(RankError):  # it has ended already
+                    link.send(rank, "end")
+                    _send(link, rank, content, arrays)
+    finally:
+        link.close()
+
+
+def _send(link: Link, rank: int, content: Any, arrays: Sequence[np.ndarray]) -> None:
+    try:
+        link.send(rank, RESULT, content, arrays)
+    except RankError:
+        raise
+    except Exception as error:  # noqa: BLE001 - pickle raises anything, before anything is sent
+        link.send(rank, RESULT, _not_sent(error))
+
+
+def _not_sent(error: Exception) -> Failure:
+    failure = Failure(f"its result cannot be sent to the other ranks ({type(error).__name__}: {error})")
+    _log.warning("%s; it is complete on this one", failure.reason)
+    return failure
+
+
+def end(link: Link, failure: Failure | None = None) -> None:
+    """Tell all ranks that the run is over, and why it has failed, and close the connections."""
     for rank in link.others:
         with contextlib.suppress(RankError):  # it has ended already
-            link.send(rank, "end", result)
+            link.send(rank, "end", failure)
     link.close()

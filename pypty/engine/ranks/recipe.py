@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +28,8 @@ from pypty.ranks.nccl import open_route
 
 _NOT_SENT = ("dataset", "obj", "probe")
 """Large values that only rank 0 needs."""
+_PATTERNS, _HELD, _MASK = "patterns", "held", "detector_mask"
+"""Large arrays of which each rank is sent its part."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,16 @@ class FirstValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """From which another rank makes its setup.
+    """From which another rank makes its setup. Large arrays are sent beside it.
 
     Attributes
     ----------
     fixed, varying : values of the settings; of schedules the value of the first epoch
     constant : names of the schedules that have one value
     backend : arguments of :func:`pypty.backend.array.select`
+    owned : sorted numbers of the patterns of the rank
+    patterns : those that it cannot open itself, without the array; None = it opens ``data_path``
+    apart : what the arrays are that are sent beside the recipe
     """
 
     fixed: Mapping[str, Any]
@@ -66,14 +71,31 @@ class Recipe:
     n_patterns: int
     window: Window
     began_in: np.dtype | None
+    owned: np.ndarray
+    patterns: OwnedPatterns | None
+    apart: tuple[str, ...]
 
     @classmethod
-    def of(cls, setup: Setup) -> Recipe:
-        """The recipe of a setup on rank 0."""
+    def of(cls, setup: Setup, owned: np.ndarray) -> tuple[Recipe, list[np.ndarray]]:
+        """The recipe of a setup on rank 0 for another rank, and the arrays that are sent with it.
+
+        Parameters
+        ----------
+        owned : sorted numbers of the patterns of the rank
+        """
         settings = setup.settings
         first, schedules = settings.first(), settings.schedules
-        return cls(
-            fixed=to_send(settings),
+        patterns, fixed, arrays = patterns_to_send(setup, owned), to_send(settings), {}
+        if patterns is not None:
+            arrays[_PATTERNS] = patterns.patterns
+        if setup.held is not None:
+            arrays[_HELD] = setup.held[owned]
+        mask = fixed[_MASK]
+        if isinstance(mask, np.ndarray) and mask.ndim == 3:  # (N, ky, kx)
+            arrays[_MASK] = mask[owned]
+            fixed[_MASK] = None
+        recipe = cls(
+            fixed=fixed,
             varying=dict(first.items()),
             constant=frozenset(name for name in schedules if isinstance(schedules[name], Constant)),
             backend=backend_words(setup.backend, settings["fft_library"]),
@@ -85,26 +107,33 @@ class Recipe:
             n_patterns=setup.n_patterns,
             window=setup.window,
             began_in=setup.began_in,
+            owned=owned,
+            patterns=None if patterns is None else patterns.without_memory(),
+            apart=tuple(arrays),
         )
+        return recipe, list(arrays.values())
 
-    def settings(self) -> Settings:
-        """The settings, without what only rank 0 needs."""
+    def settings(self, mask: np.ndarray | None = None) -> Settings:
+        """The settings, without what only rank 0 needs.
+
+        Parameters
+        ----------
+        mask : ``detector_mask`` of the patterns of the rank, if each has its own
+        """
         schedules = {
             name: Constant(value) if name in self.constant else FirstValue(value)
             for name, value in self.varying.items()
         }
-        return Settings(MappingProxyType(dict(self.fixed)), MappingProxyType(schedules), frozenset())
+        fixed = {**self.fixed, **({} if mask is None else {_MASK: mask})}
+        return Settings(MappingProxyType(fixed), MappingProxyType(schedules), frozenset())
 
-    def setup(self, source: PatternSource | None, held: np.ndarray | None, owned: np.ndarray) -> Setup:
-        """The setup of another rank.
-
-        Parameters
-        ----------
-        source : opened patterns; None = those of ``data_path``
-        held : patterns that are fitted instead, only those of the rank
-        owned : sorted numbers of the patterns of the rank
-        """
-        settings = self.settings()
+    def setup(self, arrays: Sequence[np.ndarray]) -> Setup:
+        """The setup of another rank, which was sent these arrays."""
+        sent = dict(zip(self.apart, arrays, strict=True))
+        settings = self.settings(sent.get(_MASK))
+        source: PatternSource | None = None
+        if self.patterns is not None:
+            source = dataclasses.replace(self.patterns, patterns=sent[_PATTERNS])
         path, trusted = settings["phase_plate_in_h5"], settings["trust_external_links"]
         return Setup(
             settings=settings,
@@ -118,9 +147,9 @@ class Recipe:
             n_patterns=self.n_patterns,
             window=self.window,
             plates=None if path is None else PhasePlateSource(path, trusted),
-            held=held,
+            held=sent.get(_HELD),
             began_in=self.began_in,
-            owned=owned,
+            owned=self.owned,
         )
 
 
@@ -155,8 +184,3 @@ def patterns_to_send(setup: Setup, owned: np.ndarray) -> OwnedPatterns | None:
     if source is None or setup.settings["dataset"] is None:
         return None
     return OwnedPatterns(source.read(owned), owned, source.shape, source.name, source.scan)
-
-
-def without_patterns(patterns: OwnedPatterns) -> OwnedPatterns:
-    """The same without the large array, which is sent beside it."""
-    return dataclasses.replace(patterns, patterns=patterns.patterns[:0])

@@ -7,7 +7,7 @@ size of the object instead of 2 m.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from pypty.backend.array import Array, array_module
 from pypty.optimize.spread import Spread
 from pypty.optimize.vector import BlockVector, inner_products
 from pypty.ranks.link import Link
+from pypty.ranks.questions import Questions
 
 Operand = tuple[str, int]
 """("kept", number of a spread array) or ("sent", place among the pieces that come with the question)."""
@@ -56,11 +57,11 @@ class RankShelf:
     Attributes
     ----------
     link : to the other ranks
-    settle : ends what they were asked before
+    questions : all that is asked of them
     """
 
     link: Link
-    settle: Callable[[], None]
+    questions: Questions
     _own: Pieces = field(default_factory=Pieces)
     _next: int = 0
     _gone: list[int] = field(default_factory=list)
@@ -70,20 +71,25 @@ class RankShelf:
         number, self._next = self._next, self._next + 1
         spread = Spread(self, number, array.shape, array.dtype)
         pieces = self._cut(array)
-        self._ask("keep", number, [[piece] for piece in pieces[1:]])
-        self._own.kept[number] = pieces[0].copy()
+        with self.questions.asked():
+            self._ask("keep", number, [[piece] for piece in pieces[1:]])
+            self._own.kept[number] = pieces[0].copy()
+            for rank in self.link.others:
+                self.questions.answer(rank)
         # a list, not a method of this object: it would never be released
         weakref.finalize(spread, self._gone.append, number)
         return spread
 
     def whole(self, array: Spread) -> Array:
-        self._ask("whole", array.number)
-        return self._joined(self._own.kept[array.number], array.shape)
+        with self.questions.asked():
+            self._ask("whole", array.number)
+            return self._joined(self._own.kept[array.number], array.shape)
 
     def combined(self, base: Array, factors: Sequence[float], arrays: Sequence[Spread]) -> Array:
         numbers = [array.number for array in arrays]
-        self._ask("add up", (list(factors), numbers))
-        return base + self._joined(self._own.sum(factors, numbers), base.shape)
+        with self.questions.asked():
+            self._ask("add up", (list(factors), numbers))
+            return base + self._joined(self._own.sum(factors, numbers), base.shape)
 
     def inner_products(self, pairs: Sequence[tuple[Array | Spread, Array | Spread]]) -> list[float]:
         sent: dict[int, list[Array]] = {}
@@ -98,19 +104,20 @@ class RankShelf:
                     places.append(("sent", list(sent).index(id(array))))
             operands.append((places[0], places[1]))
         pieces = list(sent.values())
-        self._ask("multiply", operands, [[cut[rank] for cut in pieces] for rank in self.link.others])
-        total = self._own.products(operands, [cut[0] for cut in pieces])
-        for rank in self.link.others:  # in their order: the same bits every time
-            total = total + self.link.receive(rank).content
+        with self.questions.asked():
+            self._ask("multiply", operands, [[cut[rank] for cut in pieces] for rank in self.link.others])
+            total = self._own.products(operands, [cut[0] for cut in pieces])
+            for rank in self.link.others:  # in their order: the same bits every time
+                total = total + self.questions.answer(rank).content
         return [float(value) for value in total]
 
     def _ask(self, kind: str, content: Any, arrays: Sequence[Sequence[Array]] | None = None) -> None:
         """Ask all other ranks, which also learn what they may forget."""
-        self.settle()
-        gone, self._gone[:] = list(self._gone), []
+        gone = list(self._gone)
         self._own.forget(gone)
         for place, rank in enumerate(self.link.others):
             self.link.send(rank, kind, (content, gone), () if arrays is None else arrays[place])
+        del self._gone[: len(gone)]
 
     def _cut(self, array: Array) -> list[Array]:
         """The pieces of an array; views."""
@@ -120,5 +127,5 @@ class RankShelf:
     def _joined(self, own: Array, shape: tuple[int, ...]) -> Array:
         """The array of which the other ranks send their pieces."""
         xp = array_module(own)
-        pieces = [xp.asarray(self.link.receive(rank).arrays[0]) for rank in self.link.others]
+        pieces = [xp.asarray(self.questions.answer(rank).arrays[0]) for rank in self.link.others]
         return xp.concatenate([own, *pieces]).reshape(shape)

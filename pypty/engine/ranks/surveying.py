@@ -12,7 +12,8 @@ from pypty.data.survey import Part, part_of
 from pypty.engine.ranks.recipe import to_send
 from pypty.errors import DataError
 from pypty.params.settings import Settings
-from pypty.ranks.link import Link, Message
+from pypty.ranks.link import Link
+from pypty.ranks.messages import FULL, Message
 
 SURVEY = "survey"
 
@@ -30,11 +31,17 @@ def surveyed(
     ------
     DataError
         A rank has seen what is no count.
+    MemoryError
+        A rank has no memory for its patterns.
     """
     runs = np.array_split(indices, link.size)
     firsts = np.cumsum([0, *map(len, runs)]).tolist()
     for rank in link.others:
-        content = {"fixed": to_send(settings), "indices": runs[rank], "how": {**how, "first": firsts[rank]}}
+        content = {
+            "fixed": {**to_send(settings), "detector_mask": None},
+            "indices": runs[rank],
+            "how": {**how, "first": firsts[rank]},
+        }
         link.send(rank, SURVEY, content)
     refused: list[DataError] = []
     parts: list[Part] = []
@@ -43,7 +50,10 @@ def surveyed(
     except DataError as error:
         refused.append(error)
     for rank in link.others:  # also where one has refused: all answers are awaited
-        found = link.receive(rank).content
+        message = link.receive(rank)
+        if message.kind == FULL:
+            raise MemoryError(f"{link.names[rank]}: {message.content}")
+        found = message.content
         if isinstance(found, str):
             refused.append(DataError(found))
         else:

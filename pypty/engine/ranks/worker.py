@@ -7,9 +7,7 @@ import dataclasses
 import functools
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
@@ -23,20 +21,22 @@ from pypty.data.owned import OwnedPatterns
 from pypty.engine.ranks.recipe import Recipe
 from pypty.engine.ranks.shelf import Pieces
 from pypty.engine.ranks.surveying import SURVEY, answer_survey
-from pypty.errors import RankError
+from pypty.errors import PyptyError, RankError
 from pypty.model.blocks import Variables
 from pypty.objective.noise import NoiseModel
 from pypty.objective.objective import Objective
 from pypty.objective.passes import Pass, Task
-from pypty.objective.regions import Region
+from pypty.objective.regions import Region, in_rows
 from pypty.objective.share import Evaluated
-from pypty.ranks.link import FAILED, Failure, Link, Message
+from pypty.ranks.link import Link
 from pypty.ranks.local import WorkerLink
 from pypty.ranks.measure import MEASURE, answer_measure
+from pypty.ranks.messages import FAILED, FULL, WARNING, Failed, Failure, Message
 from pypty.ranks.nccl import open_route
+from pypty.ranks.questions import FORGET
+from pypty.ranks.signals import signals_ignored
 
-_IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-"""Signals that rank 0 answers for all."""
+_NOTHING = Message("nothing")
 _log = logging.getLogger(__name__)
 
 
@@ -54,13 +54,12 @@ class Server:
         self._feed: Feed | None = None
         self._owned: Any = None
         self._kept: tuple[Any, ...] = ()
-        self._patterns: OwnedPatterns | None = None
         self._noise: NoiseModel | None = None
         self._pieces = Pieces()
         self._close: Callable[[], None] = lambda: None
 
-    def serve(self) -> Any:
-        """Answer until the message "end"; returns its content.
+    def serve(self) -> None:
+        """Answer until the message "end".
 
         Raises
         ------
@@ -78,41 +77,59 @@ class Server:
                 "whole": self._whole,
                 "add up": self._add_up,
                 "multiply": self._multiply,
+                FORGET: self._forget,
                 SURVEY: functools.partial(answer_survey, self.link),
                 MEASURE: functools.partial(answer_measure, self.link),
             }
         )
         try:
-            while True:
-                message = self.link.receive(0)
-                if message.kind == "end":
-                    if isinstance(message.content, Failure):
-                        raise RankError(f"{self.link.names[0]}: {message.content.reason}")
-                    return message.content
-                answers[message.kind](message)
+            while (message := self._heard(answers)).kind != "end":
+                pass
         except RankError:
             raise
         except Exception as error:
-            text = "".join(traceback.format_exception(error))
-            _log.error("%s failed:\n%s", self.link.names[self.link.rank], text)
-            self.link.send(0, FAILED, f"{type(error).__name__}: {error}\n{text}")
+            failed = Failed(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+            _log.error("%s failed:\n%s", self.link.names[self.link.rank], failed.trace)
+            self.link.send(0, FAILED, failed)
             raise RankError(f"{type(error).__name__}: {error}") from error
         finally:
             self._close()
+        if isinstance(message.content, Failure):
+            raise RankError(f"{self.link.names[0]}: {message.content.reason}")
+
+    def _heard(self, answers: Mapping[str, Callable[[Message], None]]) -> Message:
+        """Receive a message and answer it. One that finds no memory, here or on the way, is answered with the reason:
+        rank 0 decides what comes next."""
+        message = _NOTHING
+        try:
+            with device_errors():
+                message = self.link.receive(0)
+                if message.kind != "end":
+                    answers[message.kind](message)
+        except MemoryError as error:
+            if isinstance(error, PyptyError):  # nothing smaller can be tried
+                raise
+            reason = str(error) or "out of memory"
+        else:
+            return message
+        # here, as the error keeps all arrays
+        self.link.send(0, FULL, reason)
+        return _NOTHING
 
     def _setup(self, message: Message) -> None:
         """Prepare an objective."""
-        content, arrays = message.content, list(message.arrays)
-        recipe: Recipe = content["recipe"]
-        self._owned = content["owned"]
-        if content["patterns"] is not None:
-            self._patterns = dataclasses.replace(content["patterns"], patterns=arrays.pop(0))
-        held = arrays.pop(0) if content["held"] else None
+        content = message.content
+        recipe: Recipe = content["own"]
         self._close()
+        self._owned = recipe.owned
         with self.link.computing():
-            setup = recipe.setup(self._patterns, held, self._owned)
+            setup = recipe.setup(message.arrays)
             self._close = setup.close
             self._feed = setup.feed(self.link.progress)
+            if isinstance(setup.source, OwnedPatterns) and self._feed.is_resident:
+                # they are kept as they are fitted, and sent again for another objective
+                setup = dataclasses.replace(setup, source=setup.source.without_memory())
+                self._feed.source = setup.source
             objective = setup.objective(
                 self._feed,
                 content["subpixel"],
@@ -133,46 +150,46 @@ class Server:
         """The objective for the window of the object that was sent, and the unknowns there."""
         content, objective, feed = message.content, self._objective, self._feed
         assert objective is not None and feed is not None
-        arrays = (objective.backend.asarray(array) for array in message.arrays)
-        variables = Variables(**dict(zip(content["blocks"], arrays, strict=True)))
+        blocks = {
+            name: objective.backend.asarray(array)
+            for name, array in zip(content["blocks"], message.arrays, strict=True)
+        }
+        for name in content["rows"]:
+            blocks[name] = in_rows(blocks[name], content["indices"], feed.n_patterns)
+        variables = Variables(**blocks)
         return objective.alone(feed.seen_from(content["origin"])), variables
 
     def _look(self, message: Message) -> None:
-        try:
-            with self.link.computing():
-                objective, variables = self._received(message)
-                seen = message.content["look"](objective, variables, message.content["indices"])
-        except MemoryError as error:
-            self.link.send(0, "full", str(error))
-            return
+        with self.link.computing():
+            objective, variables = self._received(message)
+            seen = message.content["look"](objective, variables, message.content["indices"])
         self.link.send(0, "seen", seen)
 
     def _sum(self, message: Message) -> None:
         """Losses of the patterns, and gradients if rank 0 wants them."""
-        content, part, full = message.content, None, ""
+        content = message.content
         # before anything that may find no memory: it is not sent again
         self._noise = content["noise"] or self._noise
-        try:
-            with device_errors(), self.link.computing():
-                objective, task = self._task(message)
-                with objective.feed.streams.computing():
-                    part = objective.passes.begin(task)
-                    part.compute()
-                    loss = part.loss
-        except MemoryError as error:
-            part, full = None, str(error) or "out of memory"
+        with self.link.computing():
+            objective, task = self._task(message)
+            with objective.feed.streams.computing():
+                part = objective.passes.begin(task)
+                part.compute()
+                loss = part.loss
         names = content["names"]
         if content["limit"] is not None:
-            self.link.send(0, "loss", {"loss": 0.0 if part is None else loss, "full": full})
-            names = self.link.receive(0).content
-        if part is None or names is None:
-            self.link.send(0, "full", full)
-            return
-        try:
-            with device_errors(), self.link.computing(), objective.feed.streams.computing():
-                self._answer(part, names)
-        except MemoryError as error:
-            self.link.send(0, "full", str(error) or "out of memory")
+            self.link.send(0, "loss", loss)
+            decision = self.link.receive(0)
+            if decision.kind == FORGET:
+                self._forget(decision)
+                return
+            names = decision.content
+        with self.link.computing(), objective.feed.streams.computing():
+            self._answer(part, names)
+
+    def _forget(self, message: Message) -> None:
+        """Nothing is asked any more."""
+        self.link.send(0, FORGET, message.content)
 
     def _task(self, message: Message) -> tuple[Objective, Task]:
         content = message.content
@@ -203,6 +220,7 @@ class Server:
         number, gone = message.content
         self._pieces.forget(gone)
         self._pieces.kept[number] = self._here(message)[0]
+        self.link.send(0, "kept")
 
     def _whole(self, message: Message) -> None:
         number, gone = message.content
@@ -239,7 +257,8 @@ def served(link: Link) -> int:
     """Serve one run, in the way of a process that does nothing else; returns the exit status."""
     logging.basicConfig(format=f"{link.names[link.rank]}: %(message)s")
     try:
-        Server(link).serve()
+        with warnings_told(link):
+            Server(link).serve()
     except RankError as error:
         _log.error("%s", error)
         return 1
@@ -249,17 +268,29 @@ def served(link: Link) -> int:
 
 
 @contextlib.contextmanager
-def signals_ignored() -> Iterator[None]:
-    """While the block runs, signals are left to rank 0, which ends the run with everything saved."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = (getattr(signal, name) for name in _IGNORED if hasattr(signal, name))
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+def warnings_told(link: Link) -> Iterator[None]:
+    """While the block runs, warnings of this process are told to rank 0, whose log the user reads."""
+    handler, root = _Teller(link), logging.getLogger()
+    logging.captureWarnings(True)
+    root.addHandler(handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        root.removeHandler(handler)
+        logging.captureWarnings(False)
+
+
+class _Teller(logging.Handler):
+    """Sends warnings to rank 0; it hears of errors in another way."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(logging.WARNING)
+        self._link = link
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.ERROR:
+            with contextlib.suppress(RankError):  # the main thread will find out
+                self._link.send(0, WARNING, record.getMessage())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from pypty.engine.setup.mistakes import likely_mistakes
 from pypty.engine.setup.noise import choose_noise_model
 from pypty.engine.setup.precision import cost_of_double, planned, select_backend
 from pypty.engine.setup.sequences import check_sequences, used_at_any_epoch
-from pypty.errors import PyptyError
+from pypty.errors import PyptyError, RankError
 from pypty.optics.grid import Grid
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.params.checks.combinations import epochs_to_check
@@ -74,6 +75,8 @@ def prepare(
     ------
     ParameterError
         Lists every problem.
+    RankError
+        A process that shares the survey has died, hangs, or has failed.
     """
     report, setup = inspect(params, needs_data, read_data, may_simulate, auto=auto, ranks=ranks, look=look)
     if setup is None or not report:
@@ -114,9 +117,12 @@ def inspect(
         return report, None
     without = may_simulate and not report.has("data_simulation_flag") and simulates_only(settings)
     needs, auto = needs_data and not without, "double" if without else auto
-    setup = _inspect_settings(
-        settings, report, needs, read_data, ranks, look=look, open_data=not without, auto=auto
-    )
+    with contextlib.ExitStack() as files:
+        setup = _inspect_settings(
+            settings, report, needs, read_data, ranks, files, look=look, open_data=not without, auto=auto
+        )
+        if setup is not None:  # they stay open only in a setup that is returned
+            files.pop_all()
     return report, setup
 
 
@@ -126,17 +132,20 @@ def _inspect_settings(
     needs_data: bool,
     read_data: bool,
     ranks: RanksOf,
+    files: contextlib.ExitStack,
     *,
     look: LookOf,
     open_data: bool,
     auto: str,
 ) -> Setup | None:
-    """Check device, data, output folder, geometry, memory and counts."""
+    """Check device, data, output folder, geometry, memory and counts; ``files`` closes what was opened."""
     backend = _try(report, lambda: select_backend(settings, auto))
     if backend is not None:
         chosen = backend
         _try(report, lambda: places(settings["devices"], chosen))
     source = _try(report, lambda: open_source(settings)) if open_data else None
+    if source is not None:
+        files.callback(source.close)
     _check_output(settings, report)
     check_methods(settings, report)
     if not report.has("optimizer") and not report.has("learning_rates"):
@@ -158,6 +167,8 @@ def _inspect_settings(
         if path is None
         else _try(report, lambda: PhasePlateSource(path, settings["trust_external_links"]))
     )
+    if plates is not None:
+        files.callback(plates.close)
     setup = _inspect_geometry(settings, report, backend, source, plates, needs_data, ranks)
     if setup is not None:
         setup = _with_survey(setup, surveyed, report)
@@ -167,20 +178,15 @@ def _inspect_settings(
         surveyed is not None and surveyed.negative
     ):  # the noise model that would allow them cannot be looked for
         report.problems.append(surveyed.negative)
-    # files stay open only in a setup that is returned
-    if report.problems:
-        setup = None
-    if setup is None:
-        for file in (source, plates):
-            if file is not None:
-                file.close()
-    return setup
+    return None if report.problems else setup
 
 
 def _try(report: Report, action: Callable[[], T]) -> T | None:
     """The result, or None with the error noted."""
     try:
         return action()
+    except RankError:  # no problem of the parameters, and one that may pass
+        raise
     except PyptyError as error:
         report.note_error(error)
         return None

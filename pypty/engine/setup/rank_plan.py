@@ -20,6 +20,9 @@ from pypty.engine.setup.scaling import (
 )
 from pypty.errors import ParameterError, ResourceError
 
+_FASTER = 1.05
+"""Epochs are told apart whose times differ by more than this factor; the model knows them no better."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankRow:
@@ -103,14 +106,22 @@ class RankPlan:
         last = times[-1]
         if last.ranks == times[0].ranks:
             return f"{fewest}There is nothing to compare {last.ranks} ranks with."
-        gain = f"an epoch is {last.speed_up(times[0]):.2g} times as fast as on {_number(times[0].ranks)}"
+        gain = _compared(last, times[0])
         if best == last.ranks:
             return f"{fewest}{last.ranks} ranks are worth it: {gain}."
         why = " They share the same cores: only more of these would help." if self.shared_cores else ""
-        return (
-            f"{fewest}{last.ranks} ranks are not worth it ({gain}): beyond {_number(best)} twice as many make an epoch "
-            f"less than {WORTH:g} times as fast.{why}"
-        )
+        most = f"More than {_number(best)} do not pay here: twice as many do not make an epoch {WORTH:g} times as fast."
+        return f"{fewest}{last.ranks} ranks are not worth it: {gain}. {most}{why}"
+
+
+def _compared(time: EpochTime, fewer: EpochTime) -> str:
+    """How long an epoch takes, beside one on fewer ranks."""
+    faster, than = time.speed_up(fewer), _number(fewer.ranks)
+    if faster >= _FASTER:
+        return f"an epoch is {faster:.2g} times as fast as on {than}"
+    if faster > 1 / _FASTER:
+        return f"an epoch takes as long as on {than}"
+    return f"an epoch takes {1 / faster:.2g} times as long as on {than}"
 
 
 def _number(ranks: int) -> str:
