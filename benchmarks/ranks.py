@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -217,18 +218,22 @@ def kills(options: argparse.Namespace) -> bool:
         began = time.monotonic()
         expected = state_after(started(Path(base) / "whole", options.ranks))
         duration = time.monotonic() - began
-        for trial in range(options.kills):
+        trial = 0
+        while trial < options.kills:
             folder = Path(base) / f"trial{trial}"
             process = started(folder, options.ranks)
             time.sleep(rng.uniform(0.3, 0.9) * duration)
             victims = workers_of(process.pid)
+            if not victims:  # not yet, or not any more: another moment
+                process.kill()
+                process.communicate()
+                shutil.rmtree(folder)
+                continue
+            trial += 1
             when = time.monotonic()
             for victim in victims[:1] if rng.random() < 0.5 else victims[-1:]:
                 os.kill(victim, signal.SIGKILL)
             errors, took = process.communicate()[1], time.monotonic() - when
-            if not victims:
-                print(f"trial {trial}: no worker was there", flush=True)
-                continue
             ended = process.returncode == 1 and took < 30 and "SIGKILL" in errors and "rank" in errors
             restarted = started(folder, options.ranks)
             same = state_after(restarted) == expected and restarted.returncode == 0

@@ -31,6 +31,7 @@ from pypty.errors import ParameterError, PyptyError
 from pypty.output.checkpoints import RESUME_FILE
 from pypty.output.files import make_folder, write_text
 from pypty.output.lock import LOCK_FILE, Owner, read_owner
+from pypty.ranks.mpi import RANK_VARIABLES, SIZE_VARIABLES
 
 _PAUSE_S = 5.0
 """Between two attempts: the memory of dead processes is freed, and a scheduler sees that they are gone."""
@@ -42,10 +43,6 @@ _PASSING = frozenset(
 """What file systems report that may pass: a full disk, a server that does not answer."""
 _FIRST = "0"
 _WRONG_USAGE = 2
-_RANKS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
-_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Variables in which launchers say which process this is, and how many there are."""
-
 
 State = tuple[int, int] | None
 """Which resume.h5 is in a folder: its number there, and when it was written; None = there is none."""
@@ -95,7 +92,10 @@ def supervised(file: str | None) -> Iterator[Callable[[int, str], None]]:
 
     Yields what is called with the exit status and the name of a signal, or "", when the run has ended.
     """
-    if file is None or next((os.environ[name] for name in _RANKS if name in os.environ), _FIRST) != _FIRST:
+    if (
+        file is None
+        or next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), _FIRST) != _FIRST
+    ):
         yield lambda status, interrupted_by: None
         return
     outcome = Outcome(Path(file))
@@ -359,7 +359,7 @@ def supervise(command: Command, restarts: int, say: Callable[[str], None]) -> in
     OutputError
         The output folder cannot be written.
     """
-    if any(os.environ.get(name, "1") != "1" for name in _SIZES):
+    if any(os.environ.get(name, "1") != "1" for name in SIZE_VARIABLES):
         raise ParameterError(
             "--restart: this is one of several processes of a launcher, and each would restart the run; start pypty "
             'alone, and let it start them: pypty run FILE --restart N --launcher "mpirun -n 4"'

@@ -260,9 +260,10 @@ def test_a_later_attempt_continues_in_the_folder_of_the_first(tmp_path: Path) ->
     assert named[10:14] == ["--set", "resume=true", "--set", f'output_folder="{tmp_path}/named"']
 
 
-def test_only_the_first_rank_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMI_RANK"])
+def test_only_the_first_rank_tells(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_PROCID", "0")  # of the batch script
-    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv(variable, "1")
     with supervised(str(tmp_path / "told")) as ended:
         ended(0, "")
     assert not (tmp_path / "told").exists()
@@ -352,10 +353,11 @@ def test_a_number_of_restarts_is_a_number(preset: Path) -> None:
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "MVP_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
 def test_a_supervisor_under_a_launcher_is_refused(
-    preset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    variable: str, preset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv(variable, "4")
     assert main(["run", str(preset), "--restart", "1"]) == 1
     assert "--launcher" in capsys.readouterr().err
 

@@ -19,6 +19,7 @@ import numpy as np
 import scipy.fft
 
 from pypty.backend.array import Array
+from pypty.backend.imports import imported
 
 _AXES = (-2, -1)
 
@@ -168,7 +169,7 @@ def _fftw(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
     A measurement serves all batches of the same shape. The fastest plan, and with it the last digits of the results,
     may differ from one process to the next; see :func:`export_wisdom`.
     """
-    module = importlib.import_module("pyfftw")
+    module = imported("pyfftw")
 
     def plan(aligned: bool) -> Any:
         like = module.empty_aligned if aligned else np.empty
@@ -200,9 +201,9 @@ def _fftw(array: np.ndarray, forward: bool) -> Callable[[np.ndarray], None]:
 
 def export_wisdom() -> list[str]:
     """FFTW's measurements of this process; another process that imports them makes the same plans."""
-    return [part.decode("ascii") for part in importlib.import_module("pyfftw").export_wisdom()]
+    return [part.decode("ascii") for part in imported("pyfftw").export_wisdom()]
 
 
 def import_wisdom(wisdom: list[str]) -> None:
     """Let FFTW use the measurements of another process (:func:`export_wisdom`)."""
-    importlib.import_module("pyfftw").import_wisdom(tuple(part.encode("ascii") for part in wisdom))
+    imported("pyfftw").import_wisdom(tuple(part.encode("ascii") for part in wisdom))

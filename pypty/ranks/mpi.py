@@ -39,6 +39,18 @@ _SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "MVP_COMM_WORLD_SIZE", 
 """Where launchers write the number of processes: mpirun of Open MPI; mpirun_rsh of MVAPICH, old and new; mpiexec of
 MPICH, Intel MPI and Cray's PALS, Flux, and srun with pmi2 or cray_shasta. The innermost launcher comes first: mpirun
 of Open MPI leaves the variables of the others as they are."""
+_SLURM_SIZE = "SLURM_STEP_NUM_TASKS"
+SIZE_VARIABLES = (*_SIZES, _SLURM_SIZE)
+"""The same with that of srun, which also counts tasks that know nothing of each other."""
+RANK_VARIABLES = (
+    "OMPI_COMM_WORLD_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "MVP_COMM_WORLD_RANK",
+    "PMIX_RANK",
+    "PMI_RANK",
+    "SLURM_PROCID",
+)
+"""Where launchers write the number of a process among those that they have started."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,8 +72,8 @@ def launched() -> int:
     if "PMIX_RANK" not in os.environ:
         return 1
     # srun --mpi=pmix
-    if "SLURM_STEP_NUM_TASKS" in os.environ:
-        return _number("SLURM_STEP_NUM_TASKS")
+    if _SLURM_SIZE in os.environ:
+        return _number(_SLURM_SIZE)
     return int(_mpi().COMM_WORLD.Get_size())
 
 
