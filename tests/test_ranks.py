@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from problems import (
     N_PATTERNS,
+    aperture_probe,
     counts,
     every_block,
     patterns,
@@ -202,7 +203,7 @@ def test_regions_are_compact_and_equal() -> None:
     assert [len(np.intersect1d(part, used)) for part in parts] == [36] * 4
     for part in parts:  # halves along the longer side, and halves of these again
         assert np.ptp(positions[part], axis=0).tolist() in ([11.0, 5.0], [5.0, 11.0])
-    region = region_of(parts[0], positions.astype(int), (8, 8))
+    region = region_of(parts[0], positions.astype(int), (8, 8), (99, 99))
     assert region.shape == tuple(int(x) + 8 for x in np.ptp(positions[parts[0]], axis=0))
     with pytest.raises(ParameterError, match="3 patterns cannot be divided among 4 processes"):
         divide(positions, used[:3], 4)
@@ -246,6 +247,60 @@ def test_a_history_in_pieces_makes_the_same_steps(
     run_on(3, {**folder, "epoch_max": 4})
     resumed = run_on(2, {**folder, "resume": True})
     np.testing.assert_allclose(resumed.loss, whole.loss, rtol=1e-4 if single else 1e-8)
+
+
+@pytest.mark.parametrize("without_room", ["keep", "whole"])
+def test_pieces_of_questions_that_found_no_room_are_forgotten(
+    without_room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers, keep, whole = [], Server._keep, Server._whole
+
+    def full(original: Any) -> Any:
+        def answer(self: Server, message: Any) -> None:
+            servers.append(self)
+            if self.link.rank == 1 and refuses:
+                raise MemoryError("no room")
+            original(self, message)
+
+        return answer
+
+    monkeypatch.setattr(Server, f"_{without_room}", full(keep if without_room == "keep" else whole))
+    refuses: list[bool] = []
+    with threaded_ranks(3) as link:
+        shelf = RankShelf(link, Questions(link))
+        first, second = shelf.keep(np.ones(9)), shelf.keep(np.ones(9))
+        refuses.append(True)
+        del first
+        with pytest.raises(MemoryError, match="rank 1: no room"):
+            shelf.keep(np.ones(9)) if without_room == "keep" else shelf.whole(second)
+        refuses.clear()
+        shelf.whole(second)
+        assert list(shelf._own.kept) == [second.number]
+        shelf.whole(second)  # all have answered the question before
+        assert {tuple(server._pieces.kept) for server in servers} == {(second.number,)}
+
+
+def test_patterns_outside_of_the_object_are_nobody_s_window() -> None:
+    params = small_params(sequence=np.arange(10, 25), use_full_FOV=False, update_probe=True, epoch_max=2)
+    alone, three = run_on(1, params), run_on(3, params)
+    np.testing.assert_allclose(three.loss, alone.loss, rtol=1e-10)
+    assert three.verdict.level == alone.verdict.level
+
+
+def test_a_resumed_run_on_two_ranks_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    """The guess of rejections of the first search after it needs the batches of every rank."""
+    params = small_params(
+        compute_batch=2,
+        update_probe=True,
+        algorithm="ml",
+        probe=aperture_probe(2.5),
+        epoch_max=13,
+        verdict=False,
+    )
+    whole = run_on(2, params)
+    run_on(2, {**params, "epoch_max": 11, "output_folder": str(tmp_path)})
+    resumed = run_on(2, {**params, "output_folder": str(tmp_path), "resume": True})
+    np.testing.assert_array_equal(resumed.obj, whole.obj)
 
 
 def test_pieces_that_are_not_needed_are_forgotten() -> None:
@@ -355,16 +410,20 @@ def test_a_rank_has_the_weights_of_its_own_patterns(resident: bool) -> None:
 
 
 def test_a_rank_keeps_its_patterns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that were sent are not kept beside those that are fitted."""
+    """Those that were sent are not kept beside those that are fitted, nor those of the last objective."""
     servers, original = [], Server._setup
 
     def setup(self: Server, message: Any) -> None:
+        assert self._feed is None and self._objective is None, "they have made room"
         original(self, message)
         servers.append(self)
 
     monkeypatch.setattr(Server, "_setup", setup)
-    with reconstruction_on(2, small_params()) as run:
-        next(run.epochs())
+    propagation = "'multislice' if epoch < 1 else 'better_multislice'"
+    with reconstruction_on(2, two_slices(propmethod=propagation)) as run:
+        epochs = run.epochs()
+        next(epochs), next(epochs)
+    assert len(servers) == 2
     feed = servers[-1]._feed
     assert feed is not None and feed.is_resident
     assert isinstance(feed.source, OwnedPatterns) and feed.source.patterns.nbytes == 0

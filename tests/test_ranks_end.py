@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import Pipe
@@ -27,6 +28,7 @@ from pypty.data.survey import part_of
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.state import State
 from pypty.engine.ranks import opening, surveying
+from pypty.engine.ranks.joined import Joined
 from pypty.engine.ranks.opening import crew_of, followed, on_all_ranks, share
 from pypty.engine.setup.prepare import prepare
 from pypty.errors import ParameterError, RankError, ResourceError
@@ -328,3 +330,36 @@ def test_a_message_says_which_rank_ends_and_why(ranks: Ranks, caplog: pytest.Log
     with caplog.at_level(logging.ERROR):
         ranks.both(*2 * [lambda: pypty.run({"acc_voltage": -1})])
     assert "rank 1: the run has ended: rank 0: ParameterError" in caplog.text
+
+
+def test_a_run_that_ends_in_a_line_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank waits for a decision about its loss when rank 0, after Ctrl-C, asks nothing any more."""
+    found: list[Any] = []
+
+    def serve(link: Link) -> None:
+        try:
+            found.append(followed(link, from_sent))
+        except RankError as error:
+            found.append(error)
+
+    mine, its = Pipe()
+    thread = threading.Thread(target=serve, args=(WorkerLink(its, 1, 2),), daemon=True)
+    thread.start()
+    decide, trials = Joined._decide, []
+
+    def interrupted(self: Joined, part: Any, task: Any, asked: Any) -> Any:
+        trials.append(task.limit is not None)
+        # not the first one, which plans transforms and tells beats meanwhile
+        if trials.count(True) == 3 and trials[-1]:
+            link._ready(10.0)  # the loss has come: the rank waits
+            signal.raise_signal(signal.SIGINT)
+        return decide(self, part, task, asked)
+
+    monkeypatch.setattr(Joined, "_decide", interrupted)
+    link = PipesLink({1: mine})
+    result = run_here(small_params(epoch_max=6), link)
+    share(link, result, to_send)
+    thread.join(10)
+    assert result.interrupted_by == "SIGINT"
+    assert isinstance(found[0], Result), str(found[0])
+    assert found[0].interrupted_by == "SIGINT"

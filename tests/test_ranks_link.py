@@ -144,3 +144,36 @@ def test_errors_of_python_and_of_this_package() -> None:
     other = Failed("KeyError", "'probe'", "Traceback ...").error("rank 1")
     assert type(other) is RankError and "KeyError: 'probe'\nTraceback" in str(other)
     assert type(Failed("ClassVar", "no error", "").error("rank 1")) is RankError
+
+
+def test_a_rank_that_has_failed_and_ended_is_known_by_its_error() -> None:
+    """--restart depends on it, also where rank 0 has been busy meanwhile."""
+    pipes = {rank: Pipe() for rank in (1, 2)}
+    link = Ended({rank: mine for rank, (mine, _) in pipes.items()})
+    others = {rank: WorkerLink(its, rank, 3) for rank, (_, its) in pipes.items()}
+    others[2].send(0, FAILED, Failed("DataError", "pattern 7 is damaged", ""))
+    others[2].close()
+    with pytest.raises(DataError, match="rank 2: pattern 7 is damaged"):
+        link.receive(1)
+    with pytest.raises(DataError, match="rank 2: pattern 7 is damaged"):
+        link.send(2, "sum", None, [np.zeros(10**6)])
+
+
+class Ended(PipesLink):
+    """Rank 2 is known to have ended, before its last message was read."""
+
+    def lost(self, rank: int) -> str:
+        return "ended with status 1" if rank == 2 else ""
+
+    def _ready(self, timeout_s: float) -> list[int]:
+        return super()._ready(timeout_s) if timeout_s == 0 else []
+
+
+def test_a_warning_that_sending_causes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pypty.ranks.link._WARN_S", 0.01)
+    mine, its = Pipe()
+    link, other = PipesLink({1: mine}), WorkerLink(its, 1, 2)
+    with other._lock:
+        other.warn("a file was not closed")
+    other.send(0, "loss", 1.0)
+    assert link.receive(1).content == 1.0

@@ -85,7 +85,8 @@ def test_rectangles_are_what_a_raster_is_divided_into() -> None:
     shape = (23 * step + 20, 29 * step + 20)
     sizes = dataclasses.replace(SIZES, n_patterns=len(origins), object_shape=shape)
     for ranks in (1, 2, 3, 6, 16):
-        real, model = of_scan(origins, np.arange(len(origins)), (20, 20), ranks), rectangles(sizes, ranks)
+        real = of_scan(origins, np.arange(len(origins)), (20, 20), shape, ranks)
+        model = rectangles(sizes, ranks)
         assert real.n_patterns == model.n_patterns
         np.testing.assert_allclose(real.windows, model.windows, atol=2 * step)
 

@@ -90,6 +90,8 @@ class Feed:
 
     def seen_from(self, origin: Sequence[int]) -> Feed:
         """A feed of the same patterns for the window of the object that begins at this pixel [y, x]."""
+        if self._rows is not None and self.resident_on_device and self._rows_there is None:
+            self._rows_there = self.backend.asarray(self._rows)  # once, not for each window
         other = copy.copy(self)
         other.crop_origins, other._sent = self.crop_origins - np.asarray(origin), None
         return other

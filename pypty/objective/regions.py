@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,15 +126,20 @@ def divide(positions: np.ndarray, used: np.ndarray, n: int) -> list[np.ndarray]:
     return [np.flatnonzero(owner == number) for number in range(n)]
 
 
-def region_of(patterns: np.ndarray, crop_origins: np.ndarray, window: tuple[int, int]) -> Region:
-    """The region of these patterns, with the smallest window that holds all their patches.
+def region_of(
+    patterns: np.ndarray, crop_origins: np.ndarray, window: tuple[int, int], size: Sequence[int]
+) -> Region:
+    """The region of these patterns, with the smallest window that holds all their patches, as far as these lie on the
+    object: patterns that are not fitted may lie outside of it.
 
     Parameters
     ----------
     crop_origins : (N, 2) of all patterns
     window : shape of a patch, px
+    size : (Y, X) of the object
     """
     own = crop_origins[patterns]
-    low, high = own.min(axis=0), own.max(axis=0) + np.array(window)
+    low = np.clip(own.min(axis=0), 0, size)
+    high = np.clip(own.max(axis=0) + np.array(window), low, size)
     origin, shape = low.tolist(), (high - low).tolist()
     return Region(patterns=patterns, origin=(origin[0], origin[1]), shape=(shape[0], shape[1]))

@@ -13,14 +13,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
 
 from pypty.backend.array import Array, to_host
-from pypty.errors import RankError
-from pypty.ranks.messages import BEAT, FAILED, WARNING, Apart, Header, Message, Shapes, shapes_of
+from pypty.errors import PyptyError, RankError
+from pypty.ranks.messages import BEAT, FAILED, FULL, WARNING, Apart, Header, Message, Shapes, shapes_of
 from pypty.ranks.signals import signals_wait
 
 BEAT_S = 1.0
@@ -32,6 +32,8 @@ OWN_BEAT_S, OWN_SILENCE_S = 5.0, 300.0
 _POLL_S = 0.25
 _FIRST = 10
 """A rank may take so many times longer for its first answer: it imports, compiles kernels, reads its patterns."""
+_WARN_S = 1.0
+"""Time for which a warning waits until a message is sent."""
 _WATCH_S = 0.05
 """A rank that waits for something else than a message reads the messages that come meanwhile so often."""
 _log = logging.getLogger(__name__)
@@ -153,9 +155,20 @@ class Link(ABC):
                 with self._lock:
                     self._put(to, header, host)
             except OSError as error:
-                raise RankError(f"{self.names[to]} {self._reason(to, error)}") from error
+                raise self._last_words(to, self._reason(to, error)) from error
             if self.route and apart:
                 self.route.send(to, sent_apart)
+
+    def warn(self, text: str) -> None:
+        """Tell rank 0 a warning, which it writes into its log. It is given up where this rank is busy sending: what is
+        sent may be the cause of the warning."""
+        if self._lock.acquire(timeout=_WARN_S):
+            try:
+                self._put(0, Header(WARNING, text, ()), ())
+            except OSError:
+                _log.debug("a warning could not be told: %s", text)
+            finally:
+                self._lock.release()
 
     def receive(self, source: int) -> Message:
         """The next message of a rank.
@@ -207,6 +220,8 @@ class Link(ABC):
                 before = waited_s
                 for message in self._inbox[awaited]:
                     self._pass_failure(awaited, message)
+                    if message.kind == FULL:
+                        raise MemoryError(f"{self.names[awaited]}: {message.content}")
 
         return watch
 
@@ -238,7 +253,7 @@ class Link(ABC):
         for rank in self.others if self.rank == 0 else (0,):
             reason = self.lost(rank)
             if reason and not self._inbox[rank]:
-                raise RankError(f"{self.names[rank]} {reason}")
+                raise self._last_words(rank, reason)
         if self.rank and self._idle[0] > OWN_SILENCE_S and self.silence_s < math.inf:
             raise RankError(f"{self.names[0]} hangs: it has been silent for {OWN_SILENCE_S:.0f} s")
         if self._idle[awaited] > self.silence_s and self.rank == 0:
@@ -259,7 +274,7 @@ class Link(ABC):
         try:
             message = self._take(source)
         except (OSError, EOFError) as error:
-            raise RankError(f"{self.names[source]} {self._reason(source, error)}") from error
+            raise self._last_words(source, self._reason(source, error)) from error
         self._idle[source] = 0.0
         if message.kind == BEAT:
             self._stalled[source] = float(message.content)
@@ -267,6 +282,17 @@ class Link(ABC):
             _log.warning("%s: %s", self.names[source], message.content)
         else:
             self._inbox[source].append(message)
+
+    def _last_words(self, rank: int, reason: str) -> PyptyError:
+        """The error of a rank that has ended: its own, if it has told it before."""
+        with suppress(OSError, EOFError, MemoryError):
+            while rank in self._ready(0.0):
+                self._inbox[rank].append(self._take(rank))
+        for message in self._inbox[rank]:
+            if message.kind == FAILED:
+                self.failed.add(rank)
+                return message.content.error(self.names[rank])
+        return RankError(f"{self.names[rank]} {reason}")
 
     def _reason(self, rank: int, error: BaseException) -> str:
         """Why a connection ended; a process that has just died is told of a little later."""

@@ -97,9 +97,9 @@ class PipesLink(Link):
 
     def close(self) -> None:
         self.leave_route()
-        for connection in self._connections.values():
-            connection.close()  # a worker whose connection ends, ends
-        self._connections.clear()
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            connection.close()
 
 
 class LocalLink(PipesLink):
@@ -198,6 +198,9 @@ class LocalLink(PipesLink):
         return f"ended with status {status}" + (f":\n{words}" if words else "")
 
     def close(self) -> None:
+        for connection in self._connections.values():
+            _send_no_more(connection)  # a worker that finds the end of its connection, ends
+        _await_ends([connection.fileno() for connection in self._connections.values()])
         super().close()
         for rank, worker in self._workers.items():
             try:
@@ -274,6 +277,27 @@ def _write_all(descriptor: int, data: memoryview) -> None:
     """Write bytes as they are in memory: a connection would copy them, which takes five times as long."""
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+def _send_no_more(connection: Connection) -> None:
+    """Let the other end find the end of the connection when it has read everything; it may still send."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as same, contextlib.suppress(OSError):
+        same.shutdown(socket.SHUT_WR)
+
+
+def _await_ends(descriptors: list[int]) -> None:
+    """Pass over what ranks still send that have not heard yet, until they have gone: to them an end before would be an
+    error."""
+    waiting, until = set(descriptors), time.monotonic() + _GOODBYE_S
+    while waiting and (left := until - time.monotonic()) > 0:
+        for found in wait(list(waiting), left):
+            assert isinstance(found, int)
+            try:
+                gone = not os.read(found, _ROOM)
+            except OSError:
+                gone = True
+            if gone:
+                waiting.discard(found)
 
 
 def _pass_over(descriptor: int, size: int) -> None:

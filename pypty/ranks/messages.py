@@ -15,6 +15,8 @@ from pypty.errors import PyptyError, RankError
 
 BEAT, FAILED, FULL, WARNING = "beat", "failed", "full", "warning"
 """Kinds of messages that any rank may send to rank 0: it is alive, has failed, has no memory, or warns."""
+FINISH = "finish"
+"""The decision of rank 0 about the losses of all ranks."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Types and shapes of arrays."""
 

@@ -232,6 +232,7 @@ class MpiLink(Link):
                     meanwhile(pause.waited_s)
                 pause.wait()
         except BaseException:
+            self._under_way = [request for request in self._under_way if not request.test()[0]]
             self._under_way += waiting
             raise
         return brought

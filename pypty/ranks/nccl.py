@@ -78,7 +78,7 @@ def open_route(link: Link, backend: Backend) -> None:
     mine = _place(backend)
     if link.rank:
         link.send(0, _ROUTE, mine)
-        plan = link.receive(0).content
+        plan = _of_rank_0(link)
     else:
         places = [mine, *(link.receive(rank).content for rank in link.others)]
         plan = _decided(link, places, backend)
@@ -125,6 +125,14 @@ def _bus_id(backend: Backend) -> str:
 def _dotted(version: int) -> str:
     """22304 -> 2.23.4"""
     return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
+
+
+def _of_rank_0(link: Link) -> Any:
+    """What rank 0 says of the route."""
+    message = link.receive(0)
+    if message.kind != _ROUTE:
+        raise RankError(f"{link.names[0]} has ended before the GPUs were connected")
+    return message.content
 
 
 def _decided(link: Link, places: Sequence[_Place], backend: Backend) -> _Plan:
@@ -188,7 +196,7 @@ def _first_problem(link: Link, problem: str) -> str:
     """The problem of any rank, told to all."""
     if link.rank:
         link.send(0, _ROUTE, problem)
-        return str(link.receive(0).content)
+        return str(_of_rank_0(link))
     problems = [problem, *(link.receive(rank).content for rank in link.others)]
     named = [f"{name}: {text}" for name, text in zip(link.names, problems, strict=True) if text]
     first = named[0] if named else ""

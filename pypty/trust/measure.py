@@ -19,7 +19,7 @@ from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.comparison import count_model, usable_pixels
 from pypty.engine.setup.prepare import prepare
-from pypty.engine.setup.sequences import patterns_of_epoch
+from pypty.engine.setup.sequences import patterns_of_epoch, used_at_any_epoch
 from pypty.model.blocks import Variables
 from pypty.objective.fit import FitSums, fit_sums
 from pypty.objective.objective import Objective
@@ -267,7 +267,8 @@ def _lit_share(setup: Setup, variables: Variables) -> float:
     probe = to_host(variables.probe)
     intensity = (np.abs(probe.reshape(-1, *probe.shape[-2:])) ** 2).sum(axis=0)
     lit = np.zeros(variables.obj.shape[-2:])
-    for y, x in setup.scan.crop_origins:
+    used = used_at_any_epoch(setup.settings, setup.n_patterns)  # others may lie outside of the object
+    for y, x in setup.scan.crop_origins[used]:
         lit[y : y + intensity.shape[0], x : x + intensity.shape[1]] += intensity
     bright = np.sort(lit, axis=None)[lit.size // 2 :].mean()
     return float((lit > _LIT * bright).mean())

@@ -20,7 +20,7 @@ from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
 from pypty.engine.setup.assembly import Setup
-from pypty.engine.setup.memory import lbfgs_pairs, moment_arrays
+from pypty.engine.setup.memory_needs import lbfgs_pairs, moment_arrays
 from pypty.engine.setup.scaling import Measured, Method, Rates
 from pypty.model.blocks import Variables
 from pypty.objective.objective import Objective
@@ -158,7 +158,7 @@ def _on_its_window(
 ) -> tuple[Objective, Variables]:
     """The objective of these patterns alone, and the unknowns as they see them."""
     feed = problem.objective.feed
-    region = region_of(patterns, feed.crop_origins, window)
+    region = region_of(patterns, feed.crop_origins, window, problem.variables.obj.shape[-2:])
     return problem.objective.alone(feed.seen_from(region.origin)), region.seen(problem.variables)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ from pypty.model.blocks import Variables
 from pypty.objective.combined import added_sums
 from pypty.objective.noise import NoiseModel
 from pypty.objective.objective import Objective
-from pypty.objective.passes import Look, Pass, Passes, Task, decided
+from pypty.objective.passes import Look, Pass, Passes, Task, batches_of, decided
 from pypty.objective.regions import Region, region_of, with_rows
 from pypty.objective.share import Evaluated, Limit, added_free
+from pypty.ranks.messages import FINISH
 
 if TYPE_CHECKING:
     from pypty.engine.ranks.team import Team
@@ -33,7 +34,8 @@ class _Heard:
 
     Attributes
     ----------
-    regions : their parts, for the crop origins of ``feed``, which is that of rank 0; None = they have not heard
+    regions : their parts, for these crop origins and size of the object; None = they have not heard
+    feed : of rank 0, for its region
     noise : the loss of each pixel, by rank
     until : number of questions that had been broken off; after another one, nobody knows what they have heard of it
     """
@@ -42,6 +44,7 @@ class _Heard:
     regions: list[Region] | None = None
     feed: Feed | None = None
     crop_origins: np.ndarray | None = None
+    size: tuple[int, ...] = ()
     noise: dict[int, NoiseModel] = field(default_factory=dict)
 
 
@@ -60,7 +63,6 @@ class Joined:
         self._model = {"subpixel": subpixel, "propagation": propagation, "n_threads": n_threads}
         self._link, self._questions = team.link, team.questions
         self._heard = _Heard(until=0)
-        self._n_batches: list[int] = []
 
     @property
     def text(self) -> str:
@@ -73,10 +75,13 @@ class Joined:
 
     def _summed(self, own: Passes, task: Task) -> Evaluated:
         started = time.perf_counter()
-        regions, feed = self._placed(own.feed)
+        regions, feed = self._placed(own.feed, task.variables)
         chosen = [region.of(task.indices) for region in regions]
-        limits = self._limits(task.limit)
-        for rank in self._link.others:
+        n_batches = [len(batches_of(indices, task.batch_size, task.n_threads)) for indices in chosen]
+        limits = _limits(task.limit, n_batches)
+        # mini-batches may have no pattern of some ranks
+        asked = [rank for rank in self._link.others if len(chosen[rank])]
+        for rank in asked:
             self._ask(rank, regions[rank], task, chosen[rank], limits[rank])
         mine = dataclasses.replace(
             task, variables=regions[0].seen(task.variables), indices=chosen[0], limit=limits[0]
@@ -86,21 +91,20 @@ class Joined:
             part = dataclasses.replace(own, feed=feed).begin(mine)
             part.compute()
             computed = time.perf_counter()
-            names = self._decide(part, task)
+            names = self._decide(part, task, asked)
             decided_at = time.perf_counter()
             result = part.finished(names)
             caught_up = time.perf_counter()
             totals = task.variables.zeros(names)
             regions[0].add(totals, regions[0].rows(result.gradients, chosen[0]), chosen[0])
             parts = [dataclasses.replace(result, gradients=totals)]
-            for rank in self._link.others:
+            for rank in asked:
                 message = self._questions.answer(rank)
                 gradients = dict(zip(names, message.arrays, strict=True))
                 regions[rank].add(totals, _placed_like(gradients, totals), chosen[rank])
                 parts.append(message.content)
-        self._n_batches = [len(one.parts) for one in parts]
         # batches of all ranks are alike: the others have patience with as many as this one had
-        batches = max(1, -(-self._n_batches[0] // task.n_threads))
+        batches = max(1, -(-n_batches[0] // task.n_threads))
         self._link.wait_longer((computed - sent) / batches)
         self._team.reduction_s += sent - started + decided_at - computed + time.perf_counter() - caught_up
         return _joined(parts)
@@ -108,7 +112,7 @@ class Joined:
     def everywhere(self, own: Objective, look: Look, variables: Variables, indices: np.ndarray) -> list[Any]:
         """What each rank sees when it looks at its patterns, in the order of ranks."""
         with self._asked(own.batch_size):
-            regions, feed = self._placed(own.feed)
+            regions, feed = self._placed(own.feed, variables)
             for rank in self._link.others:
                 part = regions[rank].of(indices)
                 content = {"look": look, "indices": part}
@@ -124,7 +128,6 @@ class Joined:
                 self._team.heard = None
                 self._tell(batch_size)
                 self._heard = _Heard(until=self._questions.broken_off)
-                self._n_batches = []
                 self._team.heard = self
             elif self._heard.until != self._questions.broken_off:
                 self._heard = _Heard(until=self._questions.broken_off)
@@ -132,6 +135,8 @@ class Joined:
 
     def _tell(self, batch_size: int) -> None:
         """Have the other ranks prepare their parts."""
+        for rank in self._link.others:
+            self._link.send(rank, "leave")
         for rank in self._link.others:
             own, arrays = Recipe.of(self._setup, self._team.owned[rank])
             self._link.send(rank, "setup", {**self._model, "batch_size": batch_size, "own": own}, arrays)
@@ -141,14 +146,14 @@ class Joined:
             self._questions.answer(rank)
         self._link.will_take_longer()
 
-    def _decide(self, part: Pass, task: Task) -> tuple[str, ...]:
+    def _decide(self, part: Pass, task: Task, asked: Sequence[int]) -> tuple[str, ...]:
         """Wait for the losses of all ranks, and tell them of which blocks the gradients are needed."""
         if task.limit is None:
             return task.names
-        loss = part.loss + sum(self._questions.answer(rank).content for rank in self._link.others)
+        loss = part.loss + sum(self._questions.answer(rank).content for rank in asked)
         names = decided(task, loss)
-        for rank in self._link.others:
-            self._link.send(rank, "finish", names)
+        for rank in asked:
+            self._link.send(rank, FINISH, names)
         return names
 
     def _ask(self, rank: int, region: Region, task: Task, indices: np.ndarray, limit: Limit | None) -> None:
@@ -176,27 +181,29 @@ class Joined:
         content |= {"origin": region.origin, "blocks": tuple(arrays), "rows": with_rows(blocks)}
         self._link.send(rank, kind, content, list(arrays.values()))
 
-    def _placed(self, feed: Feed) -> tuple[list[Region], Feed]:
+    def _placed(self, feed: Feed, variables: Variables) -> tuple[list[Region], Feed]:
         """The regions for the present crop origins, and the feed of that of rank 0; other ranks are told if they have
         moved."""
-        heard = self._heard
-        if heard.regions is None or heard.feed is None or heard.crop_origins is not feed.crop_origins:
-            shape = self._setup.grid.shape
-            regions = [region_of(owned, feed.crop_origins, shape) for owned in self._team.owned]
+        heard, size = self._heard, variables.obj.shape[-2:]
+        known = heard.crop_origins is feed.crop_origins and heard.size == size
+        if heard.regions is None or heard.feed is None or not known:
+            window = self._setup.grid.shape
+            regions = [region_of(owned, feed.crop_origins, window, size) for owned in self._team.owned]
             for rank in self._link.others:
                 self._link.send(rank, "place", {"crop_origins": feed.crop_origins})
-            heard.regions, heard.crop_origins = regions, feed.crop_origins
+            heard.regions, heard.crop_origins, heard.size = regions, feed.crop_origins, size
             heard.feed = feed.seen_from(regions[0].origin)
         return heard.regions, heard.feed
 
-    def _limits(self, limit: Limit | None) -> list[Limit | None]:
-        """The limit of each rank, with the losses that its batches had at the start of the line search."""
-        if limit is None:
-            return [None] * self._link.size
-        if len(limit.parts) != sum(self._n_batches) or not len(limit.parts):
-            return [dataclasses.replace(limit, parts=np.zeros(0))] * self._link.size
-        edges = np.cumsum(self._n_batches)[:-1]
-        return [dataclasses.replace(limit, parts=parts) for parts in np.split(limit.parts, edges)]
+
+def _limits(limit: Limit | None, n_batches: Sequence[int]) -> list[Limit | None]:
+    """The limit of each rank, with the losses that its batches had at the start of the line search."""
+    if limit is None:
+        return [None] * len(n_batches)
+    if len(limit.parts) != sum(n_batches):
+        return [dataclasses.replace(limit, parts=np.zeros(0))] * len(n_batches)
+    parts = np.split(limit.parts, np.cumsum(n_batches)[:-1])
+    return [dataclasses.replace(limit, parts=part) for part in parts]
 
 
 def _placed_like(gradients: dict[str, Array], totals: dict[str, Array]) -> dict[str, Array]:

@@ -7,7 +7,8 @@ size of the object instead of 2 m.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,25 +71,22 @@ class RankShelf:
         """Give every rank its piece of an array."""
         number, self._next = self._next, self._next + 1
         spread = Spread(self, number, array.shape, array.dtype)
+        # a list, not a method of this object: it would never be released
+        weakref.finalize(spread, self._gone.append, number)
         pieces = self._cut(array)
-        with self.questions.asked():
-            self._ask("keep", number, [[piece] for piece in pieces[1:]])
+        with self._asked("keep", number, [[piece] for piece in pieces[1:]]):
             self._own.kept[number] = pieces[0].copy()
             for rank in self.link.others:
                 self.questions.answer(rank)
-        # a list, not a method of this object: it would never be released
-        weakref.finalize(spread, self._gone.append, number)
         return spread
 
     def whole(self, array: Spread) -> Array:
-        with self.questions.asked():
-            self._ask("whole", array.number)
+        with self._asked("whole", array.number):
             return self._joined(self._own.kept[array.number], array.shape)
 
     def combined(self, base: Array, factors: Sequence[float], arrays: Sequence[Spread]) -> Array:
         numbers = [array.number for array in arrays]
-        with self.questions.asked():
-            self._ask("add up", (list(factors), numbers))
+        with self._asked("add up", (list(factors), numbers)):
             return base + self._joined(self._own.sum(factors, numbers), base.shape)
 
     def inner_products(self, pairs: Sequence[tuple[Array | Spread, Array | Spread]]) -> list[float]:
@@ -104,19 +102,25 @@ class RankShelf:
                     places.append(("sent", list(sent).index(id(array))))
             operands.append((places[0], places[1]))
         pieces = list(sent.values())
-        with self.questions.asked():
-            self._ask("multiply", operands, [[cut[rank] for cut in pieces] for rank in self.link.others])
+        to_others = [[cut[rank] for cut in pieces] for rank in self.link.others]
+        with self._asked("multiply", operands, to_others):
             total = self._own.products(operands, [cut[0] for cut in pieces])
             for rank in self.link.others:  # in their order: the same bits every time
                 total = total + self.questions.answer(rank).content
         return [float(value) for value in total]
 
-    def _ask(self, kind: str, content: Any, arrays: Sequence[Sequence[Array]] | None = None) -> None:
-        """Ask all other ranks, which also learn what they may forget."""
-        gone = list(self._gone)
-        self._own.forget(gone)
-        for place, rank in enumerate(self.link.others):
-            self.link.send(rank, kind, (content, gone), () if arrays is None else arrays[place])
+    @contextmanager
+    def _asked(
+        self, kind: str, content: Any, arrays: Sequence[Sequence[Array]] | None = None
+    ) -> Iterator[None]:
+        """The context of a question to all other ranks, which also learn what they may forget."""
+        with self.questions.asked():
+            gone = list(self._gone)
+            self._own.forget(gone)
+            for place, rank in enumerate(self.link.others):
+                self.link.send(rank, kind, (content, gone), () if arrays is None else arrays[place])
+            yield
+        # all have answered; others are told again
         del self._gone[: len(gone)]
 
     def _cut(self, array: Array) -> list[Array]:

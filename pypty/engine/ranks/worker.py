@@ -31,7 +31,7 @@ from pypty.objective.share import Evaluated
 from pypty.ranks.link import Link
 from pypty.ranks.local import WorkerLink
 from pypty.ranks.measure import MEASURE, answer_measure
-from pypty.ranks.messages import FAILED, FULL, WARNING, Failed, Failure, Message
+from pypty.ranks.messages import FAILED, FINISH, FULL, Failed, Failure, Message
 from pypty.ranks.nccl import open_route
 from pypty.ranks.questions import FORGET
 from pypty.ranks.signals import signals_ignored
@@ -56,6 +56,7 @@ class Server:
         self._kept: tuple[Any, ...] = ()
         self._noise: NoiseModel | None = None
         self._pieces = Pieces()
+        self._waiting: Message | None = None
         self._close: Callable[[], None] = lambda: None
 
     def serve(self) -> None:
@@ -69,6 +70,7 @@ class Server:
         answers: Mapping[str, Callable[[Message], None]] = MappingProxyType(
             {
                 "route": lambda message: open_route(self.link, select(*message.content)),
+                "leave": self._leave,
                 "setup": self._setup,
                 "place": self._place,
                 "sum": self._sum,
@@ -100,10 +102,10 @@ class Server:
     def _heard(self, answers: Mapping[str, Callable[[Message], None]]) -> Message:
         """Receive a message and answer it. One that finds no memory, here or on the way, is answered with the reason:
         rank 0 decides what comes next."""
-        message = _NOTHING
+        message, self._waiting = self._waiting, None
         try:
             with device_errors():
-                message = self.link.receive(0)
+                message = message or self.link.receive(0)
                 if message.kind != "end":
                     answers[message.kind](message)
         except MemoryError as error:
@@ -111,7 +113,9 @@ class Server:
                 raise
             reason = str(error) or "out of memory"
         else:
-            return message
+            return Message(
+                message.kind, message.content
+            )  # its arrays are not held until the next one has come
         # here, as the error keeps all arrays
         self.link.send(0, FULL, reason)
         return _NOTHING
@@ -120,7 +124,6 @@ class Server:
         """Prepare an objective."""
         content = message.content
         recipe: Recipe = content["own"]
-        self._close()
         self._owned = recipe.owned
         with self.link.computing():
             setup = recipe.setup(message.arrays)
@@ -140,6 +143,11 @@ class Server:
         objective.on_progress(self.link.progress)
         self._objective, self._noise = objective, None
         self.link.send(0, "ready")
+
+    def _leave(self, message: Message) -> None:
+        """Another objective will come, and its patterns need the room of these."""
+        self._close()
+        self._objective = self._feed = self._noise = None
 
     def _place(self, message: Message) -> None:
         """Use other crop origins."""
@@ -180,8 +188,8 @@ class Server:
         if content["limit"] is not None:
             self.link.send(0, "loss", loss)
             decision = self.link.receive(0)
-            if decision.kind == FORGET:
-                self._forget(decision)
+            if decision.kind != FINISH:  # the question was broken off
+                self._waiting = decision
                 return
             names = decision.content
         with self.link.computing(), objective.feed.streams.computing():
@@ -289,8 +297,7 @@ class _Teller(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.ERROR:
-            with contextlib.suppress(RankError):  # the main thread will find out
-                self._link.send(0, WARNING, record.getMessage())
+            self._link.warn(record.getMessage())
 
 
 if __name__ == "__main__":

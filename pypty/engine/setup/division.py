@@ -94,7 +94,9 @@ def _cut(height: float, width: float, parts: int) -> list[tuple[float, float]]:
     return [*_cut(*halves[0], first), *_cut(*halves[1], parts - first)]
 
 
-def of_scan(crop_origins: np.ndarray, used: np.ndarray, window: tuple[int, int], ranks: int) -> Division:
+def of_scan(
+    crop_origins: np.ndarray, used: np.ndarray, window: tuple[int, int], size: tuple[int, int], ranks: int
+) -> Division:
     """The division of a scan as the ranks will make it.
 
     Parameters
@@ -102,6 +104,7 @@ def of_scan(crop_origins: np.ndarray, used: np.ndarray, window: tuple[int, int],
     crop_origins : (N, 2) of all patches
     used : sorted numbers of the patterns that are fitted
     window : shape of a patch, px
+    size : (Y, X) of the object
 
     Raises
     ------
@@ -110,6 +113,6 @@ def of_scan(crop_origins: np.ndarray, used: np.ndarray, window: tuple[int, int],
     """
     parts = divide(crop_origins.astype(float), used, ranks)
     return Division(
-        windows=tuple(region_of(part, crop_origins, window).shape for part in parts),
+        windows=tuple(region_of(part, crop_origins, window, size).shape for part in parts),
         n_patterns=max(map(len, parts)),
     )

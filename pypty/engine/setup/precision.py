@@ -117,7 +117,7 @@ def division(setup: Setup, ranks: int) -> Division | None:
     if ranks == 1:
         return None
     used = used_at_any_epoch(setup.settings, setup.n_patterns)
-    return of_scan(setup.scan.crop_origins, used, setup.grid.shape, ranks)
+    return of_scan(setup.scan.crop_origins, used, setup.grid.shape, setup.plan.sizes.object_shape, ranks)
 
 
 def _executor(setup: Setup) -> str:
