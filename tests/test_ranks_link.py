@@ -16,7 +16,7 @@ from pypty.ranks.local import PipesLink, WorkerLink
 from pypty.ranks.messages import BEAT, FAILED, Apart, Failed, Header, Message
 from pypty.ranks.pause import Pause
 from pypty.ranks.questions import FORGET, Questions
-from pypty.ranks.signals import signals_ignored, signals_wait
+from pypty.ranks.signals import SignalsWait, signals_ignored
 
 ARRAYS = (
     np.arange(6, dtype=np.complex64).reshape(2, 3),
@@ -95,9 +95,9 @@ def test_pauses_follow_what_was_waited() -> None:
 
 def test_signals_wait_for_the_end_of_a_block() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), signals_wait():
+    with pytest.raises(KeyboardInterrupt), SignalsWait():
         signal.raise_signal(signal.SIGINT)
-        with signals_wait():  # within another one
+        with SignalsWait():  # within another one
             signal.raise_signal(signal.SIGINT)
         done.append("the block")
     assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -105,7 +105,7 @@ def test_signals_wait_for_the_end_of_a_block() -> None:
 
 def test_signals_that_are_ignored_stay_ignored() -> None:
     with signals_ignored():
-        with signals_wait():
+        with SignalsWait():
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -21,7 +21,7 @@ import numpy as np
 from pypty.backend.array import Array, to_host
 from pypty.errors import PyptyError, RankError
 from pypty.ranks.messages import BEAT, FAILED, FULL, WARNING, Apart, Header, Message, Shapes, shapes_of
-from pypty.ranks.signals import signals_wait
+from pypty.ranks.signals import SignalsWait
 
 BEAT_S = 1.0
 """Time between two messages of a rank that computes."""
@@ -150,7 +150,7 @@ class Link(ABC):
         if apart:
             content = Apart(content, apart, shapes_of(sent_apart))
         header = Header(kind, content, shapes_of(host))
-        with signals_wait():
+        with SignalsWait():
             try:
                 with self._lock:
                     self._put(to, header, host)
@@ -185,7 +185,7 @@ class Link(ABC):
         self._idle[source] = self._stalled[source] = 0.0
         while not self._inbox[source]:
             self._collect(source)
-        with signals_wait():  # arrays that travel apart follow at once
+        with SignalsWait():  # arrays that travel apart follow at once
             message = self._inbox[source].popleft()
             self._answered.add(source)
             self._pass_failure(source, message)
@@ -246,7 +246,7 @@ class Link(ABC):
     def _digest(self, arrived: list[int], awaited: int, waited_s: float) -> None:
         """Read what has arrived; raises RankError where the awaited rank, after so much more waiting, is not alive."""
         for source in arrived:
-            with signals_wait():
+            with SignalsWait():
                 self._sort(source)
         if awaited not in arrived:
             self._idle[awaited] += waited_s

@@ -7,44 +7,55 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
-_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
-"""Signals that may raise an exception anywhere in a run."""
-IGNORED = (*_ENDING, "SIGUSR1")
+IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that rank 0 answers for all."""
+_ENDING = tuple(getattr(signal, name) for name in IGNORED[:3] if hasattr(signal, name))
+"""Those of them that may raise an exception anywhere in a run; Windows has no SIGHUP."""
 
 
-@contextlib.contextmanager
-def signals_wait() -> Iterator[None]:
+class SignalsWait:
     """While the block runs, signals that end a run wait: what follows a message of which a half was sent would be taken
-    for the other half."""
-    with contextlib.ExitStack() as stack:
-        if threading.current_thread() is threading.main_thread():  # signals come to no other
-            for name in _ENDING:
-                if hasattr(signal, name):
-                    stack.enter_context(_waits(getattr(signal, name)))
-        yield
+    for the other half.
 
+    A class, since it is entered for every message: contexts made of generators take twice as long.
+    """
 
-@contextlib.contextmanager
-def _waits(number: int) -> Iterator[None]:
-    """While the block runs, one signal waits."""
-    came: list[int] = []
+    __slots__ = ("_before", "_came")
 
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+    def __init__(self) -> None:
+        self._before: list[tuple[int, Any]] = []
+        self._came: list[int] = []
 
-    handler = signal.getsignal(number)
-    if handler in (signal.SIG_IGN, signal.SIG_DFL, None):  # nothing of Python's would be interrupted
-        yield
-        return
-    try:
-        signal.signal(number, note)
-        yield
-    finally:
-        signal.signal(number, handler)
-        if came:
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():  # signals come to no other
+            return
+        try:
+            for number in _ENDING:
+                handler = signal.getsignal(number)
+                if callable(handler):  # else nothing of Python's would be interrupted
+                    self._before.append((number, handler))
+                    signal.signal(number, self._note)
+        except BaseException:  # of a handler whose turn had not come
+            self._restore()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+        for number in self._came:
             signal.raise_signal(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came.append(number)
+
+    def _restore(self) -> None:
+        if self._before:
+            number, handler = self._before.pop()
+            try:
+                signal.signal(number, handler)
+            finally:  # that handler may have raised
+                self._restore()
 
 
 @contextlib.contextmanager
