@@ -4,7 +4,7 @@
     python benchmarks/ranks.py parity            # every optimiser on 1 to 4 ranks, and resumed on other numbers
     python benchmarks/ranks.py kills --kills 20  # one rank killed at random moments, and the run started again
     python benchmarks/ranks.py memory            # peak memory of every rank, object 1658 x 1658 x 20 slices
-    python benchmarks/ranks.py memory --ranks 1 2 4 --pairs 4
+    python benchmarks/ranks.py memory --ranks 1 2 4 --pairs 4 --saturation 0.9
 
 ``kills`` and ``parity`` exit with status 1 if a trial fails. ``speed`` also runs the same passes as two processes that
 do not know of each other, half of the patterns each: what two ranks could reach.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -34,7 +35,8 @@ from memory import parameters
 from pypty.engine.epochs.loop import Reconstruction
 from pypty.engine.epochs.problem import Problem
 from pypty.engine.epochs.state import State
-from pypty.engine.ranks.opening import crew_of, together
+from pypty.engine.ranks.opening import Crew, crew_of, together
+from pypty.engine.setup.memory_plan import MemoryPlan
 from pypty.engine.setup.prepare import prepare
 from pypty.optimize.methods import METHODS
 
@@ -267,25 +269,63 @@ def workers_of(parent: int) -> list[int]:
 
 
 def memory(options: argparse.Namespace) -> bool:
-    """Peak resident memory of every rank, above that of the imports, with the plan beside it."""
-    print(f"object 1658 x 1658 x 20 slices in single precision, {options.pairs} pairs of L-BFGS, one thread")
-    print(f"{'ranks':>6}{'plan of rank 0':>16}{'rank 0':>10}{'others':>30}")
+    """Plan and peak resident memory of every rank, each number of ranks in processes of its own."""
+    print(
+        f"object 1658 x 1658 x 20 slices in single precision, {options.pairs} pairs of L-BFGS, one thread; GiB"
+    )
+    print(f"{'ranks':>6}{'history':>11}{'rank 0: plan':>14}{'peak':>7}{'other ranks: plan':>19}  peaks")
     for ranks in options.ranks:
-        params = {**parameters(**WIDE), **ONE_THREAD, "hist_length": options.pairs, "warmup_epochs": 0}
-        setup = prepare({**params, "devices": ranks if ranks > 1 else "auto", "epoch_max": options.pairs + 3})
-        with contextlib.closing(setup), crew_of() as crew, together(setup, crew) as shared:
-            run = Reconstruction(shared, State(variables=shared.variables(), epoch=0))
-            others = workers_of(os.getpid()) if ranks > 1 else []
-            reset_peaks([os.getpid(), *others])
-            for _ in run.epochs():
-                pass
-            own, *rest = [peak_bytes(process) for process in (os.getpid(), *others)]
-        sizes = ", ".join(f"{size / 2**30:.2f}" for size in rest)
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n"
+            f"from ranks import peaks_of; peaks_of({ranks}, {options.pairs}, {options.saturation})\n"
+        )
+        # noise has no object: trials overflow
+        quiet = {**os.environ, "PYTHONWARNINGS": "ignore::RuntimeWarning"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=quiet
+        )
+        row = json.loads(done.stdout.splitlines()[-1])
+        plans, (own, *rest) = [f"{size / 2**30:.2f}" for size in row["plans"]], row["peaks"]
+        peaks = ", ".join(f"{size / 2**30:.2f}" for size in rest)
         print(
-            f"{ranks:>6}{setup.plan.total / 2**30:>12.2f} GiB{own / 2**30:>6.2f} GiB{sizes:>26} GiB",
+            f"{ranks:>6}{row['history']:>11}{plans[0]:>14}{own / 2**30:>7.2f}{plans[1] if rest else '-':>19}  {peaks}",
             flush=True,
         )
     return True
+
+
+def peaks_of(ranks: int, pairs: int, saturation: float) -> None:
+    """Print plan and peak resident memory of this process and its workers, above what they have after a small run (the
+    imports), as JSON."""
+    params = {**parameters(**WIDE), **ONE_THREAD, "hist_length": pairs, "warmup_epochs": 0}
+    params |= {"devices": ranks if ranks > 1 else "auto", "epoch_max": pairs + 3, "stop_patience": 0}
+    small = {**params, **parameters(16, 3, 1, 1), "epoch_max": 2}
+    with crew_of() as crew:
+        all_epochs(small, crew)
+        processes = [os.getpid(), *(workers_of(os.getpid()) if ranks > 1 else [])]
+        before = [resident_bytes(process) for process in processes]
+        reset_peaks(processes)
+        plan = all_epochs({**params, "memory_saturation": saturation}, crew)
+        peaks = [peak_bytes(process) for process in processes]
+    row = {
+        "history": "in pieces" if plan.spread_history else "whole",
+        "plans": [plan.total, plan.of_another],
+        "peaks": [peak - earlier for peak, earlier in zip(peaks, before, strict=True)],
+    }
+    print(json.dumps(row), flush=True)
+
+
+def all_epochs(params: Mapping[str, Any], crew: Crew) -> MemoryPlan:
+    """Run a reconstruction; returns its plan."""
+    setup = prepare(params, ranks=crew.ranks)
+    with contextlib.closing(setup), together(setup, crew) as shared:
+        for _ in Reconstruction(shared, State(variables=shared.variables(), epoch=0)).epochs():
+            pass
+    return setup.plan
+
+
+def resident_bytes(process: int) -> int:
+    return status_bytes(process, "VmRSS")
 
 
 def reset_peaks(processes: list[int]) -> None:
@@ -295,8 +335,13 @@ def reset_peaks(processes: list[int]) -> None:
 
 
 def peak_bytes(process: int) -> int:
+    return status_bytes(process, "VmHWM")
+
+
+def status_bytes(process: int, name: str) -> int:
+    """A number of /proc/PID/status, there in kB."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024
 
 
 def main() -> int:
@@ -317,6 +362,7 @@ def main() -> int:
             default=[1, 2, 4] if function is memory else 3,
         )
         command.add_argument("--pairs", type=int, default=10)
+        command.add_argument("--saturation", type=float, default=0.7, help="memory_saturation of the run")
     options = parser.parse_args()
     return 0 if options.function(options) else 1
 

@@ -30,6 +30,7 @@ from pypty.backend.array import Backend
 from pypty.engine.setup.division import Division, rectangles
 from pypty.engine.setup.memory import GPU_BATCH_LIMIT, GPU_ENOUGH
 from pypty.engine.setup.memory_items import Role, fixed_items, wave_bytes_per_pattern
+from pypty.engine.setup.memory_needs import Needs
 from pypty.engine.setup.memory_plan import Sizes
 from pypty.engine.setup.scaling import (
     EVALUATIONS,
@@ -238,12 +239,13 @@ def row_of(machine: Machine, job: Job, ranks: int) -> Row:
     if machine.cores:
         limit /= ranks  # all are on this machine
     threads = max(1, machine.cores // ranks)
-    moments = 2 * job.method.moments  # an interrupted epoch goes back to the old ones
+    moments = 2.0 * job.method.moments  # an interrupted epoch goes back to the old ones
+    needs = Needs.of_lbfgs(job.method.pairs) if job.method.pairs else Needs(moments=moments, planes=1.0)
     few = min(GPU_ENOUGH if on_gpu else threads, own.n_patterns)
     waves = few * wave_bytes_per_pattern(sizes, backend)
 
     def fixed(role: Role | None) -> int:
-        return sum(fixed_items(sizes, backend, job.method.pairs, threads, moments, role).values())
+        return sum(fixed_items(sizes, backend, needs, threads, role).values())
 
     role = None if ranks == 1 else Role(ranks=ranks, window=division.largest)
     if role is not None and job.method.pairs and fixed(role) + waves > limit:

@@ -121,7 +121,7 @@ ALLOWED = {
     "plots": set(),
     "demo": {"data", "iterative", "params", "plots", "quality", "results"},
     "doctor": {"backend", "engine", "ranks", "_version"},
-    "supervise": {"engine", "output"},
+    "supervise": {"engine", "output", "ranks"},
     "cli": {
         "assessment",
         "refits",

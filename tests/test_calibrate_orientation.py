@@ -71,7 +71,7 @@ def test_half_a_turn_follows_the_nominal_defocus_if_there_is_one() -> None:
         found = orientation({**params, **change})
         assert off(found.params["PLRotation_deg"], angle) < 0.5, change
         assert found.values["half_turn_by"] == "defocus"
-    assert "atoms seem to repel" in orientation({**params, "extra_probe_defocus": -80.0}).text
+        assert ("atoms seem to repel" in found.text) == (angle == 180.0)
 
 
 def test_the_figure_names_the_best_orientation_first() -> None:
@@ -102,14 +102,15 @@ def test_the_curl_vanishes_at_the_right_angle_of_the_right_hand_only(angle: floa
     assert free_of_curl(field, flip, found + 90) < 0.02
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize(("angle", "number"), [(20.0, 0.31), (-75.0, -0.22), (160.0, 0.45)])
+@pytest.mark.parametrize(
+    ("angle", "number", "flip"), [(20.0, 0.31, False), (-75.0, -0.22, True), (160.0, 0.45, True)]
+)
 def test_shifts_of_images_give_back_their_matrix(angle: float, number: float, flip: bool) -> None:
     rng = np.random.default_rng(1)
-    image = gaussian_filter(rng.normal(size=(48, 48)), 1.2, mode="wrap")
+    image = gaussian_filter(rng.normal(size=(36, 36)), 1.2, mode="wrap")
     k = np.stack(np.meshgrid(np.arange(-5, 6), np.arange(-5, 6), indexing="ij"), axis=-1).reshape(-1, 2)
     matrix = number * turn(angle) @ mirror(flip)
-    q = np.fft.fftfreq(48)
+    q = np.fft.fftfreq(36)
     spectrum = np.fft.fft2(image)
     moved = k @ matrix.T
     images = np.stack(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from pypty.backend.array import Backend
+from pypty.backend.memory import free_bytes
+from pypty.engine.ranks.opening import Crew
 from pypty.errors import ParameterError
 from pypty.ranks.devices import places
 
@@ -80,3 +83,23 @@ def test_rank_0_computes_on_the_first_device(monkeypatch: pytest.MonkeyPatch) ->
     ):
         pass
     assert used == [3, 2]
+
+
+def test_memory_is_planned_for_the_device_of_rank_0() -> None:
+    """devices=[3]: its free memory, not that of the GPU on which the process began."""
+    backend, current = gpus(4), [0]
+
+    @contextlib.contextmanager
+    def computing_on(number: int) -> Iterator[None]:
+        current.append(number)
+        yield
+        current.pop()
+
+    backend.xp.cuda.Device = computing_on
+    backend.xp.cuda.runtime.memGetInfo = lambda: (1000 + current[-1], 2000)
+    backend.xp.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
+    settings: Any = {"devices": (3,), "rank_timeout_s": 1.0}
+    with contextlib.closing(Crew()) as crew:
+        assert crew.ranks(settings, backend).size == 1 and free_bytes(backend) == 1003
+        assert crew.link(settings, backend) is None and current == [0, 3]
+    assert free_bytes(backend) == 1000

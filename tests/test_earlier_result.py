@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from problems import patterns, small_params
+from problems import patterns, small_params, write_preset
 from resumed_runs import assert_identical
 
 import pypty
@@ -33,16 +33,19 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module")
+def three_epochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result of three epochs, with numbered files and a file of the user, to be copied."""
+    made = tmp_path_factory.mktemp("three_epochs")
+    written = {"save_checkpoints_every_epoch": 3, "save_iters": 3, "save_result": ["model"]}
+    pypty.run(params(made, **written, selected_figs=[]))
+    (made / "notes.txt").write_text("mine")
+    return made
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A result of three epochs, with numbered files and a file of the user."""
-    pypty.run(
-        params(
-            tmp_path, save_checkpoints_every_epoch=3, save_iters=3, save_result=["model"], selected_figs=[]
-        )
-    )
-    (tmp_path / "notes.txt").write_text("mine")
-    return tmp_path
+def folder(three_epochs: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(three_epochs, tmp_path, dirs_exist_ok=True)
 
 
 def test_the_same_command_again_is_refused_and_touches_nothing(folder: Path) -> None:
@@ -192,8 +195,18 @@ def test_the_command_line_continues_and_replaces(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    demo = ["demo", "--output", "out", "--set", "epoch_max=1"]
-    assert main(demo) == 0
+    assert main(["run", str(write_preset(tmp_path, epoch_max=1))]) == 0
+    demo = [
+        "demo",
+        "--output",
+        "out",
+        "--set",
+        "epoch_max=1",
+        "--set",
+        "warmup_epochs=0",
+        "--set",
+        "data_pad=0",
+    ]
     assert main(demo) == 1
     assert "holds a result of 1 epochs" in capsys.readouterr().err
     assert main([*demo, "--overwrite"]) == 0

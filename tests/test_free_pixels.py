@@ -180,6 +180,8 @@ def test_the_sample_covers_the_scan(side: int) -> None:
         quarters = np.bincount(places * 4 // side, minlength=4) / len(chosen)
         assert abs(quarters - 0.25).max() < 0.05
     assert len(sample(np.arange(100, 120))) == 8
+    for n in range(1, 20):  # each once: ranks divide them among themselves
+        assert (np.diff(sample(np.arange(n))) > 0).all()
 
 
 @pytest.mark.parametrize("unit", [{"data_normalization": "max_at_one"}, {"data_multiplier": 1.0}])

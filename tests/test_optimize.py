@@ -131,7 +131,10 @@ def test_rosenbrock(hist_length: float, n: int, limit: int):
     np.testing.assert_allclose(run.x["x"], 1, atol=1e-6)
 
 
-@pytest.mark.parametrize(("hist_length", "limit"), [(5, 6000), (10, 3600), (20, 1500), (math.inf, 180)])
+@pytest.mark.parametrize(
+    ("hist_length", "limit"),
+    [(5, 6000), pytest.param(10, 3600, marks=pytest.mark.nightly), (20, 1500), (math.inf, 180)],
+)
 def test_ill_conditioned_quadratic(hist_length: float, limit: int):
     """Condition number 1e6 in 20 dimensions, to 1e-12 of the starting value."""
     quadratic = Quadratic(20, 1e6)

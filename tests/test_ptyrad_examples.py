@@ -25,7 +25,7 @@ def examples() -> ModuleType:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "scan", "iterations", "correlation"), [("tBL_WSe2", 8, 8, 0.8), ("PSO", 5, 3, 0.6)]
+    ("name", "scan", "iterations", "correlation"), [("tBL_WSe2", 8, 8, 0.8), ("PSO", 5, 2, 0.6)]
 )
 def test_example_of_ptyrad(
     examples: ModuleType, name: str, scan: int, iterations: int, correlation: float, tmp_path: Path

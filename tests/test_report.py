@@ -61,11 +61,6 @@ def test_the_page_has_everything(tmp_path: Path) -> None:
     assert "it stopped: epoch_max = 4 was reached" in page
 
 
-def test_a_pre_flight_can_be_left_out(tmp_path: Path) -> None:
-    page = report(result(), tmp_path / "page.html", preflight=False).read_text(encoding="utf-8")
-    assert "Pre-flight" not in page
-
-
 def test_of_a_folder(folder: Path) -> None:
     path = report(folder, preflight=False)
     assert path == folder / REPORT
@@ -112,9 +107,13 @@ def test_public_names_are_functions_however_often_they_are_used() -> None:
     assert not modules & set(pypty.__all__)
 
 
-def test_it_is_written_here_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_written_here_without_a_folder_and_without_pre_flight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert report(result(), preflight=False).resolve() == tmp_path / REPORT
+    page = report(result(), preflight=False)
+    assert page.resolve() == tmp_path / REPORT
+    assert "Pre-flight" not in page.read_text(encoding="utf-8")
 
 
 def test_parts_of_a_page_are_escaped_and_left_out_if_empty() -> None:

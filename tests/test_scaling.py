@@ -22,8 +22,9 @@ from pypty.engine.epochs.timing import evaluation_time, few_patterns, measure_ra
 from pypty.engine.ranks.opening import Crew, together
 from pypty.engine.setup import memory
 from pypty.engine.setup.division import Division, of_scan, rectangles
-from pypty.engine.setup.memory_items import HISTORY, PATTERNS, WAVES, Role, fixed_items
-from pypty.engine.setup.memory_plan import MemoryPlan, Ranks, Sizes
+from pypty.engine.setup.memory_items import BAND_LIMITS, HISTORY, PATTERNS, WAVES, Role, fixed_items
+from pypty.engine.setup.memory_needs import Needs
+from pypty.engine.setup.memory_plan import MemoryPlan, Ranks, Sizes, size_text
 from pypty.engine.setup.precision import in_precision
 from pypty.engine.setup.prepare import prepare
 from pypty.engine.setup.rank_plan import RankPlan, rank_plan
@@ -105,22 +106,29 @@ def test_what_each_rank_holds() -> None:
     """Numbers that can be done by hand: complex64, one thread, an object of 144 000 bytes and windows of 129 600."""
     cpu, obj, window, probe = select("cpu", "single"), 8 * 100 * 60 * 3, 8 * 90 * 60 * 3, 8 * 400 * 2
     names = "object, its gradients and directions", "probe, its gradients and directions"
-    one = fixed_items(SIZES, cpu, 4, 1, 0)
-    assert [one[name] for name in names] == [6 * obj, 6 * probe] and one[HISTORY] == 8 * (obj + probe)
+    needs = dataclasses.replace(Needs.of_lbfgs(4), moments=2.0)
+    one = fixed_items(SIZES, cpu, needs, 1)
+    small = 2 * obj  # vectors are added in pieces that are larger
+    assert [one[name] for name in names] == [5 * obj + small, 5 * probe]
+    assert one[HISTORY] == 10 * (obj + probe) and one[BAND_LIMITS] == 4 * 100 * 60 * 2
+    assert fixed_items(SIZES, cpu, needs, 4)[names[0]] == 7 * obj + small  # (3 + 4): four sums of gradients
     role = Role(ranks=4, window=(90, 60))
-    first = fixed_items(SIZES, cpu, 4, 1, 2, role)
-    assert [first[name] for name in names] == [6 * obj + 3 * window, 8 * probe]
+    first = fixed_items(SIZES, cpu, needs, 1, role)
+    assert [first[name] for name in names] == [4 * obj + 3 * window + small, 6 * probe]
     assert first[HISTORY] == 10 * (obj + probe) and first["moments of first-order methods"] == 2 * (
         obj + probe
     )
-    other = fixed_items(SIZES, cpu, 4, 1, 2, dataclasses.replace(role, leads=False))
+    other = fixed_items(SIZES, cpu, needs, 1, dataclasses.replace(role, leads=False))
     assert [other[name] for name in names] == [2 * window, 2 * probe]
-    assert other[HISTORY] == other["moments of first-order methods"] == 0
-    pieces = [
-        fixed_items(SIZES, cpu, 4, 1, 0, dataclasses.replace(role, leads=leads, spread=True))[HISTORY]
+    assert other[HISTORY] == other["moments of first-order methods"] == other[BAND_LIMITS] == 0
+    spread = [
+        fixed_items(SIZES, cpu, needs, 1, dataclasses.replace(role, leads=leads, spread=True))
         for leads in (True, False)
     ]
-    assert pieces == [13 * obj // 4 + 10 * probe, 13 * obj // 4]
+    assert [items[HISTORY] for items in spread] == [13 * obj // 4 + 10 * probe, 13 * obj // 4]
+    assert spread[0][names[0]] == first[names[0]] + 2 * obj  # the new pair, before it is cut
+    phases = fixed_items(SIZES, cpu, dataclasses.replace(needs, vector=0.5), 1)
+    assert phases[HISTORY] == 10 * (obj // 2 + probe)
 
 
 def plan_for(ranks: Ranks, **changes: Any) -> MemoryPlan:
@@ -188,6 +196,7 @@ def test_ranks_share_the_history_only_where_it_does_not_fit(monkeypatch: pytest.
     monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: int(free))
     pieces = plan_for(Ranks(size=4), **changes)
     assert pieces.spread_history and pieces.total <= pieces.limit
+    assert pieces.total == pieces.in_pieces == whole.in_pieces  # which the plan of the whole one says, too
     assert pieces.others[HISTORY] < pieces.items[HISTORY] < whole.items[HISTORY] / 2
     assert "each rank keeps a part of it" in str(pieces)
     with pytest.raises(ParameterError, match="the reconstruction needs at least"):
@@ -317,6 +326,11 @@ def test_ranks_that_are_worth_it() -> None:
     assert header.split()[-1] == "sending" and first[0] == "1" and first[-1] == "0%" and first[-2] == "100%"
     memories = [row.memory.of_another for row in plan.rows[1:] if row.memory is not None]
     assert memories == sorted(memories, reverse=True)
+    one, six = plan.rows[0].memory, plan.rows[-1].memory
+    assert one is not None and six is not None and one.in_pieces == 0 < six.in_pieces
+    line = next(line for line in shown if line.startswith("Memory of a rank: "))
+    assert f"{size_text(one.total)} on one; on 6 ranks {size_text(six.total)} for rank 0" in line
+    assert f"at most {size_text(six.of_another)} for another" in line
     assert plan.overlap > 1
 
 
@@ -369,6 +383,7 @@ def test_ranks_that_are_needed_for_their_memory(monkeypatch: pytest.MonkeyPatch)
     plan = rank_plan(setup, ranks, measured(wave_pixel_s=1e-3))
     assert plan.rows[0].memory is None and plan.rows[0].time is None
     assert "does not fit" in str(plan) and "needs 4 ranks at least" in plan.sentence
+    assert "Memory of a rank: does not fit on one; on 4 ranks" in str(plan)
     monkeypatch.setattr(memory, "free_bytes", lambda backend, sharers=1: 20_000)
     assert "does not fit on 4 ranks" in rank_plan(setup, ranks, measured()).sentence
 

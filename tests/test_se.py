@@ -452,7 +452,7 @@ def test_the_contrast_is_largest_at_the_rotation_of_the_scan(caplog: pytest.LogC
         se.get_neg_contrast_ptycho([0.0, 1.0], params, False)
 
 
-@pytest.mark.parametrize("turns", [0, 1, 3])
+@pytest.mark.parametrize("turns", [*(pytest.param(n, marks=pytest.mark.nightly) for n in (0, 1)), 3])
 def test_the_twist_angle_of_mos2(turns: int) -> None:
     """Patterns turned by quarters: rows towards columns by 90 degrees makes PLRotation_deg smaller by 90."""
     params = mos2(20)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from problems import write_preset
 from tqdm import tqdm
 
 from pypty.output.terminal import Terminal, fitting
@@ -59,14 +60,12 @@ def command(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "pypty", *arguments], **options)  # type: ignore[call-overload]
 
 
-DEMO = ("demo", "--set", "epoch_max=2", "--output")
-
-
 def test_a_pipe_whose_reader_has_gone_does_not_end_a_run(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
+    preset = write_preset(tmp_path, epoch_max=2, print_flag=2)  # writes a line for every epoch, and a result
     try:
-        run = command(*DEMO, str(tmp_path / "out"), stdout=writing, stderr=writing)
+        run = command("run", str(preset), stdout=writing, stderr=writing)
     finally:
         os.close(writing)
     assert run.wait(timeout=120) == 0
@@ -75,9 +74,8 @@ def test_a_pipe_whose_reader_has_gone_does_not_end_a_run(tmp_path: Path) -> None
 
 def test_an_ascii_terminal_gets_ascii(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    run = command(
-        *DEMO, str(tmp_path / "out"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
+    demo = ("demo", "--output", str(tmp_path / "out"), "--set", "epoch_max=1", "--set", "warmup_epochs=0")
+    run = command(*demo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     shown, errors = run.communicate(timeout=120)
     assert run.returncode == 0, errors
     assert b"electrons/A^2" in shown and b"\\x" not in errors

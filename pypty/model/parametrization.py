@@ -38,21 +38,22 @@ class BandLimits:
     obj_steps: Array = None
     probe_steps: Array = None
 
-    def limit(self, name: str, array: Array) -> Array:
-        """Orthogonal projection of an object or probe on its subspace; other blocks are returned unchanged."""
-        return _filtered(array, {"obj": self.obj, "probe": self.probe}.get(name))
+    def limit(self, name: str, array: Array, overwrite: bool = False) -> Array:
+        """Orthogonal projection of an object or probe on its subspace; other blocks are returned unchanged. With
+        ``overwrite`` the input may be destroyed."""
+        return _filtered(array, {"obj": self.obj, "probe": self.probe}.get(name), overwrite)
 
-    def damp(self, name: str, array: Array) -> Array:
+    def damp(self, name: str, array: Array, overwrite: bool = False) -> Array:
         """Multiply by the soft edge of the band limit if there is one, else project."""
         soft = {"obj": self.obj_steps, "probe": self.probe_steps}.get(name)
-        return self.limit(name, array) if soft is None else _filtered(array, soft)
+        return self.limit(name, array, overwrite) if soft is None else _filtered(array, soft, overwrite)
 
 
-def _filtered(array: Array, mask: Array) -> Array:
+def _filtered(array: Array, mask: Array, overwrite: bool = False) -> Array:
     """Multiply the spectrum of the last two axes by a symmetric mask; a real array stays real."""
     if mask is None:
         return array
-    spectrum = fft.fft2(array)
+    spectrum = fft.fft2(array, overwrite)
     spectrum *= mask
     # for a real array the imaginary part is only rounding, as the mask is symmetric
     filtered = fft.ifft2(spectrum, overwrite=True)
@@ -127,10 +128,14 @@ class Parametrization:
         return base.replace(blocks)
 
     def gradient(
-        self, base: Variables, vector: Mapping[str, Array], gradients: Mapping[str, Array]
+        self,
+        base: Variables,
+        vector: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        at: Variables | None = None,
     ) -> dict[str, Array]:
         """The gradient with respect to the vector, inside the subspaces; see :meth:`gradient_as_it_is`."""
-        return self.project(self.gradient_as_it_is(base, vector, gradients))
+        return self.project(self.gradient_as_it_is(base, vector, gradients, at))
 
     def gradient_as_it_is(
         self,
@@ -179,18 +184,19 @@ class Parametrization:
             out["probe"] = array_module(vector["probe"]).where(vector["probe"] < 0, -1.0, 1.0)
         return {name: sign.astype(vector[name].dtype) for name, sign in out.items()}
 
-    def project(self, vector: Mapping[str, Array]) -> dict[str, Array]:
-        """Orthogonal projection of every block on its subspace.
+    def project(self, vector: Mapping[str, Array], overwrite: bool = False) -> dict[str, Array]:
+        """Orthogonal projection of every block on its subspace; with ``overwrite`` the input may be destroyed.
 
         The projected gradient is that of the problem restricted to the subspace, so steps stay in it.
         """
-        return {name: self._in_subspace(name, array, False) for name, array in vector.items()}
+        return {name: self._in_subspace(name, array, False, overwrite) for name, array in vector.items()}
 
-    def damp(self, vector: Mapping[str, Array]) -> dict[str, Array]:
+    def damp(self, vector: Mapping[str, Array], overwrite: bool = False) -> dict[str, Array]:
         """P G of every block: filtered (:attr:`filters`), then as :meth:`project`, with the soft edge of the band
-        limits where there is one."""
+        limits where there is one; with ``overwrite`` the input may be destroyed."""
         return {
-            name: self._in_subspace(name, self._smoothed(name, array), True) for name, array in vector.items()
+            name: self._in_subspace(name, self._smoothed(name, array), True, overwrite)
+            for name, array in vector.items()
         }
 
     def damp_adjoint(self, gradient: Mapping[str, Array]) -> dict[str, Array]:
@@ -212,7 +218,7 @@ class Parametrization:
     def _form(self, name: str) -> str:
         return self.obj if name == "obj" else ""
 
-    def _in_subspace(self, name: str, array: Array, soft: bool) -> Array:
+    def _in_subspace(self, name: str, array: Array, soft: bool, overwrite: bool = False) -> Array:
         if name == "probe" and self.probe != "complex":  # it is a spectrum already
             mask = (
                 self.limits.probe_steps if soft and self.limits.probe_steps is not None else self.limits.probe
@@ -227,7 +233,8 @@ class Parametrization:
             for group in self.current_groups:
                 centred[group] -= array[group].mean()
             return centred
-        return self.limits.damp(name, array) if soft else self.limits.limit(name, array)
+        limited = self.limits.damp if soft else self.limits.limit
+        return limited(name, array, overwrite)
 
     def diagonal(self, variables: Variables, diagonal: Mapping[str, Array]) -> dict[str, Array]:
         """The curvature with respect to the vector, from that with respect to the complex blocks."""

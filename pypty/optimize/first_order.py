@@ -275,7 +275,11 @@ class FirstOrder:
 
 def descended(point: Array, change: Array, length: float) -> Array:
     """point - length x change: a step of gradient descent without a state, of arrays of one type."""
-    return point - length * change if isinstance(point, np.ndarray) else added(point, -length, change)
+    if not isinstance(point, np.ndarray):
+        return added(point, -length, change)
+    moved = -length * change
+    moved += point
+    return moved
 
 
 def unused_options(name: str, options: Mapping[str, Any]) -> list[str]:

@@ -86,7 +86,7 @@ class Pair:
         return 1 / self.s.dot(self.y)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Step:
     """The outcome of one iteration.
 
@@ -96,6 +96,7 @@ class Step:
     search : the line search, with all its trials
     slope : directional derivative <p_k, grad f_k> at the start
     fell_back : the quasi-Newton direction did not descend and preconditioned steepest descent was used
+    squares : <s_k, s_k> of every block; empty if the step was rejected
     """
 
     x: BlockVector
@@ -103,6 +104,7 @@ class Step:
     search: LineSearch
     slope: float
     fell_back: bool = False
+    squares: dict[str, float] = field(default_factory=dict)
 
     @property
     def accepted(self) -> bool:
@@ -163,7 +165,8 @@ class Lbfgs:
             direction = precondition(sample.gradient).scaled(-1.0)
             slope = direction.dot(sample.gradient)
         if not slope < 0 or not math.isfinite(slope):
-            return Step(x, sample, LineSearch(reason="the gradient is zero"), slope, fell_back)
+            still = LineSearch(reason="the gradient is zero")
+            return Step(x=x, sample=sample, search=still, slope=slope, fell_back=fell_back)
 
         def trial(step: float, limit: float) -> Point:
             new = function(x.plus(step, direction), limit)
@@ -172,12 +175,22 @@ class Lbfgs:
 
         search = strong_wolfe(trial, Point(0.0, sample.value, slope), first_step, options)
         if search.point is None:
-            return Step(x, sample, search, slope, fell_back)
+            return Step(x=x, sample=sample, search=search, slope=slope, fell_back=fell_back)
         accepted: ValueAndGradient = search.point.payload
-        s_k = direction.scaled(search.point.step)
-        y_k = accepted.gradient.plus(-1.0, sample.gradient)
-        self._remember(Pair(s_k, y_k), hist_length, keep)
-        return Step(x.plus(search.point.step, direction), accepted, search, slope, fell_back)
+        # s_k and y_k have no names here, so that they go where their pair is kept elsewhere
+        squares = self._remember(
+            Pair(direction.scaled(search.point.step), accepted.gradient.plus(-1.0, sample.gradient)),
+            hist_length,
+            keep,
+        )
+        return Step(
+            x=x.plus(search.point.step, direction),
+            sample=accepted,
+            search=search,
+            slope=slope,
+            fell_back=fell_back,
+            squares=squares,
+        )
 
     def direction(self, gradient: BlockVector, precondition: Precondition, hist_length: float) -> BlockVector:
         """-H_k gradient by the two-loop recursion (algorithm 7.4) over the newest ``hist_length`` pairs.
@@ -242,8 +255,9 @@ class Lbfgs:
         largest = max(pair.squares[name] for pair in self.pairs)
         return next(pair for pair in reversed(self.pairs) if pair.squares[name] >= STILL * largest)
 
-    def _remember(self, pair: Pair, hist_length: float, keep: Keep) -> None:
-        """Append a pair whose curvature is positive beyond rounding; keep the newest ``hist_length``.
+    def _remember(self, pair: Pair, hist_length: float, keep: Keep) -> dict[str, float]:
+        """Append a pair whose curvature is positive beyond rounding; keep the newest ``hist_length``. Returns <s, s> of
+        every block.
 
         One pair is kept even for ``hist_length`` 0: it gives the length of the next step (gamma_k), and no
         direction.
@@ -253,3 +267,4 @@ class Lbfgs:
             self.pairs.append(pair.kept_by(keep))
         while len(self.pairs) > max(hist_length, 1):
             self.pairs.pop(0)
+        return pair.products[1]

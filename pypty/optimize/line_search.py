@@ -71,17 +71,17 @@ class _Search:
         self.best: Point | None = None
 
     def evaluate(self, step: float, limit: float = math.inf) -> Point:
-        """Try a step. Its value and slope are kept, and its payload only if it is the best so far: payloads hold whole
-        gradients.
+        """Try a step; returns it without its payload, which holds a whole gradient. That of the best step so far, which
+        an accepted step always is, is kept in ``best``.
 
         Above the limit, or without sufficient decrease, only the value is asked for, which saves the gradient.
         """
         sufficient = self.start.value + self.options.c1 * step * self.start.slope
         point = self.trial(step, min(sufficient, self.start.value, limit))
-        self.trials.append(dataclasses.replace(point, payload=None))
         if self.decreases(point) and (self.best is None or point.value < self.best.value):
             self.best = point
-        return point
+        self.trials.append(dataclasses.replace(point, payload=None))
+        return self.trials[-1]
 
     @property
     def exhausted(self) -> bool:
@@ -116,14 +116,17 @@ def strong_wolfe(trial: Trial, start: Point, first_step: float, options: WolfeOp
     reason.
     """
     search = _Search(trial, start, options)
-    point, reason = _bracket(search, first_step)
-    if point is None:
-        point = search.best
-    return LineSearch(point, search.trials, reason)
+    reason = _bracket(search, first_step)
+    return LineSearch(search.best, search.trials, reason)
 
 
-def _bracket(search: _Search, step: float) -> tuple[Point | None, str]:
-    """Algorithm 3.5: enlarge the step until it is accepted, or until an interval contains an acceptable one."""
+def _bracket(search: _Search, step: float) -> str:
+    """Algorithm 3.5: enlarge the step until it is accepted, or until an interval contains an acceptable one.
+
+    Returns
+    -------
+    "" if the best step is a strong Wolfe point, else why there is none
+    """
     previous = search.start  # alpha_{i-1}; alpha_0 = 0
     while not search.exhausted:
         point = search.evaluate(step)
@@ -131,7 +134,7 @@ def _bracket(search: _Search, step: float) -> tuple[Point | None, str]:
         if not search.decreases(point) or (previous is not search.start and point.value >= previous.value):
             return _zoom(search, previous, point)
         if search.flat(point):
-            return point, ""
+            return ""
         # phi fell and rises again here: the minimum was passed.
         if point.slope >= 0:
             return _zoom(search, point, previous)
@@ -143,10 +146,10 @@ def _bracket(search: _Search, step: float) -> tuple[Point | None, str]:
         else:
             step = min(max(extrapolated, 1.1 * step), longest)
         previous = point
-    return None, f"no bracket after {len(search.trials)} evaluations"
+    return f"no bracket after {len(search.trials)} evaluations"
 
 
-def _zoom(search: _Search, low: Point, high: Point) -> tuple[Point | None, str]:
+def _zoom(search: _Search, low: Point, high: Point) -> str:
     """Algorithm 3.6: shrink the interval between alpha_lo (``low``, the best value so far) and alpha_hi (``high``).
 
     Either end may be the longer step. The slope at alpha_lo points into the interval.
@@ -154,18 +157,18 @@ def _zoom(search: _Search, low: Point, high: Point) -> tuple[Point | None, str]:
     while not search.exhausted:
         step = _inside(search, low, high)
         if step < search.options.min_step or abs(high.step - low.step) <= 1e-14 * max(high.step, low.step):
-            return None, "the step became too small"
+            return "the step became too small"
         point = search.evaluate(step, low.value)
         if not search.decreases(point) or point.value >= low.value:
             high = point
             continue
         if search.flat(point):
-            return point, ""
+            return ""
         # The new alpha_lo descends away from alpha_hi: the minimum is on the other side, up to the old alpha_lo.
         if point.slope * (high.step - low.step) >= 0:
             high = low
         low = point
-    return None, f"no Wolfe point after {len(search.trials)} evaluations"
+    return f"no Wolfe point after {len(search.trials)} evaluations"
 
 
 def _inside(search: _Search, low: Point, high: Point) -> float:

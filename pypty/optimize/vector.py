@@ -136,7 +136,7 @@ def _of_pieces(pairs: Sequence[tuple[Array | Spread, Array | Spread]]) -> list[f
 
 
 _ROW = 1024  # numbers that are summed in the precision of the arrays
-_PIECE = 1 << 15
+PIECE = 1 << 15
 """Numbers that are combined at a time: they stay in the cache."""
 
 
@@ -157,7 +157,9 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 def _plus(array: Array, factor: float, other: Array) -> Array:
     if isinstance(array, np.ndarray):
-        return array + float(factor) * other
+        moved = float(factor) * other
+        moved += array  # in place: these arrays may be the largest of a run
+        return moved
     return steps.added(array, factor, other)
 
 
@@ -165,8 +167,8 @@ def _combined(base: np.ndarray, factors: Sequence[float], arrays: Sequence[np.nd
     """base + sum of factors x arrays: all arrays are added to a piece while it is in the cache."""
     out = base.copy()
     flat, parts = out.reshape(-1), [np.ascontiguousarray(array).reshape(-1) for array in arrays]
-    for start in range(0, len(flat), _PIECE):
-        piece = slice(start, start + _PIECE)
+    for start in range(0, len(flat), PIECE):
+        piece = slice(start, start + PIECE)
         for factor, part in zip(factors, parts, strict=True):
             flat[piece] += float(factor) * part[piece]
     return out

@@ -110,6 +110,7 @@ def position_trial(finished: Finished, *, epochs: int = 5) -> PositionTrial:
             found[name] = of_run(run)
             if refine:
                 moved_A = _moved_A(run)
+            del run  # its history would be there while the next one makes its own
         finally:
             setup.close()
     return PositionTrial(

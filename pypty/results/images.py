@@ -60,7 +60,6 @@ def object_images(
     flat = ("zsum",) if kind == "objp" else ("zmean", "zprod")
     n_modes, n_slices = values.shape[:2]
     mean = np.tensordot(weights, values, axes=1)  # (modes,) (modes, slices, y, x) -> (slices, y, x)
-    deviation = np.sqrt(np.tensordot(weights, (values - mean) ** 2, axes=1))
 
     def named(ending: str, pixels: np.ndarray, axes: str) -> Image:
         return Image(f"{kind}_{ending}" if ending else kind, pixels, axes, unit)
@@ -75,7 +74,7 @@ def object_images(
     if 2 in dimensions and not slices:
         yield named("omean" if modes else "", mean[0], "YX")
         if modes:
-            yield named("ostd", deviation[0], "YX")
+            yield named("ostd", np.sqrt(np.tensordot(weights, (values - mean) ** 2, axes=1))[0], "YX")
     if 2 in dimensions and slices:
         for how in flat:
             yield named(f"omean_{how}" if modes else how, over_slices(mean, how), "YX")

@@ -257,7 +257,7 @@ def first_order_epoch(
     logged = _logged_rates(now, moving, schedule, progress)
     results, norms = _walk_through(walk, batches, now["grad_accumulation"], epoch)
     # the starting point may lie outside the subspaces: only the change is projected
-    change = form.project({name: walk.whole[name] - start[name] for name in blocks})
+    change = form.project({name: walk.whole[name] - start[name] for name in blocks}, overwrite=True)
     end = {name: start[name] + change[name] for name in blocks}
     divisor = 1 if problem.objective.adds_up else len(results)  # losses relative to their batch are averaged
     loss = math.fsum(result.loss for result in results) / divisor
@@ -317,6 +317,7 @@ def _walk_through(
             # the gradient is averaged over the group; the last group may be smaller, and is not rescaled
             share = BlockVector(gradient) if together == 1 else BlockVector(gradient).scaled(1 / together)
             total = share if total is None else total.plus(1.0, share)
+            del gradient, share  # they would be there while the next batch makes its own
         if total is not None and len(total):
             # with everything frozen there is no gradient, and nothing to move
             walk.move(total, np.unique(np.concatenate(group)))

@@ -120,6 +120,7 @@ class Reconstruction:
             self.state.epoch += 1
             self.state.records.append(record)
             self.state.stop_reason = why_stop(self.settings, self.state, self.setup.backend.precision)
+            del before, parts  # what is written after the epoch needs memory, too
             yield record
             if self.state.stop_reason:
                 return
@@ -344,7 +345,6 @@ class Reconstruction:
         asked = self.settings["lr_scheduler"]
         # steps of an epoch, rounded up: the last group of batches may be smaller
         steps = -(-len(self.batches) // now["grad_accumulation"])
-
         known, total = state.progress.schedule or None, self._first_order_epochs() if asked else 0
 
         def made() -> Done:

@@ -58,4 +58,5 @@ def sample(indices: np.ndarray) -> np.ndarray:
     n = min(len(indices), max(_FEWEST, len(indices) // _SHARE))
     # one of each of n equal parts, at a place that follows the golden ratio: no column of a raster is preferred
     place = np.arange(n) + (_GOLDEN * (np.arange(n) + 0.5)) % 1
-    return indices[(place * len(indices) / max(n, 1)).astype(int)]
+    # of fewer than 16 patterns two places may be in the same one
+    return indices[np.unique((place * len(indices) / max(n, 1)).astype(int))]

@@ -225,7 +225,7 @@ class Problem:
         )
         if self.blocks and not evaluated.gradients:
             return ValueAndGradient(evaluated.loss, BlockVector({}), evaluated)
-        gradient = BlockVector(self.form.gradient(self.variables, point, evaluated.gradients))
+        gradient = BlockVector(self.form.gradient(self.variables, point, evaluated.gradients, variables))
         evaluated.gradients = {}  # the vector has them; keep no second copy alive
         return ValueAndGradient(evaluated.loss, gradient, evaluated)
 
@@ -250,4 +250,6 @@ class Problem:
         soft = self.form.limits.probe_steps is not None
         # hard limits are projections, and P gradient = gradient: a transform less
         damped = self.form.damp_adjoint(gradient) if soft else self.form.filter_adjoint(gradient)
-        return BlockVector(self.form.damp({name: damped[name] / self._diagonal[name] for name in gradient}))
+        quotients = {name: damped[name] / self._diagonal[name] for name in gradient}
+        del damped
+        return BlockVector(self.form.damp(quotients, overwrite=True))

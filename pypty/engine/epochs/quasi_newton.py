@@ -75,11 +75,9 @@ def _step(state: State, settings: Settings, problem: Problem, now: EpochValues) 
         problem.keep,
     )
     warnings += _take(state, step, problem)
-    change, steepest = step.x.plus(-1.0, point), problem.precondition(start.gradient)
     # g.P D^-1 P g of each block: the first-order decrease of a preconditioned step of length 1
-    promised, *squares = inner_products(
-        [(start.gradient, steepest), (start.gradient, start.gradient), (change, change)]
-    )
+    steepest = problem.precondition(start.gradient)
+    promised, squares = inner_products([(start.gradient, steepest), (start.gradient, start.gradient)])
     # a smaller decrease could not be told from rounding
     limit = problem.rounding(start.value)
     idle = {name for name, decrease in promised.items() if decrease <= limit}
@@ -87,7 +85,8 @@ def _step(state: State, settings: Settings, problem: Problem, now: EpochValues) 
     _log_search(start, step)
     record = _record(state, problem, start, step, counted.calls, now)
     record.warnings = warnings
-    record.gradient_norms, record.update_norms = (root_mean_squares(change, own) for own in squares)
+    record.gradient_norms = root_mean_squares(point, squares)
+    record.update_norms = root_mean_squares(point, step.squares or dict.fromkeys(point, 0.0))
     return record
 
 

@@ -195,7 +195,7 @@ def _one_step(
     point = form.vector(variables, blocks)
     gradient = form.filter_adjoint(form.gradient_as_it_is(variables, point, evaluated.gradients))
     # the regularisers are left out, and every array is divided by the curvature of this batch alone
-    change = form.damp({name: gradient[name] / diagonal[name] for name in blocks})
+    change = form.damp({name: gradient[name] / diagonal[name] for name in blocks}, overwrite=True)
     moved = {name: descended(point[name], change[name], step * STEPS[name]) for name in blocks}
     # a gradient is as large as the object: free it before the next batch
     evaluated.gradients = {}

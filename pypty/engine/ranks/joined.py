@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pypty.engine.ranks.team import Team
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Heard:
     """What the other ranks know of an objective.
 

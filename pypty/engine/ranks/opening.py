@@ -21,7 +21,7 @@ from pypty.engine.setup.assembly import Setup
 from pypty.engine.setup.memory_plan import Ranks
 from pypty.errors import RankError
 from pypty.params.settings import Settings
-from pypty.ranks.devices import own_device, places
+from pypty.ranks.devices import Places, own_device, places
 from pypty.ranks.link import Link
 from pypty.ranks.local import LocalLink
 from pypty.ranks.messages import Failure
@@ -47,12 +47,14 @@ class Crew:
         self._world = world
         self._link = world
         self._places, self._alive = contextlib.ExitStack(), contextlib.ExitStack()
+        self._placed = False
 
     def ranks(self, settings: Settings, backend: Backend) -> Ranks:
-        """How many there are, and how many of them share this machine."""
+        """How many there are, and how many of them share this machine. From now on this process computes on the device
+        of rank 0, for which memory is planned next."""
         world = self._world
         if world is None:
-            n = len(places(settings["devices"], backend))
+            n = len(self._first(places(settings["devices"], backend), backend))
             return Ranks(size=n, on_node=n, on_cores=n)
         on_node = world.local_size()
         # a launcher may have bound every process to cores of its own
@@ -70,16 +72,21 @@ class Crew:
             There are fewer devices than ranks.
         """
         where = places(settings["devices"], backend)
-        if self._world is None and len(where) == 1:
-            self._places.enter_context(where.first(backend))  # devices=[3]
+        if self._world is None and len(self._first(where, backend)) == 1:
             return None
         patience_s = settings["rank_timeout_s"]
         if self._link is None:
-            self._places.enter_context(where.first(backend))
             self._link = LocalLink(WORKER, where.environments(), patience_s)
             self._alive.enter_context(self._link.alive())
         self._link.patience_s = patience_s
         return self._link
+
+    def _first(self, where: Places, backend: Backend) -> Places:
+        """Compute on the first of these devices until the run is over (devices=[3])."""
+        if not self._placed:
+            self._places.enter_context(where.first(backend))
+            self._placed = True
+        return where
 
     def look(self, settings: Settings, backend: Backend) -> Look | None:
         """What surveys a file on all ranks, each an equal run of the patterns; None where rank 0 is alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -36,26 +37,26 @@ def plan_ranks(params: Mapping[str, Any], number: int, world: Link | None = None
     """
     if number < 1:
         raise ParameterError(f"ranks: given {number}, expected a whole number >= 1")
-    crew = Crew(world)
+    with contextlib.closing(Crew(world)) as crew:
 
-    def ranks(settings: Settings, backend: Backend) -> Ranks:
-        """As many as are asked for; on this machine no more than a launcher has put there."""
-        there = crew.ranks(settings, backend)
-        if world is None:
-            return Ranks(size=number, on_node=number, on_cores=number)
-        return dataclasses.replace(there, size=number, on_node=min(there.on_node, number))
+        def ranks(settings: Settings, backend: Backend) -> Ranks:
+            """As many as are asked for; on this machine no more than a launcher has put there."""
+            there = crew.ranks(settings, backend)
+            if world is None:
+                return Ranks(size=number, on_node=number, on_cores=number)
+            return dataclasses.replace(there, size=number, on_node=min(there.on_node, number))
 
-    whole = prepare(params, read_data=False, ranks=ranks)
-    whole.close()
-    few = prepare({**params, **few_patterns(whole)}, ranks=ranks)
-    try:
-        found = _link_rates(world, few.backend)
-        measured = measure_rates(
-            few, few.variables(), to_all=found.to_all, from_all=found.from_all, latency_s=found.latency_s
-        )
-    finally:
-        few.close()
-    return rank_plan(whole, ranks(whole.settings, whole.backend), measured)
+        whole = prepare(params, read_data=False, ranks=ranks)
+        whole.close()
+        few = prepare({**params, **few_patterns(whole)}, ranks=ranks)
+        try:
+            found = _link_rates(world, few.backend)
+            measured = measure_rates(
+                few, few.variables(), to_all=found.to_all, from_all=found.from_all, latency_s=found.latency_s
+            )
+        finally:
+            few.close()
+        return rank_plan(whole, ranks(whole.settings, whole.backend), measured)
 
 
 def _link_rates(world: Link | None, backend: Backend) -> LinkRates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from pypty.data.sources import PatternSource
 from pypty.data.window import Window
 from pypty.engine.setup.division import Division
 from pypty.engine.setup.memory_items import PATTERNS, WAVES, Role, fixed_items, wave_bytes_per_pattern
+from pypty.engine.setup.memory_needs import lbfgs_pairs, needs_of
 from pypty.engine.setup.memory_plan import ALONE, KeptWaves, MemoryPlan, Ranks, Sizes, size_text
 from pypty.engine.setup.start import present_blocks
 from pypty.engine.setup.start_probe import n_subscans, probe_modes
@@ -21,12 +23,9 @@ from pypty.errors import ResourceError
 from pypty.model.blocks import BLOCKS
 from pypty.model.options import TILT_MODES
 from pypty.model.stages import INTEGRATORS
-from pypty.optimize.methods import METHODS
-from pypty.params.checks.combinations import optimizers
 from pypty.params.checks.effects import has_tilts
 from pypty.params.checks.model import mode_weights
 from pypty.params.schedule import Constant
-from pypty.params.schema.batches import NOT_FIRST_ORDER
 from pypty.params.settings import Settings
 
 CPU_BATCH_BYTES = 6 * 2**20
@@ -173,9 +172,8 @@ def make_plan(
     # prepared patterns are kept on the host; without a GPU they share that memory with everything else
     host_left = limit - fixed - n_threads * per_pattern
     if backend.on_gpu:
-        host_left = int(
-            (free_bytes(select("cpu"), ranks.on_node) + host_data) * settings["memory_saturation"]
-        )
+        host_free = free_bytes(select("cpu"), ranks.on_node) + host_data
+        host_left = int(host_free * settings["memory_saturation"])
     resident = _keep_data(settings, own, host_left, ranks)
     if resident and not backend.on_gpu:
         items[PATTERNS] = own.data_bytes
@@ -187,10 +185,7 @@ def make_plan(
     elif not resident or backend.on_gpu:  # two batches of each thread are being read
         pattern = -(-own.data_bytes // max(own.n_patterns, 1))
         items["patterns read ahead"] = 2 * n_threads * batch * pattern
-    others = {}
-    if role is not None:  # their batches and patterns are those of rank 0
-        fewer = _fixed(settings, backend, sizes, n_threads, replace(role, leads=False))
-        others = {name: fewer.get(name, size) for name, size in items.items()}
+    others, in_pieces = _shared(settings, backend, sizes, n_threads, role, items)
     return MemoryPlan(
         device="the GPU" if backend.on_gpu else "the CPU",
         precision=backend.precision,
@@ -206,9 +201,28 @@ def make_plan(
         limited_by=free_memory(backend, ranks.on_node).limited_by,
         ranks=ranks,
         data_bytes=own.data_bytes,
+        in_pieces=in_pieces,
         items=items,
         others=others,
     )
+
+
+def _shared(
+    settings: Settings,
+    backend: Backend,
+    sizes: Sizes,
+    n_threads: int,
+    role: Role | None,
+    items: Mapping[str, int],
+) -> tuple[dict[str, int], int]:
+    """The items of another rank, whose batches and patterns are those of rank 0, and the sum of rank 0 with a history
+    in pieces; nothing for one process."""
+    if role is None:
+        return {}, 0
+    fewer = _fixed(settings, backend, sizes, n_threads, replace(role, leads=False))
+    cut = _fixed(settings, backend, sizes, n_threads, replace(role, spread=True))
+    others, pieces = ({name: kind.get(name, size) for name, size in items.items()} for kind in (fewer, cut))
+    return others, sum(pieces.values())
 
 
 def _cores(ranks: Ranks) -> int:
@@ -216,22 +230,11 @@ def _cores(ranks: Ranks) -> int:
     return max(1, available_cores() // ranks.on_cores)
 
 
-def lbfgs_pairs(settings: Settings) -> int:
-    """The most pairs that L-BFGS will keep; there cannot be more than epochs."""
-    if "lbfgs" not in optimizers(settings):
-        return 0
-    epochs = settings["epoch_max"] - settings["epoch_prev"]
-    epochs -= 0 if settings["warmup_epochs"] == "auto" else int(settings["warmup_epochs"])
-    return int(min(float(settings.first()["hist_length"]), float(max(epochs, 1)), 1000.0))
-
-
 def _fixed(
     settings: Settings, backend: Backend, sizes: Sizes, n_threads: int, role: Role | None
 ) -> dict[str, int]:
     """Bytes that do not depend on the batch."""
-    return fixed_items(
-        sizes, backend, lbfgs_pairs(settings), n_threads, moments(settings, optimizers(settings)), role
-    )
+    return fixed_items(sizes, backend, needs_of(settings, backend, sizes), n_threads, role)
 
 
 def _role(
@@ -283,26 +286,6 @@ def _advice(settings: Settings, backend: Backend, earlier: MemoryPlan | None) ->
     with_rim = f"The object has a rim of extra_space_on_side_px = {rim}. " if rim else ""
     single = "" if backend.precision == "single" else "use default_dtype='single', "
     return f"{with_rim}Are positions in pixels? Else lower hist_length, {single}or use fewer slices"
-
-
-def moments(settings: Settings, used: frozenset[str]) -> int:
-    """Arrays of the size of the unknowns that first-order methods need: each moment twice until an epoch is over, and
-    three more if amplitudes and phases are moved."""
-    if not used - set(NOT_FIRST_ORDER):
-        return 0
-    now = settings.first()
-    real = now["phase_only_obj"] or now["obj_parametrization"] != "complex"
-    return 2 * moment_arrays(settings, used) + (3 if real else 0)
-
-
-def moment_arrays(settings: Settings, used: frozenset[str]) -> int:
-    """The most moments that one of these methods keeps."""
-    given = settings.first()["optimizer_options"]
-    options = {key: value for key, value in given.items() if value is not None}
-    names = used - set(NOT_FIRST_ORDER)
-    return max(
-        (len(METHODS[name].moments({**METHODS[name].defaults, **options}, 4)) for name in names), default=0
-    )
 
 
 def _limit_text(backend: Backend, ranks: Ranks) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pypty.backend.array import Backend
 from pypty.backend.fft import work_bytes
+from pypty.engine.setup.memory_needs import Needs
 from pypty.engine.setup.memory_plan import Sizes
+from pypty.optimize.vector import PIECE
 
 WAVES, PATTERNS, HISTORY = (
     "waves and FFT workspace of the batches",
@@ -14,13 +17,9 @@ WAVES, PATTERNS, HISTORY = (
     "L-BFGS history",
 )
 """Names of items that others refer to."""
-_VECTORS = 5
-"""Copies of object and probe that exist at the same time: point, gradient, direction, trial, and the projected gradient
-of the trial."""
-
-_VECTORS_OF_A_STEP = 8
-"""Copies of object and probe at the end of a step of L-BFGS, when nothing is evaluated: both points and gradients, the
-direction, the new pair, and the change; measured, 7.6."""
+BAND_LIMITS = "band limits and curvature of the object"
+_OF_A_NEW_PAIR = 2
+"""Arrays of a pair that rank 0 has as a whole before the history takes its pieces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,61 +122,68 @@ def _staged_count(sizes: Sizes) -> int:
 
 
 def fixed_items(
-    sizes: Sizes, backend: Backend, history: int, n_threads: int, moments: int, role: Role | None = None
+    sizes: Sizes, backend: Backend, needs: Needs, n_threads: int, role: Role | None = None
 ) -> dict[str, int]:
     """Bytes that do not depend on the size of a batch, by purpose.
 
-    With V = 5 vectors (point, gradient, direction, trial, projected gradient), T threads, G = 2 on a GPU (the fixed
-    buffers of graphs, else 0), the object has O bytes, the largest window of it W, and the probe P:
+    The method of the run has E arrays of the object and of the probe at the end of an evaluation, and R at any other
+    time (:class:`Needs`). With T threads, G = 2 on a GPU (the fixed buffers of graphs, else 0), the object has O bytes,
+    the largest window of it W, and the probe P:
 
-    * one process: (V + T + G) (O + P): each thread adds up gradients of its own;
-    * rank 0 of several: V O + O for the sum over ranks, and W (T + G + 2) for its own part, with the window that it
-      sees, and one in a message; (V + T + G + 2) P; at least 8 O + 8 P with L-BFGS, at the end of a step;
+    * one process: the larger one of (E + T + G) and R + G times (O + P): each thread adds up gradients of its own;
+    * rank 0 of several: (E + 1) O for the sum over ranks too, and W (T + G + 2) for its own part, with the window that
+      it sees, and one in a message; (E + T + G + 2) P; at least R (O + P);
     * another rank: W (T + G + 1) and (T + G + 1) P, with what rank 0 has sent.
 
-    The L-BFGS history has 2 (O + P) for each pair, and on several ranks for one pair more, as a new one is there before
-    the oldest is dropped. K ranks that share it have O/K instead of O, and three pieces more while they multiply and
-    add.
+    The L-BFGS history has 2 (O + P) for each pair, and a new one is there before the oldest is dropped. K ranks that
+    share it have O/K instead of O, and three pieces more while they multiply and add; rank 0 has the new pair whole.
 
     Parameters
     ----------
-    history : L-BFGS pairs
-    moments : arrays of first-order methods
     role : of a rank of several; None = one process
     """
     # bytes of a complex number
     c = backend.complex.itemsize
     layers, window = sizes.slices * sizes.object_modes, sizes.window[0] * sizes.window[1]
-    pixels = sizes.object_shape[0] * sizes.object_shape[1] * layers
-    obj, probe = c * pixels, c * window * sizes.probe_modes * sizes.subscans
-    seen = pixels if role is None else role.window[0] * role.window[1] * layers
-    own = n_threads + (2 if backend.on_gpu else 0)
+    plane = sizes.object_shape[0] * sizes.object_shape[1]
+    obj, probe = c * plane * layers, c * window * sizes.probe_modes * sizes.subscans
+    seen = plane * layers if role is None else role.window[0] * role.window[1] * layers
+    buffers = 2 if backend.on_gpu else 0
+    own = n_threads + buffers
+    leads = role is None or role.leads
     if role is None:
-        objects, probes, leads = obj * (_VECTORS + own), probe * (_VECTORS + own), True
+        arrays = max(needs.evaluation + own, needs.elsewhere + buffers)
+        objects, probes = obj * arrays, probe * arrays
     elif role.leads:
-        between = _VECTORS_OF_A_STEP if history else 0
-        objects = max(obj * (_VECTORS + 1) + c * seen * (own + 2), obj * between)
-        probes, leads = probe * max(_VECTORS + own + 2, between), True
+        extra = _OF_A_NEW_PAIR if role.spread and needs.pairs else 0
+        objects = max(
+            obj * (needs.evaluation + extra + 1) + c * seen * (own + 2), obj * (needs.elsewhere + extra)
+        )
+        probes = probe * max(needs.evaluation + own + 2, needs.elsewhere)
     else:
-        objects, probes, leads = c * seen * (own + 1), probe * (own + 1), False
+        objects, probes = c * seen * (own + 1), probe * (own + 1)
+    # on the CPU vectors are added and moved in pieces
+    small = 2 * c * min(plane * layers, PIECE) if leads and not backend.on_gpu else 0
     sums = 16 * seen if sizes.deterministic and backend.on_gpu else 0
     # cuFFT's work area for an array is about as large as the array; not asked, as a plan of that size would be made
     transforms = obj + probe if backend.on_gpu and leads else 0
     return {
-        "object, its gradients and directions": objects + sums,
-        "probe, its gradients and directions": probes,
+        "object, its gradients and directions": math.ceil(objects) + small + sums,
+        "probe, its gradients and directions": math.ceil(probes),
         "work areas of transforms of object and probe": transforms,
         "propagators": c * window * max(sizes.slices - 1, 0),
         "aberrations, virtual detectors, blur": sizes.shared_bytes,
-        HISTORY: _history_bytes(history, obj, probe, role),
-        "moments of first-order methods": moments * (obj + probe) if leads else 0,
+        BAND_LIMITS: math.ceil(backend.real.itemsize * plane * needs.planes) if leads else 0,
+        HISTORY: _history_bytes(needs, obj, probe, role),
+        "moments of first-order methods": math.ceil(needs.vector * needs.moments * (obj + probe))
+        if leads
+        else 0,
     }
 
 
-def _history_bytes(pairs: int, obj: int, probe: int, role: Role | None) -> int:
-    if role is None:
-        return 2 * pairs * (obj + probe)
-    kept = 2 * (pairs + 1) if pairs else 0
-    if role.spread and pairs:
-        return (kept + 3) * -(-obj // role.ranks) + (kept * probe if role.leads else 0)
-    return kept * (obj + probe) if role.leads else 0
+def _history_bytes(needs: Needs, obj: int, probe: int, role: Role | None) -> int:
+    kept, vector = 2 * needs.pairs, math.ceil(needs.vector * obj)
+    leads = role is None or role.leads
+    if role is not None and role.spread and needs.pairs:
+        return (kept + 3) * -(-vector // role.ranks) + (kept * probe if leads else 0)
+    return kept * (vector + probe) if leads else 0

@@ -96,6 +96,7 @@ class MemoryPlan:
     ranks : processes that share the reconstruction
     data_bytes : bytes of the patterns of a rank
     others : bytes of another rank by purpose; empty where there is none
+    in_pieces : bytes of rank 0 if each rank keeps a piece of the L-BFGS history; 0 where there is no other rank
     in_double : bytes of a run that goes on in double precision (``default_dtype`` "auto"); 0 where these do not fit,
         None where it never does
     items : bytes by purpose
@@ -119,6 +120,7 @@ class MemoryPlan:
     in_double: int | None = None
     ranks: Ranks = ALONE
     data_bytes: int = 0
+    in_pieces: int = 0
     items: dict[str, int] = field(default_factory=dict)
     others: dict[str, int] = field(default_factory=dict)
 

@@ -71,6 +71,7 @@ class RankPlan:
         lines = [] if last is None else [str(last)]
         lines += [
             f"Up to {self.ranks} ranks; their windows have {self.overlap:.2f} times the area of the object together",
+            *self._memory_lines(),
             "  ranks       rank 0   each other   history   s/epoch    faster   efficiency   sending",
             *map(self._line, self.rows),
             self.sentence,
@@ -92,6 +93,20 @@ class RankPlan:
         one = self._times[0]
         faster, efficiency = row.time.speed_up(one), row.time.speed_up(one) * one.ranks / row.time.ranks
         return f"{line} {faster:>8.3g}x {efficiency:>11.0%} {row.time.sending_share:>9.0%}"
+
+    def _memory_lines(self) -> list[str]:
+        """How the memory of a rank falls."""
+        alone, shared = self.rows[0].memory, self.rows[-1].memory
+        if shared is None or not shared.others:
+            return []
+        one = "does not fit on one" if alone is None else f"{size_text(alone.total)} on one"
+        pieces = ""
+        if not shared.spread_history and shared.in_pieces < shared.total:
+            pieces = f" ({size_text(shared.in_pieces)} where only pieces of the L-BFGS history fit)"
+        return [
+            f"Memory of a rank: {one}; on {self.ranks} ranks {size_text(shared.total)} for rank 0{pieces} and at most "
+            f"{size_text(shared.of_another)} for another"
+        ]
 
     @property
     def sentence(self) -> str:
