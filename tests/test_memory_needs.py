@@ -3,6 +3,7 @@ penalty: no less, and at most a quarter more."""
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,29 @@ def test_the_plan_of_a_large_object_is_what_is_measured(name: str) -> None:
     measured(large(**{**CASES[name], "positions": scan_positions(4.0)}))  # what it imports is no array
     peak, plan = measured(large(**CASES[name]))
     assert peak <= plan.total <= 1.25 * peak
+
+
+def test_the_plan_of_a_large_object_on_a_gpu(device: None) -> None:
+    """With the fixed buffers of graphs, and the work area of its transforms."""
+    import cupy
+
+    class Peak(cupy.cuda.MemoryHook):
+        name, now, peak = "peak", 0, 0
+
+        def malloc_postprocess(self, *, mem_size: int, **_: Any) -> None:
+            self.now += mem_size
+            self.peak = max(self.peak, self.now)
+
+        def free_postprocess(self, *, mem_size: int, **_: Any) -> None:
+            self.now -= mem_size
+
+    with (
+        Peak() as hook,
+        contextlib.closing(prepare(large(backend="gpu", hist_length=1, epoch_max=3))) as setup,
+    ):
+        for _ in Reconstruction(setup, State(variables=setup.variables(), epoch=0)).epochs():
+            pass
+    assert hook.peak <= setup.plan.total <= 1.25 * hook.peak
 
 
 WRITTEN: dict[str, dict[str, Any]] = {

@@ -132,7 +132,7 @@ def fixed_items(
 
     * one process: the larger one of (E + T + G) and R + G times (O + P): each thread adds up gradients of its own;
     * rank 0 of several: (E + 1) O for the sum over ranks too, and W (T + G + 2) for its own part, with the window that
-      it sees, and one in a message; (E + T + G + 2) P; at least R (O + P);
+      it sees, and one in a message; (E + T + G + 2) P; at least R (O + P) + G W;
     * another rank: W (T + G + 1) and (T + G + 1) P, with what rank 0 has sent.
 
     The L-BFGS history has 2 (O + P) for each pair, and a new one is there before the oldest is dropped. K ranks that
@@ -157,7 +157,8 @@ def fixed_items(
     elif role.leads:
         extra = _OF_A_NEW_PAIR if role.spread and needs.pairs else 0
         objects = max(
-            obj * (needs.evaluation + extra + 1) + c * seen * (own + 2), obj * (needs.elsewhere + extra)
+            obj * (needs.evaluation + extra + 1) + c * seen * (own + 2),
+            obj * (needs.elsewhere + extra) + c * seen * buffers,
         )
         probes = probe * max(needs.evaluation + own + 2, needs.elsewhere)
     else:

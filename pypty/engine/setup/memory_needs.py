@@ -29,6 +29,8 @@ a pair that is not there yet."""
 _STEP: Mapping[str, float] = MappingProxyType({"complex": 5, "phase": 7, "amplitude_phase": 11})
 """At the end of a step: both points and gradients, and the direction or the change. Phases are converted to the object,
 and back."""
+_CONVERTED_ON_DEVICE = 1
+"""More than that on a GPU where phases are converted."""
 _BATCH: Mapping[str, float] = MappingProxyType({"complex": 2, "phase": 2.5, "amplitude_phase": 3})
 """Arrays of a first-order method while it computes a gradient, besides the moments and the sums of the threads: the
 point, and that at the start of the epoch."""
@@ -47,8 +49,8 @@ _OF_A_SLICE: Mapping[str, float] = MappingProxyType(
 """Arrays of a slice of one mode that penalties of the object take while they are computed, besides their gradient."""
 _VARIANCE = 19
 """The same of a slice of all modes, for the variance of modes."""
-_WEDGE = (9.6, 5.6)
-"""What the missing wedge takes while it is computed, in single and in double precision."""
+_WEDGE, _WEDGE_ON_DEVICE = (9.6, 5.6), 4.6
+"""What the missing wedge takes while it is computed, on the host in single and in double precision."""
 _TERMS: Mapping[str, float] = MappingProxyType({"sparse": 5, "simlar": 7})
 """What the terms of the object in ``loss_terms`` take."""
 
@@ -68,7 +70,8 @@ _CONSTRAINTS: Mapping[str, float] = MappingProxyType(
     dict.fromkeys(_POINTWISE, 3.75)
     | dict.fromkeys(("kr_thresh", "obj_z_recenter", "obj_rblur", "obj_zblur", "kr_filter", "kz_filter"), 4.75)
 )
-"""What constraints of the object take between epochs, besides the points and gradients before and after it."""
+"""What constraints of the object take between epochs, besides the points and gradients before and after it; a GPU
+takes ``_ON_DEVICE`` more where they transform it."""
 _FILTERED_STEP: Mapping[str, float] = MappingProxyType(
     {"obj_rblur": 8, "obj_zblur": 7, "kr_filter": 7, "kz_filter": 7}
 )
@@ -115,7 +118,10 @@ def needs_of(settings: Settings, backend: Backend, sizes: Sizes) -> Needs:
     first_order, searches = used - set(NOT_FIRST_ORDER), "lbfgs" in used
     form, moments = _form(settings), _moments(settings, first_order)
     evaluation = max([_EVALUATION[form]] * searches + [_BATCH[form]] * (not searches))
-    elsewhere = _STEP[form] if searches else max(_MOVE[form] if first_order else _START, _START - moments)
+    converted = _CONVERTED_ON_DEVICE if backend.on_gpu and form != "complex" else 0
+    elsewhere = (
+        _STEP[form] + converted if searches else max(_MOVE[form] if first_order else _START, _START - moments)
+    )
     if "adafactor" in first_order:
         elsewhere = max(elsewhere, _MOVE[form] + _WHOLE_ARRAYS)
     between = _between(settings, backend, sizes, searches, moments)
@@ -198,7 +204,7 @@ def _of_penalties(settings: Settings, backend: Backend, sizes: Sizes) -> float:
     if sizes.object_modes > 1:
         takes["mixed_variance_weight"] = 1 + _VARIANCE / sizes.slices
     if sizes.slices > 1:
-        takes["wedge_mu"] = _WEDGE[backend.complex.itemsize == 16]
+        takes["wedge_mu"] = _WEDGE_ON_DEVICE if backend.on_gpu else _WEDGE[backend.complex.itemsize == 16]
     found = [size for name, size in takes.items() if _may_be_on(settings, name)]
     terms = settings["loss_terms"] or {}
     on_terms = [size for name, size in _TERMS.items() if name in terms and terms[name]["weight"] > 0]
@@ -221,7 +227,8 @@ def _between(settings: Settings, backend: Backend, sizes: Sizes, searches: bool,
         if searches and name in STEP_FILTERS:
             found.append(_FILTERED_STEP.get(name, 0.0))
         elif name in _CONSTRAINTS:
-            found.append(there + _CONSTRAINTS[name])
+            more = _ON_DEVICE if backend.on_gpu and name not in _POINTWISE else 0
+            found.append(there + _CONSTRAINTS[name] + more)
     if settings["save_iters"] and not backend.on_gpu:  # the moments are there once then
         found.append(_IMAGES - moments / 2)
     return max(found)
