@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+_END = ("SIGINT", "SIGTERM", "SIGHUP")
+IGNORED = (*_END, "SIGUSR1")
 """Signals that rank 0 answers for all."""
-_ENDING = tuple(getattr(signal, name) for name in IGNORED[:3] if hasattr(signal, name))
+_ENDING = tuple(getattr(signal, name) for name in _END if hasattr(signal, name))
 """Those of them that may raise an exception anywhere in a run; Windows has no SIGHUP."""
 
 
